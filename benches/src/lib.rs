@@ -1,0 +1,3 @@
+//! Benchmarks of the forwarding path.
+
+pub mod parts;

@@ -1,0 +1,280 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::spec::ForwardSpec;
+
+/// Forwards ports through AWS Systems Manager sessions.
+#[derive(Debug, Parser)]
+#[command(name = "aws-ssm-forward", version, about, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  aws-ssm-forward demo
+  aws-ssm-forward forward --target i-0123456789abcdef0 -L 3306:db.internal:3306
+  aws-ssm-forward forward --target i-0123456789abcdef0 -L 8080:80 -L unix:/tmp/db.sock:db.internal:5432";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make ports of this machine reach hosts that a managed node can reach.
+    Forward(Box<ForwardArgs>),
+    /// Run a Session Manager on this machine, for trying and testing without AWS.
+    Local(LocalArgs),
+    /// Show it all at work without AWS: a private web service, reached through a tunnel.
+    Demo(DemoArgs),
+    /// Print a completion script.
+    Completions {
+        /// The shell that reads it.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How much is told.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Verbosity {
+    /// Print errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log to stderr: -v what happens, -vv details, -vvv every message.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// `forward`.
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArgs {
+    /// The managed node that opens the connections: i-…, mi-…, or ecs:CLUSTER_TASK_RUNTIME.
+    #[arg(short, long, required_unless_present = "local", value_name = "ID")]
+    pub(crate) target: Option<String>,
+    /// What to forward: [bind:]port:host:hostport, [bind:]port:hostport for the node itself, unix:/path:host:hostport.
+    ///
+    /// As ssh's -L. May be given several times; each has a session of its own. Port 0 picks a free port. The default bind
+    /// address is 127.0.0.1; '*' or an empty one is every IPv4 address of this machine. IPv6 addresses go in brackets.
+    #[arg(short = 'L', required = true, value_name = "SPEC")]
+    pub(crate) forwards: Vec<ForwardSpec>,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+    /// Say ready only after the remote port has accepted a connection.
+    #[arg(long)]
+    pub(crate) wait_ready: bool,
+    /// How long starting the session, its data channel and the handshake may take together.
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = parse_seconds)]
+    pub(crate) connect_timeout: Duration,
+    /// After a local program has sent everything: how long the answer may be silent before the far side is closed.
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = parse_seconds)]
+    pub(crate) linger: Duration,
+    /// Largest payload of one message towards the node. More than 1024 is faster if the node takes it.
+    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..=65536))]
+    pub(crate) payload_size: u32,
+    /// Run a Session Manager in this process: no AWS is needed, and the node is this machine.
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Lines for people, or one JSON event per line on stdout.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: OutputFormat,
+}
+
+/// Which account, and as whom. What is not given comes from the AWS_* variables and the configuration files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "AWS options")]
+pub(crate) struct AwsArgs {
+    /// A profile of the AWS configuration files.
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub(crate) profile: Option<String>,
+    /// The region of the node, for example eu-central-1.
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub(crate) region: Option<String>,
+    /// Call the SSM API at this URL instead of the region's.
+    #[arg(long, value_name = "URL", conflicts_with = "local")]
+    pub(crate) endpoint_url: Option<String>,
+    /// Trust this host with the session's token, beside AWS's own endpoints. May be given several times.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) allow_stream_host: Vec<String>,
+}
+
+/// What StartSession is asked for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Session options")]
+pub(crate) struct SessionArgs {
+    /// A session document other than the one that fits the -L.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) document_name: Option<String>,
+    /// A parameter of the document, instead of or beside those that the -L gives. May be given several times.
+    #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = parse_parameter)]
+    pub(crate) parameters: Vec<(String, String)>,
+    /// Shown in the session's history.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+/// `local`.
+#[derive(Debug, Args)]
+pub(crate) struct LocalArgs {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// How its agent behaves: without limits, or at the pace of the real one.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) profile: LocalProfile,
+    /// The id of its only managed node.
+    #[arg(long, value_name = "ID", default_value = crate::local::DEFAULT_TARGET)]
+    pub(crate) target: String,
+    /// The version that its agent claims.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) agent_version: Option<String>,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// End after the measurement instead of waiting for Ctrl-C.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How much to move each way: bytes, or with a unit (KiB, MiB, GiB, KB, MB, GB).
+    #[arg(long, default_value = "100MiB", value_parser = parse_size)]
+    pub(crate) size: u64,
+    /// The local port; 0 picks a free one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// How the agent behaves: without limits, or at the pace of the real one.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) profile: LocalProfile,
+}
+
+/// Who reads the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON event per line on stdout.
+    Json,
+}
+
+/// How the agent of the local Session Manager behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LocalProfile {
+    /// No artificial limit.
+    #[default]
+    Fast,
+    /// 1024 bytes and a pause of 1 ms per message, as the real agent.
+    Real,
+}
+
+/// Parses the command line of this process; whatever is wrong with it is told in one line, with exit code 2.
+pub(crate) fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| match one_line(&error) {
+        Some(line) => {
+            eprintln!("error: {line}");
+            std::process::exit(crate::exit_code::ExitCode::Usage as i32)
+        }
+        None => error.exit(),
+    })
+}
+
+/// A value that a parser refused, as one line; clap would spread it over four.
+fn one_line(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ErrorKind};
+    if error.kind() != ErrorKind::ValueValidation {
+        return None;
+    }
+    let argument = error.get(ContextKind::InvalidArg)?.to_string();
+    let value = error.get(ContextKind::InvalidValue)?.to_string();
+    let option = argument.split_whitespace().next()?;
+    let why = std::error::Error::source(error)?;
+    Some(format!("{option} '{value}': {why}"))
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: u32 = text.parse().map_err(|_| "expected a whole number of seconds".to_owned())?;
+    match seconds {
+        1..=86_400 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("expected 1 to 86400 seconds".into()),
+    }
+}
+
+fn parse_parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("expected KEY=VALUE, for example portNumber=3306".into()),
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err("expected a size such as 100MiB".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a size such as 100MiB".to_owned())?;
+    match number.checked_mul(factor) {
+        Some(size @ 1..=MAX_SIZE) => Ok(size),
+        _ => Err("expected a size from 1 byte to 1 TiB".into()),
+    }
+}
+
+const MAX_SIZE: u64 = 1 << 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_their_units() {
+        for (text, size) in [("1", 1), ("100MiB", 100 << 20), ("4 mib", 4 << 20), ("2MB", 2_000_000), ("1g", 1 << 30)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "0", "MiB", "-1", "1.5MiB", "4XB", "99999999999999999999", "2048GiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parameters_keep_whole_values() {
+        assert_eq!(parse_parameter("a=b=c,d"), Ok(("a".into(), "b=c,d".into())));
+        assert_eq!(parse_parameter("a="), Ok(("a".into(), String::new())));
+        assert!(parse_parameter("a").is_err() && parse_parameter("=b").is_err());
+    }
+
+    #[test]
+    fn a_refused_value_is_one_line() {
+        let error = Cli::try_parse_from(["aws-ssm-forward", "forward", "-t", "i-1", "-L", "80"]).unwrap_err();
+        let line = one_line(&error).unwrap();
+        assert!(line.starts_with("-L '80': the remote port is missing"), "{line}");
+        assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn a_target_is_needed_unless_local() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["aws-ssm-forward", "forward", "-L", "1:2"].iter().chain(args));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--target", "i-1"]).is_ok());
+        assert!(parse(&["--local"]).is_ok());
+        assert!(parse(&["--local", "--region", "eu-central-1"]).is_err());
+    }
+}

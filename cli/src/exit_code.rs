@@ -1,0 +1,169 @@
+//! Why the command ended: exit codes, and the one-line failures that lead to them.
+
+use std::process::Termination;
+
+use ssm_forward::{ForwardError, ProviderError, ProviderErrorKind};
+
+use crate::port_holder;
+
+/// The exit codes of the command. They are part of its interface, `docs/cli.md` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ExitCode {
+    /// It did what was asked, or was stopped after it was ready.
+    Ok = 0,
+    /// `demo`: what came out of the tunnel is not what went in.
+    Mismatch = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The local socket can't be had.
+    Listen = 3,
+    /// Credentials, region or configuration.
+    Config = 4,
+    /// The API refused or can't be reached, or the target is not connected.
+    Api = 5,
+    /// The data channel could not be opened, the agent refused, or it took too long.
+    Channel = 6,
+    /// `--wait-ready`: the remote port does not answer.
+    RemotePort = 7,
+    /// The session ended while it was in use.
+    SessionLost = 8,
+    /// A bug in this program.
+    Internal = 70,
+    /// SIGHUP before it was ready.
+    HangUp = 129,
+    /// Ctrl-C (SIGINT) before it was ready.
+    Interrupted = 130,
+    /// SIGTERM before it was ready.
+    Terminated = 143,
+}
+
+impl Termination for ExitCode {
+    fn report(self) -> std::process::ExitCode {
+        std::process::ExitCode::from(self as u8)
+    }
+}
+
+/// A failure as it is told: one line that says what is wrong and what to do, and the exit code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    /// Stable, in snake_case: the `kind` of the JSON event `error`.
+    pub(crate) kind: &'static str,
+    /// One line.
+    pub(crate) message: String,
+    /// What the process ends with.
+    pub(crate) code: ExitCode,
+}
+
+impl Failure {
+    /// A failure of this kind; line breaks in `message` become spaces.
+    pub(crate) fn new(code: ExitCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, message: one_line(&message.into()), code }
+    }
+
+    /// A bug in this program.
+    pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
+        Self::new(ExitCode::Internal, "internal", format!("internal error: {what}; please report it"))
+    }
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        use ProviderErrorKind as Kind;
+        let (code, kind) = match error.kind {
+            Kind::Credentials => (ExitCode::Config, "credentials"),
+            Kind::ExpiredCredentials => (ExitCode::Config, "expired_credentials"),
+            Kind::Region => (ExitCode::Config, "region"),
+            Kind::AccessDenied => (ExitCode::Api, "access_denied"),
+            Kind::Unreachable => (ExitCode::Api, "unreachable"),
+            Kind::Throttled => (ExitCode::Api, "throttled"),
+            Kind::Service => (ExitCode::Api, "service"),
+            Kind::NotConnected => (ExitCode::Api, "not_connected"),
+            Kind::SessionGone => (ExitCode::Api, "session_gone"),
+            Kind::Invalid => (ExitCode::Api, "invalid_request"),
+            _ => (ExitCode::Api, "api"),
+        };
+        Self::new(code, kind, error.message)
+    }
+}
+
+impl From<ForwardError> for Failure {
+    fn from(error: ForwardError) -> Self {
+        match error {
+            ForwardError::Listen { address, source } => listen_failure(&address, &source),
+            ForwardError::Provider(error) => error.into(),
+            ForwardError::Transport(message) => Self::new(ExitCode::Channel, "transport", message),
+            ForwardError::Agent(message) => Self::new(ExitCode::Channel, "agent", message),
+            ForwardError::TimedOut(message) => Self::new(ExitCode::Channel, "timeout", message),
+            ForwardError::RemoteRefused(message) => Self::new(ExitCode::RemotePort, "remote_refused", message),
+            ForwardError::SessionEnded(message) => Self::new(ExitCode::SessionLost, "session_ended", message),
+            other => Self::internal(other),
+        }
+    }
+}
+
+/// Says why the local socket can't be had, and the remedy.
+fn listen_failure(address: &str, source: &std::io::Error) -> Failure {
+    use std::io::ErrorKind;
+    let remedy = match source.kind() {
+        ErrorKind::AddrInUse => {
+            let holder = port_holder::of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
+            format!("it is already in use{holder}; choose another port, or 0 to have a free one picked")
+        }
+        ErrorKind::PermissionDenied if is_privileged(address) => {
+            "a port below 1024 needs root; choose one above 1023, or 0 to have a free one picked".into()
+        }
+        ErrorKind::PermissionDenied => format!("{source}; choose a path that you may write"),
+        ErrorKind::AddrNotAvailable => "the address is not one of this machine; bind 127.0.0.1, or '*' for all".into(),
+        _ => source.to_string(),
+    };
+    Failure::new(ExitCode::Listen, "listen", format!("cannot listen on {address}: {remedy}"))
+}
+
+fn is_privileged(address: &str) -> bool {
+    address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.port() < 1024)
+}
+
+fn one_line(text: &str) -> String {
+    text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(address: &str, kind: std::io::ErrorKind) -> Failure {
+        ForwardError::Listen { address: address.into(), source: kind.into() }.into()
+    }
+
+    #[test]
+    fn each_error_has_its_exit_code() {
+        let provider = |kind| Failure::from(ProviderError { kind, message: "m".into() }).code;
+        assert_eq!(provider(ProviderErrorKind::Credentials), ExitCode::Config);
+        assert_eq!(provider(ProviderErrorKind::ExpiredCredentials), ExitCode::Config);
+        assert_eq!(provider(ProviderErrorKind::Region), ExitCode::Config);
+        assert_eq!(provider(ProviderErrorKind::NotConnected), ExitCode::Api);
+        assert_eq!(provider(ProviderErrorKind::Unreachable), ExitCode::Api);
+        assert_eq!(Failure::from(ForwardError::Transport("m".into())).code, ExitCode::Channel);
+        assert_eq!(Failure::from(ForwardError::Agent("m".into())).code, ExitCode::Channel);
+        assert_eq!(Failure::from(ForwardError::TimedOut("m".into())).code, ExitCode::Channel);
+        assert_eq!(Failure::from(ForwardError::RemoteRefused("m".into())).code, ExitCode::RemotePort);
+        assert_eq!(Failure::from(ForwardError::SessionEnded("m".into())).code, ExitCode::SessionLost);
+    }
+
+    #[test]
+    fn a_privileged_port_names_its_remedy() {
+        let failure = listen("127.0.0.1:80", std::io::ErrorKind::PermissionDenied);
+        assert_eq!(failure.code, ExitCode::Listen);
+        assert!(failure.message.contains("127.0.0.1:80") && failure.message.contains("above 1023"), "{failure}");
+        let failure = listen("/etc/db.sock", std::io::ErrorKind::PermissionDenied);
+        assert!(failure.message.contains("/etc/db.sock") && failure.message.contains("may write"), "{failure}");
+    }
+
+    #[test]
+    fn a_failure_is_one_line() {
+        let failure = Failure::from(ForwardError::Agent("first\n  second\r\n\nthird".into()));
+        assert_eq!(failure.message, "first second third");
+    }
+}

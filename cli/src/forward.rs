@@ -1,0 +1,378 @@
+//! `forward`: every `-L` listens before the first session starts; the first failure, or a signal, ends them all.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ssm_forward::{
+    AwsConfig, AwsProvider, ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionProvider, StartRequest,
+};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::args::{ForwardArgs, LocalProfile, SessionArgs, Verbosity};
+use crate::exit_code::{ExitCode, Failure};
+use crate::local::{self, LocalManager};
+use crate::output::{Output, Reporter, Style, Subject};
+use crate::shutdown::{Shutdown, StopCause};
+use crate::spec::{ForwardSpec, Remote};
+
+/// How long the sessions may take to end after the command was asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long terminating a session from here may take.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs the command; its failures are told through its own output.
+///
+/// # Errors
+/// If the signal handlers can't be installed.
+pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };
+    let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
+    let subjects = args.forwards.iter().map(|spec| Subject { target: target.into(), spec: spec.clone() }).collect();
+    let output = Output::start(style, subjects, shutdown.clone());
+    let code = match serve(args, target, output.reporter(), &shutdown).await {
+        Ok(code) => code,
+        Err(Ended { forward, failure }) => {
+            output.reporter().fail(forward, &failure);
+            failure.code
+        }
+    };
+    output.close().await;
+    Ok(code)
+}
+
+/// What ended the command, and the index of the `-L` if it was one of them.
+struct Ended {
+    forward: Option<usize>,
+    failure: Failure,
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self { forward: None, failure }
+    }
+}
+
+async fn serve(args: &ForwardArgs, target: &str, reporter: &Reporter, shutdown: &Shutdown) -> Result<ExitCode, Ended> {
+    let manager = if args.local { Some(LocalManager::start(local_options(target)).await?) } else { None };
+    let result = serve_with(args, target, manager.as_ref(), reporter, shutdown).await;
+    if let Some(manager) = manager {
+        manager.shutdown().await;
+    }
+    result
+}
+
+async fn serve_with(
+    args: &ForwardArgs,
+    target: &str,
+    manager: Option<&LocalManager>,
+    reporter: &Reporter,
+    shutdown: &Shutdown,
+) -> Result<ExitCode, Ended> {
+    let provider = tokio::select! {
+        provider = provider(args, manager) => provider?,
+        cause = shutdown.requested() => return Ok(cause.exit_code()),
+    };
+    let mut forwards = Vec::new();
+    for (index, spec) in args.forwards.iter().enumerate() {
+        if spec.is_exposed() {
+            let listen = &spec.text;
+            reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
+        }
+        let request = start_request(target, spec, &args.session);
+        let forward = Forward::bind(index, spec, request, &provider, config(args), reporter.clone()).await;
+        forwards.push(forward.map_err(|failure| Ended { forward: Some(index), failure })?);
+    }
+    let trackers: Vec<_> = forwards.iter().map(|forward| forward.tracker.clone()).collect();
+    supervise(forwards.into_iter().map(|forward| forward.run(shutdown.clone())), shutdown).await?;
+    warn_of_leftovers(&trackers, reporter);
+    let all_ready = trackers.iter().all(|tracker| tracker.state().was_ready);
+    Ok(match shutdown.cause() {
+        Some(cause) if !all_ready => cause.exit_code(),
+        _ => ExitCode::Ok,
+    })
+}
+
+async fn provider(args: &ForwardArgs, manager: Option<&LocalManager>) -> Result<Arc<dyn SessionProvider>, Failure> {
+    if let Some(manager) = manager {
+        return manager.provider().await;
+    }
+    let aws = &args.aws;
+    let config = AwsConfig {
+        profile: aws.profile.clone(),
+        region: aws.region.clone(),
+        endpoint_url: aws.endpoint_url.clone(),
+        ..AwsConfig::default()
+    };
+    Ok(Arc::new(AwsProvider::new(config).await?))
+}
+
+fn local_options(target: &str) -> local::Options {
+    local::Options { target: target.into(), profile: LocalProfile::Fast, ..local::Options::default() }
+}
+
+fn config(args: &ForwardArgs) -> ForwardConfig {
+    let mut config = ForwardConfig::default();
+    config.wait_ready = args.wait_ready;
+    config.connect_timeout = args.connect_timeout;
+    config.linger = args.linger;
+    config.max_payload = usize::try_from(args.payload_size).unwrap_or(usize::MAX);
+    config
+}
+
+/// The document that fits the remote end, and its parameters.
+fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
+    let (document, host) = document(&spec.remote);
+    let local_port = match &spec.listen {
+        ssm_forward::ListenAddr::Tcp(address) if address.port() != 0 => Some(address.port()),
+        _ => None,
+    };
+    let given = session.parameters.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    let parameters = [("portNumber", Some(spec.remote.port.to_string())), ("host", host)]
+        .into_iter()
+        .chain([("localPortNumber", local_port.map(|port| port.to_string()))])
+        .filter_map(|(key, value)| Some((key, value?)))
+        .chain(given)
+        .map(|(key, value)| (key.to_owned(), vec![value]))
+        .collect();
+    StartRequest {
+        target: target.to_owned(),
+        document: Some(session.document_name.clone().unwrap_or_else(|| document.to_owned())),
+        parameters,
+        reason: session.reason.clone(),
+    }
+}
+
+fn document(remote: &Remote) -> (&'static str, Option<String>) {
+    match &remote.host {
+        None => ("AWS-StartPortForwardingSession", None),
+        Some(host) => ("AWS-StartPortForwardingSessionToRemoteHost", Some(host.clone())),
+    }
+}
+
+/// One `-L` that listens.
+struct Forward {
+    index: usize,
+    forwarder: Forwarder,
+    provider: Arc<dyn SessionProvider>,
+    tracker: Tracker,
+}
+
+impl Forward {
+    async fn bind(
+        index: usize,
+        spec: &ForwardSpec,
+        request: StartRequest,
+        provider: &Arc<dyn SessionProvider>,
+        config: ForwardConfig,
+        reporter: Reporter,
+    ) -> Result<Self, Failure> {
+        let tracker = Tracker::default();
+        let watching = tracker.clone();
+        let forwarder = Forwarder::builder(provider.clone(), request)
+            .config(config)
+            .on_event(move |event| {
+                watching.note(&event);
+                reporter.event(index, event);
+            })
+            .bind(spec.listen.clone())
+            .await?;
+        Ok(Self { index, forwarder, provider: provider.clone(), tracker })
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), Ended> {
+        let stop = async move {
+            shutdown.requested().await;
+        };
+        let (index, run) = (self.index, self.forwarder.run(stop));
+        contain(run, &self.provider, &self.tracker).await.map_err(|failure| Ended { forward: Some(index), failure })
+    }
+}
+
+/// Runs a forward on a task of its own. Where it ended by a panic, or before it was ready, its session is terminated from
+/// here: the forwarder could not, or its call would be cut short by the end of the process.
+async fn contain(
+    run: impl Future<Output = Result<(), ForwardError>> + Send + 'static,
+    provider: &Arc<dyn SessionProvider>,
+    tracker: &Tracker,
+) -> Result<(), Failure> {
+    let result = tokio::spawn(run).await;
+    let state = tracker.state();
+    let must_terminate = result.is_err() || !state.was_ready;
+    let is_terminated = match state.session_id {
+        Some(session_id) if must_terminate => {
+            matches!(timeout(TERMINATE_TIMEOUT, provider.terminate(&session_id)).await, Ok(Ok(())))
+        }
+        _ => true,
+    };
+    if is_terminated {
+        tracker.ended();
+    }
+    result.map_err(|_| Failure::internal("a forward panicked"))?.map_err(Failure::from)
+}
+
+/// What is known of a forward from its events. Clones are the same.
+#[derive(Clone, Debug, Default)]
+struct Tracker {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// The session that is to be terminated.
+    session_id: Option<String>,
+    was_ready: bool,
+}
+
+impl Tracker {
+    fn note(&self, event: &ForwardEvent) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            ForwardEvent::SessionStarted { session_id } => state.session_id = Some(session_id.clone()),
+            ForwardEvent::Ready { .. } => state.was_ready = true,
+            _ => {}
+        }
+    }
+
+    fn ended(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).session_id = None;
+    }
+
+    fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs all until the last has ended. The first failure stops the others; none gets more than [`GRACE`] after that.
+async fn supervise<F>(runs: impl Iterator<Item = F>, shutdown: &Shutdown) -> Result<(), Ended>
+where
+    F: Future<Output = Result<(), Ended>> + Send + 'static,
+{
+    let mut running: JoinSet<_> = runs.collect();
+    let mut first = Ok(());
+    let grace = async {
+        shutdown.requested().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::pin!(grace);
+    loop {
+        let ended = tokio::select! {
+            ended = running.join_next() => ended,
+            () = &mut grace => None,
+        };
+        let Some(ended) = ended else { return first };
+        let result = ended.unwrap_or_else(|error| Err(Failure::internal(error).into()));
+        if result.is_err() {
+            shutdown.stop(StopCause::Failed);
+        }
+        first = first.and(result);
+    }
+}
+
+/// Names the sessions that did not end in time: somebody may want to terminate them by hand.
+fn warn_of_leftovers(trackers: &[Tracker], reporter: &Reporter) {
+    for session_id in trackers.iter().filter_map(|tracker| tracker.state().session_id) {
+        reporter.warn(format!(
+            "session {session_id} did not end in time; end it with: aws ssm terminate-session --session-id {session_id}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ssm_forward::{BoxFuture, ProviderError, SessionTicket};
+    use std::future::{pending, ready};
+
+    fn request(spec: &str, parameters: &[(&str, &str)], document_name: Option<&str>) -> StartRequest {
+        let parameters = parameters.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let session = SessionArgs { document_name: document_name.map(Into::into), parameters, reason: None };
+        start_request("i-1", &spec.parse().unwrap(), &session)
+    }
+
+    fn parameters(request: &StartRequest) -> Vec<(&str, &str)> {
+        request.parameters.iter().map(|(key, value)| (key.as_str(), value[0].as_str())).collect()
+    }
+
+    #[test]
+    fn the_host_chooses_the_document() {
+        let node = request("8080:80", &[], None);
+        assert_eq!(node.document.as_deref(), Some("AWS-StartPortForwardingSession"));
+        assert_eq!(parameters(&node), [("localPortNumber", "8080"), ("portNumber", "80")]);
+        let remote = request("0:db:3306", &[], None);
+        assert_eq!(remote.document.as_deref(), Some("AWS-StartPortForwardingSessionToRemoteHost"));
+        assert_eq!(parameters(&remote), [("host", "db"), ("portNumber", "3306")]);
+    }
+
+    #[test]
+    fn document_and_parameters_can_be_overridden() {
+        let request = request("0:db:3306", &[("host", "other"), ("extra", "a,b")], Some("My-Document"));
+        assert_eq!(request.document.as_deref(), Some("My-Document"));
+        assert_eq!(parameters(&request), [("extra", "a,b"), ("host", "other"), ("portNumber", "3306")]);
+    }
+
+    fn failed(forward: usize, code: ExitCode) -> Ended {
+        Ended { forward: Some(forward), failure: Failure::new(code, "test", "test") }
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_stops_the_others() {
+        let shutdown = Shutdown::new();
+        let other = shutdown.clone();
+        let runs: [BoxFuture<'static, Result<(), Ended>>; 2] = [
+            Box::pin(async move {
+                other.requested().await;
+                Err(failed(0, ExitCode::SessionLost))
+            }),
+            Box::pin(ready(Err(failed(1, ExitCode::Api)))),
+        ];
+        let ended = supervise(runs.into_iter(), &shutdown).await.unwrap_err();
+        assert_eq!((ended.forward, ended.failure.code), (Some(1), ExitCode::Api));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_is_bounded() {
+        let shutdown = Shutdown::new();
+        shutdown.stop(StopCause::Interrupt);
+        let before = tokio::time::Instant::now();
+        assert!(supervise([pending::<Result<(), Ended>>()].into_iter(), &shutdown).await.is_ok());
+        assert_eq!(before.elapsed(), GRACE);
+    }
+
+    #[derive(Default)]
+    struct Terminated(Mutex<Vec<String>>);
+
+    impl SessionProvider for Terminated {
+        fn start<'a>(&'a self, _: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            Box::pin(pending())
+        }
+        fn resume<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            Box::pin(pending())
+        }
+        fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+            self.0.lock().unwrap().push(session_id.into());
+            Box::pin(ready(Ok(())))
+        }
+        fn sign_upgrade<'a>(
+            &'a self,
+            _: &'a ssm_forward::Url,
+        ) -> BoxFuture<'a, Result<ssm_forward::HeaderMap, ProviderError>> {
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_terminates_the_session() {
+        let terminated = Arc::new(Terminated::default());
+        let provider: Arc<dyn SessionProvider> = terminated.clone();
+        let tracker = Tracker::default();
+        tracker.note(&ForwardEvent::SessionStarted { session_id: "s-1".into() });
+        let failure = contain(async { panic!("on purpose") }, &provider, &tracker).await.unwrap_err();
+        assert_eq!(failure.code, ExitCode::Internal);
+        assert_eq!(*terminated.0.lock().unwrap(), ["s-1"]);
+        assert_eq!(tracker.state().session_id, None);
+    }
+}

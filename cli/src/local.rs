@@ -1,0 +1,129 @@
+//! The local Session Manager: the command `local`, and what `--local` and `demo` start in this process.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ssm_forward::{AwsConfig, AwsProvider, SessionProvider};
+use ssm_local::{Local, LocalTarget, Profile};
+use tokio::time::timeout;
+
+use crate::args::{LocalArgs, LocalProfile};
+use crate::exit_code::{ExitCode, Failure};
+use crate::shutdown::Shutdown;
+
+/// The managed node of a local Session Manager, unless another id is asked for.
+pub(crate) const DEFAULT_TARGET: &str = "i-0123456789abcdef0";
+
+/// How long it may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a local Session Manager is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// The id of its node.
+    pub(crate) target: String,
+    /// How its agent behaves.
+    pub(crate) profile: LocalProfile,
+    /// The version that its agent claims.
+    pub(crate) agent_version: Option<String>,
+    /// A name that only its agent resolves.
+    pub(crate) private_host: Option<(&'static str, IpAddr)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            target: DEFAULT_TARGET.into(),
+            profile: LocalProfile::default(),
+            agent_version: None,
+            private_host: None,
+        }
+    }
+}
+
+/// A local Session Manager that runs in this process.
+pub(crate) struct LocalManager {
+    local: Local,
+}
+
+impl LocalManager {
+    /// Starts it.
+    pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
+        let mut target = LocalTarget::new(options.target);
+        if let Some(version) = options.agent_version {
+            target = target.agent_version(version);
+        }
+        let profile = match options.profile {
+            LocalProfile::Fast => Profile::Fast,
+            LocalProfile::Real => Profile::Real,
+        };
+        let mut builder = Local::builder().listen(options.listen).target(target).profile(profile);
+        if let Some((name, address)) = options.private_host {
+            builder = builder.host(name, [address]);
+        }
+        let local = builder.start().await.map_err(|error| {
+            Failure::new(ExitCode::Listen, "listen", format!("cannot start the local Session Manager: {error}"))
+        })?;
+        Ok(Self { local })
+    }
+
+    /// Gives sessions of it.
+    pub(crate) async fn provider(&self) -> Result<Arc<dyn SessionProvider>, Failure> {
+        let variable = |name: &str| {
+            let variables = self.local.environment();
+            variables.into_iter().find_map(|(key, value)| (key == name).then_some(value))
+        };
+        let config = AwsConfig {
+            region: variable("AWS_REGION"),
+            endpoint_url: Some(self.local.endpoint_url()),
+            ..AwsConfig::default()
+        };
+        Ok(Arc::new(AwsProvider::new(config).await?))
+    }
+
+    /// Stops it, within five seconds.
+    pub(crate) async fn shutdown(self) {
+        let _ = timeout(STOP_TIMEOUT, self.local.shutdown()).await;
+    }
+}
+
+/// Runs the command `local` until it is told to stop.
+///
+/// # Errors
+/// If it can't listen.
+pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    let target = args.target.clone();
+    let options = Options {
+        listen: args.listen,
+        target: args.target,
+        profile: args.profile,
+        agent_version: args.agent_version,
+        private_host: None,
+    };
+    let manager = LocalManager::start(options).await?;
+    // A closed stdout or stderr only means that nobody wants to read it.
+    let _ = introduce(&manager.local, &target);
+    shutdown.requested().await;
+    manager.shutdown().await;
+    Ok(ExitCode::Ok)
+}
+
+fn introduce(local: &Local, target: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for (key, value) in local.environment() {
+        writeln!(stdout, "export {key}={value}")?;
+    }
+    stdout.flush()?;
+    writeln!(
+        io::stderr(),
+        "The local Session Manager is ready. In another terminal, after the lines above:\n  \
+         aws-ssm-forward forward --target {target} -L 8080:80\n  \
+         aws ssm start-session --target {target}\nCtrl-C stops it."
+    )
+}

@@ -1,0 +1,168 @@
+//! Lines for people: the result on stdout, everything else on stderr.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ssm_forward::{ForwardEvent, LocalAddr};
+
+use super::{Notice, Style, Subject};
+use crate::args::OutputFormat;
+
+/// Writes notices as lines.
+pub(super) struct TextWriter<'a> {
+    style: Style,
+    subjects: &'a [Subject],
+    waiting: usize,
+    /// Hidden unless stderr is a terminal for people.
+    spinner: ProgressBar,
+}
+
+impl<'a> TextWriter<'a> {
+    pub(super) fn new(style: Style, subjects: &'a [Subject]) -> Self {
+        let spins = style.format == OutputFormat::Text && !style.quiet && !style.logging && io::stderr().is_terminal();
+        let spinner = if spins { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(template) = ProgressStyle::with_template("{spinner} {msg}") {
+            spinner.set_style(template);
+        }
+        Self { style, subjects, waiting: subjects.len(), spinner }
+    }
+
+    /// Writes a notice, if it is for people.
+    ///
+    /// # Errors
+    /// If stdout is closed; a closed stderr is nobody's problem.
+    pub(super) fn write(&mut self, notice: &Notice) -> io::Result<()> {
+        match notice {
+            Notice::Failure { failure, .. } => self.note(&format!("error: {failure}")),
+            _ if self.style.quiet || self.style.format == OutputFormat::Json => {}
+            Notice::Warning { text, .. } => self.note(&format!("warning: {text}")),
+            Notice::Event { forward, event, .. } => {
+                if let Some(subject) = self.subjects.get(*forward) {
+                    return self.event(subject, event);
+                }
+            }
+            Notice::End => {}
+        }
+        Ok(())
+    }
+
+    /// Takes the spinner away.
+    pub(super) fn finish(&self) {
+        self.spinner.finish_and_clear();
+    }
+
+    fn event(&mut self, subject: &Subject, event: &ForwardEvent) -> io::Result<()> {
+        match event {
+            ForwardEvent::Starting { target } => self.progress(&format!("Starting a session on {target}")),
+            ForwardEvent::SessionStarted { session_id } => {
+                self.progress(&format!("Opening the data channel of session {session_id}"));
+            }
+            ForwardEvent::Ready { local, session_id, .. } => {
+                return self.ready(&ready_line(subject, local, session_id));
+            }
+            ForwardEvent::ConnectionClosed { connection, error: Some(error), .. } => {
+                self.note(&format!("warning: connection {connection} to {}: {error}", subject.spec.remote));
+            }
+            ForwardEvent::Reconnecting { cause, attempt, delay } => {
+                if *attempt == 1 {
+                    self.note(&format!("Lost the data channel to {}: {cause}; reconnecting", subject.target));
+                }
+                self.progress_on_terminal(&format!("Reconnecting in {} (attempt {attempt})", seconds(*delay)));
+            }
+            ForwardEvent::Reconnected { outage } => {
+                self.finish();
+                self.note(&format!("Reconnected to {} after {}", subject.target, seconds(*outage)));
+            }
+            ForwardEvent::Message { text } => self.note(&format!("{}: {text}", subject.target)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The result: the only thing that goes to stdout.
+    fn ready(&mut self, line: &str) -> io::Result<()> {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.waiting == 0 {
+            self.finish();
+        }
+        self.spinner.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{}", printable(line))?;
+            stdout.flush()
+        })
+    }
+
+    fn progress(&self, text: &str) {
+        if self.spinner.is_hidden() {
+            self.note(text);
+        } else {
+            self.progress_on_terminal(text);
+        }
+    }
+
+    fn progress_on_terminal(&self, text: &str) {
+        if !self.spinner.is_hidden() {
+            self.spinner.reset();
+            self.spinner.set_message(printable(text));
+            self.spinner.enable_steady_tick(TICK);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.spinner.suspend(|| {
+            let _ = writeln!(io::stderr().lock(), "{}", printable(text));
+        });
+    }
+}
+
+const TICK: Duration = Duration::from_millis(100);
+
+fn ready_line(subject: &Subject, local: &LocalAddr, session_id: &str) -> String {
+    let (target, remote) = (&subject.target, &subject.spec.remote);
+    match remote.host {
+        Some(_) => format!("Forwarding {local} -> {remote} through {target} (session {session_id})"),
+        None => format!("Forwarding {local} -> {remote} of {target} (session {session_id})"),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// Text from the far side must not move the cursor or worse: control characters are shown, not obeyed.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
+        if character.is_control() && character != '\n' {
+            let _ = write!(line, "{}", character.escape_default());
+        } else {
+            line.push(character);
+        }
+        line
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_says_from_where_to_where() {
+        let subject = |spec: &str| Subject { target: "i-1".into(), spec: spec.parse().unwrap() };
+        let local = LocalAddr::Tcp("127.0.0.1:3306".parse().unwrap());
+        assert_eq!(
+            ready_line(&subject("0:db.internal:3306"), &local, "s-1"),
+            "Forwarding 127.0.0.1:3306 -> db.internal:3306 through i-1 (session s-1)"
+        );
+        assert_eq!(
+            ready_line(&subject("0:80"), &local, "s-1"),
+            "Forwarding 127.0.0.1:3306 -> port 80 of i-1 (session s-1)"
+        );
+    }
+
+    #[test]
+    fn control_characters_are_shown_not_obeyed() {
+        assert_eq!(printable("a\u{1b}[2Jb\rc\nd é"), "a\\u{1b}[2Jb\\rc\nd é");
+    }
+}

@@ -1,0 +1,168 @@
+//! When to stop: Ctrl-C, SIGTERM, SIGHUP, a reader that is gone, or a sibling that failed.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::exit_code::ExitCode;
+
+/// What asked the command to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StopCause {
+    /// Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+    /// SIGHUP.
+    HangUp,
+    /// Nobody reads stdout any more.
+    OutputClosed,
+    /// Another forward of this command failed.
+    Failed,
+}
+
+impl StopCause {
+    /// The exit code where the command was not ready yet.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Interrupt => ExitCode::Interrupted,
+            Self::Terminate => ExitCode::Terminated,
+            Self::HangUp => ExitCode::HangUp,
+            Self::OutputClosed | Self::Failed => ExitCode::Ok,
+        }
+    }
+}
+
+/// Tells everybody to stop, once. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Shutdown {
+    cause: Arc<watch::Sender<Option<StopCause>>>,
+}
+
+impl Shutdown {
+    /// One that only [`stop`](Self::stop) triggers.
+    pub(crate) fn new() -> Self {
+        Self { cause: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// One that the signals of this process trigger. A second signal ends the process at once.
+    ///
+    /// # Errors
+    /// If the system refuses the handlers.
+    pub(crate) fn on_signals() -> std::io::Result<Self> {
+        let shutdown = Self::new();
+        let mut signals = Signals::install()?;
+        let this = shutdown.clone();
+        tokio::spawn(async move {
+            this.stop(signals.next().await);
+            std::process::exit(signals.next().await.exit_code() as i32);
+        });
+        Ok(shutdown)
+    }
+
+    /// Asks everybody to stop; the first cause counts.
+    pub(crate) fn stop(&self, cause: StopCause) {
+        self.cause.send_if_modified(|current| {
+            let is_first = current.is_none();
+            current.get_or_insert(cause);
+            is_first
+        });
+    }
+
+    /// Why it was asked to stop, if it was.
+    pub(crate) fn cause(&self) -> Option<StopCause> {
+        *self.cause.borrow()
+    }
+
+    /// Completes when it is asked to stop.
+    pub(crate) async fn requested(&self) -> StopCause {
+        let mut cause = self.cause.subscribe();
+        let found = cause.wait_for(Option::is_some).await.map(|cause| *cause);
+        // The sender is part of `self`, it can't be gone.
+        found.ok().flatten().unwrap_or(StopCause::Failed)
+    }
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    /// `None` under nohup.
+    hang_up: Option<tokio::signal::unix::Signal>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
+    }
+
+    async fn next(&mut self) -> StopCause {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => StopCause::Interrupt,
+            _ = self.terminate.recv() => StopCause::Terminate,
+            _ = hang_up => StopCause::HangUp,
+        }
+    }
+}
+
+/// Whether whoever started this process wants it to outlive the terminal. Only Linux tells without unsafe code.
+#[cfg(unix)]
+fn ignores_hang_up() -> bool {
+    const SIGHUP_BIT: u64 = 1;
+    let ignored = |status: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .as_deref()
+        .and_then(ignored)
+        .is_some_and(|mask| mask & SIGHUP_BIT != 0)
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> StopCause {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        StopCause::Interrupt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_cause_counts_and_everybody_hears_it() {
+        let shutdown = Shutdown::new();
+        let other = shutdown.clone();
+        let waiting = tokio::spawn(async move { other.requested().await });
+        assert_eq!(shutdown.cause(), None);
+        shutdown.stop(StopCause::Terminate);
+        shutdown.stop(StopCause::Interrupt);
+        assert_eq!(waiting.await.unwrap(), StopCause::Terminate);
+        assert_eq!(shutdown.requested().await, StopCause::Terminate);
+        assert_eq!(shutdown.cause(), Some(StopCause::Terminate));
+    }
+}

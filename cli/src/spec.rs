@@ -1,0 +1,280 @@
+//! What `-L` says, in ssh's syntax.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ssm_forward::ListenAddr;
+
+/// One `-L`: where to listen, and where its connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForwardSpec {
+    /// The local end.
+    pub(crate) listen: ListenAddr,
+    /// The far end.
+    pub(crate) remote: Remote,
+    /// As it was written.
+    pub(crate) text: String,
+}
+
+/// The far end, as the managed node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// A host that the node can reach; `None` is the node itself.
+    pub(crate) host: Option<String>,
+    /// Its port.
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
+            Some(host) => write!(f, "{host}:{}", self.port),
+            None => write!(f, "port {}", self.port),
+        }
+    }
+}
+
+impl ForwardSpec {
+    /// Whether programs on other machines can connect.
+    pub(crate) fn is_exposed(&self) -> bool {
+        matches!(&self.listen, ListenAddr::Tcp(address) if !address.ip().is_loopback())
+    }
+}
+
+impl FromStr for ForwardSpec {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let (listen, rest) = match text.strip_prefix("unix:") {
+            Some(rest) => parse_unix(rest)?,
+            None => parse_tcp(text)?,
+        };
+        Ok(Self { listen, remote: parse_remote(&rest)?, text: text.to_owned() })
+    }
+}
+
+/// Why a `-L` is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0}; expected [bind:]port:host:hostport, [bind:]port:hostport for the node itself, or unix:/path:host:hostport \
+     (IPv6 addresses in brackets)"
+)]
+pub(crate) struct SpecError(String);
+
+fn refuse<T>(what: impl Into<String>) -> Result<T, SpecError> {
+    Err(SpecError(what.into()))
+}
+
+/// `/path` and what follows it.
+fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
+    let Some((path, rest)) = text.split_once(':') else {
+        return refuse("the remote port is missing after the socket's path");
+    };
+    if path.is_empty() {
+        return refuse("the path of the Unix socket is empty");
+    }
+    Ok((ListenAddr::Unix(PathBuf::from(path)), split(rest)?))
+}
+
+/// `[bind:]port` and what follows it: the first part that is a number is the port, one part may stand before it.
+fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
+    let mut parts = split(text)?;
+    let has_bind = parts.len() > 1 && !parts.first().is_some_and(Part::is_number);
+    let bind = if has_bind { parse_bind(parts.remove(0))? } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let port = parse_port("local", parts.remove(0))?;
+    if parts.is_empty() {
+        return refuse("the remote port is missing");
+    }
+    Ok((ListenAddr::Tcp(SocketAddr::new(bind, port)), parts))
+}
+
+/// `hostport` or `host:hostport`.
+fn parse_remote(parts: &[Part<'_>]) -> Result<Remote, SpecError> {
+    let (host, port) = match parts {
+        [port] => (None, *port),
+        [host, port] => (Some(parse_host(*host)?), *port),
+        _ => return refuse("it has too many parts"),
+    };
+    match parse_port("remote", port)? {
+        0 => refuse("the remote port can't be 0"),
+        port => Ok(Remote { host, port }),
+    }
+}
+
+/// A part between two colons; brackets are taken off.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    text: &'a str,
+    bracketed: bool,
+}
+
+impl Part<'_> {
+    fn is_number(&self) -> bool {
+        !self.bracketed && !self.text.is_empty() && self.text.bytes().all(|byte| byte.is_ascii_digit())
+    }
+}
+
+/// Splits at the colons that are not in brackets.
+fn split(text: &str) -> Result<Vec<Part<'_>>, SpecError> {
+    let mut parts = Vec::new();
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let (part, after) = match text.strip_prefix('[') {
+            Some(inner) => {
+                let Some((inside, after)) = inner.split_once(']') else {
+                    return refuse("a bracket is not closed");
+                };
+                if !after.is_empty() && !after.starts_with(':') {
+                    return refuse(format!("'{after}' after a bracket"));
+                }
+                (Part { text: inside, bracketed: true }, after.strip_prefix(':'))
+            }
+            None => {
+                let (part, after) = text.split_once(':').map_or((text, None), |(part, after)| (part, Some(after)));
+                (Part { text: part, bracketed: false }, after)
+            }
+        };
+        parts.push(part);
+        rest = after;
+    }
+    Ok(parts)
+}
+
+fn parse_bind(part: Part<'_>) -> Result<IpAddr, SpecError> {
+    match part.text {
+        _ if part.bracketed => parse_ipv6(part.text).map(IpAddr::V6),
+        "" | "*" => Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        text => match text.parse::<Ipv4Addr>() {
+            Ok(address) => Ok(IpAddr::V4(address)),
+            Err(_) => {
+                refuse(format!("'{text}' is neither a local port nor an address to bind (an IP, '*', localhost)"))
+            }
+        },
+    }
+}
+
+fn parse_host(part: Part<'_>) -> Result<String, SpecError> {
+    if part.bracketed {
+        return parse_ipv6(part.text).map(|address| address.to_string());
+    }
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    match part.text {
+        "" => refuse("the remote host is empty"),
+        text if text.bytes().all(is_name) => Ok(text.to_owned()),
+        text => refuse(format!("'{text}' is not a host name or an address")),
+    }
+}
+
+fn parse_ipv6(text: &str) -> Result<Ipv6Addr, SpecError> {
+    text.parse().or_else(|_| refuse(format!("'{text}' is not an IPv6 address")))
+}
+
+fn parse_port(which: &str, part: Part<'_>) -> Result<u16, SpecError> {
+    match part.text.parse() {
+        Ok(port) if part.is_number() => Ok(port),
+        _ if part.text.is_empty() => refuse(format!("the {which} port is missing")),
+        _ if part.is_number() => refuse(format!("the {which} port {} is above 65535", part.text)),
+        _ => refuse(format!("the {which} port '{}' is not a number", part.text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (String, Option<String>, u16) {
+        let spec: ForwardSpec = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let listen = match spec.listen {
+            ListenAddr::Tcp(address) => address.to_string(),
+            ListenAddr::Unix(path) => path.display().to_string(),
+            other => panic!("{other:?}"),
+        };
+        (listen, spec.remote.host, spec.remote.port)
+    }
+
+    #[test]
+    fn every_good_form() {
+        for (text, listen, host, port) in [
+            ("8080:80", "127.0.0.1:8080", None, 80),
+            ("0:80", "127.0.0.1:0", None, 80),
+            ("3306:db.internal:3306", "127.0.0.1:3306", Some("db.internal"), 3306),
+            ("3306:10.0.0.7:3306", "127.0.0.1:3306", Some("10.0.0.7"), 3306),
+            ("3306:my_db-1:65535", "127.0.0.1:3306", Some("my_db-1"), 65535),
+            ("3306:[fd00::7]:3306", "127.0.0.1:3306", Some("fd00::7"), 3306),
+            ("127.0.0.2:3306:db:3306", "127.0.0.2:3306", Some("db"), 3306),
+            ("localhost:3306:db:3306", "127.0.0.1:3306", Some("db"), 3306),
+            ("*:3306:db:3306", "0.0.0.0:3306", Some("db"), 3306),
+            (":3306:db:3306", "0.0.0.0:3306", Some("db"), 3306),
+            ("[::1]:3306:db:3306", "[::1]:3306", Some("db"), 3306),
+            ("[::]:3306:[::1]:3306", "[::]:3306", Some("::1"), 3306),
+            ("127.0.0.2:8080:80", "127.0.0.2:8080", None, 80),
+            ("*:8080:80", "0.0.0.0:8080", None, 80),
+            ("[::1]:8080:80", "[::1]:8080", None, 80),
+            ("unix:/run/db.sock:db:3306", "/run/db.sock", Some("db"), 3306),
+            ("unix:/run/db.sock:3306", "/run/db.sock", None, 3306),
+            ("unix:db.sock:[::1]:3306", "db.sock", Some("::1"), 3306),
+        ] {
+            assert_eq!(parsed(text), (listen.into(), host.map(String::from), port), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_bad_form_says_what_is_wrong() {
+        for (text, what) in [
+            ("", "local port is missing"),
+            ("8080", "remote port is missing"),
+            ("8080:", "remote port is missing"),
+            (":80", "remote port is missing"),
+            ("db:3306", "neither a local port nor an address"),
+            ("8080:http", "remote port 'http' is not a number"),
+            ("8080:db:", "remote port is missing"),
+            ("8080::80", "remote host is empty"),
+            ("8080:db:0", "can't be 0"),
+            ("65536:db:80", "local port 65536 is above 65535"),
+            ("8080:db:65536", "remote port 65536 is above 65535"),
+            ("-1:db:80", "neither a local port nor an address"),
+            ("+80:db:80", "neither a local port nor an address"),
+            ("8080:db:+80", "remote port '+80' is not a number"),
+            ("::1:8080:db:80", "local port is missing"),
+            ("8080:fd00::7:80", "too many parts"),
+            ("127.0.0.1:8080:db:80:90", "too many parts"),
+            ("1:2:3:4", "too many parts"),
+            ("*:1:2:3:4", "too many parts"),
+            ("127.0.0.1:x:db:80", "local port 'x' is not a number"),
+            ("[::1:8080:db:80", "bracket is not closed"),
+            ("[::1]8080:db:80", "after a bracket"),
+            ("[db]:8080:db:80", "'db' is not an IPv6 address"),
+            ("8080:[db]:80", "'db' is not an IPv6 address"),
+            ("8080:a b:80", "not a host name"),
+            ("8080:/run/mysqld.sock:80", "not a host name"),
+            ("unix:", "remote port is missing after the socket's path"),
+            ("unix:/run/db.sock", "remote port is missing after the socket's path"),
+            ("unix::db:80", "path of the Unix socket is empty"),
+            ("unix:/run/db.sock:a:b:80", "too many parts"),
+        ] {
+            let error = text.parse::<ForwardSpec>().expect_err(text).to_string();
+            assert!(error.contains(what), "{text}: {error}");
+            assert!(error.contains("[bind:]port:host:hostport") && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_other_than_loopback_is_exposed() {
+        let is_exposed = |text: &str| text.parse::<ForwardSpec>().unwrap().is_exposed();
+        assert!(is_exposed("*:1:2") && is_exposed("[::]:1:2") && is_exposed("10.0.0.1:1:2"));
+        assert!(!is_exposed("1:2") && !is_exposed("127.9.9.9:1:2") && !is_exposed("[::1]:1:2"));
+        assert!(!is_exposed("unix:/s:2"));
+    }
+
+    #[test]
+    fn the_remote_end_reads_well() {
+        let remote = |text: &str| text.parse::<ForwardSpec>().unwrap().remote.to_string();
+        assert_eq!(remote("1:db:2"), "db:2");
+        assert_eq!(remote("1:[::1]:2"), "[::1]:2");
+        assert_eq!(remote("1:2"), "port 2");
+    }
+}

@@ -1,0 +1,308 @@
+//! Runs the real binary with a clean environment, and gives it servers to talk to. Every wait is bounded.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything here takes; reaching it is a failure.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The target of every test.
+pub(crate) const TARGET: &str = "i-0123456789abcdef0";
+
+/// Made-up credentials and a region.
+pub(crate) const CREDENTIALS: [(&str, &str); 3] =
+    [("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "made-up"), ("AWS_REGION", "eu-central-1")];
+
+/// A run of the binary. Dropping it kills the process.
+pub(crate) struct Cli {
+    pid: u32,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+    exit: Receiver<Option<i32>>,
+    exited: bool,
+    _home: TempDir,
+}
+
+/// What a run that has ended left behind.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<String>,
+    pub(crate) stderr: Vec<String>,
+}
+
+impl Cli {
+    /// Starts the binary with these arguments and no variables but PATH, HOME and `variables`.
+    pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_aws-ssm-forward"))
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home.path())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(variables.iter().copied())
+            .current_dir(home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, stderr) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        let (sender, exit) = channel();
+        let pid = child.id();
+        thread::spawn(move || sender.send(child.wait().unwrap().code()));
+        Self { pid, stdout, stderr, exit, exited: false, _home: home }
+    }
+
+    /// The next line of stdout.
+    pub(crate) fn line(&self) -> String {
+        self.stdout.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+            panic!("no line on stdout ({error}); stderr: {:#?}", self.stderr.try_iter().collect::<Vec<_>>())
+        })
+    }
+
+    /// The next JSON event of this name; others before it are skipped.
+    pub(crate) fn event(&self, name: &str) -> Value {
+        loop {
+            let event: Value = serde_json::from_str(&self.line()).unwrap();
+            assert!(event["event"] != "error" || name == "error", "{event}");
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.pid.to_string()]).status().unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub(crate) fn end(mut self) -> Ended {
+        let code = match self.exit.recv_timeout(PATIENCE) {
+            Ok(code) => code.expect("ended by a signal"),
+            Err(error) => panic!("it did not end ({error}); stderr: {:#?}", self.stderr.try_iter().collect::<Vec<_>>()),
+        };
+        self.exited = true;
+        Ended { code, stdout: rest(&self.stdout), stderr: rest(&self.stderr) }
+    }
+}
+
+impl Drop for Cli {
+    fn drop(&mut self) {
+        if !self.exited && matches!(self.exit.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+            let _ = Command::new("kill").args(["-s", "KILL", &self.pid.to_string()]).status();
+        }
+    }
+}
+
+/// Runs to the end.
+pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
+    Cli::start(args, variables).end()
+}
+
+impl Ended {
+    /// Asserts the exit code, and that stderr is one line with all of `parts`.
+    #[track_caller]
+    pub(crate) fn assert_one_line(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, code, "{self:#?}");
+        let errors: Vec<_> = self.stderr.iter().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{self:#?}");
+        for part in parts {
+            assert!(errors[0].contains(part), "no {part:?} in {self:#?}");
+        }
+        assert!(!self.stderr.iter().any(|line| line.contains("panicked") || line.contains("backtrace")), "{self:#?}");
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || BufReader::new(from).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    receiver
+}
+
+fn rest(lines: &Receiver<String>) -> Vec<String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut all = Vec::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => all.push(line),
+            Err(RecvTimeoutError::Disconnected) => return all,
+            Err(RecvTimeoutError::Timeout) => panic!("the output did not end: {all:#?}"),
+        }
+    }
+}
+
+/// The command `local` as a process of its own.
+pub(crate) struct LocalManager {
+    _cli: Cli,
+    variables: Vec<(String, String)>,
+}
+
+impl LocalManager {
+    pub(crate) fn start() -> Self {
+        let cli = Cli::start(&["local", "--target", TARGET], &[]);
+        let mut variables = Vec::new();
+        while !["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+            .iter()
+            .all(|wanted| variables.iter().any(|(key, _): &(String, String)| key == wanted))
+        {
+            let line = cli.line();
+            let (key, value) = line.strip_prefix("export ").and_then(|line| line.split_once('=')).expect(&line);
+            variables.push((key.to_owned(), value.to_owned()));
+        }
+        Self { _cli: cli, variables }
+    }
+
+    /// What to start a client with.
+    pub(crate) fn variables(&self) -> Vec<(&str, &str)> {
+        self.variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    /// Calls the API.
+    pub(crate) fn call(&self, operation: &str, body: &Value) -> Value {
+        let url = self.variables.iter().find(|(key, _)| key == "AWS_ENDPOINT_URL").map(|(_, value)| value).unwrap();
+        let address = url.strip_prefix("http://").unwrap().trim_end_matches('/');
+        let mut stream = connect(address);
+        let body = body.to_string();
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/x-amz-json-1.1\r\nx-amz-target: \
+             AmazonSSM.{operation}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+
+    /// The ids of the sessions in this state: `Active` or `History`.
+    pub(crate) fn sessions(&self, state: &str) -> Vec<String> {
+        let answer = self.call("DescribeSessions", &serde_json::json!({ "State": state }));
+        let id = |session: &Value| session["SessionId"].as_str().unwrap().to_owned();
+        answer["Sessions"].as_array().unwrap().iter().map(id).collect()
+    }
+}
+
+/// Connects, with bounded reads and writes.
+pub(crate) fn connect(address: &str) -> TcpStream {
+    let address: SocketAddr = address.parse().unwrap();
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A server that sends back what it gets, until it gets the end. Returns its port.
+pub(crate) fn echo_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut from = stream.try_clone().unwrap();
+                let _ = std::io::copy(&mut from, &mut &stream);
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+/// A port on which nothing listens.
+pub(crate) fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The status line's end and the body; `None` never answers.
+type Answer = Option<(&'static str, String)>;
+
+/// An API whose answers are made up.
+pub(crate) struct FakeApi {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl FakeApi {
+    /// `answer` gets what is asked for, and the server's address.
+    pub(crate) fn start(answer: impl Fn(&str, SocketAddr) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (answer, seen) = (Arc::new(answer), requests.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (answer, seen) = (answer.clone(), seen.clone());
+                thread::spawn(move || serve(stream, &*answer, &seen, address));
+            }
+        });
+        Self { address, requests }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The operations (or paths) that were asked for.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    answer: &dyn Fn(&str, SocketAddr) -> Answer,
+    seen: &Mutex<Vec<String>>,
+    address: SocketAddr,
+) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    while let Some(asked) = read_request(&mut reader) {
+        seen.lock().unwrap().push(asked.clone());
+        let Some((status, body)) = answer(&asked, address) else {
+            // Holds the connection until the client gives up.
+            let _ = std::io::copy(&mut reader, &mut std::io::sink());
+            return;
+        };
+        let length = body.len();
+        let head =
+            format!("HTTP/1.1 {status}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\n");
+        if (&stream).write_all(format!("{head}\r\n{body}").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads a request; returns the API operation, or the path where there is none.
+fn read_request(reader: &mut impl BufRead) -> Option<String> {
+    let (mut asked, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end();
+        if asked.is_empty() {
+            asked = line.split(' ').nth(1)?.to_owned();
+        }
+        match line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim())) {
+            Some((name, value)) if name == "content-length" => length = value.parse().ok()?,
+            Some((name, value)) if name == "x-amz-target" => asked = value.rsplit('.').next()?.to_owned(),
+            _ => {}
+        }
+        if line.is_empty() {
+            std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).ok()?;
+            return Some(asked);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Runs the real binary: what it does, what it says, and what it ends with.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod forward;
+#[cfg(test)]
+mod usage;

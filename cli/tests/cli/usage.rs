@@ -1,0 +1,60 @@
+//! The command line: what is refused, how, and what help there is.
+
+use crate::common::{TARGET, run};
+
+#[test]
+fn a_malformed_forward_is_one_line_with_the_syntax() {
+    for (spec, what) in [
+        ("80", "the remote port is missing"),
+        ("8080:db:0", "can't be 0"),
+        ("8080:db:http", "'http' is not a number"),
+        ("70000:db:80", "above 65535"),
+        ("db:80", "neither a local port nor an address"),
+        ("[::1:80:db:80", "bracket is not closed"),
+        ("unix:/run/x.sock", "the remote port is missing"),
+        ("1:2:3:4:5", "too many parts"),
+    ] {
+        let ended = run(&["forward", "--target", TARGET, "-L", spec], &[]);
+        ended.assert_one_line(2, &[what, spec, "[bind:]port:host:hostport"]);
+        assert_eq!(ended.stderr.len(), 1, "{ended:#?}");
+        assert!(ended.stdout.is_empty(), "{ended:#?}");
+    }
+}
+
+#[test]
+fn other_malformed_values_are_one_line() {
+    for (args, what) in [
+        (["--parameter", "portNumber"], "KEY=VALUE"),
+        (["--connect-timeout", "0"], "1 to 86400"),
+        (["--linger", "soon"], "whole number of seconds"),
+    ] {
+        let [option, value] = args;
+        run(&["forward", "--local", "-L", "0:80", option, value], &[]).assert_one_line(2, &[option, value, what]);
+    }
+    run(&["demo", "--size", "1 parsec"], &[]).assert_one_line(2, &["--size", "100MiB"]);
+}
+
+#[test]
+fn what_is_missing_or_contradicts_is_exit_code_2() {
+    for args in [
+        &["forward", "-L", "0:80"][..],
+        &["forward", "--target", TARGET],
+        &["forward", "--local", "--profile", "x", "-L", "0:80"],
+        &["forward", "--local", "-L", "0:80", "-q", "-v"],
+        &["forwards"],
+        &[],
+    ] {
+        let ended = run(args, &[]);
+        assert_eq!(ended.code, 2, "{args:?}: {ended:#?}");
+        assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{args:?}: {ended:#?}");
+    }
+}
+
+#[test]
+fn help_version_and_completions_go_to_stdout() {
+    for args in [&["--help"][..], &["--version"], &["forward", "--help"], &["completions", "bash"]] {
+        let ended = run(args, &[]);
+        assert_eq!(ended.code, 0, "{args:?}: {ended:#?}");
+        assert!(!ended.stdout.is_empty() && ended.stderr.is_empty(), "{args:?}: {ended:#?}");
+    }
+}

@@ -1,0 +1,260 @@
+//! A local socket whose connections travel through a session.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::listener::{ListenAddr, Listener, Local};
+use crate::pump::{Traffic, pump};
+use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
+use crate::stats::ForwardStats;
+use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest};
+
+/// Knobs of a [`Forwarder`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ForwardConfig {
+    /// Before [`ForwardEvent::Ready`], see that the remote port takes a connection. Default: false.
+    pub wait_ready: bool,
+    /// How long StartSession, the data channel, the handshake and `wait_ready` may take together. Default: 30 s.
+    pub connect_timeout: Duration,
+    /// After a local program ends its sending side: how long the far side may be silent before it is told. Default: 30 s.
+    pub linger: Duration,
+    /// Largest payload of one message towards the agent, in bytes. Default: 1024, what the official client sends.
+    pub max_payload: usize,
+    /// The session's own knobs; `linger` and `max_payload` above take precedence.
+    pub session: SessionConfig,
+}
+
+impl Default for ForwardConfig {
+    fn default() -> Self {
+        Self {
+            wait_ready: false,
+            connect_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(30),
+            max_payload: 1024,
+            session: SessionConfig::default(),
+        }
+    }
+}
+
+type OnEvent = Arc<dyn Fn(ForwardEvent) + Send + Sync>;
+
+/// Builds a [`Forwarder`].
+#[must_use]
+pub struct ForwarderBuilder {
+    provider: Arc<dyn SessionProvider>,
+    request: StartRequest,
+    config: ForwardConfig,
+    on_event: OnEvent,
+}
+
+impl ForwarderBuilder {
+    /// Sets the knobs.
+    pub fn config(mut self, config: ForwardConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Calls `f` on everything that happens. It must not block.
+    pub fn on_event(mut self, f: impl Fn(ForwardEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = Arc::new(f);
+        self
+    }
+
+    /// Binds the local socket. No session is started yet, so that nothing is left behind when the port is taken.
+    ///
+    /// # Errors
+    /// [`ForwardError::Listen`] if the address can't be had.
+    pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
+        let failed = |source| ForwardError::Listen { address: listen.to_string(), source };
+        let listener = Listener::bind(&listen).await.map_err(failed)?;
+        let local_addr = listener.local_addr().map_err(failed)?;
+        let Self { provider, request, config, on_event } = self;
+        Ok(Forwarder { provider, request, config, on_event, listener, local_addr, stats: ForwardStats::default() })
+    }
+}
+
+/// One local socket whose connections travel through one session.
+pub struct Forwarder {
+    provider: Arc<dyn SessionProvider>,
+    request: StartRequest,
+    config: ForwardConfig,
+    on_event: OnEvent,
+    listener: Listener,
+    local_addr: LocalAddr,
+    stats: ForwardStats,
+}
+
+impl std::fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forwarder").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}
+
+impl Forwarder {
+    /// Begins to build a forwarder that gets its sessions from `provider`.
+    pub fn builder(provider: Arc<dyn SessionProvider>, request: StartRequest) -> ForwarderBuilder {
+        ForwarderBuilder { provider, request, config: ForwardConfig::default(), on_event: Arc::new(|_| {}) }
+    }
+
+    /// Where it listens, with the real port.
+    pub fn local_addr(&self) -> LocalAddr {
+        self.local_addr.clone()
+    }
+
+    /// Live figures; clones see the same.
+    pub fn stats(&self) -> ForwardStats {
+        self.stats.clone()
+    }
+
+    /// Starts the session and serves connections until `shutdown` completes or the session is lost for good. The session
+    /// is terminated on every way out, also when the future is dropped.
+    ///
+    /// # Errors
+    /// Whatever ended it, except `shutdown`.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
+        let outcome = self.run_inner(shutdown).await;
+        let reason = match &outcome {
+            Ok(()) => "stopped".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        (self.on_event)(ForwardEvent::Closed { reason });
+        outcome
+    }
+
+    async fn run_inner(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let session = tokio::select! {
+            session = self.connect() => session?,
+            () = &mut shutdown => return Ok(()),
+        };
+        let ended = tokio::select! {
+            reason = session.closed() => Err(ForwardError::SessionEnded(reason.to_string())),
+            error = self.serve(&session) => Err(error),
+            () = &mut shutdown => Ok(()),
+        };
+        session.terminate().await;
+        ended
+    }
+
+    async fn connect(&self) -> Result<Session, ForwardError> {
+        let since = Instant::now();
+        self.emit(ForwardEvent::Starting { target: self.request.target.clone() });
+        let limit = self.config.connect_timeout;
+        let session = timeout(limit, self.start_session()).await.map_err(|_| {
+            let seconds = limit.as_secs_f32();
+            ForwardError::TimedOut(format!(
+                "{} did not get ready within {seconds} s: is its agent online, and can it reach the service?",
+                self.request.target
+            ))
+        })??;
+        self.stats.attach(session.stats_source());
+        self.emit(ForwardEvent::Ready {
+            local: self.local_addr.clone(),
+            session_id: session.id().to_owned(),
+            agent_version: session.agent_version(),
+            elapsed: since.elapsed(),
+        });
+        Ok(session)
+    }
+
+    async fn start_session(&self) -> Result<Session, ForwardError> {
+        let mut config = self.config.session.clone();
+        config.protocol.max_payload = self.config.max_payload;
+        config.protocol.mux.linger = self.config.linger;
+        let on_event = self.on_event.clone();
+        let on_notice = move |notice| on_event(ForwardEvent::from(notice));
+        let on_granted = |id: &str| self.emit(ForwardEvent::SessionStarted { session_id: id.to_owned() });
+        let session =
+            Session::start(self.provider.clone(), &self.request, config, on_granted, on_notice).await?;
+        if self.config.wait_ready
+            && let Err(error) = session.probe().await
+        {
+            session.terminate().await;
+            return Err(ForwardError::RemoteRefused(format!("the remote port does not answer: {error}")));
+        }
+        Ok(session)
+    }
+
+    /// Accepts connections; ends only if the listener fails.
+    async fn serve(&self, session: &Session) -> ForwardError {
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let (local, peer) = match accepted {
+                Ok(accepted) => accepted,
+                // Out of file descriptors and the like: what is open goes on, and closing makes room.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let connection = Connection {
+                number: self.stats.opened(),
+                stats: self.stats.clone(),
+                on_event: self.on_event.clone(),
+            };
+            self.emit(ForwardEvent::ConnectionOpened { connection: connection.number, peer });
+            let stream = session.opener();
+            connections.spawn(async move { connection.run(local, stream.open().await).await });
+        }
+    }
+
+    fn emit(&self, event: ForwardEvent) {
+        (self.on_event)(event);
+    }
+}
+
+/// The wait after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One local connection; counts as open until it is dropped.
+struct Connection {
+    number: u64,
+    stats: ForwardStats,
+    on_event: OnEvent,
+}
+
+impl Connection {
+    async fn run(self, local: Local, stream: Result<crate::SessionStream, StreamError>) {
+        let traffic = Traffic::default();
+        let count = |direction, bytes| {
+            traffic.add(direction, bytes);
+            self.stats.moved(direction, bytes);
+        };
+        let outcome = match stream {
+            Ok(stream) => pump(local, stream, &count).await,
+            Err(error) => {
+                local.abort();
+                Err(error.into())
+            }
+        };
+        let (bytes_up, bytes_down) = traffic.get();
+        let error = outcome.err().map(|error| error.to_string());
+        (self.on_event)(ForwardEvent::ConnectionClosed { connection: self.number, bytes_up, bytes_down, error });
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stats.closed();
+    }
+}
+
+impl From<SessionNotice> for ForwardEvent {
+    fn from(notice: SessionNotice) -> Self {
+        match notice {
+            SessionNotice::Reconnecting { cause, attempt, delay } => Self::Reconnecting { cause, attempt, delay },
+            SessionNotice::Reconnected { outage } => Self::Reconnected { outage },
+            SessionNotice::Message(text) => Self::Message { text },
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Where local programs connect: a TCP port or a Unix socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::LocalAddr;
+
+/// Where to listen for local programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenAddr {
+    /// A TCP address; port 0 picks one.
+    Tcp(SocketAddr),
+    /// A Unix socket, made with access for the user alone. One that nobody listens on any more is replaced.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A bound socket. A Unix socket's file is removed on drop.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, path: PathBuf },
+}
+
+impl Listener {
+    pub(crate) async fn bind(address: &ListenAddr) -> io::Result<Self> {
+        match address {
+            ListenAddr::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            ListenAddr::Unix(path) => {
+                remove_if_stale(path).await?;
+                let listener = UnixListener::bind(path)?;
+                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+                Ok(Self::Unix { listener, path: path.clone() })
+            }
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<LocalAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(LocalAddr::Tcp),
+            Self::Unix { path, .. } => Ok(LocalAddr::Unix(path.clone())),
+        }
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(Local, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Local::Tcp(stream), Some(peer)))
+            }
+            Self::Unix { listener, .. } => Ok((Local::Unix(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix { path, .. } = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+async fn remove_if_stale(path: &PathBuf) -> io::Result<()> {
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+/// A local program's connection.
+#[derive(Debug)]
+pub(crate) enum Local {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The halves of a [`Local`].
+pub(crate) type Halves<'a> = (Box<dyn AsyncRead + Send + Unpin + 'a>, Box<dyn AsyncWrite + Send + Unpin + 'a>);
+
+impl Local {
+    pub(crate) fn split(&mut self) -> Halves<'_> {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.split();
+                (Box::new(read), Box::new(write))
+            }
+            Self::Unix(stream) => {
+                let (read, write) = stream.split();
+                (Box::new(read), Box::new(write))
+            }
+        }
+    }
+
+    /// Closes so that no program can take it for a clean end: TCP sends RST. A Unix socket has no such thing; the program
+    /// sees a reset only if it had sent something that was not read.
+    pub(crate) fn abort(self) {
+        if let Self::Tcp(stream) = self
+            && let Err(error) = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO))
+        {
+            tracing::debug!(%error, "the connection cannot be reset");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What AWS's SDK and the API say, in one line each.
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::profile::Profile;
+use crate::{ProviderError, ProviderErrorKind};
+
+/// Why `call` to `endpoint` failed.
+pub(super) fn api_error<E>(call: &str, endpoint: &str, remedy: &str, error: &SdkError<E, HttpResponse>) -> ProviderError
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let unreachable = |message| ProviderError { kind: ProviderErrorKind::Unreachable, message };
+    match error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            match service.err().code() {
+                Some(code) => service_error(call, code, service.err().message(), status, remedy),
+                None => no_answer(call, endpoint, status, service.err()),
+            }
+        }
+        SdkError::ResponseError(response) => no_answer(call, endpoint, response.raw().status().as_u16(), error),
+        SdkError::TimeoutError(_) => unreachable(format!(
+            "{endpoint} did not answer {call} in time: check the network, the proxy, the VPC endpoint"
+        )),
+        SdkError::DispatchFailure(_) => unreachable(format!("cannot reach {endpoint} for {call}: {}", root(error))),
+        other => invalid(format!("{call} could not be asked: {}", chain(other))),
+    }
+}
+
+/// Something answered, but not as the API does.
+fn no_answer(call: &str, endpoint: &str, status: u16, error: &dyn Error) -> ProviderError {
+    let message = match status {
+        500.. => format!("{endpoint} failed at {call} with HTTP {status}; try again later"),
+        300.. => format!("{endpoint} refused {call} with HTTP {status}, not as the SSM API does: is it one?"),
+        _ => format!("{endpoint} answered {call} with something malformed: {}", root(error)),
+    };
+    ProviderError { kind: ProviderErrorKind::Service, message }
+}
+
+fn service_error(call: &str, code: &str, message: Option<&str>, status: u16, remedy: &str) -> ProviderError {
+    use ProviderErrorKind as Kind;
+    let text = one_line(message.unwrap_or_default());
+    let (kind, hint) = match code {
+        "TargetNotConnected" => (
+            Kind::NotConnected,
+            "check the target and the region, that its SSM agent runs, and that its role allows Session Manager"
+                .to_owned(),
+        ),
+        "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => (Kind::ExpiredCredentials, remedy.to_owned()),
+        "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "SignatureDoesNotMatch"
+        | "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException" => {
+            (Kind::Credentials, format!("check the credentials and this machine's clock, or {remedy}"))
+        }
+        "AccessDeniedException" | "AccessDenied" if text.contains(call) => (Kind::AccessDenied, String::new()),
+        "AccessDeniedException" | "AccessDenied" => {
+            (Kind::AccessDenied, format!("the credentials need the permission ssm:{call}"))
+        }
+        "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" => {
+            (Kind::Throttled, "too many calls at once: try again later".to_owned())
+        }
+        "DoesNotExistException" => (Kind::SessionGone, String::new()),
+        _ if status >= 500 => (Kind::Service, "the service failed: try again later".to_owned()),
+        _ => (Kind::Invalid, String::new()),
+    };
+    let parts = [format!("{call}: {code}"), text, hint];
+    let parts: Vec<&str> =
+        parts.iter().map(|part| part.trim_end_matches(['.', ';'])).filter(|part| !part.is_empty()).collect();
+    ProviderError { kind, message: parts.join("; ").replacen("; ", ": ", 1) }
+}
+
+/// Why there are no credentials.
+pub(super) fn credentials_error(error: &CredentialsError, profile: &Profile) -> ProviderError {
+    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
+        return credentials(match &profile.explicit {
+            Some(name) => format!("no AWS credentials in the profile {name:?}: add them with aws configure --profile {name}"),
+            None => "no AWS credentials: pass --profile, log in (aws sso login, aws configure) or set AWS_ACCESS_KEY_ID and \
+                     AWS_SECRET_ACCESS_KEY"
+                .to_owned(),
+        });
+    }
+    let text = chain(error);
+    let expired = text.to_ascii_lowercase().contains("expired");
+    let kind = if expired { ProviderErrorKind::ExpiredCredentials } else { ProviderErrorKind::Credentials };
+    ProviderError { kind, message: format!("AWS credentials can't be had: {text}; {}", profile.remedy) }
+}
+
+/// An error of the credentials.
+pub(super) fn credentials(message: String) -> ProviderError {
+    ProviderError { kind: ProviderErrorKind::Credentials, message }
+}
+
+/// An error of the request.
+pub(super) fn invalid(message: String) -> ProviderError {
+    ProviderError { kind: ProviderErrorKind::Invalid, message }
+}
+
+/// An error and what is behind it, in one line, without repetitions.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |&error| error.source()) {
+        let next = cause.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+    }
+    one_line(&text)
+}
+
+/// What is at the bottom of an error.
+fn root(error: &dyn Error) -> String {
+    let last = std::iter::successors(Some(error), |&error| error.source()).last();
+    one_line(&last.unwrap_or(error).to_string())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

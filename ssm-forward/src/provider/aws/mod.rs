@@ -1,0 +1,251 @@
+//! Sessions from the SSM API. The only room that knows AWS's SDK.
+
+mod credentials;
+mod errors;
+mod http;
+mod profile;
+
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use ::http::HeaderMap;
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_sdk_ssm::Client;
+use aws_sdk_ssm::config::Builder as ConfigBuilder;
+use aws_sdk_ssm::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
+use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_types::service_config::ServiceConfigKey;
+use tokio::time::timeout;
+use url::Url;
+
+use self::credentials::CredentialsSource;
+use self::errors::{api_error, invalid};
+use self::profile::Profile;
+use super::{BoxFuture, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
+use crate::transport::sigv4;
+
+/// Where the API is and who calls it. What is `None` comes from the environment and the profile, as with every AWS tool.
+#[derive(Clone, Debug, Default)]
+pub struct AwsConfig {
+    /// A named profile. It goes before credentials in the environment.
+    pub profile: Option<String>,
+    /// The region.
+    pub region: Option<String>,
+    /// The API's endpoint, if it is not AWS's.
+    pub endpoint_url: Option<String>,
+}
+
+/// Reading the configuration files may take so long.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(5);
+/// Credential processes and SSO may take so long.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Signing the upgrade is the better way, not the only one: it waits less.
+const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
+const ATTEMPTS: u32 = 3;
+
+/// Sessions from the SSM API.
+#[derive(Debug)]
+pub struct AwsProvider {
+    client: Client,
+    credentials: CredentialsSource,
+    region: String,
+    endpoint: String,
+}
+
+impl AwsProvider {
+    /// Reads the configuration. Calls nothing yet.
+    ///
+    /// # Errors
+    /// No region, an unknown profile, files that can't be read, a malformed endpoint.
+    pub async fn new(config: AwsConfig) -> Result<Self, ProviderError> {
+        timeout(CONFIG_TIMEOUT, Self::load(&config)).await.unwrap_or_else(|_| {
+            Err(errors::credentials(
+                "reading the AWS configuration took too long: is ~/.aws on a dead network drive?".into(),
+            ))
+        })
+    }
+
+    async fn load(config: &AwsConfig) -> Result<Self, ProviderError> {
+        if let Some(endpoint) = &config.endpoint_url {
+            check_endpoint(endpoint)?;
+        }
+        let profile = Profile::load(config).await?;
+        let region = profile::region(config).await?;
+        let http = http::client()?;
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(region.clone()))
+            .http_client(http.clone())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .operation_timeout(OPERATION_TIMEOUT)
+                    .build(),
+            )
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            // Each call brings its own.
+            .no_credentials()
+            .identity_cache(IdentityCache::no_cache());
+        if let Some(profile) = &config.profile {
+            loader = loader.profile_name(profile);
+        }
+        let shared = loader.load().await;
+        let endpoint = endpoint(config, &shared).await?;
+        let mut service = ConfigBuilder::from(&shared).http_client(http::client_for(&endpoint, http.clone())?);
+        if let Some(endpoint) = &config.endpoint_url {
+            // On the service alone: the credentials' own calls (SSO, STS) go where they belong.
+            service = service.endpoint_url(endpoint);
+        }
+        let credentials = CredentialsSource::new(profile, region.clone(), http);
+        Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint })
+    }
+
+    async fn start(&self, request: &StartRequest) -> Result<SessionTicket, ProviderError> {
+        let credentials = self.credentials.resolve(CREDENTIALS_TIMEOUT).await?;
+        let parameters = (!request.parameters.is_empty()).then(|| request.parameters.clone().into_iter().collect());
+        let output = self
+            .client
+            .start_session()
+            .target(&request.target)
+            .set_document_name(request.document.clone())
+            .set_parameters(parameters)
+            .set_reason(request.reason.clone())
+            .customize()
+            .config_override(called_by(credentials))
+            .send()
+            .await
+            .map_err(|error| self.error("StartSession", &error))?;
+        let field = |name: &str, value: Option<String>| {
+            value.filter(|value| !value.is_empty()).ok_or_else(|| self.missing("StartSession", name))
+        };
+        Ok(SessionTicket {
+            session_id: field("SessionId", output.session_id)?,
+            stream_url: field("StreamUrl", output.stream_url)?,
+            token: field("TokenValue", output.token_value)?,
+        })
+    }
+
+    async fn resume(&self, session_id: &str) -> Result<SessionTicket, ProviderError> {
+        let credentials = self.credentials.resolve(CREDENTIALS_TIMEOUT).await?;
+        let output = self
+            .client
+            .resume_session()
+            .session_id(session_id)
+            .customize()
+            .config_override(called_by(credentials))
+            .send()
+            .await
+            .map_err(|error| self.error("ResumeSession", &error))?;
+        let token = output.token_value.filter(|token| !token.is_empty()).ok_or_else(|| ProviderError {
+            kind: ProviderErrorKind::SessionGone,
+            message: format!("session {session_id} is over: it timed out or was terminated"),
+        })?;
+        let stream_url = output.stream_url.unwrap_or_default();
+        Ok(SessionTicket { session_id: session_id.to_owned(), stream_url, token })
+    }
+
+    async fn terminate(&self, session_id: &str) -> Result<(), ProviderError> {
+        match self.terminate_as(session_id, self.credentials.current(CREDENTIALS_TIMEOUT).await?).await {
+            Err(error) if error.kind == ProviderErrorKind::ExpiredCredentials => {
+                self.terminate_as(session_id, self.credentials.resolve(CREDENTIALS_TIMEOUT).await?).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn terminate_as(&self, session_id: &str, credentials: Credentials) -> Result<(), ProviderError> {
+        let call = self.client.terminate_session().session_id(session_id).customize();
+        let answer = call.config_override(called_by(credentials)).send().await;
+        answer.map(drop).map_err(|error| self.error("TerminateSession", &error))
+    }
+
+    /// Signs if it can. What can't be signed goes out unsigned, as the official client's does.
+    async fn sign(&self, url: &Url) -> HeaderMap {
+        if sigv4::is_presigned(url) {
+            return HeaderMap::new();
+        }
+        let signed = match self.credentials.current(SIGNING_TIMEOUT).await {
+            Ok(credentials) => sigv4::sign_upgrade(url, &self.region, credentials, SystemTime::now()),
+            Err(error) => Err(error.message),
+        };
+        signed.unwrap_or_else(|error| {
+            tracing::warn!(error, "the data channel is opened unsigned");
+            HeaderMap::new()
+        })
+    }
+
+    fn error<E>(&self, call: &str, error: &SdkError<E, HttpResponse>) -> ProviderError
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        api_error(call, &self.endpoint, self.credentials.remedy(), error)
+    }
+
+    fn missing(&self, call: &str, field: &str) -> ProviderError {
+        ProviderError {
+            kind: ProviderErrorKind::Service,
+            message: format!("{} answered {call} without {field}", self.endpoint),
+        }
+    }
+}
+
+impl SessionProvider for AwsProvider {
+    fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+        Box::pin(self.start(request))
+    }
+
+    fn resume<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+        Box::pin(self.resume(session_id))
+    }
+
+    fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(self.terminate(session_id))
+    }
+
+    fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+        Box::pin(async move { Ok(self.sign(url).await) })
+    }
+}
+
+/// One call's override of the client's configuration.
+fn called_by(credentials: Credentials) -> ConfigBuilder {
+    ConfigBuilder::new().credentials_provider(credentials)
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), ProviderError> {
+    let url = Url::parse(endpoint).map_err(|error| invalid(format!("--endpoint-url {endpoint:?}: {error}")))?;
+    if matches!(url.scheme(), "http" | "https") {
+        return Ok(());
+    }
+    Err(invalid(format!("--endpoint-url {endpoint:?}: it must begin with http:// or https://")))
+}
+
+/// The URL that the SDK will call: the argument's, the environment's, the profile's, or AWS's own.
+async fn endpoint(config: &AwsConfig, shared: &SdkConfig) -> Result<String, ProviderError> {
+    let of_service = || {
+        let key = ServiceConfigKey::builder().service_id("SSM").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+        shared.service_config().zip(key.ok()).and_then(|(services, key)| services.load_config(key))
+    };
+    let configured =
+        config.endpoint_url.clone().or_else(of_service).or_else(|| shared.endpoint_url().map(str::to_owned));
+    if let Some(endpoint) = configured {
+        return Ok(endpoint);
+    }
+    let params = Params::builder()
+        .set_region(shared.region().map(ToString::to_string))
+        .set_use_fips(shared.use_fips())
+        .set_use_dual_stack(shared.use_dual_stack())
+        .build()
+        .map_err(|error| invalid(error.to_string()))?;
+    let resolver = DefaultResolver::new();
+    let endpoint = resolver.resolve_endpoint(&params).await.map_err(|error| invalid(error.to_string()))?;
+    Ok(endpoint.url().to_owned())
+}

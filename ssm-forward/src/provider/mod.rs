@@ -1,0 +1,121 @@
+//! Where sessions come from: the SSM API, or a ticket that somebody else obtained.
+
+mod aws;
+mod ticket;
+
+pub use aws::{AwsConfig, AwsProvider};
+pub use ticket::TicketProvider;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use http::HeaderMap;
+use url::Url;
+
+/// A boxed future, so that [`SessionProvider`] can be a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Starts, resumes and terminates sessions, and signs the WebSocket upgrade.
+///
+/// No AWS type appears here: the forwarder works the same on the real API, a test double, or a ticket that the AWS CLI
+/// already holds.
+pub trait SessionProvider: Send + Sync + 'static {
+    /// Starts a new session (the API's StartSession).
+    fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>>;
+
+    /// Asks for a fresh token and stream URL for a session that lives (the API's ResumeSession).
+    fn resume<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>>;
+
+    /// Ends a session (the API's TerminateSession).
+    fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
+
+    /// Headers that sign the upgrade request to `url`, with credentials that are resolved for this dial.
+    ///
+    /// An empty map means that the request goes out unsigned.
+    fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
+}
+
+/// What StartSession is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StartRequest {
+    /// The managed node, for example `i-0123456789abcdef0`.
+    pub target: String,
+    /// The session document; `None` is the account's default shell document.
+    pub document: Option<String>,
+    /// The document's parameters.
+    pub parameters: BTreeMap<String, Vec<String>>,
+    /// Shown in the session's history.
+    pub reason: Option<String>,
+}
+
+/// A session that was granted: its id, where its data channel is, and the token that opens it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionTicket {
+    /// The session's id, for example `user-0123456789abcdef0`.
+    pub session_id: String,
+    /// The data channel's WebSocket URL; empty in an answer to ResumeSession that keeps the old one.
+    pub stream_url: String,
+    /// Opens the data channel once. A secret.
+    pub token: String,
+}
+
+impl fmt::Debug for SessionTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionTicket")
+            .field("session_id", &self.session_id)
+            .field("stream_url", &self.stream_url.split('?').next().unwrap_or_default())
+            .field("token", &"[redacted]")
+            .finish()
+    }
+}
+
+/// Why the API did not give what was asked.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{message}")]
+pub struct ProviderError {
+    /// What kind of refusal it was.
+    pub kind: ProviderErrorKind,
+    /// One line: what is wrong and what to do.
+    pub message: String,
+}
+
+impl ProviderError {
+    /// Whether the same call can succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind,
+            ProviderErrorKind::Unreachable
+                | ProviderErrorKind::Throttled
+                | ProviderErrorKind::Service
+                | ProviderErrorKind::NotConnected
+        )
+    }
+}
+
+/// What kind of refusal a [`ProviderError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProviderErrorKind {
+    /// No credentials, or none that could be used.
+    Credentials,
+    /// The credentials are expired.
+    ExpiredCredentials,
+    /// The credentials do not allow the call.
+    AccessDenied,
+    /// No region is configured.
+    Region,
+    /// The endpoint could not be reached.
+    Unreachable,
+    /// The API asked to slow down.
+    Throttled,
+    /// The API failed (5xx), or answered something that is not an answer.
+    Service,
+    /// The target is unknown or its agent is offline.
+    NotConnected,
+    /// The session does not exist any more.
+    SessionGone,
+    /// The request itself is refused (document, parameter, target's form).
+    Invalid,
+}

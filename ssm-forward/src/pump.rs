@@ -1,0 +1,164 @@
+//! One local connection, both ways, through one stream.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::listener::Local;
+use crate::{SessionStream, StreamError};
+
+/// A local program's bytes are taken in pieces of up to so many.
+const READ_SIZE: usize = 64 << 10;
+/// Chunks that go into one write.
+const WRITE_CHUNKS: usize = 64;
+/// After the far side ended: how long a local program that still talks is listened to, so that closing on it does not
+/// destroy what it has yet to read.
+const LINGERING_CLOSE: Duration = Duration::from_secs(2);
+
+/// Bytes of one connection, each way, as they pass.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) up: AtomicU64,
+    pub(crate) down: AtomicU64,
+}
+
+/// Why a connection did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PumpError {
+    #[error("local program: {0}")]
+    Local(io::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// Moves bytes until both ends are finished. On anything else the local program sees a reset, never a clean end.
+pub(crate) async fn pump(mut local: Local, mut stream: SessionStream, count: &(dyn Fn(Direction, u64) + Sync)) -> Result<(), PumpError> {
+    let outcome = {
+        let (mut read, mut write) = local.split();
+        let outcome = both_ways(&mut read, &mut write, &mut stream, count).await;
+        if outcome.is_ok() {
+            let _ = timeout(LINGERING_CLOSE, discard(&mut read)).await;
+        }
+        outcome
+    };
+    if outcome.is_err() {
+        local.abort();
+    }
+    outcome
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Direction {
+    Up,
+    Down,
+}
+
+type Count<'a> = &'a (dyn Fn(Direction, u64) + Sync);
+
+async fn both_ways(
+    read: &mut (dyn AsyncRead + Send + Unpin),
+    write: &mut (dyn AsyncWrite + Send + Unpin),
+    stream: &mut SessionStream,
+    count: Count<'_>,
+) -> Result<(), PumpError> {
+    let sender = stream.sender();
+    let up = async {
+        let outcome = send(read, &sender, count).await;
+        match outcome {
+            // The far side is over: what it has to say still counts, what it would hear does not.
+            Err(PumpError::Stream(_)) | Ok(()) => std::future::pending().await,
+            Err(local) => local,
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = receive(stream, write, count) => outcome,
+        error = up => Err(error),
+    }
+}
+
+/// Local program → stream, until the program ends its sending side.
+async fn send(
+    read: &mut (dyn AsyncRead + Send + Unpin),
+    sender: &crate::session::StreamSender,
+    count: Count<'_>,
+) -> Result<(), PumpError> {
+    let mut buffer = BytesMut::new();
+    loop {
+        if buffer.capacity() < READ_SIZE / 4 {
+            buffer.reserve(READ_SIZE);
+        }
+        let length = read.read_buf(&mut buffer).await.map_err(PumpError::Local)?;
+        if length == 0 {
+            sender.finish();
+            return Ok(());
+        }
+        sender.write_chunk(buffer.split().freeze()).await?;
+        count(Direction::Up, length as u64);
+    }
+}
+
+/// Stream → local program, until the far side ends the stream.
+async fn receive(
+    stream: &mut SessionStream,
+    write: &mut (dyn AsyncWrite + Send + Unpin),
+    count: Count<'_>,
+) -> Result<(), PumpError> {
+    let mut chunks = Vec::with_capacity(WRITE_CHUNKS);
+    while stream.read_chunks(&mut chunks, WRITE_CHUNKS).await? {
+        let bytes: usize = chunks.iter().map(Bytes::len).sum();
+        write_chunks(write, &mut chunks).await.map_err(PumpError::Local)?;
+        count(Direction::Down, bytes as u64);
+    }
+    // The program may be gone already; it got everything.
+    let _ = write.shutdown().await;
+    Ok(())
+}
+
+/// Writes all chunks with as few calls as the socket allows.
+async fn write_chunks(write: &mut (dyn AsyncWrite + Send + Unpin), chunks: &mut Vec<Bytes>) -> io::Result<()> {
+    let mut first = 0;
+    while let Some(rest) = chunks.get_mut(first..).filter(|rest| !rest.is_empty()) {
+        let mut slices = [IoSlice::new(&[]); WRITE_CHUNKS];
+        let used = slices.iter_mut().zip(rest.iter()).map(|(slice, chunk)| *slice = IoSlice::new(chunk)).count();
+        let mut written = write.write_vectored(slices.get(..used).unwrap_or_default()).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        for chunk in rest {
+            let take = written.min(chunk.len());
+            chunk.advance(take);
+            written -= take;
+            if !chunk.is_empty() {
+                break;
+            }
+            first += 1;
+        }
+    }
+    chunks.clear();
+    Ok(())
+}
+
+async fn discard(read: &mut (dyn AsyncRead + Send + Unpin)) {
+    let mut buffer = [0; 4096];
+    while matches!(read.read(&mut buffer).await, Ok(length) if length > 0) {}
+}
+
+impl Traffic {
+    pub(crate) fn add(&self, direction: Direction, bytes: u64) {
+        let counter = match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,266 @@
+//! The one task that moves bytes between the protocol state and the WebSocket.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::resume::Dialer;
+use super::shared::Shared;
+use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
+use crate::transport::{Incoming, Transport, TransportError};
+
+/// Called on what a session tells.
+pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
+
+/// Messages taken from the WebSocket before what they caused is sent.
+const READ_BATCH: usize = 64;
+/// Messages handed to the WebSocket under one lock.
+const WRITE_BATCH: usize = 32;
+/// How long the last words may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Drives a session until it is over, over as many WebSockets as it takes.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    first: Transport,
+    mut dialer: Dialer,
+    config: SessionConfig,
+    notify: Notify,
+) {
+    // A driver that panics must not leave streams waiting for ever.
+    let _end = EndOnDrop(shared.clone());
+    let mut transport = first;
+    let reason = loop {
+        let cause = match Connection::new(&shared, transport, config.liveness, &*notify).run().await {
+            Outcome::Over(reason) => break reason,
+            Outcome::Lost(cause) => cause,
+        };
+        match reconnect(&shared, &mut dialer, &config, &*notify, cause).await {
+            Ok(next) => transport = next,
+            Err(reason) => break reason,
+        }
+    };
+    shared.end(reason);
+}
+
+struct EndOnDrop(Arc<Shared>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(CloseReason::Lost("the session's task ended unexpectedly".into()));
+    }
+}
+
+async fn reconnect(
+    shared: &Shared,
+    dialer: &mut Dialer,
+    config: &SessionConfig,
+    notify: &(dyn Fn(SessionNotice) + Send + Sync),
+    cause: TransportError,
+) -> Result<Transport, CloseReason> {
+    let since = Instant::now();
+    let mut cause = cause.to_string();
+    for attempt in 1.. {
+        let delay = config.retry.delay(attempt);
+        tracing::info!(cause, attempt, ?delay, "reconnecting");
+        notify(SessionNotice::Reconnecting { cause: cause.clone(), attempt, delay });
+        let resumed = tokio::select! {
+            resumed = async { sleep(delay).await; dialer.resume().await } => resumed,
+            () = terminating(shared) => return Err(CloseReason::Terminated),
+        };
+        match resumed {
+            Ok(transport) => {
+                shared.lock().reconnects += 1;
+                notify(SessionNotice::Reconnected { outage: since.elapsed() });
+                return Ok(transport);
+            }
+            Err(error) if error.is_passing() => cause = error.to_string(),
+            Err(error) => return Err(CloseReason::Lost(format!("the session cannot be resumed: {error}"))),
+        }
+    }
+    Err(CloseReason::Lost(cause))
+}
+
+async fn terminating(shared: &Shared) {
+    poll_fn(|cx| {
+        let mut state = shared.lock();
+        if state.terminating || state.ended.is_some() {
+            return Poll::Ready(());
+        }
+        state.set_driver(cx.waker());
+        Poll::Pending
+    })
+    .await;
+}
+
+/// How one WebSocket's life ended.
+enum Outcome {
+    Over(CloseReason),
+    Lost(TransportError),
+}
+
+/// One WebSocket's life.
+struct Connection<'a> {
+    shared: &'a Shared,
+    transport: Transport,
+    liveness: Liveness,
+    notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
+    timer: Pin<Box<Sleep>>,
+    heard: Instant,
+    pinged: Option<Instant>,
+    /// Since when the last words are being sent.
+    goodbye: Option<(Instant, CloseReason)>,
+}
+
+impl<'a> Connection<'a> {
+    fn new(
+        shared: &'a Shared,
+        transport: Transport,
+        liveness: Liveness,
+        notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
+    ) -> Self {
+        let now = Instant::now();
+        shared.lock().protocol.handle_connected(now.into_std());
+        Self {
+            shared,
+            transport,
+            liveness,
+            notify,
+            timer: Box::pin(sleep_until(now)),
+            heard: now,
+            pinged: None,
+            goodbye: None,
+        }
+    }
+
+    async fn run(mut self) -> Outcome {
+        let outcome = poll_fn(|cx| self.poll(cx)).await;
+        self.shared.lock().protocol.handle_disconnected(Instant::now().into_std());
+        if let Outcome::Over(_) = outcome {
+            let _ = tokio::time::timeout(GOODBYE, poll_fn(|cx| self.transport.poll_close(cx))).await;
+        }
+        outcome
+    }
+
+    /// Mutates once, then drains to quiet: reads, sends, flushes once, and sets the timer.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        loop {
+            let now = Instant::now();
+            let read = match self.read(cx, now) {
+                Ok(progress) => progress,
+                Err(outcome) => return Poll::Ready(outcome),
+            };
+            if let Some(reason) = self.dispatch(now) {
+                self.goodbye.get_or_insert((now, reason));
+            }
+            let sent = match self.send(cx, now) {
+                Ok(progress) => progress,
+                Err(error) => return Poll::Ready(Outcome::Lost(error)),
+            };
+            if let Some(outcome) = self.end_after_goodbye(cx, now) {
+                return Poll::Ready(outcome);
+            }
+            match self.watch(cx, now) {
+                Err(error) => return Poll::Ready(Outcome::Lost(error)),
+                Ok(fired) if fired || read || sent => {}
+                Ok(_) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Takes a batch of messages, unless the receive stores are full.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Outcome> {
+        let mut state = self.shared.lock();
+        for taken in 0..READ_BATCH {
+            if state.protocol.is_congested() {
+                // Nobody can hear a pong while nothing is read.
+                self.heard = now;
+                self.pinged = None;
+                return Ok(taken > 0);
+            }
+            let incoming = match self.transport.poll_recv(cx) {
+                Poll::Ready(Ok(incoming)) => incoming,
+                Poll::Ready(Err(error)) => return Err(Outcome::Lost(error)),
+                Poll::Pending => return Ok(taken > 0),
+            };
+            self.heard = now;
+            self.pinged = None;
+            if let Incoming::Binary(message) = incoming
+                && let Err(error) = state.protocol.handle_input(now.into_std(), message)
+            {
+                tracing::warn!(%error, "message dropped");
+            }
+        }
+        Ok(true)
+    }
+
+    fn dispatch(&mut self, now: Instant) -> Option<CloseReason> {
+        let mut state = self.shared.lock();
+        state.protocol.handle_timeout(now.into_std());
+        let ended = self.shared.dispatch(&mut state, self.notify);
+        let told = state.ended.clone();
+        ended.or(told).or_else(|| state.terminating.then_some(CloseReason::Terminated))
+    }
+
+    /// Hands over what is to be sent while the WebSocket takes it, and flushes once.
+    fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
+        let mut sent = 0;
+        let mut state = self.shared.lock();
+        state.set_driver(cx.waker());
+        while self.transport.poll_ready(cx)?.is_ready() {
+            let Some(message) = state.protocol.poll_transmit(now.into_std()) else { break };
+            self.transport.start_send(message)?;
+            sent += 1;
+            if sent == WRITE_BATCH {
+                break;
+            }
+        }
+        // Sending makes room in queues.
+        let ended = self.shared.dispatch(&mut state, self.notify);
+        drop(state);
+        if let Some(reason) = ended {
+            self.goodbye.get_or_insert((now, reason));
+        }
+        if sent < WRITE_BATCH {
+            let _ = self.transport.poll_flush(cx)?;
+        }
+        Ok(sent > 0)
+    }
+
+    /// After the end, what is queued still goes out, for a bounded time.
+    fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
+        let (since, reason) = self.goodbye.as_ref()?;
+        let quiet = self.shared.lock().protocol.is_idle() && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
+        let over = quiet || now >= *since + GOODBYE || matches!(reason, CloseReason::Closed(_));
+        over.then(|| Outcome::Over(reason.clone()))
+    }
+
+    /// Pings, gives up on silence, and sets the timer; says whether it fired at once.
+    fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
+        let watched = match self.pinged {
+            Some(at) if now >= at + self.liveness.pong_timeout => {
+                let silence = now.saturating_duration_since(self.heard);
+                return Err(TransportError::silent(silence));
+            }
+            Some(at) => at + self.liveness.pong_timeout,
+            None if now >= self.heard + self.liveness.ping_interval => {
+                self.transport.start_ping()?;
+                let _ = self.transport.poll_flush(cx)?;
+                self.pinged = Some(now);
+                now + self.liveness.pong_timeout
+            }
+            None => self.heard + self.liveness.ping_interval,
+        };
+        let protocol = self.shared.lock().protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at));
+        let goodbye = self.goodbye.as_ref().map(|(since, _)| *since + GOODBYE);
+        let at = [Some(watched), protocol, goodbye].into_iter().flatten().min().unwrap_or(watched);
+        if self.timer.deadline() != at {
+            self.timer.as_mut().reset(at);
+        }
+        Ok(self.timer.as_mut().poll(cx).is_ready())
+    }
+}

@@ -1,0 +1,299 @@
+//! A session: one data channel to one agent, and the streams in it.
+
+mod driver;
+mod resume;
+mod shared;
+mod stream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ssm_proto::{ClientConfig, Clock, PortMode, PortSession, SessionStats};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+pub use resume::RetryPolicy;
+pub(crate) use resume::DialError;
+pub use stream::{SessionStream, StreamError, StreamSender};
+
+use crate::transport::{StreamUrlPolicy, TransportOptions};
+use crate::{ForwardError, SessionProvider, SessionTicket, StartRequest};
+use resume::Dialer;
+use shared::Shared;
+
+/// Knobs of a [`Session`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionConfig {
+    /// The protocol's own knobs.
+    pub protocol: ClientConfig,
+    /// Which hosts may get the session's token.
+    pub stream_url_policy: StreamUrlPolicy,
+    /// How the WebSocket is opened.
+    pub transport: TransportOptions,
+    /// How often and how long a lost WebSocket is opened again.
+    pub retry: RetryPolicy,
+    /// How the WebSocket's life is watched.
+    pub liveness: Liveness,
+}
+
+/// How a dead peer is noticed.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Liveness {
+    /// A ping is sent after so much silence. Default: 30 s, below what NATs and load balancers forget (OPEN-7).
+    pub ping_interval: Duration,
+    /// So much silence after a ping means that the path is dead. Default: 10 s.
+    pub pong_timeout: Duration,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Self { ping_interval: Duration::from_secs(30), pong_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What a session tells its owner; see [`Session::start`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SessionNotice {
+    /// The WebSocket is gone; it is being opened again.
+    Reconnecting {
+        /// What happened.
+        cause: String,
+        /// Counts from 1 since the last time it was connected.
+        attempt: u32,
+        /// The wait before this attempt.
+        delay: Duration,
+    },
+    /// The WebSocket is back, nothing was lost.
+    Reconnected {
+        /// How long it was away.
+        outage: Duration,
+    },
+    /// A text from the agent.
+    Message(String),
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// [`Session::terminate`] was called.
+    Terminated,
+    /// The service closed it; the text says why, often nothing.
+    Closed(String),
+    /// The agent refused or misbehaved.
+    Agent(String),
+    /// The WebSocket was lost and the session can't be resumed.
+    Lost(String),
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Terminated => f.write_str("terminated"),
+            Self::Closed(text) if text.trim().is_empty() => f.write_str("the session was closed by the service"),
+            Self::Closed(text) => write!(f, "the session was closed by the service: {}", one_line(text)),
+            Self::Agent(text) | Self::Lost(text) => f.write_str(text),
+        }
+    }
+}
+
+/// One line of a text that may have several.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// How long [`Session::terminate`] gives the agent and the API, each.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A running session. Dropping it ends the data channel but does not call the API: use [`Session::terminate`].
+pub struct Session {
+    id: String,
+    shared: Arc<Shared>,
+    provider: Arc<dyn SessionProvider>,
+    driver: JoinHandle<()>,
+}
+
+impl Session {
+    /// Starts a session: the API call, the WebSocket and the handshake.
+    ///
+    /// `on_granted` is called with the session's id as soon as there is one, `on_notice` on what happens later; neither may
+    /// block.
+    ///
+    /// # Errors
+    /// What went wrong, and where. A session that was granted is terminated again.
+    pub async fn start(
+        provider: Arc<dyn SessionProvider>,
+        request: &StartRequest,
+        config: SessionConfig,
+        on_granted: impl FnOnce(&str),
+        on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
+    ) -> Result<Self, ForwardError> {
+        let ticket = provider.start(request).await?;
+        on_granted(&ticket.session_id);
+        let mut guard = TerminateOnDrop { provider: provider.clone(), session_id: Some(ticket.session_id.clone()) };
+        let started = Self::open(provider, ticket, config, on_notice).await;
+        match &started {
+            Ok(_) => guard.session_id = None,
+            Err(_) => guard.terminate().await,
+        }
+        started
+    }
+
+    async fn open(
+        provider: Arc<dyn SessionProvider>,
+        ticket: SessionTicket,
+        config: SessionConfig,
+        on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
+    ) -> Result<Self, ForwardError> {
+        let id = ticket.session_id.clone();
+        let clock = Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
+        let protocol = PortSession::client(config.protocol.clone(), clock, fastrand::u64(..));
+        let shared = Arc::new(Shared::new(protocol));
+        let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
+        let transport = dialer.dial().await.map_err(ForwardError::from)?;
+        let driver = tokio::spawn(driver::run(shared.clone(), transport, dialer, config, Box::new(on_notice)));
+        let session = Self { id, shared, provider, driver };
+        session.ready().await?;
+        Ok(session)
+    }
+
+    async fn ready(&self) -> Result<PortMode, ForwardError> {
+        tokio::select! {
+            mode = self.shared.ready() => Ok(mode),
+            reason = self.shared.ended() => Err(match reason {
+                CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
+                CloseReason::Agent(text) => ForwardError::Agent(text),
+                CloseReason::Lost(text) => ForwardError::Transport(text),
+            }),
+        }
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the agent says its version is.
+    pub fn agent_version(&self) -> String {
+        self.shared.lock().protocol.agent_version().to_owned()
+    }
+
+    /// How the session's bytes travel.
+    pub fn mode(&self) -> Option<PortMode> {
+        self.shared.lock().mode
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> SessionStats {
+        self.shared.lock().protocol.stats()
+    }
+
+    /// A handle for [`Session::stats`] that outlives nothing and keeps nothing alive.
+    pub(crate) fn stats_source(&self) -> impl Fn() -> Option<(SessionStats, u64)> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let shared = shared.upgrade()?;
+            let state = shared.lock();
+            Some((state.protocol.stats(), state.reconnects))
+        }
+    }
+
+    /// Opens a stream to the destination. Where the agent carries one connection at a time, waits for its turn.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn open_stream(&self) -> Result<SessionStream, StreamError> {
+        self.opener().open().await
+    }
+
+    /// Opens streams from another task.
+    pub(crate) fn opener(&self) -> Opener {
+        Opener(self.shared.clone())
+    }
+
+    /// Finds out whether the destination can be reached, by a connection that is closed at once.
+    ///
+    /// Only multiplexed sessions can tell; others say yes.
+    ///
+    /// # Errors
+    /// [`StreamError::Refused`] if it can't, or the session is over.
+    pub async fn probe(&self) -> Result<(), StreamError> {
+        if self.mode() != Some(PortMode::Mux) {
+            return Ok(());
+        }
+        let mut stream = self.open_stream().await?;
+        stream.close();
+        while stream.read_chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Completes when the session is over, and says why.
+    pub async fn closed(&self) -> CloseReason {
+        self.shared.ended().await
+    }
+
+    /// Ends the session, here and at the API. Takes a bounded time.
+    pub async fn terminate(mut self) {
+        self.shared.terminate();
+        if timeout(TERMINATE_TIMEOUT, &mut self.driver).await.is_err() {
+            self.driver.abort();
+        }
+        let mut guard = TerminateOnDrop { provider: self.provider.clone(), session_id: Some(self.id.clone()) };
+        guard.terminate().await;
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Opens streams of a session that lives elsewhere.
+pub(crate) struct Opener(Arc<Shared>);
+
+impl Opener {
+    pub(crate) async fn open(self) -> Result<SessionStream, StreamError> {
+        SessionStream::open(self.0).await
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+        self.shared.end(CloseReason::Terminated);
+    }
+}
+
+/// Calls TerminateSession even if the future that started the session is dropped half-way.
+struct TerminateOnDrop {
+    provider: Arc<dyn SessionProvider>,
+    session_id: Option<String>,
+}
+
+impl TerminateOnDrop {
+    async fn terminate(&mut self) {
+        if let Some(session_id) = self.session_id.take() {
+            terminate(self.provider.clone(), session_id).await;
+        }
+    }
+}
+
+impl Drop for TerminateOnDrop {
+    fn drop(&mut self) {
+        if let (Some(session_id), Ok(runtime)) = (self.session_id.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(terminate(self.provider.clone(), session_id));
+        }
+    }
+}
+
+async fn terminate(provider: Arc<dyn SessionProvider>, session_id: String) {
+    match timeout(TERMINATE_TIMEOUT, provider.terminate(&session_id)).await {
+        Ok(Ok(())) => tracing::debug!(session_id, "session terminated"),
+        Ok(Err(error)) => tracing::warn!(session_id, %error, "the session could not be terminated"),
+        Err(_) => tracing::warn!(session_id, "terminating the session took too long"),
+    }
+}

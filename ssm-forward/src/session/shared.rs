@@ -1,0 +1,196 @@
+//! What the driver and the streams share: the protocol state and who waits for what.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use ssm_proto::{PortMode, PortSession, SessionEvent, StreamId};
+use tokio::sync::watch;
+
+use super::{CloseReason, SessionNotice};
+
+/// The state behind one lock. The driver takes it once per batch of messages, a stream once per chunk of up to 64 KiB:
+/// uncontended it costs some 20 ns, a queue and a task switch per chunk would cost a hundred times that.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where a session is in its life.
+#[derive(Clone, Debug)]
+enum Phase {
+    Connecting,
+    Ready(PortMode),
+    Ended(CloseReason),
+}
+
+pub(super) struct State {
+    pub(super) protocol: PortSession,
+    pub(super) mode: Option<PortMode>,
+    pub(super) reconnects: u64,
+    pub(super) terminating: bool,
+    pub(super) streams: BTreeMap<StreamId, StreamState>,
+    pub(super) ended: Option<CloseReason>,
+    driver: Option<Waker>,
+    openers: Vec<Waker>,
+}
+
+#[derive(Default)]
+pub(super) struct StreamState {
+    pub(super) refused: bool,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+}
+
+impl StreamState {
+    fn wake(&mut self) {
+        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(protocol: PortSession) -> Self {
+        let state = State {
+            protocol,
+            mode: None,
+            reconnects: 0,
+            terminating: false,
+            streams: BTreeMap::new(),
+            ended: None,
+            driver: None,
+            openers: Vec::new(),
+        };
+        Self { state: Mutex::new(state), phase: watch::Sender::new(Phase::Connecting) }
+    }
+
+    /// A panic while the lock was held leaves the protocol state whole enough to end the session.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn ready(&self) -> PortMode {
+        let mut phase = self.phase.subscribe();
+        loop {
+            if let Phase::Ready(mode) = *phase.borrow_and_update() {
+                return mode;
+            }
+            // The sender lives as long as `self`.
+            let _ = phase.changed().await;
+        }
+    }
+
+    pub(super) async fn ended(&self) -> CloseReason {
+        let mut phase = self.phase.subscribe();
+        loop {
+            if let Phase::Ended(reason) = &*phase.borrow_and_update() {
+                return reason.clone();
+            }
+            let _ = phase.changed().await;
+        }
+    }
+
+    /// Ends the session for everybody; the first reason stays.
+    pub(super) fn end(&self, reason: CloseReason) {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return;
+        }
+        state.ended = Some(reason.clone());
+        state.streams.values_mut().for_each(StreamState::wake);
+        state.openers.drain(..).for_each(Waker::wake);
+        state.wake_driver();
+        drop(state);
+        self.phase.send_replace(Phase::Ended(reason));
+    }
+
+    /// Asks the driver to tell the agent and to stop.
+    pub(super) fn terminate(&self) {
+        let mut state = self.lock();
+        state.terminating = true;
+        state.protocol.terminate();
+        state.wake_driver();
+    }
+
+    /// Passes the protocol's events on. Gives what ends the session, if something did.
+    pub(super) fn dispatch(&self, state: &mut State, notify: &dyn Fn(SessionNotice)) -> Option<CloseReason> {
+        while let Some(event) = state.protocol.poll_event() {
+            match event {
+                SessionEvent::Ready(mode) => {
+                    state.mode = Some(mode);
+                    state.wake_openers();
+                    self.phase.send_replace(Phase::Ready(mode));
+                }
+                SessionEvent::Readable(id) => state.with_stream(id, |stream| stream.reader.take()),
+                SessionEvent::Writable(id) => state.with_stream(id, |stream| stream.writer.take()),
+                SessionEvent::Refused(id) => {
+                    if let Some(stream) = state.streams.get_mut(&id) {
+                        stream.refused = true;
+                        stream.wake();
+                    }
+                }
+                SessionEvent::Finished(id) => {
+                    if let Some(stream) = state.streams.get_mut(&id) {
+                        stream.wake();
+                    }
+                }
+                SessionEvent::Message(text) => notify(SessionNotice::Message(text)),
+                SessionEvent::Closed(closed) => return Some(CloseReason::Closed(closed.output)),
+                SessionEvent::Failed(text) => return Some(CloseReason::Agent(text)),
+                SessionEvent::Paused => tracing::debug!("the agent's data channel is inactive"),
+                SessionEvent::Resumed => tracing::debug!("the agent's data channel is active again"),
+                other => tracing::debug!(?other, "event ignored"),
+            }
+        }
+        None
+    }
+}
+
+impl State {
+    /// The driver has something to send or a new deadline.
+    pub(super) fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    pub(super) fn set_driver(&mut self, waker: &Waker) {
+        if !self.driver.as_ref().is_some_and(|driver| driver.will_wake(waker)) {
+            self.driver = Some(waker.clone());
+        }
+    }
+
+    pub(super) fn wait_to_open(&mut self, waker: &Waker) {
+        self.openers.push(waker.clone());
+    }
+
+    pub(super) fn wake_openers(&mut self) {
+        self.openers.drain(..).for_each(Waker::wake);
+    }
+
+    fn with_stream(&mut self, id: StreamId, take: impl FnOnce(&mut StreamState) -> Option<Waker>) {
+        if let Some(waker) = self.streams.get_mut(&id).and_then(take) {
+            waker.wake();
+        }
+    }
+
+    /// Tells the protocol that nobody uses the stream any more.
+    pub(super) fn drop_stream(&mut self, id: StreamId) {
+        self.streams.remove(&id);
+        self.protocol.reset(id);
+        self.wake_openers();
+        self.wake_driver();
+    }
+
+    pub(super) fn finish_stream(&mut self, id: StreamId) {
+        self.protocol.finish(Instant::now(), id);
+        self.wake_driver();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}

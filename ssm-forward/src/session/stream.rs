@@ -1,0 +1,237 @@
+//! A stream's handle: reads and writes the protocol state directly, and wakes the driver.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use ssm_proto::{OpenError, StreamId, WriteError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::shared::{Shared, State, StreamState};
+
+/// Why a stream gives no more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The agent could not connect to the destination.
+    #[error("the agent could not connect to the destination: nothing listens there, or it is not reachable from the node")]
+    Refused,
+    /// The far side took the stream away, or it was finished here.
+    #[error("the stream is closed")]
+    Closed,
+    /// The session is over.
+    #[error("{0}")]
+    SessionEnded(String),
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match error {
+            StreamError::Refused => io::ErrorKind::ConnectionRefused,
+            StreamError::Closed => io::ErrorKind::BrokenPipe,
+            StreamError::SessionEnded(_) => io::ErrorKind::ConnectionReset,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A connection to the destination. Dropping it takes it away at both ends.
+#[derive(Debug)]
+pub struct SessionStream {
+    sender: StreamSender,
+    /// What `AsyncRead` did not hand out of the last chunk.
+    rest: Bytes,
+}
+
+/// The sending half of a [`SessionStream`]; of no use once the stream is dropped.
+#[derive(Clone, Debug)]
+pub struct StreamSender {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+/// `AsyncWrite` copies at most so much at once.
+const WRITE_CHUNK: usize = 64 << 10;
+
+impl SessionStream {
+    pub(super) async fn open(shared: Arc<Shared>) -> Result<Self, StreamError> {
+        let id = poll_fn(|cx| {
+            let mut state = shared.lock();
+            if let Some(reason) = &state.ended {
+                return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
+            }
+            match state.protocol.open() {
+                Ok(id) => {
+                    state.streams.insert(id, StreamState::default());
+                    state.wake_driver();
+                    Poll::Ready(Ok(id))
+                }
+                Err(OpenError::NotReady | OpenError::Busy | _) => {
+                    state.wait_to_open(cx.waker());
+                    Poll::Pending
+                }
+            }
+        })
+        .await?;
+        Ok(Self { sender: StreamSender { shared, id }, rest: Bytes::new() })
+    }
+
+    /// The sending half, for another future.
+    pub fn sender(&self) -> StreamSender {
+        self.sender.clone()
+    }
+
+    /// The next chunk; `None` at the end.
+    ///
+    /// # Errors
+    /// The destination refused, or the session is over before the far side ended the stream.
+    pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 1)).await
+    }
+
+    /// Takes up to `limit` chunks that are there into `chunks`, in order; the first of them is also returned.
+    fn poll_read_chunks(
+        &mut self,
+        cx: &Context<'_>,
+        chunks: &mut Vec<Bytes>,
+        limit: usize,
+    ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
+        }
+        let StreamSender { shared, id } = &self.sender;
+        let mut state = shared.lock();
+        let congested = state.protocol.is_congested();
+        let Some(first) = state.protocol.read(*id) else { return self.end_or_wait(&mut state, cx) };
+        while chunks.len() + 1 < limit {
+            let Some(chunk) = state.protocol.read(*id) else { break };
+            chunks.push(chunk);
+        }
+        if congested && !state.protocol.is_congested() {
+            state.wake_driver();
+        }
+        Poll::Ready(Ok(Some(first)))
+    }
+
+    /// Takes what is there, at least one chunk and at most `limit`, appended to `chunks`. `false` at the end.
+    ///
+    /// # Errors
+    /// As [`SessionStream::read_chunk`].
+    pub async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
+        let at = chunks.len();
+        let first = poll_fn(|cx| self.poll_read_chunks(cx, chunks, limit)).await?;
+        let more = first.is_some();
+        if let Some(first) = first {
+            chunks.insert(at, first);
+        }
+        Ok(more)
+    }
+
+    fn end_or_wait(&self, state: &mut State, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        let id = self.sender.id;
+        let finished = state.protocol.is_finished(id);
+        let ended = state.ended.as_ref().map(ToString::to_string);
+        let Some(stream) = state.streams.get_mut(&id) else { return Poll::Ready(Err(StreamError::Closed)) };
+        if stream.refused {
+            return Poll::Ready(Err(StreamError::Refused));
+        }
+        if finished {
+            return Poll::Ready(Ok(None));
+        }
+        if let Some(reason) = ended {
+            return Poll::Ready(Err(StreamError::SessionEnded(reason)));
+        }
+        stream.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ends the stream at both ends without waiting for an answer.
+    pub fn close(&self) {
+        let mut state = self.sender.shared.lock();
+        state.protocol.close(self.sender.id);
+        state.wake_driver();
+    }
+}
+
+impl StreamSender {
+    /// Sends a chunk, waiting for room.
+    ///
+    /// # Errors
+    /// The stream or the session is over.
+    pub async fn write_chunk(&self, chunk: Bytes) -> Result<(), StreamError> {
+        let mut chunk = Some(chunk);
+        poll_fn(|cx| match chunk.take() {
+            Some(data) => self.poll_write_chunk(cx, data, &mut chunk),
+            None => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
+    fn poll_write_chunk(
+        &self,
+        cx: &Context<'_>,
+        data: Bytes,
+        refused: &mut Option<Bytes>,
+    ) -> Poll<Result<(), StreamError>> {
+        let mut state = self.shared.lock();
+        if let Some(reason) = &state.ended {
+            return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
+        }
+        match state.protocol.write(self.id, data) {
+            Ok(()) => {
+                state.wake_driver();
+                Poll::Ready(Ok(()))
+            }
+            Err(WriteError::Full(data)) => {
+                *refused = Some(data);
+                if let Some(stream) = state.streams.get_mut(&self.id) {
+                    stream.writer = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            Err(_) => Poll::Ready(Err(StreamError::Closed)),
+        }
+    }
+
+    /// Nothing more will be written. The far side's answer can still be read.
+    pub fn finish(&self) {
+        self.shared.lock().finish_stream(self.id);
+    }
+}
+
+impl Drop for SessionStream {
+    fn drop(&mut self) {
+        self.sender.shared.lock().drop_stream(self.sender.id);
+    }
+}
+
+impl AsyncRead for SessionStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(mut chunk) = ready!(self.poll_read_chunks(cx, &mut Vec::new(), 1))? else { return Poll::Ready(Ok(())) };
+        let take = chunk.len().min(buf.remaining());
+        buf.put_slice(chunk.get(..take).unwrap_or_default());
+        chunk.advance(take);
+        self.rest = chunk;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for SessionStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let piece = buf.get(..WRITE_CHUNK).unwrap_or(buf);
+        ready!(self.sender.poll_write_chunk(cx, Bytes::copy_from_slice(piece), &mut None))?;
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sender.finish();
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,246 @@
+//! The data channel's WebSocket. The only room that knows the WebSocket crate.
+
+mod proxy;
+pub(crate) mod sigv4;
+mod stream_url;
+mod tcp;
+pub(crate) mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use proxy::Proxies;
+pub use stream_url::{StreamUrl, StreamUrlPolicy};
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use http::HeaderMap;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use tcp::Socket;
+
+/// How the WebSocket is opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TransportOptions {
+    /// How long TCP, TLS, a proxy and the upgrade may take together. Default: 20 s.
+    pub connect_timeout: Duration,
+    /// Which hosts are reached through a proxy. Default: what the environment says.
+    pub proxies: Proxies,
+    /// A PEM file of roots to trust beside the system's. Default: the file that `AWS_CA_BUNDLE` names, if any.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(20),
+            proxies: Proxies::from_env(),
+            ca_bundle: std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from),
+        }
+    }
+}
+
+/// What arrived.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A message.
+    Binary(Bytes),
+    /// Something that only shows that the peer lives.
+    Sign,
+}
+
+/// Why the WebSocket can't be opened, or ended. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The URL is not one that may get the token.
+    #[error("{0}")]
+    StreamUrl(String),
+    /// The host can't be reached.
+    #[error("cannot reach {host}: {cause}")]
+    Unreachable {
+        /// The host, or the proxy on the way to it.
+        host: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The upgrade was refused.
+    #[error("{host} refused the data channel with HTTP {status}{}", refusal_hint(*status))]
+    Refused {
+        /// Who refused.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The WebSocket was closed by the service.
+    #[error("closed by the service: {0}")]
+    Closed(String),
+    /// The WebSocket broke.
+    #[error("the connection to the service broke: {0}")]
+    Broken(String),
+    /// Nothing came for too long.
+    #[error("no answer to pings for {0} s")]
+    Silent(u64),
+}
+
+impl TransportError {
+    /// Whether another attempt, with a fresh token, can succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::StreamUrl(_) => false,
+            Self::Refused { status, .. } => !matches!(status, 400 | 404 | 410),
+            Self::Unreachable { .. } | Self::Closed(_) | Self::Broken(_) | Self::Silent(_) => true,
+        }
+    }
+
+    pub(crate) fn silent(silence: Duration) -> Self {
+        Self::Silent(silence.as_secs())
+    }
+}
+
+/// Messages are gathered up to so many bytes before a system call.
+const WRITE_BUFFER: usize = 128 << 10;
+/// What the kernel does not take waits here; beyond it the driver waits.
+const MAX_WRITE_BUFFER: usize = 1 << 20;
+/// Larger messages than any payload that is accepted.
+const MAX_MESSAGE: usize = 2 << 20;
+
+/// An open WebSocket, polled by one task that reads and writes without one blocking the other.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    socket: WebSocketStream<Socket>,
+}
+
+/// Opens a WebSocket, with the signature's headers in the upgrade.
+///
+/// # Errors
+/// Where it failed, in one line; all within [`TransportOptions::connect_timeout`].
+pub(crate) async fn connect(
+    url: &StreamUrl,
+    headers: HeaderMap,
+    options: &TransportOptions,
+) -> Result<Transport, TransportError> {
+    let limit = options.connect_timeout;
+    timeout(limit, upgrade(url, headers, options)).await.unwrap_or_else(|_| {
+        let cause = format!("no answer within {} s", limit.as_secs_f32());
+        Err(TransportError::Unreachable { host: url.host(), cause })
+    })
+}
+
+async fn upgrade(url: &StreamUrl, headers: HeaderMap, options: &TransportOptions) -> Result<Transport, TransportError> {
+    let unreachable = |cause: String| TransportError::Unreachable { host: url.host(), cause };
+    let socket = tcp::open(url, options).await?;
+    let mut request = url.as_url().as_str().into_client_request().map_err(|error| unreachable(error.to_string()))?;
+    request.headers_mut().extend(headers);
+    let config = WebSocketConfig::default()
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(MAX_WRITE_BUFFER)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    match tokio_tungstenite::client_async_with_config(request, socket, Some(config)).await {
+        Ok((socket, _)) => Ok(Transport { socket }),
+        Err(WsError::Http(response)) => {
+            Err(TransportError::Refused { host: url.host(), status: response.status().as_u16() })
+        }
+        Err(WsError::Io(error)) => Err(unreachable(lost(&error).unwrap_or_else(|| error.to_string()))),
+        Err(error) => Err(unreachable(format!("it does not answer as a WebSocket server: {error}"))),
+    }
+}
+
+impl Transport {
+    /// The next message. An end of any kind is an error: the data channel never ends by closing.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, TransportError>> {
+        Pin::new(&mut self.socket).poll_next(cx).map(|message| match message {
+            Some(Ok(Message::Binary(message))) => Ok(Incoming::Binary(message)),
+            // Both official ends take an agent message in either kind of frame.
+            Some(Ok(Message::Text(message))) => Ok(Incoming::Binary(message.into())),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Incoming::Sign),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                Err(TransportError::Closed(format!("{} {}", u16::from(frame.code), frame.reason)))
+            }
+            Some(Ok(Message::Close(None))) => Err(TransportError::Closed("without a reason".into())),
+            Some(Err(error)) => Err(broken(error)),
+            None => Err(TransportError::Broken(HUNG_UP.into())),
+        })
+    }
+
+    /// Whether [`Transport::start_send`] may be called.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, TransportError> {
+        poll(Pin::new(&mut self.socket).poll_ready(cx))
+    }
+
+    /// Queues a binary message; [`Transport::poll_flush`] sends what is queued.
+    pub(crate) fn start_send(&mut self, message: Bytes) -> Result<(), TransportError> {
+        Pin::new(&mut self.socket).start_send(Message::Binary(message)).map_err(broken)
+    }
+
+    /// Queues a text message.
+    pub(crate) fn send_text(&mut self, text: String) -> Result<(), TransportError> {
+        Pin::new(&mut self.socket).start_send(Message::text(text)).map_err(broken)
+    }
+
+    /// Queues a ping.
+    pub(crate) fn start_ping(&mut self) -> Result<(), TransportError> {
+        Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::from_static(b"keepalive"))).map_err(broken)
+    }
+
+    /// Sends what is queued.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, TransportError> {
+        poll(Pin::new(&mut self.socket).poll_flush(cx))
+    }
+
+    /// Says goodbye.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.socket).poll_close(cx).map(|_| ())
+    }
+}
+
+fn poll(outcome: Poll<Result<(), WsError>>) -> Result<Poll<()>, TransportError> {
+    match outcome {
+        Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
+        Poll::Ready(Err(error)) => Err(broken(error)),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+fn broken(error: WsError) -> TransportError {
+    TransportError::Broken(match error {
+        WsError::ConnectionClosed | WsError::AlreadyClosed => "it is closed".into(),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => HUNG_UP.into(),
+        WsError::Io(error) => lost(&error).unwrap_or_else(|| error.to_string()),
+        other => other.to_string(),
+    })
+}
+
+const HUNG_UP: &str = "the service hung up without a word";
+
+/// In words, how a connection was lost.
+fn lost(error: &std::io::Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("reset by the service".into()),
+        ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Some(HUNG_UP.into()),
+        ErrorKind::TimedOut => Some("nothing gets through any more".into()),
+        _ => None,
+    }
+}
+
+fn refusal_hint(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "; the credentials need ssmmessages:OpenDataChannel, and this machine's clock must be right",
+        404 | 410 => "; the session does not exist any more",
+        500.. => "; the service failed",
+        _ => "",
+    }
+}

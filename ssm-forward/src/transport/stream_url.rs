@@ -1,0 +1,215 @@
+//! Which hosts may get a session's token. `docs/protocol.md`, OPEN-1.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+use super::TransportError;
+
+/// Which hosts beyond AWS's own and this machine may get the session's token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamUrlPolicy {
+    /// AWS's Session Manager endpoints (public, FIPS, dual-stack, VPC endpoints) over TLS, and loopback.
+    #[default]
+    AwsOrLoopback,
+    /// These hosts too: private names of VPC endpoints, test servers.
+    AlsoHosts(Vec<String>),
+    /// Every host, with and without TLS: whoever can forge the answer to StartSession gets the token. For tests.
+    AnyHost,
+}
+
+/// The data channel's URL, checked before the token goes anywhere.
+#[derive(Clone)]
+pub struct StreamUrl {
+    url: Url,
+}
+
+/// Without the query: a presigned one is a secret.
+impl fmt::Debug for StreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamUrl({}://{}{})", self.url.scheme(), self.authority(), self.url.path())
+    }
+}
+
+impl StreamUrl {
+    /// Checks scheme and host.
+    ///
+    /// # Errors
+    /// [`TransportError::StreamUrl`] names the host and the way to allow it.
+    pub fn parse(text: &str, policy: &StreamUrlPolicy) -> Result<Self, TransportError> {
+        let url = Url::parse(text)
+            .map_err(|error| TransportError::StreamUrl(format!("the stream URL is not a URL ({error})")))?;
+        if !matches!(url.scheme(), "ws" | "wss") {
+            let text = format!("the stream URL's scheme is {:?}; Session Manager uses wss", url.scheme());
+            return Err(TransportError::StreamUrl(text));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(TransportError::StreamUrl("the stream URL carries a login; Session Manager's has none".into()));
+        }
+        let stream_url = Self { url };
+        let host = stream_url.host();
+        if stream_url.is_loopback() || (stream_url.is_secure() && is_aws(&host)) || policy.allows(&host) {
+            return Ok(stream_url);
+        }
+        Err(TransportError::StreamUrl(format!(
+            "the stream URL's host {host:?} is no AWS Session Manager endpoint, so it does not get the session's token; \
+             if you trust it, allow it with --allow-stream-host {host}"
+        )))
+    }
+
+    /// The URL.
+    pub fn as_url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Whether the connection is encrypted.
+    pub(super) fn is_secure(&self) -> bool {
+        self.url.scheme() == "wss"
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    pub(super) fn host(&self) -> String {
+        match self.url.host() {
+            Some(Host::Ipv6(address)) => address.to_string(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.url.port().unwrap_or(if self.is_secure() { 443 } else { 80 })
+    }
+
+    /// `host:port`.
+    pub(super) fn authority(&self) -> String {
+        format!("{}:{}", self.url.host_str().unwrap_or_default(), self.port())
+    }
+
+    /// Whether the URL leads to this machine.
+    pub(super) fn is_loopback(&self) -> bool {
+        let host = self.host();
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl StreamUrlPolicy {
+    fn allows(&self, host: &str) -> bool {
+        match self {
+            Self::AwsOrLoopback => false,
+            Self::AlsoHosts(hosts) => {
+                hosts.iter().any(|allowed| allowed.trim_matches(['[', ']']).eq_ignore_ascii_case(host))
+            }
+            Self::AnyHost => true,
+        }
+    }
+}
+
+/// Suffixes of the AWS partitions.
+const PARTITIONS: [&str; 9] = [
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "amazonaws.eu",
+    "c2s.ic.gov",
+    "sc2s.sgov.gov",
+    "csp.hci.ic.gov",
+    "cloud.adc-e.uk",
+    "api.aws",
+    "api.amazonwebservices.com.cn",
+];
+
+/// `ssmmessages[-fips].REGION.SUFFIX`, and `vpce-ID.ssmmessages.REGION.vpce.SUFFIX`.
+fn is_aws(host: &str) -> bool {
+    let labels = |suffix: &str| host.strip_suffix(suffix).and_then(|rest| rest.strip_suffix('.')).map(str::to_owned);
+    PARTITIONS.iter().filter_map(|suffix| labels(suffix)).any(|rest| {
+        let labels: Vec<&str> = rest.split('.').collect();
+        match labels.as_slice() {
+            ["ssmmessages" | "ssmmessages-fips", region] => !region.is_empty(),
+            [endpoint, "ssmmessages" | "ssmmessages-fips", region, "vpce"] => {
+                endpoint.starts_with("vpce-") && !region.is_empty()
+            }
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_session_manager_and_this_machine_get_the_token() {
+        let good = [
+            "wss://ssmmessages.us-east-1.amazonaws.com/v1/data-channel/x?role=publish_subscribe",
+            "wss://ssmmessages-fips.us-gov-west-1.amazonaws.com/",
+            "wss://ssmmessages.cn-north-1.amazonaws.com.cn/",
+            "wss://ssmmessages.eusc-de-east-1.amazonaws.eu/",
+            "wss://ssmmessages.eu-west-1.api.aws/",
+            "wss://ssmmessages.us-iso-east-1.c2s.ic.gov/",
+            "wss://ssmmessages.us-isob-east-1.sc2s.sgov.gov/",
+            "wss://ssmmessages.us-isof-south-1.csp.hci.ic.gov/",
+            "wss://ssmmessages.eu-isoe-west-1.cloud.adc-e.uk/",
+            "wss://ssmmessages.cn-north-1.api.amazonwebservices.com.cn/",
+            "wss://vpce-0abc-1.ssmmessages.cn-north-1.vpce.amazonaws.com.cn/",
+            "wss://SSMMessages.eu-west-1.amazonaws.com:443/",
+            "wss://vpce-0abc-1.ssmmessages.eu-west-1.vpce.amazonaws.com/",
+            "ws://127.0.0.1:8080/",
+            "wss://localhost:8080/",
+            "ws://[::1]:1/",
+        ];
+        for url in good {
+            assert!(StreamUrl::parse(url, &StreamUrlPolicy::default()).is_ok(), "{url}");
+        }
+        let bad = [
+            "",
+            "not a url",
+            "https://ssmmessages.us-east-1.amazonaws.com/",
+            "ws://ssmmessages.us-east-1.amazonaws.com/",
+            "wss://ssmmessages.us-east-1.amazonaws.com.evil.example/",
+            "wss://evil-ssmmessages.us-east-1.amazonaws.com/",
+            "wss://ec2.us-east-1.amazonaws.com/",
+            "wss://ssmmessages.us-east-1.amazonaws.com@evil.example/",
+            "wss://10.0.0.1/",
+            "wss://bucket.s3.amazonaws.com/",
+            "wss://vpce-0abc-1.execute-api.eu-west-1.vpce.amazonaws.com/",
+            "wss://ssmmessages.amazonaws.com/",
+            "wss://ssmmessages..amazonaws.com/",
+            "wss://a.ssmmessages.eu-west-1.amazonaws.com/",
+            "wss://user:secret@ssmmessages.us-east-1.amazonaws.com/",
+            "wss://localhost.evil.example/",
+            "wss://127.0.0.1.evil.example/",
+            "ws://[fd00::1]/",
+        ];
+        for url in bad {
+            let error = StreamUrl::parse(url, &StreamUrlPolicy::default()).unwrap_err();
+            assert!(matches!(error, TransportError::StreamUrl(_)), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_hosts_can_be_allowed_by_name() {
+        let policy = StreamUrlPolicy::AlsoHosts(vec!["ssm.corp.example".into()]);
+        assert!(StreamUrl::parse("wss://SSM.corp.example/", &policy).is_ok());
+        let refused = StreamUrl::parse("wss://other.example/", &policy).unwrap_err().to_string();
+        assert!(
+            refused.contains("\"other.example\"") && refused.contains("--allow-stream-host other.example"),
+            "{refused}"
+        );
+        for written in ["fd00::1", "[fd00::1]"] {
+            let policy = StreamUrlPolicy::AlsoHosts(vec![written.into()]);
+            assert!(StreamUrl::parse("wss://[fd00::1]:8443/", &policy).is_ok(), "{written}");
+        }
+        assert!(StreamUrl::parse("ws://other.example/", &StreamUrlPolicy::AnyHost).is_ok());
+    }
+
+    #[test]
+    fn the_query_is_kept_to_the_letter_and_out_of_logs() {
+        let text =
+            "wss://ssmmessages.us-east-1.amazonaws.com/v1/data-channel/s?role=publish_subscribe&cell-number=A+b/c==";
+        let url = StreamUrl::parse(text, &StreamUrlPolicy::default()).unwrap();
+        assert_eq!(url.as_url().as_str(), text);
+        let logged = format!("{url:?}");
+        assert!(logged.ends_with("amazonaws.com:443/v1/data-channel/s)"), "{logged}");
+    }
+}

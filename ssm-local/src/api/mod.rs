@@ -1,0 +1,91 @@
+//! The SSM API: JSON 1.1, one operation per call.
+
+mod documents;
+mod error;
+mod input;
+mod instances;
+mod session;
+
+pub(crate) use error::ApiError;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::broker::Broker;
+
+/// An operation's answer, or the exception that the client sees.
+type Outcome = Result<Value, ApiError>;
+
+/// Answers one call.
+pub(crate) fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
+    let operation = operation(headers);
+    let outcome = authenticate(headers).and_then(|()| dispatch(broker, operation, body));
+    match &outcome {
+        Ok(_) => tracing::debug!(operation, "answered"),
+        Err(error) => tracing::debug!(operation, code = error.code, error.message, "refused"),
+    }
+    respond(outcome)
+}
+
+fn operation(headers: &HeaderMap) -> &str {
+    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    target.strip_prefix("AmazonSSM.").unwrap_or_default()
+}
+
+/// There must be a signature; whose it is and whether it is right is not checked.
+fn authenticate(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(AUTHORIZATION) {
+        return Ok(());
+    }
+    Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"))
+}
+
+fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
+    match operation {
+        "StartSession" => session::start(broker, parse(body)?),
+        "ResumeSession" => session::resume(broker, parse(body)?),
+        "TerminateSession" => session::terminate(broker, parse(body)?),
+        "DescribeSessions" => session::describe(broker, parse(body)?),
+        "GetConnectionStatus" => instances::connection_status(broker, parse(body)?),
+        "DescribeInstanceInformation" => instances::describe(broker, parse(body)?),
+        "GetDocument" => documents::get(parse(body)?),
+        "DescribeDocument" => documents::describe(parse(body)?),
+        "ListDocuments" => documents::list(parse(body)?),
+        _ => Err(ApiError::new("UnknownOperationException", "The local Session Manager has no such operation.")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let body = if body.is_empty() { b"{}".as_slice() } else { body };
+    serde_json::from_slice(body).map_err(|error| ApiError::new("SerializationException", error.to_string()))
+}
+
+fn respond(outcome: Outcome) -> Response<Bytes> {
+    let (status, code, body) = match outcome {
+        Ok(body) => (StatusCode::OK, None, body),
+        Err(error) => (error.status, Some(error.code), json!({ "__type": error.code, "message": error.message })),
+    };
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
+    if let Ok(id) = HeaderValue::try_from(Uuid::new_v4().to_string()) {
+        headers.insert("x-amzn-requestid", id);
+    }
+    if let Some(code) = code {
+        headers.insert("x-amzn-errortype", HeaderValue::from_static(code));
+    }
+    response
+}
+
+/// A date as JSON 1.1 has it: seconds since the Unix epoch, to the millisecond.
+fn timestamp(time: SystemTime) -> Value {
+    let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    json!(u64::try_from(millis).unwrap_or(u64::MAX) as f64 / 1000.0)
+}

@@ -1,0 +1,160 @@
+//! Sessions, and what joins a client's WebSocket with an agent.
+
+mod pipe;
+mod relay;
+mod session;
+mod token;
+mod wire;
+
+pub(crate) use pipe::{PipeReceiver, PipeSender, pipe};
+pub(crate) use relay::ClientSocket;
+pub(crate) use session::Session;
+pub use session::{SessionInfo, SessionState};
+pub(crate) use wire::is_data;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::Profile;
+use crate::agent::AgentSpec;
+use crate::document::Document;
+use crate::target::LocalTarget;
+use relay::Relay;
+
+/// What holds for all sessions.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokerSettings {
+    pub(crate) profile: Profile,
+    /// Names that only the agents resolve, in lower case.
+    pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+    pub(crate) token_ttl: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) max_session_duration: Option<Duration>,
+}
+
+/// A checked call of StartSession.
+#[derive(Debug)]
+pub(crate) struct StartRequest {
+    pub(crate) target: LocalTarget,
+    pub(crate) document: &'static Document,
+    /// The document's, with the parameters filled in.
+    pub(crate) properties: Value,
+    pub(crate) reason: Option<String>,
+}
+
+/// Knows the targets and the sessions.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    address: SocketAddr,
+    targets: Vec<LocalTarget>,
+    settings: BrokerSettings,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// In the order of their start.
+    sessions: VecDeque<Arc<Session>>,
+    relays: JoinSet<()>,
+}
+
+/// Ended sessions that are remembered.
+const HISTORY: usize = 1000;
+/// Commands to a relay that may wait.
+const COMMANDS: usize = 16;
+/// As AWS's: a base64 text whose special characters stand in the query as they are.
+const CELL_NUMBER: &str = "AAEAAa5+Lu4/II4==";
+
+impl Broker {
+    pub(crate) fn new(address: SocketAddr, targets: Vec<LocalTarget>, settings: BrokerSettings) -> Self {
+        Self { address, targets, settings, inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All managed nodes, by id.
+    pub(crate) fn targets(&self) -> &[LocalTarget] {
+        &self.targets
+    }
+
+    pub(crate) fn target(&self, id: &str) -> Option<&LocalTarget> {
+        self.targets.iter().find(|target| target.id() == id)
+    }
+
+    /// The sessions in the order of their start.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().sessions.iter().cloned().collect()
+    }
+
+    pub(crate) fn session(&self, id: &str) -> Option<Arc<Session>> {
+        self.lock().sessions.iter().rev().find(|session| session.id == id).cloned()
+    }
+
+    pub(crate) fn stream_url(&self, session_id: &str) -> String {
+        let address = self.address;
+        format!("ws://{address}/v1/data-channel/{session_id}?role=publish_subscribe&cell-number={CELL_NUMBER}")
+    }
+
+    /// Starts a session and gives its first token. The agent begins when the client opens the data channel.
+    pub(crate) fn start(&self, request: StartRequest) -> (Arc<Session>, String) {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (session, token) = Session::new(&request, commands, self.settings.token_ttl);
+        let session = Arc::new(session);
+        tracing::info!(session_id = session.id, target = session.target, document = session.document, "session started");
+        let spec = AgentSpec {
+            session_type: request.document.body.session_type.clone(),
+            properties: request.properties,
+            agent_version: request.target.version().into(),
+            profile: self.settings.profile,
+            hosts: self.settings.hosts.clone(),
+        };
+        let relay = Relay::new(session.clone(), receiver, spec, &self.settings);
+        let mut inner = self.lock();
+        while inner.relays.try_join_next().is_some() {}
+        inner.relays.spawn(relay.run());
+        inner.sessions.push_back(session.clone());
+        inner.forget_old_sessions();
+        (session, token)
+    }
+
+    /// A new token in place of the last one; `None` if the session is over.
+    pub(crate) fn issue_token(&self, session: &Session) -> Option<String> {
+        session.issue_token(self.settings.token_ttl)
+    }
+
+    /// Ends all sessions and waits for their clients to hear of it, for so long.
+    pub(crate) async fn shutdown(&self, limit: Duration) {
+        let mut relays = {
+            let mut inner = self.lock();
+            inner.sessions.iter().for_each(|session| session.terminate());
+            std::mem::take(&mut inner.relays)
+        };
+        let _ = timeout(limit, async { while relays.join_next().await.is_some() {} }).await;
+    }
+
+    /// Ends everything at once.
+    pub(crate) fn abort(&self) {
+        self.lock().relays.abort_all();
+    }
+}
+
+impl Inner {
+    fn forget_old_sessions(&mut self) {
+        let ended = self.sessions.iter().filter(|session| !session.info().is_active()).count();
+        let mut surplus = ended.saturating_sub(HISTORY);
+        self.sessions.retain(|session| {
+            let forget = surplus > 0 && !session.info().is_active();
+            surplus -= usize::from(forget);
+            !forget
+        });
+    }
+}

@@ -1,0 +1,318 @@
+//! One session's task: passes messages between the client's WebSocket and the agent, whichever of them is there.
+//!
+//! All messages of a session pass [`Relay::pass_up`] or [`Relay::pass_down`], and nowhere else: whatever is to happen to
+//! messages on the way belongs there.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, StreamExt};
+use ssm_proto::{ChannelClosed, MessageType, publication};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use uuid::Uuid;
+
+use super::session::{Session, SessionState};
+use super::wire::{is_data, message_type};
+use super::BrokerSettings;
+use crate::agent::{self, AgentEnd, AgentSpec};
+
+/// A client's open data channel.
+pub(crate) type ClientSocket = WebSocketStream<TcpStream>;
+
+/// What a relay is told from outside.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The client opened a data channel; the one before is void.
+    Connect(Box<ClientSocket>),
+    /// The session was ended.
+    Terminate,
+}
+
+/// Messages that are passed on before the other direction has its turn.
+const BATCH: usize = 64;
+/// What the client does not take for so long after the end, it does not get.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(super) struct Relay {
+    session: Arc<Session>,
+    commands: mpsc::Receiver<Command>,
+    /// Until the client comes for the first time.
+    spec: Option<AgentSpec>,
+    agent: Option<AgentEnd>,
+    client: Option<Box<ClientSocket>>,
+    /// For the agent, not yet handed over.
+    up: VecDeque<Bytes>,
+    /// For the client, not yet taken by the WebSocket.
+    down: VecDeque<Bytes>,
+    unflushed: bool,
+    idle_timeout: Duration,
+    last_data: Instant,
+    end_of_time: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Why a session is over.
+struct End {
+    state: SessionState,
+    output: String,
+}
+
+impl Relay {
+    pub(super) fn new(
+        session: Arc<Session>,
+        commands: mpsc::Receiver<Command>,
+        spec: AgentSpec,
+        settings: &BrokerSettings,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            session,
+            commands,
+            spec: Some(spec),
+            agent: None,
+            client: None,
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            unflushed: false,
+            idle_timeout: settings.idle_timeout,
+            last_data: now,
+            end_of_time: settings.max_session_duration.map(|duration| now + duration),
+            timer: Box::pin(sleep_until(now + settings.idle_timeout)),
+        }
+    }
+
+    /// Runs until the session is over and both ends know.
+    pub(super) async fn run(mut self) {
+        let end = poll_fn(|cx| self.poll(cx)).await;
+        self.session.end(end.state, &end.output);
+        tracing::info!(session_id = self.session.id, state = ?end.state, output = end.output, "session ended");
+        let _ = timeout(GOODBYE, self.say_goodbye(&end.output)).await;
+    }
+
+    /// Moves what can be moved, each way on its own, so that neither waits for the other.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Some(end) = self.obey(cx) {
+                return Poll::Ready(end);
+            }
+            let up = self.move_up(cx);
+            let down = match self.move_down(cx) {
+                Ok(progress) => progress,
+                Err(end) => return Poll::Ready(end),
+            };
+            if up || down {
+                continue;
+            }
+            if let Some(end) = self.watch(cx) {
+                return Poll::Ready(end);
+            }
+            return Poll::Pending;
+        }
+    }
+
+    fn obey(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        while let Poll::Ready(command) = self.commands.poll_recv(cx) {
+            if let Some(Command::Connect(socket)) = command {
+                self.connect(socket);
+            }
+            if !self.session.is_active() {
+                return Some(End { state: SessionState::Terminated, output: String::new() });
+            }
+        }
+        None
+    }
+
+    fn connect(&mut self, socket: Box<ClientSocket>) {
+        tracing::debug!(session_id = self.session.id, again = self.spec.is_none(), "data channel opened");
+        self.session.set_connected(true);
+        self.last_data = Instant::now();
+        self.client = Some(socket);
+        self.unflushed = false;
+        match self.spec.take() {
+            Some(spec) => self.agent = Some(agent::spawn(spec)),
+            None => self.up.push_back(service_message(publication, true)),
+        }
+    }
+
+    fn disconnect(&mut self, why: &dyn std::fmt::Display) {
+        tracing::debug!(session_id = self.session.id, %why, "data channel lost");
+        self.session.set_connected(false);
+        self.client = None;
+        self.unflushed = false;
+        self.up.push_back(service_message(publication, false));
+    }
+
+    /// Client to agent. Says whether something moved.
+    fn move_up(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(agent) = &self.agent else { return false };
+        if agent.input.poll_ready(cx).is_pending() {
+            return false;
+        }
+        for _ in 0..BATCH {
+            let Some(client) = &mut self.client else { break };
+            match client.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(Message::Binary(message)))) => self.pass_up(message),
+                Poll::Ready(Some(Ok(Message::Text(message)))) => self.pass_up(message.into()),
+                // Pings are answered by the WebSocket crate, with the next flush.
+                Poll::Ready(Some(Ok(_))) => self.unflushed = true,
+                Poll::Ready(Some(Err(error))) => self.disconnect(&error),
+                Poll::Ready(None) => self.disconnect(&"closed"),
+                Poll::Pending => break,
+            }
+        }
+        let moved = !self.up.is_empty();
+        if let Some(agent) = &self.agent {
+            agent.input.send(&mut self.up);
+        }
+        moved
+    }
+
+    fn pass_up(&mut self, message: Bytes) {
+        match message_type(&message) {
+            Some(MessageType::InputStreamData) => {
+                self.last_data = Instant::now();
+                self.up.push_back(message);
+            }
+            Some(MessageType::Acknowledge) => self.up.push_back(message),
+            other => tracing::debug!(session_id = self.session.id, message_type = ?other, "client's message ignored"),
+        }
+    }
+
+    /// Agent to client. Says whether something moved; an agent that is done ends the session.
+    fn move_down(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        if self.down.is_empty() {
+            moved = self.receive_from_agent(cx)?;
+        }
+        // What is for a client that is away is lost; it is not acknowledged, so it comes again.
+        let Some(client) = &mut self.client else {
+            self.down.clear();
+            return Ok(moved);
+        };
+        let outcome = pump(client, &mut self.down, &mut self.unflushed, cx);
+        if let Err(error) = outcome {
+            self.disconnect(&error);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn receive_from_agent(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(agent) = &mut self.agent else { return Ok(false) };
+        match agent.output.poll_receive(cx, &mut self.down) {
+            Poll::Ready(true) => {
+                self.pass_down();
+                Ok(true)
+            }
+            Poll::Ready(false) => match agent.poll_result(cx) {
+                Poll::Ready(result) => {
+                    let state = if result.failed { SessionState::Failed } else { SessionState::Terminated };
+                    Err(End { state, output: result.output })
+                }
+                Poll::Pending => Ok(false),
+            },
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Keeps what is for the client, in place.
+    fn pass_down(&mut self) {
+        let mut data = false;
+        self.down.retain(|message| match message_type(message) {
+            Some(MessageType::OutputStreamData) => {
+                data |= is_data(message);
+                true
+            }
+            Some(MessageType::Acknowledge) => true,
+            // Among them agent_session_state, which is for the service.
+            _ => false,
+        });
+        if data {
+            self.last_data = Instant::now();
+        }
+    }
+
+    /// Sets the timer; says whether the session's time is over.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        loop {
+            let idle_at = self.last_data + self.idle_timeout;
+            let at = self.end_of_time.map_or(idle_at, |end| end.min(idle_at));
+            if self.timer.deadline() != at {
+                self.timer.as_mut().reset(at);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            let output = match self.end_of_time {
+                Some(end) if end <= idle_at => "The session reached its maximum duration.",
+                _ => "The session was idle for too long.",
+            };
+            if at <= Instant::now() {
+                return Some(End { state: SessionState::Terminated, output: output.into() });
+            }
+        }
+    }
+
+    /// Tells both ends, and lets the client read it.
+    async fn say_goodbye(mut self, output: &str) {
+        let closed = service_message(|id: &str, date, uuid| ChannelClosed::encode(id, &self.session.target, output, date, uuid), &self.session.id);
+        if let Some(agent) = &self.agent {
+            agent.input.send(&mut VecDeque::from([closed.clone()]));
+        }
+        // An open that came at the last moment hears of the end too.
+        while let Ok(Command::Connect(socket)) = self.commands.try_recv() {
+            self.client = Some(socket);
+        }
+        let Some(mut client) = self.client.take() else { return };
+        let close = CloseFrame { code: CloseCode::Normal, reason: "session ended".into() };
+        let last_words = self.down.drain(..).chain([closed]).map(Message::Binary).chain([Message::Close(Some(close))]);
+        for message in last_words {
+            if client.feed(message).await.is_err() {
+                return;
+            }
+        }
+        // A socket that is closed while something is unread is reset, and the last words with it.
+        if client.flush().await.is_ok() {
+            while let Some(Ok(_)) = client.next().await {}
+        }
+    }
+}
+
+/// Hands `messages` to the WebSocket as far as it takes them, then flushes once.
+fn pump(
+    client: &mut ClientSocket,
+    messages: &mut VecDeque<Bytes>,
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+    let mut client = Pin::new(client);
+    while !messages.is_empty() && client.as_mut().poll_ready(cx)?.is_ready() {
+        if let Some(message) = messages.pop_front() {
+            client.as_mut().start_send(Message::Binary(message))?;
+            *unflushed = true;
+        }
+    }
+    if *unflushed && client.poll_flush(cx)?.is_ready() {
+        *unflushed = false;
+    }
+    Ok(())
+}
+
+/// A message that the service makes, dated now.
+fn service_message<T>(make: impl FnOnce(T, u64, Uuid) -> Bytes, what: T) -> Bytes {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let date = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX).max(1);
+    make(what, date, Uuid::new_v4())
+}

@@ -1,0 +1,56 @@
+//! The secret that opens a session's data channel.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// What is kept of a token: enough to recognize it, not enough to show it.
+#[derive(Debug)]
+pub(super) struct Token {
+    digest: [u8; 32],
+    expires: Instant,
+}
+
+impl Token {
+    /// A new token, and its text for the client.
+    pub(super) fn issue(now: Instant, ttl: Duration) -> (Self, String) {
+        // Two random UUIDs: 244 bits from the system.
+        let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        let text = format!("AAEAA{}", STANDARD.encode(random));
+        (Self { digest: digest(&text), expires: now + ttl }, text)
+    }
+
+    /// Whether `presented` is this token and still good. Takes the same time wherever they differ.
+    pub(super) fn accepts(&self, now: Instant, presented: &str) -> bool {
+        let presented = digest(presented);
+        let difference = self.digest.iter().zip(presented).fold(0, |difference, (a, b)| difference | (a ^ b));
+        difference == 0 && now < self.expires
+    }
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_itself_is_accepted_and_only_for_a_time() {
+        let now = Instant::now();
+        let ttl = Duration::from_secs(60);
+        let (token, text) = Token::issue(now, ttl);
+        let (_, other) = Token::issue(now, ttl);
+        assert!(token.accepts(now, &text));
+        assert!(token.accepts(now + ttl - Duration::from_millis(1), &text));
+        assert!(!token.accepts(now + ttl, &text));
+        assert!(!token.accepts(now, &other));
+        assert!(!token.accepts(now, ""));
+        assert!(!token.accepts(now, text.trim_end_matches('=')));
+        assert!(!format!("{token:?}").contains(&text));
+    }
+}

@@ -1,0 +1,42 @@
+//! As much of a message as the service looks at.
+
+use ssm_proto::{MessageType, PayloadType};
+
+/// The type in a message's header, without looking at the rest.
+pub(crate) fn message_type(message: &[u8]) -> Option<MessageType> {
+    let field = message.get(4..36)?;
+    let end = field.iter().rposition(|byte| !matches!(byte, 0 | b' '))?;
+    let start = field.iter().position(|byte| !matches!(byte, 0 | b' '))?;
+    MessageType::from_name(field.get(start..=end)?)
+}
+
+/// Whether the message carries bytes of the session, in either direction.
+pub(crate) fn is_data(message: &[u8]) -> bool {
+    let payload_type = message.get(112..116).and_then(|field| field.try_into().ok()).map(u32::from_be_bytes);
+    payload_type == Some(PayloadType::Output.into())
+        && matches!(message_type(message), Some(MessageType::InputStreamData | MessageType::OutputStreamData))
+}
+
+#[cfg(test)]
+mod tests {
+    use ssm_proto::{ChannelClosed, Header, MessageBuf};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn types_are_read_whatever_the_padding() {
+        let mut header = Header::new(MessageType::InputStreamData, 1, Uuid::nil());
+        header.payload_type = PayloadType::Output;
+        let data = header.seal(MessageBuf::from(b"x".as_slice()));
+        assert_eq!(message_type(&data), Some(MessageType::InputStreamData));
+        assert!(is_data(&data));
+        header.payload_type = PayloadType::Flag;
+        assert!(!is_data(&header.seal(MessageBuf::from(b"x".as_slice()))));
+        let closed = ChannelClosed::encode("s", "t", "", 1, Uuid::nil());
+        assert_eq!(message_type(&closed), Some(MessageType::ChannelClosed));
+        for bad in [&b""[..], &[0; 20], &[0; 200], &[b' '; 200]] {
+            assert_eq!(message_type(bad), None);
+        }
+    }
+}

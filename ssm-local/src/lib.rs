@@ -1,0 +1,47 @@
+//! A Session Manager on one machine: the SSM API, the data channel and an agent, on one port, offline.
+//!
+//! Whatever speaks to AWS Session Manager speaks to it: this project's client, the official plugin, the AWS CLI, SDKs.
+//!
+//! ```no_run
+//! use ssm_local::{Local, LocalTarget};
+//!
+//! # async fn run() -> Result<(), ssm_local::StartError> {
+//! let local = Local::builder()
+//!     .target(LocalTarget::new("i-0123456789abcdef0"))
+//!     .host("db.internal", [std::net::Ipv4Addr::LOCALHOST])
+//!     .start()
+//!     .await?;
+//! for (name, value) in local.environment() {
+//!     eprintln!("export {name}={value}");
+//! }
+//! local.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rooms: `api` answers the SSM operations, `broker` keeps sessions and joins a client's WebSocket with an agent,
+//! `agent` is the managed node. Broker and agent exchange only what goes over the wire in AWS: agent messages.
+
+mod agent;
+mod api;
+mod broker;
+mod document;
+mod local;
+mod server;
+mod target;
+
+pub use broker::{SessionInfo, SessionState};
+pub use local::{Local, LocalBuilder, StartError};
+pub use target::LocalTarget;
+
+/// How the embedded agent behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// No artificial limit: large messages, each retransmitted on its own, destinations dialled at the same time.
+    #[default]
+    Fast,
+    /// As the official agent: payloads of 1024 bytes and a millisecond of sleep after each, only the oldest message
+    /// retransmitted, one destination dialled after the other, the first data after the handshake refused for a moment.
+    Real,
+}

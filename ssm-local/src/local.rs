@@ -1,0 +1,199 @@
+//! The local Session Manager as a value.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::broker::{Broker, BrokerSettings, SessionInfo};
+use crate::target::LocalTarget;
+use crate::{Profile, server};
+
+/// A running local Session Manager. Dropping it ends everything at once; [`Local::shutdown`] tells the clients first.
+#[derive(Debug)]
+pub struct Local {
+    address: SocketAddr,
+    broker: Arc<Broker>,
+    server: JoinHandle<()>,
+}
+
+/// Why it can't be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The address can't be listened on.
+    #[error("cannot listen on {address}: {cause}; choose another address, or port 0 for any free port")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Two targets have the same id.
+    #[error("there are two targets with the id {0}; give each its own")]
+    DuplicateTarget(String),
+}
+
+const REGION: &str = "us-east-1";
+/// Made up; no request's signature is checked.
+const ACCESS_KEY_ID: &str = "AKIALOCALLOCALLOCAL0";
+const SECRET_ACCESS_KEY: &str = "local-session-manager-takes-any-secret-0";
+/// Sessions get so long to say goodbye.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Local {
+    /// A local Session Manager to be set up.
+    pub fn builder() -> LocalBuilder {
+        LocalBuilder::default()
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of the SSM API.
+    pub fn endpoint_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The URL of a session's data channel, as StartSession returns it.
+    pub fn stream_url(&self, session_id: &str) -> String {
+        self.broker.stream_url(session_id)
+    }
+
+    /// What to put into the environment of a client: endpoint, region and made-up credentials.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL", self.endpoint_url()),
+            ("AWS_REGION", REGION.into()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.into()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.into()),
+        ]
+    }
+
+    /// The sessions, the oldest first: those that live and the last ones that ended.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.broker.sessions().iter().map(|session| session.info()).collect()
+    }
+
+    /// Ends every session, tells the clients, and stops. Takes at most three seconds.
+    pub async fn shutdown(self) {
+        self.server.abort();
+        self.broker.shutdown(SHUTDOWN_TIMEOUT).await;
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.server.abort();
+        self.broker.abort();
+    }
+}
+
+/// Sets up a [`Local`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LocalBuilder {
+    listen: SocketAddr,
+    targets: Vec<LocalTarget>,
+    settings: BrokerSettings,
+}
+
+impl Default for LocalBuilder {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            targets: Vec::new(),
+            settings: BrokerSettings {
+                profile: Profile::default(),
+                hosts: BTreeMap::new(),
+                token_ttl: Duration::from_secs(180),
+                idle_timeout: Duration::from_secs(20 * 60),
+                max_session_duration: None,
+            },
+        }
+    }
+}
+
+impl LocalBuilder {
+    /// Where to listen. Default: `127.0.0.1`, any free port.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// Adds a managed node. Default: one, `i-0123456789abcdef0`.
+    pub fn target(mut self, target: LocalTarget) -> Self {
+        self.targets.push(target);
+        self
+    }
+
+    /// How the agents behave. Default: [`Profile::Fast`].
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.settings.profile = profile;
+        self
+    }
+
+    /// A private name that only the agents resolve. Beyond these they know `localhost` and IP addresses.
+    pub fn host<A: Into<IpAddr>>(mut self, name: impl Into<String>, addresses: impl IntoIterator<Item = A>) -> Self {
+        let addresses = addresses.into_iter().map(Into::into).collect();
+        self.settings.hosts.insert(name.into().to_ascii_lowercase(), addresses);
+        self
+    }
+
+    /// How long a token opens a data channel; a later one comes from ResumeSession. Default: 3 minutes.
+    pub fn token_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.token_ttl = ttl;
+        self
+    }
+
+    /// A session ends when no data passed for so long. Default: 20 minutes, as AWS's.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = timeout;
+        self
+    }
+
+    /// A session ends after so long. Default: never, as AWS's.
+    pub fn max_session_duration(mut self, duration: Duration) -> Self {
+        self.settings.max_session_duration = Some(duration);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] if the address is taken; [`StartError::DuplicateTarget`].
+    pub async fn start(mut self) -> Result<Local, StartError> {
+        if self.targets.is_empty() {
+            self.targets.push(LocalTarget::default());
+        }
+        self.targets.sort_by(|a, b| a.id().cmp(b.id()));
+        let ids = self.targets.iter().map(LocalTarget::id);
+        if let Some((twice, _)) = ids.clone().zip(ids.skip(1)).find(|(a, b)| a == b) {
+            return Err(StartError::DuplicateTarget(twice.into()));
+        }
+        let failed = |cause| StartError::Listen { address: self.listen, cause };
+        let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
+        let address = reachable(listener.local_addr().map_err(failed)?);
+        let broker = Arc::new(Broker::new(address, self.targets, self.settings));
+        let server = tokio::spawn(server::run(listener, broker.clone()));
+        tracing::info!(%address, "the local Session Manager is ready");
+        Ok(Local { address, broker, server })
+    }
+}
+
+/// An address that a client on this machine can connect to.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}

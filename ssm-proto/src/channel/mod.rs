@@ -1,0 +1,458 @@
+//! The data channel: numbered messages, acknowledged one by one, over WebSockets that come and go. `docs/protocol.md`, DC-*.
+
+mod inflight;
+mod reorder;
+mod rtt;
+
+pub use rtt::RttEstimator;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use uuid::Uuid;
+
+use crate::wire::{Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, MessageBuf, MessageType, PayloadType};
+use crate::{Clock, Side, Timeout, TimeoutReason};
+use inflight::{Acked, InFlight};
+use reorder::ReorderStore;
+
+/// Knobs of a [`DataChannel`].
+#[derive(Clone, Debug)]
+pub struct ChannelConfig {
+    /// Messages in flight before [`DataChannel::send`] refuses. Default: 1000, a tenth of what the official client's
+    /// reorder buffer holds.
+    pub window: usize,
+    /// Bytes in flight before [`DataChannel::send`] refuses. Default: 8 MiB.
+    pub window_bytes: usize,
+    /// Messages that may wait for an earlier one. Default: 10 000, as the official client.
+    pub reorder_messages: usize,
+    /// Bytes that may wait for an earlier message. Default: 16 MiB.
+    pub reorder_bytes: usize,
+    /// Guess of the round trip before the first sample. Default: 100 ms, as both peers.
+    pub initial_rtt: Duration,
+    /// Shortest retransmission time-out. Default: 200 ms: the agent's loops sleep, its acknowledgements come in bursts.
+    pub min_rto: Duration,
+    /// Longest retransmission time-out, after back-off. Default: 5 s.
+    pub max_rto: Duration,
+    /// What is sent again when an acknowledgement is late.
+    pub retransmission: Retransmission,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        Self {
+            window: 1000,
+            window_bytes: 8 << 20,
+            reorder_messages: 10_000,
+            reorder_bytes: 16 << 20,
+            initial_rtt: Duration::from_millis(100),
+            min_rto: Duration::from_millis(200),
+            max_rto: Duration::from_secs(5),
+            retransmission: Retransmission::PerMessage,
+        }
+    }
+}
+
+/// What is sent again when an acknowledgement is late (DC-10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retransmission {
+    /// Each message on its own, backing off.
+    #[default]
+    PerMessage,
+    /// Only the oldest, looked at every 100 ms, never backing off: what both official peers do.
+    HeadOnly,
+}
+
+/// Head-only senders look at their oldest message this often.
+const HEAD_SCAN: Duration = Duration::from_millis(100);
+/// First time-out while the peer may not be ready yet: in most starts the agent refuses the first message without an
+/// acknowledgement, and nobody should notice (DC-11).
+const QUICK_RTO: Duration = Duration::from_millis(30);
+/// Quick retransmissions before backing off all the same.
+const QUICK_TRIES: u32 = 8;
+/// Messages sent again per time-out while nothing at all is acknowledged.
+const SILENT_BURST: usize = 32;
+/// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost.
+const PAUSE_PROBE: Duration = Duration::from_secs(5);
+/// Messages beyond the window for what must not wait: handshake and flags.
+const CONTROL_RESERVE: usize = 64;
+/// Acknowledgements that may wait for the socket; beyond it messages are refused, and so will be sent again.
+const MAX_PENDING_ACKS: usize = 20_000;
+
+/// One side's end of a data channel.
+///
+/// Mutate once, then drain [`DataChannel::poll_event`] and [`DataChannel::poll_transmit`] until both are quiet, then look at
+/// [`DataChannel::poll_timeout`].
+#[derive(Debug)]
+pub struct DataChannel {
+    side: Side,
+    config: ChannelConfig,
+    clock: Clock,
+    rng: Rng,
+    connected: bool,
+    /// Since when the peer is said to be away, and when it was last probed.
+    paused: Option<Instant>,
+    /// The peer may not be ready for data yet.
+    quick: bool,
+    /// Refuse in-order data without an acknowledgement: this end is not ready.
+    refusing: bool,
+    inflight: InFlight,
+    retransmit_queue: VecDeque<i64>,
+    burst_left: usize,
+    rtt: RttEstimator,
+    expected: i64,
+    reorder: ReorderStore,
+    acks: VecDeque<Acknowledge>,
+    events: VecDeque<ChannelEvent>,
+    stats: ChannelStats,
+}
+
+/// Something that a [`DataChannel`] wants its owner to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ChannelEvent {
+    /// The next payload in order.
+    Payload {
+        /// Its message's number.
+        sequence_number: i64,
+        /// What it is.
+        payload_type: PayloadType,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// The service ended the session.
+    Closed(ChannelClosed),
+    /// The other end's data channel is inactive: nothing is sent until it is back.
+    Paused,
+    /// The other end is back.
+    Resumed,
+}
+
+/// Counters since the start, and what is in flight now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChannelStats {
+    /// Numbered messages sent for the first time.
+    pub messages_sent: u64,
+    /// Numbered messages taken in order.
+    pub messages_received: u64,
+    /// Messages sent again.
+    pub retransmissions: u64,
+    /// Messages that came a second time.
+    pub duplicates: u64,
+    /// Messages that came before their turn and were kept.
+    pub reordered: u64,
+    /// Messages that were dropped without an acknowledgement: malformed, refused, or no room.
+    pub dropped: u64,
+    /// Messages of a type that means nothing here.
+    pub ignored: u64,
+    /// Acknowledgements sent.
+    pub acks_sent: u64,
+    /// Messages sent and not acknowledged.
+    pub in_flight: usize,
+    /// Their bytes.
+    pub in_flight_bytes: usize,
+    /// Bytes that wait for an earlier message.
+    pub reorder_bytes: usize,
+    /// Smoothed round trip.
+    pub srtt: Option<Duration>,
+}
+
+/// The window is full: nothing was sent, here is the payload back.
+#[derive(Debug)]
+pub struct Full<T>(pub T);
+
+impl DataChannel {
+    /// A channel that is not connected yet; `seed` decides message ids.
+    pub fn new(side: Side, config: ChannelConfig, clock: Clock, seed: u64) -> Self {
+        Self {
+            side,
+            clock,
+            rng: Rng::with_seed(seed),
+            connected: false,
+            paused: None,
+            quick: false,
+            refusing: false,
+            inflight: InFlight::default(),
+            retransmit_queue: VecDeque::new(),
+            burst_left: SILENT_BURST,
+            rtt: match config.retransmission {
+                Retransmission::PerMessage => RttEstimator::new(config.initial_rtt),
+                Retransmission::HeadOnly => RttEstimator::seeded(config.initial_rtt),
+            },
+            expected: 0,
+            reorder: ReorderStore::new(config.reorder_messages, config.reorder_bytes),
+            acks: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: ChannelStats::default(),
+            config,
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> ChannelStats {
+        ChannelStats {
+            in_flight: self.inflight.unacked(),
+            in_flight_bytes: self.inflight.unacked_bytes(),
+            reorder_bytes: self.reorder.bytes(),
+            srtt: self.rtt.srtt(),
+            ..self.stats
+        }
+    }
+
+    /// Whether a payload of the session would be taken by [`DataChannel::send`].
+    pub fn can_send(&self) -> bool {
+        self.paused.is_none()
+            && self.inflight.span() < self.config.window
+            && self.inflight.unacked_bytes() < self.config.window_bytes
+    }
+
+    /// Whether everything that was sent is acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.inflight.unacked() == 0
+    }
+
+    /// Whether the message with this number, which was sent, and all before it were acknowledged.
+    pub fn is_acknowledged(&self, sequence_number: i64) -> bool {
+        sequence_number < self.inflight.next_sequence_number() - i64::try_from(self.inflight.span()).unwrap_or(i64::MAX)
+    }
+
+    /// One binary WebSocket message arrived.
+    ///
+    /// # Errors
+    /// The bytes are no message. They are dropped without an acknowledgement; the channel lives on.
+    pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
+        let message = AgentMessage::decode(raw).inspect_err(|_| self.stats.dropped += 1)?;
+        match (message.message_type(), self.side) {
+            (MessageType::OutputStreamData, Side::Client) | (MessageType::InputStreamData, Side::Agent) => {
+                self.handle_peer_alive(now);
+                self.handle_stream_message(message);
+            }
+            (MessageType::Acknowledge, _) => {
+                self.handle_peer_alive(now);
+                self.handle_ack(now, &message);
+            }
+            (MessageType::ChannelClosed, _) => {
+                self.events.push_back(ChannelEvent::Closed(ChannelClosed::decode(message.payload())));
+            }
+            (MessageType::PausePublication, _) => self.handle_pause(now),
+            (MessageType::StartPublication, _) => self.handle_peer_alive(now),
+            (other, _) => {
+                self.stats.ignored += 1;
+                tracing::debug!(message_type = %other, "message ignored");
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_stream_message(&mut self, message: AgentMessage) {
+        let number = message.sequence_number();
+        if self.acks.len() >= MAX_PENDING_ACKS {
+            self.stats.dropped += 1;
+        } else if number < self.expected {
+            self.stats.duplicates += 1;
+            self.acks.push_back(Acknowledge::of(&message));
+        } else if number > self.expected {
+            let ack = Acknowledge::of(&message);
+            if self.reorder.insert(message) {
+                self.stats.reordered += 1;
+                self.acks.push_back(ack);
+            } else {
+                self.stats.dropped += 1;
+            }
+        } else if self.refusing && message.payload_type() == PayloadType::Output {
+            self.stats.dropped += 1;
+        } else {
+            self.acks.push_back(Acknowledge::of(&message));
+            self.deliver(message);
+            while let Some(next) = self.reorder.take(self.expected) {
+                self.deliver(next);
+            }
+        }
+    }
+
+    fn deliver(&mut self, message: AgentMessage) {
+        self.expected += 1;
+        self.stats.messages_received += 1;
+        self.events.push_back(ChannelEvent::Payload {
+            sequence_number: message.sequence_number(),
+            payload_type: message.payload_type(),
+            payload: message.into_payload(),
+        });
+    }
+
+    fn handle_ack(&mut self, now: Instant, message: &AgentMessage) {
+        let Some(ack) = Acknowledge::decode(message.payload()) else {
+            self.stats.ignored += 1;
+            return;
+        };
+        if let Acked::Fresh { sample } = self.inflight.acknowledge(ack.sequence_number, now) {
+            self.quick = false;
+            self.burst_left = SILENT_BURST;
+            if let Some(sample) = sample {
+                self.rtt.update(sample);
+            }
+        }
+    }
+
+    fn handle_pause(&mut self, now: Instant) {
+        if self.paused.replace(now).is_none() {
+            self.events.push_back(ChannelEvent::Paused);
+        }
+    }
+
+    /// Any word from the peer ends a pause (DC-12).
+    fn handle_peer_alive(&mut self, now: Instant) {
+        if self.paused.take().is_some() {
+            self.inflight.hasten(now);
+            self.events.push_back(ChannelEvent::Resumed);
+        }
+    }
+
+    /// A WebSocket is up, the first or a later one: what is unacknowledged goes again, once, in order.
+    pub fn handle_connected(&mut self, _now: Instant) {
+        self.connected = true;
+        self.paused = None;
+        self.burst_left = SILENT_BURST;
+        self.retransmit_queue.clear();
+        self.inflight.rewind();
+    }
+
+    /// The WebSocket is gone. Everything is kept.
+    pub fn handle_disconnected(&mut self, _now: Instant) {
+        self.connected = false;
+    }
+
+    /// The clock reached what [`DataChannel::poll_timeout`] said; a spurious call changes nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if !self.connected {
+            return;
+        }
+        if let Some(since) = self.paused {
+            if now >= since + PAUSE_PROBE {
+                self.paused = Some(now);
+                self.inflight.queue_head(&mut self.retransmit_queue);
+            }
+            return;
+        }
+        if self.inflight.check_at().is_none_or(|at| now < at) {
+            return;
+        }
+        let head_only = self.config.retransmission == Retransmission::HeadOnly;
+        let patience = self.rto(1);
+        let queued_before = self.retransmit_queue.len();
+        self.inflight.take_due(now, self.burst_left, head_only, patience, &mut self.retransmit_queue);
+        // A silent peer is not flooded: once the burst is used up, the oldest message alone asks whether it is back.
+        self.burst_left = self.burst_left.saturating_sub(self.retransmit_queue.len() - queued_before).max(1);
+    }
+
+    /// Numbers a payload, seals it and keeps it until it is acknowledged; [`DataChannel::poll_transmit`] hands it out.
+    ///
+    /// # Errors
+    /// [`Full`] gives the payload back when the window is full. Handshake messages and flags have a reserve beyond it.
+    pub fn send(&mut self, now: Instant, payload_type: PayloadType, payload: MessageBuf) -> Result<i64, Full<MessageBuf>> {
+        let refused = match payload_type {
+            PayloadType::Output => !self.can_send(),
+            _ => self.inflight.span() >= self.config.window + CONTROL_RESERVE,
+        };
+        if refused {
+            return Err(Full(payload));
+        }
+        let number = self.inflight.next_sequence_number();
+        let (message_type, flags) = match self.side {
+            Side::Client => (MessageType::InputStreamData, 0),
+            Side::Agent => (MessageType::OutputStreamData, u64::from(number == 0)),
+        };
+        let (date, id) = self.stamp(now);
+        let header =
+            Header { sequence_number: number, flags, payload_type, ..Header::new(message_type, date, id) };
+        self.inflight.push(header.seal(payload));
+        Ok(number)
+    }
+
+    /// The peer may refuse the first data without an acknowledgement: retransmit quickly until the first one.
+    pub fn expect_unready_peer(&mut self) {
+        self.quick = true;
+    }
+
+    /// While set, in-order session data is refused without an acknowledgement, as an agent does whose port is not up.
+    pub fn set_refusing(&mut self, refusing: bool) {
+        self.refusing = refusing;
+    }
+
+    /// The next binary message for the WebSocket: acknowledgements first, then what is late, then what is new.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        if !self.connected {
+            return None;
+        }
+        if let Some(ack) = self.acks.pop_front() {
+            self.stats.acks_sent += 1;
+            let (date, id) = self.stamp(now);
+            return Some(ack.encode(date, id));
+        }
+        let (rtt, config, quick) = (self.rtt, &self.config, self.quick);
+        let rto = |sent| time_out(&rtt, config, quick, sent);
+        while let Some(number) = self.retransmit_queue.pop_front() {
+            if let Some(sent) = self.inflight.retransmit(number, now, rto) {
+                self.stats.retransmissions += 1;
+                tracing::trace!(sequence_number = number, "retransmit");
+                return Some(sent.message);
+            }
+        }
+        if self.paused.is_some() {
+            return None;
+        }
+        let sent = self.inflight.transmit(now, rto)?;
+        if sent.again {
+            self.stats.retransmissions += 1;
+        } else {
+            self.stats.messages_sent += 1;
+        }
+        Some(sent.message)
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<ChannelEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`DataChannel::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Timeout> {
+        if !self.connected {
+            return None;
+        }
+        match self.paused {
+            Some(since) if !self.is_idle() => {
+                Some(Timeout { at: since + PAUSE_PROBE, reason: TimeoutReason::PauseProbe })
+            }
+            Some(_) => None,
+            None => self.inflight.check_at().map(|at| Timeout { at, reason: TimeoutReason::Retransmit }),
+        }
+    }
+
+    fn rto(&self, sent: u32) -> Duration {
+        time_out(&self.rtt, &self.config, self.quick, sent)
+    }
+
+    fn stamp(&mut self, now: Instant) -> (u64, Uuid) {
+        let id = uuid::Builder::from_random_bytes(self.rng.u128(..).to_be_bytes()).into_uuid();
+        (self.clock.unix_millis(now), id)
+    }
+}
+
+/// The retransmission time-out of a message that was sent `sent` times.
+fn time_out(rtt: &RttEstimator, config: &ChannelConfig, quick: bool, sent: u32) -> Duration {
+    if config.retransmission == Retransmission::HeadOnly {
+        let ticks = rtt.rto().min(Duration::from_secs(1)).as_millis().div_ceil(HEAD_SCAN.as_millis());
+        return HEAD_SCAN * u32::try_from(ticks).unwrap_or(10);
+    }
+    let (base, backed_off) = if quick {
+        let quick_rto = rtt.srtt().map_or(config.min_rto, |srtt| QUICK_RTO.max(srtt * 2));
+        (quick_rto, sent.saturating_sub(1).saturating_sub(QUICK_TRIES))
+    } else {
+        (rtt.rto().max(config.min_rto), sent.saturating_sub(1))
+    };
+    base.saturating_mul(1 << backed_off.min(10)).min(config.max_rto)
+}

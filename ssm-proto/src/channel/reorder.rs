@@ -1,0 +1,48 @@
+//! Messages that came before their turn.
+
+use std::collections::BTreeMap;
+
+use crate::wire::AgentMessage;
+
+/// Keeps messages with numbers beyond the expected one, bounded in messages and bytes.
+#[derive(Debug)]
+pub(super) struct ReorderStore {
+    messages: BTreeMap<i64, AgentMessage>,
+    bytes: usize,
+    max_messages: usize,
+    max_bytes: usize,
+}
+
+impl ReorderStore {
+    pub(super) fn new(max_messages: usize, max_bytes: usize) -> Self {
+        Self { messages: BTreeMap::new(), bytes: 0, max_messages, max_bytes }
+    }
+
+    /// Keeps `message`; `false` if there is no room and so it must not be acknowledged. A second copy counts as kept.
+    pub(super) fn insert(&mut self, message: AgentMessage) -> bool {
+        let size = message.payload().len();
+        if self.messages.contains_key(&message.sequence_number()) {
+            return true;
+        }
+        if self.messages.len() >= self.max_messages || self.bytes + size > self.max_bytes {
+            return false;
+        }
+        self.bytes += size;
+        self.messages.insert(message.sequence_number(), message);
+        true
+    }
+
+    /// Takes the message with this number out.
+    pub(super) fn take(&mut self, sequence_number: i64) -> Option<AgentMessage> {
+        if self.messages.is_empty() {
+            return None;
+        }
+        let message = self.messages.remove(&sequence_number)?;
+        self.bytes -= message.payload().len();
+        Some(message)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,67 @@
+//! The bodies of the fuzz targets, as ordinary functions that tests run over the corpus.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::{
+    Acknowledge, AgentConfig, AgentMessage, ClientConfig, Clock, Deframer, MessageBuf, MessageType, PortSession,
+};
+
+/// Any bytes are a message or an error, and a message written again is the same bytes.
+///
+/// # Panics
+/// If that does not hold.
+pub fn decode_message(data: &[u8]) {
+    let raw = Bytes::copy_from_slice(data);
+    let Ok(message) = AgentMessage::decode(raw.clone()) else { return };
+    if message.message_type() == MessageType::Acknowledge {
+        let _ = Acknowledge::decode(message.payload());
+    }
+    let again = message.header().seal_with_digest(MessageBuf::from(message.payload()), message.payload_digest());
+    let twice = AgentMessage::decode(again).expect("what was written can be read");
+    assert_eq!(twice.header(), message.header());
+    assert_eq!(twice.payload(), message.payload());
+}
+
+/// Any bytes, cut anywhere, are frames or an error; data never exceeds what came in.
+///
+/// # Panics
+/// If that does not hold.
+pub fn deframe(data: &[u8]) {
+    let mut deframer = Deframer::new(1);
+    let cut = data.first().map_or(1, |byte| usize::from(*byte) + 1);
+    let mut out = 0;
+    for chunk in data.chunks(cut) {
+        deframer.push(Bytes::copy_from_slice(chunk));
+        loop {
+            match deframer.next_frame() {
+                Ok(Some(frame)) => out += frame.data.len(),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    assert!(out <= data.len());
+}
+
+/// Any sequence of length-prefixed messages leaves both sides of a session alive.
+///
+/// # Panics
+/// If a session does.
+pub fn session_input(data: &[u8], now: Instant) {
+    let clock = Clock { start: now, unix: Duration::from_secs(1) };
+    let client = PortSession::client(ClientConfig::default(), clock, 1);
+    let agent = PortSession::agent(AgentConfig::default(), clock, 2);
+    for mut session in [client, agent] {
+        session.handle_connected(now);
+        let mut rest = data;
+        while let Some((length, tail)) = rest.split_first_chunk::<2>() {
+            let (message, tail) = tail.split_at(tail.len().min(usize::from(u16::from_be_bytes(*length))));
+            let _ = session.handle_input(now, Bytes::copy_from_slice(message));
+            while session.poll_event().is_some() {}
+            while session.poll_transmit(now).is_some() {}
+            rest = tail;
+        }
+    }
+}

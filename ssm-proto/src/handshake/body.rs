@@ -1,0 +1,192 @@
+//! The JSON bodies (HS-2 … HS-5).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Agent to client: what the agent is, and what the client is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HandshakeRequest {
+    /// The agent's version.
+    #[serde(default)]
+    pub agent_version: String,
+    /// What the client is to do, in order.
+    #[serde(default)]
+    pub requested_client_actions: Vec<RequestedAction>,
+}
+
+/// One action of a [`HandshakeRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RequestedAction {
+    /// `SessionType` or `KMSEncryption`.
+    pub action_type: String,
+    /// What it takes; its shape depends on the type.
+    #[serde(default)]
+    pub action_parameters: Value,
+}
+
+/// The parameters of a `SessionType` action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct SessionTypeParameters {
+    pub(super) session_type: String,
+    #[serde(default)]
+    pub(super) properties: Value,
+}
+
+/// Client to agent: what came of the actions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HandshakeResponse {
+    /// The client's version; decides multiplexing and keep-alives at the agent.
+    pub client_version: String,
+    /// One entry per requested action.
+    pub processed_client_actions: Vec<ProcessedAction>,
+    /// Texts of what failed.
+    pub errors: Option<Vec<String>>,
+}
+
+/// What came of one action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProcessedAction {
+    /// The same as in the request.
+    pub action_type: String,
+    /// Whether it was done.
+    pub action_status: ActionStatus,
+    /// What the action gives; null for `SessionType`.
+    #[serde(default)]
+    pub action_result: Value,
+    /// Why it was not done.
+    #[serde(default)]
+    pub error: String,
+}
+
+/// Whether an action was done. Anything but success makes the agent end the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "i64", into = "i64")]
+#[non_exhaustive]
+pub enum ActionStatus {
+    /// 1.
+    Success,
+    /// 2.
+    Failed,
+    /// 3.
+    Unsupported,
+    /// Anything else: an old client that puts its status elsewhere says 0.
+    Other(i64),
+}
+
+impl From<i64> for ActionStatus {
+    fn from(number: i64) -> Self {
+        match number {
+            1 => Self::Success,
+            2 => Self::Failed,
+            3 => Self::Unsupported,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<ActionStatus> for i64 {
+    fn from(status: ActionStatus) -> Self {
+        match status {
+            ActionStatus::Success => 1,
+            ActionStatus::Failed => 2,
+            ActionStatus::Unsupported => 3,
+            ActionStatus::Other(other) => other,
+        }
+    }
+}
+
+/// Agent to client: the session begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HandshakeComplete {
+    /// Nanoseconds.
+    pub handshake_time_to_complete: i64,
+    /// A text for the person at the client.
+    pub customer_message: String,
+}
+
+/// What a session carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionType {
+    /// A shell on a terminal.
+    StandardStream,
+    /// A command on a terminal.
+    InteractiveCommands,
+    /// A command without one.
+    NonInteractiveCommands,
+    /// Bytes of ports.
+    Port(PortProperties),
+}
+
+impl SessionType {
+    pub(super) fn from_wire(name: &str, properties: &Value) -> Option<Self> {
+        match name {
+            "Standard_Stream" => Some(Self::StandardStream),
+            "InteractiveCommands" => Some(Self::InteractiveCommands),
+            "NonInteractiveCommands" => Some(Self::NonInteractiveCommands),
+            "Port" => Some(Self::Port(serde_json::from_value(properties.clone()).unwrap_or_default())),
+            _ => None,
+        }
+    }
+
+    /// The name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::StandardStream => "Standard_Stream",
+            Self::InteractiveCommands => "InteractiveCommands",
+            Self::NonInteractiveCommands => "NonInteractiveCommands",
+            Self::Port(_) => "Port",
+        }
+    }
+
+    pub(super) fn to_action(&self) -> RequestedAction {
+        let properties = match self {
+            Self::Port(properties) => serde_json::to_value(properties).unwrap_or_default(),
+            _ => Value::Null,
+        };
+        let parameters = SessionTypeParameters { session_type: self.name().into(), properties };
+        RequestedAction {
+            action_type: super::SESSION_TYPE.into(),
+            action_parameters: serde_json::to_value(parameters).unwrap_or_default(),
+        }
+    }
+}
+
+/// A port session's properties, as the document resolved them: all are text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PortProperties {
+    /// Where the client is to listen; `0` or absent: anywhere.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub local_port_number: Option<String>,
+    /// The destination's port.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub port_number: Option<String>,
+    /// The destination, if it is not the agent's own machine.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub host: Option<String>,
+    /// `LocalPortForwarding`; absent for plain streams (SSH).
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub kind: Option<String>,
+    /// `unix` where the client is to listen on a Unix socket.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub local_connection_type: Option<String>,
+    /// The Unix socket's path.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub local_unix_socket: Option<String>,
+}
+
+/// Text, or a number that some document did not quote.
+fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
+}

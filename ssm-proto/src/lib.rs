@@ -1,0 +1,106 @@
+//! The AWS Session Manager data channel as pure state machines.
+//!
+//! Nothing here does I/O, reads a clock or draws randomness: bytes, the time and a seed come in as arguments, bytes and
+//! events come out. A driver owns the sockets; see [`PortSession`] for its contract.
+//!
+//! The floors, from the bottom:
+//!
+//! | module | what it turns into what |
+//! |---|---|
+//! | wire | bytes ↔ [`AgentMessage`], a zero-copy view |
+//! | channel | messages that get lost, repeated and reordered ↔ payloads in order, exactly once ([`DataChannel`]) |
+//! | handshake | payloads ↔ what the two ends agreed on |
+//! | mux | one byte stream ↔ many streams ([`Mux`], smux version 1) |
+//! | session | all of it together ([`PortSession`]) |
+//!
+//! Every type speaks the same four verbs: getters, `handle_*` (something happened), commands, and `poll_*` (what is to be
+//! done). Requirements are numbered in `docs/protocol.md`; comments cite the numbers.
+
+mod channel;
+pub mod fuzzing;
+mod handshake;
+mod mux;
+mod session;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod wire;
+
+pub use channel::{ChannelConfig, ChannelEvent, ChannelStats, DataChannel, Full, Retransmission, RttEstimator};
+pub use handshake::{
+    ActionStatus, AgentHandshake, ClientHandshake, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse,
+    HandshakeStep, PortProperties, ProcessedAction, RequestedAction, SessionType, Version,
+};
+pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
+pub use session::{
+    AgentConfig, AgentQuirks, ClientConfig, OpenError, PortMode, PortSession, SessionEvent, SessionStats,
+};
+pub use wire::{
+    Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, HeaderForm, MAX_PAYLOAD, MessageBuf, MessageType,
+    OpenDataChannel, Padding, PayloadDigest, PayloadType, PortFlag, UnknownType,
+    publication,
+};
+
+use std::time::{Duration, Instant};
+
+/// Which end of the session this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The end that asked for the session; sends `input_stream_data`.
+    Client,
+    /// The end on the managed node; sends `output_stream_data`.
+    Agent,
+}
+
+/// Ties the monotonic clock of `now` arguments to the wall clock that messages carry (their CreatedDate).
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// A moment of the monotonic clock.
+    pub start: Instant,
+    /// The same moment as time since the Unix epoch.
+    pub unix: Duration,
+}
+
+impl Clock {
+    /// Milliseconds since the Unix epoch at `now`; at least 1, because 0 is invalid on the wire.
+    pub fn unix_millis(&self, now: Instant) -> u64 {
+        let since_epoch = self.unix + now.saturating_duration_since(self.start);
+        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// The next moment at which `handle_timeout` has something to do, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    /// When.
+    pub at: Instant,
+    /// What for.
+    pub reason: TimeoutReason,
+}
+
+/// What a [`Timeout`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimeoutReason {
+    /// A message was not acknowledged in time.
+    Retransmit,
+    /// The other end is said to be away; see whether it is back.
+    PauseProbe,
+    /// The agent needs a moment after the handshake before it takes data.
+    HandshakeGrace,
+    /// The other end did not answer the handshake.
+    HandshakeAnswer,
+    /// A stream whose local end is finished waited long enough for the answer.
+    Linger,
+    /// A keep-alive frame is due.
+    KeepAlive,
+}
+
+impl Timeout {
+    /// The earlier of two optional time-outs.
+    pub(crate) fn earliest(a: Option<Self>, b: Option<Self>) -> Option<Self> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(if b.at < a.at { b } else { a }),
+            (a, b) => a.or(b),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! smux frames and the byte stream that they make. `docs/protocol.md`, MUX-1 … MUX-4.
+
+use std::fmt;
+
+use byteorder::{ByteOrder, LittleEndian};
+use bytes::{Buf, Bytes};
+
+/// Bytes in front of a frame's data.
+pub(super) const FRAME_HEADER: usize = 8;
+
+/// A stream within a session. Clients count 3, 5, 7 …
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a frame does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// Opens a stream.
+    Syn,
+    /// Ends a stream: the sender forgets it at once.
+    Fin,
+    /// Carries data.
+    Psh,
+    /// Keeps the session alive.
+    Nop,
+    /// Version 2 only: grants credit.
+    Upd,
+}
+
+/// A frame, or a piece of a data frame whose rest is still to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// What it does.
+    pub kind: FrameKind,
+    /// Whose it is; 0 for [`FrameKind::Nop`].
+    pub stream: StreamId,
+    /// Its data. A data frame may come in several pieces.
+    pub data: Bytes,
+}
+
+/// Writes a frame's header.
+pub(super) fn header(kind: FrameKind, stream: StreamId, length: u16) -> [u8; FRAME_HEADER] {
+    let command = match kind {
+        FrameKind::Syn => 0,
+        FrameKind::Fin => 1,
+        FrameKind::Psh => 2,
+        FrameKind::Nop => 3,
+        FrameKind::Upd => 4,
+    };
+    let [low, high] = length.to_le_bytes();
+    let [a, b, c, d] = stream.0.to_le_bytes();
+    [1, command, low, high, a, b, c, d]
+}
+
+/// Why a byte stream is not smux. There is no way to find the next frame: the session is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The version byte is not the one in use.
+    #[error("smux version {0} instead of {1}")]
+    BadVersion(u8, u8),
+    /// No such command in this version.
+    #[error("smux command {0} does not exist")]
+    BadCommand(u8),
+    /// A frame that has no data says that it has.
+    #[error("smux frame of kind {0:?} with {1} bytes of data")]
+    UnexpectedData(FrameKind, u16),
+}
+
+/// Cuts a byte stream, which comes in chunks that know nothing of frames, into frames. Slices, never copies data.
+///
+/// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds what was not looked at.
+#[derive(Debug)]
+pub struct Deframer {
+    version: u8,
+    chunk: Bytes,
+    header: [u8; FRAME_HEADER],
+    header_len: usize,
+    body: Option<(FrameKind, StreamId)>,
+    body_left: usize,
+}
+
+impl Deframer {
+    /// For smux of this version; session data channels speak version 1.
+    pub fn new(version: u8) -> Self {
+        Self { version, chunk: Bytes::new(), header: [0; FRAME_HEADER], header_len: 0, body: None, body_left: 0 }
+    }
+
+    /// Takes the next chunk; [`Deframer::next_frame`] must have said `None` since the last one.
+    pub fn push(&mut self, chunk: Bytes) {
+        debug_assert!(self.chunk.is_empty(), "the last chunk was not drained");
+        self.chunk = chunk;
+    }
+
+    /// Whether the bytes so far end between two frames.
+    pub fn is_at_boundary(&self) -> bool {
+        self.chunk.is_empty() && self.header_len == 0 && self.body.is_none()
+    }
+
+    /// Whether the bytes so far end inside a frame's data.
+    pub fn is_inside_data(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// The next frame, or piece of one; `None`: more bytes are needed.
+    ///
+    /// # Errors
+    /// The stream is not smux of this version. It stays unusable.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        loop {
+            if let Some((kind, stream)) = self.body {
+                return Ok(self.next_piece(kind, stream));
+            }
+            let Some(header) = self.next_header() else { return Ok(None) };
+            let (kind, stream, length) = self.parse(header)?;
+            if length == 0 && kind == FrameKind::Psh {
+                continue;
+            }
+            if length == 0 {
+                return Ok(Some(Frame { kind, stream, data: Bytes::new() }));
+            }
+            self.body = Some((kind, stream));
+            self.body_left = usize::from(length);
+        }
+    }
+
+    fn next_piece(&mut self, kind: FrameKind, stream: StreamId) -> Option<Frame> {
+        if self.chunk.is_empty() {
+            return None;
+        }
+        let data = self.chunk.split_to(self.body_left.min(self.chunk.len()));
+        self.body_left -= data.len();
+        if self.body_left == 0 {
+            self.body = None;
+        }
+        Some(Frame { kind, stream, data })
+    }
+
+    fn next_header(&mut self) -> Option<[u8; FRAME_HEADER]> {
+        let missing = self.header.get_mut(self.header_len..)?;
+        let take = missing.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(missing.get_mut(..take)?);
+        self.header_len += take;
+        if self.header_len < FRAME_HEADER {
+            return None;
+        }
+        self.header_len = 0;
+        Some(self.header)
+    }
+
+    fn parse(&self, header: [u8; FRAME_HEADER]) -> Result<(FrameKind, StreamId, u16), FrameError> {
+        let [version, command, rest @ ..] = header;
+        if version != self.version {
+            return Err(FrameError::BadVersion(version, self.version));
+        }
+        let kind = match command {
+            0 => FrameKind::Syn,
+            1 => FrameKind::Fin,
+            2 => FrameKind::Psh,
+            3 => FrameKind::Nop,
+            4 if self.version == 2 => FrameKind::Upd,
+            other => return Err(FrameError::BadCommand(other)),
+        };
+        let (length, stream) = rest.split_at(2);
+        let length = LittleEndian::read_u16(length);
+        if length > 0 && !matches!(kind, FrameKind::Psh | FrameKind::Upd) {
+            return Err(FrameError::UnexpectedData(kind, length));
+        }
+        Ok((kind, StreamId(LittleEndian::read_u32(stream)), length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames_of(chunks: &[&[u8]]) -> Vec<(FrameKind, u32, Vec<u8>)> {
+        let mut deframer = Deframer::new(1);
+        let mut frames: Vec<(FrameKind, u32, Vec<u8>)> = Vec::new();
+        let mut continues = false;
+        for chunk in chunks {
+            deframer.push(Bytes::copy_from_slice(chunk));
+            while let Some(frame) = deframer.next_frame().unwrap() {
+                match frames.last_mut() {
+                    Some(last) if continues => last.2.extend_from_slice(&frame.data),
+                    _ => frames.push((frame.kind, frame.stream.0, frame.data.to_vec())),
+                }
+                continues = deframer.is_inside_data();
+            }
+        }
+        assert!(deframer.is_at_boundary());
+        frames
+    }
+
+    #[test]
+    fn a_stream_means_the_same_wherever_it_is_cut() {
+        let mut bytes = Vec::new();
+        bytes.extend(header(FrameKind::Syn, StreamId(3), 0));
+        bytes.extend(header(FrameKind::Psh, StreamId(3), 5));
+        bytes.extend(b"hello");
+        bytes.extend(header(FrameKind::Psh, StreamId(3), 0));
+        bytes.extend(header(FrameKind::Fin, StreamId(3), 0));
+        let whole = frames_of(&[&bytes]);
+        assert_eq!(whole.len(), 3);
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                assert_eq!(frames_of(&[&bytes[..first], &bytes[first..second], &bytes[second..]]), whole);
+            }
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! Many streams over one: smux version 1, both sides. `docs/protocol.md`, MUX-*.
+
+mod frame;
+mod stream;
+
+pub use frame::{Deframer, Frame, FrameError, FrameKind, StreamId};
+pub(crate) use stream::ByteQueue;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::wire::MessageBuf;
+use crate::{Side, Timeout, TimeoutReason};
+use frame::FRAME_HEADER;
+use stream::{Local, Stream};
+
+/// Knobs of a [`Mux`].
+#[derive(Clone, Debug)]
+pub struct MuxConfig {
+    /// Bytes of one stream that may wait to be sent before [`Mux::write`] refuses. Default: 256 KiB.
+    pub send_queue: usize,
+    /// Bytes of one stream that may wait to be read before the session is congested. Default: 4 MiB, as the peers.
+    pub receive_store: usize,
+    /// The same over all streams. Default: 16 MiB.
+    pub receive_total: usize,
+    /// What a stream may send before the next one's turn, in bytes. Default: 1024, one message.
+    pub quantum: usize,
+    /// Client side: how long the far side may be silent after the local end finished before it is told (MUX-9).
+    /// Default: 30 s.
+    pub linger: Duration,
+    /// Send a keep-alive frame this often. Default: never; agents that expect them are served all the same.
+    pub keep_alive: Option<Duration>,
+    /// Give the session up when nothing came from the peer for this long. Default: never.
+    pub peer_timeout: Option<Duration>,
+}
+
+impl Default for MuxConfig {
+    fn default() -> Self {
+        Self {
+            send_queue: 256 << 10,
+            receive_store: 4 << 20,
+            receive_total: 16 << 20,
+            quantum: 1024,
+            linger: Duration::from_secs(30),
+            keep_alive: None,
+            peer_timeout: None,
+        }
+    }
+}
+
+/// A sender never makes longer frames; receivers take up to 65 535 bytes (MUX-3).
+const MAX_FRAME_DATA: usize = 32_768;
+/// The client's first stream (MUX-5).
+const FIRST_STREAM: u32 = 3;
+
+/// One side of the multiplexer.
+///
+/// Streams take turns by deficit round robin; a stream that was idle goes first, so that a keystroke or a new connection does
+/// not wait behind bulk data (FQ-CoDel's scheduler, RFC 8290 section 4).
+#[derive(Debug)]
+pub struct Mux {
+    side: Side,
+    config: MuxConfig,
+    streams: BTreeMap<StreamId, Stream>,
+    next_stream: u32,
+    deframer: Deframer,
+    /// Streams that were idle.
+    fresh: VecDeque<StreamId>,
+    /// Streams that used up a turn.
+    busy: VecDeque<StreamId>,
+    keep_alive_due: Option<Instant>,
+    keep_alive_queued: bool,
+    silent_since: Option<Instant>,
+    /// No linger ends before this; a lower bound.
+    linger_check: Option<Instant>,
+    receive_bytes: usize,
+    streams_over_limit: usize,
+    events: VecDeque<MuxEvent>,
+}
+
+/// Something that a [`Mux`] wants its owner to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MuxEvent {
+    /// The peer opened a stream (agent side).
+    Opened(StreamId),
+    /// A stream that had nothing to read has something.
+    Readable(StreamId),
+    /// A stream that refused a write has room.
+    Writable(StreamId),
+    /// The peer ended the stream: end of file after what is still to be read.
+    Finished {
+        /// Which.
+        stream: StreamId,
+        /// Whether any byte ever came.
+        received_any: bool,
+    },
+}
+
+/// Why a write was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The stream's queue is full; here is the data back. [`MuxEvent::Writable`] tells when to try again.
+    #[error("the stream's send queue is full")]
+    Full(Bytes),
+    /// The stream is finished, reset, or never was.
+    #[error("the stream is closed")]
+    Closed,
+}
+
+impl Mux {
+    /// A multiplexer without streams.
+    pub fn new(side: Side, config: MuxConfig, now: Instant) -> Self {
+        Self {
+            side,
+            streams: BTreeMap::new(),
+            next_stream: FIRST_STREAM,
+            deframer: Deframer::new(1),
+            fresh: VecDeque::new(),
+            busy: VecDeque::new(),
+            keep_alive_due: config.keep_alive.map(|interval| now + interval),
+            keep_alive_queued: false,
+            silent_since: config.peer_timeout.map(|_| now),
+            linger_check: None,
+            receive_bytes: 0,
+            streams_over_limit: 0,
+            events: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Streams that are not over.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Bytes that wait to be read, over all streams.
+    pub fn receive_bytes(&self) -> usize {
+        self.receive_bytes
+    }
+
+    /// Whether a stream's or the whole receive store is full: take no more from the peer until streams are read.
+    pub fn is_congested(&self) -> bool {
+        self.streams_over_limit > 0 || self.receive_bytes >= self.config.receive_total
+    }
+
+    /// Whether [`Mux::poll_transmit`] has something.
+    pub fn wants_transmit(&self) -> bool {
+        self.keep_alive_queued || !self.fresh.is_empty() || !self.busy.is_empty()
+    }
+
+    /// Opens a stream (client side).
+    pub fn open(&mut self) -> StreamId {
+        let id = StreamId(self.next_stream);
+        self.next_stream = self.next_stream.wrapping_add(2);
+        self.streams.insert(id, Stream::new(true));
+        self.schedule(id);
+        id
+    }
+
+    /// Queues data.
+    ///
+    /// # Errors
+    /// [`WriteError::Full`] gives the data back; nothing is ever dropped.
+    pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
+        let limit = self.config.send_queue;
+        let stream =
+            self.streams.get_mut(&id).filter(|stream| stream.local == Local::Open).ok_or(WriteError::Closed)?;
+        if stream.send.len() >= limit {
+            stream.wants_room = true;
+            return Err(WriteError::Full(data));
+        }
+        if !data.is_empty() {
+            stream.send.push(data);
+            self.schedule(id);
+        }
+        Ok(())
+    }
+
+    /// Bytes that [`Mux::write`] would take now without a refusal of the next.
+    pub fn writable(&self, id: StreamId) -> usize {
+        let stream = self.streams.get(&id).filter(|stream| stream.local == Local::Open);
+        stream.map_or(0, |stream| self.config.send_queue.saturating_sub(stream.send.len()))
+    }
+
+    /// Takes the next chunk that waits to be read.
+    pub fn read(&mut self, id: StreamId) -> Option<Bytes> {
+        let stream = self.streams.get_mut(&id)?;
+        let before = stream.receive.len();
+        let chunk = stream.receive.pop()?;
+        self.account(id, before);
+        self.remove_if_over(id);
+        Some(chunk)
+    }
+
+    /// Whether the peer ended the stream and everything was read.
+    pub fn is_finished(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_none_or(|stream| stream.remote_finished && stream.receive.is_empty())
+    }
+
+    /// The local end sends nothing more.
+    ///
+    /// The agent side says so to the peer once everything is sent. The client side holds the FIN until the peer's FIN or
+    /// a linger of silence: the peer forgets a stream on FIN and would throw its answer away (MUX-8, MUX-9).
+    pub fn finish(&mut self, now: Instant, id: StreamId) {
+        let (side, linger) = (self.side, self.config.linger);
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local == Local::Open) else { return };
+        if side == Side::Client && !stream.remote_finished {
+            stream.local = Local::Held { until: now + linger };
+            self.expect_linger(now + linger);
+        } else {
+            stream.local = Local::Finishing;
+            self.schedule(id);
+        }
+    }
+
+    /// Ends the stream at both ends once what waits is sent, without waiting for an answer; the peer's FIN still comes as
+    /// [`MuxEvent::Finished`], and after a refused destination nothing else tells.
+    pub fn close(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local != Local::Finished) {
+            stream.local = Local::Finishing;
+            self.schedule(id);
+        }
+    }
+
+    /// Drops the stream now, with what waits in it; the peer is told by FIN.
+    pub fn reset(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let before = stream.receive.len();
+        stream.receive.clear();
+        stream.send.clear();
+        stream.discard = true;
+        if stream.local != Local::Finished {
+            stream.local = Local::Finishing;
+        }
+        self.account(id, before);
+        self.schedule(id);
+        self.remove_if_over(id);
+    }
+
+    /// The next chunk of the peer's byte stream, in order.
+    ///
+    /// # Errors
+    /// It is not smux: the session is lost.
+    pub fn handle_input(&mut self, now: Instant, chunk: Bytes) -> Result<(), FrameError> {
+        self.silent_since = self.silent_since.map(|_| now);
+        self.deframer.push(chunk);
+        while let Some(frame) = self.deframer.next_frame()? {
+            match frame.kind {
+                FrameKind::Psh => self.handle_data(now, frame.stream, frame.data),
+                FrameKind::Syn => self.handle_syn(frame.stream),
+                FrameKind::Fin => self.handle_fin(frame.stream),
+                FrameKind::Nop | FrameKind::Upd => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_syn(&mut self, id: StreamId) {
+        if self.side == Side::Agent && !self.streams.contains_key(&id) {
+            self.streams.insert(id, Stream::new(false));
+            self.events.push_back(MuxEvent::Opened(id));
+        }
+    }
+
+    fn handle_data(&mut self, now: Instant, id: StreamId, data: Bytes) {
+        let linger = self.config.linger;
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.discard) else { return };
+        if let Local::Held { until } = &mut stream.local {
+            *until = now + linger;
+        }
+        let before = stream.receive.len();
+        stream.received_any = true;
+        stream.receive.push(data);
+        if before == 0 {
+            self.events.push_back(MuxEvent::Readable(id));
+        }
+        self.account(id, before);
+    }
+
+    fn handle_fin(&mut self, id: StreamId) {
+        let side = self.side;
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.remote_finished {
+            return;
+        }
+        stream.remote_finished = true;
+        if !stream.discard {
+            let received_any = stream.received_any;
+            self.events.push_back(MuxEvent::Finished { stream: id, received_any });
+        }
+        // The agent forgot the stream when it sent this: what waits to be sent has nowhere to go (MUX-8).
+        if side == Side::Client && stream.local != Local::Finished {
+            stream.send.clear();
+            stream.local = Local::Finishing;
+            self.schedule(id);
+        }
+        self.remove_if_over(id);
+    }
+
+    /// The clock reached what [`Mux::poll_timeout`] said.
+    ///
+    /// # Errors
+    /// The peer was silent for longer than the configuration allows.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
+        if let (Some(due), Some(interval)) = (self.keep_alive_due, self.config.keep_alive)
+            && now >= due
+        {
+            self.keep_alive_due = Some(now + interval);
+            self.keep_alive_queued = true;
+        }
+        if self.linger_check.is_some_and(|at| now >= at) {
+            self.end_lingers(now);
+        }
+        match (self.silent_since, self.config.peer_timeout) {
+            (Some(since), Some(limit)) if now >= since + limit => Err(limit),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_lingers(&mut self, now: Instant) {
+        self.linger_check = None;
+        let mut over = Vec::new();
+        for (id, stream) in &mut self.streams {
+            if let Local::Held { until } = stream.local {
+                if now >= until {
+                    stream.local = Local::Finishing;
+                    over.push(*id);
+                } else {
+                    self.linger_check = Some(self.linger_check.map_or(until, |check| check.min(until)));
+                }
+            }
+        }
+        for id in over {
+            self.schedule(id);
+        }
+    }
+
+    /// When [`Mux::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Timeout> {
+        let linger = self.linger_check.map(|at| Timeout { at, reason: TimeoutReason::Linger });
+        let keep_alive = self.keep_alive_due.map(|at| Timeout { at, reason: TimeoutReason::KeepAlive });
+        let silence = self.silent_since.zip(self.config.peer_timeout).map(|(since, limit)| since + limit);
+        let silence = silence.map(|at| Timeout { at, reason: TimeoutReason::KeepAlive });
+        Timeout::earliest(linger, Timeout::earliest(keep_alive, silence))
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<MuxEvent> {
+        self.events.pop_front()
+    }
+
+    /// Fills `buf` with as many frames of as many streams as fit.
+    pub fn poll_transmit(&mut self, buf: &mut MessageBuf) {
+        if self.keep_alive_queued && buf.remaining() >= FRAME_HEADER {
+            self.keep_alive_queued = false;
+            buf.put_slice(&frame::header(FrameKind::Nop, StreamId(0), 0));
+        }
+        while buf.remaining() > FRAME_HEADER {
+            let Some(id) = self.fresh.pop_front().or_else(|| self.busy.pop_front()) else { break };
+            let alone = self.fresh.is_empty() && self.busy.is_empty();
+            match self.fill_from(id, buf, alone) {
+                Turn::Done => self.remove_if_over(id),
+                Turn::Over => self.busy.push_back(id),
+                Turn::MessageFull => self.busy.push_front(id),
+            }
+        }
+    }
+
+    /// Bytes that [`Mux::poll_transmit`] would write if `buf` had room: a guess for the allocation.
+    pub fn pending_hint(&self) -> usize {
+        let first = self.fresh.front().or_else(|| self.busy.front());
+        let bytes = first.and_then(|id| self.streams.get(id)).map_or(0, |stream| stream.send.len());
+        let others = self.fresh.len() + self.busy.len();
+        bytes + (others + 2) * (2 * FRAME_HEADER) + if others > 1 { self.config.quantum } else { 0 }
+    }
+
+    fn fill_from(&mut self, id: StreamId, buf: &mut MessageBuf, alone: bool) -> Turn {
+        let Some(stream) = self.streams.get_mut(&id) else { return Turn::Done };
+        if stream.deficit == 0 {
+            stream.deficit = self.config.quantum;
+        }
+        if stream.opening {
+            stream.opening = false;
+            buf.put_slice(&frame::header(FrameKind::Syn, id, 0));
+        }
+        let allowance = if alone { usize::MAX } else { stream.deficit };
+        let room = buf.remaining().saturating_sub(FRAME_HEADER);
+        let length = stream.send.len().min(allowance).min(room).min(MAX_FRAME_DATA);
+        if let Some(length) = u16::try_from(length).ok().filter(|length| *length > 0) {
+            buf.put_slice(&frame::header(FrameKind::Psh, id, length));
+            stream.send.copy_to(buf, usize::from(length));
+        }
+        stream.deficit = stream.deficit.saturating_sub(length);
+        if stream.wants_room && stream.send.len() <= self.config.send_queue / 2 {
+            stream.wants_room = false;
+            self.events.push_back(MuxEvent::Writable(id));
+        }
+        if stream.send.is_empty() && stream.local == Local::Finishing && buf.remaining() >= FRAME_HEADER {
+            buf.put_slice(&frame::header(FrameKind::Fin, id, 0));
+            stream.local = Local::Finished;
+            // As the peer's own library: the agent side forgets a stream with its FIN.
+            stream.discard |= self.side == Side::Agent;
+        }
+        if !stream.has_something_to_send() {
+            stream.scheduled = false;
+            stream.deficit = 0;
+            Turn::Done
+        } else if stream.deficit == 0 {
+            Turn::Over
+        } else {
+            Turn::MessageFull
+        }
+    }
+
+    fn schedule(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.scheduled
+            && stream.has_something_to_send()
+        {
+            stream.scheduled = true;
+            self.fresh.push_back(id);
+        }
+    }
+
+    /// Keeps the totals right after a stream's receive store changed from `before` bytes.
+    fn account(&mut self, id: StreamId, before: usize) {
+        let Some(after) = self.streams.get(&id).map(|stream| stream.receive.len()) else { return };
+        self.receive_bytes = self.receive_bytes + after - before;
+        let limit = self.config.receive_store;
+        match (before >= limit, after >= limit) {
+            (false, true) => self.streams_over_limit += 1,
+            (true, false) => self.streams_over_limit -= 1,
+            _ => {}
+        }
+    }
+
+    fn remove_if_over(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get(&id)
+            && stream.is_over()
+            && !stream.scheduled
+        {
+            let before = stream.receive.len();
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.receive.clear();
+            }
+            self.account(id, before);
+            self.streams.remove(&id);
+        }
+    }
+
+    fn expect_linger(&mut self, at: Instant) {
+        self.linger_check = Some(self.linger_check.map_or(at, |check| check.min(at)));
+    }
+}
+
+/// How a stream's part of a message ended.
+enum Turn {
+    /// It has nothing more to send.
+    Done,
+    /// It used up its turn.
+    Over,
+    /// The message is full; the turn goes on in the next one.
+    MessageFull,
+}
+
+#[cfg(test)]
+mod tests;

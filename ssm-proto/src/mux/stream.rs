@@ -1,0 +1,114 @@
+//! One stream's two stores.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+
+use crate::wire::MessageBuf;
+
+/// Chunks that wait, and their bytes.
+#[derive(Debug, Default)]
+pub(crate) struct ByteQueue {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl ByteQueue {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        let chunk = self.chunks.pop_front()?;
+        self.bytes -= chunk.len();
+        Some(chunk)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+        self.bytes = 0;
+    }
+
+    /// Moves exactly `length` bytes, which are there, into `buf`.
+    pub(crate) fn copy_to(&mut self, buf: &mut MessageBuf, mut length: usize) {
+        self.bytes -= length;
+        while length > 0 {
+            let Some(front) = self.chunks.front_mut() else { return };
+            let take = length.min(front.len());
+            buf.put_slice(front.get(..take).unwrap_or_default());
+            length -= take;
+            if take == front.len() {
+                self.chunks.pop_front();
+            } else {
+                front.advance(take);
+            }
+        }
+    }
+}
+
+/// ```text
+///  local:  Open ── finish ──► Held ── linger over, or peer's FIN ──► Finishing ── FIN sent ──► Finished
+///            └───────────────── (agent side, or reset) ─────────────────▲
+///  remote: Open ── FIN ──► finished
+/// ```
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) send: ByteQueue,
+    pub(super) receive: ByteQueue,
+    pub(super) local: Local,
+    pub(super) remote_finished: bool,
+    /// SYN is still to be sent.
+    pub(super) opening: bool,
+    /// Nobody wants what comes any more.
+    pub(super) discard: bool,
+    /// The owner was refused a write and waits for room.
+    pub(super) wants_room: bool,
+    pub(super) received_any: bool,
+    /// Stands in one of the scheduler's queues.
+    pub(super) scheduled: bool,
+    /// Bytes that it may still send in this turn.
+    pub(super) deficit: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Local {
+    Open,
+    Held { until: Instant },
+    Finishing,
+    Finished,
+}
+
+impl Stream {
+    pub(super) fn new(opening: bool) -> Self {
+        Self {
+            send: ByteQueue::default(),
+            receive: ByteQueue::default(),
+            local: Local::Open,
+            remote_finished: false,
+            opening,
+            discard: false,
+            wants_room: false,
+            received_any: false,
+            scheduled: false,
+            deficit: 0,
+        }
+    }
+
+    pub(super) fn has_something_to_send(&self) -> bool {
+        self.opening || !self.send.is_empty() || self.local == Local::Finishing
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.local == Local::Finished && (self.discard || (self.remote_finished && self.receive.is_empty()))
+    }
+}

@@ -1,0 +1,171 @@
+//! What the multiplexer promises, two ends joined back to back.
+
+use super::*;
+
+struct Ends {
+    client: Mux,
+    agent: Mux,
+    now: Instant,
+}
+
+impl Ends {
+    fn new(config: MuxConfig) -> Self {
+        let now = Instant::now();
+        Self {
+            client: Mux::new(Side::Client, config.clone(), now),
+            agent: Mux::new(Side::Agent, config, now),
+            now,
+        }
+    }
+
+    /// Moves everything both ways; gives the payloads that the client sent.
+    fn exchange(&mut self) -> Vec<Vec<u8>> {
+        let mut sent = Vec::new();
+        while self.client.wants_transmit() || self.agent.wants_transmit() {
+            for from_client in [true, false] {
+                let (from, to) = match from_client {
+                    true => (&mut self.client, &mut self.agent),
+                    false => (&mut self.agent, &mut self.client),
+                };
+                let mut buf = MessageBuf::with_limit(1024, 1024);
+                from.poll_transmit(&mut buf);
+                if buf.is_empty() {
+                    continue;
+                }
+                to.handle_input(self.now, Bytes::copy_from_slice(buf.payload())).unwrap();
+                if from_client {
+                    sent.push(buf.payload().to_vec());
+                }
+            }
+        }
+        sent
+    }
+
+    fn read_all(mux: &mut Mux, id: StreamId) -> Vec<u8> {
+        std::iter::from_fn(|| mux.read(id)).flatten().collect()
+    }
+}
+
+#[test]
+fn open_and_first_bytes_share_a_message() {
+    let mut ends = Ends::new(MuxConfig::default());
+    let id = ends.client.open();
+    ends.client.write(id, Bytes::from_static(b"ping")).unwrap();
+    let sent = ends.exchange();
+    assert_eq!(sent, [b"\x01\x00\x00\x00\x03\x00\x00\x00\x01\x02\x04\x00\x03\x00\x00\x00ping".to_vec()]);
+    assert_eq!(ends.agent.poll_event(), Some(MuxEvent::Opened(id)));
+    assert_eq!(ends.agent.poll_event(), Some(MuxEvent::Readable(id)));
+    assert_eq!(Ends::read_all(&mut ends.agent, id), b"ping");
+}
+
+#[test]
+fn a_full_send_queue_refuses_and_tells_when_there_is_room() {
+    let mut ends = Ends::new(MuxConfig { send_queue: 2000, ..MuxConfig::default() });
+    let id = ends.client.open();
+    ends.client.write(id, Bytes::from(vec![1; 2000])).unwrap();
+    let Err(WriteError::Full(back)) = ends.client.write(id, Bytes::from_static(b"more")) else { panic!("taken") };
+    assert_eq!(&back[..], b"more");
+    ends.exchange();
+    assert_eq!(ends.client.poll_event(), Some(MuxEvent::Writable(id)));
+    assert_eq!(Ends::read_all(&mut ends.agent, id).len(), 2000);
+}
+
+#[test]
+fn a_keystroke_waits_for_one_message_not_for_the_bulk() {
+    let mut ends = Ends::new(MuxConfig { send_queue: 1 << 20, ..MuxConfig::default() });
+    let bulk = ends.client.open();
+    ends.client.write(bulk, Bytes::from(vec![0; 100_000])).unwrap();
+    let mut buf = MessageBuf::with_limit(1024, 1024);
+    ends.client.poll_transmit(&mut buf);
+    ends.agent.handle_input(ends.now, Bytes::copy_from_slice(buf.payload())).unwrap();
+    let shell = ends.client.open();
+    ends.client.write(shell, Bytes::from_static(b"k")).unwrap();
+    let mut next = MessageBuf::with_limit(1024, 1024);
+    ends.client.poll_transmit(&mut next);
+    assert_eq!(next.payload()[..17], *b"\x01\x00\x00\x00\x05\x00\x00\x00\x01\x02\x01\x00\x05\x00\x00\x00k");
+    assert_eq!(next.remaining(), 0, "bulk fills the rest");
+}
+
+#[test]
+fn busy_streams_get_equal_shares() {
+    let mut ends = Ends::new(MuxConfig { send_queue: 1 << 20, ..MuxConfig::default() });
+    let ids = [ends.client.open(), ends.client.open(), ends.client.open()];
+    for id in ids {
+        ends.client.write(id, Bytes::from(vec![0; 60_000])).unwrap();
+    }
+    for _ in 0..90 {
+        let mut buf = MessageBuf::with_limit(1024, 1024);
+        ends.client.poll_transmit(&mut buf);
+        ends.agent.handle_input(ends.now, Bytes::copy_from_slice(buf.payload())).unwrap();
+    }
+    let shares = ids.map(|id| Ends::read_all(&mut ends.agent, id).len());
+    let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+    assert!(most - least <= 2048, "{shares:?}");
+}
+
+#[test]
+fn half_close_holds_the_fin_until_the_answer_came() {
+    let mut ends = Ends::new(MuxConfig::default());
+    let id = ends.client.open();
+    ends.client.write(id, Bytes::from_static(b"question")).unwrap();
+    ends.client.finish(ends.now, id);
+    ends.exchange();
+    assert!(!ends.agent.is_finished(id) && Ends::read_all(&mut ends.agent, id) == b"question");
+    assert!(!ends.agent.is_finished(id), "no FIN yet");
+    ends.agent.write(id, Bytes::from_static(b"answer")).unwrap();
+    ends.agent.finish(ends.now, id);
+    ends.exchange();
+    assert_eq!(Ends::read_all(&mut ends.client, id), b"answer");
+    assert!(ends.client.is_finished(id));
+    assert_eq!((ends.client.stream_count(), ends.agent.stream_count()), (0, 0));
+}
+
+#[test]
+fn a_silent_peer_is_told_after_the_linger() {
+    let mut ends = Ends::new(MuxConfig::default());
+    let id = ends.client.open();
+    ends.client.write(id, Bytes::from_static(b"bye")).unwrap();
+    ends.client.finish(ends.now, id);
+    ends.exchange();
+    let linger = ends.client.poll_timeout().unwrap();
+    assert_eq!(linger.reason, TimeoutReason::Linger);
+    ends.client.handle_timeout(linger.at - Duration::from_millis(1)).unwrap();
+    assert!(!ends.client.wants_transmit());
+    ends.client.handle_timeout(linger.at).unwrap();
+    ends.exchange();
+    assert_eq!(Ends::read_all(&mut ends.agent, id), b"bye");
+    assert!(ends.agent.is_finished(id));
+}
+
+#[test]
+fn data_for_unknown_streams_is_discarded_silently() {
+    let mut ends = Ends::new(MuxConfig::default());
+    let stray = [&frame::header(FrameKind::Psh, StreamId(99), 2)[..], b"xx", &frame::header(FrameKind::Fin, StreamId(99), 0)];
+    ends.client.handle_input(ends.now, Bytes::from(stray.concat())).unwrap();
+    assert_eq!(ends.client.poll_event(), None);
+    assert!(!ends.client.wants_transmit());
+}
+
+#[test]
+fn a_full_receive_store_is_congestion_until_it_is_read() {
+    let mut ends = Ends::new(MuxConfig { receive_store: 3000, ..MuxConfig::default() });
+    let id = ends.client.open();
+    ends.client.write(id, Bytes::from(vec![0; 3000])).unwrap();
+    ends.exchange();
+    assert!(ends.agent.is_congested());
+    assert_eq!(ends.agent.receive_bytes(), 3000);
+    ends.agent.read(id).unwrap();
+    assert!(!ends.agent.is_congested());
+    ends.agent.reset(id);
+    assert_eq!(ends.agent.receive_bytes(), 0);
+}
+
+#[test]
+fn a_peer_that_must_send_keep_alives_and_does_not_is_given_up() {
+    let mut ends = Ends::new(MuxConfig { peer_timeout: Some(Duration::from_secs(30)), ..MuxConfig::default() });
+    assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(29)).is_ok());
+    assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(30)).is_err());
+    let nop = Bytes::copy_from_slice(&frame::header(FrameKind::Nop, StreamId(0), 0));
+    ends.agent.handle_input(ends.now + Duration::from_secs(20), nop).unwrap();
+    assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(45)).is_ok());
+}

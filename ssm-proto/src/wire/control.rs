@@ -1,0 +1,128 @@
+//! Messages that the service makes, and the text frame that opens a data channel.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::message::Header;
+use super::outgoing::MessageBuf;
+use super::types::{HeaderForm, MessageType, Padding};
+
+/// The first frame of a WebSocket, as text: opens the data channel (OPEN-3).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct OpenDataChannel {
+    /// `1.0`.
+    #[serde(default)]
+    pub message_schema_version: String,
+    /// A fresh UUID.
+    #[serde(default)]
+    pub request_id: String,
+    /// The session's token. A secret.
+    pub token_value: String,
+    /// Only the agent says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_instance_id: Option<String>,
+    /// A UUID, chosen once per process and kept across reconnects.
+    #[serde(default)]
+    pub client_id: String,
+    /// Only the client says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_version: Option<String>,
+}
+
+impl OpenDataChannel {
+    /// The client's form.
+    pub fn client(request_id: Uuid, token: impl Into<String>, client_id: Uuid, version: impl Into<String>) -> Self {
+        Self {
+            message_schema_version: "1.0".into(),
+            request_id: request_id.to_string(),
+            token_value: token.into(),
+            client_instance_id: None,
+            client_id: client_id.to_string(),
+            client_version: Some(version.into()),
+        }
+    }
+
+    /// The text frame.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads the text frame.
+    ///
+    /// # Errors
+    /// What is wrong with the JSON; the message never contains the token.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| format!("not an OpenDataChannel message ({:?})", error.classify()))
+    }
+}
+
+impl fmt::Debug for OpenDataChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenDataChannel")
+            .field("client_id", &self.client_id)
+            .field("client_version", &self.client_version)
+            .field("token_value", &"[redacted]")
+            .finish_non_exhaustive()
+    }
+}
+
+/// The service's word that the session is over (WIRE-9).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ChannelClosed {
+    /// `channel_closed`.
+    pub message_type: String,
+    /// A UUID.
+    pub message_id: String,
+    /// The managed node.
+    pub destination_id: String,
+    /// The session.
+    pub session_id: String,
+    /// 1.
+    pub schema_version: i64,
+    /// Milliseconds since the Unix epoch, as text.
+    pub created_date: String,
+    /// What the agent has to say about the end; often empty.
+    pub output: String,
+}
+
+impl ChannelClosed {
+    /// Reads the payload. What cannot be read counts as an end without a text: the session is over all the same.
+    pub fn decode(payload: &[u8]) -> Self {
+        serde_json::from_slice(payload).unwrap_or_default()
+    }
+
+    /// The whole message in the form that the service is reported to send: short header, NUL padding.
+    pub fn encode(session_id: &str, target: &str, output: &str, created_date: u64, message_id: Uuid) -> Bytes {
+        let body = Self {
+            message_type: "channel_closed".into(),
+            message_id: message_id.to_string(),
+            destination_id: target.into(),
+            session_id: session_id.into(),
+            schema_version: 1,
+            created_date: created_date.to_string(),
+            output: output.into(),
+        };
+        let payload = serde_json::to_vec(&body).unwrap_or_default();
+        service_header(MessageType::ChannelClosed, created_date, message_id).seal(MessageBuf::from(payload.as_slice()))
+    }
+}
+
+/// A whole `start_publication` or `pause_publication` message: the other end's data channel is active, or is not (DC-12).
+pub fn publication(start: bool, created_date: u64, message_id: Uuid) -> Bytes {
+    let message_type = if start { MessageType::StartPublication } else { MessageType::PausePublication };
+    let header = Header { form: HeaderForm::Full, ..service_header(message_type, created_date, message_id) };
+    header.seal(MessageBuf::from(b"{}".as_slice()))
+}
+
+fn service_header(message_type: MessageType, created_date: u64, message_id: Uuid) -> Header {
+    Header {
+        form: HeaderForm::Short,
+        padding: Padding::Nul,
+        ..Header::new(message_type, created_date, message_id)
+    }
+}

@@ -1,0 +1,272 @@
+//! The header and the zero-copy view of a whole message.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::outgoing::MessageBuf;
+use super::types::{HeaderForm, MessageType, Padding, PayloadDigest, PayloadType};
+
+/// Largest payload that is accepted, in bytes. Not a constant of the wire: the agent takes payloads up to 1 MB, and a length
+/// field must be bounded before it is used (WIRE-7).
+pub const MAX_PAYLOAD: usize = 1 << 20;
+
+/// A message whose lengths and digest are right: holding one means that it is valid.
+///
+/// A view over the received bytes; nothing is copied.
+///
+/// ```text
+///  0        4             36        40         48        56     64         80             112           116            120
+///  ┌────────┬─────────────┬─────────┬──────────┬─────────┬──────┬──────────┬──────────────┬─────────────┬──────────────┬────────
+///  │ header │ MessageType │ schema  │ created  │ seq     │flags │ id       │ SHA-256 of   │ PayloadType │ Payload-     │ payload
+///  │ length │ 32, padded  │ version │ date ms  │ number  │      │ swapped  │ the payload  │ (not in 112)│ Length       │
+///  └────────┴─────────────┴─────────┴──────────┴─────────┴──────┴──────────┴──────────────┴─────────────┴──────────────┴────────
+/// ```
+#[derive(Clone, Debug)]
+pub struct AgentMessage {
+    raw: Bytes,
+    header: Header,
+    digest: PayloadDigest,
+}
+
+impl AgentMessage {
+    /// Checks and takes over one binary WebSocket message.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the bytes, in the order of the fields.
+    pub fn decode(raw: Bytes) -> Result<Self, DecodeError> {
+        let (header, digest) = Header::decode(&raw)?;
+        let payload = raw.get(header.form.header_length() + 4..).unwrap_or_default();
+        // The official client skips every check for these two (WIRE-6).
+        let publication =
+            matches!(header.message_type, MessageType::StartPublication | MessageType::PausePublication);
+        if header.created_date == 0 && !publication {
+            return Err(DecodeError::NoCreatedDate);
+        }
+        if !payload.is_empty() && !publication && PayloadDigest::of(payload) != digest {
+            return Err(DecodeError::BadDigest);
+        }
+        Ok(Self { raw, header, digest })
+    }
+
+    /// Everything in front of the payload but the digest and the length.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What the message is.
+    pub fn message_type(&self) -> MessageType {
+        self.header.message_type
+    }
+
+    /// Its number within its direction; 0 in messages that are not numbered.
+    pub fn sequence_number(&self) -> i64 {
+        self.header.sequence_number
+    }
+
+    /// Bit 0 SYN, bit 1 FIN. Neither peer looks at them.
+    pub fn flags(&self) -> u64 {
+        self.header.flags
+    }
+
+    /// The message's own id; retransmissions carry the same.
+    pub fn message_id(&self) -> Uuid {
+        self.header.message_id
+    }
+
+    /// What the payload is.
+    pub fn payload_type(&self) -> PayloadType {
+        self.header.payload_type
+    }
+
+    /// The digest as it was received.
+    pub fn payload_digest(&self) -> PayloadDigest {
+        self.digest
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        self.raw.get(self.payload_offset()..).unwrap_or_default()
+    }
+
+    /// The payload, without the rest.
+    pub fn into_payload(self) -> Bytes {
+        let offset = self.payload_offset();
+        self.raw.slice(offset..)
+    }
+
+    fn payload_offset(&self) -> usize {
+        self.header.form.header_length() + 4
+    }
+}
+
+/// What stands in front of a payload, except the digest and the length, which follow from the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// With or without a payload type.
+    pub form: HeaderForm,
+    /// What fills the type's field.
+    pub padding: Padding,
+    /// What the message is.
+    pub message_type: MessageType,
+    /// 1.
+    pub schema_version: u32,
+    /// Milliseconds since the Unix epoch; 0 is invalid.
+    pub created_date: u64,
+    /// The number within the direction; 0 in messages that are not numbered.
+    pub sequence_number: i64,
+    /// Bit 0 SYN, bit 1 FIN.
+    pub flags: u64,
+    /// The message's own id.
+    pub message_id: Uuid,
+    /// What the payload is; not on the wire in the short form.
+    pub payload_type: PayloadType,
+}
+
+impl Header {
+    /// A header in the form that both peers send.
+    pub fn new(message_type: MessageType, created_date: u64, message_id: Uuid) -> Self {
+        Self {
+            form: HeaderForm::Full,
+            padding: Padding::Space,
+            message_type,
+            schema_version: 1,
+            created_date,
+            sequence_number: 0,
+            flags: 0,
+            message_id,
+            payload_type: PayloadType::None,
+        }
+    }
+
+    /// Writes the header in front of the payload, digest included, and gives the whole message.
+    pub fn seal(&self, payload: MessageBuf) -> Bytes {
+        let digest = PayloadDigest::of(payload.payload());
+        self.seal_with_digest(payload, digest)
+    }
+
+    /// As [`Header::seal`], with a digest that may be wrong: for tests and fault injection.
+    pub fn seal_with_digest(&self, payload: MessageBuf, digest: PayloadDigest) -> Bytes {
+        payload.seal(self, digest)
+    }
+
+    fn decode(raw: &[u8]) -> Result<(Self, PayloadDigest), DecodeError> {
+        let mut reader = Reader { rest: raw, whole: raw.len() };
+        let form = match reader.u32()? {
+            116 => HeaderForm::Full,
+            112 => HeaderForm::Short,
+            length => return Err(DecodeError::BadHeaderLength { length }),
+        };
+        let need = form.header_length() + 4;
+        if raw.len() < need {
+            return Err(DecodeError::Truncated { need, have: raw.len() });
+        }
+        let name: [u8; 32] = reader.array()?;
+        let header_version = reader.u32()?;
+        let created_date = reader.u64()?;
+        let sequence_number = i64::from_be_bytes(reader.array()?);
+        let flags = reader.u64()?;
+        let message_id = uuid_from_wire(reader.array()?);
+        let digest = PayloadDigest(reader.array()?);
+        let payload_type = match form {
+            HeaderForm::Full => PayloadType::from(reader.u32()?),
+            HeaderForm::Short => PayloadType::None,
+        };
+        let field = reader.u32()?;
+        let length = usize::try_from(field).unwrap_or(usize::MAX);
+        if length > MAX_PAYLOAD {
+            return Err(DecodeError::PayloadTooLarge { length: field });
+        }
+        if reader.rest.len() != length {
+            return Err(DecodeError::PayloadLengthMismatch { field: length, have: reader.rest.len() });
+        }
+        let header = Self {
+            form,
+            padding: if name.contains(&0) { Padding::Nul } else { Padding::Space },
+            message_type: MessageType::from_field(&name).ok_or(DecodeError::NoMessageType)?,
+            schema_version: header_version,
+            created_date,
+            sequence_number,
+            flags,
+            message_id,
+            payload_type,
+        };
+        Ok((header, digest))
+    }
+}
+
+/// The id's halves are swapped on the wire (WIRE-5).
+pub(super) fn uuid_to_wire(id: Uuid) -> [u8; 16] {
+    let (high, low) = id.as_u64_pair();
+    Uuid::from_u64_pair(low, high).into_bytes()
+}
+
+fn uuid_from_wire(bytes: [u8; 16]) -> Uuid {
+    Uuid::from_bytes(uuid_to_wire(Uuid::from_bytes(bytes)))
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+    whole: usize,
+}
+
+impl Reader<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated {
+            need: self.whole - self.rest.len() + N,
+            have: self.whole,
+        })?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_be_bytes)
+    }
+}
+
+/// Why bytes are not a message. The session goes on: the message is dropped and not acknowledged (WIRE-8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Shorter than its header.
+    #[error("message is truncated: needs {need} bytes, has {have}")]
+    Truncated {
+        /// Bytes that the next field needs.
+        need: usize,
+        /// Bytes that are there.
+        have: usize,
+    },
+    /// HeaderLength is neither 112 nor 116.
+    #[error("header length {length} is neither 112 nor 116")]
+    BadHeaderLength {
+        /// The field.
+        length: u32,
+    },
+    /// PayloadLength is beyond [`MAX_PAYLOAD`].
+    #[error("payload length {length} is over the limit of {MAX_PAYLOAD}")]
+    PayloadTooLarge {
+        /// The field.
+        length: u32,
+    },
+    /// PayloadLength is not what follows.
+    #[error("payload length field says {field}, message has {have}")]
+    PayloadLengthMismatch {
+        /// The field.
+        field: usize,
+        /// Bytes that are there.
+        have: usize,
+    },
+    /// The type's field is blank.
+    #[error("message has no type")]
+    NoMessageType,
+    /// CreatedDate is 0.
+    #[error("message has no creation date")]
+    NoCreatedDate,
+    /// The payload is not what was digested.
+    #[error("payload does not match its digest")]
+    BadDigest,
+}

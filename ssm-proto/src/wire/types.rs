@@ -1,0 +1,274 @@
+//! The small vocabulary of the header.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// What a message is: the header's MessageType.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MessageType {
+    /// Client to agent: everything that is numbered.
+    InputStreamData,
+    /// Agent to client: everything that is numbered.
+    OutputStreamData,
+    /// Either way: one numbered message arrived.
+    Acknowledge,
+    /// Service to both: the session is over.
+    ChannelClosed,
+    /// Service to either: the other end's data channel is active.
+    StartPublication,
+    /// Service to either: the other end's data channel is inactive.
+    PausePublication,
+    /// Agent to service.
+    AgentSessionState,
+    /// Service to agent, control channel: start a session.
+    InteractiveShell,
+    /// Service to agent, control channel.
+    AgentTaskAcknowledge,
+    /// Agent to service, control channel: a session's result.
+    AgentTaskComplete,
+    /// Agent to service, control channel.
+    AgentTaskReply,
+    /// Service to agent, control channel: Run Command.
+    AgentJob,
+    /// Agent to service, control channel.
+    AgentJobAck,
+    /// Agent to service, control channel.
+    AgentJobReply,
+    /// Service to agent, control channel.
+    AgentJobReplyAck,
+    /// A type that this crate does not know; it survives a round trip.
+    Unknown(UnknownType),
+}
+
+/// The name of a message type that this crate does not know: at most 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UnknownType {
+    bytes: [u8; 32],
+    len: u8,
+}
+
+impl fmt::Debug for UnknownType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&String::from_utf8_lossy(self.as_bytes()), f)
+    }
+}
+
+impl UnknownType {
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+const NAMES: [(&[u8], MessageType); 15] = [
+    (b"input_stream_data", MessageType::InputStreamData),
+    (b"output_stream_data", MessageType::OutputStreamData),
+    (b"acknowledge", MessageType::Acknowledge),
+    (b"channel_closed", MessageType::ChannelClosed),
+    (b"start_publication", MessageType::StartPublication),
+    (b"pause_publication", MessageType::PausePublication),
+    (b"agent_session_state", MessageType::AgentSessionState),
+    (b"interactive_shell", MessageType::InteractiveShell),
+    (b"agent_task_acknowledge", MessageType::AgentTaskAcknowledge),
+    (b"agent_task_complete", MessageType::AgentTaskComplete),
+    (b"agent_task_reply", MessageType::AgentTaskReply),
+    (b"agent_job", MessageType::AgentJob),
+    (b"agent_job_ack", MessageType::AgentJobAck),
+    (b"agent_job_reply", MessageType::AgentJobReply),
+    (b"agent_job_reply_ack", MessageType::AgentJobReplyAck),
+];
+
+impl MessageType {
+    /// Reads the header's 32-byte field: NULs and white space are trimmed at both ends (WIRE-4). `None` if nothing is left.
+    pub(super) fn from_field(field: &[u8; 32]) -> Option<Self> {
+        let mut name = field.trim_ascii();
+        while let [0, rest @ ..] | [rest @ .., 0] = name {
+            name = rest.trim_ascii();
+        }
+        Self::from_name(name)
+    }
+
+    /// Reads a name as it stands in JSON. `None` if it is empty or longer than the header's field.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        if name.is_empty() {
+            return None;
+        }
+        if let Some((_, known)) = NAMES.iter().find(|(text, _)| *text == name) {
+            return Some(*known);
+        }
+        let mut bytes = [0; 32];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        Some(Self::Unknown(UnknownType { bytes, len: u8::try_from(name.len()).ok()? }))
+    }
+
+    /// The name on the wire, without padding.
+    pub fn name(&self) -> &[u8] {
+        match self {
+            Self::Unknown(unknown) => unknown.as_bytes(),
+            known => NAMES.iter().find(|(_, kind)| kind == known).map_or(&[], |(text, _)| *text),
+        }
+    }
+}
+
+impl fmt::Display for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.name()))
+    }
+}
+
+/// What the payload of a numbered message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PayloadType {
+    /// No payload type: acknowledgements, state, and messages in the short form.
+    None,
+    /// Bytes of the session.
+    Output,
+    /// Defined, never sent.
+    Error,
+    /// Terminal size as JSON.
+    Size,
+    /// Defined, never used.
+    Parameter,
+    /// Agent to client, JSON.
+    HandshakeRequest,
+    /// Client to agent, JSON.
+    HandshakeResponse,
+    /// Agent to client, JSON.
+    HandshakeComplete,
+    /// Agent to client, JSON.
+    EncChallengeRequest,
+    /// Client to agent, JSON.
+    EncChallengeResponse,
+    /// A [`PortFlag`].
+    Flag,
+    /// A command's standard error, where it is kept apart.
+    StdErr,
+    /// A command's exit code as text, `EXIT_CODE: n`.
+    ExitCode,
+    /// A number that this crate does not know.
+    Unknown(u32),
+}
+
+impl From<u32> for PayloadType {
+    fn from(number: u32) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Output,
+            2 => Self::Error,
+            3 => Self::Size,
+            4 => Self::Parameter,
+            5 => Self::HandshakeRequest,
+            6 => Self::HandshakeResponse,
+            7 => Self::HandshakeComplete,
+            8 => Self::EncChallengeRequest,
+            9 => Self::EncChallengeResponse,
+            10 => Self::Flag,
+            11 => Self::StdErr,
+            12 => Self::ExitCode,
+            unknown => Self::Unknown(unknown),
+        }
+    }
+}
+
+impl From<PayloadType> for u32 {
+    fn from(payload_type: PayloadType) -> Self {
+        match payload_type {
+            PayloadType::None => 0,
+            PayloadType::Output => 1,
+            PayloadType::Error => 2,
+            PayloadType::Size => 3,
+            PayloadType::Parameter => 4,
+            PayloadType::HandshakeRequest => 5,
+            PayloadType::HandshakeResponse => 6,
+            PayloadType::HandshakeComplete => 7,
+            PayloadType::EncChallengeRequest => 8,
+            PayloadType::EncChallengeResponse => 9,
+            PayloadType::Flag => 10,
+            PayloadType::StdErr => 11,
+            PayloadType::ExitCode => 12,
+            PayloadType::Unknown(number) => number,
+        }
+    }
+}
+
+/// The content of a [`PayloadType::Flag`] message: a big-endian `u32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PortFlag {
+    /// Client to agent, basic mode: the local connection ended.
+    DisconnectToPort,
+    /// Client to agent: end the session.
+    TerminateSession,
+    /// Agent to client: a stream's destination could not be reached. Names no stream.
+    ConnectToPortError,
+}
+
+impl PortFlag {
+    /// Reads a payload; `None` if it is no flag that this crate knows.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        match payload {
+            [0, 0, 0, 1] => Some(Self::DisconnectToPort),
+            [0, 0, 0, 2] => Some(Self::TerminateSession),
+            [0, 0, 0, 3] => Some(Self::ConnectToPortError),
+            _ => None,
+        }
+    }
+
+    /// The payload that says this flag.
+    pub fn encode(self) -> [u8; 4] {
+        match self {
+            Self::DisconnectToPort => [0, 0, 0, 1],
+            Self::TerminateSession => [0, 0, 0, 2],
+            Self::ConnectToPortError => [0, 0, 0, 3],
+        }
+    }
+}
+
+/// How long the header is: whether it has a payload type (WIRE-2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderForm {
+    /// HeaderLength 116, with a payload type: what both peers send.
+    #[default]
+    Full,
+    /// HeaderLength 112, without one: reported of the service's `channel_closed`.
+    Short,
+}
+
+impl HeaderForm {
+    /// The value of the HeaderLength field: the offset of PayloadLength.
+    pub fn header_length(self) -> usize {
+        match self {
+            Self::Full => 116,
+            Self::Short => 112,
+        }
+    }
+}
+
+/// What fills the rest of the MessageType field (WIRE-4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// Blanks: both peers.
+    #[default]
+    Space,
+    /// NULs: the service.
+    Nul,
+}
+
+/// SHA-256 of a payload as it stands on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PayloadDigest(pub [u8; 32]);
+
+impl PayloadDigest {
+    /// Digests `payload`.
+    pub fn of(payload: &[u8]) -> Self {
+        Self(Sha256::digest(payload).into())
+    }
+}
+
+impl fmt::Debug for PayloadDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -222,6 +222,8 @@ struct Replay {
     read: BTreeMap<u32, Vec<u8>>,
     refused: BTreeSet<u32>,
     finished: BTreeSet<u32>,
+    /// Streams that this side gave up first.
+    left: BTreeSet<u32>,
     terminated: bool,
     closed: Option<String>,
 }
@@ -273,6 +275,7 @@ impl Replay {
             read: BTreeMap::new(),
             refused: BTreeSet::new(),
             finished: BTreeSet::new(),
+            left: BTreeSet::new(),
             terminated: false,
             closed: None,
         }
@@ -337,10 +340,15 @@ impl Replay {
             FrameKind::Psh => self.session.write(id, data).unwrap(),
             FrameKind::Fin if std::mem::take(&mut self.refusing) => {
                 self.session.refuse(id);
-                // Whoever drops a stream hears no more of it.
-                self.finished.insert(id.0);
+                self.left.insert(id.0);
             }
-            FrameKind::Fin => self.session.finish(self.now, id),
+            FrameKind::Fin => {
+                // An agent that ends a stream first forgets it, and hears no more of it (MUX-8).
+                if self.side == Side::Agent && !self.finished.contains(&id.0) {
+                    self.left.insert(id.0);
+                }
+                self.session.finish(self.now, id);
+            }
             other => panic!("nobody sends {other:?} here"),
         }
     }
@@ -391,7 +399,7 @@ impl Replay {
         for (id, stream) in &heard {
             let read = self.read.get(id).map_or(&[][..], Vec::as_slice);
             assert_eq!(read, stream.data, "{name}: read from stream {id}");
-            let over = self.finished.contains(id) || self.refused.contains(id);
+            let over = [&self.finished, &self.refused, &self.left].iter().any(|streams| streams.contains(id));
             assert!(!stream.finished || over, "{name}: the end of stream {id} was not told");
         }
         let flags = recording.numbered(other).into_values().filter(|(kind, _)| *kind == PayloadType::Flag);

@@ -15,6 +15,11 @@ use ssm_proto::{
 };
 use support::bytes_of;
 
+/// Binary messages in all captures together, and how many of them acknowledge; sockets opened.
+const MESSAGES: usize = 499;
+const ACKS: usize = 178;
+const OPENED: usize = 56;
+
 #[test]
 fn every_message_is_read_and_written_again_byte_for_byte() {
     let (mut messages, mut acks) = (0, 0);
@@ -216,6 +221,8 @@ struct Replay {
     script: Deframer,
     script_at: i64,
     refusing: bool,
+    connected: bool,
+    heard: Vec<AgentMessage>,
     messages: Vec<AgentMessage>,
     sent: Numbered,
     acks: Vec<Acknowledge>,
@@ -269,6 +276,8 @@ impl Replay {
             script: Deframer::new(1),
             script_at: 0,
             refusing: false,
+            connected: false,
+            heard: Vec::new(),
             messages: Vec::new(),
             sent: Numbered::new(),
             acks: Vec::new(),
@@ -297,13 +306,20 @@ impl Replay {
         };
         let direction = line["dir"].as_str().unwrap();
         if line["kind"] == "bin" && (direction == heard || direction == service) {
-            self.session.handle_input(self.now, bytes_of(line).into()).unwrap();
+            // What was recorded after this end had left never reached it.
+            if self.connected {
+                let bytes = Bytes::from(bytes_of(line));
+                self.session.handle_input(self.now, bytes.clone()).unwrap();
+                self.heard.push(AgentMessage::decode(bytes).unwrap());
+            }
         } else if line["kind"] == "bin" && direction == own {
             self.act(AgentMessage::decode(bytes_of(line).into()).unwrap());
         } else if line["kind"] == "event" && direction == socket {
             if line["data"]["open"].is_object() {
+                self.connected = true;
                 self.session.handle_connected(self.now);
             } else if line["data"]["ws_closed"].is_number() {
+                self.connected = false;
                 self.session.handle_disconnected(self.now);
             }
         }
@@ -384,8 +400,7 @@ impl Replay {
     fn compare(&self, recording: &Recording) {
         let name = format!("{} ({:?} side)", recording.name, self.side);
         let mode = self.mode.unwrap_or_else(|| panic!("{name}: never ready"));
-        let other = if self.side == Side::Client { Side::Agent } else { Side::Client };
-        self.compare_acks(recording, other, &name);
+        self.compare_acks(recording, &name);
         self.compare_control(recording, &name);
 
         let theirs = recording.numbered(self.side);
@@ -395,28 +410,28 @@ impl Replay {
         });
         assert_eq!(streams(&self.sent, mode), streams(&theirs.collect(), mode), "{name}: sent");
 
-        let heard = streams(&recording.numbered(other), mode);
-        for (id, stream) in &heard {
+        let heard = numbered(self.heard.iter().cloned());
+        for (id, stream) in &streams(&heard, mode) {
             let read = self.read.get(id).map_or(&[][..], Vec::as_slice);
             assert_eq!(read, stream.data, "{name}: read from stream {id}");
             let over = [&self.finished, &self.refused, &self.left].iter().any(|streams| streams.contains(id));
             assert!(!stream.finished || over, "{name}: the end of stream {id} was not told");
         }
-        let flags = recording.numbered(other).into_values().filter(|(kind, _)| *kind == PayloadType::Flag);
-        let flags: Vec<_> = flags.map(|(_, payload)| PortFlag::decode(&payload).unwrap()).collect();
+        let flags = heard.values().filter(|(kind, _)| *kind == PayloadType::Flag);
+        let flags: Vec<_> = flags.map(|(_, payload)| PortFlag::decode(payload).unwrap()).collect();
         assert_eq!(self.terminated, flags.contains(&PortFlag::TerminateSession), "{name}");
         assert_eq!(!self.refused.is_empty(), flags.contains(&PortFlag::ConnectToPortError), "{name}");
-        assert_eq!(self.closed, closing_words(recording, self.side), "{name}");
+        assert_eq!(self.closed, closing_words(&self.heard), "{name}");
     }
 
     /// Each message is acknowledged, at least those that the recorded side acknowledged, by number, type and id.
-    fn compare_acks(&self, recording: &Recording, other: Side, name: &str) {
+    fn compare_acks(&self, recording: &Recording, name: &str) {
         let key = |ack: &Acknowledge| (ack.sequence_number, ack.message_type.to_string(), ack.message_id);
         let ours: BTreeSet<_> = self.acks.iter().map(key).collect();
         let theirs: BTreeSet<_> = acks(recording.messages(self.side)).iter().map(key).collect();
         assert!(theirs.is_subset(&ours), "{name}: {theirs:?} but {ours:?}");
-        let heard = recording.messages(other).filter(is_numbered);
-        assert_eq!(heard.map(|message| key(&Acknowledge::of(&message))).collect::<BTreeSet<_>>(), ours, "{name}");
+        let heard = self.heard.iter().filter(|message| is_numbered(message));
+        assert_eq!(heard.map(|message| key(&Acknowledge::of(message))).collect::<BTreeSet<_>>(), ours, "{name}");
     }
 
     /// Handshake bodies and flags are the same, in the same order; times aside.
@@ -441,16 +456,9 @@ fn without_times(payload_type: PayloadType, payload: &[u8]) -> Value {
     body
 }
 
-/// The output of the last `channel_closed` that the service sent to `side` while it was connected.
-fn closing_words(recording: &Recording, side: Side) -> Option<String> {
-    let direction = if side == Side::Client { "s2c" } else { "s2a" };
-    let lines = recording.lines.iter().filter(|line| line["m"]["type"] == "channel_closed" && line["dir"] == direction);
-    let payload = AgentMessage::decode(bytes_of(lines.last()?).into()).unwrap().into_payload();
-    let body: Value = serde_json::from_slice(&payload).unwrap();
+/// The output of the last `channel_closed`.
+fn closing_words(heard: &[AgentMessage]) -> Option<String> {
+    let closed = heard.iter().rfind(|message| message.message_type() == MessageType::ChannelClosed)?;
+    let body: Value = serde_json::from_slice(closed.payload()).unwrap();
     Some(body["Output"].as_str().unwrap_or_default().to_owned())
 }
-
-/// Binary messages in all captures together, and how many of them acknowledge; sockets opened.
-const MESSAGES: usize = 499;
-const ACKS: usize = 178;
-const OPENED: usize = 56;

@@ -80,7 +80,7 @@ fn the_agent_side_says_what_the_official_agent_said() {
     }
 }
 
-/// The official client writes a payload that is one line feed as a carriage return; a tunnel must not (MUX-4).
+/// The official client writes a payload that is one line feed as a carriage return; a tunnel must not (PORT-7).
 #[test]
 fn a_line_feed_alone_in_a_message_stays_one() {
     let recording = recording("portforward_mux_newline_corruption");

@@ -1,5 +1,7 @@
 //! Recorded sessions of the official client and agent (`testdata/README.md`), played against each of this crate's sides.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+
 #[expect(dead_code, reason = "each test uses its part")]
 mod support;
 

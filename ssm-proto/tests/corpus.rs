@@ -1,5 +1,7 @@
 //! The fuzz targets' bodies over the fuzz corpus, without a fuzzer.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -71,7 +73,10 @@ fn seeds() -> Seeds {
                 seeds.insert(("deframe", file.clone()), stream_of(&messages));
             }
             // Some dozens of repetitions teach a fuzzer nothing.
-            seeds.insert(("session_input", file), messages.iter().take(24).flat_map(with_length).collect());
+            seeds.insert(
+                ("session_input", file),
+                messages.iter().take(24).flat_map(|message| with_length(message)).collect(),
+            );
         }
     }
     seeds
@@ -86,7 +91,7 @@ fn stream_of(messages: &[Vec<u8>]) -> Vec<u8> {
     data.flat_map(AgentMessage::into_payload).collect()
 }
 
-fn with_length(message: &Vec<u8>) -> Vec<u8> {
+fn with_length(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap();
     [&length.to_be_bytes()[..], message].concat()
 }

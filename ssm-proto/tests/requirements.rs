@@ -1,5 +1,7 @@
 //! Every requirement that the workspace cites is defined in `docs/protocol.md`, once.
 
+#![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! This crate agrees with an independent codec, vector by vector (`testdata/README.md`).
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+
 #[expect(dead_code, reason = "each test uses its part")]
 mod support;
 

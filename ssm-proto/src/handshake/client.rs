@@ -305,4 +305,57 @@ mod tests {
         assert!(matches!(step, Some(HandshakeStep::Complete(_))));
         assert_eq!(handshake.session_type(), Some(&SessionType::StandardStream));
     }
+
+    fn vector(name: &str) -> Vec<u8> {
+        let all: Vec<serde_json::Value> = serde_json::from_str(include_str!("../../testdata/vectors.json")).unwrap();
+        let vector = all.into_iter().find(|vector| vector["name"] == name).unwrap();
+        let hex = vector["hex"].as_str().unwrap();
+        let raw: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        crate::AgentMessage::decode(raw.into()).unwrap().payload().to_vec()
+    }
+
+    fn key() -> DataKey {
+        let plaintext = crate::PlaintextKey::new(&(0..64).collect::<Vec<u8>>()).unwrap();
+        DataKey { plaintext, ciphertext: b"cipher-text-key"[..].into() }
+    }
+
+    #[test]
+    fn a_data_key_is_asked_for_and_bound_to_the_challenge() {
+        let mut handshake = client(false);
+        let (step, outcome) = handshake.handle_payload(PayloadType::HandshakeRequest, &vector("handshake_request_kms"));
+        outcome.unwrap();
+        let Some(HandshakeStep::GenerateDataKey { key_id, context }) = step else { panic!("{step:?}") };
+        assert!(key_id.starts_with("arn:aws:kms:"));
+        let expected = [
+            ("aws:ssm:RandomChallenge", "AAECAwQFBgcICQoLDA0ODw=="),
+            ("aws:ssm:SessionId", "alice-1"),
+            ("aws:ssm:TargetId", "i-1"),
+        ];
+        assert!(context.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq(expected));
+        let response = answer(handshake.provide_data_key(&key(), [0; 12]));
+        let result = response.processed_client_actions[1].action_result.as_ref().unwrap();
+        assert!(result.challenge_acknowledgement);
+        assert_eq!(handshake.provide_data_key(&key(), [0; 12]), None, "one answer only");
+    }
+
+    #[test]
+    fn the_recorded_challenge_gets_the_recorded_answer() {
+        let mut handshake = client(false);
+        let request = String::from_utf8(vector("handshake_request_kms")).unwrap();
+        // An agent of a time before the random challenge, which is what the recorded response answers.
+        let (head, tail) = request.split_once(r#","Challenge":""#).unwrap();
+        let request = format!("{head}{}", tail.split_once('"').unwrap().1);
+        let _ = handshake.handle_payload(PayloadType::HandshakeRequest, request.as_bytes());
+        let first_nonce = std::array::from_fn(|at| u8::try_from(at).unwrap());
+        let response = HandshakeStep::Send(PayloadType::HandshakeResponse, vector("handshake_response_kms"));
+        assert_eq!(handshake.provide_data_key(&key(), first_nonce), Some(response));
+        let (step, outcome) =
+            handshake.handle_payload(PayloadType::EncChallengeRequest, &vector("enc_challenge_request"));
+        outcome.unwrap();
+        let response = HandshakeStep::Send(PayloadType::EncChallengeResponse, vector("enc_challenge_response"));
+        assert_eq!(step, Some(response));
+        let (step, _) = handshake.handle_payload(PayloadType::HandshakeComplete, &vector("handshake_complete_kms"));
+        assert!(matches!(step, Some(HandshakeStep::Complete(_))));
+    }
 }

@@ -188,13 +188,6 @@ impl Session {
         }
     }
 
-    /// The text of a session that must not go on, told once.
-    pub(super) fn fail_decryption(&mut self, text: String) {
-        if !std::mem::replace(&mut self.undecryptable, true) {
-            self.events.push_back(SessionEvent::Failed(text));
-        }
-    }
-
     pub(super) fn handle_answer_timeout(&mut self, now: Instant) {
         if let Handshake::Agent(handshake) = &mut self.handshake
             && let Err(error) = handshake.handle_timeout(now)

@@ -56,7 +56,8 @@ pub struct Session {
     size: Option<TerminalSize>,
     size_sent: Option<TerminalSize>,
     refusals: usize,
-    undecryptable: bool,
+    /// What came can't be read, and nothing after it.
+    broken: bool,
     events: VecDeque<SessionEvent>,
 }
 
@@ -99,7 +100,7 @@ impl Session {
             size: None,
             size_sent: None,
             refusals: 0,
-            undecryptable: false,
+            broken: false,
             events: VecDeque::new(),
         }
     }
@@ -142,9 +143,9 @@ impl Session {
     /// The bytes are no message. They are dropped without an acknowledgement; the session lives on.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
         self.refuse_while_unready(now);
-        let mut broken = None;
+        let mut unreadable = None;
         self.channel.handle_input_through(now, raw, |payload_type, payload| {
-            self.handshake.admit(payload_type, payload).inspect_err(|text| broken.clone_from(text)).ok()
+            self.handshake.admit(payload_type, payload).inspect_err(|text| unreadable.clone_from(text)).ok()
         })?;
         while let Some(event) = self.channel.poll_event() {
             match event {
@@ -154,8 +155,8 @@ impl Session {
                 ChannelEvent::Resumed => self.events.push_back(SessionEvent::Resumed),
             }
         }
-        if let Some(text) = broken {
-            self.fail_decryption(text);
+        if let Some(text) = unreadable {
+            self.fail_reading(text);
         }
         self.collect_events();
         Ok(())
@@ -194,7 +195,7 @@ impl Session {
     }
 
     fn handle_data(&mut self, now: Instant, output: Output, data: Bytes) {
-        if self.completed_at.is_some_and(|at| now < at + self.quirks.discard_for) {
+        if self.broken || self.completed_at.is_some_and(|at| now < at + self.quirks.discard_for) {
             return;
         }
         let outcome = match &mut self.carrier {
@@ -210,9 +211,16 @@ impl Session {
             }
         };
         if let Err(error) = outcome {
-            self.events.push_back(SessionEvent::Failed(format!("the stream of frames is broken: {error}")));
+            self.fail_reading(format!("the stream of frames is broken: {error}"));
         }
         self.collect_events();
+    }
+
+    /// Told once, however often the peer sends it again.
+    fn fail_reading(&mut self, text: String) {
+        if !std::mem::replace(&mut self.broken, true) {
+            self.events.push_back(SessionEvent::Failed(text));
+        }
     }
 
     fn handle_closed(&mut self, closed: ChannelClosed) {

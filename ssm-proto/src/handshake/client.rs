@@ -300,10 +300,12 @@ mod tests {
 
     #[test]
     fn output_first_is_a_shell_without_a_handshake() {
-        let mut handshake = client(false);
-        let (step, _) = handshake.handle_payload(PayloadType::Output, b"$ ");
-        assert!(matches!(step, Some(HandshakeStep::Complete(_))));
-        assert_eq!(handshake.session_type(), Some(&SessionType::StandardStream));
+        for first in [PayloadType::Output, PayloadType::StdErr, PayloadType::ExitCode] {
+            let mut handshake = client(false);
+            let (step, _) = handshake.handle_payload(first, b"$ ");
+            assert!(matches!(step, Some(HandshakeStep::Complete(_))));
+            assert_eq!(handshake.session_type(), Some(&SessionType::StandardStream));
+        }
     }
 
     fn vector(name: &str) -> Vec<u8> {

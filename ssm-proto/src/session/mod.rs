@@ -178,19 +178,21 @@ impl Session {
     }
 
     fn handle_session_payload(&mut self, now: Instant, payload_type: PayloadType, payload: Bytes) {
-        match (payload_type, &self.carrier) {
-            (PayloadType::Output, _) => self.handle_data(now, Output::Stdout, payload),
-            (PayloadType::StdErr, Carrier::Shell(_)) => self.handle_data(now, Output::Stderr, payload),
-            (PayloadType::ExitCode, Carrier::Shell(_)) => match shell::exit_code(&payload) {
+        match (payload_type, &self.carrier, &self.handshake) {
+            (PayloadType::Output, _, _) => self.handle_data(now, Output::Stdout, payload),
+            (PayloadType::Flag, _, _) => self.handle_flag(&payload),
+            (PayloadType::StdErr, Carrier::Shell(_), Handshake::Client(_)) => {
+                self.handle_data(now, Output::Stderr, payload)
+            }
+            (PayloadType::ExitCode, Carrier::Shell(_), Handshake::Client(_)) => match shell::exit_code(&payload) {
                 Some(code) => self.events.push_back(SessionEvent::ExitCode(code)),
                 None => tracing::debug!("unreadable exit code ignored"),
             },
-            (PayloadType::Size, Carrier::Shell(_)) => match serde_json::from_slice(&payload) {
+            (PayloadType::Size, Carrier::Shell(_), Handshake::Agent(_)) => match serde_json::from_slice(&payload) {
                 Ok(size) => self.events.push_back(SessionEvent::Resized(size)),
                 Err(_) => tracing::debug!("unreadable terminal size ignored"),
             },
-            (PayloadType::Flag, _) => self.handle_flag(&payload),
-            (other, _) => tracing::debug!(payload_type = ?other, "payload ignored"),
+            (other, ..) => tracing::debug!(payload_type = ?other, "payload ignored"),
         }
     }
 
@@ -320,7 +322,8 @@ impl Session {
         self.size = Some(size);
     }
 
-    /// The command ended (agent side of a shell or a command): tells how, after what was written before.
+    /// The command ended (agent side of a shell or a command): tells how, after what was written before. Comes before
+    /// [`Session::finish`], which ends the stream.
     pub fn exit(&mut self, code: i64) {
         if let Carrier::Shell(shell) = &mut self.carrier {
             shell.exit(code);

@@ -167,6 +167,26 @@ fn a_shell_has_no_terminate_flag() {
 }
 
 #[test]
+fn what_only_the_other_side_may_say_is_ignored() {
+    let mut ends = Ends::shell(None);
+    ends.agent.write(StreamId(1), Bytes::from_static(b"$ ")).unwrap();
+    ends.exchange();
+    events(&mut ends.agent);
+    events(&mut ends.client);
+    let size = br#"{"cols":1,"rows":1}"#;
+    let to_client = message(MessageType::OutputStreamData, 1, PayloadType::Size, size);
+    ends.client.handle_input(ends.now, to_client).unwrap();
+    let to_agent = [(PayloadType::ExitCode, &b"EXIT_CODE: 1"[..]), (PayloadType::StdErr, b"x")];
+    for (number, (payload_type, payload)) in (0..).zip(to_agent) {
+        ends.agent
+            .handle_input(ends.now, message(MessageType::InputStreamData, number, payload_type, payload))
+            .unwrap();
+    }
+    assert!(events(&mut ends.client).is_empty() && events(&mut ends.agent).is_empty());
+    assert_eq!(ends.agent.stats().receive_bytes, 0);
+}
+
+#[test]
 fn a_client_for_ports_says_what_it_got_instead() {
     let agent = AgentConfig { session_type: SessionType::NonInteractiveCommands, ..AgentConfig::default() };
     let mut ends = Ends::new(ClientConfig { ports_only: true, ..ClientConfig::default() }, agent);

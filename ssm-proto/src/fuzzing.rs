@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::{
-    Acknowledge, AgentConfig, AgentMessage, ClientConfig, Clock, Deframer, MessageBuf, MessageType, PortSession,
+    Acknowledge, AgentConfig, AgentKms, AgentMessage, ClientConfig, Clock, DataKey, Deframer, MessageBuf, MessageType,
+    PlaintextKey, Session, SessionEvent, SessionType,
 };
 
 /// Any bytes are a message or an error, and a message written again is the same bytes.
@@ -13,8 +14,7 @@ use crate::{
 /// # Panics
 /// If that does not hold.
 pub fn decode_message(data: &[u8]) {
-    let raw = Bytes::copy_from_slice(data);
-    let Ok(message) = AgentMessage::decode(raw.clone()) else { return };
+    let Ok(message) = AgentMessage::decode(Bytes::copy_from_slice(data)) else { return };
     if message.message_type() == MessageType::Acknowledge {
         let _ = Acknowledge::decode(message.payload());
     }
@@ -45,23 +45,45 @@ pub fn deframe(data: &[u8]) {
     assert!(out <= data.len());
 }
 
-/// Any sequence of length-prefixed messages leaves both sides of a session alive.
+/// Any sequence of length-prefixed messages leaves both sides of a session alive, whatever it carries.
 ///
 /// # Panics
 /// If a session does.
 pub fn session_input(data: &[u8], now: Instant) {
     let clock = Clock { start: now, unix: Duration::from_secs(1) };
-    let client = PortSession::client(ClientConfig::default(), clock, 1);
-    let agent = PortSession::agent(AgentConfig::default(), clock, 2);
-    for mut session in [client, agent] {
+    let kms = AgentKms {
+        key_id: "alias/k".into(),
+        challenge: None,
+        require_acknowledgement: false,
+        proof: [1; 64],
+        first_nonce: [2; 12],
+    };
+    let shell = AgentConfig { session_type: SessionType::StandardStream, ..AgentConfig::default() };
+    let encrypted = AgentConfig { kms: Some(kms), ..shell.clone() };
+    let client = Session::client(ClientConfig::default(), clock, 1);
+    let agents = [AgentConfig::default(), shell, encrypted].map(|config| Session::agent(config, clock, 2));
+    for mut session in std::iter::once(client).chain(agents) {
         session.handle_connected(now);
         let mut rest = data;
         while let Some((length, tail)) = rest.split_first_chunk::<2>() {
             let (message, tail) = tail.split_at(tail.len().min(usize::from(u16::from_be_bytes(*length))));
             let _ = session.handle_input(now, Bytes::copy_from_slice(message));
-            while session.poll_event().is_some() {}
+            while let Some(event) = session.poll_event() {
+                answer_kms(&mut session, &event, now);
+            }
             while session.poll_transmit(now).is_some() {}
             rest = tail;
         }
+    }
+}
+
+fn answer_kms(session: &mut Session, event: &SessionEvent, now: Instant) {
+    let Some(plaintext) = PlaintextKey::new(&[0; 64]) else { return };
+    match event {
+        SessionEvent::DataKeyNeeded { .. } => {
+            session.provide_data_key(now, &DataKey { plaintext, ciphertext: Bytes::from_static(b"k") }, [3; 12]);
+        }
+        SessionEvent::DecryptNeeded { .. } => session.provide_plaintext_key(now, &plaintext),
+        _ => {}
     }
 }

@@ -1,7 +1,7 @@
 //! The AWS Session Manager data channel as pure state machines.
 //!
 //! Nothing here does I/O, reads a clock or draws randomness: bytes, the time and a seed come in as arguments, bytes and
-//! events come out. A driver owns the sockets; see [`PortSession`] for its contract.
+//! events come out. A driver owns the sockets; see [`Session`] for its contract.
 //!
 //! The floors, from the bottom:
 //!
@@ -10,13 +10,15 @@
 //! | wire | bytes ↔ [`AgentMessage`], a zero-copy view |
 //! | channel | messages that get lost, repeated and reordered ↔ payloads in order, exactly once ([`DataChannel`]) |
 //! | handshake | payloads ↔ what the two ends agreed on |
+//! | cipher | payloads ↔ payloads that only the holders of a KMS data key read ([`PlaintextKey`]) |
 //! | mux | one byte stream ↔ many streams ([`Mux`], smux version 1) |
-//! | session | all of it together ([`PortSession`]) |
+//! | session | all of it together ([`Session`]) |
 //!
 //! Every type speaks the same four verbs: getters, `handle_*` (something happened), commands, and `poll_*` (what is to be
 //! done). Requirements are numbered in `docs/protocol.md`; comments cite the numbers.
 
 mod channel;
+mod cipher;
 pub mod fuzzing;
 mod handshake;
 mod mux;
@@ -26,13 +28,16 @@ pub mod testing;
 mod wire;
 
 pub use channel::{ChannelConfig, ChannelEvent, ChannelStats, DataChannel, Full, Pace, Retransmission, RttEstimator};
+pub use cipher::{CipherError, PlaintextKey};
 pub use handshake::{
-    ActionStatus, AgentHandshake, ClientHandshake, HandshakeComplete, HandshakeError, HandshakeRequest,
-    HandshakeResponse, HandshakeStep, PortProperties, ProcessedAction, RequestedAction, SessionType, Version,
+    ActionStatus, AgentHandshake, AgentKms, ClientHandshake, DataKey, HandshakeComplete, HandshakeError,
+    HandshakeRequest, HandshakeResponse, HandshakeStep, Identity, KmsResult, PortProperties, ProcessedAction,
+    RequestedAction, SessionType, Version,
 };
 pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
 pub use session::{
-    AgentConfig, AgentQuirks, ClientConfig, OpenError, PortMode, PortSession, SessionEvent, SessionStats,
+    AgentConfig, AgentQuirks, ClientConfig, OpenError, Output, Session, SessionEvent, SessionMode, SessionStats,
+    TerminalSize,
 };
 pub use wire::{
     Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, HeaderForm, MAX_PAYLOAD, MessageBuf, MessageType,
@@ -48,6 +53,15 @@ pub enum Side {
     Client,
     /// The end on the managed node; sends `output_stream_data`.
     Agent,
+}
+
+impl Side {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Agent,
+            Self::Agent => Self::Client,
+        }
+    }
 }
 
 /// Ties the monotonic clock of `now` arguments to the wall clock that messages carry (their CreatedDate).

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fastrand::Rng;
 
-use crate::{AgentConfig, ClientConfig, Clock, PortSession, SessionEvent, Side, publication};
+use crate::{AgentConfig, ClientConfig, Clock, DataKey, PlaintextKey, Session, SessionEvent, Side, publication};
 
 /// What a link does to messages, each way. Probabilities are from 0 to 1.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +42,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct End {
     /// The protocol.
-    pub session: PortSession,
+    pub session: Session,
     /// The handshake is over.
     pub ready: bool,
     /// What happened that the pair did not look at, oldest first.
@@ -70,6 +70,41 @@ pub struct Pair {
     flight: BTreeMap<(Instant, u64), (Side, Bytes)>,
     last_arrival: [Instant; 2],
     count: u64,
+    kms: Kms,
+}
+
+/// Makes and decrypts the data keys that the two sides ask for.
+#[derive(Debug, Default)]
+struct Kms {
+    keys: BTreeMap<Bytes, ([u8; 64], MadeFor)>,
+}
+
+/// A key id and an encryption context: a key that was made for one is decrypted for no other.
+type MadeFor = (String, BTreeMap<String, String>);
+
+impl Kms {
+    fn answer(&mut self, now: Instant, rng: &mut Rng, event: &SessionEvent, session: &mut Session) {
+        match event {
+            SessionEvent::DataKeyNeeded { key_id, context } => {
+                let (mut bytes, mut blob) = ([0; 64], [0; 32]);
+                rng.fill(&mut bytes);
+                rng.fill(&mut blob);
+                let ciphertext = Bytes::copy_from_slice(&blob);
+                self.keys.insert(ciphertext.clone(), (bytes, (key_id.clone(), context.clone())));
+                if let Some(plaintext) = PlaintextKey::new(&bytes) {
+                    session.provide_data_key(now, &DataKey { plaintext, ciphertext }, [0; 12]);
+                }
+            }
+            SessionEvent::DecryptNeeded { key_id, ciphertext, context } => {
+                let wanted = (key_id.clone(), context.clone());
+                let known = self.keys.get(ciphertext).filter(|(_, made_for)| *made_for == wanted);
+                if let Some(key) = known.and_then(|(bytes, _)| PlaintextKey::new(bytes)) {
+                    session.provide_plaintext_key(now, &key);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Pair {
@@ -79,13 +114,14 @@ impl Pair {
         let mut rng = Rng::with_seed(seed);
         let mut pair = Self {
             now,
-            client: End::new(PortSession::client(client, clock, rng.u64(..))),
-            agent: End::new(PortSession::agent(agent, clock, rng.u64(..))),
+            client: End::new(Session::client(client, clock, rng.u64(..))),
+            agent: End::new(Session::agent(agent, clock, rng.u64(..))),
             link,
             rng,
             flight: BTreeMap::new(),
             last_arrival: [now; 2],
             count: 0,
+            kms: Kms::default(),
         };
         pair.client.connect(now);
         pair.agent.connect(now);
@@ -172,8 +208,12 @@ impl Pair {
     fn drain(&mut self) {
         for side in [Side::Client, Side::Agent] {
             let now = self.now;
-            let end = self.end(side);
+            let end = match side {
+                Side::Client => &mut self.client,
+                Side::Agent => &mut self.agent,
+            };
             while let Some(event) = end.session.poll_event() {
+                self.kms.answer(now, &mut self.rng, &event, &mut end.session);
                 if matches!(event, SessionEvent::Ready(_)) {
                     end.ready = true;
                 }
@@ -186,7 +226,7 @@ impl Pair {
     }
 
     fn transmit(&mut self, from: Side, message: Bytes) {
-        let to = other(from);
+        let to = from.other();
         if !self.end(to).connected || self.rng.f64() < self.link.loss {
             return;
         }
@@ -223,7 +263,7 @@ impl Pair {
     fn tell_other(&mut self, side: Side, active: bool) {
         let clock = Clock { start: self.now, unix: Duration::from_secs(1) };
         let word = publication(active, clock.unix_millis(self.now), uuid::Uuid::nil());
-        let to = other(side);
+        let to = side.other();
         if self.end(to).connected {
             let key = (self.now + self.link.latency, self.next_count());
             self.flight.insert(key, (to, word));
@@ -244,7 +284,7 @@ impl Pair {
 }
 
 impl End {
-    fn new(session: PortSession) -> Self {
+    fn new(session: Session) -> Self {
         Self {
             session,
             ready: false,
@@ -259,12 +299,5 @@ impl End {
     fn connect(&mut self, now: Instant) {
         self.connected = true;
         self.session.handle_connected(now);
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Client => Side::Agent,
-        Side::Agent => Side::Client,
     }
 }

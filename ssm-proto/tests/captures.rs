@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde_json::Value;
 use ssm_proto::{
     Acknowledge, AgentConfig, AgentMessage, ClientConfig, Clock, Deframer, FrameKind, HandshakeRequest,
-    HandshakeResponse, MessageBuf, MessageType, OpenDataChannel, PayloadType, PortFlag, PortMode as Mode,
-    PortProperties, PortSession as Session, SessionEvent, Side, StreamId,
+    HandshakeResponse, MessageBuf, MessageType, OpenDataChannel, PayloadType, PortFlag, PortProperties, Session,
+    SessionEvent, SessionMode as Mode, SessionType, Side, StreamId,
 };
 use support::bytes_of;
 
@@ -260,7 +260,11 @@ impl Replay {
         if side == Side::Agent {
             let properties = &request.requested_client_actions[0].action_parameters["Properties"];
             let properties: PortProperties = serde_json::from_value(properties.clone()).unwrap();
-            let config = AgentConfig { agent_version: request.agent_version, properties, ..AgentConfig::default() };
+            let config = AgentConfig {
+                agent_version: request.agent_version,
+                session_type: SessionType::Port(properties),
+                ..AgentConfig::default()
+            };
             return Session::agent(config, clock, 1);
         }
         let response = recording.body(Side::Client, PayloadType::HandshakeResponse).unwrap();

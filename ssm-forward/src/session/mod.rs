@@ -8,7 +8,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ssm_proto::{ClientConfig, Clock, PortMode, PortSession, SessionStats};
+use ssm_proto::{ClientConfig, Clock, SessionMode, SessionStats};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -151,7 +151,8 @@ impl Session {
         let id = ticket.session_id.clone();
         let clock =
             Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
-        let protocol = PortSession::client(config.protocol.clone(), clock, fastrand::u64(..));
+        let protocol = ClientConfig { ports_only: true, ..config.protocol.clone() };
+        let protocol = ssm_proto::Session::client(protocol, clock, fastrand::u64(..));
         let shared = Arc::new(Shared::new(protocol));
         let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
         let transport = dialer.dial().await.map_err(ForwardError::from)?;
@@ -161,7 +162,7 @@ impl Session {
         Ok(session)
     }
 
-    async fn ready(&self) -> Result<PortMode, ForwardError> {
+    async fn ready(&self) -> Result<SessionMode, ForwardError> {
         tokio::select! {
             mode = self.shared.ready() => Ok(mode),
             reason = self.shared.ended() => Err(match reason {
@@ -183,7 +184,7 @@ impl Session {
     }
 
     /// How the session's bytes travel.
-    pub fn mode(&self) -> Option<PortMode> {
+    pub fn mode(&self) -> Option<SessionMode> {
         self.shared.lock().mode
     }
 
@@ -217,7 +218,7 @@ impl Session {
     /// # Errors
     /// [`StreamError::Refused`] if it can't, or the session is over.
     pub async fn probe(&self) -> Result<(), StreamError> {
-        if self.mode() != Some(PortMode::Mux) {
+        if self.mode() != Some(SessionMode::Mux) {
             return Ok(());
         }
         let mut stream = self.open_stream().await?;

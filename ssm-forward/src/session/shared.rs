@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use ssm_proto::{PortMode, PortSession, SessionEvent, StreamId};
+use ssm_proto::{Session, SessionEvent, SessionMode, StreamId};
 use tokio::sync::watch;
 
 use super::{CloseReason, SessionNotice};
@@ -22,13 +22,13 @@ pub(super) struct Shared {
 #[derive(Clone, Debug)]
 enum Phase {
     Connecting,
-    Ready(PortMode),
+    Ready(SessionMode),
     Ended(CloseReason),
 }
 
 pub(super) struct State {
-    pub(super) protocol: PortSession,
-    pub(super) mode: Option<PortMode>,
+    pub(super) protocol: Session,
+    pub(super) mode: Option<SessionMode>,
     pub(super) reconnects: u64,
     pub(super) connected: bool,
     pub(super) terminating: bool,
@@ -52,7 +52,7 @@ impl StreamState {
 }
 
 impl Shared {
-    pub(super) fn new(protocol: PortSession) -> Self {
+    pub(super) fn new(protocol: Session) -> Self {
         let state = State {
             protocol,
             mode: None,
@@ -72,7 +72,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn ready(&self) -> PortMode {
+    pub(super) async fn ready(&self) -> SessionMode {
         let mut phase = self.phase.subscribe();
         loop {
             if let Phase::Ready(mode) = *phase.borrow_and_update() {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{PortMode, SessionEvent, StreamId};
+use ssm_proto::{SessionEvent, SessionMode, StreamId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -18,7 +18,7 @@ use crate::broker::{PipeReceiver, PipeSender};
 #[derive(Debug)]
 pub(super) enum Happening {
     /// The handshake is over.
-    Ready(PortMode),
+    Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
     /// The client ends the session.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ssm_proto::{
-    AgentConfig, AgentQuirks, ChannelConfig, Clock, Pace, PortMode, PortProperties, PortSession, Retransmission,
-    StreamId,
+    AgentConfig, AgentQuirks, ChannelConfig, Clock, Pace, PortProperties, Retransmission, Session, SessionMode,
+    SessionType, StreamId,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     };
     let destination = Destination::resolve(&properties, &spec.hosts);
-    let protocol = PortSession::agent(config(&spec, properties), clock, fastrand::u64(..));
+    let protocol = Session::agent(config(&spec, properties), clock, fastrand::u64(..));
     let shared = Shared::new(protocol);
     let (happenings, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile);
@@ -61,7 +61,11 @@ const REAL_PACE: Duration = Duration::from_millis(1);
 const REAL_START: Duration = Duration::from_millis(3);
 
 fn config(spec: &AgentSpec, properties: PortProperties) -> AgentConfig {
-    let base = AgentConfig { agent_version: spec.agent_version.clone(), properties, ..AgentConfig::default() };
+    let base = AgentConfig {
+        agent_version: spec.agent_version.clone(),
+        session_type: SessionType::Port(properties),
+        ..AgentConfig::default()
+    };
     match spec.profile {
         Profile::Fast => AgentConfig { max_payload: FAST_PAYLOAD, ..base },
         Profile::Real => AgentConfig {
@@ -91,7 +95,7 @@ struct Port {
     destination: Result<Destination, String>,
     /// The official agent dials one destination after the other.
     dials: Arc<Semaphore>,
-    mode: Option<PortMode>,
+    mode: Option<SessionMode>,
     connections: JoinSet<Ended>,
 }
 
@@ -140,9 +144,9 @@ impl Port {
 
     fn ended(&self, ended: Ended) -> Option<AgentResult> {
         match (ended, self.mode) {
-            (Ended::Served, Some(PortMode::Plain)) => Some(AgentResult::default()),
+            (Ended::Served, Some(SessionMode::Plain)) => Some(AgentResult::default()),
             (Ended::Served, _) => None,
-            (Ended::Unreachable { stream, why }, Some(PortMode::Mux)) => {
+            (Ended::Unreachable { stream, why }, Some(SessionMode::Mux)) => {
                 tracing::debug!(why, "destination not reached");
                 stream.refuse();
                 stream.forget();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use ssm_proto::{PortSession, StreamId, WriteError};
+use ssm_proto::{Session, StreamId, WriteError};
 use tokio::time::Instant;
 
 /// See the module. Taken once per batch of messages, and once per chunk of a stream.
@@ -17,7 +17,7 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) protocol: PortSession,
+    pub(super) protocol: Session,
     /// The session ends once everything that was sent is acknowledged.
     closing: bool,
     driver: Option<Waker>,
@@ -31,7 +31,7 @@ struct Waiting {
 }
 
 impl Shared {
-    pub(super) fn new(protocol: PortSession) -> Arc<Self> {
+    pub(super) fn new(protocol: Session) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(State { protocol, closing: false, driver: None, waiting: BTreeMap::new() }) })
     }
 
@@ -141,7 +141,7 @@ impl Stream {
 
     /// The destination can't be reached.
     pub(super) fn refuse(&self) {
-        self.command(PortSession::refuse);
+        self.command(Session::refuse);
     }
 
     /// Nobody serves the stream any more.
@@ -149,7 +149,7 @@ impl Stream {
         self.shared.lock().waiting.remove(&self.id);
     }
 
-    fn command(&self, command: impl FnOnce(&mut PortSession, StreamId)) {
+    fn command(&self, command: impl FnOnce(&mut Session, StreamId)) {
         let mut state = self.shared.lock();
         command(&mut state.protocol, self.id);
         state.wake_driver();

@@ -236,11 +236,25 @@ impl DataChannel {
     /// # Errors
     /// The bytes are no message. They are dropped without an acknowledgement; the channel lives on.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
+        self.handle_input_through(now, raw, |_, payload| Some(payload))
+    }
+
+    /// As [`DataChannel::handle_input`], but each payload whose turn it is goes through `gate`, which may change it; where
+    /// it gives `None`, the message is neither acknowledged nor delivered, nor is anything after it.
+    ///
+    /// # Errors
+    /// As [`DataChannel::handle_input`].
+    pub fn handle_input_through(
+        &mut self,
+        now: Instant,
+        raw: Bytes,
+        gate: impl FnMut(PayloadType, Bytes) -> Option<Bytes>,
+    ) -> Result<(), DecodeError> {
         let message = AgentMessage::decode(raw).inspect_err(|_| self.stats.dropped += 1)?;
         match (message.message_type(), self.side) {
             (MessageType::OutputStreamData, Side::Client) | (MessageType::InputStreamData, Side::Agent) => {
                 self.handle_peer_alive(now);
-                self.handle_stream_message(message);
+                self.handle_stream_message(message, gate);
             }
             (MessageType::Acknowledge, _) => {
                 self.handle_peer_alive(now);
@@ -259,40 +273,49 @@ impl DataChannel {
         Ok(())
     }
 
-    fn handle_stream_message(&mut self, message: AgentMessage) {
+    fn handle_stream_message(
+        &mut self,
+        message: AgentMessage,
+        mut gate: impl FnMut(PayloadType, Bytes) -> Option<Bytes>,
+    ) {
         let number = message.sequence_number();
+        let ack = Acknowledge::of(&message);
         if self.acks.len() >= MAX_PENDING_ACKS {
             self.stats.dropped += 1;
         } else if number < self.expected {
             self.stats.duplicates += 1;
-            self.acks.push_back(Acknowledge::of(&message));
+            self.acks.push_back(ack);
         } else if number > self.expected {
-            let ack = Acknowledge::of(&message);
             if self.reorder.insert(message) {
                 self.stats.reordered += 1;
                 self.acks.push_back(ack);
             } else {
                 self.stats.dropped += 1;
             }
-        } else if self.refusing && message.payload_type() == PayloadType::Output {
+        } else if self.is_refused(message.payload_type()) || !self.deliver(message, &mut gate) {
             self.stats.dropped += 1;
         } else {
-            self.acks.push_back(Acknowledge::of(&message));
-            self.deliver(message);
+            self.acks.push_back(ack);
             while let Some(next) = self.reorder.take(self.expected) {
-                self.deliver(next);
+                if !self.deliver(next, &mut gate) {
+                    break;
+                }
             }
         }
     }
 
-    fn deliver(&mut self, message: AgentMessage) {
+    fn is_refused(&self, payload_type: PayloadType) -> bool {
+        self.refusing && matches!(payload_type, PayloadType::Output | PayloadType::Size)
+    }
+
+    /// `false`: the gate let nothing through.
+    fn deliver(&mut self, message: AgentMessage, gate: &mut impl FnMut(PayloadType, Bytes) -> Option<Bytes>) -> bool {
+        let (sequence_number, payload_type) = (message.sequence_number(), message.payload_type());
+        let Some(payload) = gate(payload_type, message.into_payload()) else { return false };
         self.expected += 1;
         self.stats.messages_received += 1;
-        self.events.push_back(ChannelEvent::Payload {
-            sequence_number: message.sequence_number(),
-            payload_type: message.payload_type(),
-            payload: message.into_payload(),
-        });
+        self.events.push_back(ChannelEvent::Payload { sequence_number, payload_type, payload });
+        true
     }
 
     fn handle_ack(&mut self, now: Instant, message: &AgentMessage) {
@@ -393,7 +416,8 @@ impl DataChannel {
         self.quick = true;
     }
 
-    /// While set, in-order session data is refused without an acknowledgement, as an agent does whose port is not up.
+    /// While set, in-order session data is refused without an acknowledgement, as an agent does whose port or terminal is
+    /// not up.
     pub fn set_refusing(&mut self, refusing: bool) {
         self.refusing = refusing;
     }

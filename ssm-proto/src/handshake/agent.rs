@@ -3,19 +3,34 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
+use super::kms::{EncChallenge, KmsParameters};
 use super::{
-    ActionStatus, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep, SessionType,
-    Version,
+    ActionStatus, AgentKms, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep,
+    Identity, KMS_ENCRYPTION, RequestedAction, SessionType, Version,
 };
+use crate::Side;
+use crate::cipher::{Cipher, PlaintextKey};
 use crate::wire::PayloadType;
 
 /// How long the client may take to answer (HS-7).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Asks, waits for the one answer, and completes.
+/// What the official agent tells the person at the client of an encrypted session.
+const KMS_TEXT: &str = "This session is encrypted using AWS KMS.";
+
+/// ```text
+///  NotStarted ── request ──► AwaitingResponse ── response ──► Complete
+///                                └─ with KMS ─► AwaitingKey ── key ──► AwaitingProof ── right answer ──► Complete
+/// ```
+/// An agent that needs no handshake (HS-1) is complete from the start.
 #[derive(Debug)]
 pub struct AgentHandshake {
     request: HandshakeRequest,
+    session_type: SessionType,
+    kms: Option<AgentKms>,
+    identity: Identity,
+    cipher: Option<Cipher>,
+    started: Option<Instant>,
     state: State,
     client_version: String,
 }
@@ -24,18 +39,39 @@ pub struct AgentHandshake {
 enum State {
     NotStarted,
     AwaitingResponse { since: Instant },
+    AwaitingKey,
+    AwaitingProof { since: Instant },
     Complete,
     Failed,
 }
 
 impl AgentHandshake {
     /// A handshake of an agent of this version for this session.
-    pub fn new(agent_version: impl Into<String>, session_type: &SessionType) -> Self {
-        let request = HandshakeRequest {
-            agent_version: agent_version.into(),
-            requested_client_actions: vec![session_type.to_action()],
-        };
-        Self { request, state: State::NotStarted, client_version: String::new() }
+    pub fn new(
+        agent_version: impl Into<String>,
+        session_type: SessionType,
+        kms: Option<AgentKms>,
+        identity: Identity,
+    ) -> Self {
+        let mut actions = vec![session_type.to_action()];
+        actions.extend(kms.as_ref().map(kms_action));
+        let needed =
+            kms.is_some() || matches!(session_type, SessionType::Port(_) | SessionType::NonInteractiveCommands);
+        Self {
+            request: HandshakeRequest { agent_version: agent_version.into(), requested_client_actions: actions },
+            session_type,
+            kms,
+            identity,
+            cipher: None,
+            started: None,
+            state: if needed { State::NotStarted } else { State::Complete },
+            client_version: String::new(),
+        }
+    }
+
+    /// What the session carries.
+    pub fn session_type(&self) -> &SessionType {
+        &self.session_type
     }
 
     /// What the client says its version is; empty before its answer.
@@ -63,10 +99,24 @@ impl AgentHandshake {
         Version::new(&self.client_version).agent_compares(Version::CLIENT_NO_KEEP_ALIVE) != Ordering::Greater
     }
 
-    /// The first step.
-    pub fn start(&mut self, now: Instant) -> HandshakeStep {
+    pub(crate) fn cipher(&mut self) -> Option<&mut Cipher> {
+        self.cipher.as_mut()
+    }
+
+    /// The first step; `None` if the session needs no handshake.
+    pub fn start(&mut self, now: Instant) -> Option<HandshakeStep> {
+        if self.state != State::NotStarted {
+            return None;
+        }
+        self.started = Some(now);
         self.state = State::AwaitingResponse { since: now };
-        HandshakeStep::Send(PayloadType::HandshakeRequest, serde_json::to_vec(&self.request).unwrap_or_default())
+        Some(HandshakeStep::send(PayloadType::HandshakeRequest, &self.request))
+    }
+
+    /// Whether the payload is to be acknowledged: not so a wrong answer to the encryption challenge (KMS-5).
+    pub fn admits(&self, payload_type: PayloadType, payload: &[u8]) -> bool {
+        let proof_due = matches!(self.state, State::AwaitingProof { .. });
+        !(proof_due && payload_type == PayloadType::EncChallengeResponse) || self.is_proof(payload)
     }
 
     /// The client's payload, in order. `None`: nothing to do.
@@ -79,32 +129,72 @@ impl AgentHandshake {
         payload_type: PayloadType,
         payload: &[u8],
     ) -> Result<Option<HandshakeStep>, HandshakeError> {
-        let (PayloadType::HandshakeResponse, State::AwaitingResponse { since }) = (payload_type, self.state) else {
-            return Ok(None);
-        };
-        self.state = State::Failed;
-        let response: HandshakeResponse = serde_json::from_slice(payload)
-            .map_err(|error| HandshakeError::Malformed { what: "handshake response", why: error.to_string() })?;
+        match (payload_type, self.state) {
+            (PayloadType::HandshakeResponse, State::AwaitingResponse { .. }) => {
+                self.state = State::Failed;
+                self.handle_response(now, payload).map(Some)
+            }
+            (PayloadType::EncChallengeResponse, State::AwaitingProof { .. }) if self.is_proof(payload) => {
+                Ok(Some(self.complete(now)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// KMS decrypted the data key. `None`: nobody asked.
+    pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) -> Option<HandshakeStep> {
+        let kms = self.kms.as_ref().filter(|_| self.state == State::AwaitingKey)?;
+        let mut cipher = Cipher::new(Side::Agent, key, kms.first_nonce);
+        let challenge = cipher.seal(&kms.proof).ok()?;
+        self.cipher = Some(cipher);
+        self.state = State::AwaitingProof { since: now };
+        Some(HandshakeStep::send(PayloadType::EncChallengeRequest, &EncChallenge { challenge }))
+    }
+
+    fn handle_response(&mut self, now: Instant, payload: &[u8]) -> Result<HandshakeStep, HandshakeError> {
+        let response: HandshakeResponse =
+            serde_json::from_slice(payload).map_err(|error| malformed(error.to_string()))?;
         self.client_version = response.client_version;
-        if let Some(failed) =
-            response.processed_client_actions.iter().find(|action| action.action_status != ActionStatus::Success)
-        {
+        let actions = response.processed_client_actions;
+        if let Some(failed) = actions.iter().find(|action| action.action_status != ActionStatus::Success) {
             return Err(HandshakeError::Refused(format!("{} ({:?})", failed.error, failed.action_status)));
         }
+        let Some(kms) = &self.kms else { return Ok(self.complete(now)) };
+        let result = actions.into_iter().find(|action| action.action_type == KMS_ENCRYPTION);
+        let result =
+            result.and_then(|action| action.action_result).ok_or_else(|| malformed("no data key in it".into()))?;
+        if kms.require_acknowledgement && !result.challenge_acknowledgement {
+            return Err(HandshakeError::Refused("the data key is not bound to the agent's challenge".into()));
+        }
+        let challenge = kms.challenge_text().filter(|_| result.challenge_acknowledgement);
+        self.state = State::AwaitingKey;
+        Ok(HandshakeStep::DecryptDataKey {
+            key_id: kms.key_id.clone(),
+            ciphertext: result.ciphertext_key.into(),
+            context: self.identity.context(challenge.as_deref()),
+        })
+    }
+
+    fn is_proof(&self, payload: &[u8]) -> bool {
+        let (Some(cipher), Some(kms)) = (&self.cipher, &self.kms) else { return false };
+        let answer = serde_json::from_slice::<EncChallenge>(payload).ok();
+        answer.and_then(|answer| cipher.open(&answer.challenge).ok()).is_some_and(|answer| answer == kms.proof)
+    }
+
+    fn complete(&mut self, now: Instant) -> HandshakeStep {
         self.state = State::Complete;
-        let nanoseconds = now.saturating_duration_since(since).as_nanos();
-        let complete = HandshakeComplete {
+        let nanoseconds = self.started.map_or(0, |since| now.saturating_duration_since(since).as_nanos());
+        HandshakeStep::Complete(HandshakeComplete {
             handshake_time_to_complete: i64::try_from(nanoseconds).unwrap_or(i64::MAX),
-            customer_message: String::new(),
-        };
-        Ok(Some(HandshakeStep::Complete(complete)))
+            customer_message: self.kms.as_ref().map_or("", |_| KMS_TEXT).into(),
+        })
     }
 
     /// When the answer is too late.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::AwaitingResponse { since } => Some(since + ANSWER_TIMEOUT),
-            State::NotStarted | State::Complete | State::Failed => None,
+            State::AwaitingResponse { since } | State::AwaitingProof { since } => Some(since + ANSWER_TIMEOUT),
+            State::NotStarted | State::AwaitingKey | State::Complete | State::Failed => None,
         }
     }
 
@@ -119,4 +209,16 @@ impl AgentHandshake {
         }
         Ok(())
     }
+}
+
+fn kms_action(kms: &AgentKms) -> RequestedAction {
+    let parameters = KmsParameters { key_id: kms.key_id.clone(), challenge: kms.challenge_text() };
+    RequestedAction {
+        action_type: KMS_ENCRYPTION.into(),
+        action_parameters: serde_json::to_value(parameters).unwrap_or_default(),
+    }
+}
+
+fn malformed(why: String) -> HandshakeError {
+    HandshakeError::Malformed { what: "handshake response", why }
 }

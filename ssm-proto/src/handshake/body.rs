@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::kms::KmsResult;
+
 /// Agent to client: what the agent is, and what the client is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -55,9 +57,9 @@ pub struct ProcessedAction {
     pub action_type: String,
     /// Whether it was done.
     pub action_status: ActionStatus,
-    /// What the action gives; null for `SessionType`.
-    #[serde(default)]
-    pub action_result: Value,
+    /// What a `KMSEncryption` gives; `None` for everything else, whatever a client writes there.
+    #[serde(default, deserialize_with = "lenient")]
+    pub action_result: Option<KmsResult>,
     /// Why it was not done.
     #[serde(default)]
     pub error: String,
@@ -180,6 +182,11 @@ pub struct PortProperties {
     /// The Unix socket's path.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub local_unix_socket: Option<String>,
+}
+
+/// The official client writes a number here for actions that it does not know.
+fn lenient<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<KmsResult>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 /// Text, or a number that some document did not quote.

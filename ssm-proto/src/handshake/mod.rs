@@ -3,6 +3,7 @@
 mod agent;
 mod body;
 mod client;
+mod kms;
 mod version;
 
 pub use agent::AgentHandshake;
@@ -11,9 +12,15 @@ pub use body::{
     RequestedAction, SessionType,
 };
 pub use client::ClientHandshake;
+pub use kms::{AgentKms, DataKey, Identity, KmsResult};
 pub use version::Version;
 
-use crate::wire::{MessageBuf, PayloadType};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::cipher::CipherError;
+use crate::wire::PayloadType;
 
 const SESSION_TYPE: &str = "SessionType";
 const KMS_ENCRYPTION: &str = "KMSEncryption";
@@ -24,17 +31,29 @@ const KMS_ENCRYPTION: &str = "KMSEncryption";
 pub enum HandshakeStep {
     /// Send this payload.
     Send(PayloadType, Vec<u8>),
+    /// Client side: have KMS make a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
+    GenerateDataKey {
+        /// The KMS key.
+        key_id: String,
+        /// The encryption context.
+        context: BTreeMap<String, String>,
+    },
+    /// Agent side: have KMS decrypt the data key, then call [`AgentHandshake::provide_plaintext_key`].
+    DecryptDataKey {
+        /// The KMS key.
+        key_id: String,
+        /// The encrypted data key.
+        ciphertext: Bytes,
+        /// The encryption context.
+        context: BTreeMap<String, String>,
+    },
     /// The handshake is over and the session may begin.
     Complete(HandshakeComplete),
 }
 
 impl HandshakeStep {
-    /// The payload to send, if that is the step.
-    pub(crate) fn into_message(self) -> Option<(PayloadType, MessageBuf)> {
-        match self {
-            Self::Send(payload_type, payload) => Some((payload_type, MessageBuf::from(payload.as_slice()))),
-            Self::Complete(_) => None,
-        }
+    fn send(payload_type: PayloadType, body: &impl serde::Serialize) -> Self {
+        Self::Send(payload_type, serde_json::to_vec(body).unwrap_or_default())
     }
 }
 
@@ -56,6 +75,9 @@ pub enum HandshakeError {
     /// The client could not do what it was asked.
     #[error("the client refused: {0}")]
     Refused(String),
+    /// The agent's challenge is not made with the session's data key.
+    #[error("the agent's challenge can't be decrypted: {0}")]
+    Challenge(CipherError),
     /// The other end said nothing in time.
     #[error("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.")]
     TimedOut,

@@ -109,6 +109,9 @@ pub enum WriteError {
     /// The stream is finished, reset, or never was.
     #[error("the stream is closed")]
     Closed,
+    /// Only the agent's side of a shell or a command has a standard error.
+    #[error("there is no standard error to write to")]
+    NoStderr,
 }
 
 impl Mux {

@@ -1,0 +1,117 @@
+//! The KMS data key: who makes it, for whom, and the proof that both ends have it. `docs/protocol.md`, KMS-*.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::cipher::PlaintextKey;
+
+/// Whom a data key is for. KMS binds the key to it, so both ends must spell it alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The session's id.
+    pub session_id: String,
+    /// The managed node's own id: the agent knows itself by no alias.
+    pub target: String,
+}
+
+impl Identity {
+    /// The encryption context; `challenge` as its base64 text, if the client acknowledges it (KMS-2).
+    pub(super) fn context(&self, challenge: Option<&str>) -> BTreeMap<String, String> {
+        let mut context = BTreeMap::from([
+            ("aws:ssm:SessionId".into(), self.session_id.clone()),
+            ("aws:ssm:TargetId".into(), self.target.clone()),
+        ]);
+        if let Some(challenge) = challenge {
+            context.insert("aws:ssm:RandomChallenge".into(), challenge.into());
+        }
+        context
+    }
+}
+
+/// What `kms:GenerateDataKey` gives for 64 bytes.
+#[derive(Debug)]
+pub struct DataKey {
+    /// The key; stays at this end.
+    pub plaintext: PlaintextKey,
+    /// The same, encrypted by KMS, for the agent.
+    pub ciphertext: Bytes,
+}
+
+/// An agent's wish for KMS encryption.
+#[derive(Clone)]
+pub struct AgentKms {
+    /// The KMS key's id, ARN or alias.
+    pub key_id: String,
+    /// 16 random bytes that the client may have bound to the data key; old agents have none.
+    pub challenge: Option<[u8; 16]>,
+    /// Whether a client that does not bind them is sent away. Default of the official agent: no.
+    pub require_acknowledgement: bool,
+    /// 64 random bytes that the client proves to be able to decrypt.
+    pub proof: [u8; 64],
+    /// Random: the nonce of the first encrypted payload, from which the agent counts.
+    pub first_nonce: [u8; 12],
+}
+
+impl AgentKms {
+    pub(super) fn challenge_text(&self) -> Option<String> {
+        self.challenge.map(|challenge| STANDARD.encode(challenge))
+    }
+}
+
+impl fmt::Debug for AgentKms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentKms")
+            .field("key_id", &self.key_id)
+            .field("require_acknowledgement", &self.require_acknowledgement)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The parameters of a `KMSEncryption` action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct KmsParameters {
+    #[serde(rename = "KMSKeyId")]
+    pub(super) key_id: String,
+    #[serde(rename = "Challenge", default, skip_serializing_if = "Option::is_none")]
+    pub(super) challenge: Option<String>,
+}
+
+/// What a `KMSEncryption` action gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KmsResult {
+    /// The encrypted data key.
+    #[serde(rename = "KMSCipherTextKey", with = "base64_text")]
+    pub ciphertext_key: Vec<u8>,
+    /// Neither peer fills it.
+    #[serde(rename = "KMSCipherTextHash", default)]
+    pub ciphertext_hash: Option<String>,
+    /// Whether the data key is bound to the agent's challenge. Clients before it say nothing.
+    #[serde(rename = "ChallengeAcknowledgement", default, skip_serializing_if = "std::ops::Not::not")]
+    pub challenge_acknowledgement: bool,
+}
+
+/// The body of EncChallengeRequest and EncChallengeResponse.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EncChallenge {
+    #[serde(rename = "Challenge", with = "base64_text")]
+    pub(super) challenge: Vec<u8>,
+}
+
+mod base64_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::{Engine, STANDARD};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,220 @@
+//! How the bytes of a session's streams travel: one face for the three ways.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::event::{OpenError, Output, SessionMode};
+use super::raw::Raw;
+use super::shell::Shell;
+use crate::mux::{Mux, MuxConfig, MuxEvent, StreamId, WriteError};
+use crate::wire::{MessageBuf, PayloadType};
+use crate::{Side, Timeout};
+
+/// How often old agents and old clients expect a keep-alive frame, and how long they wait (MUX-11).
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) enum Carrier {
+    /// Nobody knows yet.
+    Pending,
+    Mux(Mux),
+    Raw(Raw),
+    Shell(Shell),
+}
+
+impl Carrier {
+    /// `old_peer`: the peer expects keep-alive frames.
+    pub(super) fn new(side: Side, mode: SessionMode, mut config: MuxConfig, old_peer: bool, now: Instant) -> Self {
+        match mode {
+            SessionMode::Mux => {
+                if old_peer {
+                    config.keep_alive = Some(config.keep_alive.map_or(KEEP_ALIVE, |interval| interval.min(KEEP_ALIVE)));
+                    config.peer_timeout = (side == Side::Agent).then_some(KEEP_ALIVE_TIMEOUT);
+                }
+                Self::Mux(Mux::new(side, config, now))
+            }
+            SessionMode::Basic | SessionMode::Plain => {
+                Self::Raw(Raw::new(side, mode == SessionMode::Basic, config.send_queue, config.receive_store))
+            }
+            SessionMode::Shell => Self::Shell(Shell::new(side, config.send_queue, config.receive_store)),
+        }
+    }
+
+    pub(super) fn stream_count(&self) -> usize {
+        match self {
+            Self::Pending => 0,
+            Self::Mux(mux) => mux.stream_count(),
+            Self::Raw(raw) => raw.stream_count(),
+            Self::Shell(shell) => shell.stream_count(),
+        }
+    }
+
+    pub(super) fn receive_bytes(&self) -> usize {
+        match self {
+            Self::Pending => 0,
+            Self::Mux(mux) => mux.receive_bytes(),
+            Self::Raw(raw) => raw.receive_bytes(),
+            Self::Shell(shell) => shell.receive_bytes(),
+        }
+    }
+
+    pub(super) fn is_congested(&self) -> bool {
+        match self {
+            Self::Pending => false,
+            Self::Mux(mux) => mux.is_congested(),
+            Self::Raw(raw) => raw.is_congested(),
+            Self::Shell(shell) => shell.is_congested(),
+        }
+    }
+
+    pub(super) fn wants_transmit(&self) -> bool {
+        match self {
+            Self::Pending => false,
+            Self::Mux(mux) => mux.wants_transmit(),
+            Self::Raw(raw) => raw.pending_hint() > 0,
+            Self::Shell(shell) => shell.wants_transmit(),
+        }
+    }
+
+    pub(super) fn open(&mut self) -> Result<StreamId, OpenError> {
+        match self {
+            Self::Pending => Err(OpenError::NotReady),
+            Self::Mux(mux) => Ok(mux.open()),
+            Self::Raw(raw) => raw.open().ok_or(OpenError::Busy),
+            Self::Shell(shell) => shell.open().ok_or(OpenError::Busy),
+        }
+    }
+
+    pub(super) fn write(&mut self, id: StreamId, output: Output, data: Bytes) -> Result<(), WriteError> {
+        match (self, output) {
+            (Self::Pending, _) => Err(WriteError::Closed),
+            (Self::Shell(shell), _) => shell.write(id, output, data),
+            (_, Output::Stderr) => Err(WriteError::NoStderr),
+            (Self::Mux(mux), Output::Stdout) => mux.write(id, data),
+            (Self::Raw(raw), Output::Stdout) => raw.write(id, data),
+        }
+    }
+
+    pub(super) fn writable(&self, id: StreamId) -> usize {
+        match self {
+            Self::Pending => 0,
+            Self::Mux(mux) => mux.writable(id),
+            Self::Raw(raw) => raw.writable(id),
+            Self::Shell(shell) => shell.writable(id),
+        }
+    }
+
+    pub(super) fn read(&mut self, id: StreamId) -> Option<(Output, Bytes)> {
+        let data = match self {
+            Self::Pending => None,
+            Self::Mux(mux) => mux.read(id),
+            Self::Raw(raw) => raw.read(id),
+            Self::Shell(shell) => return shell.read(id),
+        };
+        data.map(|data| (Output::Stdout, data))
+    }
+
+    pub(super) fn is_finished(&self, id: StreamId) -> bool {
+        match self {
+            Self::Pending => true,
+            Self::Mux(mux) => mux.is_finished(id),
+            Self::Raw(raw) => raw.is_finished(id),
+            Self::Shell(shell) => shell.is_finished(id),
+        }
+    }
+
+    pub(super) fn finish(&mut self, now: Instant, id: StreamId) {
+        match self {
+            Self::Pending => {}
+            Self::Mux(mux) => mux.finish(now, id),
+            Self::Raw(raw) => raw.finish(now, id),
+            Self::Shell(shell) => shell.finish(id),
+        }
+    }
+
+    pub(super) fn close(&mut self, id: StreamId) {
+        match self {
+            Self::Mux(mux) => mux.close(id),
+            other => other.reset(id),
+        }
+    }
+
+    pub(super) fn reset(&mut self, id: StreamId) {
+        match self {
+            Self::Pending => {}
+            Self::Mux(mux) => mux.reset(id),
+            Self::Raw(raw) => raw.reset(id),
+            Self::Shell(shell) => shell.reset(id),
+        }
+    }
+
+    pub(super) fn abandon(&mut self, id: StreamId) {
+        match self {
+            Self::Pending => {}
+            Self::Mux(mux) => mux.abandon(id),
+            Self::Raw(raw) => raw.abandon(id),
+            Self::Shell(shell) => shell.reset(id),
+        }
+    }
+
+    pub(super) fn handle_closed(&mut self) {
+        match self {
+            Self::Pending | Self::Mux(_) => {}
+            Self::Raw(raw) => raw.handle_closed(),
+            Self::Shell(shell) => shell.handle_closed(),
+        }
+    }
+
+    /// The error is how long the peer was silent that ought to send keep-alive frames.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
+        match self {
+            Self::Pending | Self::Shell(_) => {}
+            Self::Mux(mux) => return mux.handle_timeout(now),
+            Self::Raw(raw) => raw.handle_timeout(now),
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Timeout> {
+        match self {
+            Self::Pending | Self::Shell(_) => None,
+            Self::Mux(mux) => mux.poll_timeout(),
+            Self::Raw(raw) => raw.poll_timeout(),
+        }
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<MuxEvent> {
+        match self {
+            Self::Pending => None,
+            Self::Mux(mux) => mux.poll_event(),
+            Self::Raw(raw) => raw.poll_event(),
+            Self::Shell(shell) => shell.poll_event(),
+        }
+    }
+
+    /// The next payload, of up to `limit` bytes.
+    pub(super) fn poll_transmit(&mut self, limit: usize) -> Option<(PayloadType, MessageBuf)> {
+        match self {
+            Self::Pending => None,
+            Self::Mux(mux) => {
+                if !mux.wants_transmit() {
+                    return None;
+                }
+                let mut buf = MessageBuf::with_limit(limit, mux.pending_hint());
+                mux.poll_transmit(&mut buf);
+                (!buf.is_empty()).then_some((PayloadType::Output, buf))
+            }
+            Self::Raw(raw) => {
+                let mut buf = MessageBuf::with_limit(limit, raw.pending_hint());
+                raw.poll_transmit(&mut buf);
+                if !buf.is_empty() {
+                    return Some((PayloadType::Output, buf));
+                }
+                raw.take_flag().map(|flag| (PayloadType::Flag, MessageBuf::from(flag.encode().as_slice())))
+            }
+            Self::Shell(shell) => shell.poll_transmit(limit),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! From the first message to a ready session.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::carrier::Carrier;
+use super::{Session, SessionEvent, SessionMode, port};
+use crate::Side;
+use crate::cipher::{Cipher, PlaintextKey};
+use crate::handshake::{AgentHandshake, ClientHandshake, DataKey, HandshakeComplete, HandshakeStep, SessionType};
+use crate::wire::{MessageBuf, PayloadType};
+
+/// The agent acknowledges and discards what arrives in the moment after its HandshakeComplete (HS-8).
+const GRACE: Duration = Duration::from_millis(5);
+/// The same on paths so short that the message would arrive within that moment.
+const GRACE_ON_LOOPBACK: Duration = Duration::from_millis(50);
+const LOOPBACK_RTT: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+pub(super) enum Handshake {
+    Client(ClientHandshake),
+    Agent(AgentHandshake),
+}
+
+impl Handshake {
+    pub(super) fn is_complete(&self) -> bool {
+        match self {
+            Self::Client(handshake) => handshake.is_complete(),
+            Self::Agent(handshake) => handshake.is_complete(),
+        }
+    }
+
+    pub(super) fn session_type(&self) -> Option<&SessionType> {
+        match self {
+            Self::Client(handshake) => handshake.session_type(),
+            Self::Agent(handshake) => Some(handshake.session_type()),
+        }
+    }
+
+    pub(super) fn cipher(&mut self) -> Option<&mut Cipher> {
+        match self {
+            Self::Client(handshake) => handshake.cipher(),
+            Self::Agent(handshake) => handshake.cipher(),
+        }
+    }
+
+    /// Looks at a payload before it is acknowledged, and decrypts it. The error is a text if the session can't go on.
+    pub(super) fn admit(&mut self, payload_type: PayloadType, payload: Bytes) -> Result<Bytes, Option<String>> {
+        if let Self::Agent(handshake) = self
+            && !handshake.admits(payload_type, &payload)
+        {
+            return Err(None);
+        }
+        match self.cipher().and_then(|cipher| cipher.open_payload(payload_type, &payload)) {
+            None => Ok(payload),
+            Some(Ok(plaintext)) => Ok(plaintext.into()),
+            Some(Err(error)) => Err(Some(format!("the other end's {payload_type:?} can't be decrypted: {error}"))),
+        }
+    }
+
+    /// Of a complete handshake: which way its session's bytes travel, and whether the peer expects keep-alive frames.
+    fn outcome(&self) -> (Side, SessionMode, bool) {
+        let (side, multiplexes, old_peer) = match self {
+            Self::Client(client) => (Side::Client, client.agent_multiplexes(), client.agent_expects_keep_alive()),
+            Self::Agent(agent) => {
+                let multiplexes = agent.agent_multiplexes() && agent.client_multiplexes();
+                (Side::Agent, multiplexes, agent.client_sends_keep_alive())
+            }
+        };
+        match self.session_type() {
+            Some(SessionType::Port(properties)) => (side, port::mode(properties, multiplexes), old_peer),
+            _ => (side, SessionMode::Shell, false),
+        }
+    }
+}
+
+impl Session {
+    /// Before the handshake is complete, everything else is acknowledged and discarded, as the official agent does (HS-8).
+    pub(super) fn handle_handshake(&mut self, now: Instant, payload_type: PayloadType, payload: &[u8]) {
+        let (step, outcome) = match &mut self.handshake {
+            Handshake::Client(handshake) => handshake.handle_payload(payload_type, payload),
+            Handshake::Agent(handshake) => match handshake.handle_payload(now, payload_type, payload) {
+                Ok(step) => (step, Ok(())),
+                Err(error) => (None, Err(error)),
+            },
+        };
+        if let Some(step) = step {
+            self.perform(now, step);
+        }
+        if let Err(error) = outcome {
+            self.events.push_back(SessionEvent::Failed(error.to_string()));
+        }
+    }
+
+    pub(super) fn perform(&mut self, now: Instant, step: HandshakeStep) {
+        match step {
+            HandshakeStep::Send(payload_type, payload) => {
+                self.control.push_back((payload_type, MessageBuf::from(payload.as_slice())));
+            }
+            HandshakeStep::GenerateDataKey { key_id, context } => {
+                self.events.push_back(SessionEvent::DataKeyNeeded { key_id, context });
+            }
+            HandshakeStep::DecryptDataKey { key_id, ciphertext, context } => {
+                self.events.push_back(SessionEvent::DecryptNeeded { key_id, ciphertext, context });
+            }
+            HandshakeStep::Complete(complete) => self.complete(now, complete),
+        }
+    }
+
+    /// Answers [`SessionEvent::DataKeyNeeded`]. Without that question it does nothing.
+    ///
+    /// `first_nonce` must come from the system's randomness, never from the session's seed: every payload gets the next
+    /// number from there, and a nonce that comes twice under one key gives the plaintext away.
+    pub fn provide_data_key(&mut self, now: Instant, key: &DataKey, first_nonce: [u8; 12]) {
+        if let Handshake::Client(handshake) = &mut self.handshake
+            && let Some(step) = handshake.provide_data_key(key, first_nonce)
+        {
+            self.perform(now, step);
+        }
+    }
+
+    /// Answers [`SessionEvent::DataKeyNeeded`] where KMS refused: the agent is told why, and the session fails.
+    pub fn refuse_data_key(&mut self, now: Instant, why: &str) {
+        if let Handshake::Client(handshake) = &mut self.handshake
+            && let Some(step) = handshake.refuse_data_key(why)
+        {
+            self.perform(now, step);
+            self.events.push_back(SessionEvent::Failed(format!("KMS gives no key to encrypt the session with: {why}")));
+        }
+    }
+
+    /// Answers [`SessionEvent::DecryptNeeded`] (agent side). Without that question it does nothing.
+    pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) {
+        if let Handshake::Agent(handshake) = &mut self.handshake
+            && let Some(step) = handshake.provide_plaintext_key(now, key)
+        {
+            self.perform(now, step);
+        }
+    }
+
+    fn complete(&mut self, now: Instant, complete: HandshakeComplete) {
+        let (side, mode, old_peer) = self.handshake.outcome();
+        match side {
+            Side::Client => {
+                if let Some(text) = self.refusal_of_shells() {
+                    return self.events.push_back(SessionEvent::Failed(text));
+                }
+                // A shell that spoke first waits for nothing.
+                if !self.agent_version().is_empty() {
+                    let short = self.channel.stats().srtt.is_some_and(|srtt| srtt < LOOPBACK_RTT);
+                    self.data_from = Some(now + if short { GRACE_ON_LOOPBACK } else { GRACE });
+                    self.channel.expect_unready_peer();
+                }
+            }
+            Side::Agent => {
+                let body = serde_json::to_vec(&complete).unwrap_or_default();
+                self.control.push_back((PayloadType::HandshakeComplete, MessageBuf::from(body.as_slice())));
+            }
+        }
+        if !complete.customer_message.is_empty() && side == Side::Client {
+            self.events.push_back(SessionEvent::Message(complete.customer_message));
+        }
+        self.begin(now, side, mode, old_peer);
+    }
+
+    /// An agent whose session needs no handshake begins at once (HS-1).
+    pub(super) fn begin_without_handshake(&mut self, now: Instant) {
+        let (side, mode, old_peer) = self.handshake.outcome();
+        self.begin(now, side, mode, old_peer);
+    }
+
+    fn begin(&mut self, now: Instant, side: Side, mode: SessionMode, old_peer: bool) {
+        self.completed_at = Some(now);
+        self.carrier = Carrier::new(side, mode, self.mux_config.clone(), old_peer, now);
+        self.events.push_back(SessionEvent::Ready(mode));
+        self.collect_events();
+    }
+
+    fn refusal_of_shells(&self) -> Option<String> {
+        match self.handshake.session_type() {
+            Some(SessionType::Port(_)) => None,
+            _ if !self.ports_only => None,
+            other => {
+                let name = other.map_or("nothing", SessionType::name);
+                Some(format!("the session carries {name}, not a port: check the document"))
+            }
+        }
+    }
+
+    pub(super) fn handle_answer_timeout(&mut self, now: Instant) {
+        if let Handshake::Agent(handshake) = &mut self.handshake
+            && let Err(error) = handshake.handle_timeout(now)
+        {
+            self.events.push_back(SessionEvent::Failed(error.to_string()));
+        }
+    }
+
+    pub(super) fn answer_timeout(&self) -> Option<Instant> {
+        match &self.handshake {
+            Handshake::Client(_) => None,
+            Handshake::Agent(handshake) => handshake.poll_timeout(),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What only port sessions have: flags.
+
+use super::carrier::Carrier;
+use super::handshake::Handshake;
+use super::{LOCAL_PORT_FORWARDING, Session, SessionEvent, SessionMode};
+use crate::handshake::{PortProperties, Version};
+use crate::mux::StreamId;
+use crate::wire::{MessageBuf, PayloadType, PortFlag};
+
+/// Which way the bytes of a port session travel.
+pub(super) fn mode(port: &PortProperties, multiplexes: bool) -> SessionMode {
+    match port.kind.as_deref() {
+        Some(LOCAL_PORT_FORWARDING) if multiplexes => SessionMode::Mux,
+        Some(LOCAL_PORT_FORWARDING) => SessionMode::Basic,
+        _ => SessionMode::Plain,
+    }
+}
+
+impl Session {
+    /// Shells have no flags: agents ignore them there.
+    pub(super) fn handle_flag(&mut self, payload: &[u8]) {
+        if matches!(self.carrier, Carrier::Pending | Carrier::Shell(_)) {
+            return;
+        }
+        match PortFlag::decode(payload) {
+            Some(PortFlag::TerminateSession) => self.events.push_back(SessionEvent::Terminated),
+            Some(PortFlag::ConnectToPortError) => self.refusals += 1,
+            Some(PortFlag::DisconnectToPort) => {
+                if let Carrier::Raw(raw) = &mut self.carrier {
+                    raw.handle_disconnect();
+                }
+            }
+            None => tracing::debug!("unknown flag ignored"),
+        }
+        self.collect_events();
+    }
+
+    /// The destination of a stream can't be reached (agent side): says so, then ends the stream (PORT-6).
+    pub fn refuse(&mut self, id: StreamId) {
+        self.send_flag(PortFlag::ConnectToPortError);
+        self.reset(id);
+    }
+
+    /// Tells the agent to end the session (client side), where it understands that: shells and commands have no such flag.
+    /// The API's TerminateSession is the sure way.
+    pub fn terminate(&mut self) {
+        let understood = match (&self.handshake, &self.carrier) {
+            (Handshake::Client(_), Carrier::Mux(_)) => true,
+            (Handshake::Client(handshake), Carrier::Raw(_)) => {
+                Version::new(handshake.agent_version()).client_sees_newer_than(Version::TERMINATE_FLAG)
+            }
+            _ => false,
+        };
+        if understood {
+            self.send_flag(PortFlag::TerminateSession);
+        }
+    }
+
+    fn send_flag(&mut self, flag: PortFlag) {
+        self.control.push_back((PayloadType::Flag, MessageBuf::from(flag.encode().as_slice())));
+    }
+}

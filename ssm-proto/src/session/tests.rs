@@ -1,0 +1,296 @@
+//! What a session promises beyond its parts.
+
+use std::time::Duration;
+
+use super::*;
+use crate::cipher::PlaintextKey;
+use crate::handshake::{AgentKms, DataKey, HandshakeResponse};
+use crate::wire::{AgentMessage, Header, MessageType};
+
+fn key() -> PlaintextKey {
+    PlaintextKey::new(&(0..64).collect::<Vec<u8>>()).unwrap()
+}
+
+fn data_key() -> DataKey {
+    DataKey { plaintext: key(), ciphertext: Bytes::from_static(b"blob") }
+}
+
+fn kms() -> AgentKms {
+    AgentKms {
+        key_id: "alias/k".into(),
+        challenge: Some([5; 16]),
+        require_acknowledgement: true,
+        proof: [6; 64],
+        first_nonce: [7; 12],
+    }
+}
+
+/// Two sessions back to back, without a link.
+struct Ends {
+    now: Instant,
+    client: Session,
+    agent: Session,
+    /// Numbered messages that crossed, either way.
+    crossed: Vec<AgentMessage>,
+}
+
+impl Ends {
+    fn new(client: ClientConfig, agent: AgentConfig) -> Self {
+        let now = Instant::now();
+        let clock = Clock { start: now, unix: Duration::from_secs(1) };
+        let mut ends = Self {
+            now,
+            client: Session::client(client, clock, 1),
+            agent: Session::agent(agent, clock, 2),
+            crossed: Vec::new(),
+        };
+        ends.client.handle_connected(now);
+        ends.agent.handle_connected(now);
+        ends
+    }
+
+    fn shell(kms: Option<AgentKms>) -> Self {
+        let agent = AgentConfig { session_type: SessionType::StandardStream, kms, ..AgentConfig::default() };
+        Self::new(ClientConfig::default(), agent)
+    }
+
+    /// An encrypted shell on which everything is agreed.
+    fn encrypted() -> Self {
+        let mut ends = Self::shell(Some(kms()));
+        ends.exchange();
+        ends.client.provide_data_key(ends.now, &data_key(), [9; 12]);
+        ends.exchange();
+        ends.agent.provide_plaintext_key(ends.now, &key());
+        ends.exchange();
+        ends.now += Duration::from_secs(1);
+        ends.client.handle_timeout(ends.now);
+        ends
+    }
+
+    fn exchange(&mut self) {
+        loop {
+            let up = self.client.poll_transmit(self.now);
+            let down = self.agent.poll_transmit(self.now);
+            if up.is_none() && down.is_none() {
+                return;
+            }
+            for (raw, to) in [(up, &mut self.agent), (down, &mut self.client)] {
+                let Some(raw) = raw else { continue };
+                let message = AgentMessage::decode(raw.clone()).unwrap();
+                if message.message_type() != MessageType::Acknowledge {
+                    self.crossed.push(message);
+                }
+                to.handle_input(self.now, raw).unwrap();
+            }
+        }
+    }
+
+    fn crossed(&mut self, wanted: PayloadType) -> Vec<Bytes> {
+        let crossed = self.crossed.iter().filter(|message| message.payload_type() == wanted);
+        crossed.map(|message| message.clone().into_payload()).collect()
+    }
+}
+
+fn events(session: &mut Session) -> Vec<SessionEvent> {
+    std::iter::from_fn(|| session.poll_event()).collect()
+}
+
+fn failure(session: &mut Session) -> Option<String> {
+    events(session).into_iter().find_map(|event| match event {
+        SessionEvent::Failed(text) => Some(text),
+        _ => None,
+    })
+}
+
+/// A message of the peer's, made by hand.
+fn message(message_type: MessageType, number: i64, payload_type: PayloadType, payload: &[u8]) -> Bytes {
+    let header = Header::new(message_type, 1, uuid::Uuid::nil());
+    Header { sequence_number: number, payload_type, ..header }.seal(MessageBuf::from(payload))
+}
+
+#[test]
+fn a_shell_without_a_handshake_is_ready_with_its_first_output() {
+    let mut ends = Ends::shell(None);
+    let agent_events = events(&mut ends.agent);
+    let [SessionEvent::Ready(SessionMode::Shell), SessionEvent::Opened(stream)] = agent_events[..] else { panic!() };
+    ends.client.resize(TerminalSize { cols: 1, rows: 1 });
+    ends.client.resize(TerminalSize { cols: 80, rows: 24 });
+    ends.exchange();
+    assert!(ends.crossed.is_empty(), "nobody knows that it is a shell");
+    assert_eq!(ends.client.open(), Err(OpenError::NotReady));
+    ends.agent.write(stream, Bytes::from_static(b"$ ")).unwrap();
+    ends.exchange();
+    assert_eq!(ends.client.session_type(), Some(&SessionType::StandardStream));
+    let id = ends.client.open().unwrap();
+    assert_eq!(ends.client.read_output(id), Some((Output::Stdout, Bytes::from_static(b"$ "))));
+    assert_eq!(ends.crossed(PayloadType::Size), [&br#"{"cols":80,"rows":24}"#[..]]);
+    ends.client.resize(TerminalSize { cols: 80, rows: 24 });
+    ends.exchange();
+    assert_eq!(ends.crossed(PayloadType::Size).len(), 1, "the agent knows");
+    assert!(matches!(events(&mut ends.agent)[..], [SessionEvent::Resized(TerminalSize { cols: 80, rows: 24 })]));
+}
+
+#[test]
+fn an_agent_whose_terminal_is_not_up_gets_size_and_input_again() {
+    let mut ends = Ends::shell(None);
+    let stream = StreamId(1);
+    ends.agent.set_refusing(true);
+    ends.agent.write(stream, Bytes::from_static(b"$ ")).unwrap();
+    ends.exchange();
+    let id = ends.client.open().unwrap();
+    ends.client.resize(TerminalSize { cols: 80, rows: 24 });
+    ends.client.write(id, Bytes::from_static(b"ls\n")).unwrap();
+    ends.exchange();
+    assert_eq!(ends.agent.read(stream), None);
+    // The input waits behind the size, so it was taken.
+    assert_eq!(ends.client.stats().channel.in_flight, 1);
+    assert!(events(&mut ends.agent).iter().all(|event| !matches!(event, SessionEvent::Resized(_))));
+    ends.agent.set_refusing(false);
+    ends.now += Duration::from_secs(5);
+    ends.client.handle_timeout(ends.now);
+    ends.exchange();
+    assert_eq!(ends.agent.read(stream).as_deref(), Some(&b"ls\n"[..]));
+    assert!(ends.client.is_idle());
+}
+
+#[test]
+fn a_shell_has_no_terminate_flag() {
+    let mut ends = Ends::shell(None);
+    ends.agent.write(StreamId(1), Bytes::from_static(b"$ ")).unwrap();
+    ends.exchange();
+    ends.client.terminate();
+    ends.exchange();
+    assert!(ends.crossed(PayloadType::Flag).is_empty());
+    let flag = message(MessageType::InputStreamData, 0, PayloadType::Flag, &[0, 0, 0, 2]);
+    ends.agent.handle_input(ends.now, flag).unwrap();
+    assert!(!events(&mut ends.agent).iter().any(|event| matches!(event, SessionEvent::Terminated)));
+}
+
+#[test]
+fn what_only_the_other_side_may_say_is_ignored() {
+    let mut ends = Ends::shell(None);
+    ends.agent.write(StreamId(1), Bytes::from_static(b"$ ")).unwrap();
+    ends.exchange();
+    events(&mut ends.agent);
+    events(&mut ends.client);
+    let size = br#"{"cols":1,"rows":1}"#;
+    let to_client = message(MessageType::OutputStreamData, 1, PayloadType::Size, size);
+    ends.client.handle_input(ends.now, to_client).unwrap();
+    let to_agent = [(PayloadType::ExitCode, &b"EXIT_CODE: 1"[..]), (PayloadType::StdErr, b"x")];
+    for (number, (payload_type, payload)) in (0..).zip(to_agent) {
+        ends.agent
+            .handle_input(ends.now, message(MessageType::InputStreamData, number, payload_type, payload))
+            .unwrap();
+    }
+    assert!(events(&mut ends.client).is_empty() && events(&mut ends.agent).is_empty());
+    assert_eq!(ends.agent.stats().receive_bytes, 0);
+}
+
+#[test]
+fn a_client_for_ports_says_what_it_got_instead() {
+    let agent = AgentConfig { session_type: SessionType::NonInteractiveCommands, ..AgentConfig::default() };
+    let mut ends = Ends::new(ClientConfig { ports_only: true, ..ClientConfig::default() }, agent);
+    ends.exchange();
+    assert!(failure(&mut ends.client).unwrap().contains("NonInteractiveCommands, not a port"));
+}
+
+#[test]
+fn after_the_proof_only_ciphertext_crosses() {
+    let mut ends = Ends::encrypted();
+    let id = ends.client.open().unwrap();
+    ends.client.write(id, Bytes::from_static(b"secret input")).unwrap();
+    ends.client.resize(TerminalSize { cols: 80, rows: 24 });
+    ends.agent.write_output(id, Output::Stdout, Bytes::from(vec![b'o'; 1024])).unwrap();
+    ends.agent.write_output(id, Output::Stderr, Bytes::from_static(b"secret error")).unwrap();
+    ends.agent.exit(3);
+    ends.exchange();
+    assert_eq!(ends.agent.read(id).as_deref(), Some(&b"secret input"[..]));
+    assert_eq!(ends.client.read_output(id), Some((Output::Stdout, Bytes::from(vec![b'o'; 1024]))));
+    assert_eq!(ends.client.read_output(id), Some((Output::Stderr, Bytes::from_static(b"secret error"))));
+    assert!(events(&mut ends.client).iter().any(|event| matches!(event, SessionEvent::ExitCode(3))));
+    let secret = [PayloadType::Output, PayloadType::StdErr, PayloadType::ExitCode];
+    let lengths: Vec<_> = secret.iter().flat_map(|kind| ends.crossed(*kind)).map(|payload| payload.len()).collect();
+    assert_eq!(lengths, [1052, 40, 40, 40]);
+    assert!(!ends.crossed.iter().any(|message| message.payload().windows(6).any(|bytes| bytes == b"secret")));
+    assert_eq!(ends.crossed(PayloadType::Size).len(), 1, "sizes stay clear");
+}
+
+#[test]
+fn what_can_not_be_decrypted_fails_the_session_without_an_acknowledgement() {
+    for (payload, text) in [(&[0; 27][..], "27 bytes"), (&[0; 40], "tag"), (b"", "0 bytes")] {
+        let mut ends = Ends::encrypted();
+        events(&mut ends.client);
+        let number = i64::try_from(ends.agent.stats().channel.messages_sent).unwrap();
+        for _ in 0..2 {
+            let bad = message(MessageType::OutputStreamData, number, PayloadType::Output, payload);
+            ends.client.handle_input(ends.now, bad).unwrap();
+        }
+        let told = events(&mut ends.client);
+        assert!(matches!(&told[..], [SessionEvent::Failed(why)] if why.contains(text)), "{told:?}");
+        assert!(ends.client.poll_transmit(ends.now).is_none());
+    }
+}
+
+#[test]
+fn a_wrong_proof_is_not_acknowledged_and_times_out() {
+    let mut ends = Ends::shell(Some(kms()));
+    ends.exchange();
+    ends.client.provide_data_key(ends.now, &data_key(), [9; 12]);
+    ends.exchange();
+    let swapped: Vec<u8> = (32..64).chain(0..32).collect();
+    ends.agent.provide_plaintext_key(ends.now, &PlaintextKey::new(&swapped).unwrap());
+    ends.exchange();
+    assert!(failure(&mut ends.client).unwrap().contains("challenge"), "the client sees it first");
+    events(&mut ends.agent);
+    for wrong in [&br#"{"Challenge":"AAAA"}"#[..], b"{}", b"x"] {
+        let wrong = message(MessageType::InputStreamData, 1, PayloadType::EncChallengeResponse, wrong);
+        ends.agent.handle_input(ends.now, wrong).unwrap();
+        assert!(ends.agent.poll_transmit(ends.now).is_none());
+    }
+    assert!(events(&mut ends.agent).is_empty());
+    let timeout = ends.agent.answer_timeout().unwrap();
+    assert_eq!(timeout, ends.now + Duration::from_secs(15));
+    ends.agent.handle_timeout(timeout);
+    assert!(failure(&mut ends.agent).unwrap().starts_with("Handshake timed out"));
+}
+
+#[test]
+fn a_refused_data_key_ends_the_handshake_on_both_sides() {
+    let mut ends = Ends::shell(Some(kms()));
+    ends.exchange();
+    ends.client.refuse_data_key(ends.now, "AccessDenied");
+    ends.client.refuse_data_key(ends.now, "twice");
+    ends.client.provide_data_key(ends.now, &data_key(), [9; 12]);
+    ends.exchange();
+    assert_eq!(ends.crossed(PayloadType::HandshakeResponse).len(), 1);
+    assert!(failure(&mut ends.client).unwrap().ends_with("AccessDenied"));
+    assert!(failure(&mut ends.agent).unwrap().contains("AccessDenied"));
+    let complete = message(MessageType::OutputStreamData, 1, PayloadType::HandshakeComplete, b"{}");
+    ends.client.handle_input(ends.now, complete).unwrap();
+    assert!(events(&mut ends.client).is_empty(), "not without encryption");
+}
+
+#[test]
+fn a_client_that_does_not_bind_its_key_can_be_sent_away() {
+    let mut ends = Ends::shell(Some(kms()));
+    ends.exchange();
+    let response = br#"{"ClientVersion":"1.2.677.0","ProcessedClientActions":[{"ActionType":"KMSEncryption","ActionStatus":1,"ActionResult":{"KMSCipherTextKey":"AAAA","KMSCipherTextHash":null},"Error":""}],"Errors":null}"#;
+    let response = message(MessageType::InputStreamData, 0, PayloadType::HandshakeResponse, response);
+    ends.agent.handle_input(ends.now, response).unwrap();
+    assert!(failure(&mut ends.agent).unwrap().contains("not bound"));
+}
+
+#[test]
+fn encryption_of_ports_is_unsupported_unless_wanted() {
+    let agent = AgentConfig { kms: Some(kms()), ..AgentConfig::default() };
+    let mut ends = Ends::new(ClientConfig::default(), agent.clone());
+    ends.exchange();
+    assert!(failure(&mut ends.client).unwrap().contains("KMS encryption of a port session"));
+    let response: HandshakeResponse = serde_json::from_slice(&ends.crossed(PayloadType::HandshakeResponse)[0]).unwrap();
+    let statuses = response.processed_client_actions.iter().map(|action| i64::from(action.action_status));
+    assert_eq!(statuses.collect::<Vec<_>>(), [1, 3]);
+
+    let mut ends = Ends::new(ClientConfig { kms_on_ports: true, ..ClientConfig::default() }, agent);
+    ends.exchange();
+    assert!(matches!(events(&mut ends.client)[..], [SessionEvent::DataKeyNeeded { .. }]));
+}

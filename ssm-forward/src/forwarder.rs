@@ -163,6 +163,7 @@ impl Forwarder {
 
     fn blueprint(&self) -> Blueprint {
         let mut session = self.config.session.clone();
+        session.protocol.ports_only = true;
         session.protocol.max_payload = self.config.max_payload;
         session.protocol.mux.linger = self.config.linger;
         if self.config.keep_alive {

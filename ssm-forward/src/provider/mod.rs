@@ -12,6 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use http::HeaderMap;
+use ssm_proto::DataKey;
 use url::Url;
 
 /// A boxed future, so that [`SessionProvider`] can be a trait object.
@@ -35,6 +36,17 @@ pub trait SessionProvider: Send + Sync + 'static {
     ///
     /// An empty map means that the request goes out unsigned.
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
+
+    /// Has KMS make the data key of an encrypted session (`kms:GenerateDataKey`, 64 bytes).
+    fn data_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        context: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
+        let _ = (key_id, context);
+        let message = "the session is to be encrypted, which needs access to AWS KMS, and there is none".into();
+        Box::pin(async { Err(ProviderError { kind: ProviderErrorKind::Invalid, message }) })
+    }
 }
 
 /// What StartSession is asked for.

@@ -19,7 +19,11 @@ fn codec(c: &mut Criterion) {
     group.bench_function("sha256 alone", |b| b.iter(|| Sha256::digest(black_box(&payload))));
     group.bench_function("encode", |b| b.iter(|| parts::encode(black_box(&payload))));
     group.bench_function("decode", |b| {
-        b.iter_batched(|| message.clone(), |raw| AgentMessage::decode(raw).map(|m| m.sequence_number()), BatchSize::SmallInput);
+        b.iter_batched(
+            || message.clone(),
+            |raw| AgentMessage::decode(raw).map(|m| m.sequence_number()),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
     let mut group = c.benchmark_group("acknowledgement");

@@ -1,11 +1,12 @@
 //! The local Session Manager: the command `local`, and what `--local` and `demo` start in this process.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ssm_forward::{AwsConfig, AwsProvider, SessionProvider};
+use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider, SessionProvider};
 use ssm_local::{Local, LocalTarget, Profile};
 use tokio::time::timeout;
 
@@ -74,14 +75,18 @@ impl LocalManager {
 
     /// Gives sessions of it.
     pub(crate) async fn provider(&self) -> Result<Arc<dyn SessionProvider>, Failure> {
-        let variable = |name: &str| {
-            let variables = self.local.environment();
-            variables.into_iter().find_map(|(key, value)| (key == name).then_some(value))
+        let mut variables: BTreeMap<_, _> = self.local.environment().into_iter().collect();
+        let mut variable = |name| variables.remove(name).unwrap_or_default();
+        let credentials = AwsCredentials {
+            access_key_id: variable("AWS_ACCESS_KEY_ID"),
+            secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
+            session_token: None,
         };
         let config = AwsConfig {
-            region: variable("AWS_REGION"),
+            profile: None,
+            region: Some(variable("AWS_REGION")),
             endpoint_url: Some(self.local.endpoint_url()),
-            ..AwsConfig::default()
+            credentials: Some(credentials),
         };
         Ok(Arc::new(AwsProvider::new(config).await?))
     }

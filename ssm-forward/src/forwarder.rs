@@ -169,8 +169,7 @@ impl Forwarder {
         let on_event = self.on_event.clone();
         let on_notice = move |notice| on_event(ForwardEvent::from(notice));
         let on_granted = |id: &str| self.emit(ForwardEvent::SessionStarted { session_id: id.to_owned() });
-        let session =
-            Session::start(self.provider.clone(), &self.request, config, on_granted, on_notice).await?;
+        let session = Session::start(self.provider.clone(), &self.request, config, on_granted, on_notice).await?;
         if self.config.wait_ready
             && let Err(error) = session.probe().await
         {
@@ -197,11 +196,8 @@ impl Forwarder {
                     continue;
                 }
             };
-            let connection = Connection {
-                number: self.stats.opened(),
-                stats: self.stats.clone(),
-                on_event: self.on_event.clone(),
-            };
+            let connection =
+                Connection { number: self.stats.opened(), stats: self.stats.clone(), on_event: self.on_event.clone() };
             self.emit(ForwardEvent::ConnectionOpened { connection: connection.number, peer });
             let stream = session.opener();
             connections.spawn(async move { connection.run(local, stream.open().await).await });

@@ -17,13 +17,17 @@ mod transport;
 pub use error::ForwardError;
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
+/// Of [`SessionProvider::sign_upgrade`].
+pub use http::HeaderMap;
 pub use listener::ListenAddr;
 pub use provider::{
-    AwsConfig, AwsProvider, BoxFuture, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest,
-    TicketProvider,
+    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, ProviderError, ProviderErrorKind, SessionProvider,
+    SessionTicket, StartRequest, TicketProvider,
 };
 pub use session::{
     CloseReason, Liveness, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError, StreamSender,
 };
 pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{Proxies, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
+/// Of [`SessionProvider::sign_upgrade`].
+pub use url::Url;

@@ -36,7 +36,11 @@ pub(crate) enum PumpError {
 }
 
 /// Moves bytes until both ends are finished. On anything else the local program sees a reset, never a clean end.
-pub(crate) async fn pump(mut local: Local, mut stream: SessionStream, count: &(dyn Fn(Direction, u64) + Sync)) -> Result<(), PumpError> {
+pub(crate) async fn pump(
+    mut local: Local,
+    mut stream: SessionStream,
+    count: &(dyn Fn(Direction, u64) + Sync),
+) -> Result<(), PumpError> {
     let outcome = {
         let (mut read, mut write) = local.split();
         let outcome = both_ways(&mut read, &mut write, &mut stream, count).await;

@@ -112,9 +112,11 @@ fn fill(properties: &Value, values: &BTreeMap<&str, String>) -> Value {
     match properties {
         Value::String(text) => Value::String(fill_text(text, values)),
         Value::Array(items) => items.iter().map(|item| fill(item, values)).collect(),
-        Value::Object(members) => {
-            members.iter().map(|(key, value)| (key.clone(), fill(value, values))).collect::<serde_json::Map<_, _>>().into()
-        }
+        Value::Object(members) => members
+            .iter()
+            .map(|(key, value)| (key.clone(), fill(value, values)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
         other => other.clone(),
     }
 }
@@ -173,7 +175,10 @@ mod tests {
         let document = Document::find("AWS-StartPortForwardingSession").unwrap();
         for port in ["0", "65536", "x", "", "22 "] {
             let error = document.properties(&given("portNumber", port)).unwrap_err();
-            assert!(matches!(&error, ParameterError::Mismatch { parameter, .. } if parameter == "portNumber"), "{port}");
+            assert!(
+                matches!(&error, ParameterError::Mismatch { parameter, .. } if parameter == "portNumber"),
+                "{port}"
+            );
         }
         for port in ["1", "22", "9999", "10000", "65535"] {
             assert_eq!(document.properties(&given("portNumber", port)).unwrap()["portNumber"], *port);

@@ -25,10 +25,10 @@ mod session;
 pub mod testing;
 mod wire;
 
-pub use channel::{ChannelConfig, ChannelEvent, ChannelStats, DataChannel, Full, Retransmission, RttEstimator};
+pub use channel::{ChannelConfig, ChannelEvent, ChannelStats, DataChannel, Full, Pace, Retransmission, RttEstimator};
 pub use handshake::{
-    ActionStatus, AgentHandshake, ClientHandshake, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse,
-    HandshakeStep, PortProperties, ProcessedAction, RequestedAction, SessionType, Version,
+    ActionStatus, AgentHandshake, ClientHandshake, HandshakeComplete, HandshakeError, HandshakeRequest,
+    HandshakeResponse, HandshakeStep, PortProperties, ProcessedAction, RequestedAction, SessionType, Version,
 };
 pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
 pub use session::{
@@ -36,8 +36,7 @@ pub use session::{
 };
 pub use wire::{
     Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, HeaderForm, MAX_PAYLOAD, MessageBuf, MessageType,
-    OpenDataChannel, Padding, PayloadDigest, PayloadType, PortFlag, UnknownType,
-    publication,
+    OpenDataChannel, Padding, PayloadDigest, PayloadType, PortFlag, UnknownType, publication,
 };
 
 use std::time::{Duration, Instant};
@@ -91,6 +90,8 @@ pub enum TimeoutReason {
     HandshakeAnswer,
     /// A stream whose local end is finished waited long enough for the answer.
     Linger,
+    /// The message budget allows the next message.
+    Pace,
     /// A keep-alive frame is due.
     KeepAlive,
 }

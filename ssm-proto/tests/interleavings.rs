@@ -8,7 +8,8 @@ use fastrand::Rng;
 use proptest::prelude::*;
 use ssm_proto::testing::{End, Link, Pair};
 use ssm_proto::{
-    AgentConfig, AgentQuirks, ChannelConfig, ClientConfig, MuxConfig, Retransmission, SessionEvent, Side, StreamId, WriteError,
+    AgentConfig, AgentQuirks, ChannelConfig, ClientConfig, MuxConfig, Retransmission, SessionEvent, Side, StreamId,
+    WriteError,
 };
 
 /// One direction of one stream: what is to arrive, and how far each end is.
@@ -51,7 +52,12 @@ impl Flow {
             self.read += chunk.len();
         }
         self.ended = end.session.is_finished(id);
-        assert!(!self.ended || self.read == self.bytes.len(), "stream {id} ended at {} of {}", self.read, self.bytes.len());
+        assert!(
+            !self.ended || self.read == self.bytes.len(),
+            "stream {id} ended at {} of {}",
+            self.read,
+            self.bytes.len()
+        );
     }
 }
 
@@ -70,7 +76,8 @@ struct Plan {
 /// Runs the plan; panics where a promise is broken.
 fn run(plan: &Plan) {
     let mut rng = Rng::with_seed(plan.seed);
-    let mux = MuxConfig { receive_store: 64 << 10, receive_total: 96 << 10, send_queue: 16 << 10, ..MuxConfig::default() };
+    let mux =
+        MuxConfig { receive_store: 64 << 10, receive_total: 96 << 10, send_queue: 16 << 10, ..MuxConfig::default() };
     let channel = ChannelConfig { window: 64, ..ChannelConfig::default() };
     let retransmission = if plan.head_only { Retransmission::HeadOnly } else { Retransmission::PerMessage };
     let client = ClientConfig { mux: mux.clone(), channel: channel.clone(), ..ClientConfig::default() };
@@ -83,7 +90,12 @@ fn run(plan: &Plan) {
     let mut pair = Pair::new(Instant::now(), plan.seed, plan.link, client, agent);
     assert!(pair.run_until(Duration::from_secs(120), |pair| pair.client.ready), "no handshake");
     let mut streams: BTreeMap<StreamId, [Flow; 2]> = (0..plan.streams)
-        .map(|_| (pair.client.session.open().unwrap(), [Flow::random(&mut rng, plan.bytes), Flow::random(&mut rng, plan.bytes)]))
+        .map(|_| {
+            (
+                pair.client.session.open().unwrap(),
+                [Flow::random(&mut rng, plan.bytes), Flow::random(&mut rng, plan.bytes)],
+            )
+        })
         .collect();
     for round in 0.. {
         let faulty = round < 200;
@@ -127,7 +139,9 @@ fn step(rng: &mut Rng, pair: &mut Pair, id: StreamId, up: &mut Flow, down: &mut 
 }
 
 fn check_ends(pair: &mut Pair) {
-    assert!(pair.run_until(Duration::from_secs(60), |pair| pair.client.session.is_idle() && pair.agent.session.is_idle()));
+    assert!(
+        pair.run_until(Duration::from_secs(60), |pair| pair.client.session.is_idle() && pair.agent.session.is_idle())
+    );
     for end in [&pair.client, &pair.agent] {
         assert_eq!(end.session.stats().streams, 0, "streams are left");
         // One message may be on its way into a store that just became full.
@@ -153,15 +167,7 @@ fn plan_of(seed: u64) -> Plan {
         discard_for: Duration::from_micros(rng.u64(..4000)),
         refuse_for: Duration::from_millis(rng.u64(..300)),
     };
-    Plan {
-        seed,
-        link,
-        cuts: rng.usize(..10),
-        head_only: rng.bool(),
-        quirks,
-        streams: rng.usize(1..6),
-        bytes: 20_000,
-    }
+    Plan { seed, link, cuts: rng.usize(..10), head_only: rng.bool(), quirks, streams: rng.usize(1..6), bytes: 20_000 }
 }
 
 /// `SEEDS` and `SEED` choose how many, and which one alone.

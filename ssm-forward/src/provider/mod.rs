@@ -3,7 +3,7 @@
 mod aws;
 mod ticket;
 
-pub use aws::{AwsConfig, AwsProvider};
+pub use aws::{AwsConfig, AwsCredentials, AwsProvider};
 pub use ticket::TicketProvider;
 
 use std::collections::BTreeMap;

@@ -234,7 +234,8 @@ impl<'a> Connection<'a> {
     /// After the end, what is queued still goes out, for a bounded time.
     fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
         let (since, reason) = self.goodbye.as_ref()?;
-        let quiet = self.shared.lock().protocol.is_idle() && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
+        let quiet =
+            self.shared.lock().protocol.is_idle() && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
         let over = quiet || now >= *since + GOODBYE || matches!(reason, CloseReason::Closed(_));
         over.then(|| Outcome::Over(reason.clone()))
     }

@@ -12,8 +12,8 @@ use ssm_proto::{ClientConfig, Clock, PortMode, PortSession, SessionStats};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-pub use resume::RetryPolicy;
 pub(crate) use resume::DialError;
+pub use resume::RetryPolicy;
 pub use stream::{SessionStream, StreamError, StreamSender};
 
 use crate::transport::{StreamUrlPolicy, TransportOptions};
@@ -149,7 +149,8 @@ impl Session {
         on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
     ) -> Result<Self, ForwardError> {
         let id = ticket.session_id.clone();
-        let clock = Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
+        let clock =
+            Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
         let protocol = PortSession::client(config.protocol.clone(), clock, fastrand::u64(..));
         let shared = Arc::new(Shared::new(protocol));
         let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());

@@ -17,7 +17,9 @@ use super::shared::{Shared, State, StreamState};
 #[non_exhaustive]
 pub enum StreamError {
     /// The agent could not connect to the destination.
-    #[error("the agent could not connect to the destination: nothing listens there, or it is not reachable from the node")]
+    #[error(
+        "the agent could not connect to the destination: nothing listens there, or it is not reachable from the node"
+    )]
     Refused,
     /// The far side took the stream away, or it was finished here.
     #[error("the stream is closed")]
@@ -210,7 +212,9 @@ impl Drop for SessionStream {
 
 impl AsyncRead for SessionStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(mut chunk) = ready!(self.poll_read_chunks(cx, &mut Vec::new(), 1))? else { return Poll::Ready(Ok(())) };
+        let Some(mut chunk) = ready!(self.poll_read_chunks(cx, &mut Vec::new(), 1))? else {
+            return Poll::Ready(Ok(()));
+        };
         let take = chunk.len().min(buf.remaining());
         buf.put_slice(chunk.get(..take).unwrap_or_default());
         chunk.advance(take);

@@ -88,11 +88,11 @@ fn apply(found: &mut Vec<&LocalTarget>, key: &str, values: &[String]) -> Result<
         return Ok(());
     }
     let property: fn(&LocalTarget) -> &str = match key {
-        "InstanceIds" => LocalTarget::id,
-        "AgentVersion" => LocalTarget::version,
-        "PingStatus" => ping_status,
+        "InstanceIds" => |target| target.id(),
+        "AgentVersion" => |target| target.version(),
+        "PingStatus" => |target| ping_status(target),
         "PlatformTypes" | "PlatformType" => |_| "Linux",
-        "ResourceType" => resource_type,
+        "ResourceType" => |target| resource_type(target),
         "ActivationIds" | "IamRole" | "AssociationStatus" | "SourceIds" | "SourceTypes" => |_| "",
         other => return Err(ApiError::filter_key(other)),
     };

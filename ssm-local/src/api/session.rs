@@ -141,7 +141,8 @@ impl Filter {
 
 fn parse_date(text: &str) -> Option<SystemTime> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers = |text: &str, separator| text.split(separator).map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
+    let numbers =
+        |text: &str, separator| text.split(separator).map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
     let ([year, month, day], [hour, minute, second]) =
         (numbers(date, '-')?.try_into().ok()?, numbers(time, ':')?.try_into().ok()?);
     let valid = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);

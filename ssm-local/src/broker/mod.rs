@@ -10,7 +10,6 @@ pub(crate) use pipe::{PipeReceiver, PipeSender, pipe};
 pub(crate) use relay::ClientSocket;
 pub(crate) use session::Session;
 pub use session::{SessionInfo, SessionState};
-pub(crate) use wire::is_data;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -109,7 +108,12 @@ impl Broker {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (session, token) = Session::new(&request, commands, self.settings.token_ttl);
         let session = Arc::new(session);
-        tracing::info!(session_id = session.id, target = session.target, document = session.document, "session started");
+        tracing::info!(
+            session_id = session.id,
+            target = session.target,
+            document = session.document,
+            "session started"
+        );
         let spec = AgentSpec {
             session_type: request.document.body.session_type.clone(),
             properties: request.properties,

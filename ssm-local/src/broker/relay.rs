@@ -22,9 +22,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use uuid::Uuid;
 
+use super::BrokerSettings;
 use super::session::{Session, SessionState};
 use super::wire::{is_data, message_type};
-use super::BrokerSettings;
 use crate::agent::{self, AgentEnd, AgentSpec};
 
 /// A client's open data channel.
@@ -142,7 +142,7 @@ impl Relay {
         self.unflushed = false;
         match self.spec.take() {
             Some(spec) => self.agent = Some(agent::spawn(spec)),
-            None => self.up.push_back(service_message(publication, true)),
+            None => self.up.push_back(service_message(|date, id| publication(true, date, id))),
         }
     }
 
@@ -151,7 +151,7 @@ impl Relay {
         self.session.set_connected(false);
         self.client = None;
         self.unflushed = false;
-        self.up.push_back(service_message(publication, false));
+        self.up.push_back(service_message(|date, id| publication(false, date, id)));
     }
 
     /// Client to agent. Says whether something moved.
@@ -267,7 +267,8 @@ impl Relay {
 
     /// Tells both ends, and lets the client read it.
     async fn say_goodbye(mut self, output: &str) {
-        let closed = service_message(|id: &str, date, uuid| ChannelClosed::encode(id, &self.session.target, output, date, uuid), &self.session.id);
+        let (id, target) = (&self.session.id, &self.session.target);
+        let closed = service_message(|date, uuid| ChannelClosed::encode(id, target, output, date, uuid));
         if let Some(agent) = &self.agent {
             agent.input.send(&mut VecDeque::from([closed.clone()]));
         }
@@ -311,8 +312,8 @@ fn pump(
 }
 
 /// A message that the service makes, dated now.
-fn service_message<T>(make: impl FnOnce(T, u64, Uuid) -> Bytes, what: T) -> Bytes {
+fn service_message(make: impl FnOnce(u64, Uuid) -> Bytes) -> Bytes {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let date = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX).max(1);
-    make(what, date, Uuid::new_v4())
+    make(date, Uuid::new_v4())
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::StartRequest;
 use super::relay::{ClientSocket, Command};
 use super::token::Token;
-use super::StartRequest;
 
 /// Where a session is in its life. `DescribeSessions` calls it Status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -66,6 +66,11 @@ impl InFlight {
         self.slots.len()
     }
 
+    /// Whether something waits for its first time on this WebSocket.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.cursor < self.slots.len()
+    }
+
     pub(super) fn unacked(&self) -> usize {
         self.unacked
     }

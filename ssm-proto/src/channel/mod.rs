@@ -1,9 +1,11 @@
 //! The data channel: numbered messages, acknowledged one by one, over WebSockets that come and go. `docs/protocol.md`, DC-*.
 
 mod inflight;
+mod pacer;
 mod reorder;
 mod rtt;
 
+pub use pacer::Pace;
 pub use rtt::RttEstimator;
 
 use std::collections::VecDeque;
@@ -13,9 +15,12 @@ use bytes::Bytes;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use crate::wire::{Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, MessageBuf, MessageType, PayloadType};
+use crate::wire::{
+    Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, MessageBuf, MessageType, PayloadType,
+};
 use crate::{Clock, Side, Timeout, TimeoutReason};
 use inflight::{Acked, InFlight};
+use pacer::Pacer;
 use reorder::ReorderStore;
 
 /// Knobs of a [`DataChannel`].
@@ -38,6 +43,8 @@ pub struct ChannelConfig {
     pub max_rto: Duration,
     /// What is sent again when an acknowledgement is late.
     pub retransmission: Retransmission,
+    /// How many numbered messages may leave per second; acknowledgements do not count. Default: as many as there are.
+    pub pace: Option<Pace>,
 }
 
 impl Default for ChannelConfig {
@@ -51,6 +58,7 @@ impl Default for ChannelConfig {
             min_rto: Duration::from_millis(200),
             max_rto: Duration::from_secs(5),
             retransmission: Retransmission::PerMessage,
+            pace: None,
         }
     }
 }
@@ -100,6 +108,7 @@ pub struct DataChannel {
     refusing: bool,
     inflight: InFlight,
     retransmit_queue: VecDeque<i64>,
+    pacer: Option<Pacer>,
     burst_left: usize,
     rtt: RttEstimator,
     expected: i64,
@@ -177,6 +186,7 @@ impl DataChannel {
             refusing: false,
             inflight: InFlight::default(),
             retransmit_queue: VecDeque::new(),
+            pacer: config.pace.map(Pacer::new),
             burst_left: SILENT_BURST,
             rtt: match config.retransmission {
                 Retransmission::PerMessage => RttEstimator::new(config.initial_rtt),
@@ -202,9 +212,11 @@ impl DataChannel {
         }
     }
 
-    /// Whether a payload of the session would be taken by [`DataChannel::send`].
+    /// Whether a payload of the session would be taken by [`DataChannel::send`]. While a message waits for its turn in the
+    /// message budget there is no second one: what comes meanwhile is to share it.
     pub fn can_send(&self) -> bool {
         self.paused.is_none()
+            && !(self.pacer.is_some() && self.inflight.has_unsent())
             && self.inflight.span() < self.config.window
             && self.inflight.unacked_bytes() < self.config.window_bytes
     }
@@ -352,7 +364,12 @@ impl DataChannel {
     ///
     /// # Errors
     /// [`Full`] gives the payload back when the window is full. Handshake messages and flags have a reserve beyond it.
-    pub fn send(&mut self, now: Instant, payload_type: PayloadType, payload: MessageBuf) -> Result<i64, Full<MessageBuf>> {
+    pub fn send(
+        &mut self,
+        now: Instant,
+        payload_type: PayloadType,
+        payload: MessageBuf,
+    ) -> Result<i64, Full<MessageBuf>> {
         let refused = match payload_type {
             PayloadType::Output => !self.can_send(),
             _ => self.inflight.span() >= self.config.window + CONTROL_RESERVE,
@@ -366,8 +383,7 @@ impl DataChannel {
             Side::Agent => (MessageType::OutputStreamData, u64::from(number == 0)),
         };
         let (date, id) = self.stamp(now);
-        let header =
-            Header { sequence_number: number, flags, payload_type, ..Header::new(message_type, date, id) };
+        let header = Header { sequence_number: number, flags, payload_type, ..Header::new(message_type, date, id) };
         self.inflight.push(header.seal(payload));
         Ok(number)
     }
@@ -392,6 +408,18 @@ impl DataChannel {
             let (date, id) = self.stamp(now);
             return Some(ack.encode(date, id));
         }
+        if self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some()) {
+            return None;
+        }
+        let sent = self.transmit(now)?;
+        if let Some(pacer) = &mut self.pacer {
+            pacer.take(now);
+        }
+        Some(sent)
+    }
+
+    /// What is late, then what is new.
+    fn transmit(&mut self, now: Instant) -> Option<Bytes> {
         let (rtt, config, quick) = (self.rtt, &self.config, self.quick);
         let rto = |sent| time_out(&rtt, config, quick, sent);
         while let Some(number) = self.retransmit_queue.pop_front() {
@@ -428,8 +456,17 @@ impl DataChannel {
                 Some(Timeout { at: since + PAUSE_PROBE, reason: TimeoutReason::PauseProbe })
             }
             Some(_) => None,
-            None => self.inflight.check_at().map(|at| Timeout { at, reason: TimeoutReason::Retransmit }),
+            None => {
+                let late = self.inflight.check_at().map(|at| Timeout { at, reason: TimeoutReason::Retransmit });
+                Timeout::earliest(late, self.turn().map(|at| Timeout { at, reason: TimeoutReason::Pace }))
+            }
         }
+    }
+
+    /// When what waits for its turn in the message budget may leave.
+    fn turn(&self) -> Option<Instant> {
+        let waits = self.inflight.has_unsent() || !self.retransmit_queue.is_empty();
+        self.pacer.as_ref().filter(|_| waits)?.turn()
     }
 
     fn rto(&self, sent: u32) -> Duration {

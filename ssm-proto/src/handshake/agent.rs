@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{
-    ActionStatus, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep, SessionType, Version,
+    ActionStatus, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep, SessionType,
+    Version,
 };
 use crate::wire::PayloadType;
 

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::body::SessionTypeParameters;
 use super::{
-    ActionStatus, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep, KMS_ENCRYPTION,
-    ProcessedAction, RequestedAction, SESSION_TYPE, SessionType, Version,
+    ActionStatus, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep,
+    KMS_ENCRYPTION, ProcessedAction, RequestedAction, SESSION_TYPE, SessionType, Version,
 };
 use crate::wire::PayloadType;
 
@@ -139,7 +139,11 @@ impl ClientHandshake {
     }
 }
 
-fn failed(action: &RequestedAction, error: HandshakeError, outcome: &mut Result<(), HandshakeError>) -> ProcessedAction {
+fn failed(
+    action: &RequestedAction,
+    error: HandshakeError,
+    outcome: &mut Result<(), HandshakeError>,
+) -> ProcessedAction {
     let known = action.action_type == SESSION_TYPE;
     let processed = ProcessedAction {
         action_type: action.action_type.clone(),
@@ -165,7 +169,8 @@ mod tests {
     #[test]
     fn an_unknown_action_is_answered_as_unsupported_and_told() {
         let mut handshake = ClientHandshake::new("1.2.764.0");
-        let request = br#"{"AgentVersion":"9.0.0.0","RequestedClientActions":[{"ActionType":"Dance","ActionParameters":{}}]}"#;
+        let request =
+            br#"{"AgentVersion":"9.0.0.0","RequestedClientActions":[{"ActionType":"Dance","ActionParameters":{}}]}"#;
         let (step, outcome) = handshake.handle_payload(PayloadType::HandshakeRequest, request);
         assert_eq!(answer(step).processed_client_actions[0].action_status, ActionStatus::Unsupported);
         assert!(matches!(outcome, Err(HandshakeError::Unsupported(_))));

@@ -7,8 +7,8 @@ mod version;
 
 pub use agent::AgentHandshake;
 pub use body::{
-    ActionStatus, HandshakeComplete, HandshakeRequest, HandshakeResponse, PortProperties, ProcessedAction, RequestedAction,
-    SessionType,
+    ActionStatus, HandshakeComplete, HandshakeRequest, HandshakeResponse, PortProperties, ProcessedAction,
+    RequestedAction, SessionType,
 };
 pub use client::ClientHandshake;
 pub use version::Version;

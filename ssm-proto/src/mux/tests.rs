@@ -11,11 +11,7 @@ struct Ends {
 impl Ends {
     fn new(config: MuxConfig) -> Self {
         let now = Instant::now();
-        Self {
-            client: Mux::new(Side::Client, config.clone(), now),
-            agent: Mux::new(Side::Agent, config, now),
-            now,
-        }
+        Self { client: Mux::new(Side::Client, config.clone(), now), agent: Mux::new(Side::Agent, config, now), now }
     }
 
     /// Moves everything both ways; gives the payloads that the client sent.
@@ -140,7 +136,8 @@ fn a_silent_peer_is_told_after_the_linger() {
 #[test]
 fn data_for_unknown_streams_is_discarded_silently() {
     let mut ends = Ends::new(MuxConfig::default());
-    let stray = [&frame::header(FrameKind::Psh, StreamId(99), 2)[..], b"xx", &frame::header(FrameKind::Fin, StreamId(99), 0)];
+    let stray =
+        [&frame::header(FrameKind::Psh, StreamId(99), 2)[..], b"xx", &frame::header(FrameKind::Fin, StreamId(99), 0)];
     ends.client.handle_input(ends.now, Bytes::from(stray.concat())).unwrap();
     assert_eq!(ends.client.poll_event(), None);
     assert!(!ends.client.wants_transmit());

@@ -47,8 +47,7 @@ impl Acknowledge {
         payload.put_slice(NUMBER);
         payload.put_slice(decimal(self.sequence_number, &mut digits));
         payload.put_slice(TAIL);
-        let header =
-            Header { flags: ACK_FLAGS, ..Header::new(MessageType::Acknowledge, created_date, message_id) };
+        let header = Header { flags: ACK_FLAGS, ..Header::new(MessageType::Acknowledge, created_date, message_id) };
         header.seal(payload)
     }
 

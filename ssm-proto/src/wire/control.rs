@@ -120,9 +120,5 @@ pub fn publication(start: bool, created_date: u64, message_id: Uuid) -> Bytes {
 }
 
 fn service_header(message_type: MessageType, created_date: u64, message_id: Uuid) -> Header {
-    Header {
-        form: HeaderForm::Short,
-        padding: Padding::Nul,
-        ..Header::new(message_type, created_date, message_id)
-    }
+    Header { form: HeaderForm::Short, padding: Padding::Nul, ..Header::new(message_type, created_date, message_id) }
 }

@@ -37,8 +37,7 @@ impl AgentMessage {
         let (header, digest) = Header::decode(&raw)?;
         let payload = raw.get(header.form.header_length() + 4..).unwrap_or_default();
         // The official client skips every check for these two (WIRE-6).
-        let publication =
-            matches!(header.message_type, MessageType::StartPublication | MessageType::PausePublication);
+        let publication = matches!(header.message_type, MessageType::StartPublication | MessageType::PausePublication);
         if header.created_date == 0 && !publication {
             return Err(DecodeError::NoCreatedDate);
         }
@@ -211,10 +210,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated {
-            need: self.whole - self.rest.len() + N,
-            have: self.whole,
-        })?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(DecodeError::Truncated { need: self.whole - self.rest.len() + N, have: self.whole })?;
         self.rest = rest;
         Ok(*head)
     }

@@ -16,9 +16,9 @@ use aws_credential_types::provider::ProvideCredentials;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::time::timeout;
 
-use super::ProviderError;
 use super::errors::{credentials, credentials_error};
 use super::profile::Profile;
+use super::{AwsCredentials, ProviderError};
 
 /// An instance's metadata service answers at once, or this is no instance.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
@@ -28,6 +28,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Where credentials come from.
 #[derive(Debug)]
 pub(super) struct CredentialsSource {
+    given: Option<Credentials>,
     profile: Profile,
     region: String,
     http: SharedHttpClient,
@@ -35,8 +36,11 @@ pub(super) struct CredentialsSource {
 }
 
 impl CredentialsSource {
-    pub(super) fn new(profile: Profile, region: String, http: SharedHttpClient) -> Self {
-        Self { profile, region, http, latest: Mutex::new(None) }
+    pub(super) fn new(given: Option<AwsCredentials>, profile: Profile, region: String, http: SharedHttpClient) -> Self {
+        let given = given.map(|given| {
+            Credentials::new(given.access_key_id, given.secret_access_key, given.session_token, None, "given")
+        });
+        Self { given, profile, region, http, latest: Mutex::new(None) }
     }
 
     /// What to do when the credentials are no good.
@@ -49,6 +53,9 @@ impl CredentialsSource {
     /// # Errors
     /// There are none, they can't be had, or not within `limit`.
     pub(super) async fn resolve(&self, limit: Duration) -> Result<Credentials, ProviderError> {
+        if let Some(given) = &self.given {
+            return Ok(given.clone());
+        }
         let chain = self.chain();
         let found = match timeout(limit, chain.provide_credentials()).await {
             Ok(found) => found.map_err(|error| credentials_error(&error, &self.profile))?,

@@ -38,6 +38,25 @@ pub struct AwsConfig {
     pub region: Option<String>,
     /// The API's endpoint, if it is not AWS's.
     pub endpoint_url: Option<String>,
+    /// Who calls, if it is not whom the environment and the profile say.
+    pub credentials: Option<AwsCredentials>,
+}
+
+/// Long-lived or temporary credentials, as the AWS tools call their parts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AwsCredentials {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`. A secret.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`; only temporary credentials have one. A secret.
+    pub session_token: Option<String>,
+}
+
+impl std::fmt::Debug for AwsCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsCredentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+    }
 }
 
 /// Reading the configuration files may take so long.
@@ -104,7 +123,7 @@ impl AwsProvider {
             // On the service alone: the credentials' own calls (SSO, STS) go where they belong.
             service = service.endpoint_url(endpoint);
         }
-        let credentials = CredentialsSource::new(profile, region.clone(), http);
+        let credentials = CredentialsSource::new(config.credentials.clone(), profile, region.clone(), http);
         Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint })
     }
 

@@ -26,6 +26,9 @@ impl Profile {
     /// # Errors
     /// A file is malformed, or the profile that was asked for does not exist.
     pub(super) async fn load(config: &AwsConfig) -> Result<Self, ProviderError> {
+        if config.credentials.is_some() {
+            return Ok(Self { explicit: None, remedy: "pass other credentials".to_owned() });
+        }
         let explicit = config.profile.clone();
         let set =
             aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), explicit.clone().map(Into::into))

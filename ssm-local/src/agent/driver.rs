@@ -1,0 +1,163 @@
+//! Moves messages between the protocol state and the broker's pipes.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use ssm_proto::{PortMode, SessionEvent, StreamId};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::AgentResult;
+use super::shared::{Shared, State};
+use crate::broker::{PipeReceiver, PipeSender};
+
+/// What the owner of a session hears.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// The handshake is over.
+    Ready(PortMode),
+    /// The client opened a stream.
+    Opened(StreamId),
+    /// The client ends the session.
+    Terminated,
+}
+
+/// Messages handed over under one lock.
+const BATCH: usize = 64;
+
+/// Drives the session until it is over, or until it is closing and everything arrived; gives what the agent has to say.
+pub(super) async fn run(
+    shared: &Shared,
+    input: PipeReceiver,
+    output: &PipeSender,
+    happenings: UnboundedSender<Happening>,
+) -> AgentResult {
+    shared.lock().protocol.handle_connected(Instant::now().into_std());
+    let mut driver = Driver {
+        shared,
+        input,
+        output,
+        happenings,
+        inbox: VecDeque::new(),
+        outbox: VecDeque::new(),
+        timer: Box::pin(sleep_until(Instant::now())),
+    };
+    poll_fn(|cx| driver.poll(cx)).await
+}
+
+struct Driver<'a> {
+    shared: &'a Shared,
+    input: PipeReceiver,
+    output: &'a PipeSender,
+    happenings: UnboundedSender<Happening>,
+    inbox: VecDeque<Bytes>,
+    outbox: VecDeque<Bytes>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Driver<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<AgentResult> {
+        loop {
+            let now = Instant::now();
+            let mut state = self.shared.lock();
+            state.set_driver(cx.waker());
+            let read = match read(&mut state, &self.input, &mut self.inbox, cx, now) {
+                Some(read) => read,
+                None => return Poll::Ready(AgentResult::default()),
+            };
+            state.protocol.handle_timeout(now.into_std());
+            if let Some(result) = dispatch(&mut state, &self.happenings) {
+                return Poll::Ready(result);
+            }
+            let sent = self.send(&mut state, cx, now);
+            // Sending makes room in queues.
+            if let Some(result) = dispatch(&mut state, &self.happenings) {
+                return Poll::Ready(result);
+            }
+            if state.is_settled() {
+                return Poll::Ready(AgentResult::default());
+            }
+            let due = state.protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at));
+            drop(state);
+            if !(read || sent || self.watch(cx, due)) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn send(&mut self, state: &mut State, cx: &Context<'_>, now: Instant) -> bool {
+        if self.output.poll_ready(cx).is_pending() {
+            return false;
+        }
+        while self.outbox.len() < BATCH {
+            let Some(message) = state.protocol.poll_transmit(now.into_std()) else { break };
+            self.outbox.push_back(message);
+        }
+        let sent = !self.outbox.is_empty();
+        self.output.send(&mut self.outbox);
+        sent
+    }
+
+    /// Sets the timer; says whether it fired at once.
+    fn watch(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> bool {
+        let Some(at) = due else { return false };
+        if self.timer.deadline() != at {
+            self.timer.as_mut().reset(at);
+        }
+        self.timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Takes messages in, unless the receive stores are full; `None` if the broker is gone.
+fn read(
+    state: &mut State,
+    input: &PipeReceiver,
+    inbox: &mut VecDeque<Bytes>,
+    cx: &Context<'_>,
+    now: Instant,
+) -> Option<bool> {
+    if state.protocol.is_congested() {
+        return Some(false);
+    }
+    if inbox.is_empty() {
+        match input.poll_receive(cx, inbox) {
+            Poll::Ready(true) => {}
+            Poll::Ready(false) => return None,
+            Poll::Pending => return Some(false),
+        }
+    }
+    while !state.protocol.is_congested() {
+        let Some(message) = inbox.pop_front() else { break };
+        if let Err(error) = state.protocol.handle_input(now.into_std(), message) {
+            tracing::debug!(%error, "the agent drops a message");
+        }
+    }
+    Some(true)
+}
+
+/// Passes the protocol's events on. Gives what ends the session, if something did.
+fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Option<AgentResult> {
+    while let Some(event) = state.protocol.poll_event() {
+        // Who does not listen any more is about to end the session.
+        let _ = match event {
+            SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
+            SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),
+            SessionEvent::Terminated => happenings.send(Happening::Terminated),
+            SessionEvent::Readable(id) | SessionEvent::Finished(id) => {
+                state.wake_reader(id);
+                Ok(())
+            }
+            SessionEvent::Writable(id) => {
+                state.wake_writer(id);
+                Ok(())
+            }
+            SessionEvent::Closed(_) => return Some(AgentResult::default()),
+            SessionEvent::Failed(text) => return Some(AgentResult::failed(text)),
+            _ => Ok(()),
+        };
+    }
+    None
+}

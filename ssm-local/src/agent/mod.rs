@@ -1,0 +1,93 @@
+//! The embedded agent: the far end of a session, as the official agent serves it.
+//!
+//! It knows of the service only two pipes of messages, one each way.
+
+mod connection;
+mod destination;
+mod driver;
+mod port;
+mod shared;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::Profile;
+use crate::broker::{PipeReceiver, PipeSender, pipe};
+
+/// What an agent is told when a session begins.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentSpec {
+    /// The document's session type.
+    pub(crate) session_type: String,
+    /// The document's properties, with the parameters filled in.
+    pub(crate) properties: Value,
+    pub(crate) agent_version: String,
+    pub(crate) profile: Profile,
+    /// Names that only the agent resolves, in lower case.
+    pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// How a session ended, in the agent's words: what the official one reports by `agent_task_complete`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AgentResult {
+    pub(crate) failed: bool,
+    pub(crate) output: String,
+}
+
+impl AgentResult {
+    fn failed(output: impl Into<String>) -> Self {
+        Self { failed: true, output: output.into() }
+    }
+}
+
+/// The broker's end of an agent. Dropping it ends the agent.
+#[derive(Debug)]
+pub(crate) struct AgentEnd {
+    pub(crate) input: PipeSender,
+    pub(crate) output: PipeReceiver,
+    result: oneshot::Receiver<AgentResult>,
+    task: JoinHandle<()>,
+}
+
+/// Messages that may wait, each way.
+const PIPE: usize = 1024;
+
+/// Starts an agent for one session.
+pub(crate) fn spawn(spec: AgentSpec) -> AgentEnd {
+    let (input, from_broker) = pipe(PIPE);
+    let (to_broker, output) = pipe(PIPE);
+    let (done, result) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let result = serve(spec, from_broker, &to_broker).await;
+        let _ = done.send(result);
+    });
+    AgentEnd { input, output, result, task }
+}
+
+async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
+    match spec.session_type.as_str() {
+        "Port" => port::serve(spec, input, output).await,
+        other => AgentResult::failed(format!("Plugin with name {other} is not supported by this agent")),
+    }
+}
+
+impl AgentEnd {
+    /// How it ended; to be asked when there is no more output.
+    pub(crate) fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<AgentResult> {
+        Pin::new(&mut self.result)
+            .poll(cx)
+            .map(|result| result.unwrap_or_else(|_| AgentResult::failed("the agent's session worker crashed")))
+    }
+}
+
+impl Drop for AgentEnd {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,157 @@
+//! What the driver and the connections share: the protocol state, and who waits for what.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use ssm_proto::{PortSession, StreamId, WriteError};
+use tokio::time::Instant;
+
+/// See the module. Taken once per batch of messages, and once per chunk of a stream.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) protocol: PortSession,
+    /// The session ends once everything that was sent is acknowledged.
+    closing: bool,
+    driver: Option<Waker>,
+    waiting: BTreeMap<StreamId, Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Shared {
+    pub(super) fn new(protocol: PortSession) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { protocol, closing: false, driver: None, waiting: BTreeMap::new() }) })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Ends the session once everything that was sent is acknowledged.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+        self.wake_driver();
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.closing && self.protocol.is_idle()
+    }
+
+    pub(super) fn set_driver(&mut self, waker: &Waker) {
+        if !self.driver.as_ref().is_some_and(|driver| driver.will_wake(waker)) {
+            self.driver = Some(waker.clone());
+        }
+    }
+
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    pub(super) fn wake_reader(&mut self, id: StreamId) {
+        if let Some(waker) = self.waiting.get_mut(&id).and_then(|waiting| waiting.reader.take()) {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_writer(&mut self, id: StreamId) {
+        if let Some(waker) = self.waiting.get_mut(&id).and_then(|waiting| waiting.writer.take()) {
+            waker.wake();
+        }
+    }
+}
+
+/// One stream, for the task that serves it.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+        Self { shared, id }
+    }
+
+    /// Takes up to `limit` chunks that are there, at least one; `false` at the end.
+    pub(super) async fn read(&self, chunks: &mut Vec<Bytes>, limit: usize) -> bool {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            let congested = state.protocol.is_congested();
+            while chunks.len() < limit {
+                let Some(chunk) = state.protocol.read(self.id) else { break };
+                chunks.push(chunk);
+            }
+            if !chunks.is_empty() {
+                if congested && !state.protocol.is_congested() {
+                    state.wake_driver();
+                }
+                return Poll::Ready(true);
+            }
+            if state.protocol.is_finished(self.id) {
+                return Poll::Ready(false);
+            }
+            state.waiting.entry(self.id).or_default().reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Sends a chunk, waiting for room; `false` if the stream is over.
+    pub(super) async fn write(&self, chunk: Bytes) -> bool {
+        let mut chunk = Some(chunk);
+        poll_fn(|cx| {
+            let Some(data) = chunk.take() else { return Poll::Ready(true) };
+            let mut state = self.shared.lock();
+            match state.protocol.write(self.id, data) {
+                Ok(()) => {
+                    state.wake_driver();
+                    Poll::Ready(true)
+                }
+                Err(WriteError::Full(data)) => {
+                    chunk = Some(data);
+                    state.waiting.entry(self.id).or_default().writer = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                Err(_) => Poll::Ready(false),
+            }
+        })
+        .await
+    }
+
+    /// The destination sends nothing more.
+    pub(super) fn finish(&self) {
+        self.command(|protocol, id| protocol.finish(Instant::now().into_std(), id));
+    }
+
+    /// The destination can't be reached.
+    pub(super) fn refuse(&self) {
+        self.command(PortSession::refuse);
+    }
+
+    /// Nobody serves the stream any more.
+    pub(super) fn forget(&self) {
+        self.shared.lock().waiting.remove(&self.id);
+    }
+
+    fn command(&self, command: impl FnOnce(&mut PortSession, StreamId)) {
+        let mut state = self.shared.lock();
+        command(&mut state.protocol, self.id);
+        state.wake_driver();
+    }
+}

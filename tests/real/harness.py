@@ -118,6 +118,15 @@ class Child:
         except queue.Empty:
             raise AssertionError(f"{self.args[0]}: no line within {limit} s; stderr: {self.stderr}") from None
 
+    def lines_so_far(self, quiet=0.5):
+        """The lines of stdout until none came for a while."""
+        lines = []
+        try:
+            while True:
+                lines.append(self._lines.get(timeout=quiet))
+        except queue.Empty:
+            return lines
+
     def type(self, line):
         """Writes a line to stdin, which is a pipe."""
         self.process.stdin.write(f"{line}\n")

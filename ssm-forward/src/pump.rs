@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::listener::Local;
+use crate::listener::{Local, Program};
 use crate::{SessionStream, StreamError};
 
 /// A local program's bytes are taken in pieces of up to so many.
@@ -38,12 +38,13 @@ pub(crate) enum PumpError {
 /// Moves bytes until both ends are finished. On anything else the local program sees a reset, never a clean end.
 pub(crate) async fn pump(
     mut local: Local,
-    mut stream: SessionStream,
+    stream: SessionStream,
     count: &(dyn Fn(Direction, u64) + Sync),
 ) -> Result<(), PumpError> {
     let outcome = {
+        let program = local.program();
         let (mut read, mut write) = local.split();
-        let outcome = both_ways(&mut read, &mut write, &mut stream, count).await;
+        let outcome = both_ways(&mut read, &mut write, program, stream, count).await;
         if outcome.is_ok() {
             let _ = timeout(LINGERING_CLOSE, discard(&mut read)).await;
         }
@@ -67,22 +68,24 @@ type Count<'a> = &'a (dyn Fn(Direction, u64) + Sync);
 async fn both_ways(
     read: &mut (dyn AsyncRead + Send + Unpin),
     write: &mut (dyn AsyncWrite + Send + Unpin),
-    stream: &mut SessionStream,
+    program: Program,
+    mut stream: SessionStream,
     count: Count<'_>,
 ) -> Result<(), PumpError> {
     let sender = stream.sender();
     let up = async {
-        let outcome = send(read, &sender, count).await;
-        match outcome {
+        match send(read, &sender, count).await {
+            // It may still wait for an answer.
+            Ok(()) => Ok(program.gone().await),
             // The far side is over: what it has to say still counts, what it would hear does not.
-            Err(PumpError::Stream(_)) | Ok(()) => std::future::pending().await,
-            Err(local) => local,
+            Err(PumpError::Stream(_)) => std::future::pending().await,
+            Err(local) => Err(local),
         }
     };
     tokio::select! {
         biased;
-        outcome = receive(stream, write, count) => outcome,
-        error = up => Err(error),
+        outcome = receive(&mut stream, write, count) => outcome,
+        outcome = up => outcome.map(|()| stream.abandon()),
     }
 }
 

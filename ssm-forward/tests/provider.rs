@@ -141,6 +141,7 @@ async fn calls() -> Result<(), ProviderError> {
         profile: variable("TEST_PROFILE"),
         region: variable("TEST_REGION"),
         endpoint_url: variable("TEST_URL"),
+        credentials: None,
     };
     let provider = AwsProvider::new(config).await?;
     let request = StartRequest {

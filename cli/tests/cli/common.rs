@@ -176,7 +176,7 @@ impl LocalManager {
         let body = body.to_string();
         let request = format!(
             "POST / HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/x-amz-json-1.1\r\nx-amz-target: \
-             AmazonSSM.{operation}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+             AmazonSSM.{operation}\r\nauthorization: made-up\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).unwrap();

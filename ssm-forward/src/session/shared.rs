@@ -176,9 +176,12 @@ impl State {
     }
 
     /// Tells the protocol that nobody uses the stream any more.
-    pub(super) fn drop_stream(&mut self, id: StreamId) {
+    pub(super) fn drop_stream(&mut self, id: StreamId, keep_sending: bool) {
         self.streams.remove(&id);
-        self.protocol.reset(id);
+        match keep_sending {
+            true => self.protocol.abandon(id),
+            false => self.protocol.reset(id),
+        }
         self.wake_openers();
         self.wake_driver();
     }

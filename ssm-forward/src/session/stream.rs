@@ -46,6 +46,8 @@ pub struct SessionStream {
     sender: StreamSender,
     /// What `AsyncRead` did not hand out of the last chunk.
     rest: Bytes,
+    /// After the end of this handle, what was written is still sent.
+    keep_sending: bool,
 }
 
 /// The sending half of a [`SessionStream`]; of no use once the stream is dropped.
@@ -78,7 +80,7 @@ impl SessionStream {
             }
         })
         .await?;
-        Ok(Self { sender: StreamSender { shared, id }, rest: Bytes::new() })
+        Ok(Self { sender: StreamSender { shared, id }, rest: Bytes::new(), keep_sending: false })
     }
 
     /// The sending half, for another future.
@@ -156,6 +158,11 @@ impl SessionStream {
         state.protocol.close(self.sender.id);
         state.wake_driver();
     }
+
+    /// Ends the stream without waiting for what the far side may still say. What was written is sent.
+    pub fn abandon(mut self) {
+        self.keep_sending = true;
+    }
 }
 
 impl StreamSender {
@@ -206,7 +213,7 @@ impl StreamSender {
 
 impl Drop for SessionStream {
     fn drop(&mut self) {
-        self.sender.shared.lock().drop_stream(self.sender.id);
+        self.sender.shared.lock().drop_stream(self.sender.id, self.keep_sending);
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Destination {
     addresses: Vec<SocketAddr>,
 }
 
-/// What a remote host must not be (AGENT-7): metadata, DNS, time and endpoints of the node's own cloud.
+/// What a remote host must not be (PORT-8): metadata, DNS, time and endpoints of the node's own cloud.
 const DENIED_V4: [Ipv4Addr; 5] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(169, 254, 169, 253),

@@ -48,7 +48,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     result
 }
 
-/// At the end of a session, what is not acknowledged for so long is given up (AGENT-5).
+/// At the end of a session, what is not acknowledged for so long is given up (PORT-9).
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Largest payload that the fast agent sends.

@@ -1,4 +1,4 @@
-//! How many messages leave per second (DC-15).
+//! How many messages leave per second (DC-16).
 
 use std::time::{Duration, Instant};
 

@@ -84,12 +84,21 @@ pub struct Deframer {
     header_len: usize,
     body: Option<(FrameKind, StreamId)>,
     body_left: usize,
+    broken: Option<FrameError>,
 }
 
 impl Deframer {
     /// For smux of this version; session data channels speak version 1.
     pub fn new(version: u8) -> Self {
-        Self { version, chunk: Bytes::new(), header: [0; FRAME_HEADER], header_len: 0, body: None, body_left: 0 }
+        Self {
+            version,
+            chunk: Bytes::new(),
+            header: [0; FRAME_HEADER],
+            header_len: 0,
+            body: None,
+            body_left: 0,
+            broken: None,
+        }
     }
 
     /// Takes the next chunk; [`Deframer::next_frame`] must have said `None` since the last one.
@@ -111,14 +120,21 @@ impl Deframer {
     /// The next frame, or piece of one; `None`: more bytes are needed.
     ///
     /// # Errors
-    /// The stream is not smux of this version. It stays unusable.
+    /// The stream is not smux of this version. It stays unusable: whatever is pushed after that gives the same error.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        if let Some(error) = self.broken {
+            self.chunk.clear();
+            return Err(error);
+        }
         loop {
             if let Some((kind, stream)) = self.body {
                 return Ok(self.next_piece(kind, stream));
             }
             let Some(header) = self.next_header() else { return Ok(None) };
-            let (kind, stream, length) = self.parse(header)?;
+            let (kind, stream, length) = self.parse(header).inspect_err(|error| {
+                self.broken = Some(*error);
+                self.chunk.clear();
+            })?;
             if length == 0 && kind == FrameKind::Psh {
                 continue;
             }
@@ -196,6 +212,16 @@ mod tests {
         }
         assert!(deframer.is_at_boundary());
         frames
+    }
+
+    #[test]
+    fn a_broken_stream_stays_broken_whatever_comes() {
+        let mut deframer = Deframer::new(1);
+        deframer.push(Bytes::from_static(b"SSH-2.0-x and more"));
+        let error = deframer.next_frame().unwrap_err();
+        deframer.push(Bytes::copy_from_slice(&header(FrameKind::Syn, StreamId(3), 0)));
+        assert_eq!(deframer.next_frame(), Err(error));
+        assert_eq!(error, FrameError::BadVersion(b'S', 1));
     }
 
     #[test]

@@ -228,10 +228,17 @@ impl Mux {
 
     /// Drops the stream now, with what waits in it; the peer is told by FIN.
     pub fn reset(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send.clear();
+        }
+        self.abandon(id);
+    }
+
+    /// Nobody wants what the peer still sends: what waits to be sent is sent, then the peer is told by FIN.
+    pub fn abandon(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let before = stream.receive.len();
         stream.receive.clear();
-        stream.send.clear();
         stream.discard = true;
         if stream.local != Local::Finished {
             stream.local = Local::Finishing;

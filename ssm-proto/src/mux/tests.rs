@@ -117,6 +117,18 @@ fn half_close_holds_the_fin_until_the_answer_came() {
 }
 
 #[test]
+fn an_abandoned_stream_still_sends_what_waits() {
+    let mut ends = Ends::new(MuxConfig::default());
+    let id = ends.client.open();
+    ends.client.write(id, Bytes::from(vec![7; 5000])).unwrap();
+    ends.client.abandon(id);
+    ends.exchange();
+    assert_eq!(Ends::read_all(&mut ends.agent, id), vec![7; 5000]);
+    assert!(ends.agent.is_finished(id));
+    assert_eq!(ends.client.stream_count(), 0);
+}
+
+#[test]
 fn a_silent_peer_is_told_after_the_linger() {
     let mut ends = Ends::new(MuxConfig::default());
     let id = ends.client.open();

@@ -526,6 +526,15 @@ impl PortSession {
         }
     }
 
+    /// Ends a stream whose answer nobody wants, once what waits to be sent is sent; see [`Mux::abandon`].
+    pub fn abandon(&mut self, id: StreamId) {
+        match &mut self.carrier {
+            Carrier::Pending => {}
+            Carrier::Mux(mux) => mux.abandon(id),
+            Carrier::Raw(raw) => raw.abandon(id),
+        }
+    }
+
     /// The destination of a stream can't be reached (agent side): says so, then ends the stream (PORT-6).
     pub fn refuse(&mut self, id: StreamId) {
         let flag = PortFlag::ConnectToPortError.encode();

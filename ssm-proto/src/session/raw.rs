@@ -138,6 +138,12 @@ impl Raw {
     pub(super) fn reset(&mut self, id: StreamId) {
         if self.current == Some(id) {
             self.send.clear();
+            self.abandon(id);
+        }
+    }
+
+    pub(super) fn abandon(&mut self, id: StreamId) {
+        if self.current == Some(id) {
             self.finished = Some(Finish::Now);
             self.end_if_done();
         }

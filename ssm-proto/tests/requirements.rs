@@ -1,0 +1,65 @@
+//! Every requirement that the workspace cites is defined in `docs/protocol.md`, once.
+
+#![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const FAMILIES: [&str; 10] = ["OPEN", "WIRE", "DC", "HS", "MUX", "PORT", "SHELL", "KMS", "PLUGIN", "AGENT"];
+/// Where the workspace's own text is; build output may lie beside it.
+const ROOMS: [&str; 8] = ["ssm-proto", "ssm-forward", "ssm-local", "cli", "benches", "fuzz", "docs", "tests"];
+
+#[test]
+fn every_cited_requirement_is_defined_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let protocol = std::fs::read_to_string(root.join("docs/protocol.md")).unwrap();
+    let definitions = protocol.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let mut defined = BTreeSet::new();
+    for number in definitions.filter(|cell| citations(cell) == [*cell]) {
+        assert!(defined.insert(number.to_owned()), "{number} is defined twice");
+    }
+    for family in FAMILIES {
+        let numbers = defined.iter().filter_map(|number| number.strip_prefix(family)?.strip_prefix('-')?.parse().ok());
+        let numbers: BTreeSet<usize> = numbers.collect();
+        assert!(!numbers.is_empty() && numbers.iter().copied().eq(1..=numbers.len()), "{family} has gaps: {numbers:?}");
+    }
+
+    let mut cited: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for file in texts(&root) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        cited.extend(citations(&text).into_iter().map(|number| (number.to_owned(), file.clone())));
+    }
+    assert!(cited.len() > 40, "the search for citations finds too little: {cited:?}");
+    let undefined: Vec<_> = cited.iter().filter(|(number, _)| !defined.contains(*number)).collect();
+    assert!(undefined.is_empty(), "cited, but not in docs/protocol.md: {undefined:?}");
+}
+
+/// The numbers in a text, such as the first one of this very family: DC-1.
+fn citations(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    words.filter(|word| is_number(word)).collect()
+}
+
+fn is_number(word: &str) -> bool {
+    let Some((family, number)) = word.split_once('-') else { return false };
+    FAMILIES.contains(&family) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Sources and documents of the workspace.
+fn texts(root: &Path) -> Vec<PathBuf> {
+    let mut texts = Vec::new();
+    let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root.join(room)).filter(|room| room.is_dir()).collect();
+    let top = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    texts.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("rs" | "md" | "sh" | "toml") => texts.push(path),
+                None if path.is_dir() && !path.ends_with("target") && !path.ends_with("corpus") => folders.push(path),
+                _ => {}
+            }
+        }
+    }
+    texts
+}

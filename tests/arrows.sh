@@ -20,8 +20,9 @@ dependencies() {
 
 # never_needs CRATE PATTERN
 never_needs() {
-    local found
-    found=$(dependencies "$1" | grep -xE "$2" || true)
+    local needed found
+    needed=$(dependencies "$1")
+    found=$(grep -xE "$2" <<<"$needed" || true)
     if [[ -n $found ]]; then
         fails "$1 depends on what it must not know" "$found"
     else

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::spec::ForwardSpec;
+use ssm_forward::PoolSize;
 
 /// Forwards ports through AWS Systems Manager sessions.
 #[derive(Debug, Parser)]
@@ -78,6 +79,20 @@ pub(crate) struct ForwardArgs {
     /// Largest payload of one message towards the node. More than 1024 is faster if the node takes it.
     #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..=65536))]
     pub(crate) payload_size: u32,
+    /// How many sessions share the connections of each -L: a number, or auto (up to 8, as they are needed).
+    ///
+    /// A node's agent sends at most about 0.7 MB/s per session; one connection stays in one session.
+    #[arg(long, value_name = "N|auto", default_value = "1", value_parser = parse_sessions)]
+    pub(crate) sessions: PoolSize,
+    /// End when a session is gone for good, instead of starting a new one.
+    #[arg(long)]
+    pub(crate) no_restart: bool,
+    /// How long a new connection waits while there is no session.
+    #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
+    pub(crate) hold: Duration,
+    /// Keep sessions from timing out while nothing is forwarded.
+    #[arg(long)]
+    pub(crate) keep_alive: bool,
     /// Run a Session Manager in this process: no AWS is needed, and the node is this machine.
     #[arg(long)]
     pub(crate) local: bool,
@@ -204,6 +219,19 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         _ => Err("expected 1 to 86400 seconds".into()),
     }
 }
+
+fn parse_sessions(text: &str) -> Result<PoolSize, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(PoolSize::Auto { max: MAX_AUTO_SESSIONS }),
+        (_, Ok(size @ 1..=MAX_SESSIONS)) => Ok(PoolSize::Fixed(size)),
+        (_, Ok(0)) => Err("at least one session is needed to forward anything".into()),
+        _ => Err(format!("expected auto or a number from 1 to {MAX_SESSIONS}")),
+    }
+}
+
+/// Beyond it, this machine is what limits rather than the agents.
+const MAX_SESSIONS: usize = 64;
+const MAX_AUTO_SESSIONS: usize = 8;
 
 fn parse_parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ssm_forward::{
     AwsConfig, AwsProvider, ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionProvider, StartRequest,
+    StreamUrlPolicy,
 };
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -119,6 +120,13 @@ fn config(args: &ForwardArgs) -> ForwardConfig {
     config.wait_ready = args.wait_ready;
     config.connect_timeout = args.connect_timeout;
     config.linger = args.linger;
+    if !args.aws.allow_stream_host.is_empty() {
+        config.session.stream_url_policy = StreamUrlPolicy::AlsoHosts(args.aws.allow_stream_host.clone());
+    }
+    config.pool.size = args.sessions;
+    config.pool.restart = !args.no_restart;
+    config.pool.hold = args.hold;
+    config.keep_alive = args.keep_alive;
     config.max_payload = usize::try_from(args.payload_size).unwrap_or(usize::MAX);
     config
 }

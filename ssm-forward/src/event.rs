@@ -60,6 +60,31 @@ pub enum ForwardEvent {
         /// How long it was away.
         outage: Duration,
     },
+    /// A session is gone for good; connections that used it are reset.
+    SessionLost {
+        /// The session's id.
+        session_id: String,
+        /// Why.
+        reason: String,
+        /// How many connections used it. With none, the next connection starts a new session.
+        connections: usize,
+    },
+    /// A new session is about to be started.
+    Restarting {
+        /// Why: what ended the last one, or the last attempt.
+        cause: String,
+        /// Counts from 1 since the last session that lived.
+        attempt: u32,
+        /// The wait before this attempt.
+        delay: Duration,
+    },
+    /// A new session serves connections.
+    Restarted {
+        /// Its id.
+        session_id: String,
+        /// How long there was none.
+        outage: Duration,
+    },
     /// A text from the far side that the person should see.
     Message {
         /// One or more lines.

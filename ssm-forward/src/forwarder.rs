@@ -1,17 +1,19 @@
 //! A local socket whose connections travel through a session.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::listener::{ListenAddr, Listener, Local};
+use crate::pool::{Blueprint, Pool, PoolConfig, StreamLease};
 use crate::pump::{Traffic, pump};
 use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
 use crate::stats::ForwardStats;
-use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest};
+use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, SessionStream, StartRequest};
 
 /// Knobs of a [`Forwarder`].
 #[derive(Clone, Debug)]
@@ -25,6 +27,11 @@ pub struct ForwardConfig {
     pub linger: Duration,
     /// Largest payload of one message towards the agent, in bytes. Default: 1024, what the official client sends.
     pub max_payload: usize,
+    /// Keep sessions from timing out while nothing is forwarded, where the session multiplexes: old agents can't be kept.
+    /// Default: false, the idle time-out keeps its meaning.
+    pub keep_alive: bool,
+    /// How many sessions there are, and what happens when one is gone.
+    pub pool: PoolConfig,
     /// The session's own knobs; `linger` and `max_payload` above take precedence.
     pub session: SessionConfig,
 }
@@ -36,6 +43,8 @@ impl Default for ForwardConfig {
             connect_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(30),
             max_payload: 1024,
+            keep_alive: false,
+            pool: PoolConfig::default(),
             session: SessionConfig::default(),
         }
     }
@@ -78,7 +87,7 @@ impl ForwarderBuilder {
     }
 }
 
-/// One local socket whose connections travel through one session.
+/// One local socket whose connections travel through a pool of sessions.
 pub struct Forwarder {
     provider: Arc<dyn SessionProvider>,
     request: StartRequest,
@@ -127,60 +136,51 @@ impl Forwarder {
     }
 
     async fn run_inner(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
-        let mut shutdown = std::pin::pin!(shutdown);
-        let session = tokio::select! {
-            session = self.connect() => session?,
-            () = &mut shutdown => return Ok(()),
-        };
-        let ended = tokio::select! {
-            reason = session.closed() => Err(ForwardError::SessionEnded(reason.to_string())),
-            error = self.serve(&session) => Err(error),
-            () = &mut shutdown => Ok(()),
-        };
-        session.terminate().await;
-        ended
-    }
-
-    async fn connect(&self) -> Result<Session, ForwardError> {
         let since = Instant::now();
         self.emit(ForwardEvent::Starting { target: self.request.target.clone() });
-        let limit = self.config.connect_timeout;
-        let session = timeout(limit, self.start_session()).await.map_err(|_| {
-            let seconds = limit.as_secs_f32();
-            ForwardError::TimedOut(format!(
-                "{} did not get ready within {seconds} s: is its agent online, and can it reach the service?",
-                self.request.target
-            ))
-        })??;
-        self.stats.attach(session.stats_source());
-        self.emit(ForwardEvent::Ready {
-            local: self.local_addr.clone(),
-            session_id: session.id().to_owned(),
-            agent_version: session.agent_version(),
-            elapsed: since.elapsed(),
-        });
-        Ok(session)
-    }
-
-    async fn start_session(&self) -> Result<Session, ForwardError> {
-        let mut config = self.config.session.clone();
-        config.protocol.max_payload = self.config.max_payload;
-        config.protocol.mux.linger = self.config.linger;
-        let on_event = self.on_event.clone();
-        let on_notice = move |notice| on_event(ForwardEvent::from(notice));
-        let on_granted = |id: &str| self.emit(ForwardEvent::SessionStarted { session_id: id.to_owned() });
-        let session = Session::start(self.provider.clone(), &self.request, config, on_granted, on_notice).await?;
-        if self.config.wait_ready
-            && let Err(error) = session.probe().await
-        {
-            session.terminate().await;
-            return Err(ForwardError::RemoteRefused(format!("the remote port does not answer: {error}")));
+        let pool = Arc::new(Pool::new(self.blueprint()));
+        self.stats.attach(pool.totals());
+        let (ready, is_ready) = oneshot::channel();
+        let on_ready = |session: &Session| {
+            self.emit(ForwardEvent::Ready {
+                local: self.local_addr.clone(),
+                session_id: session.id().to_owned(),
+                agent_version: session.agent_version(),
+                elapsed: since.elapsed(),
+            });
+            let _ = ready.send(());
+        };
+        let serve = async {
+            // Before it is ready, connections wait in the listener's queue.
+            let _ = is_ready.await;
+            self.serve(&pool).await
+        };
+        tokio::select! {
+            ended = pool.run(on_ready, shutdown) => ended,
+            never = serve => match never {},
         }
-        Ok(session)
     }
 
-    /// Accepts connections; ends only if the listener fails.
-    async fn serve(&self, session: &Session) -> ForwardError {
+    fn blueprint(&self) -> Blueprint {
+        let mut session = self.config.session.clone();
+        session.protocol.max_payload = self.config.max_payload;
+        session.protocol.mux.linger = self.config.linger;
+        if self.config.keep_alive {
+            session.protocol.mux.keep_alive = Some(KEEP_ALIVE);
+        }
+        Blueprint {
+            provider: self.provider.clone(),
+            request: self.request.clone(),
+            session,
+            pool: self.config.pool,
+            connect_timeout: self.config.connect_timeout,
+            wait_ready: self.config.wait_ready,
+            on_event: self.on_event.clone(),
+        }
+    }
+
+    /// Accepts connections for ever.
+    async fn serve(&self, pool: &Arc<Pool>) -> Infallible {
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -199,8 +199,8 @@ impl Forwarder {
             let connection =
                 Connection { number: self.stats.opened(), stats: self.stats.clone(), on_event: self.on_event.clone() };
             self.emit(ForwardEvent::ConnectionOpened { connection: connection.number, peer });
-            let stream = session.opener();
-            connections.spawn(async move { connection.run(local, stream.open().await).await });
+            let pool = pool.clone();
+            connections.spawn(async move { connection.run(local, pool.open_stream().await).await });
         }
     }
 
@@ -208,6 +208,9 @@ impl Forwarder {
         (self.on_event)(event);
     }
 }
+
+/// Well within the shortest idle time-out, which is a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// The wait after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -220,18 +223,15 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, local: Local, stream: Result<crate::SessionStream, StreamError>) {
+    async fn run(self, local: Local, stream: Result<(SessionStream, StreamLease), StreamError>) {
         let traffic = Traffic::default();
         let count = |direction, bytes| {
             traffic.add(direction, bytes);
             self.stats.moved(direction, bytes);
         };
         let outcome = match stream {
-            Ok(stream) => pump(local, stream, &count).await,
-            Err(error) => {
-                local.abort();
-                Err(error.into())
-            }
+            Ok((stream, _lease)) => pump(local, stream, &count).await,
+            Err(error) => Err(error.into()),
         };
         let (bytes_up, bytes_down) = traffic.get();
         let error = outcome.err().map(|error| error.to_string());

@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod forwarder;
 mod listener;
+mod pool;
 mod provider;
 mod pump;
 mod session;
@@ -20,6 +21,7 @@ pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
 /// Of [`SessionProvider::sign_upgrade`].
 pub use http::HeaderMap;
 pub use listener::ListenAddr;
+pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
     AwsConfig, AwsCredentials, AwsProvider, BoxFuture, ProviderError, ProviderErrorKind, SessionProvider,
     SessionTicket, StartRequest, TicketProvider,

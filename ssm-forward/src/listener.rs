@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -61,6 +62,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                reset_on_close(&stream, true);
                 Ok((Local::Tcp(stream), Some(peer)))
             }
             Self::Unix { listener, .. } => Ok((Local::Unix(listener.accept().await?.0), None)),
@@ -115,14 +117,20 @@ impl Local {
         }
     }
 
-    /// Closes so that no program can take it for a clean end: TCP sends RST. A Unix socket has no such thing; the program
-    /// sees a reset only if it had sent something that was not read.
-    pub(crate) fn abort(self) {
-        if let Self::Tcp(stream) = self
-            && let Err(error) = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))
-        {
-            tracing::debug!(%error, "the connection cannot be reset");
+    /// Both ends are done: closing is no reset any more.
+    pub(crate) fn finish(self) {
+        if let Self::Tcp(stream) = self {
+            reset_on_close(&stream, false);
         }
+    }
+}
+
+/// Whatever closes the socket before it is finished, the end of this process included, sends RST, so that no program takes
+/// what it got for everything. A Unix socket has no such thing; its program sees a reset only if it had sent something that
+/// was not read.
+fn reset_on_close(stream: &TcpStream, reset: bool) {
+    if let Err(error) = SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)) {
+        tracing::debug!(%error, "the way of closing a connection cannot be set");
     }
 }
 

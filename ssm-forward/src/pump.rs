@@ -50,8 +50,8 @@ pub(crate) async fn pump(
         }
         outcome
     };
-    if outcome.is_err() {
-        local.abort();
+    if outcome.is_ok() {
+        local.finish();
     }
     outcome
 }

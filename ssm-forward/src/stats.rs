@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use serde::Serialize;
-use ssm_proto::SessionStats;
-
+use crate::Session;
 use crate::pump::Direction;
+use serde::Serialize;
 
 /// Live figures of a forwarder; clones see the same.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +21,35 @@ struct Inner {
     total: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
-    session: Mutex<Option<Source>>,
+    sessions: Mutex<Option<Source>>,
 }
 
-/// Gives the session's counters and its reconnects while there is one.
-type Source = Box<dyn Fn() -> Option<(SessionStats, u64)> + Send + Sync>;
+/// Gives the sums over the sessions.
+type Source = Box<dyn Fn() -> Totals + Send + Sync>;
+
+/// Sums over sessions, past and present.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    /// Sessions that are ready now.
+    pub(crate) sessions: u64,
+    messages_sent: u64,
+    messages_received: u64,
+    retransmissions: u64,
+    reconnects: u64,
+    /// The latest session's.
+    srtt: Option<Duration>,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, session: &Session) {
+        let channel = session.stats().channel;
+        self.messages_sent += channel.messages_sent;
+        self.messages_received += channel.messages_received;
+        self.retransmissions += channel.retransmissions;
+        self.reconnects += session.reconnects();
+        self.srtt = channel.srtt.or(self.srtt);
+    }
+}
 
 /// Figures of one moment, all since the start unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,32 +71,35 @@ pub struct StatsSnapshot {
     pub retransmissions: u64,
     /// Smoothed time from a message to its acknowledgement, in microseconds; 0 before the first.
     pub round_trip_us: u64,
-    /// WebSockets opened after the first.
+    /// WebSockets opened after a session's first.
     pub reconnects: u64,
+    /// Sessions that are ready now.
+    pub sessions: u64,
 }
 
 impl ForwardStats {
     /// Takes the figures as they are now.
     pub fn snapshot(&self) -> StatsSnapshot {
-        let source = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let (session, reconnects) = source.as_ref().and_then(|source| source()).unwrap_or_default();
+        let source = self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let totals = source.as_ref().map(|source| source()).unwrap_or_default();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let micros = session.channel.srtt.map_or(0, |srtt| srtt.as_micros());
+        let micros = totals.srtt.map_or(0, |srtt| srtt.as_micros());
         StatsSnapshot {
             connections_open: load(&self.inner.open),
             connections_total: load(&self.inner.total),
             bytes_up: load(&self.inner.up),
             bytes_down: load(&self.inner.down),
-            messages_sent: session.channel.messages_sent,
-            messages_received: session.channel.messages_received,
-            retransmissions: session.channel.retransmissions,
+            messages_sent: totals.messages_sent,
+            messages_received: totals.messages_received,
+            retransmissions: totals.retransmissions,
             round_trip_us: u64::try_from(micros).unwrap_or(u64::MAX),
-            reconnects,
+            reconnects: totals.reconnects,
+            sessions: totals.sessions,
         }
     }
 
-    pub(crate) fn attach(&self, source: impl Fn() -> Option<(SessionStats, u64)> + Send + Sync + 'static) {
-        *self.inner.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(source));
+    pub(crate) fn attach(&self, source: impl Fn() -> Totals + Send + Sync + 'static) {
+        *self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(source));
     }
 
     /// Gives the new connection's number, from 1.

@@ -35,6 +35,9 @@ enum Body<'a> {
     ConnectionClosed { connection: u64, bytes_up: u64, bytes_down: u64, error: Option<&'a str> },
     Reconnecting { cause: &'a str, attempt: u32, delay_ms: u64 },
     Reconnected { outage_ms: u64 },
+    SessionLost { session_id: &'a str, reason: &'a str, connections: usize },
+    Restarting { cause: &'a str, attempt: u32, delay_ms: u64 },
+    Restarted { session_id: &'a str, outage_ms: u64 },
     Message { text: &'a str },
     Warning { text: &'a str },
     Error { kind: &'a str, message: &'a str, exit_code: u8 },
@@ -111,6 +114,13 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
             Body::Reconnecting { cause, attempt: *attempt, delay_ms: millis(*delay) }
         }
         ForwardEvent::Reconnected { outage } => Body::Reconnected { outage_ms: millis(*outage) },
+        ForwardEvent::SessionLost { session_id, reason, connections } => {
+            Body::SessionLost { session_id, reason, connections: *connections }
+        }
+        ForwardEvent::Restarting { cause, attempt, delay } => {
+            Body::Restarting { cause, attempt: *attempt, delay_ms: millis(*delay) }
+        }
+        ForwardEvent::Restarted { session_id, outage } => Body::Restarted { session_id, outage_ms: millis(*outage) },
         ForwardEvent::Message { text } => Body::Message { text },
         ForwardEvent::Closed { reason } => Body::Closed { reason },
         _ => return None,

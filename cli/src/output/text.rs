@@ -75,6 +75,20 @@ impl<'a> TextWriter<'a> {
                 self.finish();
                 self.note(&format!("Reconnected to {} after {}", subject.target, seconds(*outage)));
             }
+            ForwardEvent::SessionLost { session_id, reason, connections } => {
+                self.note(&lost_line(session_id, reason, *connections));
+            }
+            ForwardEvent::Restarting { cause, attempt, delay } => {
+                if *attempt == 2 {
+                    self.note(&format!("No new session on {} yet: {cause}; trying again", subject.target));
+                }
+                self.progress_on_terminal(&format!("New session in {} (attempt {attempt})", seconds(*delay)));
+            }
+            ForwardEvent::Restarted { session_id, outage } => {
+                self.finish();
+                let (target, outage) = (&subject.target, seconds(*outage));
+                self.note(&format!("New session {session_id} on {target} after {outage}"));
+            }
             ForwardEvent::Message { text } => self.note(&format!("{}: {text}", subject.target)),
             _ => {}
         }
@@ -124,6 +138,18 @@ fn ready_line(subject: &Subject, local: &LocalAddr, session_id: &str) -> String 
     match remote.host {
         Some(_) => format!("Forwarding {local} -> {remote} through {target} (session {session_id})"),
         None => format!("Forwarding {local} -> {remote} of {target} (session {session_id})"),
+    }
+}
+
+fn lost_line(session_id: &str, reason: &str, connections: usize) -> String {
+    match connections {
+        0 => format!("Session {session_id} ended: {reason}; the next connection starts a new one"),
+        1 => {
+            format!("warning: session {session_id} ended: {reason}; its connection is reset, a new session is started")
+        }
+        n => format!(
+            "warning: session {session_id} ended: {reason}; its {n} connections are reset, a new session is started"
+        ),
     }
 }
 

@@ -144,13 +144,25 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
 
 /// The command `local` as a process of its own.
 pub(crate) struct LocalManager {
-    _cli: Cli,
+    cli: Cli,
     variables: Vec<(String, String)>,
 }
 
 impl LocalManager {
     pub(crate) fn start() -> Self {
-        let cli = Cli::start(&["local", "--target", TARGET], &[]);
+        Self::listen("127.0.0.1:0")
+    }
+
+    /// Kills it and starts another one at the same address, which knows nothing of the sessions.
+    pub(crate) fn restart(&mut self) {
+        self.cli.signal("KILL");
+        let _ = self.cli.exit.recv_timeout(PATIENCE);
+        let address = self.address().to_owned();
+        *self = Self::listen(&address);
+    }
+
+    fn listen(address: &str) -> Self {
+        let cli = Cli::start(&["local", "--target", TARGET, "--listen", address], &[]);
         let mut variables = Vec::new();
         while !["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
             .iter()
@@ -160,7 +172,7 @@ impl LocalManager {
             let (key, value) = line.strip_prefix("export ").and_then(|line| line.split_once('=')).expect(&line);
             variables.push((key.to_owned(), value.to_owned()));
         }
-        Self { _cli: cli, variables }
+        Self { cli, variables }
     }
 
     /// What to start a client with.
@@ -168,10 +180,14 @@ impl LocalManager {
         self.variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
 
+    fn address(&self) -> &str {
+        let url = self.variables.iter().find(|(key, _)| key == "AWS_ENDPOINT_URL").map(|(_, value)| value).unwrap();
+        url.strip_prefix("http://").unwrap().trim_end_matches('/')
+    }
+
     /// Calls the API.
     pub(crate) fn call(&self, operation: &str, body: &Value) -> Value {
-        let url = self.variables.iter().find(|(key, _)| key == "AWS_ENDPOINT_URL").map(|(_, value)| value).unwrap();
-        let address = url.strip_prefix("http://").unwrap().trim_end_matches('/');
+        let address = self.address();
         let mut stream = connect(address);
         let body = body.to_string();
         let request = format!(

@@ -184,13 +184,21 @@ fn wait_ready_finds_a_port_that_nobody_serves() {
 }
 
 #[test]
-fn a_session_that_somebody_terminates_is_lost() {
+fn without_restart_a_session_that_somebody_terminates_is_the_end() {
     let manager = LocalManager::start();
     let spec = format!("0:{}", echo_server());
-    let cli = Cli::start(&forward(&spec, &["--output", "json"]), &manager.variables());
+    let cli = Cli::start(&forward(&spec, &["--no-restart", "--output", "json"]), &manager.variables());
     let session = cli.event("ready")["session_id"].clone();
     manager.call("TerminateSession", &json!({ "SessionId": session }));
     let error = cli.event("error");
     assert_eq!((&error["kind"], &error["exit_code"]), (&"session_ended".into(), &8.into()));
     cli.end().assert_one_line(8, &[]);
+}
+
+#[test]
+fn a_host_that_the_node_does_not_know_is_named() {
+    let manager = LocalManager::start();
+    let ended = run(&forward("0:nowhere.internal:80", &["--output", "json"]), &manager.variables());
+    ended.assert_one_line(8, &["nowhere.internal", "no such host"]);
+    assert!(manager.sessions("Active").is_empty());
 }

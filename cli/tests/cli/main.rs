@@ -9,4 +9,6 @@ mod errors;
 #[cfg(test)]
 mod forward;
 #[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod usage;

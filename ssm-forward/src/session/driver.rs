@@ -34,6 +34,7 @@ pub(super) async fn run(
     // A driver that panics must not leave streams waiting for ever.
     let _end = EndOnDrop(shared.clone());
     let mut transport = first;
+    shared.lock().set_connected(true);
     let reason = loop {
         let cause = match Connection::new(&shared, transport, config.liveness, &*notify).run().await {
             Outcome::Over(reason) => break reason,
@@ -74,7 +75,10 @@ async fn reconnect(
         };
         match resumed {
             Ok(transport) => {
-                shared.lock().reconnects += 1;
+                let mut state = shared.lock();
+                state.reconnects += 1;
+                state.set_connected(true);
+                drop(state);
                 notify(SessionNotice::Reconnected { outage: since.elapsed() });
                 return Ok(transport);
             }
@@ -124,7 +128,6 @@ impl<'a> Connection<'a> {
         notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
     ) -> Self {
         let now = Instant::now();
-        shared.lock().protocol.handle_connected(now.into_std());
         Self {
             shared,
             transport,
@@ -139,7 +142,7 @@ impl<'a> Connection<'a> {
 
     async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
-        self.shared.lock().protocol.handle_disconnected(Instant::now().into_std());
+        self.shared.lock().set_connected(false);
         if let Outcome::Over(_) = outcome {
             let _ = tokio::time::timeout(GOODBYE, poll_fn(|cx| self.transport.poll_close(cx))).await;
         }
@@ -152,7 +155,11 @@ impl<'a> Connection<'a> {
             let now = Instant::now();
             let read = match self.read(cx, now) {
                 Ok(progress) => progress,
-                Err(outcome) => return Poll::Ready(outcome),
+                // What came before the end may say that it is the end.
+                Err(cause) => {
+                    let outcome = self.dispatch(now).map_or(Outcome::Lost(cause), Outcome::Over);
+                    return Poll::Ready(outcome);
+                }
             };
             if let Some(reason) = self.dispatch(now) {
                 self.goodbye.get_or_insert((now, reason));
@@ -173,7 +180,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Takes a batch of messages, unless the receive stores are full.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Outcome> {
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
         let mut state = self.shared.lock();
         for taken in 0..READ_BATCH {
             if state.protocol.is_congested() {
@@ -182,11 +189,8 @@ impl<'a> Connection<'a> {
                 self.pinged = None;
                 return Ok(taken > 0);
             }
-            let incoming = match self.transport.poll_recv(cx) {
-                Poll::Ready(Ok(incoming)) => incoming,
-                Poll::Ready(Err(error)) => return Err(Outcome::Lost(error)),
-                Poll::Pending => return Ok(taken > 0),
-            };
+            let Poll::Ready(incoming) = self.transport.poll_recv(cx) else { return Ok(taken > 0) };
+            let incoming = incoming?;
             self.heard = now;
             self.pinged = None;
             if let Incoming::Binary(message) = incoming

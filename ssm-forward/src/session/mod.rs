@@ -192,14 +192,14 @@ impl Session {
         self.shared.lock().protocol.stats()
     }
 
-    /// A handle for [`Session::stats`] that outlives nothing and keeps nothing alive.
-    pub(crate) fn stats_source(&self) -> impl Fn() -> Option<(SessionStats, u64)> + Send + Sync + 'static {
-        let shared = Arc::downgrade(&self.shared);
-        move || {
-            let shared = shared.upgrade()?;
-            let state = shared.lock();
-            Some((state.protocol.stats(), state.reconnects))
-        }
+    /// Whether its WebSocket is up; if not, it is being opened again.
+    pub fn is_connected(&self) -> bool {
+        self.shared.lock().connected
+    }
+
+    /// WebSockets opened after the first.
+    pub fn reconnects(&self) -> u64 {
+        self.shared.lock().reconnects
     }
 
     /// Opens a stream to the destination. Where the agent carries one connection at a time, waits for its turn.
@@ -207,12 +207,7 @@ impl Session {
     /// # Errors
     /// The session is over.
     pub async fn open_stream(&self) -> Result<SessionStream, StreamError> {
-        self.opener().open().await
-    }
-
-    /// Opens streams from another task.
-    pub(crate) fn opener(&self) -> Opener {
-        Opener(self.shared.clone())
+        SessionStream::open(self.shared.clone()).await
     }
 
     /// Finds out whether the destination can be reached, by a connection that is closed at once.
@@ -237,9 +232,9 @@ impl Session {
     }
 
     /// Ends the session, here and at the API. Takes a bounded time.
-    pub async fn terminate(mut self) {
+    pub async fn terminate(&self) {
         self.shared.terminate();
-        if timeout(TERMINATE_TIMEOUT, &mut self.driver).await.is_err() {
+        if timeout(TERMINATE_TIMEOUT, self.shared.ended()).await.is_err() {
             self.driver.abort();
         }
         let mut guard = TerminateOnDrop { provider: self.provider.clone(), session_id: Some(self.id.clone()) };
@@ -250,15 +245,6 @@ impl Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// Opens streams of a session that lives elsewhere.
-pub(crate) struct Opener(Arc<Shared>);
-
-impl Opener {
-    pub(crate) async fn open(self) -> Result<SessionStream, StreamError> {
-        SessionStream::open(self.0).await
     }
 }
 
@@ -291,7 +277,7 @@ impl Drop for TerminateOnDrop {
     }
 }
 
-async fn terminate(provider: Arc<dyn SessionProvider>, session_id: String) {
+pub(crate) async fn terminate(provider: Arc<dyn SessionProvider>, session_id: String) {
     match timeout(TERMINATE_TIMEOUT, provider.terminate(&session_id)).await {
         Ok(Ok(())) => tracing::debug!(session_id, "session terminated"),
         Ok(Err(error)) => tracing::warn!(session_id, %error, "the session could not be terminated"),

@@ -30,6 +30,7 @@ pub(super) struct State {
     pub(super) protocol: PortSession,
     pub(super) mode: Option<PortMode>,
     pub(super) reconnects: u64,
+    pub(super) connected: bool,
     pub(super) terminating: bool,
     pub(super) streams: BTreeMap<StreamId, StreamState>,
     pub(super) ended: Option<CloseReason>,
@@ -56,6 +57,7 @@ impl Shared {
             protocol,
             mode: None,
             reconnects: 0,
+            connected: false,
             terminating: false,
             streams: BTreeMap::new(),
             ended: None,
@@ -148,6 +150,15 @@ impl Shared {
 }
 
 impl State {
+    /// A WebSocket is up, or gone.
+    pub(super) fn set_connected(&mut self, connected: bool) {
+        self.connected = connected;
+        match connected {
+            true => self.protocol.handle_connected(Instant::now()),
+            false => self.protocol.handle_disconnected(Instant::now()),
+        }
+    }
+
     /// The driver has something to send or a new deadline.
     pub(super) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {

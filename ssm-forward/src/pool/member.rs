@@ -1,0 +1,235 @@
+//! One place in the pool: keeps a session, and starts a new one when it is gone (restart).
+//!
+//! ```text
+//!  Starting ── ready ──► Serving ── gone, in use ──► Waiting ── delay over ──► Starting
+//!      └── failed, can pass ──► Waiting     └── gone, not in use ──► Asleep ── a connection comes ──► Starting
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Blueprint;
+use super::state::{Number, Shared};
+use crate::session::{self, CloseReason, Session, SessionNotice};
+use crate::{ForwardError, ForwardEvent, ProviderErrorKind};
+
+/// Waits between attempts, ever longer, with up to half taken away at random.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retry {
+    pub(super) initial: Duration,
+    pub(super) max: Duration,
+}
+
+impl Retry {
+    /// The wait before an attempt that counts from 1: the first comes at once.
+    fn delay(self, attempt: u32) -> Duration {
+        let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
+        let full = self.initial.saturating_mul(1 << doublings.min(16)).min(self.max);
+        full.mul_f64(1.0 - fastrand::f64() / 2.0)
+    }
+}
+
+/// A session that the service closes with a text within so long, and without ever having carried a byte, was refused by the
+/// agent: an unknown host, a port that does not answer.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
+/// What an agent has sent when it has only shaken hands.
+const HANDSHAKE_MESSAGES: u64 = 2;
+/// After a session that lived for so long, the next one is started at once.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Member {
+    blueprint: Arc<Blueprint>,
+    shared: Arc<Shared>,
+    number: Number,
+    retire: Arc<Notify>,
+    /// The session that was granted and is not ready yet.
+    granted: Mutex<Option<String>>,
+    /// Attempts since the last session that was of use.
+    attempt: u32,
+    /// Since when there is no session.
+    outage: Option<Instant>,
+}
+
+impl Member {
+    pub(super) fn new(blueprint: Arc<Blueprint>, shared: Arc<Shared>) -> Self {
+        let (number, retire) = shared.join();
+        Self { blueprint, shared, number, retire, granted: Mutex::default(), attempt: 0, outage: None }
+    }
+
+    /// Starts the pool's first session.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub(super) async fn start_first(&self) -> Result<Arc<Session>, ForwardError> {
+        let session = self.start(true).await?;
+        self.shared.ready(self.number, session.clone());
+        Ok(session)
+    }
+
+    /// Keeps a session until it is to retire.
+    ///
+    /// # Errors
+    /// A session is gone and a new one can't be had, or is not wanted by the configuration.
+    pub(super) async fn run(mut self) -> Result<(), ForwardError> {
+        let shared = self.shared.clone();
+        let mut current = self.shared.lock().session(self.number);
+        loop {
+            let session = match current.take() {
+                Some(session) => session,
+                None => tokio::select! {
+                    session = self.restart() => session?,
+                    () = shared.closing() => return self.give_up().await,
+                },
+            };
+            let began = Instant::now();
+            let reason = tokio::select! {
+                reason = session.closed() => Some(reason),
+                () = self.retire.notified() => None,
+                () = shared.closing() => None,
+            };
+            let connections = self.shared.gone(self.number);
+            session.terminate().await;
+            let Some(reason) = reason else { return Ok(()) };
+            tokio::select! {
+                ended = self.handle_end(&session, &reason, connections, began) => ended?,
+                () = shared.closing() => return Ok(()),
+            }
+        }
+    }
+
+    /// Ends a session that was granted and did not get ready.
+    pub(super) async fn give_up(&self) -> Result<(), ForwardError> {
+        let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(session_id) = granted {
+            session::terminate(self.blueprint.provider.clone(), session_id).await;
+        }
+        Ok(())
+    }
+
+    /// A session is over: says so, and waits until a new one is needed.
+    async fn handle_end(
+        &mut self,
+        session: &Session,
+        reason: &CloseReason,
+        connections: usize,
+        began: Instant,
+    ) -> Result<(), ForwardError> {
+        let unused = session.stats().channel.messages_received <= HANDSHAKE_MESSAGES;
+        let refused = unused && self.attempt == 0 && began.elapsed() < REFUSED_WITHIN;
+        if !self.blueprint.pool.restart || refused {
+            return Err(ForwardError::SessionEnded(reason.to_string()));
+        }
+        let (session_id, reason) = (session.id().to_owned(), reason.to_string());
+        self.emit(ForwardEvent::SessionLost { session_id, reason: reason.clone(), connections });
+        self.outage.get_or_insert_with(Instant::now);
+        if began.elapsed() > STABLE {
+            self.attempt = 0;
+        }
+        if connections == 0 {
+            self.shared.sleeps(self.number, true);
+            self.shared.wanted().await;
+            self.shared.sleeps(self.number, false);
+        }
+        self.wait(reason).await;
+        Ok(())
+    }
+
+    /// Starts a session, trying again while that can help.
+    async fn restart(&mut self) -> Result<Arc<Session>, ForwardError> {
+        loop {
+            match self.start(false).await {
+                Ok(session) => {
+                    self.shared.ready(self.number, session.clone());
+                    if let Some(since) = self.outage.take() {
+                        let session_id = session.id().to_owned();
+                        self.emit(ForwardEvent::Restarted { session_id, outage: since.elapsed() });
+                    }
+                    return Ok(session);
+                }
+                // A pool that serves does not need this one more session.
+                Err(error) if self.outage.is_none() && !can_pass(&error) => {
+                    tracing::warn!(%error, "no further session");
+                    return std::future::pending().await;
+                }
+                Err(error) if can_pass(&error) => self.wait(error.to_string()).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn wait(&mut self, cause: String) {
+        self.attempt += 1;
+        let delay = super::RETRY.delay(self.attempt);
+        self.emit(ForwardEvent::Restarting { cause, attempt: self.attempt, delay });
+        sleep(delay).await;
+    }
+
+    async fn start(&self, probe: bool) -> Result<Arc<Session>, ForwardError> {
+        let limit = self.blueprint.connect_timeout;
+        let session = timeout(limit, self.start_unbounded(probe)).await.map_err(|_| {
+            let (target, seconds) = (&self.blueprint.request.target, limit.as_secs_f32());
+            ForwardError::TimedOut(format!(
+                "{target} did not get ready within {seconds} s: is its agent online, and can it reach the service?"
+            ))
+        })??;
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Arc::new(session))
+    }
+
+    async fn start_unbounded(&self, probe: bool) -> Result<Session, ForwardError> {
+        let Blueprint { provider, request, session, on_event, .. } = &*self.blueprint;
+        let (notice, shared) = (on_event.clone(), self.shared.clone());
+        let session = Session::start(
+            provider.clone(),
+            request,
+            session.clone(),
+            |id| {
+                *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
+                on_event(ForwardEvent::SessionStarted { session_id: id.to_owned() });
+            },
+            move |told| {
+                let is_back = matches!(told, SessionNotice::Reconnected { .. });
+                notice(ForwardEvent::from(told));
+                if is_back {
+                    shared.reconnected();
+                }
+            },
+        )
+        .await?;
+        if probe
+            && self.blueprint.wait_ready
+            && let Err(error) = session.probe().await
+        {
+            session.terminate().await;
+            return Err(ForwardError::RemoteRefused(format!("the remote port does not answer: {error}")));
+        }
+        Ok(session)
+    }
+
+    fn emit(&self, event: ForwardEvent) {
+        (self.blueprint.on_event)(event);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.shared.leave(self.number);
+    }
+}
+
+/// Whether a session may start later without anybody changing the command: the target comes back, the network too, somebody
+/// logs in again.
+fn can_pass(error: &ForwardError) -> bool {
+    match error {
+        ForwardError::Provider(error) => {
+            error.is_retryable()
+                || matches!(error.kind, ProviderErrorKind::Credentials | ProviderErrorKind::ExpiredCredentials)
+        }
+        ForwardError::Transport(_) | ForwardError::TimedOut(_) | ForwardError::SessionEnded(_) => true,
+        _ => false,
+    }
+}

@@ -34,7 +34,8 @@ def checks(suite):
         suite.check("aws: describe, resume and terminate a session of boto3's", cli_sessions, cli, api)
         suite.check("aws: start-session without a plugin takes its session back", cli_start_session, cli)
         suite.check("aws: each error is shown by its name", cli_errors, cli)
-        suite.check("aws: terminate-session ends a running tunnel", cli_ends_tunnel, cli, variables)
+        suite.check("aws: terminate-session ends a tunnel that may not restart", cli_ends_tunnel, cli, variables)
+        suite.check("aws: after terminate-session a tunnel goes on in a new session", cli_interrupts_tunnel, cli, variables)
         suite.check("SIGTERM ends the command with exit code 0", lambda: manager.stop(signal.SIGTERM).ok())
 
 
@@ -248,21 +249,52 @@ def cli_errors(cli):
 
 
 def cli_ends_tunnel(cli, variables):
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        service.settimeout(30)
-        spec = f"0:127.0.0.1:{service.getsockname()[1]}"
-        with Tool("forward", "--target", TARGET, "-L", spec, "--reason", "tunnel", "-o", "json", env=variables) as tunnel:
-            ready = tunnel.event("ready")
-            with socket.create_connection(("127.0.0.1", ready["port"]), timeout=30) as near, service.accept()[0] as far:
-                far.sendall(b"hello")
-                equal(near.recv(64), b"hello")
-                session = ready["session_id"]
-                find = ["describe-sessions", "--state", "Active", "--filters", f"key=SessionId,value={session}"]
-                [told] = cli.ask(*find)["Sessions"]
-                equal((told["Status"], told["DocumentName"], told["Reason"]), ("Connected", PORT_FORWARDING, "tunnel"))
-                cli.ask("terminate-session", "--session-id", session)
-                wait_until("the tunnel to end", lambda: tunnel.process.poll() is not None, 20)
-            ended = tunnel.finish()
-        last = [json.loads(line) for line in ended.stdout.splitlines()]
-        [error] = [event for event in last if event["event"] == "error"]
-        equal((ended.code, error["kind"], error["exit_code"]), (8, "session_ended", 8))
+    with Echo() as service, tunnel_to(service, variables, "--no-restart") as tunnel:
+        ready = tunnel.event("ready")
+        service.serves(ready["port"])
+        session = ready["session_id"]
+        find = ["describe-sessions", "--state", "Active", "--filters", f"key=SessionId,value={session}"]
+        [told] = cli.ask(*find)["Sessions"]
+        equal((told["Status"], told["DocumentName"], told["Reason"]), ("Connected", PORT_FORWARDING, "tunnel"))
+        cli.ask("terminate-session", "--session-id", session)
+        ended = tunnel.finish(20)
+    [error] = [event for event in map(json.loads, ended.stdout.splitlines()) if event["event"] == "error"]
+    equal((ended.code, error["kind"], error["exit_code"]), (8, "session_ended", 8))
+
+
+def cli_interrupts_tunnel(cli, variables):
+    with Echo() as service, tunnel_to(service, variables) as tunnel:
+        ready = tunnel.event("ready")
+        service.serves(ready["port"])
+        cli.ask("terminate-session", "--session-id", ready["session_id"])
+        equal(tunnel.event("session_lost")["session_id"], ready["session_id"])
+        service.serves(ready["port"])
+        find = ["describe-sessions", "--state", "Active", "--query", "Sessions[?Reason=='tunnel'].SessionId"]
+        [session] = cli.ask(*find)
+        assert session != ready["session_id"], "the session that was terminated is active"
+
+
+def tunnel_to(service, variables, *more):
+    spec = f"0:127.0.0.1:{service.port}"
+    return Tool("forward", "--target", TARGET, "-L", spec, "--reason", "tunnel", "-o", "json", *more, env=variables)
+
+
+class Echo:
+    """A service behind the tunnel."""
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(30)
+        self.port = self.listener.getsockname()[1]
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def serves(self, tunnel_port):
+        """Bytes go through the tunnel, both ways."""
+        with socket.create_connection(("127.0.0.1", tunnel_port), timeout=30) as near, self.listener.accept()[0] as far:
+            for end, other in ((near, far), (far, near)):
+                end.sendall(b"hello")
+                other.settimeout(30)
+                equal(other.recv(64), b"hello")

@@ -20,7 +20,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import harness
+# The checkout stays clean.
+sys.dont_write_bytecode = True
+
+import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 

@@ -57,7 +57,7 @@ pub(crate) struct ForwardArgs {
     /// The managed node that opens the connections: i-…, mi-…, or ecs:CLUSTER_TASK_RUNTIME.
     #[arg(short, long, required_unless_present = "local", value_name = "ID")]
     pub(crate) target: Option<String>,
-    /// What to forward: [bind:]port:host:hostport, [bind:]port:hostport for the node itself, unix:/path:host:hostport.
+    /// What to forward: `[bind:]port:host:hostport`, `[bind:]port:hostport` for the node itself, `unix:/path:host:hostport`.
     ///
     /// As ssh's -L. May be given several times; each has a session of its own. Port 0 picks a free port. The default bind
     /// address is 127.0.0.1; '*' or an empty one is every IPv4 address of this machine. IPv6 addresses go in brackets.

@@ -4,6 +4,8 @@
 //! [`child`] as its only test.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
+#![expect(clippy::print_stdout, reason = "a process of its own tells its results on stdout")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;

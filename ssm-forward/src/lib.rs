@@ -29,7 +29,7 @@ pub use provider::{
 pub use session::{
     CloseReason, Liveness, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError, StreamSender,
 };
-pub use ssm_proto::{DataKey, Output, PlaintextKey, PortProperties, SessionMode, SessionType, TerminalSize};
+pub use ssm_proto::{DataKey, Identity, Output, PlaintextKey, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{Proxies, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 /// Of [`SessionProvider::sign_upgrade`].

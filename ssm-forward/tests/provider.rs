@@ -3,7 +3,6 @@
 //! AWS's configuration is the process's environment, so each case runs in a process of its own: this binary again, with
 //! [`child`] as its only test.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
-
 #![expect(clippy::print_stdout, reason = "a process of its own tells its results on stdout")]
 
 use std::io::{BufRead, BufReader, Read, Write};

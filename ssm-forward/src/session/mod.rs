@@ -8,7 +8,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ssm_proto::{ClientConfig, Clock, SessionMode, SessionStats, SessionType, TerminalSize};
+use ssm_proto::{ClientConfig, Clock, Identity, SessionMode, SessionStats, SessionType, TerminalSize};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -127,12 +127,13 @@ impl Session {
     pub async fn start(
         provider: Arc<dyn SessionProvider>,
         request: &StartRequest,
-        config: SessionConfig,
+        mut config: SessionConfig,
         on_granted: impl FnOnce(&str),
         on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
     ) -> Result<Self, ForwardError> {
         let ticket = provider.start(request).await?;
         on_granted(&ticket.session_id);
+        config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target: request.target.clone() };
         let mut guard = TerminateOnDrop { provider: provider.clone(), session_id: Some(ticket.session_id.clone()) };
         let started = Self::open(provider, ticket, config, on_notice).await;
         match &started {
@@ -242,6 +243,11 @@ impl Session {
         stream.close();
         while stream.read_chunk().await?.is_some() {}
         Ok(())
+    }
+
+    /// Why the session is over; `None` while it is not.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.shared.lock().ended.clone()
     }
 
     /// Completes when the session is over, and says why.

@@ -1,8 +1,11 @@
 //! The standard streams of this process as a connection to the far side: what ssh wants of a ProxyCommand.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
-use ssm_forward::{Session, StreamError, StreamSender};
+use ssm_forward::{CloseReason, Session, StreamError, StreamSender};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
+use tokio::time::timeout;
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
@@ -30,12 +33,23 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<(), Fa
                         return Ok(());
                     }
                 }
-                Ok(false) => return Ok(()),
+                Ok(false) => return complaint(session).await.map_or(Ok(()), Err),
                 Err(error) => return Err(failure(session, &error)),
             },
             () = &mut up, if sending => sending = false,
             _ = shutdown.requested() => return Ok(()),
         }
+    }
+}
+
+/// What the service had to say about the end, if that is a complaint: an agent that can't reach the port ends the session.
+async fn complaint(session: &Session) -> Option<Failure> {
+    const MOMENT: Duration = Duration::from_secs(2);
+    match timeout(MOMENT, session.closed()).await {
+        Ok(CloseReason::Closed(text)) if !text.trim().is_empty() => {
+            Some(Failure::new(ExitCode::SessionLost, "session_ended", text.trim()))
+        }
+        _ => None,
     }
 }
 

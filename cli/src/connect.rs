@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsProvider, Session, SessionConfig, SessionNotice, SessionProvider, StartRequest, StreamUrlPolicy,
+    AwsConfig, AwsProvider, EcsSpec, Session, SessionConfig, SessionNotice, SessionProvider, StartRequest,
+    StreamUrlPolicy,
 };
 use tokio::time::timeout;
 
@@ -117,11 +118,16 @@ pub(crate) async fn provider(
     target: &str,
     manager: Option<&LocalManager>,
 ) -> Result<(Arc<dyn SessionProvider>, String), Failure> {
+    let spec = EcsSpec::of_target(target)?;
     let provider = match manager {
         Some(manager) => manager.provider().await?,
-        None => Arc::new(AwsProvider::new(config(aws)).await?),
+        None => AwsProvider::new(config(aws)).await?,
     };
-    Ok((provider.clone(), target.to_owned()))
+    let target = match spec {
+        Some(spec) => provider.resolve_ecs(&spec).await?.target,
+        None => target.to_owned(),
+    };
+    Ok((Arc::new(provider), target))
 }
 
 fn config(aws: &AwsArgs) -> AwsConfig {

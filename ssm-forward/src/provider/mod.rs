@@ -3,7 +3,9 @@
 mod aws;
 mod ticket;
 
-pub use aws::{AwsConfig, AwsCredentials, AwsProvider};
+pub use aws::{AwsConfig, AwsCredentials, AwsProvider, EcsSpec, EcsTarget};
+/// Of [`SessionProvider::data_key`].
+pub use ssm_proto::{DataKey, PlaintextKey};
 pub use ticket::TicketProvider;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,6 @@ use std::future::Future;
 use std::pin::Pin;
 
 use http::HeaderMap;
-use ssm_proto::DataKey;
 use url::Url;
 
 /// A boxed future, so that [`SessionProvider`] can be a trait object.
@@ -37,15 +38,22 @@ pub trait SessionProvider: Send + Sync + 'static {
     /// An empty map means that the request goes out unsigned.
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
 
-    /// Has KMS make the data key of an encrypted session (`kms:GenerateDataKey`, 64 bytes).
+    /// A new data key for a session that is to be encrypted (KMS's GenerateDataKey, 64 bytes).
+    ///
+    /// `key_id` is the KMS key's id, ARN or alias, `context` the encryption context. Without an implementation such sessions
+    /// fail.
     fn data_key<'a>(
         &'a self,
         key_id: &'a str,
         context: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
         let _ = (key_id, context);
-        let message = "the session is to be encrypted, which needs access to AWS KMS, and there is none".into();
-        Box::pin(async { Err(ProviderError { kind: ProviderErrorKind::Invalid, message }) })
+        Box::pin(async {
+            Err(ProviderError {
+                kind: ProviderErrorKind::Invalid,
+                message: "encryption is not supported by this provider".into(),
+            })
+        })
     }
 }
 

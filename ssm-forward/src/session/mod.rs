@@ -4,6 +4,7 @@ mod driver;
 mod resume;
 mod shared;
 mod stream;
+mod surroundings;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

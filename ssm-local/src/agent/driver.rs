@@ -64,9 +64,8 @@ impl Driver<'_> {
             let now = Instant::now();
             let mut state = self.shared.lock();
             state.set_driver(cx.waker());
-            let read = match read(&mut state, &self.input, &mut self.inbox, cx, now) {
-                Some(read) => read,
-                None => return Poll::Ready(AgentResult::default()),
+            let Some(read) = read(&mut state, &self.input, &mut self.inbox, cx, now) else {
+                return Poll::Ready(AgentResult::default());
             };
             state.protocol.handle_timeout(now.into_std());
             if let Some(result) = dispatch(&mut state, &self.happenings) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::input::{Page, one_of, pattern, required};
 use super::session::DOCUMENT_NAME;
-use super::{Outcome, timestamp};
+use super::{Outcome, set, timestamp};
 use crate::document::Document;
 
 const OWNER: &str = "Amazon";
@@ -58,7 +58,7 @@ pub(super) fn describe(input: DocumentInput) -> Outcome {
     let parameters = document.body.parameters.iter().map(|(name, parameter)| {
         let mut description = json!({ "Name": name, "Type": parameter.kind, "Description": parameter.description });
         if let Some(default) = &parameter.default {
-            description["DefaultValue"] = json!(default);
+            set(&mut description, "DefaultValue", json!(default));
         }
         description
     });

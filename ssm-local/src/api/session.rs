@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::input::{Page, length, one_of, pattern, required};
-use super::{Outcome, timestamp};
+use super::{Outcome, set, timestamp};
 use crate::broker::{Broker, Session, SessionInfo, StartRequest};
 use crate::document::{self, Document};
 
@@ -35,7 +35,7 @@ pub(super) fn start(broker: &Broker, input: StartInput) -> Outcome {
     let properties = document.properties(&input.parameters.unwrap_or_default())?;
     let target = broker.target(target).filter(|found| found.is_connected());
     let target = target.ok_or_else(|| ApiError::not_connected(input.target.as_deref().unwrap_or_default()))?;
-    let request = StartRequest { target: target.clone(), document, properties, reason: input.reason };
+    let request = StartRequest { target, document, properties, reason: input.reason };
     let (session, token) = broker.start(request);
     Ok(ticket(broker, &session, Some(token)))
 }
@@ -173,10 +173,10 @@ fn describe_one(session: &SessionInfo) -> Value {
         "AccessType": "Standard",
     });
     if let Some(ended) = session.ended {
-        description["EndDate"] = timestamp(ended);
+        set(&mut description, "EndDate", timestamp(ended));
     }
     if let Some(reason) = &session.reason {
-        description["Reason"] = json!(reason);
+        set(&mut description, "Reason", json!(reason));
     }
     description
 }

@@ -91,9 +91,10 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The effect at once, for good and on everything.
+    /// The effect at once, for good and on everything; a limit of messages on data only, as AWS's is reported.
     pub fn new(effect: Effect) -> Self {
-        Self { effect, when: When::default(), direction: Direction::Both, only: Only::Any }
+        let only = effect.usual_only();
+        Self { effect, when: When::default(), direction: Direction::Both, only }
     }
 }
 
@@ -321,6 +322,11 @@ impl Effect {
             Self::AgentVersion { .. } | Self::SlowDial { .. } | Self::FailDial | Self::DeafDestination => Actor::Agent,
             Self::Api { .. } => Actor::Api,
         }
+    }
+
+    /// The messages that it is about unless others are named.
+    fn usual_only(&self) -> Only {
+        if matches!(self, Self::MessageLimit { .. }) { Only::Data } else { Only::Any }
     }
 
     /// Whether it happens at a moment instead of to what passes.

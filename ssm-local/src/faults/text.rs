@@ -117,7 +117,7 @@ impl FromStr for Fault {
             fault.direction = fields.name("direction", &DIRECTIONS)?.unwrap_or_default();
         }
         if on_messages {
-            fault.only = fields.name("only", &ONLY)?.unwrap_or_default();
+            fault.only = fields.name("only", &ONLY)?.unwrap_or(fault.only);
         }
         fields.finish()?;
         Ok(fault)
@@ -313,7 +313,7 @@ impl fmt::Display for Fault {
         if self.direction != Direction::Both {
             write!(f, ",direction={}", name_of(&DIRECTIONS, self.direction))?;
         }
-        if self.only != Only::Any {
+        if self.only != self.effect.usual_only() {
             write!(f, ",only={}", name_of(&ONLY, self.only))?;
         }
         Ok(())

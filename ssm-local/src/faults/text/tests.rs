@@ -36,6 +36,10 @@ fn what_is_written_is_read_again() {
         assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault, "{sample}: {fault}");
     }
     assert_eq!(samples.len(), EFFECTS.len());
+    for spec in ["message-limit,only=any", "message-limit", "drop,only=any"] {
+        let fault: Fault = spec.parse().unwrap();
+        assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault, "{spec}: {fault}");
+    }
     for (_, answer) in ANSWERS {
         let fault = Fault::new(Effect::Api { operation: None, answer });
         assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault);

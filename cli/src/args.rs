@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ssm_local::{Fault, Faults};
 
 use crate::spec::ForwardSpec;
 use ssm_forward::PoolSize;
@@ -225,6 +226,17 @@ pub(crate) struct LocalArgs {
     /// The version that its agent claims.
     #[arg(long, value_name = "VERSION")]
     pub(crate) agent_version: Option<String>,
+    /// Let something go wrong: EFFECT[,key=value]..., for example bye,every=30s or drop,probability=0.01.
+    ///
+    /// May be given several times, and adds to those of --faults. docs/faults.md lists all.
+    #[arg(long = "fault", value_name = "SPEC")]
+    pub(crate) more_faults: Vec<Fault>,
+    /// Let go wrong what this JSON file says: {"seed": 7, "faults": ["bye,every=30s", ...]}.
+    #[arg(long, value_name = "FILE", value_parser = read_faults)]
+    pub(crate) faults: Option<Faults>,
+    /// What everything random about faults follows from.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// `demo`.
@@ -309,6 +321,11 @@ fn parse_sessions(text: &str) -> Result<PoolSize, String> {
 const MAX_SESSIONS: usize = 64;
 const MAX_AUTO_SESSIONS: usize = 8;
 
+fn read_faults(path: &str) -> Result<Faults, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Faults::from_json(&text).map_err(|error| error.to_string())
+}
+
 fn parse_parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
@@ -371,6 +388,22 @@ mod tests {
         let line = one_line(&error).unwrap();
         assert!(line.starts_with("-L '80': the remote port is missing"), "{line}");
         assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn faults_are_read_from_the_command_line_and_from_a_file() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["aws-ssm-forward", "local"].iter().chain(args));
+        let cli = parse(&["--seed", "7", "--fault", "bye,every=30s", "--fault", "end,text=So long, all"]).unwrap();
+        let Command::Local(args) = cli.command else { panic!("another command") };
+        assert_eq!((args.seed, args.more_faults.len()), (Some(7), 2));
+        let line = one_line(&parse(&["--fault", "drop,chance=1"]).unwrap_err()).unwrap();
+        assert_eq!(line, "--fault 'drop,chance=1': drop takes no \"chance\"");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("faults.json");
+        std::fs::write(&path, r#"{"seed": 3, "faults": ["reset"]}"#).unwrap();
+        let cli = parse(&["--faults", path.to_str().unwrap()]).unwrap();
+        let Command::Local(args) = cli.command else { panic!("another command") };
+        assert_eq!(args.faults, Some(Faults::new().seed(3).with("reset".parse().unwrap())));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
-use ssm_local::{Local, LocalTarget, Profile};
+use ssm_local::{Faults, Local, LocalTarget, Profile};
 use tokio::time::timeout;
 
 use crate::args::{LocalArgs, LocalProfile};
@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) agent_version: Option<String>,
     /// A name that only its agent resolves.
     pub(crate) private_host: Option<(&'static str, IpAddr)>,
+    /// What goes wrong.
+    pub(crate) faults: Faults,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             profile: LocalProfile::default(),
             agent_version: None,
             private_host: None,
+            faults: Faults::new(),
         }
     }
 }
@@ -62,7 +65,8 @@ impl LocalManager {
             LocalProfile::Fast => Profile::Fast,
             LocalProfile::Real => Profile::Real,
         };
-        let mut builder = Local::builder().listen(options.listen).target(target).profile(profile);
+        let mut builder =
+            Local::builder().listen(options.listen).target(target).profile(profile).faults(options.faults);
         if let Some((name, address)) = options.private_host {
             builder = builder.host(name, [address]);
         }
@@ -103,12 +107,17 @@ impl LocalManager {
 pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let target = args.target.clone();
+    let mut faults = args.more_faults.into_iter().fold(args.faults.unwrap_or_default(), Faults::with);
+    if let Some(seed) = args.seed {
+        faults = faults.seed(seed);
+    }
     let options = Options {
         listen: args.listen,
         target: args.target,
         profile: args.profile,
         agent_version: args.agent_version,
         private_host: None,
+        faults,
     };
     let manager = LocalManager::start(options).await?;
     // A closed stdout or stderr only means that nobody wants to read it.

@@ -11,6 +11,7 @@ mod shared;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use serde_json::Value;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender, pipe};
+use crate::faults::Armed;
 
 /// What an agent is told when a session begins.
 #[derive(Clone, Debug)]
@@ -31,6 +33,7 @@ pub(crate) struct AgentSpec {
     pub(crate) profile: Profile,
     /// Names that only the agent resolves, in lower case.
     pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+    pub(crate) faults: Arc<Armed>,
 }
 
 /// How a session ended, in the agent's words: what the official one reports by `agent_task_complete`.

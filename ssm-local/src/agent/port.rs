@@ -9,7 +9,7 @@ use ssm_proto::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection;
 use super::destination::Destination;
@@ -18,6 +18,7 @@ use super::shared::{Shared, Stream};
 use super::{AgentResult, AgentSpec};
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender};
+use crate::faults::Armed;
 
 /// Serves the session until it is over.
 pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
@@ -33,7 +34,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     let protocol = Session::agent(config(&spec, properties), clock, fastrand::u64(..));
     let shared = Shared::new(protocol);
     let (happenings, mut seen) = mpsc::unbounded_channel();
-    let mut port = Port::new(shared.clone(), destination, spec.profile);
+    let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);
     let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
     let result = loop {
         tokio::select! {
@@ -96,17 +97,23 @@ struct Port {
     /// The official agent dials one destination after the other.
     dials: Arc<Semaphore>,
     mode: Option<SessionMode>,
+    faults: Arc<Armed>,
     connections: JoinSet<Ended>,
 }
 
 impl Port {
-    fn new(shared: Arc<Shared>, destination: Result<Destination, String>, profile: Profile) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        destination: Result<Destination, String>,
+        profile: Profile,
+        faults: Arc<Armed>,
+    ) -> Self {
         let permits = match profile {
             Profile::Fast => Semaphore::MAX_PERMITS,
             Profile::Real => 1,
         };
         let dials = Arc::new(Semaphore::new(permits));
-        Self { shared, destination, dials, mode: None, connections: JoinSet::new() }
+        Self { shared, destination, dials, mode: None, faults, connections: JoinSet::new() }
     }
 
     fn handle(&mut self, happening: Happening) -> Option<AgentResult> {
@@ -126,14 +133,19 @@ impl Port {
     fn open(&mut self, id: StreamId) {
         let Ok(destination) = self.destination.clone() else { return };
         let (stream, dials) = (Stream::new(self.shared.clone(), id), self.dials.clone());
+        let fate = self.faults.dial(Instant::now().into_std());
         self.connections.spawn(async move {
             let dialled = {
                 let _turn = dials.acquire().await;
-                destination.dial().await
+                // A sleep of nothing may take a tick of the timer.
+                if !fate.delay.is_zero() {
+                    sleep(fate.delay).await;
+                }
+                if fate.fails { Err(std::io::ErrorKind::TimedOut.into()) } else { destination.dial().await }
             };
             match dialled {
                 Ok(tcp) => {
-                    connection::serve(tcp, &stream).await;
+                    connection::serve(tcp, &stream, fate.deaf).await;
                     stream.forget();
                     Ended::Served
                 }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ssm_local::{Fault, Faults};
 
 use crate::spec::ForwardSpec;
-use ssm_forward::PoolSize;
+use ssm_forward::{Pacing, PoolSize};
 
 /// Forwards ports through AWS Systems Manager sessions.
 #[derive(Debug, Parser)]
@@ -91,6 +91,10 @@ pub(crate) struct ForwardArgs {
     /// Largest payload of one message towards the node. More than 1024 is faster if the node takes it.
     #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..=65536))]
     pub(crate) payload_size: u32,
+    /// How many messages a session may send per second: a number, auto (900 towards AWS, which is reported to cut at 1000), or
+    /// unlimited.
+    #[arg(long, value_name = "N|auto|unlimited", default_value = "auto", value_parser = parse_message_rate)]
+    pub(crate) message_rate: Pacing,
     /// How many sessions share the connections of each -L: a number, or auto (up to 8, as they are needed).
     ///
     /// A node's agent sends at most about 0.7 MB/s per session; one connection stays in one session.
@@ -307,6 +311,18 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         _ => Err("expected 1 to 86400 seconds".into()),
     }
 }
+
+fn parse_message_rate(text: &str) -> Result<Pacing, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Pacing::Auto),
+        ("unlimited", _) => Ok(Pacing::Unlimited),
+        (_, Ok(rate @ 1..=MAX_MESSAGE_RATE)) => Ok(Pacing::PerSecond(rate)),
+        (_, Ok(0)) => Err("at a rate of 0 nothing could be sent".into()),
+        _ => Err(format!("expected auto, unlimited or a number from 1 to {MAX_MESSAGE_RATE}")),
+    }
+}
+
+const MAX_MESSAGE_RATE: u32 = 1_000_000;
 
 fn parse_sessions(text: &str) -> Result<PoolSize, String> {
     match (text, text.parse()) {

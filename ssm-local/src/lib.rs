@@ -26,11 +26,15 @@ mod agent;
 mod api;
 mod broker;
 mod document;
+mod ecs;
+mod kms;
 mod local;
 mod server;
 mod target;
 
 pub use broker::{SessionInfo, SessionState};
+pub use ecs::EcsTask;
+pub use kms::KmsFault;
 pub use local::{Local, LocalBuilder, StartError};
 pub use target::LocalTarget;
 

@@ -1,12 +1,12 @@
 //! Moves messages between the protocol state and the broker's pipes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{SessionEvent, SessionMode, StreamId};
+use ssm_proto::{SessionEvent, SessionMode, StreamId, TerminalSize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -21,6 +21,10 @@ pub(super) enum Happening {
     Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
+    /// The client's terminal has this size.
+    Resized(TerminalSize),
+    /// The client made a data key; KMS is to decrypt it.
+    DecryptNeeded { ciphertext: Bytes, context: BTreeMap<String, String> },
     /// The client ends the session.
     Terminated,
 }
@@ -64,9 +68,8 @@ impl Driver<'_> {
             let now = Instant::now();
             let mut state = self.shared.lock();
             state.set_driver(cx.waker());
-            let read = match read(&mut state, &self.input, &mut self.inbox, cx, now) {
-                Some(read) => read,
-                None => return Poll::Ready(AgentResult::default()),
+            let Some(read) = read(&mut state, &self.input, &mut self.inbox, cx, now) else {
+                return Poll::Ready(AgentResult::default());
             };
             state.protocol.handle_timeout(now.into_std());
             if let Some(result) = dispatch(&mut state, &self.happenings) {
@@ -145,6 +148,10 @@ fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Optio
         let _ = match event {
             SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
             SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),
+            SessionEvent::Resized(size) => happenings.send(Happening::Resized(size)),
+            SessionEvent::DecryptNeeded { ciphertext, context, .. } => {
+                happenings.send(Happening::DecryptNeeded { ciphertext, context })
+            }
             SessionEvent::Terminated => happenings.send(Happening::Terminated),
             SessionEvent::Readable(id) | SessionEvent::Finished(id) => {
                 state.wake_reader(id);

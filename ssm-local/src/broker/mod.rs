@@ -13,17 +13,20 @@ pub use session::{SessionInfo, SessionState};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use ssm_proto::Identity;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::Profile;
 use crate::agent::AgentSpec;
-use crate::document::Document;
+use crate::document::{Document, Documents, Settings};
+use crate::ecs::EcsTask;
+use crate::kms::{Encryption, Kms, KmsFault};
 use crate::target::LocalTarget;
 use relay::Relay;
 
@@ -36,15 +39,28 @@ pub(crate) struct BrokerSettings {
     pub(crate) token_ttl: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_session_duration: Option<Duration>,
+    /// What a shell session runs.
+    pub(crate) shell: PathBuf,
+    /// Encrypts the shells and commands whose document names no key.
+    pub(crate) encrypt_with: Option<String>,
+    pub(crate) kms_fault: Option<KmsFault>,
+}
+
+/// What there is, as the builder set it up.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) targets: Vec<LocalTarget>,
+    pub(crate) tasks: Vec<EcsTask>,
+    pub(crate) documents: Documents,
+    pub(crate) kms: Arc<Kms>,
 }
 
 /// A checked call of StartSession.
 #[derive(Debug)]
 pub(crate) struct StartRequest {
     pub(crate) target: LocalTarget,
-    pub(crate) document: &'static Document,
-    /// The document's, with the parameters filled in.
-    pub(crate) properties: Value,
+    pub(crate) document: Arc<Document>,
+    pub(crate) settings: Settings,
     pub(crate) reason: Option<String>,
 }
 
@@ -52,7 +68,7 @@ pub(crate) struct StartRequest {
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
-    targets: Vec<LocalTarget>,
+    world: World,
     settings: BrokerSettings,
     inner: Mutex<Inner>,
 }
@@ -72,8 +88,8 @@ const COMMANDS: usize = 16;
 const CELL_NUMBER: &str = "AAEAAa5+Lu4/II4==";
 
 impl Broker {
-    pub(crate) fn new(address: SocketAddr, targets: Vec<LocalTarget>, settings: BrokerSettings) -> Self {
-        Self { address, targets, settings, inner: Mutex::default() }
+    pub(crate) fn new(address: SocketAddr, world: World, settings: BrokerSettings) -> Self {
+        Self { address, world, settings, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -82,11 +98,25 @@ impl Broker {
 
     /// All managed nodes, by id.
     pub(crate) fn targets(&self) -> &[LocalTarget] {
-        &self.targets
+        &self.world.targets
     }
 
+    /// A managed node, or a container.
     pub(crate) fn target(&self, id: &str) -> Option<&LocalTarget> {
-        self.targets.iter().find(|target| target.id() == id)
+        let containers = self.world.tasks.iter().flat_map(EcsTask::targets);
+        self.world.targets.iter().chain(containers).find(|target| target.id() == id)
+    }
+
+    pub(crate) fn tasks(&self) -> &[EcsTask] {
+        &self.world.tasks
+    }
+
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.world.documents
+    }
+
+    pub(crate) fn kms(&self) -> &Kms {
+        &self.world.kms
     }
 
     /// The sessions in the order of their start.
@@ -116,7 +146,11 @@ impl Broker {
         );
         let spec = AgentSpec {
             session_type: request.document.body.session_type.clone(),
-            properties: request.properties,
+            identity: Identity { session_id: session.id.clone(), target: session.target.clone() },
+            encryption: self.encryption(&request.settings),
+            properties: request.settings.properties,
+            inputs: request.settings.inputs,
+            shell: self.settings.shell.clone(),
             agent_version: request.target.version().into(),
             profile: self.settings.profile,
             hosts: self.settings.hosts.clone(),
@@ -128,6 +162,12 @@ impl Broker {
         inner.sessions.push_back(session.clone());
         inner.forget_old_sessions();
         (session, token)
+    }
+
+    fn encryption(&self, settings: &Settings) -> Option<Encryption> {
+        let named = Some(&settings.inputs.kms_key_id).filter(|key| !key.is_empty());
+        let key_id = named.or(self.settings.encrypt_with.as_ref())?.clone();
+        Some(Encryption { key_id, kms: self.world.kms.clone(), fault: self.settings.kms_fault })
     }
 
     /// A new token in place of the last one; `None` if the session is over.

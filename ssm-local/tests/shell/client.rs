@@ -180,7 +180,7 @@ impl<'a> Client<'a> {
 
     /// Waits for a message or a time-out.
     async fn step(&mut self) {
-        let at = self.session.poll_timeout().map_or(Instant::now() + PATIENCE, |timeout| timeout.at);
+        let at = self.session.poll_timeout().map_or_else(|| Instant::now() + PATIENCE, |timeout| timeout.at);
         tokio::select! {
             message = self.socket.next() => match message.expect("a WebSocket").unwrap() {
                 Message::Binary(bytes) => self.session.handle_input(Instant::now(), bytes).unwrap(),

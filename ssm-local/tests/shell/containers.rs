@@ -141,7 +141,7 @@ async fn services_and_tasks_are_listed_and_described() {
 
     let described =
         ok(&local, "DescribeTasks", json!({ "cluster": "prod", "tasks": ["task-2", "task-3", "gone"] })).await;
-    assert_eq!(described["tasks"][0]["containers"][0].get("managedAgents"), None);
+    assert_eq!(described["tasks"][0]["containers"][0]["managedAgents"], json!([]));
     assert_eq!(described["tasks"][1]["containers"][0]["managedAgents"][0]["lastStatus"], "STOPPED");
     assert_eq!(described["failures"][0]["arn"], "gone");
     // Containers are no managed nodes.

@@ -22,6 +22,8 @@ struct Said {
     pieces: Vec<(PayloadType, Vec<u8>)>,
     next: i64,
     acknowledged: BTreeMap<i64, Bytes>,
+    /// The first message that came too late for an answer: the session was over.
+    late: Option<i64>,
     closed: Option<String>,
 }
 
@@ -42,6 +44,10 @@ impl Said {
             }
             _ => {}
         }
+    }
+
+    fn awaits(&self, number: i64) -> bool {
+        !self.acknowledged.contains_key(&number) && self.closed.is_none()
     }
 
     fn bytes(&self) -> usize {
@@ -113,14 +119,17 @@ async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Said,
                 }
                 let number = AgentMessage::decode(message.clone()).unwrap().sequence_number();
                 // As the official client: until it is acknowledged, again.
-                while !said.acknowledged.contains_key(&number) {
+                while said.awaits(number) {
                     socket.send(Message::Binary(message.clone())).await.unwrap();
                     let answered = async {
-                        while !said.acknowledged.contains_key(&number) {
+                        while said.awaits(number) {
                             take(socket, &mut said).await;
                         }
                     };
                     let _ = timeout(Duration::from_millis(100), answered).await;
+                }
+                if !said.acknowledged.contains_key(&number) {
+                    said.late.get_or_insert(number);
                 }
             }
         }
@@ -163,7 +172,8 @@ async fn replay(name: &str, document: &str, parameters: Value) {
         assert_eq!(user(said.content()), user(recorded.content()), "{name} {profile:?}");
         assert_eq!(said.closed, recorded.closed);
         // The client's messages are the recorded ones, ids included, so the acknowledgements are the same to the byte.
-        assert_eq!(said.acknowledged, recorded.acknowledged);
+        let end = said.late.unwrap_or(i64::MAX);
+        assert!(said.acknowledged.iter().eq(recorded.acknowledged.range(..end)), "{name}: {said:?}");
     }
 }
 

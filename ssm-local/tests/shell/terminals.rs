@@ -56,10 +56,10 @@ async fn the_keys_for_signals_reach_the_foreground_job() {
     let local = local().await;
     let (_, mut shell) = Client::start(&local, SHELL, json!({})).await;
     for (key, status) in [("\x03", 130), ("\x1c", 131)] {
-        // The shell's words come one after the other, so the job is in the foreground when the client sees the mark.
-        shell.type_in("sh -c 'echo sta''rted; exec sleep 100'; echo status=$?\n");
+        shell.type_in("sh -c 'echo started; exec sleep 100'\n");
+        // The echo of the command has more behind the word.
         shell.expect("started\r\n").await;
-        shell.type_in(key);
+        shell.type_in(format!("{key}echo status=$?\n"));
         shell.expect(&format!("status={status}\r\n")).await;
     }
 }
@@ -139,7 +139,7 @@ async fn a_shell_that_can_t_be_started_fails_the_session() {
 
 /// The process ids that a shell prints: its own, and those of a job that ignores the polite signal.
 async fn processes(shell: &mut Client<'_>) -> Vec<String> {
-    shell.type_in("trap '' HUP; (trap '' HUP; sleep 1000) & echo pids $$ $! end; sleep 1001\n");
+    shell.type_in("trap '' HUP; (trap '' HUP; sleep 1000) & echo pi''ds $$ $! en''d; sleep 1001\n");
     shell.expect("pids ").await;
     shell.run_until("pids", |shell| shell.stdout.windows(3).any(|window| window == b"end")).await;
     let text = String::from_utf8(std::mem::take(&mut shell.stdout)).unwrap();

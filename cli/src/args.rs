@@ -29,6 +29,17 @@ Examples:
 pub(crate) enum Command {
     /// Make ports of this machine reach hosts that a managed node can reach.
     Forward(Box<ForwardArgs>),
+    /// Open a shell on a managed node.
+    Shell(Box<ShellArgs>),
+    /// Run a command on a managed node, and end with its exit code.
+    Exec(Box<ExecArgs>),
+    /// Connect standard input and output with a node's SSH server, for ssh's ProxyCommand.
+    SshProxy(Box<SshProxyArgs>),
+    /// Take the place of AWS's session-manager-plugin, for the AWS CLI and whatever else starts it.
+    Plugin {
+        #[command(subcommand)]
+        action: PluginAction,
+    },
     /// Run a Session Manager on this machine, for trying and testing without AWS.
     Local(LocalArgs),
     /// Show it all at work without AWS: a private web service, reached through a tunnel.
@@ -57,7 +68,7 @@ pub(crate) struct ForwardArgs {
     /// The managed node that opens the connections: i-…, mi-…, or ecs:CLUSTER_TASK_RUNTIME.
     #[arg(short, long, required_unless_present = "local", value_name = "ID")]
     pub(crate) target: Option<String>,
-    /// What to forward: [bind:]port:host:hostport, [bind:]port:hostport for the node itself, unix:/path:host:hostport.
+    /// What to forward: `[bind:]port:host:hostport`, `[bind:]port:hostport` for the node itself, `unix:/path:host:hostport`.
     ///
     /// As ssh's -L. May be given several times; each has a session of its own. Port 0 picks a free port. The default bind
     /// address is 127.0.0.1; '*' or an empty one is every IPv4 address of this machine. IPv6 addresses go in brackets.
@@ -93,9 +104,6 @@ pub(crate) struct ForwardArgs {
     /// Keep sessions from timing out while nothing is forwarded.
     #[arg(long)]
     pub(crate) keep_alive: bool,
-    /// Run a Session Manager in this process: no AWS is needed, and the node is this machine.
-    #[arg(long)]
-    pub(crate) local: bool,
     /// Lines for people, or one JSON event per line on stdout.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
@@ -114,6 +122,9 @@ pub(crate) struct AwsArgs {
     /// Call the SSM API at this URL instead of the region's.
     #[arg(long, value_name = "URL", conflicts_with = "local")]
     pub(crate) endpoint_url: Option<String>,
+    /// Run a Session Manager in this process: no AWS is needed, and the node is this machine.
+    #[arg(long)]
+    pub(crate) local: bool,
     /// Trust this host with the session's token, beside AWS's own endpoints. May be given several times.
     #[arg(long, value_name = "HOST")]
     pub(crate) allow_stream_host: Vec<String>,
@@ -132,6 +143,71 @@ pub(crate) struct SessionArgs {
     /// Shown in the session's history.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+}
+
+/// `shell`.
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// The managed node: i-…, mi-…, ecs:CLUSTER/SERVICE[/CONTAINER] or ecs:CLUSTER_TASK_RUNTIME.
+    #[arg(required_unless_present = "local", value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The managed node, as for shell.
+    #[arg(required_unless_present = "local", value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+    /// Run it on a terminal of the node: it can ask and be answered, but no exit code comes back.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// The command: one argument is a line for the node's shell, several are its words as they are.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+}
+
+/// `ssh-proxy`.
+#[derive(Debug, Args)]
+pub(crate) struct SshProxyArgs {
+    /// The managed node, as for shell.
+    #[arg(required_unless_present = "local", value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+    /// The port of its SSH server.
+    #[arg(default_value_t = 22)]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+}
+
+/// `plugin`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginAction {
+    /// Put this program where the AWS CLI looks for session-manager-plugin.
+    Install {
+        /// The folder; without it, where one is found in PATH, else /usr/local/bin.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+        /// Copy this program instead of linking to it.
+        #[arg(long)]
+        copy: bool,
+    },
+    /// Put back what stood there before.
+    Uninstall {
+        /// The folder that it was installed in.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+    },
 }
 
 /// `local`.
@@ -193,7 +269,7 @@ pub(crate) fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| match one_line(&error) {
         Some(line) => {
             eprintln!("error: {line}");
-            std::process::exit(crate::exit_code::ExitCode::Usage as i32)
+            std::process::exit(crate::exit_code::ExitCode::Usage.number().into())
         }
         None => error.exit(),
     })

@@ -8,39 +8,63 @@ use crate::port_holder;
 
 /// The exit codes of the command. They are part of its interface, `docs/cli.md` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum ExitCode {
     /// It did what was asked, or was stopped after it was ready.
-    Ok = 0,
+    Ok,
     /// `demo`: what came out of the tunnel is not what went in.
-    Mismatch = 1,
+    Mismatch,
     /// The command line is wrong.
-    Usage = 2,
+    Usage,
     /// The local socket can't be had.
-    Listen = 3,
+    Listen,
     /// Credentials, region or configuration.
-    Config = 4,
+    Config,
     /// The API refused or can't be reached, or the target is not connected.
-    Api = 5,
+    Api,
     /// The data channel could not be opened, the agent refused, or it took too long.
-    Channel = 6,
-    /// `--wait-ready`: the remote port does not answer.
-    RemotePort = 7,
+    Channel,
+    /// `--wait-ready`, `ssh-proxy`: the remote port does not answer.
+    RemotePort,
     /// The session ended while it was in use.
-    SessionLost = 8,
+    SessionLost,
     /// A bug in this program.
-    Internal = 70,
+    Internal,
     /// SIGHUP before it was ready.
-    HangUp = 129,
+    HangUp,
     /// Ctrl-C (SIGINT) before it was ready.
-    Interrupted = 130,
+    Interrupted,
     /// SIGTERM before it was ready.
-    Terminated = 143,
+    Terminated,
+    /// The remote command's own.
+    Remote(i64),
+}
+
+impl ExitCode {
+    /// What the process ends with.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Mismatch => 1,
+            Self::Usage => 2,
+            Self::Listen => 3,
+            Self::Config => 4,
+            Self::Api => 5,
+            Self::Channel => 6,
+            Self::RemotePort => 7,
+            Self::SessionLost => 8,
+            Self::Internal => 70,
+            Self::HangUp => 129,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+            // Windows has larger ones, and some agents say -1: none of them must look like success.
+            Self::Remote(code) => u8::try_from(code).unwrap_or(u8::MAX),
+        }
+    }
 }
 
 impl Termination for ExitCode {
     fn report(self) -> std::process::ExitCode {
-        std::process::ExitCode::from(self as u8)
+        std::process::ExitCode::from(self.number())
     }
 }
 

@@ -4,14 +4,12 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ssm_forward::{
-    AwsConfig, AwsProvider, ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionProvider, StartRequest,
-    StreamUrlPolicy,
-};
+use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionProvider, StartRequest};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::args::{ForwardArgs, LocalProfile, SessionArgs, Verbosity};
+use crate::args::{ForwardArgs, SessionArgs, Verbosity};
+use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::output::{Output, Reporter, Style, Subject};
@@ -58,7 +56,7 @@ impl From<Failure> for Ended {
 }
 
 async fn serve(args: &ForwardArgs, target: &str, reporter: &Reporter, shutdown: &Shutdown) -> Result<ExitCode, Ended> {
-    let manager = if args.local { Some(LocalManager::start(local_options(target)).await?) } else { None };
+    let manager = if args.aws.local { Some(LocalManager::start(connect::local_options(target)).await?) } else { None };
     let result = serve_with(args, target, manager.as_ref(), reporter, shutdown).await;
     if let Some(manager) = manager {
         manager.shutdown().await;
@@ -73,8 +71,8 @@ async fn serve_with(
     reporter: &Reporter,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Ended> {
-    let provider = tokio::select! {
-        provider = provider(args, manager) => provider?,
+    let (provider, target) = tokio::select! {
+        provider = connect::provider(&args.aws, target, manager) => provider?,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
     };
     let mut forwards = Vec::new();
@@ -83,7 +81,7 @@ async fn serve_with(
             let listen = &spec.text;
             reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
         }
-        let request = start_request(target, spec, &args.session);
+        let request = start_request(&target, spec, &args.session);
         let forward = Forward::bind(index, spec, request, &provider, config(args), reporter.clone()).await;
         forwards.push(forward.map_err(|failure| Ended { forward: Some(index), failure })?);
     }
@@ -97,32 +95,12 @@ async fn serve_with(
     })
 }
 
-async fn provider(args: &ForwardArgs, manager: Option<&LocalManager>) -> Result<Arc<dyn SessionProvider>, Failure> {
-    if let Some(manager) = manager {
-        return manager.provider().await;
-    }
-    let aws = &args.aws;
-    let config = AwsConfig {
-        profile: aws.profile.clone(),
-        region: aws.region.clone(),
-        endpoint_url: aws.endpoint_url.clone(),
-        ..AwsConfig::default()
-    };
-    Ok(Arc::new(AwsProvider::new(config).await?))
-}
-
-fn local_options(target: &str) -> local::Options {
-    local::Options { target: target.into(), profile: LocalProfile::Fast, ..local::Options::default() }
-}
-
 fn config(args: &ForwardArgs) -> ForwardConfig {
     let mut config = ForwardConfig::default();
     config.wait_ready = args.wait_ready;
     config.connect_timeout = args.connect_timeout;
     config.linger = args.linger;
-    if !args.aws.allow_stream_host.is_empty() {
-        config.session.stream_url_policy = StreamUrlPolicy::AlsoHosts(args.aws.allow_stream_host.clone());
-    }
+    config.session.stream_url_policy = connect::stream_url_policy(&args.aws);
     config.pool.size = args.sessions;
     config.pool.restart = !args.no_restart;
     config.pool.hold = args.hold;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider, SessionProvider};
+use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
 use ssm_local::{Local, LocalTarget, Profile};
 use tokio::time::timeout;
 
@@ -74,7 +73,7 @@ impl LocalManager {
     }
 
     /// Gives sessions of it.
-    pub(crate) async fn provider(&self) -> Result<Arc<dyn SessionProvider>, Failure> {
+    pub(crate) async fn provider(&self) -> Result<AwsProvider, Failure> {
         let mut variables: BTreeMap<_, _> = self.local.environment().into_iter().collect();
         let mut variable = |name| variables.remove(name).unwrap_or_default();
         let credentials = AwsCredentials {
@@ -88,7 +87,7 @@ impl LocalManager {
             endpoint_url: Some(self.local.endpoint_url()),
             credentials: Some(credentials),
         };
-        Ok(Arc::new(AwsProvider::new(config).await?))
+        Ok(AwsProvider::new(config).await?)
     }
 
     /// Stops it, within five seconds.

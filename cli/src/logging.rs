@@ -30,6 +30,7 @@ pub(crate) fn tell_panics_in_one_line() {
         return;
     }
     std::panic::set_hook(Box::new(|panic| {
+        crate::terminal::restore();
         let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
         let payload = panic.payload_as_str().unwrap_or("panicked").replace('\n', " ");
         eprintln!("error: internal error{place}: {payload}; please report it");

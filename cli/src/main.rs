@@ -1,6 +1,7 @@
 //! The command `aws-ssm-forward`: parses its arguments, calls the libraries, and ends with a documented exit code.
 
 mod args;
+mod connect;
 mod demo;
 mod exit_code;
 mod forward;
@@ -9,41 +10,59 @@ mod logging;
 mod output;
 mod plugin;
 mod port_holder;
+mod remote;
 mod shutdown;
 mod spec;
+mod stdio;
+mod terminal;
+mod terminal_session;
 
 use std::io::Write as _;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
 
-use args::{Cli, Command};
+use args::{Cli, Command, PluginAction};
 use exit_code::{ExitCode, Failure};
 
 fn main() -> ExitCode {
     logging::tell_panics_in_one_line();
-    if plugin::is_invoked_as_plugin() {
-        return fail(&Failure::new(
-            ExitCode::Usage,
-            "usage",
-            "running as session-manager-plugin is not supported; use aws-ssm-forward forward",
-        ));
-    }
-    let cli = args::parse();
-    logging::init(cli.verbosity);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&Failure::internal(error)),
+    let result = if plugin::is_invoked_as_plugin() {
+        plugin::run()
+    } else {
+        let cli = args::parse();
+        logging::init(cli.verbosity);
+        block_on(dispatch(cli))
     };
-    let result = runtime.block_on(dispatch(cli));
+    result.unwrap_or_else(|failure| fail(&failure))
+}
+
+/// Runs a command on a runtime of its own.
+///
+/// # Errors
+/// The command's, or the system gives no runtime.
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
+    let result = runtime.block_on(command);
     // A task that still blocks must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    result.unwrap_or_else(|failure| fail(&failure))
+    result
 }
 
 async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Forward(args) => forward::run(&args, cli.verbosity).await,
+        Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
+        Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
+        Command::SshProxy(args) => remote::ssh_proxy(&args, cli.verbosity).await,
+        Command::Plugin { action } => {
+            let done = match action {
+                PluginAction::Install { dir, copy } => plugin::install::install(dir.as_deref(), copy)?,
+                PluginAction::Uninstall { dir } => plugin::install::uninstall(dir.as_deref())?,
+            };
+            let _ = writeln!(std::io::stdout(), "{done}");
+            Ok(ExitCode::Ok)
+        }
         Command::Local(args) => local::run(args).await,
         Command::Demo(args) => demo::run(&args, cli.verbosity).await,
         Command::Completions { shell } => {

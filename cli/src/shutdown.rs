@@ -1,6 +1,7 @@
 //! When to stop: Ctrl-C, SIGTERM, SIGHUP, a reader that is gone, or a sibling that failed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -55,9 +56,41 @@ impl Shutdown {
         let this = shutdown.clone();
         tokio::spawn(async move {
             this.stop(signals.next().await);
-            std::process::exit(signals.next().await.exit_code() as i32);
+            std::process::exit(signals.next().await.exit_code().number().into());
         });
         Ok(shutdown)
+    }
+
+    /// One that SIGTERM and SIGHUP trigger, but no key: keys are for the far side.
+    ///
+    /// # Errors
+    /// If the system refuses the handlers.
+    pub(crate) fn on_signals_but_keys() -> std::io::Result<Self> {
+        let shutdown = Self::new();
+        let mut signals = Signals::install()?;
+        let this = shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                match signals.next().await {
+                    StopCause::Interrupt => {}
+                    cause if this.cause().is_some() => std::process::exit(cause.exit_code().number().into()),
+                    cause => this.stop(cause),
+                }
+            }
+        });
+        Ok(shutdown)
+    }
+
+    /// Stops when the process that started this one is gone: nobody would end it any more.
+    pub(crate) fn watch_parent(&self) {
+        const LOOK: Duration = Duration::from_secs(1);
+        let (this, parent) = (self.clone(), rustix::process::getppid());
+        tokio::spawn(async move {
+            while rustix::process::getppid() == parent {
+                tokio::time::sleep(LOOK).await;
+            }
+            this.stop(StopCause::HangUp);
+        });
     }
 
     /// Asks everybody to stop; the first cause counts.

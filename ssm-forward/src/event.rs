@@ -43,6 +43,8 @@ pub enum ForwardEvent {
         bytes_up: u64,
         /// Bytes from the remote end to the local program.
         bytes_down: u64,
+        /// The agent could not connect to the destination.
+        refused: bool,
         /// `None`: both ends finished; otherwise what went wrong.
         error: Option<String>,
     },

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::listener::{ListenAddr, Listener, Local};
 use crate::pool::{Blueprint, Pool, PoolConfig, StreamLease};
-use crate::pump::{Traffic, pump};
+use crate::pump::{PumpError, Traffic, pump};
 use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
 use crate::stats::ForwardStats;
 use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, SessionStream, StartRequest};
@@ -57,6 +57,7 @@ type OnEvent = Arc<dyn Fn(ForwardEvent) + Send + Sync>;
 pub struct ForwarderBuilder {
     provider: Arc<dyn SessionProvider>,
     request: StartRequest,
+    session: Option<Arc<Session>>,
     config: ForwardConfig,
     on_event: OnEvent,
 }
@@ -65,6 +66,13 @@ impl ForwarderBuilder {
     /// Sets the knobs.
     pub fn config(mut self, config: ForwardConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Serves with a session that is there already, instead of starting one. Once it is gone, a new one is started from the
+    /// request unless the configuration says otherwise.
+    pub fn session(mut self, session: Arc<Session>) -> Self {
+        self.session = Some(session);
         self
     }
 
@@ -82,8 +90,9 @@ impl ForwarderBuilder {
         let failed = |source| ForwardError::Listen { address: listen.to_string(), source };
         let listener = Listener::bind(&listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
-        let Self { provider, request, config, on_event } = self;
-        Ok(Forwarder { provider, request, config, on_event, listener, local_addr, stats: ForwardStats::default() })
+        let Self { provider, request, session, config, on_event } = self;
+        let stats = ForwardStats::default();
+        Ok(Forwarder { provider, request, session, config, on_event, listener, local_addr, stats })
     }
 }
 
@@ -91,6 +100,7 @@ impl ForwarderBuilder {
 pub struct Forwarder {
     provider: Arc<dyn SessionProvider>,
     request: StartRequest,
+    session: Option<Arc<Session>>,
     config: ForwardConfig,
     on_event: OnEvent,
     listener: Listener,
@@ -107,7 +117,8 @@ impl std::fmt::Debug for Forwarder {
 impl Forwarder {
     /// Begins to build a forwarder that gets its sessions from `provider`.
     pub fn builder(provider: Arc<dyn SessionProvider>, request: StartRequest) -> ForwarderBuilder {
-        ForwarderBuilder { provider, request, config: ForwardConfig::default(), on_event: Arc::new(|_| {}) }
+        let config = ForwardConfig::default();
+        ForwarderBuilder { provider, request, session: None, config, on_event: Arc::new(|_| {}) }
     }
 
     /// Where it listens, with the real port.
@@ -163,12 +174,14 @@ impl Forwarder {
 
     fn blueprint(&self) -> Blueprint {
         let mut session = self.config.session.clone();
+        session.protocol.ports_only = true;
         session.protocol.max_payload = self.config.max_payload;
         session.protocol.mux.linger = self.config.linger;
         if self.config.keep_alive {
             session.protocol.mux.keep_alive = Some(KEEP_ALIVE);
         }
         Blueprint {
+            first: self.session.clone(),
             provider: self.provider.clone(),
             request: self.request.clone(),
             session,
@@ -234,8 +247,10 @@ impl Connection {
             Err(error) => Err(error.into()),
         };
         let (bytes_up, bytes_down) = traffic.get();
+        let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused)));
         let error = outcome.err().map(|error| error.to_string());
-        (self.on_event)(ForwardEvent::ConnectionClosed { connection: self.number, bytes_up, bytes_down, error });
+        let connection = self.number;
+        (self.on_event)(ForwardEvent::ConnectionClosed { connection, bytes_up, bytes_down, refused, error });
     }
 }
 

@@ -23,12 +23,13 @@ pub use http::HeaderMap;
 pub use listener::ListenAddr;
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
-    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, ProviderError, ProviderErrorKind, SessionProvider,
-    SessionTicket, StartRequest, TicketProvider,
+    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, EcsSpec, EcsTarget, PlaintextKey, ProviderError,
+    ProviderErrorKind, SessionProvider, SessionTicket, StartRequest, TicketProvider,
 };
 pub use session::{
     CloseReason, Liveness, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError, StreamSender,
 };
+pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{Proxies, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 /// Of [`SessionProvider::sign_upgrade`].

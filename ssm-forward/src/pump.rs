@@ -76,7 +76,10 @@ async fn both_ways(
     let up = async {
         match send(read, &sender, count).await {
             // It may still wait for an answer.
-            Ok(()) => Ok(program.gone().await),
+            Ok(()) => {
+                program.gone().await;
+                Ok(())
+            }
             // The far side is over: what it has to say still counts, what it would hear does not.
             Err(PumpError::Stream(_)) => std::future::pending().await,
             Err(local) => Err(local),

@@ -1,5 +1,7 @@
 //! ECS tasks.
 
+use std::time::SystemTime;
+
 use uuid::Uuid;
 
 use crate::target::LocalTarget;
@@ -10,16 +12,17 @@ use crate::target::LocalTarget;
 /// let task = ssm_local::EcsTask::new("prod", "web", "0123456789abcdef0123456789abcdef")
 ///     .container("app", "0123456789abcdef0123456789abcdef-1234567890");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct EcsTask {
     cluster: String,
     service: String,
     id: String,
     containers: Vec<Container>,
     enabled: bool,
+    started: SystemTime,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) runtime_id: String,
@@ -31,7 +34,7 @@ pub(crate) struct Container {
 const ARN: &str = "arn:aws:ecs:us-east-1:123456789012:";
 
 impl EcsTask {
-    /// A task of a service, without containers.
+    /// A task of a service, started just now, without containers.
     pub fn new(cluster: impl Into<String>, service: impl Into<String>, task_id: impl Into<String>) -> Self {
         Self {
             cluster: cluster.into(),
@@ -39,6 +42,7 @@ impl EcsTask {
             id: task_id.into(),
             containers: Vec::new(),
             enabled: true,
+            started: SystemTime::now(),
         }
     }
 
@@ -77,6 +81,10 @@ impl EcsTask {
 
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled
+    }
+
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
     }
 
     pub(crate) fn containers(&self) -> &[Container] {

@@ -83,6 +83,8 @@ impl Local {
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint_url()),
             ("AWS_REGION", REGION.into()),
+            // Older AWS tools know only this name.
+            ("AWS_DEFAULT_REGION", REGION.into()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.into()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.into()),
         ]

@@ -1,5 +1,7 @@
 //! Whatever the link does, each stream delivers its bytes exactly once, in order, and ends.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &DemoArgs, verbosity: Verbosity) -> Result<ExitCod
     })
     .await?;
     let result = match manager.provider().await {
-        Ok(provider) => with_tunnel(args, verbosity, provider, address, &tunnel, &shutdown).await,
+        Ok(provider) => with_tunnel(args, verbosity, Arc::new(provider), address, &tunnel, &shutdown).await,
         Err(failure) => Err(failure),
     };
     manager.shutdown().await;

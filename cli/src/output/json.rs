@@ -32,7 +32,7 @@ enum Body<'a> {
     SessionStarted { session_id: &'a str },
     Ready(Ready<'a>),
     ConnectionOpened { connection: u64, peer: Option<String> },
-    ConnectionClosed { connection: u64, bytes_up: u64, bytes_down: u64, error: Option<&'a str> },
+    ConnectionClosed { connection: u64, bytes_up: u64, bytes_down: u64, refused: bool, error: Option<&'a str> },
     Reconnecting { cause: &'a str, attempt: u32, delay_ms: u64 },
     Reconnected { outage_ms: u64 },
     SessionLost { session_id: &'a str, reason: &'a str, connections: usize },
@@ -66,7 +66,7 @@ fn line<'a>(subjects: &'a [Subject], notice: &'a Notice) -> Option<Line<'a>> {
         Notice::Warning { at, text } => (at, None, Body::Warning { text }),
         Notice::Failure { at, forward, failure } => {
             let (kind, message) = (failure.kind, failure.message.as_str());
-            (at, *forward, Body::Error { kind, message, exit_code: failure.code as u8 })
+            (at, *forward, Body::Error { kind, message, exit_code: failure.code.number() })
         }
         Notice::End => return None,
     };
@@ -104,10 +104,11 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
         ForwardEvent::ConnectionOpened { connection, peer } => {
             Body::ConnectionOpened { connection: *connection, peer: peer.map(|peer| peer.to_string()) }
         }
-        ForwardEvent::ConnectionClosed { connection, bytes_up, bytes_down, error } => Body::ConnectionClosed {
+        ForwardEvent::ConnectionClosed { connection, bytes_up, bytes_down, refused, error } => Body::ConnectionClosed {
             connection: *connection,
             bytes_up: *bytes_up,
             bytes_down: *bytes_down,
+            refused: *refused,
             error: error.as_deref(),
         },
         ForwardEvent::Reconnecting { cause, attempt, delay } => {
@@ -202,7 +203,13 @@ mod tests {
 
     #[test]
     fn a_closed_connection_tells_its_bytes() {
-        let closed = event(ForwardEvent::ConnectionClosed { connection: 7, bytes_up: 1, bytes_down: 2, error: None });
+        let closed = event(ForwardEvent::ConnectionClosed {
+            connection: 7,
+            bytes_up: 1,
+            bytes_down: 2,
+            refused: false,
+            error: None,
+        });
         assert_eq!(closed["event"], "connection_closed");
         assert_eq!(
             (&closed["connection"], &closed["bytes_up"], &closed["bytes_down"]),

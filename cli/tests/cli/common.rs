@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -23,7 +24,9 @@ pub(crate) const CREDENTIALS: [(&str, &str); 3] =
 
 /// A run of the binary. Dropping it kills the process.
 pub(crate) struct Cli {
-    pid: u32,
+    pub(crate) pid: u32,
+    /// Where it was piped.
+    pub(crate) stdin: Option<ChildStdin>,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
     exit: Receiver<Option<i32>>,
@@ -42,8 +45,23 @@ pub(crate) struct Ended {
 impl Cli {
     /// Starts the binary with these arguments and no variables but PATH, HOME and `variables`.
     pub(crate) fn start(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_with(args, variables, |command| command.stdin(Stdio::null()))
+    }
+
+    /// The same under the name that the AWS CLI starts.
+    pub(crate) fn start_as_plugin(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_with(args, variables, |command| command.arg0("session-manager-plugin").stdin(Stdio::null()))
+    }
+
+    /// The same, with the last word on how it is started.
+    pub(crate) fn start_with(
+        args: &[&str],
+        variables: &[(&str, &str)],
+        finish: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_aws-ssm-forward"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aws-ssm-forward"));
+        command
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -51,16 +69,15 @@ impl Cli {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .envs(variables.iter().copied())
             .current_dir(home.path())
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = finish(&mut command).spawn().unwrap();
+        let stdin = child.stdin.take();
         let (stdout, stderr) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
         let (sender, exit) = channel();
         let pid = child.id();
         thread::spawn(move || sender.send(child.wait().unwrap().code()));
-        Self { pid, stdout, stderr, exit, exited: false, _home: home }
+        Self { pid, stdin, stdout, stderr, exit, exited: false, _home: home }
     }
 
     /// The next line of stdout.
@@ -178,6 +195,11 @@ impl LocalManager {
     /// What to start a client with.
     pub(crate) fn variables(&self) -> Vec<(&str, &str)> {
         self.variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    /// The URL of its API.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address())
     }
 
     fn address(&self) -> &str {

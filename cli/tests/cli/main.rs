@@ -9,6 +9,8 @@ mod errors;
 #[cfg(test)]
 mod forward;
 #[cfg(test)]
+mod plugin;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod usage;

@@ -65,7 +65,10 @@ impl Member {
     /// # Errors
     /// Why it could not be started.
     pub(super) async fn start_first(&self) -> Result<Arc<Session>, ForwardError> {
-        let session = self.start(true).await?;
+        let session = match &self.blueprint.first {
+            Some(session) => session.clone(),
+            None => self.start(true).await?,
+        };
         self.shared.ready(self.number, session.clone());
         Ok(session)
     }

@@ -68,6 +68,8 @@ impl PoolSize {
 
 /// How sessions are started.
 pub(crate) struct Blueprint {
+    /// The first session, if it is there already.
+    pub(crate) first: Option<Arc<Session>>,
     pub(crate) provider: Arc<dyn SessionProvider>,
     pub(crate) request: StartRequest,
     pub(crate) session: SessionConfig,

@@ -3,7 +3,9 @@
 mod aws;
 mod ticket;
 
-pub use aws::{AwsConfig, AwsCredentials, AwsProvider};
+pub use aws::{AwsConfig, AwsCredentials, AwsProvider, EcsSpec, EcsTarget};
+/// Of [`SessionProvider::data_key`].
+pub use ssm_proto::{DataKey, PlaintextKey};
 pub use ticket::TicketProvider;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,24 @@ pub trait SessionProvider: Send + Sync + 'static {
     ///
     /// An empty map means that the request goes out unsigned.
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
+
+    /// A new data key for a session that is to be encrypted (KMS's GenerateDataKey, 64 bytes).
+    ///
+    /// `key_id` is the KMS key's id, ARN or alias, `context` the encryption context. Without an implementation such sessions
+    /// fail.
+    fn data_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        context: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
+        let _ = (key_id, context);
+        Box::pin(async {
+            Err(ProviderError {
+                kind: ProviderErrorKind::Invalid,
+                message: "encryption is not supported by this provider".into(),
+            })
+        })
+    }
 }
 
 /// What StartSession is asked for.

@@ -1,11 +1,12 @@
 //! A session that somebody else started.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 use url::Url;
 
-use super::{BoxFuture, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
+use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
 
 /// Hands out one ticket that somebody else got from StartSession; everything after that is the API's business, if there is
 /// access to it.
@@ -63,6 +64,24 @@ impl SessionProvider for TicketProvider {
         match &self.api {
             Some(api) => api.sign_upgrade(url),
             None => Box::pin(async { Ok(HeaderMap::new()) }),
+        }
+    }
+
+    fn data_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        context: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
+        match &self.api {
+            Some(api) => api.data_key(key_id, context),
+            None => Box::pin(async {
+                Err(ProviderError {
+                    kind: ProviderErrorKind::Invalid,
+                    message: "the session is encrypted with a KMS key, which needs AWS credentials here: \
+                              log in and try again, or turn KMS encryption off in Session Manager's preferences"
+                        .into(),
+                })
+            }),
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::resume::Dialer;
-use super::shared::Shared;
+use super::resume::{Dialer, bounded};
+use super::shared::{KeyRequest, Shared};
 use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
+use crate::SessionProvider;
 use crate::transport::{Incoming, Transport, TransportError};
 
 /// Called on what a session tells.
@@ -36,7 +37,8 @@ pub(super) async fn run(
     let mut transport = first;
     shared.lock().set_connected(true);
     let reason = loop {
-        let cause = match Connection::new(&shared, transport, config.liveness, &*notify).run().await {
+        let cause = match Connection::new(&shared, dialer.provider(), transport, config.liveness, &*notify).run().await
+        {
             Outcome::Over(reason) => break reason,
             Outcome::Lost(cause) => cause,
         };
@@ -54,6 +56,21 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end(CloseReason::Lost("the session's task ended unexpectedly".into()));
     }
+}
+
+/// Has KMS make the data key of an encrypted session, and hands it to the protocol.
+async fn provide_data_key(shared: Arc<Shared>, provider: Arc<dyn SessionProvider>, request: KeyRequest) {
+    let key = bounded(provider.data_key(&request.key_id, &request.context)).await;
+    let now = Instant::now().into_std();
+    let mut state = shared.lock();
+    match key {
+        Ok(key) => {
+            let [_, _, _, _, first_nonce @ ..] = uuid::Uuid::new_v4().into_bytes();
+            state.protocol.provide_data_key(now, &key, first_nonce);
+        }
+        Err(error) => state.protocol.refuse_data_key(now, &error.message),
+    }
+    state.wake_driver();
 }
 
 async fn reconnect(
@@ -109,7 +126,8 @@ enum Outcome {
 
 /// One WebSocket's life.
 struct Connection<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
+    provider: Arc<dyn SessionProvider>,
     transport: Transport,
     liveness: Liveness,
     notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
@@ -122,7 +140,8 @@ struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     fn new(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
+        provider: Arc<dyn SessionProvider>,
         transport: Transport,
         liveness: Liveness,
         notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
@@ -130,6 +149,7 @@ impl<'a> Connection<'a> {
         let now = Instant::now();
         Self {
             shared,
+            provider,
             transport,
             liveness,
             notify,
@@ -206,6 +226,9 @@ impl<'a> Connection<'a> {
         let mut state = self.shared.lock();
         state.protocol.handle_timeout(now.into_std());
         let ended = self.shared.dispatch(&mut state, self.notify);
+        if let Some(request) = state.key_request.take() {
+            tokio::spawn(provide_data_key(self.shared.clone(), self.provider.clone(), request));
+        }
         let told = state.ended.clone();
         ended.or(told).or_else(|| state.terminating.then_some(CloseReason::Terminated))
     }

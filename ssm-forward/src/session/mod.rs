@@ -8,7 +8,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ssm_proto::{ClientConfig, Clock, SessionMode, SessionStats};
+use ssm_proto::{ClientConfig, Clock, Identity, SessionMode, SessionStats, SessionType, TerminalSize};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -127,12 +127,13 @@ impl Session {
     pub async fn start(
         provider: Arc<dyn SessionProvider>,
         request: &StartRequest,
-        config: SessionConfig,
+        mut config: SessionConfig,
         on_granted: impl FnOnce(&str),
         on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
     ) -> Result<Self, ForwardError> {
         let ticket = provider.start(request).await?;
         on_granted(&ticket.session_id);
+        config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target: request.target.clone() };
         let mut guard = TerminateOnDrop { provider: provider.clone(), session_id: Some(ticket.session_id.clone()) };
         let started = Self::open(provider, ticket, config, on_notice).await;
         match &started {
@@ -151,8 +152,7 @@ impl Session {
         let id = ticket.session_id.clone();
         let clock =
             Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
-        let protocol = ClientConfig { ports_only: true, ..config.protocol.clone() };
-        let protocol = ssm_proto::Session::client(protocol, clock, fastrand::u64(..));
+        let protocol = ssm_proto::Session::client(config.protocol.clone(), clock, fastrand::u64(..));
         let shared = Arc::new(Shared::new(protocol));
         let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
         let transport = dialer.dial().await.map_err(ForwardError::from)?;
@@ -188,6 +188,24 @@ impl Session {
         self.shared.lock().mode
     }
 
+    /// What the session carries.
+    pub fn session_type(&self) -> Option<SessionType> {
+        self.shared.lock().protocol.session_type().cloned()
+    }
+
+    /// The local terminal has this size. Only shells and commands on a terminal look at it; the latest is kept until one is
+    /// ready.
+    pub fn resize(&self, size: TerminalSize) {
+        let mut state = self.shared.lock();
+        state.protocol.resize(size);
+        state.wake_driver();
+    }
+
+    /// How the remote command ended, once the agent told; many sessions never tell.
+    pub fn exit_code(&self) -> Option<i64> {
+        self.shared.lock().exit_code
+    }
+
     /// Counters.
     pub fn stats(&self) -> SessionStats {
         self.shared.lock().protocol.stats()
@@ -203,7 +221,7 @@ impl Session {
         self.shared.lock().reconnects
     }
 
-    /// Opens a stream to the destination. Where the agent carries one connection at a time, waits for its turn.
+    /// Opens a stream: a connection to the destination, or the one stream of a shell or a command. Where the agent carries one connection at a time, waits for its turn.
     ///
     /// # Errors
     /// The session is over.
@@ -225,6 +243,11 @@ impl Session {
         stream.close();
         while stream.read_chunk().await?.is_some() {}
         Ok(())
+    }
+
+    /// Why the session is over; `None` while it is not.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.shared.lock().ended.clone()
     }
 
     /// Completes when the session is over, and says why.

@@ -77,6 +77,10 @@ impl Dialer {
         Self { provider, ticket, config, client_id: Uuid::new_v4() }
     }
 
+    pub(super) fn provider(&self) -> Arc<dyn SessionProvider> {
+        self.provider.clone()
+    }
+
     /// Opens a WebSocket with the ticket at hand.
     pub(super) async fn dial(&mut self) -> Result<Transport, DialError> {
         let url = StreamUrl::parse(&self.ticket.stream_url, &self.config.stream_url_policy)?;
@@ -99,7 +103,7 @@ impl Dialer {
     }
 }
 
-async fn bounded<T>(call: impl Future<Output = Result<T, ProviderError>>) -> Result<T, ProviderError> {
+pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, ProviderError>>) -> Result<T, ProviderError> {
     timeout(API_TIMEOUT, call).await.unwrap_or_else(|_| {
         Err(ProviderError {
             kind: ProviderErrorKind::Unreachable,

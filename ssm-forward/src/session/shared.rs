@@ -31,11 +31,20 @@ pub(super) struct State {
     pub(super) mode: Option<SessionMode>,
     pub(super) reconnects: u64,
     pub(super) connected: bool,
+    pub(super) exit_code: Option<i64>,
+    /// The agent wants encryption and KMS was not asked yet: key id and context.
+    pub(super) key_request: Option<KeyRequest>,
     pub(super) terminating: bool,
     pub(super) streams: BTreeMap<StreamId, StreamState>,
     pub(super) ended: Option<CloseReason>,
     driver: Option<Waker>,
     openers: Vec<Waker>,
+}
+
+/// A data key that is to be had from KMS.
+pub(super) struct KeyRequest {
+    pub(super) key_id: String,
+    pub(super) context: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -58,6 +67,8 @@ impl Shared {
             mode: None,
             reconnects: 0,
             connected: false,
+            exit_code: None,
+            key_request: None,
             terminating: false,
             streams: BTreeMap::new(),
             ended: None,
@@ -136,6 +147,10 @@ impl Shared {
                     if let Some(stream) = state.streams.get_mut(&id) {
                         stream.wake();
                     }
+                }
+                SessionEvent::ExitCode(code) => state.exit_code = Some(code),
+                SessionEvent::DataKeyNeeded { key_id, context } => {
+                    state.key_request = Some(KeyRequest { key_id, context });
                 }
                 SessionEvent::Message(text) => notify(SessionNotice::Message(text)),
                 SessionEvent::Closed(closed) => return Some(CloseReason::Closed(closed.output)),

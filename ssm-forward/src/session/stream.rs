@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use ssm_proto::{OpenError, StreamId, WriteError};
+use ssm_proto::{OpenError, Output, StreamId, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::{Shared, State, StreamState};
@@ -94,6 +94,25 @@ impl SessionStream {
     /// The destination refused, or the session is over before the far side ended the stream.
     pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
         poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 1)).await
+    }
+
+    /// The next chunk of a shell or a command, and which output it belongs to; `None` at the end.
+    ///
+    /// # Errors
+    /// The session is over before the far side ended it.
+    pub async fn read_output(&mut self) -> Result<Option<(Output, Bytes)>, StreamError> {
+        poll_fn(|cx| {
+            let mut state = self.sender.shared.lock();
+            let congested = state.protocol.is_congested();
+            let Some(chunk) = state.protocol.read_output(self.sender.id) else {
+                return self.end_or_wait(&mut state, cx).map_ok(|_| None);
+            };
+            if congested && !state.protocol.is_congested() {
+                state.wake_driver();
+            }
+            Poll::Ready(Ok(Some(chunk)))
+        })
+        .await
     }
 
     /// Takes up to `limit` chunks that are there into `chunks`, in order; the first of them is also returned.

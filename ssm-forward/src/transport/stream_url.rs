@@ -79,7 +79,7 @@ impl StreamUrl {
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.url.port().unwrap_or(if self.is_secure() { 443 } else { 80 })
+        self.url.port().unwrap_or_else(|| if self.is_secure() { 443 } else { 80 })
     }
 
     /// `host:port`.

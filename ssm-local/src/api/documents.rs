@@ -57,11 +57,9 @@ pub(super) fn get(broker: &Broker, input: DocumentInput) -> Outcome {
 pub(super) fn describe(broker: &Broker, input: DocumentInput) -> Outcome {
     let document = input.find(broker)?;
     let parameters = document.body.parameters.iter().map(|(name, parameter)| {
-        let mut description = json!({ "Name": name, "Type": parameter.kind, "Description": parameter.description });
-        if let Some(default) = &parameter.default {
-            description["DefaultValue"] = json!(default);
-        }
-        description
+        let description = [("Name", name), ("Type", &parameter.kind), ("Description", &parameter.description)];
+        let default = parameter.default.as_ref().map(|default| ("DefaultValue", default));
+        description.into_iter().chain(default).map(|(key, value)| (key.to_owned(), json!(value))).collect()
     });
     let parameters: Vec<Value> = parameters.collect();
     Ok(json!({ "Document": {

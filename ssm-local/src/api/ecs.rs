@@ -1,7 +1,6 @@
 //! Operations of ECS: enough to find a container and to execute a command in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -109,7 +108,7 @@ fn describe_services(broker: &Broker, input: Input) -> Outcome {
                 "taskDefinition": task.definition_arn(),
                 "enableExecuteCommand": task.is_enabled(),
                 "schedulingStrategy": "REPLICA",
-                "createdAt": timestamp(UNIX_EPOCH),
+                "createdAt": timestamp(task.started()),
             })),
             None => failures.push(json!({ "arn": wanted, "reason": "MISSING" })),
         }
@@ -142,8 +141,8 @@ fn describe_task(task: &EcsTask) -> Value {
         "platformVersion": "1.4.0",
         "connectivity": "CONNECTED",
         "enableExecuteCommand": task.is_enabled(),
-        "startedAt": timestamp(UNIX_EPOCH),
-        "createdAt": timestamp(UNIX_EPOCH),
+        "startedAt": timestamp(task.started()),
+        "createdAt": timestamp(task.started()),
         "containers": containers,
     })
 }

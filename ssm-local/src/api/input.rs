@@ -59,7 +59,7 @@ impl Page {
         allowed: RangeInclusive<i64>,
         next_token: Option<&str>,
     ) -> Result<Self, ApiError> {
-        let size = max_results.unwrap_or(*allowed.end());
+        let size = max_results.unwrap_or_else(|| *allowed.end());
         let constraint = if size < *allowed.start() {
             Some(format!("have value greater than or equal to {}", allowed.start()))
         } else if size > *allowed.end() {

@@ -161,24 +161,20 @@ fn days_since_epoch(year: u32, month: u32, day: u32) -> u64 {
 }
 
 fn describe_one(session: &SessionInfo) -> Value {
-    let mut description = json!({
-        "SessionId": session.id,
-        "Target": session.target,
-        "Status": session.state.name(),
-        "StartDate": timestamp(session.started),
-        "DocumentName": session.document,
-        "Owner": session.owner,
-        "Details": session.details,
-        "OutputUrl": {},
-        "AccessType": "Standard",
-    });
-    if let Some(ended) = session.ended {
-        description["EndDate"] = timestamp(ended);
-    }
-    if let Some(reason) = &session.reason {
-        description["Reason"] = json!(reason);
-    }
-    description
+    let always = [
+        ("SessionId", json!(session.id)),
+        ("Target", json!(session.target)),
+        ("Status", json!(session.state.name())),
+        ("StartDate", timestamp(session.started)),
+        ("DocumentName", json!(session.document)),
+        ("Owner", json!(session.owner)),
+        ("Details", json!(session.details)),
+        ("OutputUrl", json!({})),
+        ("AccessType", json!("Standard")),
+    ];
+    let ended = session.ended.map(|ended| ("EndDate", timestamp(ended)));
+    let reason = session.reason.as_ref().map(|reason| ("Reason", json!(reason)));
+    always.into_iter().chain(ended).chain(reason).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 #[cfg(test)]

@@ -9,41 +9,69 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::profile::Profile;
 use crate::{ProviderError, ProviderErrorKind};
 
-/// Why `call` to `endpoint` failed.
-pub(super) fn api_error<E>(call: &str, endpoint: &str, remedy: &str, error: &SdkError<E, HttpResponse>) -> ProviderError
+/// What was asked, for the errors.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    /// The service's name in permissions, such as `ssm`.
+    pub(super) service: &'a str,
+    /// The call's name.
+    pub(super) name: &'a str,
+    pub(super) endpoint: &'a str,
+    /// What to do when the credentials are no good.
+    pub(super) remedy: &'a str,
+}
+
+impl Call<'_> {
+    /// The answer lacks `field`.
+    pub(super) fn answered_without(&self, field: &str) -> ProviderError {
+        ProviderError {
+            kind: ProviderErrorKind::Service,
+            message: format!("{} answered {} without {field}", self.endpoint, self.name),
+        }
+    }
+}
+
+/// Why the call failed.
+pub(super) fn api_error<E>(call: &Call<'_>, error: &SdkError<E, HttpResponse>) -> ProviderError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
+    let Call { name, endpoint, .. } = call;
     let unreachable = |message| ProviderError { kind: ProviderErrorKind::Unreachable, message };
     match error {
         SdkError::ServiceError(service) => {
             let status = service.raw().status().as_u16();
             match service.err().code() {
-                Some(code) => service_error(call, code, service.err().message(), status, remedy),
-                None => no_answer(call, endpoint, status, service.err()),
+                Some(code) => service_error(call, code, service.err().message(), status),
+                None => no_answer(call, status, service.err()),
             }
         }
-        SdkError::ResponseError(response) => no_answer(call, endpoint, response.raw().status().as_u16(), error),
+        SdkError::ResponseError(response) => no_answer(call, response.raw().status().as_u16(), error),
         SdkError::TimeoutError(_) => unreachable(format!(
-            "{endpoint} did not answer {call} in time: check the network, the proxy, the VPC endpoint"
+            "{endpoint} did not answer {name} in time: check the network, the proxy, the VPC endpoint"
         )),
-        SdkError::DispatchFailure(_) => unreachable(format!("cannot reach {endpoint} for {call}: {}", root(error))),
-        other => invalid(format!("{call} could not be asked: {}", chain(other))),
+        SdkError::DispatchFailure(_) => unreachable(format!("cannot reach {endpoint} for {name}: {}", root(error))),
+        other => invalid(format!("{name} could not be asked: {}", chain(other))),
     }
 }
 
 /// Something answered, but not as the API does.
-fn no_answer(call: &str, endpoint: &str, status: u16, error: &dyn Error) -> ProviderError {
+fn no_answer(call: &Call<'_>, status: u16, error: &dyn Error) -> ProviderError {
+    let Call { service, name, endpoint, .. } = call;
     let message = match status {
-        500.. => format!("{endpoint} failed at {call} with HTTP {status}; try again later"),
-        300.. => format!("{endpoint} refused {call} with HTTP {status}, not as the SSM API does: is it one?"),
-        _ => format!("{endpoint} answered {call} with something malformed: {}", root(error)),
+        500.. => format!("{endpoint} failed at {name} with HTTP {status}; try again later"),
+        300.. => {
+            let api = service.to_ascii_uppercase();
+            format!("{endpoint} refused {name} with HTTP {status}, not as the {api} API does: is it one?")
+        }
+        _ => format!("{endpoint} answered {name} with something malformed: {}", root(error)),
     };
     ProviderError { kind: ProviderErrorKind::Service, message }
 }
 
-fn service_error(call: &str, code: &str, message: Option<&str>, status: u16, remedy: &str) -> ProviderError {
+fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16) -> ProviderError {
     use ProviderErrorKind as Kind;
+    let Call { service, name, remedy, .. } = *call;
     let text = one_line(message.unwrap_or_default());
     let (kind, hint) = match code {
         "TargetNotConnected" => (
@@ -62,18 +90,29 @@ fn service_error(call: &str, code: &str, message: Option<&str>, status: u16, rem
         | "MissingAuthenticationTokenException" => {
             (Kind::Credentials, format!("check the credentials and this machine's clock, or {remedy}"))
         }
-        "AccessDeniedException" | "AccessDenied" if text.contains(call) => (Kind::AccessDenied, String::new()),
+        "AccessDeniedException" | "AccessDenied" if text.contains(name) => (Kind::AccessDenied, String::new()),
         "AccessDeniedException" | "AccessDenied" => {
-            (Kind::AccessDenied, format!("the credentials need the permission ssm:{call}"))
+            (Kind::AccessDenied, format!("the credentials need the permission {service}:{name}"))
         }
         "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" => {
             (Kind::Throttled, "too many calls at once: try again later".to_owned())
         }
         "DoesNotExistException" => (Kind::SessionGone, String::new()),
+        "NotFoundException" | "DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException" => (
+            Kind::Invalid,
+            "the KMS key in Session Manager's preferences must be there, in the session's region, and enabled"
+                .to_owned(),
+        ),
+        "ClusterNotFoundException" => {
+            (Kind::Invalid, "check the name and the region: aws ecs list-clusters".to_owned())
+        }
+        "ServiceNotFoundException" | "ServiceNotActiveException" => {
+            (Kind::Invalid, "check the name: aws ecs list-services --cluster CLUSTER".to_owned())
+        }
         _ if status >= 500 => (Kind::Service, "the service failed: try again later".to_owned()),
         _ => (Kind::Invalid, String::new()),
     };
-    let parts = [format!("{call}: {code}"), text, hint];
+    let parts = [format!("{name}: {code}"), text, hint];
     let parts: Vec<&str> =
         parts.iter().map(|part| part.trim_end_matches(['.', ';'])).filter(|part| !part.is_empty()).collect();
     ProviderError { kind, message: parts.join("; ").replacen("; ", ": ", 1) }

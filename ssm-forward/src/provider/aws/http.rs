@@ -22,7 +22,8 @@ pub(super) fn client_for(endpoint: &str, outside: SharedHttpClient) -> Result<Sh
     if is_loopback(endpoint) { build(ProxyConfig::disabled()) } else { Ok(outside) }
 }
 
-fn is_loopback(endpoint: &str) -> bool {
+/// Whether `endpoint` is on this machine.
+pub(super) fn is_loopback(endpoint: &str) -> bool {
     let url = Url::parse(endpoint).ok();
     match url.as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost",

@@ -1,32 +1,41 @@
-//! Sessions from the SSM API. The only room that knows AWS's SDK.
+//! Sessions from the SSM API, and what they need of KMS and ECS. The only room that knows AWS's SDK.
 
 mod credentials;
+mod ecs;
+mod endpoint;
 mod errors;
 mod http;
+mod json;
+mod kms;
 mod profile;
 
+pub use ecs::{EcsSpec, EcsTarget};
+
+use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use ::http::HeaderMap;
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::Builder as ConfigBuilder;
-use aws_sdk_ssm::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_types::service_config::ServiceConfigKey;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use url::Url;
 
 use self::credentials::CredentialsSource;
-use self::errors::{api_error, invalid};
+use self::errors::{Call, api_error};
+use self::json::JsonApi;
 use self::profile::Profile;
-use super::{BoxFuture, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
+use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
 use crate::transport::sigv4;
 
 /// Where the API is and who calls it. What is `None` comes from the environment and the profile, as with every AWS tool.
@@ -53,8 +62,8 @@ pub struct AwsCredentials {
     pub session_token: Option<String>,
 }
 
-impl std::fmt::Debug for AwsCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for AwsCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwsCredentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
     }
 }
@@ -77,6 +86,8 @@ pub struct AwsProvider {
     credentials: CredentialsSource,
     region: String,
     endpoint: String,
+    kms: JsonApi,
+    ecs: JsonApi,
 }
 
 impl AwsProvider {
@@ -94,7 +105,7 @@ impl AwsProvider {
 
     async fn load(config: &AwsConfig) -> Result<Self, ProviderError> {
         if let Some(endpoint) = &config.endpoint_url {
-            check_endpoint(endpoint)?;
+            endpoint::check(endpoint)?;
         }
         let profile = Profile::load(config).await?;
         let region = profile::region(config).await?;
@@ -102,14 +113,8 @@ impl AwsProvider {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region.clone()))
             .http_client(http.clone())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                    .operation_timeout(OPERATION_TIMEOUT)
-                    .build(),
-            )
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .timeout_config(timeouts())
+            .retry_config(retries())
             // Each call brings its own.
             .no_credentials()
             .identity_cache(IdentityCache::no_cache());
@@ -117,14 +122,16 @@ impl AwsProvider {
             loader = loader.profile_name(profile);
         }
         let shared = loader.load().await;
-        let endpoint = endpoint(config, &shared).await?;
+        let endpoint = endpoint::of_ssm(config, &shared).await?;
         let mut service = ConfigBuilder::from(&shared).http_client(http::client_for(&endpoint, http.clone())?);
         if let Some(endpoint) = &config.endpoint_url {
             // On the service alone: the credentials' own calls (SSO, STS) go where they belong.
             service = service.endpoint_url(endpoint);
         }
+        let kms = JsonApi::new(json::KMS, config, &shared, region.clone(), http.clone()).await?;
+        let ecs = JsonApi::new(json::ECS, config, &shared, region.clone(), http.clone()).await?;
         let credentials = CredentialsSource::new(config.credentials.clone(), profile, region.clone(), http);
-        Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint })
+        Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint, kms, ecs })
     }
 
     async fn start(&self, request: &StartRequest) -> Result<SessionTicket, ProviderError> {
@@ -172,18 +179,34 @@ impl AwsProvider {
     }
 
     async fn terminate(&self, session_id: &str) -> Result<(), ProviderError> {
-        match self.terminate_as(session_id, self.credentials.current(CREDENTIALS_TIMEOUT).await?).await {
-            Err(error) if error.kind == ProviderErrorKind::ExpiredCredentials => {
-                self.terminate_as(session_id, self.credentials.resolve(CREDENTIALS_TIMEOUT).await?).await
-            }
-            ended => ended,
-        }
+        self.renewing(|credentials| self.terminate_as(session_id, credentials)).await
     }
 
     async fn terminate_as(&self, session_id: &str, credentials: Credentials) -> Result<(), ProviderError> {
         let call = self.client.terminate_session().session_id(session_id).customize();
         let answer = call.config_override(called_by(credentials)).send().await;
         answer.map(drop).map_err(|error| self.error("TerminateSession", &error))
+    }
+
+    /// A call of another service than SSM.
+    async fn ask<O>(&self, api: &JsonApi, name: &'static str, input: &impl Serialize) -> Result<O, ProviderError>
+    where
+        O: DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+    {
+        self.renewing(|credentials| api.call(name, input, credentials, self.credentials.remedy())).await
+    }
+
+    /// Calls with the credentials of the call before; once more with new ones if those are expired.
+    async fn renewing<O, F>(&self, call: impl Fn(Credentials) -> F) -> Result<O, ProviderError>
+    where
+        F: Future<Output = Result<O, ProviderError>>,
+    {
+        match call(self.credentials.current(CREDENTIALS_TIMEOUT).await?).await {
+            Err(error) if error.kind == ProviderErrorKind::ExpiredCredentials => {
+                call(self.credentials.resolve(CREDENTIALS_TIMEOUT).await?).await
+            }
+            answer => answer,
+        }
     }
 
     /// Signs if it can. What can't be signed goes out unsigned, as the official client's does.
@@ -205,14 +228,15 @@ impl AwsProvider {
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        api_error(call, &self.endpoint, self.credentials.remedy(), error)
+        api_error(&self.named(call), error)
     }
 
     fn missing(&self, call: &str, field: &str) -> ProviderError {
-        ProviderError {
-            kind: ProviderErrorKind::Service,
-            message: format!("{} answered {call} without {field}", self.endpoint),
-        }
+        self.named(call).answered_without(field)
+    }
+
+    fn named<'a>(&'a self, name: &'a str) -> Call<'a> {
+        Call { service: "ssm", name, endpoint: &self.endpoint, remedy: self.credentials.remedy() }
     }
 }
 
@@ -232,6 +256,14 @@ impl SessionProvider for AwsProvider {
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
         Box::pin(async move { Ok(self.sign(url).await) })
     }
+
+    fn data_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        context: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
+        Box::pin(self.data_key(key_id, context))
+    }
 }
 
 /// One call's override of the client's configuration.
@@ -239,32 +271,14 @@ fn called_by(credentials: Credentials) -> ConfigBuilder {
     ConfigBuilder::new().credentials_provider(credentials)
 }
 
-fn check_endpoint(endpoint: &str) -> Result<(), ProviderError> {
-    let url = Url::parse(endpoint).map_err(|error| invalid(format!("--endpoint-url {endpoint:?}: {error}")))?;
-    if matches!(url.scheme(), "http" | "https") {
-        return Ok(());
-    }
-    Err(invalid(format!("--endpoint-url {endpoint:?}: it must begin with http:// or https://")))
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT)
+        .build()
 }
 
-/// The URL that the SDK will call: the argument's, the environment's, the profile's, or AWS's own.
-async fn endpoint(config: &AwsConfig, shared: &SdkConfig) -> Result<String, ProviderError> {
-    let of_service = || {
-        let key = ServiceConfigKey::builder().service_id("SSM").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
-        shared.service_config().zip(key.ok()).and_then(|(services, key)| services.load_config(key))
-    };
-    let configured =
-        config.endpoint_url.clone().or_else(of_service).or_else(|| shared.endpoint_url().map(str::to_owned));
-    if let Some(endpoint) = configured {
-        return Ok(endpoint);
-    }
-    let params = Params::builder()
-        .set_region(shared.region().map(ToString::to_string))
-        .set_use_fips(shared.use_fips())
-        .set_use_dual_stack(shared.use_dual_stack())
-        .build()
-        .map_err(|error| invalid(error.to_string()))?;
-    let resolver = DefaultResolver::new();
-    let endpoint = resolver.resolve_endpoint(&params).await.map_err(|error| invalid(error.to_string()))?;
-    Ok(endpoint.url().to_owned())
+fn retries() -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(ATTEMPTS)
 }

@@ -2,7 +2,15 @@
 //!
 //! AWS's configuration is the process's environment, so each case runs in a process of its own: this binary again, with
 //! [`child`] as its only test.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test asserts so, and talks so"
+)]
+
+mod ecs;
+mod kms;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,13 +18,16 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ssm_forward::{AwsConfig, AwsProvider, ProviderError, SessionProvider, StartRequest, TicketProvider};
+use ssm_forward::{AwsConfig, AwsProvider, EcsSpec, ProviderError, SessionProvider, StartRequest, TicketProvider};
 use tempfile::TempDir;
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "made-up")];
 const GRANTED: &str = r#"{"SessionId":"s-1","StreamUrl":"wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1","TokenValue":"t0ken"}"#;
 
-/// An API that gives the same answer to every call, and keeps what it was asked.
+/// Calls by a part of their head, and the answer's status and body; the first that fits counts.
+type Answers = Vec<(&'static str, &'static str, String)>;
+
+/// An API that gives the same answer to the same call, and keeps what it was asked.
 struct Api {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -24,13 +35,17 @@ struct Api {
 
 impl Api {
     fn answering(status: &'static str, body: impl Into<String>) -> Self {
+        Self::answering_each(vec![("", status, body.into())])
+    }
+
+    fn answering_each(answers: Answers) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (seen, body) = (requests.clone(), body.into());
+        let seen = requests.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let _ = answer(stream, &seen, status, &body);
+                let _ = answer(stream, &seen, &answers);
             }
         });
         Self { url, requests }
@@ -41,7 +56,7 @@ impl Api {
     }
 }
 
-fn answer(stream: TcpStream, seen: &Mutex<Vec<String>>, status: &str, body: &str) -> std::io::Result<()> {
+fn answer(stream: TcpStream, seen: &Mutex<Vec<String>>, answers: &Answers) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), 0);
     loop {
@@ -57,6 +72,7 @@ fn answer(stream: TcpStream, seen: &Mutex<Vec<String>>, status: &str, body: &str
     let mut asked = vec![0; length];
     reader.read_exact(&mut asked)?;
     seen.lock().unwrap().push(format!("{head}\n{}", String::from_utf8_lossy(&asked)));
+    let (_, status, body) = answers.iter().find(|(call, ..)| head.contains(call)).unwrap();
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
@@ -98,16 +114,24 @@ impl Surroundings {
 
     /// Makes the calls in a process of its own; the result is a line for each, `OK …` or the error's kind and its text.
     fn run(&self, calls: &str) -> Vec<String> {
+        let text = self.output(calls);
+        let lines: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("> ")).map(str::to_owned).collect();
+        assert!(!lines.is_empty(), "{text}");
+        lines
+    }
+
+    /// All that the process says.
+    fn output(&self, calls: &str) -> String {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--ignored", "--exact", "child", "--nocapture", "--test-threads=1"]);
         command.env_clear().envs(self.variables.iter().cloned()).env("TEST_CALLS", calls);
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        let lines: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("> ")).map(str::to_owned).collect();
-        assert!(!text.contains("made-up"), "a secret was printed");
-        assert!(!lines.is_empty(), "{text}");
-        lines
+        for secret in ["made-up", kms::PLAINTEXT] {
+            assert!(!text.contains(secret), "a secret was printed");
+        }
+        text
     }
 
     fn error(&self, calls: &str) -> String {
@@ -129,6 +153,9 @@ impl Surroundings {
 #[test]
 #[ignore = "started by the other tests"]
 fn child() {
+    if std::env::var_os("TEST_TRACE").is_some() {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).init();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     if let Err(error) = runtime.block_on(calls()) {
         println!("\n> {:?} {error}", error.kind);
@@ -161,6 +188,11 @@ async fn calls() -> Result<(), ProviderError> {
                 let files = std::path::Path::new(&variable("HOME").unwrap()).join(".aws");
                 std::fs::rename(files.join("rotated"), files.join("credentials")).unwrap();
                 "rotated".into()
+            }
+            "key" => provider.data_key("alias/k", &kms::context()).await.map(|key| kms::shown(&key))?,
+            spec if spec.starts_with("ecs:") => {
+                let found = provider.resolve_ecs(&spec.parse::<EcsSpec>()?).await?;
+                format!("{} {} {}", found.target, found.task, found.container)
             }
             url => {
                 let headers = provider.sign_upgrade(&url.parse().unwrap()).await?;

@@ -1,0 +1,65 @@
+//! Takes the token out of sight: it comes in an argument or a variable, which other programs of this machine may read.
+//!
+//! The process replaces itself by itself, with the session in a pipe instead. The process id stays, and so does everything
+//! that the caller sees.
+
+use std::ffi::OsString;
+use std::io::{Read, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use super::invocation::RESPONSE_VARIABLE;
+
+/// Names the descriptor that the session is to be read from.
+const DESCRIPTOR_VARIABLE: &str = "AWS_SSM_FORWARD_SESSION_FD";
+/// What a pipe takes without a reader.
+const PIPE: usize = 16 << 10;
+
+/// The arguments, with the session in its place.
+pub(super) fn arguments() -> Vec<OsString> {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    match std::env::var(DESCRIPTOR_VARIABLE) {
+        Ok(descriptor) => {
+            if let (Some(session), Some(place)) = (receive(&descriptor), args.get_mut(1)) {
+                *place = session.into();
+            }
+        }
+        // Where it can't be done, the session goes on as it is.
+        Err(_) => hand_over(&args).unwrap_or_default(),
+    }
+    args
+}
+
+/// Returns only if it can't be done, or need not.
+fn hand_over(args: &[OsString]) -> std::io::Result<()> {
+    let Some(first) = args.get(1).filter(|_| args.len() > 3).and_then(|arg| arg.to_str()) else { return Ok(()) };
+    let variable = first.starts_with(RESPONSE_VARIABLE).then_some(first);
+    let session = match variable {
+        Some(name) => std::env::var(name).unwrap_or_default(),
+        None => first.to_owned(),
+    };
+    if session.is_empty() || session.len() > PIPE {
+        return Ok(());
+    }
+    let (reader, mut writer) = pipe()?;
+    writer.write_all(session.as_bytes())?;
+    drop(writer);
+    fcntl_setfd(&reader, FdFlags::empty())?;
+    let mut again = Command::new(std::env::current_exe()?);
+    again.arg0(args.first().map_or(first.as_ref(), |name| name.as_os_str())).arg("-").args(args.iter().skip(2));
+    again.env(DESCRIPTOR_VARIABLE, reader.as_raw_fd().to_string());
+    if let Some(name) = variable {
+        again.env_remove(name);
+    }
+    Err(again.exec())
+}
+
+fn receive(descriptor: &str) -> Option<String> {
+    let descriptor: u32 = descriptor.parse().ok()?;
+    let mut session = String::new();
+    std::fs::File::open(format!("/dev/fd/{descriptor}")).ok()?.read_to_string(&mut session).ok()?;
+    Some(session)
+}

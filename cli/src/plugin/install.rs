@@ -1,0 +1,105 @@
+//! `plugin install` and `plugin uninstall`: puts this program where the AWS CLI looks for its own.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::exit_code::{ExitCode, Failure};
+
+const NAME: &str = "session-manager-plugin";
+/// What stood there before is kept under this name beside it.
+const KEPT: &str = "session-manager-plugin.replaced-by-aws-ssm-forward";
+
+/// Puts a link to this program, or a copy of it, into `dir`; says what it did.
+///
+/// # Errors
+/// In one line, what is in the way.
+pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure> {
+    let dir = directory(dir)?;
+    let (place, kept) = (dir.join(NAME), dir.join(KEPT));
+    let own = std::env::current_exe().map_err(Failure::internal)?;
+    if !dir.is_dir() {
+        return Err(refused(format!("{} is no folder; create it, or name another one with --dir", dir.display())));
+    }
+    if is_own(&place, &own) {
+        return Ok(format!("{} is this program already", place.display()));
+    }
+    let replaced = match fs::symlink_metadata(&place) {
+        Ok(_) => {
+            if kept.exists() {
+                fs::remove_file(&kept).map_err(|error| failed(&kept, &error))?;
+            }
+            fs::rename(&place, &kept).map_err(|error| failed(&place, &error))?;
+            format!("; what stood there is now {}", kept.display())
+        }
+        Err(_) => String::new(),
+    };
+    let put = if copy { fs::copy(&own, &place).map(drop) } else { std::os::unix::fs::symlink(&own, &place) };
+    put.map_err(|error| failed(&place, &error))?;
+    let shadow = found_in_path().filter(|found| !is_own(found, &own));
+    let warning = shadow.map_or_else(String::new, |other| {
+        format!("\nwarning: {} comes first in PATH; the AWS CLI will start that one", other.display())
+    });
+    Ok(format!("{} is now this program{replaced}{warning}", place.display()))
+}
+
+/// Takes it away again, and puts back what stood there before; says what it did.
+///
+/// # Errors
+/// In one line, why it can't be done.
+pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
+    let dir = directory(dir)?;
+    let (place, kept) = (dir.join(NAME), dir.join(KEPT));
+    let own = std::env::current_exe().map_err(Failure::internal)?;
+    if !is_own(&place, &own) {
+        return Err(refused(format!("{} is not this program; nothing was changed", place.display())));
+    }
+    fs::remove_file(&place).map_err(|error| failed(&place, &error))?;
+    if fs::symlink_metadata(&kept).is_err() {
+        return Ok(format!("{} is gone; nothing had stood there before", place.display()));
+    }
+    fs::rename(&kept, &place).map_err(|error| failed(&kept, &error))?;
+    Ok(format!("{} is again what stood there before", place.display()))
+}
+
+/// Where it is to be: as asked, else where one is found, else the usual place.
+fn directory(dir: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(dir) = dir {
+        return Ok(dir.to_path_buf());
+    }
+    if let Some(found) = found_in_path().and_then(|found| found.parent().map(Path::to_path_buf)) {
+        return Ok(found);
+    }
+    let usual = Path::new("/usr/local/bin");
+    match usual.is_dir() {
+        true => Ok(usual.to_path_buf()),
+        false => Err(refused("there is no /usr/local/bin; name a folder of PATH with --dir".into())),
+    }
+}
+
+fn found_in_path() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(NAME)).find(|candidate| candidate.exists())
+}
+
+/// Whether `place` leads to this program, by a link or as a copy of the same length and content.
+fn is_own(place: &Path, own: &Path) -> bool {
+    let same_file = |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()? == fs::canonicalize(b).ok()?);
+    let same_bytes = |a: &Path, b: &Path| {
+        let same_length = fs::metadata(a).ok()?.len() == fs::metadata(b).ok()?.len();
+        Some(same_length && fs::read(a).ok()? == fs::read(b).ok()?)
+    };
+    same_file(place, own).unwrap_or(false) || same_bytes(place, own).unwrap_or(false)
+}
+
+fn refused(message: String) -> Failure {
+    Failure::new(ExitCode::Config, "install", message)
+}
+
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run it as root, or name a folder of your own with --dir",
+        _ => "",
+    };
+    refused(format!("{}: {error}{remedy}", path.display()))
+}

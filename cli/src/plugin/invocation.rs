@@ -1,0 +1,169 @@
+//! What the caller wants, from the positions of the arguments. `docs/plugin.md` has the contract.
+
+use std::ffi::OsString;
+
+use serde_json::Value;
+use ssm_forward::SessionTicket;
+
+use crate::exit_code::{ExitCode, Failure};
+
+/// What the executable was started for.
+#[derive(Debug)]
+pub(super) enum Invocation {
+    /// Without arguments: somebody asks whether it is installed.
+    Banner,
+    /// `--version`.
+    Version,
+    /// A session that the caller started is to be used.
+    Start(Box<Request>),
+}
+
+/// A session that the caller started, and whom to ask about it.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) ticket: SessionTicket,
+    pub(super) region: String,
+    pub(super) profile: Option<String>,
+    /// The node, for the context of a data key.
+    pub(super) target: String,
+    /// The SSM endpoint, if it is not AWS's.
+    pub(super) endpoint: Option<String>,
+}
+
+/// Names of variables that hold the answer of StartSession begin so.
+pub(super) const RESPONSE_VARIABLE: &str = "AWS_SSM_START_SESSION_RESPONSE";
+const OPERATION: &str = "StartSession";
+/// Targets in ECS begin so; what callers pass as endpoint is then not SSM's.
+const ECS: &str = "ecs:";
+
+impl Invocation {
+    /// Reads the arguments, the program's own name included; `variable` looks into the environment.
+    ///
+    /// # Errors
+    /// One line that says which of them is wrong.
+    pub(super) fn parse(args: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let text = |at: usize| args.get(at).map(|arg| arg.to_string_lossy().into_owned());
+        match args.len() {
+            0 | 1 => return Ok(Self::Banner),
+            2 if text(1).as_deref() == Some("--version") => return Ok(Self::Version),
+            2 | 3 => {
+                let operation = text(1).unwrap_or_default();
+                return Err(usage(format!(
+                    "unknown operation {operation}; use session-manager-plugin --version to check the version"
+                )));
+            }
+            _ => {}
+        }
+        let operation = text(3).unwrap_or_default();
+        if operation != OPERATION {
+            return Err(usage(format!("invalid operation {operation:?} as third argument; expected {OPERATION}")));
+        }
+        let response = match text(1).unwrap_or_default() {
+            name if name.starts_with(RESPONSE_VARIABLE) => variable(&name).ok_or_else(|| {
+                usage(format!("the environment variable {name}, which is to hold the session, is not set"))
+            })?,
+            json => json,
+        };
+        let given = |at| text(at).filter(|text| !text.is_empty());
+        let target = target(given(5).as_deref())?;
+        let endpoint = given(6).filter(|_| !target.starts_with(ECS));
+        let region = given(2).ok_or_else(|| usage("the region, the second argument, is empty"))?;
+        Ok(Self::Start(Box::new(Request { ticket: ticket(&response)?, region, profile: given(4), target, endpoint })))
+    }
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(ExitCode::Usage, "usage", message)
+}
+
+/// The answer of StartSession. Its keys come in any case: ECS writes `sessionId`.
+fn ticket(json: &str) -> Result<SessionTicket, Failure> {
+    let value: Value = serde_json::from_str(json)
+        .map_err(|error| usage(format!("the session, the first argument, is not JSON ({:?})", error.classify())))?;
+    let members = value.as_object().ok_or_else(|| usage("the session, the first argument, is not a JSON object"))?;
+    let text = |name: &str| {
+        let found =
+            members.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).and_then(|(_, value)| value.as_str());
+        let found = found.filter(|text| !text.is_empty()).map(str::to_owned);
+        found.ok_or_else(|| usage(format!("the session, the first argument, has no {name}")))
+    };
+    Ok(SessionTicket { session_id: text("SessionId")?, stream_url: text("StreamUrl")?, token: text("TokenValue")? })
+}
+
+/// The target in the request of StartSession; older callers pass none.
+fn target(json: Option<&str>) -> Result<String, Failure> {
+    let Some(json) = json else { return Ok(String::new()) };
+    let value: Value = serde_json::from_str(json)
+        .map_err(|error| usage(format!("the request, the fifth argument, is not JSON ({:?})", error.classify())))?;
+    match value.get("Target") {
+        Some(Value::String(target)) => Ok(target.clone()),
+        None => Ok(String::new()),
+        Some(_) => Err(usage("Target in the request, the fifth argument, is no text")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: &str =
+        r#"{"sessionId":"s-1","tokenValue":"secret","streamUrl":"wss://h/","ResponseMetadata":{"x":1}}"#;
+
+    fn parse(args: &[&str]) -> Result<Invocation, Failure> {
+        let args: Vec<OsString> = ["session-manager-plugin"].iter().chain(args).map(Into::into).collect();
+        Invocation::parse(&args, |name| (name == "AWS_SSM_START_SESSION_RESPONSE_7").then(|| SESSION.to_owned()))
+    }
+
+    fn request(args: &[&str]) -> Request {
+        match parse(args).unwrap() {
+            Invocation::Start(request) => *request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_number_of_arguments_means_something() {
+        assert!(matches!(parse(&[]).unwrap(), Invocation::Banner));
+        assert!(matches!(parse(&["--version"]).unwrap(), Invocation::Version));
+        assert!(parse(&["x"]).unwrap_err().message.contains("unknown operation x"));
+        assert!(parse(&[SESSION, "eu-west-1", "StopSession"]).unwrap_err().message.contains("StopSession"));
+        let legacy = request(&[SESSION, "eu-west-1", "StartSession"]);
+        assert_eq!((legacy.ticket.session_id.as_str(), legacy.region.as_str()), ("s-1", "eu-west-1"));
+        assert_eq!((legacy.profile, legacy.endpoint, legacy.target.as_str()), (None, None, ""));
+        let whole =
+            [SESSION, "r", "StartSession", "p", r#"{"Target":"i-1","Reason":"x"}"#, "https://ssm.example", "more"];
+        let full = request(&whole);
+        assert_eq!((full.profile.as_deref(), full.endpoint.as_deref()), (Some("p"), Some("https://ssm.example")));
+        assert_eq!(full.target, "i-1");
+    }
+
+    #[test]
+    fn the_session_may_be_in_the_environment_under_any_name_with_the_prefix() {
+        let request = request(&["AWS_SSM_START_SESSION_RESPONSE_7", "r", "StartSession"]);
+        assert_eq!(request.ticket.token, "secret");
+        let missing = parse(&["AWS_SSM_START_SESSION_RESPONSE", "r", "StartSession"]).unwrap_err();
+        assert!(missing.message.contains("is not set"), "{missing}");
+    }
+
+    #[test]
+    fn the_endpoint_of_another_service_is_ignored() {
+        let args = [SESSION, "r", "StartSession", "", r#"{"Target":"ecs:c_t_r"}"#, "https://ecs.example"];
+        assert_eq!(request(&args).endpoint, None);
+    }
+
+    #[test]
+    fn what_is_malformed_is_named_without_its_content() {
+        for (session, what) in [
+            ("{", "not JSON"),
+            ("[]", "not a JSON object"),
+            (r#"{"SessionId":"s","TokenValue":"hush"}"#, "has no StreamUrl"),
+            (r#"{"SessionId":"","TokenValue":"hush","StreamUrl":"u"}"#, "has no SessionId"),
+        ] {
+            let failure = parse(&[session, "r", "StartSession"]).unwrap_err();
+            assert!(failure.message.contains(what) && !failure.message.contains("hush"), "{failure}");
+        }
+        for (request, what) in [("{", "not JSON"), (r#"{"Target":7}"#, "is no text")] {
+            assert!(parse(&[SESSION, "r", "StartSession", "", request]).unwrap_err().message.contains(what));
+        }
+    }
+}

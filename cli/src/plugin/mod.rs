@@ -1,0 +1,185 @@
+//! Under the name of AWS's own client, `session-manager-plugin`: the same contract, which `docs/plugin.md` describes.
+
+mod handover;
+pub(crate) mod install;
+mod invocation;
+mod port;
+
+use std::io::{IsTerminal, Write, stdout};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ssm_forward::{
+    AwsConfig, AwsProvider, Session, SessionConfig, SessionMode, SessionNotice, SessionProvider, StartRequest,
+    StreamUrlPolicy, TicketProvider,
+};
+
+use crate::exit_code::{ExitCode, Failure};
+use crate::shutdown::Shutdown;
+use crate::terminal_session::{self, Ended};
+use crate::{stdio, terminal};
+use invocation::{Invocation, Request};
+
+/// Whether this process was started under the name that the AWS CLI and other tools start, rather than its own.
+pub(crate) fn is_invoked_as_plugin() -> bool {
+    std::env::args_os().next().is_some_and(|program| is_plugin_name(Path::new(&program)))
+}
+
+fn is_plugin_name(program: &Path) -> bool {
+    program.file_stem().is_some_and(|name| name == "session-manager-plugin")
+}
+
+const BANNER: &str = "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n\n";
+/// Do not look for credentials, and so do not sign: what the official client calls it.
+const SKIP_CREDENTIALS: &str = "SSM_PLUGIN_SKIP_CLIENT_CONFIGURE";
+/// `remote`: end with the exit code of the remote command.
+const EXIT_CODE_VARIABLE: &str = "AWS_SSM_FORWARD_EXIT_CODE";
+/// Hosts that may get the token, beside AWS's own and this machine; separated by commas.
+const HOSTS_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS";
+/// Credentials and the data channel together may take so long.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Does what the caller wants.
+///
+/// # Errors
+/// What is wrong, in one line. It was told already where callers look for it.
+pub(crate) fn run() -> Result<ExitCode, Failure> {
+    let args = handover::arguments();
+    match Invocation::parse(&args, |name| std::env::var(name).ok())? {
+        Invocation::Banner => say(BANNER),
+        Invocation::Version => say(&format!("{}\n", SessionConfig::default().protocol.client_version)),
+        Invocation::Start(request) => return crate::block_on(serve(*request)),
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// Writes what callers look for, exactly, on standard output.
+fn say(text: &str) {
+    let mut stdout = stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+async fn serve(request: Request) -> Result<ExitCode, Failure> {
+    let session_id = request.ticket.session_id.clone();
+    say(&format!("\nStarting session with SessionId: {session_id}\n"));
+    let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
+    shutdown.watch_parent();
+    let opened = tokio::select! {
+        opened = open(request) => opened,
+        cause = shutdown.requested() => return Ok(cause.exit_code()),
+        () = interrupted() => return Ok(ExitCode::Interrupted),
+    };
+    let (session, provider) = opened.inspect_err(|failure| tell_caller(failure))?;
+    let outcome = match session.mode() {
+        Some(SessionMode::Shell) => shell(&session, &shutdown).await,
+        Some(SessionMode::Plain) => stdio::run(&session, &shutdown).await.map(|()| ExitCode::Ok),
+        _ => port::serve(&session, provider, &shutdown).await.inspect_err(|failure| tell_caller(failure)),
+    };
+    terminal::restore();
+    session.terminate().await;
+    outcome
+}
+
+/// Who reads standard output by program waits for this text; a person reads the same on standard error.
+fn tell_caller(failure: &Failure) {
+    if !stdout().is_terminal() {
+        say(&format!("Cannot perform start session: {failure}\n"));
+    }
+}
+
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn open(request: Request) -> Result<(Arc<Session>, Arc<dyn SessionProvider>), Failure> {
+    let provider: Arc<dyn SessionProvider> =
+        Arc::new(TicketProvider::new(request.ticket.clone(), api(&request).await?));
+    let mut config = SessionConfig::default();
+    config.stream_url_policy = stream_url_policy();
+    // The session is started already; of the request only the target still counts.
+    let request = StartRequest { target: request.target, ..StartRequest::default() };
+    let start = Session::start(provider.clone(), &request, config, |_| {}, tell);
+    let session = tokio::time::timeout(START_TIMEOUT, start).await.map_err(|_| {
+        let text = format!("the session did not get ready within {} s: is its agent online?", START_TIMEOUT.as_secs());
+        Failure::new(ExitCode::Channel, "timeout", text)
+    })??;
+    Ok((Arc::new(session), provider))
+}
+
+/// What resumes, terminates and signs; `None` if the caller wants none of it.
+async fn api(request: &Request) -> Result<Option<Arc<dyn SessionProvider>>, Failure> {
+    if std::env::var(SKIP_CREDENTIALS).is_ok_and(|value| value == "true") {
+        return Ok(None);
+    }
+    let config = AwsConfig {
+        profile: request.profile.clone(),
+        region: Some(request.region.clone()),
+        endpoint_url: request.endpoint.clone(),
+        credentials: None,
+    };
+    Ok(Some(Arc::new(AwsProvider::new(config).await?)))
+}
+
+fn stream_url_policy() -> StreamUrlPolicy {
+    match std::env::var(HOSTS_VARIABLE) {
+        Ok(hosts) if !hosts.trim().is_empty() => {
+            StreamUrlPolicy::AlsoHosts(hosts.split(',').map(|host| host.trim().to_owned()).collect())
+        }
+        _ => StreamUrlPolicy::default(),
+    }
+}
+
+/// What a person should know goes to standard error: other programs read standard output.
+fn tell(notice: SessionNotice) {
+    let text = match notice {
+        SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
+        SessionNotice::Message(text) => return say(&format!("{text}\n")),
+        _ => return,
+    };
+    let _ = write!(std::io::stderr(), "{text}\r\n");
+}
+
+async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
+    let ended = terminal_session::run(session, shutdown).await?;
+    terminal::restore();
+    let remote = session.exit_code();
+    if let Some(code) = remote {
+        say(&format!("EXIT_CODE: {code}"));
+    }
+    match ended {
+        Ended::Closed(text) => say(&exit_text(session.id(), &text)),
+        Ended::Escaped => say(&exit_text(session.id(), "")),
+        Ended::Stopped(cause) => return Ok(cause.exit_code()),
+    }
+    let wanted = std::env::var(EXIT_CODE_VARIABLE).is_ok_and(|value| value == "remote");
+    Ok(remote.filter(|_| wanted).map_or(ExitCode::Ok, ExitCode::Remote))
+}
+
+/// The last words of a session.
+fn exit_text(session_id: &str, output: &str) -> String {
+    match output {
+        "" => format!("\n\nExiting session with sessionId: {session_id}.\n\n"),
+        output => format!("\n\nSessionId: {session_id} : {output}\n\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_what_counts() {
+        assert!(is_plugin_name(Path::new("/usr/local/bin/session-manager-plugin")));
+        assert!(is_plugin_name(Path::new("session-manager-plugin.exe")));
+        assert!(!is_plugin_name(Path::new("/opt/session-manager-plugin/aws-ssm-forward")));
+    }
+
+    #[test]
+    fn last_words_are_those_that_other_tools_parse() {
+        assert_eq!(exit_text("s-1", ""), "\n\nExiting session with sessionId: s-1.\n\n");
+        assert_eq!(exit_text("s-1", "gone"), "\n\nSessionId: s-1 : gone\n\n");
+    }
+}

@@ -1,0 +1,111 @@
+//! `shell`, `exec` and `ssh-proxy`: one session, and the standard streams of this process in it.
+
+use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
+use crate::connect::{Connection, Wanted};
+use crate::exit_code::{ExitCode, Failure};
+use crate::shutdown::Shutdown;
+use crate::terminal_session::{self, Ended};
+use crate::{stdio, terminal};
+
+/// A shell on the node.
+///
+/// # Errors
+/// In one line, what went wrong and what to do.
+pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let wanted =
+        Wanted { target: args.target.as_deref(), document: None, parameters: Vec::new(), quiet: verbosity.quiet };
+    let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
+    let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
+    let ended = terminal_session::run(&connection.session, &shutdown).await;
+    terminal::restore();
+    connection.close().await;
+    match ended? {
+        Ended::Closed(text) => told(&text).map_or(Ok(ExitCode::Ok), Err),
+        Ended::Escaped => Ok(ExitCode::Ok),
+        Ended::Stopped(cause) => Ok(cause.exit_code()),
+    }
+}
+
+/// A command on the node, with its exit code.
+///
+/// # Errors
+/// In one line, what went wrong and what to do.
+pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let command = command_line(&args.command)?;
+    let (document, parameters) = match args.tty {
+        true => ("AWS-StartInteractiveCommand", vec![("command", command)]),
+        false => {
+            let separate = ("separateOutputStream", "true".to_owned());
+            ("AWS-StartNonInteractiveCommand", vec![("command", command), separate])
+        }
+    };
+    let (target, quiet) = (args.target.as_deref(), verbosity.quiet);
+    let wanted = Wanted { target, document: Some(document), parameters, quiet };
+    let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
+    let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
+    let ended = terminal_session::run(&connection.session, &shutdown).await;
+    terminal::restore();
+    let (code, version) = (connection.session.exit_code(), connection.session.agent_version());
+    connection.close().await;
+    match (ended?, code) {
+        (_, Some(code)) => Ok(ExitCode::Remote(code)),
+        (Ended::Stopped(cause), None) => Ok(cause.exit_code()),
+        (Ended::Escaped, None) => Ok(ExitCode::Interrupted),
+        (Ended::Closed(text), None) => match told(&text) {
+            Some(failure) => Err(failure),
+            // On a terminal no agent tells how a command ended.
+            None if args.tty => Ok(ExitCode::Ok),
+            None => {
+                let text = format!("the agent (version {version:?}) did not tell how the command ended");
+                Err(Failure::new(ExitCode::SessionLost, "no_exit_code", text))
+            }
+        },
+    }
+}
+
+/// A connection to the node's SSH server on the standard streams.
+///
+/// # Errors
+/// In one line, what went wrong and what to do.
+pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let wanted = Wanted {
+        target: args.target.as_deref(),
+        document: Some("AWS-StartSSHSession"),
+        parameters: vec![("portNumber", args.port.to_string())],
+        quiet: true,
+    };
+    let _ = verbosity;
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
+    let outcome = stdio::run(&connection.session, &shutdown).await;
+    connection.close().await;
+    outcome.map(|()| ExitCode::Ok)
+}
+
+/// What the agent had to say about the end, if that is a complaint.
+fn told(text: &str) -> Option<Failure> {
+    let text = text.trim();
+    (!text.is_empty()).then(|| Failure::new(ExitCode::SessionLost, "session_ended", text))
+}
+
+/// One argument is a command line as it stands; several are quoted, so that the command gets exactly these.
+fn command_line(words: &[String]) -> Result<String, Failure> {
+    match words {
+        [line] => Ok(line.clone()),
+        words => shlex::try_join(words.iter().map(String::as_str))
+            .map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("the command can't be quoted: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_gets_exactly_the_words_that_were_given() {
+        let line =
+            |words: &[&str]| command_line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
+        assert_eq!(line(&["ls -l | wc -l"]), "ls -l | wc -l");
+        assert_eq!(line(&["ls", "-l", "a b", "it's"]), r#"ls -l 'a b' "it's""#);
+    }
+}

@@ -1,0 +1,82 @@
+//! The standard streams of this process as a connection to the far side: what ssh wants of a ProxyCommand.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ssm_forward::{CloseReason, Session, StreamError, StreamSender};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
+use tokio::time::timeout;
+
+use crate::exit_code::{ExitCode, Failure};
+use crate::shutdown::Shutdown;
+
+const READ_SIZE: usize = 64 << 10;
+const CHUNKS: usize = 64;
+
+/// Passes bytes, and nothing but them, until the far side is done or somebody asks to stop. The end of standard input alone
+/// is no reason: the answer may still be on its way.
+///
+/// # Errors
+/// The destination refused, or the session is lost.
+pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<(), Failure> {
+    let mut stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
+    let sender = stream.sender();
+    let mut output = stdout();
+    let mut chunks = Vec::with_capacity(CHUNKS);
+    let mut up = std::pin::pin!(send(&sender));
+    let mut sending = true;
+    loop {
+        tokio::select! {
+            more = stream.read_chunks(&mut chunks, CHUNKS) => match more {
+                Ok(true) => {
+                    if write(&mut output, &mut chunks).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(false) => return complaint(session).await.map_or(Ok(()), Err),
+                Err(error) => return Err(failure(session, &error)),
+            },
+            () = &mut up, if sending => sending = false,
+            _ = shutdown.requested() => return Ok(()),
+        }
+    }
+}
+
+/// What the service had to say about the end, if that is a complaint: an agent that can't reach the port ends the session.
+async fn complaint(session: &Session) -> Option<Failure> {
+    const MOMENT: Duration = Duration::from_secs(2);
+    match timeout(MOMENT, session.closed()).await {
+        Ok(CloseReason::Closed(text)) if !text.trim().is_empty() => {
+            Some(Failure::new(ExitCode::SessionLost, "session_ended", text.trim()))
+        }
+        _ => None,
+    }
+}
+
+async fn send(sender: &StreamSender) {
+    let mut input = stdin();
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ_SIZE);
+        match input.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return sender.finish(),
+            Ok(_) if sender.write_chunk(buffer.split().freeze()).await.is_ok() => {}
+            Ok(_) => return,
+        }
+    }
+}
+
+async fn write(output: &mut tokio::io::Stdout, chunks: &mut Vec<Bytes>) -> std::io::Result<()> {
+    for chunk in chunks.drain(..) {
+        output.write_all(&chunk).await?;
+    }
+    output.flush().await
+}
+
+fn failure(session: &Session, error: &StreamError) -> Failure {
+    let reason = session.close_reason().map_or_else(|| error.to_string(), |reason| reason.to_string());
+    match error {
+        StreamError::Refused => Failure::new(ExitCode::RemotePort, "remote_refused", reason),
+        _ => Failure::new(ExitCode::SessionLost, "session_ended", reason),
+    }
+}

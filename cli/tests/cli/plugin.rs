@@ -1,0 +1,275 @@
+//! Under the name session-manager-plugin: what the AWS CLI and other callers rely on, and each fault of the official client
+//! that must not come back.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::process::Stdio;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::common::{Cli, Ended, LocalManager, TARGET, closed_port, connect, echo_server};
+
+/// Starts a session and gives what a caller passes on: the answer, as JSON.
+fn session(manager: &LocalManager, document: &str, parameters: &[(&str, String)]) -> Value {
+    let parameters: serde_json::Map<_, _> =
+        parameters.iter().map(|(name, value)| ((*name).to_owned(), json!([value]))).collect();
+    let request = json!({ "Target": TARGET, "DocumentName": document, "Parameters": parameters });
+    manager.call("StartSession", &request)
+}
+
+fn port_session(manager: &LocalManager, port: u16) -> Value {
+    session(manager, "AWS-StartPortForwardingSession", &[("portNumber", port.to_string())])
+}
+
+fn ssh_session(manager: &LocalManager, port: u16) -> Value {
+    session(manager, "AWS-StartSSHSession", &[("portNumber", port.to_string())])
+}
+
+/// As the AWS CLI passes it on.
+fn arguments(session: &Value, endpoint: &str) -> Vec<String> {
+    let request = json!({ "Target": TARGET, "DocumentName": "x", "Parameters": {} });
+    [&session.to_string(), "us-east-1", "StartSession", "", &request.to_string(), endpoint].map(str::to_owned).into()
+}
+
+fn start(manager: &LocalManager, session: &Value) -> Cli {
+    start_with(manager, session, Stdio::null())
+}
+
+fn start_with(manager: &LocalManager, session: &Value, stdin: Stdio) -> Cli {
+    use std::os::unix::process::CommandExt;
+    let args = arguments(session, &manager.endpoint());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    Cli::start_with(&args, &manager.variables(), |command| command.arg0("session-manager-plugin").stdin(stdin))
+}
+
+/// Waits for the line that tells the port.
+fn port_of(cli: &Cli, session: &Value) -> String {
+    let id = session["SessionId"].as_str().unwrap();
+    loop {
+        let line = cli.line();
+        if let Some(rest) = line.strip_prefix("Port ") {
+            let (port, rest) = rest.split_once(' ').unwrap();
+            assert_eq!(rest, format!("opened for sessionId {id}."));
+            return format!("127.0.0.1:{port}");
+        }
+    }
+}
+
+fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
+    Cli::start_as_plugin(args, variables).end()
+}
+
+#[test]
+fn the_banner_and_the_version_are_what_callers_expect() {
+    let banner = run(&[], &[]);
+    assert_eq!(banner.code, 0);
+    let text = "The Session Manager plugin was installed successfully. Use the AWS CLI to start a session.";
+    assert_eq!(banner.stdout, ["", text, ""]);
+    let version = run(&["--version"], &[]);
+    assert_eq!((version.code, version.stdout.len()), (0, 1));
+    let numbers: Vec<u32> = version.stdout[0].split('.').map(|number| number.parse().unwrap()).collect();
+    assert!(numbers >= vec![1, 2, 764, 0], "{numbers:?}");
+}
+
+#[test]
+fn malformed_arguments_are_one_line_and_an_honest_exit_code() {
+    let whole = r#"{"SessionId":"s","StreamUrl":"ws://127.0.0.1:1/","TokenValue":"hush-hush"}"#;
+    for (args, what) in [
+        (vec!["help"], "unknown operation help"),
+        (vec!["{", "r", "StartSession"], "not JSON"),
+        (vec![whole, "r", "EndSession"], "invalid operation"),
+        (vec![whole, "", "StartSession"], "region"),
+        (vec![whole, "r", "StartSession", "", "{"], "not JSON"),
+        (vec!["AWS_SSM_START_SESSION_RESPONSE", "r", "StartSession"], "is not set"),
+    ] {
+        let ended = run(&args, &[]);
+        ended.assert_one_line(2, &[what]);
+        assert!(!format!("{ended:?}").contains("hush"), "{ended:?}");
+    }
+    let unknown = run(&[whole, "us-east-1", "StartSession", "no-such-profile"], &[]);
+    unknown.assert_one_line(4, &["no-such-profile"]);
+}
+
+#[test]
+fn a_port_session_says_exactly_what_callers_wait_for() {
+    let manager = LocalManager::start();
+    let session = port_session(&manager, echo_server());
+    let id = session["SessionId"].as_str().unwrap();
+    let cli = start(&manager, &session);
+    assert_eq!([cli.line(), cli.line()], [String::new(), format!("Starting session with SessionId: {id}")]);
+    let address = port_of(&cli, &session);
+    assert_eq!(cli.line(), "Waiting for connections...");
+    let mut stream = connect(&address);
+    stream.write_all(b"hello").unwrap();
+    assert_eq!([cli.line(), cli.line()], [String::new(), format!("Connection accepted for session [{id}]")]);
+    stream.read_exact(&mut [0; 5]).unwrap();
+    cli.signal("INT");
+    let ended = cli.end();
+    assert_eq!(ended.code, 0);
+    let last = ["Terminate signal received, exiting.", "", "", &format!("Exiting session with sessionId: {id}."), ""];
+    assert_eq!(ended.stdout, last);
+    assert!(manager.sessions("Active").is_empty());
+}
+
+#[test]
+fn the_session_may_come_in_any_variable_with_the_prefix_and_in_the_spelling_of_ecs() {
+    let manager = LocalManager::start();
+    let session = port_session(&manager, echo_server());
+    let lower = json!({
+        "sessionId": session["SessionId"], "tokenValue": session["TokenValue"], "streamUrl": session["StreamUrl"],
+    });
+    let text = lower.to_string();
+    let mut variables = manager.variables();
+    variables.push(("AWS_SSM_START_SESSION_RESPONSE_42", &text));
+    let ecs = r#"{"Target":"ecs:cluster_task_runtime"}"#;
+    let args = ["AWS_SSM_START_SESSION_RESPONSE_42", "us-east-1", "StartSession", "", ecs, "http://127.0.0.1:1"];
+    let cli = Cli::start_as_plugin(&args, &variables);
+    let address = port_of(&cli, &session);
+    let mut stream = connect(&address);
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    cli.signal("TERM");
+    assert_eq!(cli.end().code, 0);
+    assert!(manager.sessions("Active").is_empty(), "the endpoint of ECS was taken for SSM's");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_token_is_in_no_argument_and_no_variable_that_others_can_read() {
+    let manager = LocalManager::start();
+    let session = port_session(&manager, echo_server());
+    let token = session["TokenValue"].as_str().unwrap();
+    let text = session.to_string();
+    let mut variables = manager.variables();
+    variables.push(("AWS_SSM_START_SESSION_RESPONSE", &text));
+    for first in [text.as_str(), "AWS_SSM_START_SESSION_RESPONSE"] {
+        let cli = Cli::start_as_plugin(&[first, "us-east-1", "StartSession"], &variables);
+        while !cli.line().starts_with("Starting session") {}
+        for file in ["cmdline", "environ"] {
+            let bytes = std::fs::read(format!("/proc/{}/{file}", cli.pid)).unwrap();
+            // Given in an argument, the variable stays where its owner put it.
+            let other = first == text && file == "environ";
+            assert!(other || !String::from_utf8_lossy(&bytes).contains(token), "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_port_in_use_fails_at_once() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let manager = LocalManager::start();
+    let taken = holder.local_addr().unwrap().port().to_string();
+    let parameters = [("portNumber", echo_server().to_string()), ("localPortNumber", taken.clone())];
+    let session = session(&manager, "AWS-StartPortForwardingSession", &parameters);
+    let ended = start(&manager, &session).end();
+    ended.assert_one_line(3, &[&taken, "already in use"]);
+    let text = ended.stdout.join("\n");
+    assert!(text.contains("Cannot perform start session: cannot listen on"), "{text}");
+    assert!(manager.sessions("Active").is_empty(), "the session is left behind");
+}
+
+#[test]
+fn sigterm_ends_the_session() {
+    let manager = LocalManager::start();
+    for signal in ["TERM", "HUP"] {
+        let session = port_session(&manager, echo_server());
+        let cli = start(&manager, &session);
+        port_of(&cli, &session);
+        cli.signal(signal);
+        assert_eq!(cli.end().code, 0, "{signal}");
+        assert!(manager.sessions("Active").is_empty(), "{signal}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_the_truth() {
+    let manager = LocalManager::start();
+    // Closed by the service: what callers take for a good end.
+    let session = port_session(&manager, echo_server());
+    let cli = start(&manager, &session);
+    port_of(&cli, &session);
+    manager.call("TerminateSession", &json!({ "SessionId": session["SessionId"] }));
+    let ended = cli.end();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.iter().any(|line| line.starts_with("Exiting session with sessionId: ")), "{ended:?}");
+    // A token that does not open the channel.
+    let mut wrong = port_session(&manager, echo_server());
+    wrong["TokenValue"] = "wrong".into();
+    wrong["SessionId"] = "gone".into();
+    assert_ne!(start(&manager, &wrong).end().code, 0);
+    // Nobody there.
+    let mut nowhere = port_session(&manager, echo_server());
+    nowhere["StreamUrl"] = format!("ws://127.0.0.1:{}/", closed_port()).into();
+    start(&manager, &nowhere).end().assert_one_line(6, &["cannot reach"]);
+    // A host that must not get the token.
+    let mut elsewhere = port_session(&manager, echo_server());
+    elsewhere["StreamUrl"] = "wss://ssmmessages.example.com/v1/data-channel/x".into();
+    start(&manager, &elsewhere)
+        .end()
+        .assert_one_line(6, &["ssmmessages.example.com", "no AWS Session Manager endpoint"]);
+}
+
+#[test]
+fn a_lone_newline_in_a_tunnel_arrives_as_a_newline() {
+    let manager = LocalManager::start();
+    let session = ssh_session(&manager, echo_server());
+    let mut cli = start_with(&manager, &session, Stdio::piped());
+    // The official client makes a carriage return of it.
+    cli.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    cli.stdin.as_mut().unwrap().flush().unwrap();
+    assert_eq!([cli.line(), cli.line().split(':').next().unwrap().to_owned()], ["", "Starting session with SessionId"]);
+    assert_eq!(cli.line(), "");
+    cli.signal("TERM");
+}
+
+#[test]
+fn the_end_of_standard_input_loses_no_output() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let manager = LocalManager::start();
+    let session = ssh_session(&manager, port);
+    let mut cli = start_with(&manager, &session, Stdio::piped());
+    let (mut server, _) = listener.accept().unwrap();
+    cli.stdin.take().unwrap().write_all(b"question\n").unwrap();
+    let mut question = [0; 9];
+    server.read_exact(&mut question).unwrap();
+    assert_eq!(&question, b"question\n");
+    let answer: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
+    let writer = thread::spawn(move || {
+        server.write_all(answer.as_bytes()).unwrap();
+        server.shutdown(Shutdown::Both).unwrap();
+    });
+    let ended = cli.end();
+    writer.join().unwrap();
+    assert_eq!(ended.code, 0, "{:?}", ended.stderr);
+    let lines: Vec<_> = ended.stdout.iter().filter(|line| line.starts_with("line ")).collect();
+    assert_eq!((lines.len(), lines.last().unwrap().as_str()), (20_000, "line 19999"));
+}
+
+#[test]
+fn an_ssh_server_that_does_not_answer_is_told() {
+    let manager = LocalManager::start();
+    let port = closed_port();
+    let session = ssh_session(&manager, port);
+    let ended = start_with(&manager, &session, Stdio::piped()).end();
+    ended.assert_one_line(8, &["Unable to connect to specified port", &port.to_string()]);
+}
+
+#[test]
+fn installing_replaces_and_uninstalling_puts_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("session-manager-plugin");
+    std::fs::write(&place, "the official one").unwrap();
+    let path = dir.path().to_str().unwrap();
+    let installed = Cli::start(&["plugin", "install", "--dir", path], &[]).end();
+    assert_eq!(installed.code, 0, "{installed:?}");
+    assert!(installed.stdout[0].contains("what stood there is now"), "{installed:?}");
+    let version = std::process::Command::new(&place).arg("--version").output().unwrap();
+    assert!(String::from_utf8(version.stdout).unwrap().starts_with("1.2."));
+    assert!(Cli::start(&["plugin", "install", "--dir", path], &[]).end().stdout[0].contains("already"));
+    assert_eq!(Cli::start(&["plugin", "uninstall", "--dir", path], &[]).end().code, 0);
+    assert_eq!(std::fs::read_to_string(&place).unwrap(), "the official one");
+    Cli::start(&["plugin", "uninstall", "--dir", path], &[]).end().assert_one_line(4, &["nothing was changed"]);
+    Cli::start(&["plugin", "install", "--dir", "/no/such/folder"], &[]).end().assert_one_line(4, &["--dir"]);
+}

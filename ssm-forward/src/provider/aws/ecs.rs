@@ -1,0 +1,318 @@
+//! The containers of ECS's services as targets: the name that Session Manager knows one by holds the ids of the task and the
+//! runtime, which change with each deployment.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::errors::invalid;
+use super::{AwsProvider, ProviderError, ProviderErrorKind};
+
+/// A container by the names that stay: `ecs:CLUSTER/SERVICE` or `ecs:CLUSTER/SERVICE/CONTAINER`. A task's id may stand in the
+/// place of the service.
+///
+/// [`AwsProvider::resolve_ecs`] finds the task and the container that run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EcsSpec {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The service's name; `None` is any of the cluster's tasks, or that of [`EcsSpec::task`].
+    pub service: Option<String>,
+    /// A task's id; `None` is the newest one.
+    pub task: Option<String>,
+    /// The container's name; `None` is the only one.
+    pub container: Option<String>,
+}
+
+/// A container that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EcsTarget {
+    /// What StartSession takes: `ecs:CLUSTER_TASK_RUNTIME`.
+    pub target: String,
+    /// The task's id.
+    pub task: String,
+    /// The container's name.
+    pub container: String,
+}
+
+const PREFIX: &str = "ecs:";
+
+impl EcsSpec {
+    /// Reads a target that a person wrote. `None` is one that StartSession takes as it is: a node's id, or
+    /// `ecs:CLUSTER_TASK_RUNTIME`.
+    ///
+    /// # Errors
+    /// It begins with `ecs:` but is neither form.
+    pub fn of_target(target: &str) -> Result<Option<Self>, ProviderError> {
+        match target.strip_prefix(PREFIX) {
+            Some(name) if !is_resolved(name) => target.parse().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the task is looked for in.
+    fn place(&self) -> String {
+        match (&self.task, &self.service) {
+            (Some(task), _) => format!("the task {task} of the ECS cluster {}", self.cluster),
+            (None, Some(service)) => format!("the service {service} of the ECS cluster {}", self.cluster),
+            (None, None) => format!("the ECS cluster {}", self.cluster),
+        }
+    }
+}
+
+/// Whether it has the three parts of `CLUSTER_TASK_RUNTIME`; the cluster's name may hold underscores itself.
+fn is_resolved(name: &str) -> bool {
+    !name.contains('/') && name.rsplitn(3, '_').filter(|part| !part.is_empty()).count() == 3
+}
+
+impl FromStr for EcsSpec {
+    type Err = ProviderError;
+
+    fn from_str(text: &str) -> Result<Self, ProviderError> {
+        let forms = "ecs:CLUSTER/SERVICE or ecs:CLUSTER/SERVICE/CONTAINER";
+        let names = text.strip_prefix(PREFIX).ok_or_else(|| invalid(format!("{text:?} is not {forms}")))?;
+        if names.starts_with("arn:") {
+            return Err(invalid(format!("{text:?} holds an ARN; {forms} takes the plain names")));
+        }
+        let parts: Vec<&str> = names.split('/').collect();
+        let (cluster, within, container) = match *parts.as_slice() {
+            [cluster, within] => (cluster, within, None),
+            [cluster, within, container] => (cluster, within, Some(container)),
+            _ => return Err(invalid(format!("{text:?} is not {forms}"))),
+        };
+        if let Some(bad) = parts.iter().find(|part| !is_name(part)) {
+            return Err(invalid(format!("{bad:?} in {text:?} is not a name: {forms}, of letters, digits, - and _")));
+        }
+        let (task, service) = if is_task_id(within) { (Some(within), None) } else { (None, Some(within)) };
+        let owned = |name: Option<&str>| name.map(str::to_owned);
+        Ok(Self { cluster: cluster.into(), service: owned(service), task: owned(task), container: owned(container) })
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+fn is_task_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl fmt::Display for EcsSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = self.task.as_deref().or(self.service.as_deref()).unwrap_or("*");
+        write!(f, "{PREFIX}{}/{within}", self.cluster)?;
+        self.container.as_ref().map_or(Ok(()), |container| write!(f, "/{container}"))
+    }
+}
+
+/// A page is 100 tasks: as many as DescribeTasks takes.
+const MAX_PAGES: usize = 10;
+
+impl AwsProvider {
+    /// Finds the newest running task of `spec` and its container.
+    ///
+    /// # Errors
+    /// There is no such cluster, service, task or container; none runs; ECS Exec is not enabled or its agent is not running;
+    /// the spec fits several containers; the API's own errors.
+    pub async fn resolve_ecs(&self, spec: &EcsSpec) -> Result<EcsTarget, ProviderError> {
+        let tasks = match &spec.task {
+            Some(task) => self.describe(&spec.cluster, std::slice::from_ref(task)).await,
+            None => self.tasks(spec).await,
+        };
+        choose(spec, tasks.map_err(|error| about(spec, error))?)
+    }
+
+    async fn tasks(&self, spec: &EcsSpec) -> Result<Vec<Task>, ProviderError> {
+        let mut tasks = Vec::new();
+        let mut next_token = None;
+        for _ in 0..MAX_PAGES {
+            let (cluster, service_name) = (&*spec.cluster, spec.service.as_deref());
+            let question = ListTasks { cluster, service_name, desired_status: RUNNING, next_token };
+            let page: TaskArns = self.ask(&self.ecs, "ListTasks", &question).await?;
+            if !page.task_arns.is_empty() {
+                tasks.append(&mut self.describe(&spec.cluster, &page.task_arns).await?);
+            }
+            next_token = page.next_token;
+            if next_token.is_none() {
+                break;
+            }
+        }
+        Ok(tasks)
+    }
+
+    async fn describe(&self, cluster: &str, tasks: &[String]) -> Result<Vec<Task>, ProviderError> {
+        let answer: Tasks = self.ask(&self.ecs, "DescribeTasks", &DescribeTasks { cluster, tasks }).await?;
+        Ok(answer.tasks)
+    }
+}
+
+/// A refusal of the request says for what.
+fn about(spec: &EcsSpec, error: ProviderError) -> ProviderError {
+    match error.kind {
+        ProviderErrorKind::Invalid => invalid(format!("{spec}: {}", error.message)),
+        _ => error,
+    }
+}
+
+const RUNNING: &str = "RUNNING";
+/// The managed agent through which Session Manager reaches a container.
+const AGENT: &str = "ExecuteCommandAgent";
+
+fn not_connected(message: String) -> ProviderError {
+    ProviderError { kind: ProviderErrorKind::NotConnected, message }
+}
+
+/// The newest task that can be reached. A deployment's first seconds are bridged by the task before.
+fn choose(spec: &EcsSpec, mut tasks: Vec<Task>) -> Result<EcsTarget, ProviderError> {
+    let place = spec.place();
+    tasks.retain(|task| task.last_status == RUNNING);
+    if tasks.is_empty() {
+        return Err(match (&spec.task, &spec.service) {
+            (Some(_), _) => not_connected(format!("{place} is not running, or there is none: aws ecs list-tasks")),
+            (None, Some(service)) => not_connected(format!(
+                "{place} has no running task; its events say why: aws ecs describe-services --cluster {} --services {service}",
+                spec.cluster
+            )),
+            (None, None) => not_connected(format!("{place} has no running task")),
+        });
+    }
+    tasks.retain(|task| task.enable_execute_command);
+    tasks.sort_by(|a, b| b.since().total_cmp(&a.since()));
+    let Some((newest, older)) = tasks.split_first() else {
+        let service = spec.service.as_deref().unwrap_or("SERVICE");
+        return Err(invalid(format!(
+            "ECS Exec is not enabled in {place}: \
+             aws ecs update-service --cluster {} --service {service} --enable-execute-command --force-new-deployment",
+            spec.cluster
+        )));
+    };
+    match container(spec, newest) {
+        Err(error) if error.kind == ProviderErrorKind::NotConnected => {
+            older.iter().find_map(|task| container(spec, task).ok()).ok_or(error)
+        }
+        found => found,
+    }
+}
+
+fn container(spec: &EcsSpec, task: &Task) -> Result<EcsTarget, ProviderError> {
+    let id = last_part(&task.task_arn);
+    let names = |containers: &[&Container]| {
+        let names: Vec<&str> = containers.iter().map(|container| &*container.name).collect();
+        names.join(", ")
+    };
+    let all: Vec<&Container> = task.containers.iter().collect();
+    // What AWS itself adds to a task, for Service Connect or GuardDuty, has no agent.
+    let with_agent: Vec<&Container> = all.iter().copied().filter(|container| container.agent().is_some()).collect();
+    let container = match (&spec.container, with_agent.as_slice()) {
+        (Some(name), _) => *all.iter().find(|container| container.name == *name).ok_or_else(|| {
+            invalid(format!("there is no container {name} in the ECS task {id}; there are: {}", names(&all)))
+        })?,
+        (None, [only]) => only,
+        (None, []) => return Err(not_connected(no_agent(id, &names(&all), None))),
+        (None, several) => {
+            let names = names(several);
+            return Err(invalid(format!("{spec} has several containers: add /CONTAINER, one of {names}")));
+        }
+    };
+    let reachable = container.agent().is_some_and(|agent| agent.last_status == RUNNING);
+    match container.runtime_id.as_deref().filter(|_| reachable) {
+        Some(runtime) => {
+            let cluster = task.cluster_arn.as_deref().map_or(&*spec.cluster, last_part);
+            let target = format!("{PREFIX}{cluster}_{id}_{runtime}");
+            Ok(EcsTarget { target, task: id.to_owned(), container: container.name.clone() })
+        }
+        None => Err(not_connected(no_agent(id, &container.name, container.agent()))),
+    }
+}
+
+fn no_agent(task: &str, container: &str, agent: Option<&Agent>) -> String {
+    let status = agent.map_or("missing", |agent| &agent.last_status);
+    let reason = agent.and_then(|agent| agent.reason.as_deref()).map_or_else(String::new, |why| format!(" ({why})"));
+    format!(
+        "the ECS Exec agent in the container {container} of the task {task} is not running but {status}{reason}: \
+         wait if the task is new, else check that its task role allows ssmmessages:* and that it reaches Session Manager"
+    )
+}
+
+fn last_part(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListTasks<'a> {
+    cluster: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_name: Option<&'a str>,
+    desired_status: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TaskArns {
+    #[serde(default)]
+    task_arns: Vec<String>,
+    next_token: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DescribeTasks<'a> {
+    cluster: &'a str,
+    tasks: &'a [String],
+}
+
+#[derive(Debug, Deserialize)]
+struct Tasks {
+    #[serde(default)]
+    tasks: Vec<Task>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Task {
+    task_arn: String,
+    cluster_arn: Option<String>,
+    #[serde(default)]
+    last_status: String,
+    #[serde(default)]
+    enable_execute_command: bool,
+    /// In seconds since 1970; `None` if it has not started yet.
+    started_at: Option<f64>,
+    created_at: Option<f64>,
+    #[serde(default)]
+    containers: Vec<Container>,
+}
+
+impl Task {
+    fn since(&self) -> f64 {
+        self.started_at.or(self.created_at).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    name: String,
+    runtime_id: Option<String>,
+    #[serde(default)]
+    managed_agents: Vec<Agent>,
+}
+
+impl Container {
+    fn agent(&self) -> Option<&Agent> {
+        self.managed_agents.iter().find(|agent| agent.name == AGENT)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Agent {
+    name: String,
+    #[serde(default)]
+    last_status: String,
+    reason: Option<String>,
+}

@@ -1,0 +1,59 @@
+//! The data key of an encrypted session.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use ssm_proto::{DataKey, PlaintextKey};
+use zeroize::Zeroizing;
+
+use super::{AwsProvider, ProviderError};
+
+/// Two AES-256 keys: one for each direction.
+const KEY_BYTES: u32 = 64;
+const CALL: &str = "GenerateDataKey";
+
+impl AwsProvider {
+    /// Has KMS make a data key, with the credentials of the session.
+    pub(super) async fn data_key(
+        &self,
+        key_id: &str,
+        context: &BTreeMap<String, String>,
+    ) -> Result<DataKey, ProviderError> {
+        let question = Question { key_id, number_of_bytes: KEY_BYTES, encryption_context: context };
+        let answer: Answer = self.ask(&self.kms, CALL, &question).await?;
+        let missing = |field| self.kms.named(CALL, self.credentials.remedy()).answered_without(field);
+        let plaintext = Zeroizing::new(answer.plaintext.unwrap_or_default());
+        let plaintext = STANDARD.decode(plaintext.as_bytes()).map(Zeroizing::new).ok();
+        let plaintext = plaintext.and_then(|bytes| PlaintextKey::new(&bytes));
+        let ciphertext = STANDARD.decode(answer.ciphertext_blob.unwrap_or_default()).ok();
+        Ok(DataKey {
+            plaintext: plaintext.ok_or_else(|| missing("a Plaintext of 64 bytes"))?,
+            ciphertext: ciphertext.filter(|bytes| !bytes.is_empty()).ok_or_else(|| missing("CiphertextBlob"))?.into(),
+        })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Question<'a> {
+    key_id: &'a str,
+    number_of_bytes: u32,
+    encryption_context: &'a BTreeMap<String, String>,
+}
+
+/// Both in Base64.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    plaintext: Option<String>,
+    ciphertext_blob: Option<String>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("ciphertext_blob", &self.ciphertext_blob).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,219 @@
+"""What the tests with real programs share: child processes that never outlive them, and checks."""
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+# Longer than any single step takes; reaching it is a failure.
+PATIENCE = 60
+
+# Servers live where only root's PATH looks.
+SEARCH_PATH = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
+
+TARGET = "i-0123456789abcdef0"
+
+
+class Suite:
+    """Checks that run one after the other; each prints a line."""
+
+    def __init__(self, name):
+        self.name = name
+        self.passed = 0
+        self.failed = 0
+
+    def check(self, what, function, *args):
+        began = time.monotonic()
+        try:
+            function(*args)
+        except Exception as error:
+            self.failed += 1
+            say(f"FAIL  {self.name}: {what}: {error}\n{indent(traceback.format_exc())}")
+        else:
+            self.passed += 1
+            say(f"ok    {self.name}: {what} ({time.monotonic() - began:.1f} s)")
+
+
+def say(text):
+    """Suites run side by side: a line is printed at once."""
+    with _printing:
+        print(text, flush=True)
+
+
+def indent(text):
+    return "\n".join(f"        {line}" for line in text.rstrip().splitlines())
+
+
+def equal(got, wanted):
+    assert got == wanted, f"got {got!r}, wanted {wanted!r}"
+
+
+def contains(text, *parts):
+    for part in parts:
+        assert part in text, f"no {part!r} in {text!r}"
+
+
+def wait_until(what, condition, limit=PATIENCE):
+    """Asks until the answer is true, and returns it."""
+    deadline = time.monotonic() + limit
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"waited {limit} s for: {what}"
+        time.sleep(0.05)
+
+
+def run(args, limit=PATIENCE, **options):
+    """Runs a program to its end and returns it with its output as text; the exit code is the caller's business."""
+    child = Child(args, **options)
+    return child.finish(limit)
+
+
+class Child:
+    """A process whose output is read as it comes. It is killed at the latest when the tests end."""
+
+    def __init__(self, args, stdin=subprocess.DEVNULL, env=None, user=None):
+        self.args = [str(arg) for arg in args]
+        self.process = subprocess.Popen(
+            self.args,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            user=user,
+            text=True,
+            bufsize=1,
+        )
+        _children.append(self.process)
+        self._lines = queue.Queue()
+        self._errors = []
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self._lines.put), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self._errors.append), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream, take):
+        for line in stream:
+            take(line.rstrip("\n"))
+
+    @property
+    def stderr(self):
+        return "\n".join(self._errors)
+
+    def line(self, limit=PATIENCE):
+        """The next line of stdout."""
+        try:
+            return self._lines.get(timeout=limit)
+        except queue.Empty:
+            raise AssertionError(f"{self.args[0]}: no line within {limit} s; stderr: {self.stderr}") from None
+
+    def lines_so_far(self, quiet=0.5):
+        """The lines of stdout until none came for a while."""
+        lines = []
+        try:
+            while True:
+                lines.append(self._lines.get(timeout=quiet))
+        except queue.Empty:
+            return lines
+
+    def type(self, line):
+        """Writes a line to stdin, which is a pipe."""
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def finish(self, limit=PATIENCE):
+        """Waits for the end."""
+        try:
+            code = self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"{' '.join(self.args)}: not done within {limit} s; stderr: {self.stderr}") from None
+        for reader in self._readers:
+            reader.join(limit)
+        return Ended(self.args, code, "\n".join(self._lines.queue), self.stderr)
+
+    def stop(self, with_signal=signal.SIGTERM, limit=PATIENCE):
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        return self.finish(limit)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Ended:
+    """What a process left behind."""
+
+    def __init__(self, args, code, stdout, stderr):
+        self.args = args
+        self.code = code
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def ok(self):
+        assert self.code == 0, f"{' '.join(self.args)}: exit code {self.code}; stderr: {self.stderr}"
+        return self.stdout
+
+
+class Tool(Child):
+    """The command under test, with an environment of its own."""
+
+    def __init__(self, *args, env=None):
+        super().__init__([binary(), *args], env=clean_environment(env))
+
+    def event(self, name, limit=PATIENCE):
+        """The next JSON event of this name; others before it are skipped."""
+        while True:
+            event = json.loads(self.line(limit))
+            if event["event"] == name:
+                return event
+            assert event["event"] != "error", event
+
+
+def clean_environment(more=None):
+    return {
+        "PATH": SEARCH_PATH,
+        "HOME": os.environ["TESTS_HOME"],
+        "LC_ALL": "C.UTF-8",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **(more or {}),
+    }
+
+
+def binary():
+    return Path(os.environ["AWS_SSM_FORWARD_BIN"])
+
+
+def aws_cli():
+    """The AWS CLI: that beside this Python first, then that of PATH."""
+    beside = Path(sys.executable).parent
+    return shutil.which("aws", path=f"{beside}:{SEARCH_PATH}")
+
+
+def reraise(error):
+    raise error
+
+
+def end_all_children():
+    for process in _children:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+_printing = threading.Lock()
+_children = []

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Runs the tests with programs that others wrote.
+
+    tests/real/run.py [SUITE...]
+
+Each suite says which components it needs. One that lacks some is skipped, and they are named with the command that
+installs them; with CI=true in the environment a missing component is a failure.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# The checkout stays clean.
+sys.dont_write_bytecode = True
+
+import harness  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+
+SUITES = ["database", "aws_api"]
+
+# All suites together take two to three minutes.
+LIMIT = 15 * 60
+
+
+def main():
+    wanted = sys.argv[1:] or SUITES
+    unknown = set(wanted) - set(SUITES)
+    if unknown:
+        sys.exit(f"error: no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    os.environ["AWS_SSM_FORWARD_BIN"] = str(find_binary())
+    signal.signal(signal.SIGTERM, lambda *_: give_up("stopped"))
+    signal.signal(signal.SIGINT, lambda *_: give_up("stopped"))
+    threading.Timer(LIMIT, give_up, [f"not done within {LIMIT} s"]).start()
+    with tempfile.TemporaryDirectory(prefix="tests-home-") as home:
+        os.environ["TESTS_HOME"] = home
+        passed, failed, skipped = run_suites(wanted)
+    harness.end_all_children()
+    print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
+    os._exit(1 if failed else 0)
+
+
+def find_binary():
+    """The debug build that `cargo test` leaves."""
+    given = os.environ.get("AWS_SSM_FORWARD_BIN")
+    if given:
+        return Path(given).resolve()
+    arguments = ["cargo", "metadata", "--format-version=1", "--no-deps", "--locked"]
+    metadata = subprocess.run(arguments, cwd=HERE, check=True, capture_output=True, text=True).stdout
+    path = Path(json.loads(metadata)["target_directory"]) / "debug" / "aws-ssm-forward"
+    if not path.exists():
+        sys.exit(f"error: {path} does not exist; `cargo build` makes it")
+    return path
+
+
+def run_suites(names):
+    suites, failed, skipped = [], 0, 0
+    for name in names:
+        module = importlib.import_module(name)
+        lacking = [component for component in module.NEEDS if not present(component)]
+        for component in lacking:
+            verdict = "FAIL " if in_ci() else "skip "
+            print(f"{verdict} {name}: there is no {component}; install it with: {INSTALL[component]}", flush=True)
+        if not lacking:
+            suites.append((harness.Suite(name), module))
+        elif in_ci():
+            failed += 1
+        else:
+            skipped += 1
+    with ThreadPoolExecutor(max(1, len(suites))) as pool:
+        list(pool.map(run_suite, suites))
+    return (
+        sum(suite.passed for suite, _ in suites),
+        failed + sum(suite.failed for suite, _ in suites),
+        skipped,
+    )
+
+
+def run_suite(pair):
+    suite, module = pair
+    # What stands between the checks (servers, tunnels) may fail too.
+    try:
+        module.checks(suite)
+    except Exception as error:
+        suite.check("runs to its end", harness.reraise, error)
+
+
+def present(component):
+    if component == "boto3":
+        return importlib.util.find_spec("boto3") is not None
+    if component == "aws":
+        return harness.aws_cli() is not None
+    return shutil.which(component, path=harness.SEARCH_PATH) is not None
+
+
+def in_ci():
+    return os.environ.get("CI") == "true"
+
+
+def give_up(why):
+    print(f"FAIL  {why}", flush=True)
+    harness.end_all_children()
+    os._exit(1)
+
+
+VENV = "tests/real/venv"
+
+INSTALL = {
+    "mariadbd": "apt-get install mariadb-server",
+    "mariadb-install-db": "apt-get install mariadb-server",
+    "mariadb": "apt-get install mariadb-client",
+    "mariadb-dump": "apt-get install mariadb-client",
+    "aws": VENV,
+    "boto3": VENV,
+}
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{SessionEvent, SessionMode, StreamId, TerminalSize};
+use ssm_proto::{SessionEvent, SessionMode, StreamId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -21,8 +21,6 @@ pub(super) enum Happening {
     Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
-    /// The client's terminal has this size.
-    Resized(TerminalSize),
     /// The client made a data key; KMS is to decrypt it.
     DecryptNeeded { ciphertext: Bytes, context: BTreeMap<String, String> },
     /// The client ends the session.
@@ -148,7 +146,10 @@ fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Optio
         let _ = match event {
             SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
             SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),
-            SessionEvent::Resized(size) => happenings.send(Happening::Resized(size)),
+            SessionEvent::Resized(size) => {
+                state.resize(size);
+                Ok(())
+            }
             SessionEvent::DecryptNeeded { ciphertext, context, .. } => {
                 happenings.send(Happening::DecryptNeeded { ciphertext, context })
             }

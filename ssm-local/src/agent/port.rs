@@ -79,7 +79,7 @@ impl Port {
                 None
             }
             Happening::Terminated => Some(AgentResult::default()),
-            Happening::Resized(_) | Happening::DecryptNeeded { .. } => None,
+            Happening::DecryptNeeded { .. } => None,
         }
     }
 

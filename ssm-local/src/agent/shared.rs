@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use ssm_proto::{Output, PlaintextKey, Session, StreamId, WriteError};
+use ssm_proto::{Output, PlaintextKey, Session, StreamId, TerminalSize, WriteError};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// See the module. Taken once per batch of messages, and once per chunk of a stream.
@@ -20,6 +21,8 @@ pub(super) struct State {
     pub(super) protocol: Session,
     /// The session ends once everything that was sent is acknowledged.
     closing: bool,
+    /// The client's terminal. Kept here, so that whoever reads what came after it knows it.
+    size: watch::Sender<TerminalSize>,
     driver: Option<Waker>,
     waiting: BTreeMap<StreamId, Waiting>,
 }
@@ -30,9 +33,14 @@ struct Waiting {
     writer: Option<Waker>,
 }
 
+/// A terminal whose client has told no size.
+const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
+
 impl Shared {
     pub(super) fn new(protocol: Session) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { protocol, closing: false, driver: None, waiting: BTreeMap::new() }) })
+        let size = watch::Sender::new(DEFAULT_SIZE);
+        let state = State { protocol, closing: false, size, driver: None, waiting: BTreeMap::new() };
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -50,6 +58,14 @@ impl State {
     /// The terminal is up, or not: until it is, input and sizes are refused.
     pub(super) fn set_refusing(&mut self, refusing: bool) {
         self.protocol.set_refusing(refusing);
+    }
+
+    pub(super) fn resize(&self, size: TerminalSize) {
+        self.size.send_replace(size);
+    }
+
+    pub(super) fn size(&self) -> watch::Receiver<TerminalSize> {
+        self.size.subscribe()
     }
 
     pub(super) fn provide_plaintext_key(&mut self, key: &PlaintextKey) {

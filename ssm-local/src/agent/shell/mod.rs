@@ -11,8 +11,8 @@ mod text;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ssm_proto::{SessionType, StreamId, TerminalSize};
-use tokio::sync::{mpsc, watch};
+use ssm_proto::{SessionType, StreamId};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -24,8 +24,6 @@ use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender};
 use command::Program;
 
-/// A terminal whose client has told no size.
-const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 /// A client that reads slowly gets all the same what a command said at its end. The official agent waits as for ports.
 const PATIENT_FAREWELL: Duration = Duration::from_secs(60);
 
@@ -39,13 +37,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     shared.lock().set_refusing(program.has_terminal());
     let farewell = if spec.profile == Profile::Fast { PATIENT_FAREWELL } else { FAREWELL };
     let (happenings, mut seen) = mpsc::unbounded_channel();
-    let mut shell = Shell {
-        shared: shared.clone(),
-        program: Some(program),
-        spec,
-        size: watch::Sender::new(DEFAULT_SIZE),
-        running: JoinSet::new(),
-    };
+    let mut shell = Shell { shared: shared.clone(), program: Some(program), spec, running: JoinSet::new() };
     let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
     let result = loop {
         tokio::select! {
@@ -74,7 +66,6 @@ struct Shell {
     /// Until it runs.
     program: Option<Program>,
     spec: AgentSpec,
-    size: watch::Sender<TerminalSize>,
     running: JoinSet<AgentResult>,
 }
 
@@ -83,7 +74,6 @@ impl Shell {
         match happening {
             Happening::Ready(_) => {}
             Happening::Opened(id) => self.run(id),
-            Happening::Resized(size) => drop(self.size.send_replace(size)),
             Happening::DecryptNeeded { ciphertext, context } => {
                 match self.spec.encryption.as_ref()?.decrypt(&ciphertext, &context) {
                     Ok(key) => self.shared.lock().provide_plaintext_key(&key),
@@ -98,10 +88,10 @@ impl Shell {
     fn run(&mut self, id: StreamId) {
         let Some(program) = self.program.take() else { return };
         let stream = Stream::new(self.shared.clone(), id);
-        let (shared, profile, size) = (self.shared.clone(), self.spec.profile, self.size.subscribe());
+        let (shared, profile) = (self.shared.clone(), self.spec.profile);
         self.running.spawn(async move {
             let result = match program {
-                Program::Terminal { command, typed } => pty::run(command, typed, &stream, &shared, size, profile).await,
+                Program::Terminal { command, typed } => pty::run(command, typed, &stream, &shared, profile).await,
                 Program::Merged(command) => process::run_merged(command, &stream, &shared, profile).await,
                 Program::Separate { command, prefixes } => {
                     process::run_separate(command, prefixes, &stream, &shared, profile).await

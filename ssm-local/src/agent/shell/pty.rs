@@ -28,9 +28,9 @@ pub(super) async fn run(
     typed: String,
     stream: &Stream,
     shared: &Shared,
-    mut size: watch::Receiver<TerminalSize>,
     profile: Profile,
 ) -> AgentResult {
+    let mut size = shared.lock().size();
     let opened = open(command, *size.borrow_and_update());
     let (pty, screen, mut process) = match opened {
         Ok(opened) => opened,
@@ -47,7 +47,7 @@ pub(super) async fn run(
     tokio::select! {
         // The terminal ends when the last program on it does, after all they wrote.
         () = output => {}
-        () = type_in(write, typed, stream) => {}
+        () = type_in(write, typed, stream, (&screen, size.clone())) => {}
         () = follow(&screen, size) => {}
     }
     // A program may have closed its terminal and live on.
@@ -63,10 +63,17 @@ fn open(command: Command, size: TerminalSize) -> pty_process::Result<(pty_proces
     Ok((pty, screen, Process::new(child)?))
 }
 
-/// Types what the client sends; goes on for ever, because only the output tells the end.
-async fn type_in(mut write: pty_process::OwnedWritePty, typed: String, stream: &Stream) {
+/// Types what the client sends, on a screen of the size that it had then; goes on for ever, because only the output tells the
+/// end.
+async fn type_in(
+    mut write: pty_process::OwnedWritePty,
+    typed: String,
+    stream: &Stream,
+    (screen, mut size): (&OwnedFd, watch::Receiver<TerminalSize>),
+) {
     let mut chunks = vec![Bytes::from(typed)];
     loop {
+        adapt(screen, &mut size);
         for chunk in chunks.drain(..) {
             if write.write_all(&chunk).await.is_err() {
                 return std::future::pending().await;
@@ -78,15 +85,23 @@ async fn type_in(mut write: pty_process::OwnedWritePty, typed: String, stream: &
     }
 }
 
-/// Gives the terminal the client's size, for ever.
+/// Gives the terminal the client's size, for ever, though the program may read nothing.
 async fn follow(screen: &OwnedFd, mut size: watch::Receiver<TerminalSize>) {
     while size.changed().await.is_ok() {
-        let size = *size.borrow_and_update();
-        if let Err(error) = resize(screen, size) {
-            tracing::debug!(%error, "the terminal does not take its size");
-        }
+        size.mark_changed();
+        adapt(screen, &mut size);
     }
     std::future::pending().await
+}
+
+/// Gives the terminal the client's size if that is another one.
+fn adapt(screen: &OwnedFd, size: &mut watch::Receiver<TerminalSize>) {
+    if !size.has_changed().unwrap_or_default() {
+        return;
+    }
+    if let Err(error) = resize(screen, *size.borrow_and_update()) {
+        tracing::debug!(%error, "the terminal does not take its size");
+    }
 }
 
 fn resize(screen: &OwnedFd, size: TerminalSize) -> io::Result<()> {

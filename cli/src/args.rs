@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ssm_local::{EcsTask, Fault, Faults};
 
 use crate::spec::ForwardSpec;
-use ssm_forward::PoolSize;
-use ssm_local::EcsTask;
+use ssm_forward::{Pacing, PoolSize};
 
 /// Forwards ports through AWS Systems Manager sessions.
 #[derive(Debug, Parser)]
@@ -91,6 +91,10 @@ pub(crate) struct ForwardArgs {
     /// Largest payload of one message towards the node. More than 1024 is faster if the node takes it.
     #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..=65536))]
     pub(crate) payload_size: u32,
+    /// How many messages a session may send per second: a number, auto (900 towards AWS, which is reported to cut at 1000), or
+    /// unlimited.
+    #[arg(long, value_name = "N|auto|unlimited", default_value = "auto", value_parser = parse_message_rate)]
+    pub(crate) message_rate: Pacing,
     /// How many sessions share the connections of each -L: a number, or auto (up to 8, as they are needed).
     ///
     /// A node's agent sends at most about 0.7 MB/s per session; one connection stays in one session.
@@ -235,6 +239,17 @@ pub(crate) struct LocalArgs {
     /// Encrypt shells and commands with this key of its own KMS, for example alias/lab.
     #[arg(long, value_name = "ID")]
     pub(crate) kms_key: Option<String>,
+    /// Let something go wrong: EFFECT[,key=value]..., for example bye,every=30s or drop,probability=0.01.
+    ///
+    /// May be given several times, and adds to those of --faults. docs/faults.md lists all.
+    #[arg(long = "fault", value_name = "SPEC")]
+    pub(crate) more_faults: Vec<Fault>,
+    /// Let go wrong what this JSON file says: {"seed": 7, "faults": ["bye,every=30s", ...]}.
+    #[arg(long, value_name = "FILE", value_parser = read_faults)]
+    pub(crate) faults: Option<Faults>,
+    /// What everything random about faults follows from.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// `demo`.
@@ -306,6 +321,18 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_message_rate(text: &str) -> Result<Pacing, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Pacing::Auto),
+        ("unlimited", _) => Ok(Pacing::Unlimited),
+        (_, Ok(rate @ 1..=MAX_MESSAGE_RATE)) => Ok(Pacing::PerSecond(rate)),
+        (_, Ok(0)) => Err("at a rate of 0 nothing could be sent".into()),
+        _ => Err(format!("expected auto, unlimited or a number from 1 to {MAX_MESSAGE_RATE}")),
+    }
+}
+
+const MAX_MESSAGE_RATE: u32 = 1_000_000;
+
 fn parse_sessions(text: &str) -> Result<PoolSize, String> {
     match (text, text.parse()) {
         ("auto", _) => Ok(PoolSize::Auto { max: MAX_AUTO_SESSIONS }),
@@ -318,6 +345,11 @@ fn parse_sessions(text: &str) -> Result<PoolSize, String> {
 /// Beyond it, this machine is what limits rather than the agents.
 const MAX_SESSIONS: usize = 64;
 const MAX_AUTO_SESSIONS: usize = 8;
+
+fn read_faults(path: &str) -> Result<Faults, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Faults::from_json(&text).map_err(|error| error.to_string())
+}
 
 fn parse_parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -409,6 +441,22 @@ mod tests {
         let line = one_line(&error).unwrap();
         assert!(line.starts_with("-L '80': the remote port is missing"), "{line}");
         assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn faults_are_read_from_the_command_line_and_from_a_file() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["aws-ssm-forward", "local"].iter().chain(args));
+        let cli = parse(&["--seed", "7", "--fault", "bye,every=30s", "--fault", "end,text=So long, all"]).unwrap();
+        let Command::Local(args) = cli.command else { panic!("another command") };
+        assert_eq!((args.seed, args.more_faults.len()), (Some(7), 2));
+        let line = one_line(&parse(&["--fault", "drop,chance=1"]).unwrap_err()).unwrap();
+        assert_eq!(line, "--fault 'drop,chance=1': drop takes no \"chance\"");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("faults.json");
+        std::fs::write(&path, r#"{"seed": 3, "faults": ["reset"]}"#).unwrap();
+        let cli = parse(&["--faults", path.to_str().unwrap()]).unwrap();
+        let Command::Local(args) = cli.command else { panic!("another command") };
+        assert_eq!(args.faults, Some(Faults::new().seed(3).with("reset".parse().unwrap())));
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn config(args: &ForwardArgs) -> ForwardConfig {
     config.connect_timeout = args.connect_timeout;
     config.linger = args.linger;
     config.session.stream_url_policy = connect::stream_url_policy(&args.aws);
+    config.session.pacing = args.message_rate;
     config.pool.size = args.sessions;
     config.pool.restart = !args.no_restart;
     config.pool.hold = args.hold;

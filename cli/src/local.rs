@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
-use ssm_local::{EcsTask, Local, LocalTarget, Profile};
+use ssm_local::{EcsTask, Faults, Local, LocalTarget, Profile};
 use tokio::time::timeout;
 
 use crate::args::{LocalArgs, LocalProfile};
@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) ecs_tasks: Vec<EcsTask>,
     /// What shells and commands are encrypted with.
     pub(crate) kms_key: Option<String>,
+    /// What goes wrong.
+    pub(crate) faults: Faults,
 }
 
 impl Default for Options {
@@ -48,6 +50,7 @@ impl Default for Options {
             hosts: Vec::new(),
             ecs_tasks: Vec::new(),
             kms_key: None,
+            faults: Faults::new(),
         }
     }
 }
@@ -68,7 +71,8 @@ impl LocalManager {
             LocalProfile::Fast => Profile::Fast,
             LocalProfile::Real => Profile::Real,
         };
-        let mut builder = Local::builder().listen(options.listen).target(target).profile(profile);
+        let mut builder =
+            Local::builder().listen(options.listen).target(target).profile(profile).faults(options.faults);
         for (name, address) in options.hosts {
             builder = builder.host(name, [address]);
         }
@@ -115,6 +119,10 @@ impl LocalManager {
 pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let target = args.target.clone();
+    let mut faults = args.more_faults.into_iter().fold(args.faults.unwrap_or_default(), Faults::with);
+    if let Some(seed) = args.seed {
+        faults = faults.seed(seed);
+    }
     let options = Options {
         listen: args.listen,
         target: args.target,
@@ -123,6 +131,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
         hosts: args.hosts,
         ecs_tasks: args.ecs_tasks,
         kms_key: args.kms_key,
+        faults,
     };
     let manager = LocalManager::start(options).await?;
     // A closed stdout or stderr only means that nobody wants to read it.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::broker::{Broker, BrokerSettings, SessionInfo, World};
 use crate::document::Documents;
 use crate::ecs::EcsTask;
+use crate::faults::{Fault, Faults};
 use crate::kms::{Kms, KmsFault};
 use crate::target::LocalTarget;
 use crate::{Profile, server};
@@ -23,6 +24,7 @@ pub struct Local {
     address: SocketAddr,
     broker: Arc<Broker>,
     server: JoinHandle<()>,
+    faults: JoinHandle<()>,
 }
 
 /// Why it can't be started.
@@ -95,9 +97,26 @@ impl Local {
         self.broker.sessions().iter().map(|session| session.info()).collect()
     }
 
+    /// The faults in force.
+    pub fn faults(&self) -> Faults {
+        self.broker.faults().get()
+    }
+
+    /// Replaces the faults, also for sessions that live; their time begins anew.
+    pub async fn set_faults(&self, faults: Faults) {
+        self.broker.set_faults(faults).await;
+    }
+
+    /// Makes a fault happen once, now: to every session, or to the nodes. Faults of the API and of the agents, which are
+    /// not events, go to [`Local::set_faults`].
+    pub async fn strike(&self, fault: Fault) {
+        self.broker.strike(fault).await;
+    }
+
     /// Ends every session, tells the clients, and stops. Takes at most three seconds.
     pub async fn shutdown(self) {
         self.server.abort();
+        self.faults.abort();
         self.broker.shutdown(SHUTDOWN_TIMEOUT).await;
     }
 }
@@ -105,6 +124,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         self.server.abort();
+        self.faults.abort();
         self.broker.abort();
     }
 }
@@ -119,6 +139,7 @@ pub struct LocalBuilder {
     documents: Vec<(String, String)>,
     kms_keys: BTreeSet<String>,
     settings: BrokerSettings,
+    faults: Faults,
 }
 
 impl Default for LocalBuilder {
@@ -141,6 +162,7 @@ impl Default for LocalBuilder {
                 encrypt_with: None,
                 kms_fault: None,
             },
+            faults: Faults::new(),
         }
     }
 }
@@ -232,6 +254,12 @@ impl LocalBuilder {
         self
     }
 
+    /// What goes wrong. Default: nothing.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -254,10 +282,14 @@ impl LocalBuilder {
         let failed = |cause| StartError::Listen { address: self.listen, cause };
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = reachable(listener.local_addr().map_err(failed)?);
-        let broker = Arc::new(Broker::new(address, world, self.settings));
+        let broker = Arc::new(Broker::new(address, world, self.settings, self.faults));
+        let faults = tokio::spawn({
+            let broker = broker.clone();
+            async move { broker.run_faults().await }
+        });
         let server = tokio::spawn(server::run(listener, broker.clone()));
         tracing::info!(%address, "the local Session Manager is ready");
-        Ok(Local { address, broker, server })
+        Ok(Local { address, broker, server, faults })
     }
 }
 

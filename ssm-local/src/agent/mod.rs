@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender, pipe};
 use crate::document::Inputs;
+use crate::faults::Armed;
 use crate::kms::Encryption;
 
 /// What an agent is told when a session begins.
@@ -45,6 +47,7 @@ pub(crate) struct AgentSpec {
     pub(crate) profile: Profile,
     /// Names that only the agent resolves, in lower case.
     pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+    pub(crate) faults: Arc<Armed>,
 }
 
 /// How a session ended, in the agent's words: what the official one reports by `agent_task_complete`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ssm_proto::{PortProperties, SessionMode, SessionType, StreamId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::config;
 use super::connection;
@@ -15,6 +15,7 @@ use super::shared::{Shared, Stream};
 use super::{AgentResult, AgentSpec, FAREWELL};
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender};
+use crate::faults::Armed;
 
 /// Serves the session until it is over.
 pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
@@ -25,7 +26,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     let destination = Destination::resolve(&properties, &spec.hosts);
     let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties)));
     let (happenings, mut seen) = mpsc::unbounded_channel();
-    let mut port = Port::new(shared.clone(), destination, spec.profile);
+    let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);
     let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
     let result = loop {
         tokio::select! {
@@ -55,17 +56,23 @@ struct Port {
     /// The official agent dials one destination after the other.
     dials: Arc<Semaphore>,
     mode: Option<SessionMode>,
+    faults: Arc<Armed>,
     connections: JoinSet<Ended>,
 }
 
 impl Port {
-    fn new(shared: Arc<Shared>, destination: Result<Destination, String>, profile: Profile) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        destination: Result<Destination, String>,
+        profile: Profile,
+        faults: Arc<Armed>,
+    ) -> Self {
         let permits = match profile {
             Profile::Fast => Semaphore::MAX_PERMITS,
             Profile::Real => 1,
         };
         let dials = Arc::new(Semaphore::new(permits));
-        Self { shared, destination, dials, mode: None, connections: JoinSet::new() }
+        Self { shared, destination, dials, mode: None, faults, connections: JoinSet::new() }
     }
 
     fn handle(&mut self, happening: Happening) -> Option<AgentResult> {
@@ -86,14 +93,19 @@ impl Port {
     fn open(&mut self, id: StreamId) {
         let Ok(destination) = self.destination.clone() else { return };
         let (stream, dials) = (Stream::new(self.shared.clone(), id), self.dials.clone());
+        let fate = self.faults.dial(Instant::now().into_std());
         self.connections.spawn(async move {
             let dialled = {
                 let _turn = dials.acquire().await;
-                destination.dial().await
+                // A sleep of nothing may take a tick of the timer.
+                if !fate.delay.is_zero() {
+                    sleep(fate.delay).await;
+                }
+                if fate.fails { Err(std::io::ErrorKind::TimedOut.into()) } else { destination.dial().await }
             };
             match dialled {
                 Ok(tcp) => {
-                    connection::serve(tcp, &stream).await;
+                    connection::serve(tcp, &stream, fate.deaf).await;
                     stream.forget();
                     Ended::Served
                 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::input::{Page, one_of, pattern, required};
 use super::session::DOCUMENT_NAME;
-use super::{Outcome, timestamp};
+use super::{Outcome, set, timestamp};
 use crate::broker::Broker;
 use crate::document::Document;
 
@@ -57,9 +57,11 @@ pub(super) fn get(broker: &Broker, input: DocumentInput) -> Outcome {
 pub(super) fn describe(broker: &Broker, input: DocumentInput) -> Outcome {
     let document = input.find(broker)?;
     let parameters = document.body.parameters.iter().map(|(name, parameter)| {
-        let description = [("Name", name), ("Type", &parameter.kind), ("Description", &parameter.description)];
-        let default = parameter.default.as_ref().map(|default| ("DefaultValue", default));
-        description.into_iter().chain(default).map(|(key, value)| (key.to_owned(), json!(value))).collect()
+        let mut description = json!({ "Name": name, "Type": parameter.kind, "Description": parameter.description });
+        if let Some(default) = &parameter.default {
+            set(&mut description, "DefaultValue", json!(default));
+        }
+        description
     });
     let parameters: Vec<Value> = parameters.collect();
     Ok(json!({ "Document": {

@@ -3,6 +3,7 @@
 mod documents;
 mod ecs;
 mod error;
+mod fault;
 mod input;
 mod instances;
 mod kms;
@@ -17,6 +18,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::broker::Broker;
@@ -25,9 +27,14 @@ use crate::broker::Broker;
 type Outcome = Result<Value, ApiError>;
 
 /// Answers one call.
-pub(crate) fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
+pub(crate) async fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
     let operation = operation(headers);
-    let outcome = authenticate(headers).and_then(|()| dispatch(broker, operation, body));
+    let call = || authenticate(headers).and_then(|()| dispatch(broker, operation, body));
+    let name = operation.rsplit('.').next().unwrap_or_default();
+    let outcome = match broker.faults().api(Instant::now().into_std(), name) {
+        Some(answer) => fault::answer(broker, answer, call).await,
+        None => call(),
+    };
     match &outcome {
         Ok(_) => tracing::debug!(operation, "answered"),
         Err(error) => tracing::debug!(operation, code = error.code, error.message, "refused"),
@@ -96,6 +103,13 @@ fn respond(outcome: Outcome) -> Response<Bytes> {
         headers.insert("x-amzn-errortype", HeaderValue::from_static(code));
     }
     response
+}
+
+/// Sets a member of an object.
+fn set(object: &mut Value, member: &str, value: Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(member.into(), value);
+    }
 }
 
 /// A date as JSON 1.1 has it: seconds since the Unix epoch, to the millisecond.

@@ -48,6 +48,18 @@ async fn outputs_come_apart_with_the_exit_code_if_the_document_says_so() {
 }
 
 #[tokio::test]
+async fn aws_s_document_takes_it_as_a_parameter() {
+    let local = builder().start().await.unwrap();
+    let parameters = json!({
+        "command": [BOTH], "separateOutputStream": ["true"], "stdoutSeparatorPrefix": ["1:"], "stderrSeparatorPrefix": ["2:"],
+    });
+    let (_, mut client) = Client::start(&local, NON_INTERACTIVE, parameters).await;
+    assert_eq!(client.end().await, "");
+    assert!(client.stdout.starts_with(b"1:out\n") && client.stderr == b"2:err\n", "{:?}", client.chunks);
+    assert_eq!(client.exit_code, Some(7));
+}
+
+#[tokio::test]
 async fn a_flood_of_both_outputs_arrives_whole() {
     let local = local().await;
     let command = "sh -c 'seq 100000 & seq 100000 >&2; wait'";

@@ -221,6 +221,18 @@ impl DataChannel {
             && self.inflight.unacked_bytes() < self.config.window_bytes
     }
 
+    /// Whether the message budget is used up for the moment. What is to be sent is best kept until it is not: then more fits
+    /// into the message.
+    pub fn is_paced(&self, now: Instant) -> bool {
+        self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some())
+    }
+
+    /// When a payload that waits for the message budget may be sent.
+    pub fn poll_turn(&self) -> Option<Timeout> {
+        let turn = self.pacer.as_ref().filter(|_| self.connected && self.can_send())?.turn();
+        turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
+    }
+
     /// Whether everything that was sent is acknowledged.
     pub fn is_idle(&self) -> bool {
         self.inflight.unacked() == 0
@@ -333,6 +345,9 @@ impl DataChannel {
     }
 
     fn handle_pause(&mut self, now: Instant) {
+        if let Some(pacer) = &mut self.pacer {
+            pacer.slow_down(now);
+        }
         if self.paused.replace(now).is_none() {
             self.events.push_back(ChannelEvent::Paused);
         }
@@ -356,8 +371,11 @@ impl DataChannel {
     }
 
     /// The WebSocket is gone. Everything is kept.
-    pub fn handle_disconnected(&mut self, _now: Instant) {
+    pub fn handle_disconnected(&mut self, now: Instant) {
         self.connected = false;
+        if let Some(pacer) = &mut self.pacer {
+            pacer.slow_down(now);
+        }
     }
 
     /// The clock reached what [`DataChannel::poll_timeout`] said; a spurious call changes nothing.
@@ -432,7 +450,7 @@ impl DataChannel {
             let (date, id) = self.stamp(now);
             return Some(ack.encode(date, id));
         }
-        if self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some()) {
+        if self.is_paced(now) {
             return None;
         }
         let sent = self.transmit(now)?;

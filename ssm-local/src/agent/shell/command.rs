@@ -98,7 +98,7 @@ impl Properties {
     }
 }
 
-/// Documents say `true` or `"true"`; a parameter that was not given leaves an empty text.
+/// Documents say `true` or `"true"`.
 fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Bool(value) => Ok(value),

@@ -1,10 +1,10 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ssm_local::{Fault, Faults};
+use ssm_local::{EcsTask, Fault, Faults};
 
 use crate::spec::ForwardSpec;
 use ssm_forward::{Pacing, PoolSize};
@@ -230,6 +230,15 @@ pub(crate) struct LocalArgs {
     /// The version that its agent claims.
     #[arg(long, value_name = "VERSION")]
     pub(crate) agent_version: Option<String>,
+    /// A host that only its agent knows, for -L PORT:NAME:HOSTPORT. May be given several times.
+    #[arg(long = "host", value_name = "NAME=ADDR", value_parser = parse_host)]
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    /// An ECS task that commands can be executed in; its container is this machine. May be given several times.
+    #[arg(long = "ecs-task", value_name = "CLUSTER/SERVICE/TASK/CONTAINER", value_parser = parse_ecs_task)]
+    pub(crate) ecs_tasks: Vec<EcsTask>,
+    /// Encrypt shells and commands with this key of its own KMS, for example alias/lab.
+    #[arg(long, value_name = "ID")]
+    pub(crate) kms_key: Option<String>,
     /// Let something go wrong: EFFECT[,key=value]..., for example bye,every=30s or drop,probability=0.01.
     ///
     /// May be given several times, and adds to those of --faults. docs/faults.md lists all.
@@ -349,6 +358,26 @@ fn parse_parameter(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn parse_host(text: &str) -> Result<(String, IpAddr), String> {
+    let host = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    host.and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
+        .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
+}
+
+fn parse_ecs_task(text: &str) -> Result<EcsTask, String> {
+    let names: Vec<_> = text.split('/').filter(|name| !name.is_empty()).collect();
+    match *names.as_slice() {
+        // A runtime id is the task's and ten digits.
+        [cluster, service, task, container] => {
+            Ok(EcsTask::new(cluster, service, task).container(container, format!("{task}-0123456789")))
+        }
+        _ => {
+            Err("expected CLUSTER/SERVICE/TASK/CONTAINER, for example prod/web/0123456789abcdef0123456789abcdef/app"
+                .into())
+        }
+    }
+}
+
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -396,6 +425,14 @@ mod tests {
         assert_eq!(parse_parameter("a=b=c,d"), Ok(("a".into(), "b=c,d".into())));
         assert_eq!(parse_parameter("a="), Ok(("a".into(), String::new())));
         assert!(parse_parameter("a").is_err() && parse_parameter("=b").is_err());
+    }
+
+    #[test]
+    fn hosts_and_tasks_are_whole() {
+        assert_eq!(parse_host("db.internal=::1"), Ok(("db.internal".into(), "::1".parse().unwrap())));
+        assert!(["db", "=::1", "db=x", "db="].iter().all(|text| parse_host(text).is_err()));
+        assert!(parse_ecs_task("prod/web/1/app").is_ok());
+        assert!(["prod/web/1", "prod/web/1/app/x", "prod//1/app", ""].iter().all(|text| parse_ecs_task(text).is_err()));
     }
 
     #[test]

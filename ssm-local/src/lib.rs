@@ -28,13 +28,17 @@ mod api;
 mod broker;
 mod control;
 mod document;
+mod ecs;
 mod faults;
+mod kms;
 mod local;
 mod server;
 mod target;
 
 pub use broker::{SessionInfo, SessionState};
+pub use ecs::EcsTask;
 pub use faults::{ApiAnswer, Direction, Effect, Fault, FaultError, Faults, Only, When};
+pub use kms::KmsFault;
 pub use local::{Local, LocalBuilder, StartError};
 pub use target::LocalTarget;
 

@@ -1,21 +1,18 @@
 //! Port sessions: many streams at a time, one after the other, or the session as one stream.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ssm_proto::{
-    AgentConfig, AgentQuirks, ChannelConfig, Clock, Pace, PortProperties, Retransmission, Session, SessionMode,
-    SessionType, StreamId,
-};
+use ssm_proto::{PortProperties, SessionMode, SessionType, StreamId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::config;
 use super::connection;
 use super::destination::Destination;
 use super::driver::{self, Happening};
 use super::shared::{Shared, Stream};
-use super::{AgentResult, AgentSpec};
+use super::{AgentResult, AgentSpec, FAREWELL};
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender};
 use crate::faults::Armed;
@@ -26,13 +23,8 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         Ok(properties) => properties,
         Err(error) => return AgentResult::failed(format!("Invalid format in session properties: {error}")),
     };
-    let clock = Clock {
-        start: Instant::now().into_std(),
-        unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-    };
     let destination = Destination::resolve(&properties, &spec.hosts);
-    let protocol = Session::agent(config(&spec, properties), clock, fastrand::u64(..));
-    let shared = Shared::new(protocol);
+    let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties)));
     let (happenings, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);
     let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
@@ -47,39 +39,6 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     shared.lock().close();
     let _ = timeout(FAREWELL, driver).await;
     result
-}
-
-/// At the end of a session, what is not acknowledged for so long is given up (PORT-9).
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Largest payload that the fast agent sends.
-const FAST_PAYLOAD: usize = 32 << 10;
-/// The official agent's.
-const REAL_PAYLOAD: usize = 1024;
-/// It sleeps so long after each.
-const REAL_PACE: Duration = Duration::from_millis(1);
-/// It takes data so long after the handshake; before, it refuses without an acknowledgement.
-const REAL_START: Duration = Duration::from_millis(3);
-
-fn config(spec: &AgentSpec, properties: PortProperties) -> AgentConfig {
-    let base = AgentConfig {
-        agent_version: spec.agent_version.clone(),
-        session_type: SessionType::Port(properties),
-        ..AgentConfig::default()
-    };
-    match spec.profile {
-        Profile::Fast => AgentConfig { max_payload: FAST_PAYLOAD, ..base },
-        Profile::Real => AgentConfig {
-            max_payload: REAL_PAYLOAD,
-            channel: ChannelConfig {
-                retransmission: Retransmission::HeadOnly,
-                pace: Some(Pace { interval: REAL_PACE, burst: 1 }),
-                ..ChannelConfig::default()
-            },
-            quirks: AgentQuirks { refuse_for: REAL_START, ..AgentQuirks::default() },
-            ..base
-        },
-    }
 }
 
 /// What a connection's task has to tell at its end.
@@ -127,6 +86,7 @@ impl Port {
                 None
             }
             Happening::Terminated => Some(AgentResult::default()),
+            Happening::DecryptNeeded { .. } => None,
         }
     }
 

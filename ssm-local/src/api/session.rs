@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::input::{Page, length, one_of, pattern, required};
 use super::{Outcome, set, timestamp};
 use crate::broker::{Broker, Session, SessionInfo, StartRequest};
-use crate::document::{self, Document};
+use crate::document;
 
 pub(super) const DOCUMENT_NAME: &str = r"^[a-zA-Z0-9_\-.:/]{3,128}$";
 
@@ -31,11 +31,11 @@ pub(super) fn start(broker: &Broker, input: StartInput) -> Outcome {
     }
     let name = input.document_name.as_deref().unwrap_or(document::DEFAULT);
     pattern("documentName", name, DOCUMENT_NAME)?;
-    let document = Document::find(name).ok_or_else(|| ApiError::no_document(name))?;
-    let properties = document.properties(&input.parameters.unwrap_or_default())?;
+    let document = broker.documents().find(name).ok_or_else(|| ApiError::no_document(name))?.clone();
+    let settings = document.settings(&input.parameters.unwrap_or_default())?;
     let target = broker.target(target).filter(|found| found.is_connected());
     let target = target.ok_or_else(|| ApiError::not_connected(input.target.as_deref().unwrap_or_default()))?;
-    let request = StartRequest { target, document, properties, reason: input.reason };
+    let request = StartRequest { target, document, settings, reason: input.reason };
     let (session, token) = broker.start(request);
     Ok(ticket(broker, &session, Some(token)))
 }

@@ -14,18 +14,21 @@ pub(crate) use wire::message_type;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use ssm_proto::Identity;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use crate::Profile;
 use crate::agent::AgentSpec;
-use crate::document::Document;
+use crate::document::{Document, Documents, Settings};
+use crate::ecs::EcsTask;
 use crate::faults::{Armed, Effect, Fault, Faults, When};
+use crate::kms::{Encryption, Kms, KmsFault};
 use crate::target::LocalTarget;
 use relay::{Command, Relay};
 
@@ -38,15 +41,28 @@ pub(crate) struct BrokerSettings {
     pub(crate) token_ttl: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_session_duration: Option<Duration>,
+    /// What a shell session runs.
+    pub(crate) shell: PathBuf,
+    /// Encrypts the shells and commands whose document names no key.
+    pub(crate) encrypt_with: Option<String>,
+    pub(crate) kms_fault: Option<KmsFault>,
+}
+
+/// What there is, as the builder set it up.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) targets: Vec<LocalTarget>,
+    pub(crate) tasks: Vec<EcsTask>,
+    pub(crate) documents: Documents,
+    pub(crate) kms: Arc<Kms>,
 }
 
 /// A checked call of StartSession.
 #[derive(Debug)]
 pub(crate) struct StartRequest {
     pub(crate) target: LocalTarget,
-    pub(crate) document: &'static Document,
-    /// The document's, with the parameters filled in.
-    pub(crate) properties: Value,
+    pub(crate) document: Arc<Document>,
+    pub(crate) settings: Settings,
     pub(crate) reason: Option<String>,
 }
 
@@ -54,7 +70,7 @@ pub(crate) struct StartRequest {
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
-    targets: Vec<LocalTarget>,
+    world: World,
     settings: BrokerSettings,
     faults: Arc<Armed>,
     inner: Mutex<Inner>,
@@ -75,14 +91,9 @@ const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// Commands to a relay that may wait.
 const COMMANDS: usize = 16;
 impl Broker {
-    pub(crate) fn new(
-        address: SocketAddr,
-        targets: Vec<LocalTarget>,
-        settings: BrokerSettings,
-        faults: Faults,
-    ) -> Self {
+    pub(crate) fn new(address: SocketAddr, world: World, settings: BrokerSettings, faults: Faults) -> Self {
         let faults = Arc::new(Armed::new(faults, now()));
-        Self { address, targets, settings, faults, inner: Mutex::default() }
+        Self { address, world, settings, faults, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -93,11 +104,25 @@ impl Broker {
     pub(crate) fn targets(&self) -> Vec<LocalTarget> {
         let rebooting = self.lock().down_until.is_some_and(|until| now() < until);
         let state = |target: &LocalTarget| if rebooting { target.clone().disconnected() } else { target.clone() };
-        self.targets.iter().map(state).collect()
+        self.world.targets.iter().map(state).collect()
     }
 
+    /// A managed node, or a container.
     pub(crate) fn target(&self, id: &str) -> Option<LocalTarget> {
-        self.targets().into_iter().find(|target| target.id() == id)
+        let container = || self.world.tasks.iter().flat_map(EcsTask::targets).find(|target| target.id() == id);
+        self.targets().into_iter().find(|target| target.id() == id).or_else(|| container().cloned())
+    }
+
+    pub(crate) fn tasks(&self) -> &[EcsTask] {
+        &self.world.tasks
+    }
+
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.world.documents
+    }
+
+    pub(crate) fn kms(&self) -> &Kms {
+        &self.world.kms
     }
 
     pub(crate) fn faults(&self) -> &Armed {
@@ -193,7 +218,11 @@ impl Broker {
         );
         let spec = AgentSpec {
             session_type: request.document.body.session_type.clone(),
-            properties: request.properties,
+            identity: Identity { session_id: session.id.clone(), target: session.target.clone() },
+            encryption: self.encryption(&request.settings),
+            properties: request.settings.properties,
+            inputs: request.settings.inputs,
+            shell: self.settings.shell.clone(),
             agent_version: self.faults.agent_version(now()).unwrap_or_else(|| request.target.version().into()),
             faults: self.faults.clone(),
             profile: self.settings.profile,
@@ -206,6 +235,12 @@ impl Broker {
         inner.sessions.push_back(session.clone());
         inner.forget_old_sessions();
         (session, token)
+    }
+
+    fn encryption(&self, settings: &Settings) -> Option<Encryption> {
+        let named = Some(&settings.inputs.kms_key_id).filter(|key| !key.is_empty());
+        let key_id = named.or(self.settings.encrypt_with.as_ref())?.clone();
+        Some(Encryption { key_id, kms: self.world.kms.clone(), fault: self.settings.kms_fault })
     }
 
     /// A new token in place of the last one; `None` if the session is over.

@@ -76,7 +76,7 @@ impl SessionInfo {
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) target: String,
-    pub(crate) document: &'static str,
+    pub(crate) document: String,
     commands: mpsc::Sender<Command>,
     /// How often it moved to another URL.
     moves: AtomicU32,
@@ -108,7 +108,7 @@ impl Session {
         let info = SessionInfo {
             id: id.clone(),
             target: request.target.id().into(),
-            document: request.document.name.into(),
+            document: request.document.name.clone(),
             state: SessionState::Connecting,
             owner: OWNER.into(),
             reason: request.reason.clone(),
@@ -120,7 +120,7 @@ impl Session {
         let session = Self {
             id,
             target: info.target.clone(),
-            document: request.document.name,
+            document: request.document.name.clone(),
             commands,
             moves: AtomicU32::new(0),
             state: Mutex::new(State { info, token }),

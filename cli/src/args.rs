@@ -171,7 +171,7 @@ pub(crate) struct ExecArgs {
     /// Run it on a terminal of the node: it can ask and be answered, but no exit code comes back.
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// The command: one argument is a line for the node's shell, several are its words as they are.
+    /// The command: one argument is a line for sh on the node, several are its words as they are.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
     #[command(flatten)]

@@ -199,7 +199,8 @@ impl Session {
     async fn ready(&self) -> Result<SessionMode, ForwardError> {
         tokio::select! {
             mode = self.shared.ready() => Ok(mode),
-            reason = self.shared.ended() => Err(match reason {
+            // A short command may be over as soon as it is there; what it said is still to be read.
+            reason = self.shared.ended() => self.mode().ok_or(match reason {
                 CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
                 CloseReason::Agent(text) => ForwardError::Agent(text),
                 CloseReason::Lost(text) => ForwardError::Transport(text),

@@ -109,6 +109,9 @@ pub(crate) struct ForwardArgs {
     /// Keep sessions from timing out while nothing is forwarded.
     #[arg(long)]
     pub(crate) keep_alive: bool,
+    /// Serve live figures as Prometheus text at http://ADDR/metrics.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Lines for people, or one JSON event per line on stdout.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: OutputFormat,

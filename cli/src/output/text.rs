@@ -100,6 +100,9 @@ impl<'a> TextWriter<'a> {
     /// The live line, once all are ready.
     fn figures(&self, forwards: &[Figures]) {
         if self.waiting == 0 && !self.spinner.is_hidden() && forwards.iter().all(|figures| figures.now.sessions > 0) {
+            if self.spinner.is_finished() {
+                self.spinner.reset();
+            }
             self.spinner.set_message(live_line(forwards));
             self.spinner.tick();
         }

@@ -3,6 +3,47 @@
 //! [`Forwarder`] is the whole job: a local socket whose connections reach a port behind a managed node. [`Session`] is the
 //! piece for tools of one's own: streams to that port, without a local socket. Sessions come from a [`SessionProvider`]:
 //! [`AwsProvider`] calls the API, [`TicketProvider`] takes a session that somebody else started.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use ssm_forward::{AwsConfig, AwsProvider, ForwardEvent, Forwarder, ListenAddr, StartRequest};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let provider = Arc::new(AwsProvider::new(AwsConfig::default()).await?);
+//! let request = StartRequest {
+//!     target: "i-0123456789abcdef0".into(),
+//!     document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
+//!     parameters: [("host", "db.internal"), ("portNumber", "3306")]
+//!         .map(|(key, value)| (key.to_owned(), vec![value.to_owned()]))
+//!         .into(),
+//!     reason: None,
+//! };
+//! let forwarder = Forwarder::builder(provider, request)
+//!     .on_event(|event| {
+//!         if let ForwardEvent::Ready { local, .. } = event {
+//!             eprintln!("mysql -h 127.0.0.1 through {local}");
+//!         }
+//!     })
+//!     .bind(ListenAddr::Tcp("127.0.0.1:0".parse()?))
+//!     .await?;
+//! forwarder.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A stream without a local socket, for a database driver that takes any `AsyncRead + AsyncWrite`:
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use ssm_forward::{Session, SessionConfig, SessionProvider, StartRequest};
+//! # async fn run(provider: Arc<dyn SessionProvider>, request: StartRequest) -> Result<(), Box<dyn std::error::Error>> {
+//! let session = Session::start(provider, &request, SessionConfig::default(), |_id| {}, |_notice| {}).await?;
+//! let stream = session.open_stream().await?;
+//! # drop(stream);
+//! session.terminate().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod error;
 mod event;

@@ -15,7 +15,36 @@
 //! | session | all of it together ([`Session`]) |
 //!
 //! Every type speaks the same four verbs: getters, `handle_*` (something happened), commands, and `poll_*` (what is to be
-//! done). Requirements are numbered in `docs/protocol.md`; comments cite the numbers.
+//! done). A driver's whole loop:
+//!
+//! ```
+//! use std::time::Instant;
+//! use bytes::Bytes;
+//! use ssm_proto::Session;
+//!
+//! /// One message arrived from the WebSocket. Gives what is to be sent now; `poll_timeout` tells when to call again.
+//! fn drive(session: &mut Session, message: Bytes, now: Instant) -> Vec<Bytes> {
+//!     if let Err(error) = session.handle_input(now, message) {
+//!         eprintln!("dropped: {error}");
+//!     }
+//!     session.handle_timeout(now);
+//!     while let Some(event) = session.poll_event() {
+//!         eprintln!("{event:?}");
+//!     }
+//!     std::iter::from_fn(|| session.poll_transmit(now)).collect()
+//! }
+//! # use ssm_proto::{AgentConfig, ClientConfig, Clock};
+//! # let now = Instant::now();
+//! # let clock = Clock { start: now, unix: std::time::Duration::from_secs(1) };
+//! # let mut agent = Session::agent(AgentConfig::default(), clock, 1);
+//! # let mut client = Session::client(ClientConfig::default(), clock, 2);
+//! # agent.handle_connected(now);
+//! # client.handle_connected(now);
+//! # let request = agent.poll_transmit(now).unwrap();
+//! # assert_eq!(drive(&mut client, request, now).len(), 2, "an acknowledgement and the answer");
+//! ```
+//!
+//! Requirements are numbered in `docs/protocol.md`; comments cite the numbers.
 
 mod channel;
 mod cipher;

@@ -15,6 +15,9 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
     let wanted =
         Wanted { target: args.target.as_deref(), document: None, parameters: Vec::new(), quiet: verbosity.quiet };
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
+    if terminal::has_keyboard() {
+        shutdown.watch_parent();
+    }
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
     let ended = terminal_session::run(&connection.session, &shutdown).await;
     terminal::restore();
@@ -72,12 +75,12 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
         target: args.target.as_deref(),
         document: Some("AWS-StartSSHSession"),
         parameters: vec![("portNumber", args.port.to_string())],
+        // ssh has lines of its own for the person.
         quiet: true,
     };
-    let _ = verbosity;
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
-    let outcome = stdio::run(&connection.session, &shutdown).await;
+    let outcome = stdio::run(&connection.session, &shutdown, verbosity.quiet).await;
     connection.close().await;
     outcome.map(|()| ExitCode::Ok)
 }

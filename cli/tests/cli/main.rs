@@ -11,6 +11,14 @@ mod forward;
 #[cfg(test)]
 mod plugin;
 #[cfg(test)]
+mod plugin_shell;
+#[cfg(test)]
 mod restart;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod shell;
+#[cfg(test)]
+mod terminal;
 #[cfg(test)]
 mod usage;

@@ -1,5 +1,7 @@
 //! `shell`, `exec` and `ssh-proxy`: one session, and the standard streams of this process in it.
 
+use ssm_forward::TerminalSize;
+
 use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
 use crate::exit_code::{ExitCode, Failure};
@@ -34,7 +36,10 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
 /// # Errors
 /// In one line, what went wrong and what to do.
 pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
-    let command = command_line(&args.command)?;
+    let command = match (args.tty, args.command.as_slice()) {
+        (true, [line]) => command_line(&[speaking_first(line, terminal::size())])?,
+        (_, words) => command_line(words)?,
+    };
     let (document, parameters) = match args.tty {
         true => ("AWS-StartInteractiveCommand", vec![("command", command)]),
         false => {
@@ -89,6 +94,12 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
 fn told(text: &str) -> Option<Failure> {
     let text = text.trim();
     (!text.is_empty()).then(|| Failure::new(ExitCode::SessionLost, "session_ended", text))
+}
+
+/// Lets a line for a terminal's shell say something before all else. Without encryption such a session has no handshake: only
+/// the first output tells that it is up, and until then neither a key nor the terminal's size gets there.
+fn speaking_first(line: &str, size: TerminalSize) -> String {
+    format!("stty rows {} cols {} 2>/dev/null; printf '\\r'; {line}", size.rows, size.cols)
 }
 
 /// One argument is a line for a shell, several are the words of a command, which gets exactly these. Agents start commands

@@ -7,6 +7,8 @@ mod demo;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod exec;
+#[cfg(test)]
 mod forward;
 #[cfg(test)]
 mod plugin;

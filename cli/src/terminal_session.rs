@@ -1,6 +1,5 @@
 //! A shell or a command of the far side on the standard streams of this process.
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -38,6 +37,9 @@ const READ_SIZE: usize = 64 << 10;
 /// The character that ends a terminal's input.
 const END_OF_INPUT: u8 = 4;
 
+/// What Ctrl-C is on a terminal.
+const INTERRUPT: u8 = 3;
+
 /// Connects the standard streams with the session's stream until one of the ends is done. A terminal is raw meanwhile.
 ///
 /// # Errors
@@ -56,7 +58,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<Ended,
     tokio::select! {
         ended = show(session, stream) => ended,
         ended = type_in(&sender, kind) => Ok(ended),
-        never = pass_on(session, &sender, keys) => match never {},
+        ended = pass_on(session, &sender, keys) => Ok(ended),
         cause = shutdown.requested() => Ok(Ended::Stopped(cause)),
     }
 }
@@ -102,11 +104,12 @@ async fn type_in(sender: &StreamSender, kind: Input) -> Ended {
     std::future::pending().await
 }
 
-/// Keys and the window's size to the far side, for ever.
-async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys) -> Infallible {
+/// Keys and the window's size to the far side. While that is out of reach, Ctrl-C ends the session instead.
+async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys) -> Ended {
     loop {
         match keys.next().await {
             Key::Resized => session.resize(terminal::size()),
+            Key::Signal(INTERRUPT) if !session.is_connected() => return Ended::Stopped(StopCause::Interrupt),
             Key::Signal(byte) => drop(sender.write_chunk(Bytes::copy_from_slice(&[byte])).await),
         }
     }
@@ -176,7 +179,7 @@ impl Keys {
     async fn next(&mut self) -> Key {
         tokio::select! {
             _ = self.window.recv() => Key::Resized,
-            _ = self.interrupt.recv() => Key::Signal(0x03),
+            _ = self.interrupt.recv() => Key::Signal(INTERRUPT),
             _ = self.quit.recv() => Key::Signal(0x1c),
             _ = self.stop.recv() => Key::Signal(0x1a),
         }

@@ -182,10 +182,15 @@ impl LocalManager {
 
     /// Kills it and starts another one at the same address, which knows nothing of the sessions.
     pub(crate) fn restart(&mut self) {
-        self.cli.signal("KILL");
-        let _ = self.cli.exit.recv_timeout(PATIENCE);
+        self.kill();
         let address = self.address().to_owned();
         *self = Self::listen(&address, &[]);
+    }
+
+    /// Ends it without a word to anybody.
+    pub(crate) fn kill(&mut self) {
+        self.cli.signal("KILL");
+        let _ = self.cli.exit.recv_timeout(PATIENCE);
     }
 
     fn listen(address: &str, args: &[&str]) -> Self {

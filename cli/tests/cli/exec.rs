@@ -102,6 +102,16 @@ fn ctrl_c_is_the_commands() {
 }
 
 #[test]
+fn ctrl_c_ends_it_where_the_command_is_out_of_reach() {
+    let mut manager = LocalManager::start();
+    let (cli, _) = start("exec sleep 20", &manager.variables(), TARGET);
+    manager.kill();
+    assert!(cli.error_line().starts_with("reconnecting: "));
+    cli.signal("INT");
+    assert_eq!(cli.end().code, 130);
+}
+
+#[test]
 fn sigterm_ends_the_session_and_leaves_no_process() {
     let manager = LocalManager::start();
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {

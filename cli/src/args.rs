@@ -23,7 +23,9 @@ const AFTER_HELP: &str = "\
 Examples:
   aws-ssm-forward demo
   aws-ssm-forward forward --target i-0123456789abcdef0 -L 3306:db.internal:3306
-  aws-ssm-forward forward --target i-0123456789abcdef0 -L 8080:80 -L unix:/tmp/db.sock:db.internal:5432";
+  aws-ssm-forward forward --target i-0123456789abcdef0 -L 8080:80 -L unix:/tmp/db.sock:db:5432
+  aws-ssm-forward shell i-0123456789abcdef0
+  aws-ssm-forward exec i-0123456789abcdef0 -- 'ps aux | wc -l'";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -36,7 +38,7 @@ pub(crate) enum Command {
     Exec(Box<ExecArgs>),
     /// Connect standard input and output with a node's SSH server, for ssh's ProxyCommand.
     SshProxy(Box<SshProxyArgs>),
-    /// Take the place of AWS's session-manager-plugin, for the AWS CLI and whatever else starts it.
+    /// Take the place of AWS's session-manager-plugin for the AWS CLI and other callers.
     Plugin {
         #[command(subcommand)]
         action: PluginAction,
@@ -45,7 +47,7 @@ pub(crate) enum Command {
     Local(LocalArgs),
     /// Show it all at work without AWS: a private web service, reached through a tunnel.
     Demo(DemoArgs),
-    /// Print a completion script.
+    /// Print a completion script for a shell.
     Completions {
         /// The shell that reads it.
         shell: clap_complete::Shell,
@@ -66,7 +68,7 @@ pub(crate) struct Verbosity {
 /// `forward`.
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
-    /// The managed node that opens the connections: i-…, mi-…, or ecs:CLUSTER_TASK_RUNTIME.
+    /// The managed node that opens the connections: i-…, mi-…, ecs:CLUSTER/SERVICE[/CONTAINER] or ecs:CLUSTER_TASK_RUNTIME.
     #[arg(short, long, required_unless_present = "local", value_name = "ID")]
     pub(crate) target: Option<String>,
     /// What to forward: `[bind:]port:host:hostport`, `[bind:]port:hostport` for the node itself, `unix:/path:host:hostport`.
@@ -75,10 +77,6 @@ pub(crate) struct ForwardArgs {
     /// address is 127.0.0.1; '*' or an empty one is every IPv4 address of this machine. IPv6 addresses go in brackets.
     #[arg(short = 'L', required = true, value_name = "SPEC")]
     pub(crate) forwards: Vec<ForwardSpec>,
-    #[command(flatten)]
-    pub(crate) aws: AwsArgs,
-    #[command(flatten)]
-    pub(crate) session: SessionArgs,
     /// Say ready only after the remote port has accepted a connection.
     #[arg(long)]
     pub(crate) wait_ready: bool,
@@ -115,6 +113,10 @@ pub(crate) struct ForwardArgs {
     /// Lines for people, or one JSON event per line on stdout.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
 }
 
 /// Which account, and as whom. What is not given comes from the AWS_* variables and the configuration files.
@@ -142,10 +144,10 @@ pub(crate) struct AwsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Session options")]
 pub(crate) struct SessionArgs {
-    /// A session document other than the one that fits the -L.
+    /// A session document other than the one that fits.
     #[arg(long, value_name = "NAME")]
     pub(crate) document_name: Option<String>,
-    /// A parameter of the document, instead of or beside those that the -L gives. May be given several times.
+    /// A parameter of the document, instead of or beside those that it gets anyway. May be given several times.
     #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = parse_parameter)]
     pub(crate) parameters: Vec<(String, String)>,
     /// Shown in the session's history.

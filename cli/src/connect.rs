@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::args::{AwsArgs, LocalProfile, SessionArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, StopCause, interrupted};
 
 /// A session, and the local Session Manager that it is one of, if it is.
 pub(crate) struct Connection {
@@ -53,7 +53,8 @@ impl Connection {
         };
         let opened = tokio::select! {
             opened = open(&wanted, target, aws, session, manager.as_ref()) => opened,
-            cause = shutdown.requested() => Err(Failure::new(cause.exit_code(), "stopped", "stopped before the session began")),
+            cause = shutdown.requested() => Err(stopped(cause)),
+            () = interrupted() => Err(stopped(StopCause::Interrupt)),
         };
         match opened {
             Ok(session) => Ok(Self { session, manager }),
@@ -69,6 +70,10 @@ impl Connection {
         self.session.terminate().await;
         stop(self.manager).await;
     }
+}
+
+fn stopped(cause: StopCause) -> Failure {
+    Failure::new(cause.exit_code(), "stopped", "stopped before the session began")
 }
 
 async fn stop(manager: Option<LocalManager>) {
@@ -152,7 +157,7 @@ pub(crate) fn local_options(target: &str) -> local::Options {
     local::Options { target: target.into(), profile: LocalProfile::Fast, ..local::Options::default() }
 }
 
-/// What a person at the terminal should know; on a raw one.
+/// What a person at the terminal should know.
 fn tell(notice: SessionNotice, quiet: bool) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
@@ -160,7 +165,7 @@ fn tell(notice: SessionNotice, quiet: bool) {
         _ => return,
     };
     if !quiet {
-        let _ = write!(stderr(), "{text}\r\n");
+        let _ = writeln!(crate::terminal::Stderr, "{text}");
     }
 }
 

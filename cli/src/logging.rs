@@ -20,17 +20,18 @@ pub(crate) fn init(verbosity: Verbosity) {
     };
     let ours = Targets::new().with_targets(OURS.map(|target| (target, level)));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| crate::terminal::Stderr).with_ansi(ansi);
     tracing_subscriber::registry().with(lines).with(ours).init();
 }
 
-/// A panic is told in one line; `RUST_BACKTRACE` asks for more.
+/// A panic gives the terminal back and is told in one line; `RUST_BACKTRACE` asks for more.
 pub(crate) fn tell_panics_in_one_line() {
-    if std::env::var_os("RUST_BACKTRACE").is_some() {
-        return;
-    }
-    std::panic::set_hook(Box::new(|panic| {
+    let detailed = std::env::var_os("RUST_BACKTRACE").map(|_| std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
         crate::terminal::restore();
+        if let Some(detailed) = &detailed {
+            return detailed(panic);
+        }
         let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
         let payload = panic.payload_as_str().unwrap_or("panicked").replace('\n', " ");
         eprintln!("error: internal error{place}: {payload}; please report it");

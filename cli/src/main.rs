@@ -67,7 +67,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Local(args) => local::run(args).await,
         Command::Demo(args) => demo::run(&args, cli.verbosity).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "aws-ssm-forward", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "aws-ssm-forward", &mut script);
+            let _ = std::io::stdout().write_all(&script);
             Ok(ExitCode::Ok)
         }
     }

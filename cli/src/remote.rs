@@ -1,5 +1,7 @@
 //! `shell`, `exec` and `ssh-proxy`: one session, and the standard streams of this process in it.
 
+use ssm_forward::TerminalSize;
+
 use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
 use crate::exit_code::{ExitCode, Failure};
@@ -15,6 +17,9 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
     let wanted =
         Wanted { target: args.target.as_deref(), document: None, parameters: Vec::new(), quiet: verbosity.quiet };
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
+    if terminal::has_keyboard() {
+        shutdown.watch_parent();
+    }
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
     let ended = terminal_session::run(&connection.session, &shutdown).await;
     terminal::restore();
@@ -31,7 +36,10 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
 /// # Errors
 /// In one line, what went wrong and what to do.
 pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
-    let command = command_line(&args.command)?;
+    let command = match (args.tty, args.command.as_slice()) {
+        (true, [line]) => command_line(&[speaking_first(line, terminal::size())])?,
+        (_, words) => command_line(words)?,
+    };
     let (document, parameters) = match args.tty {
         true => ("AWS-StartInteractiveCommand", vec![("command", command)]),
         false => {
@@ -72,12 +80,12 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
         target: args.target.as_deref(),
         document: Some("AWS-StartSSHSession"),
         parameters: vec![("portNumber", args.port.to_string())],
+        // ssh has lines of its own for the person.
         quiet: true,
     };
-    let _ = verbosity;
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
-    let outcome = stdio::run(&connection.session, &shutdown).await;
+    let outcome = stdio::run(&connection.session, &shutdown, verbosity.quiet).await;
     connection.close().await;
     outcome.map(|()| ExitCode::Ok)
 }
@@ -86,6 +94,12 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
 fn told(text: &str) -> Option<Failure> {
     let text = text.trim();
     (!text.is_empty()).then(|| Failure::new(ExitCode::SessionLost, "session_ended", text))
+}
+
+/// Lets a line for a terminal's shell say something before all else. Without encryption such a session has no handshake: only
+/// the first output tells that it is up, and until then neither a key nor the terminal's size gets there.
+fn speaking_first(line: &str, size: TerminalSize) -> String {
+    format!("stty rows {} cols {} 2>/dev/null; printf '\\r'; {line}", size.rows, size.cols)
 }
 
 /// One argument is a line for a shell, several are the words of a command, which gets exactly these. Agents start commands

@@ -73,7 +73,10 @@ impl Shutdown {
             loop {
                 match signals.next().await {
                     StopCause::Interrupt => {}
-                    cause if this.cause().is_some() => std::process::exit(cause.exit_code().number().into()),
+                    cause if this.cause().is_some() => {
+                        crate::terminal::restore();
+                        std::process::exit(cause.exit_code().number().into())
+                    }
                     cause => this.stop(cause),
                 }
             }
@@ -113,6 +116,13 @@ impl Shutdown {
         let found = cause.wait_for(Option::is_some).await.map(|cause| *cause);
         // The sender is part of `self`, it can't be gone.
         found.ok().flatten().unwrap_or(StopCause::Failed)
+    }
+}
+
+/// Completes with the next Ctrl-C.
+pub(crate) async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

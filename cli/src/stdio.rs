@@ -1,11 +1,12 @@
 //! The standard streams of this process as a connection to the far side: what ssh wants of a ProxyCommand.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ssm_forward::{CloseReason, Session, StreamError, StreamSender};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
@@ -18,17 +19,20 @@ const CHUNKS: usize = 64;
 ///
 /// # Errors
 /// The destination refused, or the session is lost.
-pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<(), Failure> {
+pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> Result<(), Failure> {
     let mut stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
     let sender = stream.sender();
     let mut output = stdout();
     let mut chunks = Vec::with_capacity(CHUNKS);
     let mut up = std::pin::pin!(send(&sender));
     let mut sending = true;
+    let mut unheard = std::pin::pin!(tell_silence(session));
+    let mut waiting = !quiet;
     loop {
         tokio::select! {
             more = stream.read_chunks(&mut chunks, CHUNKS) => match more {
                 Ok(true) => {
+                    waiting = false;
                     if write(&mut output, &mut chunks).await.is_err() {
                         return Ok(());
                     }
@@ -36,10 +40,26 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<(), Fa
                 Ok(false) => return complaint(session).await.map_or(Ok(()), Err),
                 Err(error) => return Err(failure(session, &error)),
             },
+            () = &mut unheard, if waiting => waiting = false,
             () = &mut up, if sending => sending = false,
             _ = shutdown.requested() => return Ok(()),
         }
     }
+}
+
+/// Tells once that the far side takes nothing. Where nothing listens on the port, some agents' workers crash, and a minute
+/// passes until the session ends.
+async fn tell_silence(session: &Session) {
+    const LOOK: Duration = Duration::from_secs(1);
+    const LOOKS: u32 = 3;
+    let mut unanswered = 0;
+    while unanswered < LOOKS {
+        sleep(LOOK).await;
+        let waits = session.is_connected() && session.stats().channel.in_flight > 0;
+        unanswered = if waits { unanswered + 1 } else { 0 };
+    }
+    let hint = "no answer from the node yet: does a server listen on that port there?";
+    let _ = writeln!(std::io::stderr(), "aws-ssm-forward: {hint}");
 }
 
 /// What the service had to say about the end, if that is a complaint: an agent that can't reach the port ends the session.

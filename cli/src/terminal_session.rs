@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ssm_forward::{CloseReason, Output, Session, SessionType, StreamError, StreamSender};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, stderr, stdin, stdout};
+use ssm_forward::{CloseReason, Output, Session, SessionStream, SessionType, StreamError, StreamSender};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, stderr, stdin, stdout};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit_code::Failure;
@@ -37,6 +37,9 @@ const READ_SIZE: usize = 64 << 10;
 /// The character that ends a terminal's input.
 const END_OF_INPUT: u8 = 4;
 
+/// What Ctrl-C is on a terminal.
+const INTERRUPT: u8 = 3;
+
 /// Connects the standard streams with the session's stream until one of the ends is done. A terminal is raw meanwhile.
 ///
 /// # Errors
@@ -47,45 +50,22 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<Ended,
         kind => Input::Terminal { is_shell: kind == Some(SessionType::StandardStream) },
     };
     session.resize(terminal::size());
-    let mut stream = session.open_stream().await.map_err(|error| lost(session, &error))?;
+    let stream = session.open_stream().await.map_err(|error| lost(session, &error))?;
     let sender = stream.sender();
+    let keys = Keys::install().map_err(Failure::internal)?;
     let _raw = if kind == Input::None { None } else { RawMode::enter() };
-    let mut keys = Keys::install().map_err(Failure::internal)?;
-    let mut input = std::pin::pin!(type_in(&sender, kind));
-    let mut typing = true;
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            chunk = stream.read_output() => match chunk {
-                Ok(Some((output, chunk))) => {
-                    if show(output, &chunk).await.is_err() {
-                        break Ok(Ended::Stopped(StopCause::OutputClosed));
-                    }
-                }
-                Ok(None) => break Ok(closed(session).await),
-                Err(error) => break Err(lost(session, &error)),
-            },
-            key = keys.next() => match key {
-                Key::Resized => session.resize(terminal::size()),
-                Key::Signal(byte) => drop(sender.write_chunk(Bytes::copy_from_slice(&[byte])).await),
-            },
-            cause = shutdown.requested() => break Ok(Ended::Stopped(cause)),
-            escaped = &mut input, if typing => {
-                typing = false;
-                if escaped {
-                    break Ok(Ended::Escaped);
-                }
-            }
-        }
-    };
-    // What the far side says at the end of the session is shown before the terminal is given back.
-    let _ = stdout().flush().await;
-    outcome
+    // Side by side, and in no order: a flood of output, or a reader that takes none, must not keep a key or a signal waiting.
+    tokio::select! {
+        ended = show(session, stream) => ended,
+        ended = type_in(&sender, kind) => Ok(ended),
+        ended = pass_on(session, &sender, keys) => Ok(ended),
+        cause = shutdown.requested() => Ok(Ended::Stopped(cause)),
+    }
 }
 
-/// Standard input to the far side, until its end; whether it ended by an escape.
-async fn type_in(sender: &StreamSender, kind: Input) -> bool {
-    let Input::Terminal { is_shell } = kind else { return false };
+/// Standard input to the far side; completes if that ends the session.
+async fn type_in(sender: &StreamSender, kind: Input) -> Ended {
+    let Input::Terminal { is_shell } = kind else { return std::future::pending().await };
     let at_keyboard = terminal::has_keyboard();
     let mut escapes = Escapes::new(at_keyboard && is_shell);
     let mut stdin = stdin();
@@ -98,40 +78,62 @@ async fn type_in(sender: &StreamSender, kind: Input) -> bool {
             let _ = std::io::stderr().write_all(HELP.as_bytes());
         }
         if typed.end {
-            return true;
+            return Ended::Escaped;
         }
         last = typed.bytes.last().copied().unwrap_or(last);
         let over = !typed.bytes.is_empty() && sender.write_chunk(typed.bytes.into()).await.is_err();
-        if over || length == 0 {
+        if over {
+            return std::future::pending().await;
+        }
+        if length == 0 {
             break;
         }
     }
-    // Nothing on the wire says that the input is over. What was piped in ends as it would at a keyboard.
-    if !at_keyboard {
-        let end: &[u8] = match (last, is_shell) {
-            (b'\n' | b'\r', _) => &[END_OF_INPUT],
-            (_, true) => &[b'\n', END_OF_INPUT],
-            // The first one hands over the unfinished line, the second one is the end.
-            (_, false) => &[END_OF_INPUT, END_OF_INPUT],
-        };
-        let _ = sender.write_chunk(Bytes::from_static(end)).await;
+    // A raw terminal has no key for the end of input: it is gone itself.
+    if at_keyboard {
+        return Ended::Stopped(StopCause::HangUp);
     }
-    false
+    // Nothing on the wire says that the input is over. What was piped in ends as it would at a keyboard.
+    let end: &[u8] = match (last, is_shell) {
+        (b'\n' | b'\r', _) => &[END_OF_INPUT],
+        (_, true) => &[b'\n', END_OF_INPUT],
+        // The first one hands over the unfinished line, the second one is the end.
+        (_, false) => &[END_OF_INPUT, END_OF_INPUT],
+    };
+    let _ = sender.write_chunk(Bytes::from_static(end)).await;
+    std::future::pending().await
 }
 
-async fn show(output: Output, chunk: &[u8]) -> std::io::Result<()> {
-    match output {
-        Output::Stdout => {
-            let mut stdout = stdout();
-            stdout.write_all(chunk).await?;
-            stdout.flush().await
-        }
-        Output::Stderr => {
-            let mut stderr = stderr();
-            stderr.write_all(chunk).await?;
-            stderr.flush().await
+/// Keys and the window's size to the far side. While that is out of reach, Ctrl-C ends the session instead.
+async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys) -> Ended {
+    loop {
+        match keys.next().await {
+            Key::Resized => session.resize(terminal::size()),
+            Key::Signal(INTERRUPT) if !session.is_connected() => return Ended::Stopped(StopCause::Interrupt),
+            Key::Signal(byte) => drop(sender.write_chunk(Bytes::copy_from_slice(&[byte])).await),
         }
     }
+}
+
+/// The far side's outputs on those of this process, until it is done or nobody reads them.
+async fn show(session: &Session, mut stream: SessionStream) -> Result<Ended, Failure> {
+    let (mut stdout, mut stderr) = (stdout(), stderr());
+    loop {
+        let shown = match stream.read_output().await {
+            Ok(Some((Output::Stdout, chunk))) => write(&mut stdout, &chunk).await,
+            Ok(Some((Output::Stderr, chunk))) => write(&mut stderr, &chunk).await,
+            Ok(None) => return Ok(closed(session).await),
+            Err(error) => return Err(lost(session, &error)),
+        };
+        if shown.is_err() {
+            return Ok(Ended::Stopped(StopCause::OutputClosed));
+        }
+    }
+}
+
+async fn write(output: &mut (impl AsyncWrite + Unpin), chunk: &[u8]) -> std::io::Result<()> {
+    output.write_all(chunk).await?;
+    output.flush().await
 }
 
 /// The reason comes with the end of the stream, or a moment later.
@@ -177,7 +179,7 @@ impl Keys {
     async fn next(&mut self) -> Key {
         tokio::select! {
             _ = self.window.recv() => Key::Resized,
-            _ = self.interrupt.recv() => Key::Signal(0x03),
+            _ = self.interrupt.recv() => Key::Signal(INTERRUPT),
             _ = self.quit.recv() => Key::Signal(0x1c),
             _ = self.stop.recv() => Key::Signal(0x1a),
         }

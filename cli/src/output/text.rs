@@ -160,6 +160,7 @@ fn live_line(forwards: &[Figures]) -> String {
     let connections: u64 = forwards.iter().map(|figures| figures.now.connections_open).sum();
     let round_trip = forwards.iter().map(|figures| figures.now.round_trip_us).max().unwrap_or_default();
     let resent: u64 = forwards.iter().map(|figures| figures.now.retransmissions).sum();
+    #[expect(clippy::cast_possible_truncation, reason = "figures for people; a cast saturates")]
     let rate = |bytes: f64| format!("{}/s", HumanBytes(bytes as u64));
     let sessions: u64 = forwards.iter().map(|figures| figures.now.sessions).sum();
     let sessions = if sessions > forwards.len() as u64 { format!("  {sessions} sessions") } else { String::new() };

@@ -16,7 +16,7 @@ use ssm_forward::{
 };
 
 use crate::exit_code::{ExitCode, Failure};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
 use crate::{stdio, terminal};
 use invocation::{Invocation, Request};
@@ -73,7 +73,7 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let (session, provider) = opened.inspect_err(tell_caller)?;
     let outcome = match session.mode() {
         Some(SessionMode::Shell) => shell(&session, &shutdown).await,
-        Some(SessionMode::Plain) => stdio::run(&session, &shutdown).await.map(|()| ExitCode::Ok),
+        Some(SessionMode::Plain) => stdio::run(&session, &shutdown, false).await.map(|()| ExitCode::Ok),
         _ => port::serve(&session, provider, &shutdown).await.inspect_err(tell_caller),
     };
     terminal::restore();
@@ -85,12 +85,6 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
 fn tell_caller(failure: &Failure) {
     if !stdout().is_terminal() {
         say(&format!("Cannot perform start session: {failure}\n"));
-    }
-}
-
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 
@@ -139,7 +133,7 @@ fn tell(notice: SessionNotice) {
         SessionNotice::Message(text) => return say(&format!("{text}\n")),
         _ => return,
     };
-    let _ = write!(std::io::stderr(), "{text}\r\n");
+    let _ = writeln!(terminal::Stderr, "{text}");
 }
 
 async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
@@ -149,13 +143,18 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
     if let Some(code) = remote {
         say(&format!("EXIT_CODE: {code}"));
     }
-    match ended {
-        Ended::Closed(text) => say(&exit_text(session.id(), &text)),
+    match &ended {
+        Ended::Closed(text) => say(&exit_text(session.id(), text)),
         Ended::Escaped => say(&exit_text(session.id(), "")),
-        Ended::Stopped(cause) => return Ok(cause.exit_code()),
+        // Who stopped it need not be reading any more.
+        Ended::Stopped(_) => {}
     }
     let wanted = std::env::var(EXIT_CODE_VARIABLE).is_ok_and(|value| value == "remote");
-    Ok(remote.filter(|_| wanted).map_or(ExitCode::Ok, ExitCode::Remote))
+    Ok(match (wanted, remote, ended) {
+        (true, Some(code), _) => ExitCode::Remote(code),
+        (true, None, Ended::Stopped(cause)) => cause.exit_code(),
+        _ => ExitCode::Ok,
+    })
 }
 
 /// The last words of a session.

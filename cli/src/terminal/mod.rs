@@ -4,14 +4,19 @@ mod escape;
 
 pub(crate) use escape::{Escapes, HELP};
 
-use std::io::{IsTerminal, stderr, stdin, stdout};
-use std::sync::{Mutex, PoisonError};
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use ssm_forward::TerminalSize;
 
-/// How the terminal was before it became raw; also for the panic hook, which has nothing else to hold on to.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// The terminal that is raw and how it was before; also for the panic hook, which has nothing else to hold on to.
+static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
+
+fn before() -> MutexGuard<'static, Option<(OwnedFd, Termios)>> {
+    BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The terminal is raw: every key goes to the far side, nothing is translated. Dropping it gives the terminal back.
 #[derive(Debug)]
@@ -20,11 +25,16 @@ pub(crate) struct RawMode(());
 impl RawMode {
     /// Makes the terminal raw; `None` if standard input is none.
     pub(crate) fn enter() -> Option<Self> {
-        let before = tcgetattr(stdin()).ok()?;
-        let mut raw = before.clone();
+        Self::enter_on(stdin().as_fd().try_clone_to_owned().ok()?)
+    }
+
+    fn enter_on(terminal: OwnedFd) -> Option<Self> {
+        let cooked = tcgetattr(&terminal).ok()?;
+        let mut raw = cooked.clone();
         raw.make_raw();
-        tcsetattr(stdin(), OptionalActions::Now, &raw).ok()?;
-        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        let mut before = before();
+        tcsetattr(&terminal, OptionalActions::Now, &raw).ok()?;
+        *before = Some((terminal, cooked));
         Some(Self(()))
     }
 }
@@ -37,9 +47,27 @@ impl Drop for RawMode {
 
 /// Gives the terminal back, if it is raw.
 pub(crate) fn restore() {
-    if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some((terminal, cooked)) = before().take() {
         // Where the terminal is gone there is nothing to give back.
-        let _ = tcsetattr(stdin(), OptionalActions::Flush, &before);
+        let _ = tcsetattr(terminal, OptionalActions::Flush, &cooked);
+    }
+}
+
+/// Standard error, for whole lines: on a raw terminal each begins at the left all the same.
+#[derive(Debug)]
+pub(crate) struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<usize> {
+        if before().is_none() {
+            return stderr().write(lines);
+        }
+        stderr().write_all(String::from_utf8_lossy(lines).replace('\n', "\r\n").as_bytes())?;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        stderr().flush()
     }
 }
 
@@ -56,4 +84,25 @@ pub(crate) fn size() -> TerminalSize {
 /// Whether a person types.
 pub(crate) fn has_keyboard() -> bool {
     stdin().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_anywhere_gives_the_terminal_back() {
+        let (pty, pts) = pty_process::blocking::open().unwrap();
+        let modes = || tcgetattr(&pty).unwrap().local_modes;
+        let cooked = modes();
+        let raw = RawMode::enter_on(pts.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_ne!(modes(), cooked);
+        let previous = std::panic::take_hook();
+        crate::logging::tell_panics_in_one_line();
+        // Not the thread that owns the guard: only the hook can do it.
+        assert!(std::thread::spawn(|| panic!("on purpose")).join().is_err());
+        std::panic::set_hook(previous);
+        assert_eq!(modes(), cooked);
+        drop(raw);
+    }
 }

@@ -98,6 +98,11 @@ impl Cli {
         }
     }
 
+    /// The next line of stderr.
+    pub(crate) fn error_line(&self) -> String {
+        self.stderr.recv_timeout(PATIENCE).expect("no line on stderr")
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, name: &str) {
         assert!(Command::new("kill").args(["-s", name, &self.pid.to_string()]).status().unwrap().success());
@@ -167,19 +172,29 @@ pub(crate) struct LocalManager {
 
 impl LocalManager {
     pub(crate) fn start() -> Self {
-        Self::listen("127.0.0.1:0")
+        Self::start_with(&[])
+    }
+
+    /// With further arguments of `local`.
+    pub(crate) fn start_with(args: &[&str]) -> Self {
+        Self::listen("127.0.0.1:0", args)
     }
 
     /// Kills it and starts another one at the same address, which knows nothing of the sessions.
     pub(crate) fn restart(&mut self) {
-        self.cli.signal("KILL");
-        let _ = self.cli.exit.recv_timeout(PATIENCE);
+        self.kill();
         let address = self.address().to_owned();
-        *self = Self::listen(&address);
+        *self = Self::listen(&address, &[]);
     }
 
-    fn listen(address: &str) -> Self {
-        let cli = Cli::start(&["local", "--target", TARGET, "--listen", address], &[]);
+    /// Ends it without a word to anybody.
+    pub(crate) fn kill(&mut self) {
+        self.cli.signal("KILL");
+        let _ = self.cli.exit.recv_timeout(PATIENCE);
+    }
+
+    fn listen(address: &str, args: &[&str]) -> Self {
+        let cli = Cli::start(&[&["local", "--target", TARGET, "--listen", address], args].concat(), &[]);
         let mut variables = Vec::new();
         while !["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
             .iter()
@@ -225,11 +240,33 @@ impl LocalManager {
         serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
     }
 
+    /// Lets these faults happen from here on, in place of any others.
+    pub(crate) fn set_faults(&self, faults: &[&str]) {
+        let body = serde_json::json!({ "faults": faults }).to_string();
+        let mut stream = connect(self.address());
+        let (address, length) = (self.address(), body.len());
+        let head = format!("PUT /faults HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\nconnection: close");
+        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     /// The ids of the sessions in this state: `Active` or `History`.
     pub(crate) fn sessions(&self, state: &str) -> Vec<String> {
         let answer = self.call("DescribeSessions", &serde_json::json!({ "State": state }));
         let id = |session: &Value| session["SessionId"].as_str().unwrap().to_owned();
         answer["Sessions"].as_array().unwrap().iter().map(id).collect()
+    }
+}
+
+/// Waits until it is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not come to pass: {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -7,10 +7,20 @@ mod demo;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod exec;
+#[cfg(test)]
 mod forward;
 #[cfg(test)]
 mod plugin;
 #[cfg(test)]
+mod plugin_shell;
+#[cfg(test)]
 mod restart;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod shell;
+#[cfg(test)]
+mod terminal;
 #[cfg(test)]
 mod usage;

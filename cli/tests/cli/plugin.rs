@@ -257,6 +257,40 @@ fn an_ssh_server_that_does_not_answer_is_told() {
 }
 
 #[test]
+fn a_node_that_takes_nothing_is_told_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let manager = LocalManager::start();
+    let session = ssh_session(&manager, listener.local_addr().unwrap().port());
+    let mut cli = start_with(&manager, &session, Stdio::piped());
+    let _server = listener.accept().unwrap();
+    manager.set_faults(&["agent-deaf"]);
+    cli.stdin.as_mut().unwrap().write_all(b"SSH-2.0-x\r\n").unwrap();
+    assert!(cli.error_line().contains("does a server listen on that port"));
+    cli.signal("TERM");
+    let ended = cli.end();
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[test]
+fn half_close_gets_its_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let manager = LocalManager::start();
+    let session = port_session(&manager, listener.local_addr().unwrap().port());
+    let cli = start(&manager, &session);
+    let mut client = connect(&port_of(&cli, &session));
+    let (mut server, _) = listener.accept().unwrap();
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut question = [0; 8];
+    server.read_exact(&mut question).unwrap();
+    server.write_all(&vec![7; 1 << 20]).unwrap();
+    drop(server);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert!(answer == vec![7; 1 << 20], "{} bytes", answer.len());
+}
+
+#[test]
 fn installing_replaces_and_uninstalling_puts_back() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("session-manager-plugin");

@@ -58,3 +58,21 @@ fn help_version_and_completions_go_to_stdout() {
         assert!(!ended.stdout.is_empty() && ended.stderr.is_empty(), "{args:?}: {ended:#?}");
     }
 }
+
+#[test]
+fn a_completion_script_whose_reader_goes_away_is_no_panic() {
+    let script = format!("{} completions bash | head -n 1", env!("CARGO_BIN_EXE_aws-ssm-forward"));
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn every_command_is_told_in_one_line_and_has_help() {
+    let listed = run(&["--help"], &[("COLUMNS", "200")]);
+    for command in ["forward", "shell", "exec", "ssh-proxy", "plugin", "local", "demo", "completions"] {
+        let about = listed.stdout.iter().find(|line| line.starts_with(&format!("  {command} "))).expect(command);
+        let help = run(&[command, "--help"], &[]);
+        assert!(about.ends_with(&help.stdout[0]), "{about} and {}", help.stdout[0]);
+        assert!(help.stdout.iter().all(|line| line.chars().count() <= 100), "{help:#?}");
+    }
+}

@@ -24,10 +24,33 @@ pub(super) struct Request {
     pub(super) ticket: SessionTicket,
     pub(super) region: String,
     pub(super) profile: Option<String>,
-    /// The node, for the context of a data key.
-    pub(super) target: String,
+    /// What StartSession was asked for, as far as it still counts.
+    pub(super) asked: Asked,
     /// The SSM endpoint, if it is not AWS's.
     pub(super) endpoint: Option<String>,
+}
+
+/// Of the request of StartSession.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// The node, for the context of a data key.
+    pub(super) target: String,
+    document: Option<String>,
+}
+
+impl Asked {
+    /// Whether a session that says nothing at first may be as it should: without a handshake a command on a terminal is known
+    /// by its first output only.
+    pub(super) fn may_be_silent(&self) -> bool {
+        let speaks = |name: &str| {
+            let prefixes = ["AWS-StartPort", "AWS-StartSSH", "AWS-StartNonInteractive", "SSM-SessionManagerRunShell"];
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+        };
+        match &self.document {
+            Some(name) => !speaks(name),
+            None => self.target.starts_with(ECS),
+        }
+    }
 }
 
 /// Names of variables that hold the answer of StartSession begin so.
@@ -65,10 +88,10 @@ impl Invocation {
             json => json,
         };
         let given = |at| text(at).filter(|text| !text.is_empty());
-        let target = target(given(5).as_deref())?;
-        let endpoint = given(6).filter(|_| !target.starts_with(ECS));
+        let asked = asked(given(5).as_deref())?;
+        let endpoint = given(6).filter(|_| !asked.target.starts_with(ECS));
         let region = given(2).ok_or_else(|| usage("the region, the second argument, is empty"))?;
-        Ok(Self::Start(Box::new(Request { ticket: ticket(&response)?, region, profile: given(4), target, endpoint })))
+        Ok(Self::Start(Box::new(Request { ticket: ticket(&response)?, region, profile: given(4), asked, endpoint })))
     }
 }
 
@@ -90,16 +113,17 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     Ok(SessionTicket { session_id: text("SessionId")?, stream_url: text("StreamUrl")?, token: text("TokenValue")? })
 }
 
-/// The target in the request of StartSession; older callers pass none.
-fn target(json: Option<&str>) -> Result<String, Failure> {
-    let Some(json) = json else { return Ok(String::new()) };
+/// The request of StartSession; older callers pass none.
+fn asked(json: Option<&str>) -> Result<Asked, Failure> {
+    let Some(json) = json else { return Ok(Asked::default()) };
     let value: Value = serde_json::from_str(json)
         .map_err(|error| usage(format!("the request, the fifth argument, is not JSON ({:?})", error.classify())))?;
-    match value.get("Target") {
-        Some(Value::String(target)) => Ok(target.clone()),
-        None => Ok(String::new()),
-        Some(_) => Err(usage("Target in the request, the fifth argument, is no text")),
-    }
+    let target = match value.get("Target") {
+        Some(Value::String(target)) => target.clone(),
+        None => String::new(),
+        Some(_) => return Err(usage("Target in the request, the fifth argument, is no text")),
+    };
+    Ok(Asked { target, document: value.get("DocumentName").and_then(Value::as_str).map(str::to_owned) })
 }
 
 #[cfg(test)]
@@ -129,12 +153,12 @@ mod tests {
         assert!(parse(&[SESSION, "eu-west-1", "StopSession"]).unwrap_err().message.contains("StopSession"));
         let legacy = request(&[SESSION, "eu-west-1", "StartSession"]);
         assert_eq!((legacy.ticket.session_id.as_str(), legacy.region.as_str()), ("s-1", "eu-west-1"));
-        assert_eq!((legacy.profile, legacy.endpoint, legacy.target.as_str()), (None, None, ""));
+        assert_eq!((legacy.profile, legacy.endpoint, legacy.asked), (None, None, Asked::default()));
         let whole =
             [SESSION, "r", "StartSession", "p", r#"{"Target":"i-1","Reason":"x"}"#, "https://ssm.example", "more"];
         let full = request(&whole);
         assert_eq!((full.profile.as_deref(), full.endpoint.as_deref()), (Some("p"), Some("https://ssm.example")));
-        assert_eq!(full.target, "i-1");
+        assert_eq!(full.asked.target, "i-1");
     }
 
     #[test]
@@ -143,6 +167,15 @@ mod tests {
         assert_eq!(request.ticket.token, "secret");
         let missing = parse(&["AWS_SSM_START_SESSION_RESPONSE", "r", "StartSession"]).unwrap_err();
         assert!(missing.message.contains("is not set"), "{missing}");
+    }
+
+    #[test]
+    fn only_commands_on_a_terminal_may_say_nothing_at_first() {
+        let silent = |json| asked(Some(json)).unwrap().may_be_silent();
+        assert!(silent(r#"{"Target":"i-1","DocumentName":"AWS-StartInteractiveCommand"}"#));
+        assert!(silent(r#"{"Target":"i-1","DocumentName":"My-Document"}"#) && silent(r#"{"Target":"ecs:c_t_r"}"#));
+        assert!(!silent(r#"{"Target":"i-1"}"#));
+        assert!(!silent(r#"{"Target":"i-1","DocumentName":"AWS-StartPortForwardingSessionToRemoteHost"}"#));
     }
 
     #[test]

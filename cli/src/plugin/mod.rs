@@ -14,6 +14,7 @@ use ssm_forward::{
     AwsConfig, AwsProvider, Session, SessionConfig, SessionMode, SessionNotice, SessionProvider, StartRequest,
     StreamUrlPolicy, TicketProvider,
 };
+use tokio::time::timeout;
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::{Shutdown, interrupted};
@@ -93,13 +94,23 @@ async fn open(request: Request) -> Result<(Arc<Session>, Arc<dyn SessionProvider
         Arc::new(TicketProvider::new(request.ticket.clone(), api(&request).await?));
     let mut config = SessionConfig::default();
     config.stream_url_policy = stream_url_policy();
+    let may_be_silent = request.asked.may_be_silent();
     // The session is started already; of the request only the target still counts.
-    let request = StartRequest { target: request.target, ..StartRequest::default() };
+    let request = StartRequest { target: request.asked.target, ..StartRequest::default() };
     let start = Session::start(provider.clone(), &request, config, |_| {}, tell);
-    let session = tokio::time::timeout(START_TIMEOUT, start).await.map_err(|_| {
-        let text = format!("the session did not get ready within {} s: is its agent online?", START_TIMEOUT.as_secs());
-        Failure::new(ExitCode::Channel, "timeout", text)
-    })??;
+    let mut start = std::pin::pin!(start);
+    let session = match timeout(START_TIMEOUT, &mut start).await {
+        Ok(started) => started?,
+        Err(_) if may_be_silent => {
+            eprint!("the session is open, and the node has said nothing yet; Ctrl-C ends it\r\n");
+            start.await?
+        }
+        Err(_) => {
+            let seconds = START_TIMEOUT.as_secs();
+            let text = format!("the session did not get ready within {seconds} s: is its agent online?");
+            return Err(Failure::new(ExitCode::Channel, "timeout", text));
+        }
+    };
     Ok((Arc::new(session), provider))
 }
 

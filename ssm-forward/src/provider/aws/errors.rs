@@ -120,7 +120,9 @@ fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16
 
 /// Why there are no credentials.
 pub(super) fn credentials_error(error: &CredentialsError, profile: &Profile) -> ProviderError {
-    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
+    let text = chain(error);
+    // The last place to look is an instance's metadata service: what it says where it is switched off helps nobody.
+    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) || text.contains("IMDS") {
         return credentials(match &profile.explicit {
             Some(name) => format!("no AWS credentials in the profile {name:?}: add them with aws configure --profile {name}"),
             None => "no AWS credentials: pass --profile, log in (aws sso login, aws configure) or set AWS_ACCESS_KEY_ID and \
@@ -128,7 +130,6 @@ pub(super) fn credentials_error(error: &CredentialsError, profile: &Profile) -> 
                 .to_owned(),
         });
     }
-    let text = chain(error);
     let expired = text.to_ascii_lowercase().contains("expired");
     let kind = if expired { ProviderErrorKind::ExpiredCredentials } else { ProviderErrorKind::Credentials };
     ProviderError { kind, message: format!("AWS credentials can't be had: {text}; {}", profile.remedy) }

@@ -1,5 +1,6 @@
 //! Tables of plain text.
 
+use crate::plot::short;
 use crate::report::{Report, Summary};
 
 /// A figure that is shown: its key, its name, its unit, and whether more is better.
@@ -61,7 +62,7 @@ pub(crate) fn of(report: &Report) -> String {
         report.machine,
         settings.repetitions,
         settings.seconds,
-        report.clients.first().map_or("nothing", String::as_str),
+        report.clients.first().map_or_else(String::new, |client| short(client)),
         settings.delay_ms,
     );
     for profile in ["fast", "real"] {
@@ -71,7 +72,7 @@ pub(crate) fn of(report: &Report) -> String {
         }
         text.push_str(&format!("\n{}\n", profile_title(profile)));
         let mut header = vec![String::new(), String::new()];
-        header.extend(report.clients.iter().cloned());
+        header.extend(report.clients.iter().map(|client| short(client)));
         text.push_str(&aligned(&[vec![header], rows].concat()));
     }
     for failure in &report.failures {

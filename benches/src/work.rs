@@ -187,7 +187,11 @@ impl Ends {
         let now = Instant::now();
         let mut pair = Pair::new(now, seed, Link::default(), ClientConfig::default(), AgentConfig::default());
         assert!(pair.run_until(Duration::from_secs(1), |pair| pair.client.ready));
-        let (now, client, agent) = (pair.now, pair.client.session, pair.agent.session);
+        // The agent gets a moment after the handshake before it is sent anything.
+        let now = pair.now + Duration::from_secs(1);
+        let (mut client, mut agent) = (pair.client.session, pair.agent.session);
+        client.handle_timeout(now);
+        agent.handle_timeout(now);
         let mut ends = Self { now, client, agent, streams: Vec::new(), data: frame_data() };
         for _ in 0..streams {
             let stream = ends.client.open().expect("the session is ready");

@@ -83,6 +83,11 @@ impl Client {
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// Whether the agent's pace is of any interest.
+    pub(super) fn has_agent(&self) -> bool {
+        !matches!(self.kind, Kind::Limit | Kind::Tcp)
+    }
+
     /// Starts it with so many sessions.
     pub(super) async fn start(&self, place: &Place, sessions: usize) -> Result<Running> {
         match self.kind {
@@ -116,9 +121,16 @@ impl Client {
         }
         command.args(&self.args);
         place.point(&mut command);
+        // A connection stays in its session: none is to be opened before all sessions are there.
+        let (mut missing, mut address) = (sessions, None);
         Process::start(command, |line| {
             let event: Value = serde_json::from_str(line).ok()?;
-            (event.get("event")? == "ready").then(|| event.get("address")?.as_str()?.parse().ok())?
+            match event.get("event")?.as_str()? {
+                "session_started" => missing = missing.saturating_sub(1),
+                "ready" => address = event.get("address")?.as_str()?.parse().ok(),
+                _ => {}
+            }
+            address.filter(|_| missing == 0)
         })
         .await
     }

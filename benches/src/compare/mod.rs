@@ -156,7 +156,7 @@ async fn measure(
     time: Duration,
     delay_ms: u64,
 ) {
-    if !scenario.suits(client.kind) || (client.kind == Kind::Limit && profile == Profile::Real) {
+    if !scenario.suits(client.kind) || (profile == Profile::Real && !client.has_agent()) {
         return;
     }
     let began = Instant::now();

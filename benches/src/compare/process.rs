@@ -26,7 +26,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a command and waits until `find` sees what it looks for in a line of its standard output.
-    pub(super) async fn start<T>(mut command: Command, find: impl Fn(&str) -> Option<T>) -> Result<(Self, T)> {
+    pub(super) async fn start<T>(mut command: Command, mut find: impl FnMut(&str) -> Option<T>) -> Result<(Self, T)> {
         let name = command.as_std().get_program().display().to_string();
         let errors = tempfile::tempfile()?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors.try_clone()?).kill_on_drop(true);

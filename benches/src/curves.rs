@@ -30,8 +30,8 @@ const MESSAGES: usize = 640;
 pub(crate) fn run(args: &Args) -> Result<()> {
     let counter = Counter::new()?;
     let streams: Vec<usize> = STREAM_COUNTS.into_iter().filter(|count| *count <= args.streams).collect();
-    let streams = curve(&counter, STREAMS, &streams, "busy streams of one session")?;
-    let sessions = curve(&counter, SESSIONS, &SESSION_COUNTS, "sessions, each with a busy stream")?;
+    let streams = curve(&counter, STREAMS, &streams, "Busy streams of one session", "streams")?;
+    let sessions = curve(&counter, SESSIONS, &SESSION_COUNTS, "Sessions, each with a busy stream", "sessions")?;
     if let Some(file) = &args.plot {
         std::fs::write(
             file,
@@ -41,8 +41,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn curve(counter: &Counter, part: Part, sizes: &[usize], what: &str) -> Result<Chart> {
-    let mut rows = vec![vec![what.to_owned(), "instructions per message".to_owned()]];
+fn curve(counter: &Counter, part: Part, sizes: &[usize], title: &str, below: &str) -> Result<Chart> {
+    let mut rows = vec![vec![title.to_owned(), "instructions per message".to_owned()]];
     let mut points = Vec::new();
     for (at, &size) in sizes.iter().enumerate() {
         let count = size * MESSAGES.div_ceil(size);
@@ -52,8 +52,8 @@ fn curve(counter: &Counter, part: Part, sizes: &[usize], what: &str) -> Result<C
     }
     say(&aligned(&rows));
     Ok(Chart {
-        title: what.into(),
-        below: what.into(),
+        title: title.into(),
+        below: below.into(),
         ticks: sizes.iter().map(ToString::to_string).collect(),
         series: vec![Line { name: String::new(), colour: 0, points }],
     })

@@ -19,7 +19,7 @@ pub(crate) fn measure(report: &mut Report) {
     let payload = parts::payload();
     let message = parts::encode(&payload);
     let ack = parts::encode_ack();
-    let json = ack.slice(HEADER..);
+    let json = ack.slice(parts::HEADER..);
     let mut times: [Vec<f64>; 6] = Default::default();
     for _ in 0..ROUNDS {
         let round = [
@@ -27,7 +27,7 @@ pub(crate) fn measure(report: &mut Report) {
             time(|| parts::encode(black_box(&payload))),
             time(|| AgentMessage::decode(black_box(message.clone()))),
             time(|| Sha256::digest(black_box(&json))),
-            time(|| parts::encode_ack()),
+            time(parts::encode_ack),
             time(|| parts::decode_ack(black_box(ack.clone()))),
         ];
         times.iter_mut().zip(round).for_each(|(times, time)| times.push(time));
@@ -47,9 +47,6 @@ pub(crate) fn measure(report: &mut Report) {
         report.add_part(metric, value);
     }
 }
-
-/// Of a message whose payload has a type.
-const HEADER: usize = 120;
 
 /// Nanoseconds per run.
 fn time<T>(mut run: impl FnMut() -> T) -> f64 {

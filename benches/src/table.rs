@@ -38,6 +38,7 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("cpu-upload", "CPU per 100 MB, upload", "s", false),
     metric("rss-idle", "memory, idle", "MiB", false),
     metric("rss-1000", "memory, 1000 idle connections", "MiB", false),
+    metric("rss-slow-reader", "memory, beside that slow reader", "MiB", false),
     metric("sessions-1", "1 session, 1 download", "MB/s", true),
     metric("sessions-2", "2 sessions, 2 downloads", "MB/s", true),
     metric("sessions-4", "4 sessions, 4 downloads", "MB/s", true),

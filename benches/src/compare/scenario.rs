@@ -128,7 +128,9 @@ impl Scenario {
                 wait_for_bytes(&mut bulk, place, Direction::Download).await?;
                 sleep(Duration::from_secs(1)).await;
                 let moved = moved(bulk, running, place, Direction::Download, time.max(SLOW_TIME)).await?;
-                Ok(vec![("slow-reader".into(), moved.rate() / 1e6)])
+                let mut samples = vec![("slow-reader".into(), moved.rate() / 1e6)];
+                samples.extend(running.resident().map(|bytes| ("rss-slow-reader".into(), mebibytes(bytes))));
+                Ok(samples)
             }
             Self::Sessions(count) => {
                 // The last of them has shaken hands by then.

@@ -37,6 +37,7 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("cpu-download", "CPU per 100 MB, download", "s", false),
     metric("cpu-upload", "CPU per 100 MB, upload", "s", false),
     metric("rss-idle", "memory, idle", "MiB", false),
+    metric("anonymous-idle", "of it, not of the program's file", "MiB", false),
     metric("rss-1000", "memory, 1000 idle connections", "MiB", false),
     metric("rss-slow-reader", "memory, beside that slow reader", "MiB", false),
     metric("sessions-1", "1 session, 1 download", "MB/s", true),

@@ -170,24 +170,23 @@ fn opened(line: &str) -> Option<SocketAddr> {
 impl Running {
     /// CPU time of all its processes so far; `None` if there is none.
     pub(super) fn cpu(&self) -> Option<Duration> {
-        self.processes
-            .iter()
-            .map(Process::cpu)
-            .try_fold(Duration::ZERO, |sum, cpu| Some(sum + cpu?))
-            .filter(|_| self.is_process())
+        self.sum(Process::cpu)
     }
 
     /// Resident memory of all its processes, in bytes.
     pub(super) fn resident(&self) -> Option<u64> {
-        self.processes
-            .iter()
-            .map(Process::resident)
-            .try_fold(0, |sum, bytes| Some(sum + bytes?))
-            .filter(|_| self.is_process())
+        self.sum(Process::resident)
     }
 
-    fn is_process(&self) -> bool {
-        !self.processes.is_empty()
+    /// Of it, in bytes, what is no page of a file.
+    pub(super) fn anonymous(&self) -> Option<u64> {
+        self.sum(Process::anonymous)
+    }
+
+    fn sum<T: std::ops::Add<Output = T>>(&self, of: impl Fn(&Process) -> Option<T>) -> Option<T> {
+        let mut figures = self.processes.iter().map(of);
+        let first = figures.next()??;
+        figures.try_fold(first, |sum, figure| Some(sum + figure?))
     }
 
     pub(super) async fn stop(self) {

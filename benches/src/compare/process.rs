@@ -57,8 +57,17 @@ impl Process {
 
     /// Resident memory in bytes.
     pub(super) fn resident(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// Of it, in bytes, what is no page of a file.
+    pub(super) fn anonymous(&self) -> Option<u64> {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, name: &str) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.parse().ok().map(|kilobytes: u64| kilobytes << 10)
     }
 

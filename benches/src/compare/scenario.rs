@@ -179,6 +179,7 @@ async fn memory(running: &Running, connections: usize) -> Result<Samples> {
     sleep(SETTLE).await;
     let mut samples = Samples::new();
     samples.extend(running.resident().map(|bytes| ("rss-idle".into(), mebibytes(bytes))));
+    samples.extend(running.anonymous().map(|bytes| ("anonymous-idle".into(), mebibytes(bytes))));
     let mut opening = JoinSet::new();
     let mut open = Vec::new();
     for _ in 0..connections {

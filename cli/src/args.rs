@@ -1,12 +1,13 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ssm_local::{EcsTask, Fault, Faults};
 
 use crate::spec::ForwardSpec;
-use ssm_forward::PoolSize;
+use ssm_forward::{Pacing, PoolSize};
 
 /// Forwards ports through AWS Systems Manager sessions.
 #[derive(Debug, Parser)]
@@ -90,6 +91,10 @@ pub(crate) struct ForwardArgs {
     /// Largest payload of one message towards the node. More than 1024 is faster if the node takes it.
     #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..=65536))]
     pub(crate) payload_size: u32,
+    /// How many messages a session may send per second: a number, auto (900 towards AWS, which is reported to cut at 1000), or
+    /// unlimited.
+    #[arg(long, value_name = "N|auto|unlimited", default_value = "auto", value_parser = parse_message_rate)]
+    pub(crate) message_rate: Pacing,
     /// How many sessions share the connections of each -L: a number, or auto (up to 8, as they are needed).
     ///
     /// A node's agent sends at most about 0.7 MB/s per session; one connection stays in one session.
@@ -104,6 +109,9 @@ pub(crate) struct ForwardArgs {
     /// Keep sessions from timing out while nothing is forwarded.
     #[arg(long)]
     pub(crate) keep_alive: bool,
+    /// Serve live figures as Prometheus text at http://ADDR/metrics.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Lines for people, or one JSON event per line on stdout.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
@@ -166,7 +174,7 @@ pub(crate) struct ExecArgs {
     /// Run it on a terminal of the node: it can ask and be answered, but no exit code comes back.
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// The command: one argument is a line for the node's shell, several are its words as they are.
+    /// The command: one argument is a line for sh on the node, several are its words as they are.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
     #[command(flatten)]
@@ -225,6 +233,26 @@ pub(crate) struct LocalArgs {
     /// The version that its agent claims.
     #[arg(long, value_name = "VERSION")]
     pub(crate) agent_version: Option<String>,
+    /// A host that only its agent knows, for -L PORT:NAME:HOSTPORT. May be given several times.
+    #[arg(long = "host", value_name = "NAME=ADDR", value_parser = parse_host)]
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    /// An ECS task that commands can be executed in; its container is this machine. May be given several times.
+    #[arg(long = "ecs-task", value_name = "CLUSTER/SERVICE/TASK/CONTAINER", value_parser = parse_ecs_task)]
+    pub(crate) ecs_tasks: Vec<EcsTask>,
+    /// Encrypt shells and commands with this key of its own KMS, for example alias/lab.
+    #[arg(long, value_name = "ID")]
+    pub(crate) kms_key: Option<String>,
+    /// Let something go wrong: EFFECT[,key=value]..., for example bye,every=30s or drop,probability=0.01.
+    ///
+    /// May be given several times, and adds to those of --faults. docs/faults.md lists all.
+    #[arg(long = "fault", value_name = "SPEC")]
+    pub(crate) more_faults: Vec<Fault>,
+    /// Let go wrong what this JSON file says: {"seed": 7, "faults": ["bye,every=30s", ...]}.
+    #[arg(long, value_name = "FILE", value_parser = read_faults)]
+    pub(crate) faults: Option<Faults>,
+    /// What everything random about faults follows from.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// `demo`.
@@ -296,6 +324,18 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_message_rate(text: &str) -> Result<Pacing, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Pacing::Auto),
+        ("unlimited", _) => Ok(Pacing::Unlimited),
+        (_, Ok(rate @ 1..=MAX_MESSAGE_RATE)) => Ok(Pacing::PerSecond(rate)),
+        (_, Ok(0)) => Err("at a rate of 0 nothing could be sent".into()),
+        _ => Err(format!("expected auto, unlimited or a number from 1 to {MAX_MESSAGE_RATE}")),
+    }
+}
+
+const MAX_MESSAGE_RATE: u32 = 1_000_000;
+
 fn parse_sessions(text: &str) -> Result<PoolSize, String> {
     match (text, text.parse()) {
         ("auto", _) => Ok(PoolSize::Auto { max: MAX_AUTO_SESSIONS }),
@@ -309,10 +349,35 @@ fn parse_sessions(text: &str) -> Result<PoolSize, String> {
 const MAX_SESSIONS: usize = 64;
 const MAX_AUTO_SESSIONS: usize = 8;
 
+fn read_faults(path: &str) -> Result<Faults, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Faults::from_json(&text).map_err(|error| error.to_string())
+}
+
 fn parse_parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err("expected KEY=VALUE, for example portNumber=3306".into()),
+    }
+}
+
+fn parse_host(text: &str) -> Result<(String, IpAddr), String> {
+    let host = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    host.and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
+        .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
+}
+
+fn parse_ecs_task(text: &str) -> Result<EcsTask, String> {
+    let names: Vec<_> = text.split('/').filter(|name| !name.is_empty()).collect();
+    match *names.as_slice() {
+        // A runtime id is the task's and ten digits.
+        [cluster, service, task, container] => {
+            Ok(EcsTask::new(cluster, service, task).container(container, format!("{task}-0123456789")))
+        }
+        _ => {
+            Err("expected CLUSTER/SERVICE/TASK/CONTAINER, for example prod/web/0123456789abcdef0123456789abcdef/app"
+                .into())
+        }
     }
 }
 
@@ -366,11 +431,35 @@ mod tests {
     }
 
     #[test]
+    fn hosts_and_tasks_are_whole() {
+        assert_eq!(parse_host("db.internal=::1"), Ok(("db.internal".into(), "::1".parse().unwrap())));
+        assert!(["db", "=::1", "db=x", "db="].iter().all(|text| parse_host(text).is_err()));
+        assert!(parse_ecs_task("prod/web/1/app").is_ok());
+        assert!(["prod/web/1", "prod/web/1/app/x", "prod//1/app", ""].iter().all(|text| parse_ecs_task(text).is_err()));
+    }
+
+    #[test]
     fn a_refused_value_is_one_line() {
         let error = Cli::try_parse_from(["aws-ssm-forward", "forward", "-t", "i-1", "-L", "80"]).unwrap_err();
         let line = one_line(&error).unwrap();
         assert!(line.starts_with("-L '80': the remote port is missing"), "{line}");
         assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn faults_are_read_from_the_command_line_and_from_a_file() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["aws-ssm-forward", "local"].iter().chain(args));
+        let cli = parse(&["--seed", "7", "--fault", "bye,every=30s", "--fault", "end,text=So long, all"]).unwrap();
+        let Command::Local(args) = cli.command else { panic!("another command") };
+        assert_eq!((args.seed, args.more_faults.len()), (Some(7), 2));
+        let line = one_line(&parse(&["--fault", "drop,chance=1"]).unwrap_err()).unwrap();
+        assert_eq!(line, "--fault 'drop,chance=1': drop takes no \"chance\"");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("faults.json");
+        std::fs::write(&path, r#"{"seed": 3, "faults": ["reset"]}"#).unwrap();
+        let cli = parse(&["--faults", path.to_str().unwrap()]).unwrap();
+        let Command::Local(args) = cli.command else { panic!("another command") };
+        assert_eq!(args.faults, Some(Faults::new().seed(3).with("reset".parse().unwrap())));
     }
 
     #[test]

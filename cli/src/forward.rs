@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::args::{ForwardArgs, SessionArgs, Verbosity};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
+use crate::figures::{self, Metrics};
 use crate::local::{self, LocalManager};
 use crate::output::{Output, Reporter, Style, Subject};
 use crate::shutdown::{Shutdown, StopCause};
@@ -75,6 +76,10 @@ async fn serve_with(
         provider = connect::provider(&args.aws, target, manager) => provider?,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
     };
+    let metrics = match args.metrics {
+        Some(address) => Some(Metrics::bind(address).await?),
+        None => None,
+    };
     let mut forwards = Vec::new();
     for (index, spec) in args.forwards.iter().enumerate() {
         if spec.is_exposed() {
@@ -86,6 +91,13 @@ async fn serve_with(
         forwards.push(forward.map_err(|failure| Ended { forward: Some(index), failure })?);
     }
     let trackers: Vec<_> = forwards.iter().map(|forward| forward.tracker.clone()).collect();
+    let stats: Vec<_> = forwards.iter().map(|forward| forward.forwarder.stats()).collect();
+    let mut watching = JoinSet::new();
+    watching.spawn(figures::tell(stats.clone(), reporter.clone()));
+    if let Some(metrics) = metrics {
+        let specs = args.forwards.iter().map(|spec| spec.text.clone());
+        watching.spawn(metrics.serve(specs.zip(stats).collect()));
+    }
     supervise(forwards.into_iter().map(|forward| forward.run(shutdown.clone())), shutdown).await?;
     warn_of_leftovers(&trackers, reporter);
     let all_ready = trackers.iter().all(|tracker| tracker.state().was_ready);
@@ -101,6 +113,7 @@ fn config(args: &ForwardArgs) -> ForwardConfig {
     config.connect_timeout = args.connect_timeout;
     config.linger = args.linger;
     config.session.stream_url_policy = connect::stream_url_policy(&args.aws);
+    config.session.pacing = args.message_rate;
     config.pool.size = args.sessions;
     config.pool.restart = !args.no_restart;
     config.pool.hold = args.hold;

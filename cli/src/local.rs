@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
-use ssm_local::{Local, LocalTarget, Profile};
+use ssm_local::{EcsTask, Faults, Local, LocalTarget, Profile};
 use tokio::time::timeout;
 
 use crate::args::{LocalArgs, LocalProfile};
@@ -30,8 +30,14 @@ pub(crate) struct Options {
     pub(crate) profile: LocalProfile,
     /// The version that its agent claims.
     pub(crate) agent_version: Option<String>,
-    /// A name that only its agent resolves.
-    pub(crate) private_host: Option<(&'static str, IpAddr)>,
+    /// Names that only its agent resolves.
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    /// What its ECS runs.
+    pub(crate) ecs_tasks: Vec<EcsTask>,
+    /// What shells and commands are encrypted with.
+    pub(crate) kms_key: Option<String>,
+    /// What goes wrong.
+    pub(crate) faults: Faults,
 }
 
 impl Default for Options {
@@ -41,7 +47,10 @@ impl Default for Options {
             target: DEFAULT_TARGET.into(),
             profile: LocalProfile::default(),
             agent_version: None,
-            private_host: None,
+            hosts: Vec::new(),
+            ecs_tasks: Vec::new(),
+            kms_key: None,
+            faults: Faults::new(),
         }
     }
 }
@@ -62,9 +71,16 @@ impl LocalManager {
             LocalProfile::Fast => Profile::Fast,
             LocalProfile::Real => Profile::Real,
         };
-        let mut builder = Local::builder().listen(options.listen).target(target).profile(profile);
-        if let Some((name, address)) = options.private_host {
+        let mut builder =
+            Local::builder().listen(options.listen).target(target).profile(profile).faults(options.faults);
+        for (name, address) in options.hosts {
             builder = builder.host(name, [address]);
+        }
+        for task in options.ecs_tasks {
+            builder = builder.ecs_task(task);
+        }
+        if let Some(key) = options.kms_key {
+            builder = builder.encrypt_with(key);
         }
         let local = builder.start().await.map_err(|error| {
             Failure::new(ExitCode::Listen, "listen", format!("cannot start the local Session Manager: {error}"))
@@ -103,12 +119,19 @@ impl LocalManager {
 pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let target = args.target.clone();
+    let mut faults = args.more_faults.into_iter().fold(args.faults.unwrap_or_default(), Faults::with);
+    if let Some(seed) = args.seed {
+        faults = faults.seed(seed);
+    }
     let options = Options {
         listen: args.listen,
         target: args.target,
         profile: args.profile,
         agent_version: args.agent_version,
-        private_host: None,
+        hosts: args.hosts,
+        ecs_tasks: args.ecs_tasks,
+        kms_key: args.kms_key,
+        faults,
     };
     let manager = LocalManager::start(options).await?;
     // A closed stdout or stderr only means that nobody wants to read it.

@@ -4,6 +4,7 @@ mod args;
 mod connect;
 mod demo;
 mod exit_code;
+mod figures;
 mod forward;
 mod local;
 mod logging;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::args::OutputFormat;
 use crate::exit_code::Failure;
+use crate::figures::Figures;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::ForwardSpec;
 
@@ -50,6 +51,7 @@ enum Notice {
     Event { at: SystemTime, forward: usize, event: ForwardEvent },
     Warning { at: SystemTime, text: String },
     Failure { at: SystemTime, forward: Option<usize>, failure: Failure },
+    Figures { at: SystemTime, forwards: Vec<Figures> },
     End,
 }
 
@@ -62,6 +64,11 @@ impl Reporter {
     /// Tells what the person should know.
     pub(crate) fn warn(&self, text: impl Into<String>) {
         self.send(Notice::Warning { at: SystemTime::now(), text: text.into() });
+    }
+
+    /// Tells the live figures of each forward. They are for who looks now: a slow reader does not get old ones.
+    pub(crate) fn figures(&self, forwards: Vec<Figures>) {
+        let _ = self.notices.try_send(Notice::Figures { at: SystemTime::now(), forwards });
     }
 
     /// Tells why the command ends.
@@ -115,12 +122,13 @@ impl Output {
 
 fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, shutdown: &Shutdown) {
     let mut text = text::TextWriter::new(style, subjects);
+    let mut json = json::JsonWriter::default();
     for notice in notices {
         if matches!(notice, Notice::End) {
             break;
         }
         let written = match style.format {
-            OutputFormat::Json => json::write(&mut io::stdout().lock(), subjects, &notice),
+            OutputFormat::Json => json.write(&mut io::stdout().lock(), subjects, &notice),
             OutputFormat::Text => Ok(()),
         };
         if written.and_then(|()| text.write(&notice)).is_err() {

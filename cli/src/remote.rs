@@ -88,13 +88,12 @@ fn told(text: &str) -> Option<Failure> {
     (!text.is_empty()).then(|| Failure::new(ExitCode::SessionLost, "session_ended", text))
 }
 
-/// One argument is a command line as it stands; several are quoted, so that the command gets exactly these.
+/// One argument is a line for a shell, several are the words of a command, which gets exactly these. Agents start commands
+/// without a shell: they only split the line into words.
 fn command_line(words: &[String]) -> Result<String, Failure> {
-    match words {
-        [line] => Ok(line.clone()),
-        words => shlex::try_join(words.iter().map(String::as_str))
-            .map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("the command can't be quoted: {error}"))),
-    }
+    let shell = ["sh", "-c"].into_iter().filter(|_| words.len() == 1);
+    shlex::try_join(shell.chain(words.iter().map(String::as_str)))
+        .map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("the command can't be quoted: {error}")))
 }
 
 #[cfg(test)]
@@ -105,7 +104,7 @@ mod tests {
     fn a_command_gets_exactly_the_words_that_were_given() {
         let line =
             |words: &[&str]| command_line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
-        assert_eq!(line(&["ls -l | wc -l"]), "ls -l | wc -l");
+        assert_eq!(line(&["ls -l | wc -l"]), "sh -c 'ls -l | wc -l'");
         assert_eq!(line(&["ls", "-l", "a b", "it's"]), r#"ls -l 'a b' "it's""#);
     }
 }

@@ -27,7 +27,8 @@ pub use provider::{
     ProviderErrorKind, SessionProvider, SessionTicket, StartRequest, TicketProvider,
 };
 pub use session::{
-    CloseReason, Liveness, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError, StreamSender,
+    CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,
+    StreamSender,
 };
 pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};

@@ -1,19 +1,25 @@
 //! The session documents: which properties a session has, and what of them a caller may set.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::Arc;
 
 use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A session document of AWS's, schema 1.0.
+/// The documents, by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Documents(BTreeMap<String, Arc<Document>>);
+
+/// A session document, schema 1.0.
 #[derive(Debug)]
 pub(crate) struct Document {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// The JSON text.
-    pub(crate) content: &'static str,
+    pub(crate) content: String,
     pub(crate) body: Body,
+    /// One of AWS's, not of the builder's.
+    pub(crate) is_aws: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,6 +31,32 @@ pub(crate) struct Body {
     pub(crate) parameters: BTreeMap<String, Parameter>,
     #[serde(default)]
     properties: Value,
+    inputs: Option<Value>,
+}
+
+/// A shell document's preferences: those that the local Session Manager heeds. S3, CloudWatch and run-as it has none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Inputs {
+    /// Empty: no encryption.
+    pub(crate) kms_key_id: String,
+    pub(crate) shell_profile: ShellProfile,
+}
+
+/// What is typed into a shell at its start.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ShellProfile {
+    /// On any Unix.
+    pub(crate) linux: String,
+}
+
+/// How a session is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The document's, with the parameters filled in.
+    pub(crate) properties: Value,
+    pub(crate) inputs: Inputs,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -41,21 +73,25 @@ pub(crate) struct Parameter {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParameterError {
     #[error("Parameter \"{parameter}\" is not defined in the document {document}.")]
-    Unknown { document: &'static str, parameter: String },
+    Unknown { document: String, parameter: String },
     #[error("Parameter \"{0}\" is required.")]
     Missing(String),
     #[error("Parameter \"{parameter}\" has to match the pattern {pattern}.")]
     Mismatch { parameter: String, pattern: String },
+    #[error("The document's inputs can't be read: {0}")]
+    Inputs(String),
 }
 
 /// The document of sessions that name none.
 pub(crate) const DEFAULT: &str = "SSM-SessionManagerRunShell";
+/// The document of ECS's ExecuteCommand.
+pub(crate) const ECS_EXECUTE: &str = "AmazonECS-ExecuteInteractiveCommand";
 
 macro_rules! texts {
     ($($name:literal),+ $(,)?) => { [$(($name, include_str!(concat!("../documents/", $name, ".json")))),+] };
 }
 
-const TEXTS: [(&str, &str); 8] = texts![
+const TEXTS: [(&str, &str); 9] = texts![
     "AWS-PasswordReset",
     "AWS-StartInteractiveCommand",
     "AWS-StartNonInteractiveCommand",
@@ -63,29 +99,50 @@ const TEXTS: [(&str, &str); 8] = texts![
     "AWS-StartPortForwardingSessionToRemoteHost",
     "AWS-StartPortForwardingSessionToSocket",
     "AWS-StartSSHSession",
+    "AmazonECS-ExecuteInteractiveCommand",
     "SSM-SessionManagerRunShell",
 ];
 
-static DOCUMENTS: LazyLock<Vec<Document>> = LazyLock::new(|| {
-    let parse = |(name, content)| Some(Document { name, content, body: serde_json::from_str(content).ok()? });
-    TEXTS.into_iter().filter_map(parse).collect()
-});
+impl Default for Documents {
+    /// AWS's.
+    fn default() -> Self {
+        let parse = |(name, content): (&str, &str)| {
+            let document = Document::parse(name.into(), content.into()).ok()?;
+            Some((name.to_owned(), Arc::new(Document { is_aws: true, ..document })))
+        };
+        Self(TEXTS.into_iter().filter_map(parse).collect())
+    }
+}
 
-impl Document {
+impl Documents {
+    /// Adds a document, or puts it in place of the one with this name.
+    pub(crate) fn insert(&mut self, name: String, content: String) -> Result<(), serde_json::Error> {
+        let document = Document::parse(name, content)?;
+        self.0.insert(document.name.clone(), Arc::new(document));
+        Ok(())
+    }
+
     /// All documents, by name.
-    pub(crate) fn all() -> &'static [Self] {
-        &DOCUMENTS
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Document> {
+        self.0.values().map(|document| &**document)
     }
 
     /// The document with this name.
-    pub(crate) fn find(name: &str) -> Option<&'static Self> {
-        Self::all().iter().find(|document| document.name == name)
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<Document>> {
+        self.0.get(name)
+    }
+}
+
+impl Document {
+    fn parse(name: String, content: String) -> Result<Self, serde_json::Error> {
+        let body = serde_json::from_str(&content)?;
+        Ok(Self { name, content, body, is_aws: false })
     }
 
-    /// The properties of a session that is started with `given`.
-    pub(crate) fn properties(&self, given: &BTreeMap<String, Vec<String>>) -> Result<Value, ParameterError> {
+    /// What a session is that is started with `given`.
+    pub(crate) fn settings(&self, given: &BTreeMap<String, Vec<String>>) -> Result<Settings, ParameterError> {
         if let Some(parameter) = given.keys().find(|name| !self.body.parameters.contains_key(*name)) {
-            return Err(ParameterError::Unknown { document: self.name, parameter: parameter.clone() });
+            return Err(ParameterError::Unknown { document: self.name.clone(), parameter: parameter.clone() });
         }
         let mut values = BTreeMap::new();
         for (name, parameter) in &self.body.parameters {
@@ -94,7 +151,11 @@ impl Document {
             parameter.check(name, &value)?;
             values.insert(name.as_str(), value);
         }
-        Ok(fill(&self.body.properties, &values))
+        let inputs = self.body.inputs.as_ref().map(|inputs| serde_json::from_value(fill(inputs, &values))).transpose();
+        Ok(Settings {
+            properties: fill(&self.body.properties, &values),
+            inputs: inputs.map_err(|error| ParameterError::Inputs(error.to_string()))?.unwrap_or_default(),
+        })
     }
 }
 
@@ -144,8 +205,9 @@ mod tests {
 
     #[test]
     fn every_document_and_pattern_is_well_formed() {
-        assert_eq!(Document::all().len(), TEXTS.len());
-        for document in Document::all() {
+        let documents = Documents::default();
+        assert_eq!(documents.all().count(), TEXTS.len());
+        for document in documents.all() {
             for parameter in document.body.parameters.values() {
                 if let Some(pattern) = &parameter.allowed_pattern {
                     Regex::new(pattern).unwrap();
@@ -159,7 +221,8 @@ mod tests {
 
     #[test]
     fn defaults_and_parameters_become_properties() {
-        let document = Document::find("AWS-StartPortForwardingSessionToRemoteHost").unwrap();
+        let documents = Documents::default();
+        let document = documents.find("AWS-StartPortForwardingSessionToRemoteHost").unwrap();
         let parameters = BTreeMap::from([
             ("host".to_owned(), vec!["db.internal".to_owned()]),
             ("portNumber".to_owned(), vec!["5432".to_owned()]),
@@ -167,26 +230,52 @@ mod tests {
         let expected = serde_json::json!({
             "host": "db.internal", "localPortNumber": "0", "portNumber": "5432", "type": "LocalPortForwarding",
         });
-        assert_eq!(document.properties(&parameters).unwrap(), expected);
+        assert_eq!(document.settings(&parameters).unwrap().properties, expected);
     }
 
     #[test]
     fn bad_parameters_are_named() {
-        let document = Document::find("AWS-StartPortForwardingSession").unwrap();
+        let documents = Documents::default();
+        let document = documents.find("AWS-StartPortForwardingSession").unwrap();
         for port in ["0", "65536", "x", "", "22 "] {
-            let error = document.properties(&given("portNumber", port)).unwrap_err();
+            let error = document.settings(&given("portNumber", port)).unwrap_err();
             assert!(
                 matches!(&error, ParameterError::Mismatch { parameter, .. } if parameter == "portNumber"),
                 "{port}"
             );
         }
         for port in ["1", "22", "9999", "10000", "65535"] {
-            assert_eq!(document.properties(&given("portNumber", port)).unwrap()["portNumber"], *port);
+            let settings = document.settings(&given("portNumber", port)).unwrap();
+            assert_eq!(settings.properties["portNumber"], *port);
         }
-        let unknown = document.properties(&given("host", "db")).unwrap_err();
+        let unknown = document.settings(&given("host", "db")).unwrap_err();
         assert!(matches!(unknown, ParameterError::Unknown { parameter, .. } if parameter == "host"));
-        let missing = Document::find("AWS-StartPortForwardingSessionToSocket").unwrap().properties(&BTreeMap::new());
+        let document = documents.find("AWS-StartPortForwardingSessionToSocket").unwrap();
+        let missing = document.settings(&BTreeMap::new());
         assert_eq!(missing.unwrap_err(), ParameterError::Missing("localUnixSocket".into()));
+    }
+
+    #[test]
+    fn commands_become_properties_whatever_is_in_them() {
+        let documents = Documents::default();
+        for name in ["AWS-StartInteractiveCommand", "AWS-StartNonInteractiveCommand", ECS_EXECUTE] {
+            let command = r#"echo "{{ command }}" '$HOME'; exit 3"#;
+            let settings = documents.find(name).unwrap().settings(&given("command", command)).unwrap();
+            assert_eq!(settings.properties["linux"]["commands"], command, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_document_of_one_s_own_replaces_one_of_aws() {
+        let mut documents = Documents::default();
+        let content = r#"{"description": "", "sessionType": "Standard_Stream",
+            "parameters": {"key": {"type": "String", "description": "", "default": "alias/a"}},
+            "inputs": {"kmsKeyId": "{{ key }}", "shellProfile": {"linux": "cd /"}}}"#;
+        documents.insert(DEFAULT.into(), content.into()).unwrap();
+        assert_eq!(documents.all().count(), TEXTS.len());
+        let inputs = documents.find(DEFAULT).unwrap().settings(&given("key", "alias/b")).unwrap().inputs;
+        assert_eq!((inputs.kms_key_id.as_str(), inputs.shell_profile.linux.as_str()), ("alias/b", "cd /"));
+        assert!(documents.insert("x".into(), "{}".into()).is_err());
     }
 
     #[test]

@@ -20,17 +20,25 @@
 //! ```
 //!
 //! The rooms: `api` answers the SSM operations, `broker` keeps sessions and joins a client's WebSocket with an agent,
-//! `agent` is the managed node. Broker and agent exchange only what goes over the wire in AWS: agent messages.
+//! `agent` is the managed node. Broker and agent exchange only what goes over the wire in AWS: agent messages. `faults`
+//! says what goes wrong in them.
 
 mod agent;
 mod api;
 mod broker;
+mod control;
 mod document;
+mod ecs;
+mod faults;
+mod kms;
 mod local;
 mod server;
 mod target;
 
 pub use broker::{SessionInfo, SessionState};
+pub use ecs::EcsTask;
+pub use faults::{ApiAnswer, Direction, Effect, Fault, FaultError, Faults, Only, When};
+pub use kms::KmsFault;
 pub use local::{Local, LocalBuilder, StartError};
 pub use target::LocalTarget;
 

@@ -1,15 +1,20 @@
 //! The local Session Manager as a value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::broker::{Broker, BrokerSettings, SessionInfo};
+use crate::broker::{Broker, BrokerSettings, SessionInfo, World};
+use crate::document::Documents;
+use crate::ecs::EcsTask;
+use crate::faults::{Fault, Faults};
+use crate::kms::{Kms, KmsFault};
 use crate::target::LocalTarget;
 use crate::{Profile, server};
 
@@ -19,6 +24,7 @@ pub struct Local {
     address: SocketAddr,
     broker: Arc<Broker>,
     server: JoinHandle<()>,
+    faults: JoinHandle<()>,
 }
 
 /// Why it can't be started.
@@ -36,6 +42,14 @@ pub enum StartError {
     /// Two targets have the same id.
     #[error("there are two targets with the id {0}; give each its own")]
     DuplicateTarget(String),
+    /// A document is no session document.
+    #[error("the document {name} is no session document: {cause}")]
+    Document {
+        /// Its name.
+        name: String,
+        /// What is wrong with its JSON text.
+        cause: serde_json::Error,
+    },
 }
 
 const REGION: &str = "us-east-1";
@@ -83,9 +97,26 @@ impl Local {
         self.broker.sessions().iter().map(|session| session.info()).collect()
     }
 
+    /// The faults in force.
+    pub fn faults(&self) -> Faults {
+        self.broker.faults().get()
+    }
+
+    /// Replaces the faults, also for sessions that live; their time begins anew.
+    pub async fn set_faults(&self, faults: Faults) {
+        self.broker.set_faults(faults).await;
+    }
+
+    /// Makes a fault happen once, now: to every session, or to the nodes. Faults of the API and of the agents, which are
+    /// not events, go to [`Local::set_faults`].
+    pub async fn strike(&self, fault: Fault) {
+        self.broker.strike(fault).await;
+    }
+
     /// Ends every session, tells the clients, and stops. Takes at most three seconds.
     pub async fn shutdown(self) {
         self.server.abort();
+        self.faults.abort();
         self.broker.shutdown(SHUTDOWN_TIMEOUT).await;
     }
 }
@@ -93,6 +124,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         self.server.abort();
+        self.faults.abort();
         self.broker.abort();
     }
 }
@@ -103,7 +135,11 @@ impl Drop for Local {
 pub struct LocalBuilder {
     listen: SocketAddr,
     targets: Vec<LocalTarget>,
+    tasks: Vec<EcsTask>,
+    documents: Vec<(String, String)>,
+    kms_keys: BTreeSet<String>,
     settings: BrokerSettings,
+    faults: Faults,
 }
 
 impl Default for LocalBuilder {
@@ -111,13 +147,22 @@ impl Default for LocalBuilder {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             targets: Vec::new(),
+            tasks: Vec::new(),
+            documents: Vec::new(),
+            kms_keys: BTreeSet::new(),
             settings: BrokerSettings {
                 profile: Profile::default(),
                 hosts: BTreeMap::new(),
                 token_ttl: Duration::from_secs(180),
                 idle_timeout: Duration::from_secs(20 * 60),
                 max_session_duration: None,
+                shell: std::env::var_os("SHELL")
+                    .filter(|shell| !shell.is_empty())
+                    .map_or_else(|| "/bin/sh".into(), PathBuf::from),
+                encrypt_with: None,
+                kms_fault: None,
             },
+            faults: Faults::new(),
         }
     }
 }
@@ -132,6 +177,49 @@ impl LocalBuilder {
     /// Adds a managed node. Default: one, `i-0123456789abcdef0`.
     pub fn target(mut self, target: LocalTarget) -> Self {
         self.targets.push(target);
+        self
+    }
+
+    /// Adds an ECS task. The ECS API lists it, and ExecuteCommand runs commands in its containers: on this machine, as every
+    /// session does.
+    pub fn ecs_task(mut self, task: EcsTask) -> Self {
+        self.tasks.push(task);
+        self
+    }
+
+    /// Adds a session document (schema 1.0, JSON), or replaces one of AWS's. What is wrong with it, [`LocalBuilder::start`]
+    /// tells.
+    ///
+    /// `SSM-SessionManagerRunShell` is the document of sessions that name none. Of a document's `inputs`, `kmsKeyId` and
+    /// `shellProfile.linux` are heeded.
+    pub fn document(mut self, name: impl Into<String>, content: impl Into<String>) -> Self {
+        self.documents.push((name.into(), content.into()));
+        self
+    }
+
+    /// What a shell session runs. Default: the variable `SHELL`, else `/bin/sh`. It runs as the user of this process.
+    pub fn shell(mut self, program: impl Into<PathBuf>) -> Self {
+        self.settings.shell = program.into();
+        self
+    }
+
+    /// Adds a KMS key by an id, an alias or an ARN; the KMS API makes data keys with it. Encrypts nothing by itself: a
+    /// document's `kmsKeyId` does, or [`LocalBuilder::encrypt_with`].
+    pub fn kms_key(mut self, id: impl Into<String>) -> Self {
+        self.kms_keys.insert(id.into());
+        self
+    }
+
+    /// Encrypts shells and commands with this KMS key, which is added too, unless their document names another.
+    pub fn encrypt_with(mut self, key_id: impl Into<String>) -> Self {
+        let key_id = key_id.into();
+        self.settings.encrypt_with = Some(key_id.clone());
+        self.kms_key(key_id)
+    }
+
+    /// Makes the agents of encrypted sessions fail at their data key. Default: they don't.
+    pub fn kms_fault(mut self, fault: KmsFault) -> Self {
+        self.settings.kms_fault = Some(fault);
         self
     }
 
@@ -166,10 +254,16 @@ impl LocalBuilder {
         self
     }
 
+    /// What goes wrong. Default: nothing.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
-    /// [`StartError::Listen`] if the address is taken; [`StartError::DuplicateTarget`].
+    /// [`StartError::Listen`] if the address is taken; [`StartError::DuplicateTarget`]; [`StartError::Document`].
     pub async fn start(mut self) -> Result<Local, StartError> {
         if self.targets.is_empty() {
             self.targets.push(LocalTarget::default());
@@ -179,13 +273,23 @@ impl LocalBuilder {
         if let Some((twice, _)) = ids.clone().zip(ids.skip(1)).find(|(a, b)| a == b) {
             return Err(StartError::DuplicateTarget(twice.into()));
         }
+        let mut documents = Documents::default();
+        for (name, content) in self.documents {
+            documents.insert(name.clone(), content).map_err(|cause| StartError::Document { name, cause })?;
+        }
+        let world =
+            World { targets: self.targets, tasks: self.tasks, documents, kms: Arc::new(Kms::new(self.kms_keys)) };
         let failed = |cause| StartError::Listen { address: self.listen, cause };
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = reachable(listener.local_addr().map_err(failed)?);
-        let broker = Arc::new(Broker::new(address, self.targets, self.settings));
+        let broker = Arc::new(Broker::new(address, world, self.settings, self.faults));
+        let faults = tokio::spawn({
+            let broker = broker.clone();
+            async move { broker.run_faults().await }
+        });
         let server = tokio::spawn(server::run(listener, broker.clone()));
         tracing::info!(%address, "the local Session Manager is ready");
-        Ok(Local { address, broker, server })
+        Ok(Local { address, broker, server, faults })
     }
 }
 

@@ -24,8 +24,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use crate::api;
 use crate::broker::{Broker, ClientSocket, Session};
+use crate::{api, control};
 
 /// A request's head, and a data channel's first frame, may take so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,7 +70,11 @@ async fn serve(stream: TcpStream, broker: Arc<Broker>) {
 async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
         (&Method::POST, "/") => call(request, &broker).await,
+        (_, path) if control::is_for(path) => control(request, &broker).await,
         (&Method::GET, path) => match path.strip_prefix("/v1/data-channel/").map(|id| broker.session(id)) {
+            Some(Some(session)) if !session.is_at(request.uri().query().unwrap_or_default()) => {
+                text(StatusCode::GONE, "the session has another URL")
+            }
             Some(Some(session)) if session.info().is_active() => open_data_channel(request, session),
             Some(Some(_)) => text(StatusCode::GONE, "the session is over"),
             Some(None) => text(StatusCode::NOT_FOUND, "no such session"),
@@ -83,10 +87,25 @@ async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Respo
 
 async fn call(request: Request<Incoming>, broker: &Broker) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
+    match whole(body).await {
+        Ok(body) => api::answer(broker, &head.headers, &body).await.map(Full::new),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn control(request: Request<Incoming>, broker: &Broker) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    match whole(body).await {
+        Ok(body) => control::answer(broker, &head, &body).await.map(Full::new),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
     match timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => api::answer(broker, &head.headers, &body.to_bytes()).map(Full::new),
-        Ok(Err(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),
-        Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the request did not end"),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, &error.to_string())),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the request did not end")),
     }
 }
 

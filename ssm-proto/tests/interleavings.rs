@@ -179,7 +179,7 @@ fn every_stream_arrives_exactly_once_in_order_and_ends() {
     if let Some(seed) = number("SEED") {
         return run(&plan_of(seed));
     }
-    for seed in 0..number("SEEDS").unwrap_or(1000) {
+    for seed in 0..number("SEEDS").unwrap_or(5000) {
         let outcome = std::panic::catch_unwind(|| run(&plan_of(seed)));
         if let Err(panic) = outcome {
             eprintln!("failed with SEED={seed}: {:?}", plan_of(seed));

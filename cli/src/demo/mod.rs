@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &DemoArgs, verbosity: Verbosity) -> Result<ExitCod
     let _service = Service::start(listener, tunnel.clone());
     let manager = LocalManager::start(local::Options {
         profile: args.profile,
-        private_host: Some((PRIVATE_NAME, address.ip())),
+        hosts: vec![(PRIVATE_NAME.into(), address.ip())],
         ..local::Options::default()
     })
     .await?;

@@ -1,17 +1,63 @@
 //! One JSON object per line. The names are part of the command's interface, `docs/cli.md` lists them.
 
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use ssm_forward::{ForwardEvent, LocalAddr};
+use ssm_forward::{ForwardEvent, LocalAddr, StatsSnapshot};
 
 use super::{Notice, Subject};
+use crate::figures::Figures;
 
-/// Writes a notice as a line and flushes it.
-pub(super) fn write(to: &mut impl Write, subjects: &[Subject], notice: &Notice) -> io::Result<()> {
-    let Some(line) = line(subjects, notice) else { return Ok(()) };
-    serde_json::to_writer(&mut *to, &line)?;
+/// Live figures are told so often at most, and only when something moved.
+const STATS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes notices as lines.
+#[derive(Default)]
+pub(super) struct JsonWriter {
+    /// When figures were told for the last time, and the bytes and connections then.
+    told: Option<(SystemTime, Vec<StatsSnapshot>)>,
+}
+
+impl JsonWriter {
+    /// Writes a notice as a line and flushes it.
+    pub(super) fn write(&mut self, to: &mut impl Write, subjects: &[Subject], notice: &Notice) -> io::Result<()> {
+        if let Notice::Figures { at, forwards } = notice {
+            return self.figures(to, *at, forwards);
+        }
+        let Some(line) = line(subjects, notice) else { return Ok(()) };
+        write_line(to, &line)
+    }
+
+    fn figures(&mut self, to: &mut impl Write, at: SystemTime, forwards: &[Figures]) -> io::Result<()> {
+        let now: Vec<_> = forwards.iter().map(|figures| figures.now).collect();
+        let Some((last, before)) = &self.told else {
+            self.told = Some((at, now));
+            return Ok(());
+        };
+        let soon = at.duration_since(*last).is_ok_and(|passed| passed < STATS_INTERVAL);
+        let moved = |a: &StatsSnapshot, b: &StatsSnapshot| {
+            (a.bytes_up, a.bytes_down, a.connections_open) != (b.bytes_up, b.bytes_down, b.connections_open)
+        };
+        if soon || !before.iter().zip(&now).any(|(before, now)| moved(before, now)) {
+            return Ok(());
+        }
+        for (forward, figures) in forwards.iter().enumerate() {
+            let body = Body::Stats {
+                figures: &figures.now,
+                up_per_second: figures.up,
+                down_per_second: figures.down,
+                messages_per_second: figures.messages,
+            };
+            write_line(to, &Line { time: timestamp(at), forward: Some(forward), body })?;
+        }
+        self.told = Some((at, now));
+        Ok(())
+    }
+}
+
+fn write_line(to: &mut impl Write, line: &Line<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, line)?;
     to.write_all(b"\n")?;
     to.flush()
 }
@@ -28,20 +74,70 @@ struct Line<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Body<'a> {
-    Starting { target: &'a str, spec: &'a str, remote_host: Option<&'a str>, remote_port: u16 },
-    SessionStarted { session_id: &'a str },
+    Starting {
+        target: &'a str,
+        spec: &'a str,
+        remote_host: Option<&'a str>,
+        remote_port: u16,
+    },
+    SessionStarted {
+        session_id: &'a str,
+    },
     Ready(Ready<'a>),
-    ConnectionOpened { connection: u64, peer: Option<String> },
-    ConnectionClosed { connection: u64, bytes_up: u64, bytes_down: u64, refused: bool, error: Option<&'a str> },
-    Reconnecting { cause: &'a str, attempt: u32, delay_ms: u64 },
-    Reconnected { outage_ms: u64 },
-    SessionLost { session_id: &'a str, reason: &'a str, connections: usize },
-    Restarting { cause: &'a str, attempt: u32, delay_ms: u64 },
-    Restarted { session_id: &'a str, outage_ms: u64 },
-    Message { text: &'a str },
-    Warning { text: &'a str },
-    Error { kind: &'a str, message: &'a str, exit_code: u8 },
-    Closed { reason: &'a str },
+    ConnectionOpened {
+        connection: u64,
+        peer: Option<String>,
+    },
+    ConnectionClosed {
+        connection: u64,
+        bytes_up: u64,
+        bytes_down: u64,
+        refused: bool,
+        error: Option<&'a str>,
+    },
+    Reconnecting {
+        cause: &'a str,
+        attempt: u32,
+        delay_ms: u64,
+    },
+    Reconnected {
+        outage_ms: u64,
+    },
+    SessionLost {
+        session_id: &'a str,
+        reason: &'a str,
+        connections: usize,
+    },
+    Restarting {
+        cause: &'a str,
+        attempt: u32,
+        delay_ms: u64,
+    },
+    Restarted {
+        session_id: &'a str,
+        outage_ms: u64,
+    },
+    Message {
+        text: &'a str,
+    },
+    Warning {
+        text: &'a str,
+    },
+    Error {
+        kind: &'a str,
+        message: &'a str,
+        exit_code: u8,
+    },
+    Closed {
+        reason: &'a str,
+    },
+    Stats {
+        #[serde(flatten)]
+        figures: &'a StatsSnapshot,
+        up_per_second: f64,
+        down_per_second: f64,
+        messages_per_second: f64,
+    },
 }
 
 #[derive(Serialize)]
@@ -68,7 +164,7 @@ fn line<'a>(subjects: &'a [Subject], notice: &'a Notice) -> Option<Line<'a>> {
             let (kind, message) = (failure.kind, failure.message.as_str());
             (at, *forward, Body::Error { kind, message, exit_code: failure.code.number() })
         }
-        Notice::End => return None,
+        Notice::Figures { .. } | Notice::End => return None,
     };
     Some(Line { time: timestamp(*at), forward, body })
 }
@@ -128,7 +224,7 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
     })
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -158,12 +254,11 @@ fn date(days: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
     use crate::exit_code::{ExitCode, Failure};
-    use std::time::Duration;
 
     fn rendered(notice: &Notice) -> serde_json::Value {
         let subject = Subject { target: "i-1".into(), spec: "0:db:3306".parse().unwrap() };
         let mut line = Vec::new();
-        write(&mut line, &[subject], notice).unwrap();
+        JsonWriter::default().write(&mut line, &[subject], notice).unwrap();
         assert_eq!(line.pop(), Some(b'\n'));
         serde_json::from_slice(&line).unwrap()
     }

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use ssm_forward::{ForwardEvent, LocalAddr};
 
 use super::{Notice, Style, Subject};
 use crate::args::OutputFormat;
+use crate::figures::Figures;
 
 /// Writes notices as lines.
 pub(super) struct TextWriter<'a> {
@@ -43,6 +44,7 @@ impl<'a> TextWriter<'a> {
                     return self.event(subject, event);
                 }
             }
+            Notice::Figures { forwards, .. } => self.figures(forwards),
             Notice::End => {}
         }
         Ok(())
@@ -95,6 +97,17 @@ impl<'a> TextWriter<'a> {
         Ok(())
     }
 
+    /// The live line, once all are ready.
+    fn figures(&self, forwards: &[Figures]) {
+        if self.waiting == 0 && !self.spinner.is_hidden() && forwards.iter().all(|figures| figures.now.sessions > 0) {
+            if self.spinner.is_finished() {
+                self.spinner.reset();
+            }
+            self.spinner.set_message(live_line(forwards));
+            self.spinner.tick();
+        }
+    }
+
     /// The result: the only thing that goes to stdout.
     fn ready(&mut self, line: &str) -> io::Result<()> {
         self.waiting = self.waiting.saturating_sub(1);
@@ -141,6 +154,25 @@ fn ready_line(subject: &Subject, local: &LocalAddr, session_id: &str) -> String 
     }
 }
 
+/// State and rates of all forwards together, in one line.
+fn live_line(forwards: &[Figures]) -> String {
+    let sum = |of: fn(&Figures) -> f64| forwards.iter().map(of).sum::<f64>();
+    let connections: u64 = forwards.iter().map(|figures| figures.now.connections_open).sum();
+    let round_trip = forwards.iter().map(|figures| figures.now.round_trip_us).max().unwrap_or_default();
+    let resent: u64 = forwards.iter().map(|figures| figures.now.retransmissions).sum();
+    let rate = |bytes: f64| format!("{}/s", HumanBytes(bytes as u64));
+    let sessions: u64 = forwards.iter().map(|figures| figures.now.sessions).sum();
+    let sessions = if sessions > forwards.len() as u64 { format!("  {sessions} sessions") } else { String::new() };
+    let plural = if connections == 1 { "" } else { "s" };
+    format!(
+        "{connections} connection{plural}{sessions}  ↑ {}  ↓ {}  {:.0} messages/s  round trip {:.1} ms  {resent} resent",
+        rate(sum(|figures| figures.up)),
+        rate(sum(|figures| figures.down)),
+        sum(|figures| figures.messages),
+        round_trip as f64 / 1e3,
+    )
+}
+
 fn lost_line(session_id: &str, reason: &str, connections: usize) -> String {
     match connections {
         0 => format!("Session {session_id} ended: {reason}; the next connection starts a new one"),
@@ -185,6 +217,16 @@ mod tests {
             ready_line(&subject("0:80"), &local, "s-1"),
             "Forwarding 127.0.0.1:3306 -> port 80 of i-1 (session s-1)"
         );
+    }
+
+    #[test]
+    fn the_live_line_sums_the_forwards() {
+        let mut figures = Figures { up: 1e6, down: 5.5e6, messages: 400.0, ..Figures::default() };
+        (figures.now.connections_open, figures.now.sessions, figures.now.round_trip_us) = (1, 2, 4200);
+        let line = live_line(&[figures, Figures::default()]);
+        assert_eq!(line, "1 connection  ↑ 976.56 KiB/s  ↓ 5.25 MiB/s  400 messages/s  round trip 4.2 ms  0 resent");
+        figures.now.sessions = 3;
+        assert!(live_line(&[figures]).starts_with("1 connection  3 sessions  ↑"));
     }
 
     #[test]

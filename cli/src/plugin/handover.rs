@@ -49,7 +49,7 @@ fn hand_over(args: &[OsString]) -> std::io::Result<()> {
     drop(writer);
     fcntl_setfd(&reader, FdFlags::empty())?;
     let mut again = Command::new(std::env::current_exe()?);
-    again.arg0(args.first().map_or(first.as_ref(), |name| name.as_os_str())).arg("-").args(args.iter().skip(2));
+    again.arg0(args.first().map_or_else(|| first.as_ref(), |name| name.as_os_str())).arg("-").args(args.iter().skip(2));
     again.env(DESCRIPTOR_VARIABLE, reader.as_raw_fd().to_string());
     if let Some(name) = variable {
         again.env_remove(name);

@@ -70,11 +70,11 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
         cause = shutdown.requested() => return Ok(cause.exit_code()),
         () = interrupted() => return Ok(ExitCode::Interrupted),
     };
-    let (session, provider) = opened.inspect_err(|failure| tell_caller(failure))?;
+    let (session, provider) = opened.inspect_err(tell_caller)?;
     let outcome = match session.mode() {
         Some(SessionMode::Shell) => shell(&session, &shutdown).await,
         Some(SessionMode::Plain) => stdio::run(&session, &shutdown).await.map(|()| ExitCode::Ok),
-        _ => port::serve(&session, provider, &shutdown).await.inspect_err(|failure| tell_caller(failure)),
+        _ => port::serve(&session, provider, &shutdown).await.inspect_err(tell_caller),
     };
     terminal::restore();
     session.terminate().await;

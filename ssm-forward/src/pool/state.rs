@@ -117,7 +117,7 @@ impl Shared {
         place.streams += 1;
         place.placed += 1;
         let (number, session) = (*number, place.session.clone()?);
-        Some((session, StreamLease { shared: self.clone(), number }))
+        Some((session.clone(), StreamLease { shared: self.clone(), number, session }))
     }
 
     pub(super) fn join(&self) -> (Number, Arc<Notify>) {
@@ -157,7 +157,7 @@ impl Shared {
     pub(super) fn gone(&self, number: Number) -> usize {
         let mut state = self.lock();
         let Some(place) = state.members.get_mut(&number) else { return 0 };
-        let (session, streams) = (place.session.take(), place.streams);
+        let (session, streams) = (place.session.take(), std::mem::take(&mut place.streams));
         if let Some(session) = session {
             state.past.add(&session);
         }
@@ -256,10 +256,15 @@ impl Drop for Demand {
 pub(crate) struct StreamLease {
     shared: Arc<Shared>,
     number: Number,
+    session: Arc<Session>,
 }
 
 impl Drop for StreamLease {
     fn drop(&mut self) {
+        // What a session took with it was counted at its end, whichever of the two comes first.
+        if self.session.close_reason().is_some() {
+            return;
+        }
         if let Some(place) = self.shared.lock().members.get_mut(&self.number) {
             place.streams = place.streams.saturating_sub(1);
             place.idle_since = Instant::now();

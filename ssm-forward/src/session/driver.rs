@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::resume::{Dialer, bounded};
 use super::shared::{KeyRequest, Shared};
+use super::surroundings::Surroundings;
 use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
 use crate::SessionProvider;
 use crate::transport::{Incoming, Transport, TransportError};
@@ -134,6 +135,7 @@ struct Connection<'a> {
     timer: Pin<Box<Sleep>>,
     heard: Instant,
     pinged: Option<Instant>,
+    surroundings: Surroundings,
     /// Since when the last words are being sent.
     goodbye: Option<(Instant, CloseReason)>,
 }
@@ -147,6 +149,7 @@ impl<'a> Connection<'a> {
         notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
     ) -> Self {
         let now = Instant::now();
+        let surroundings = Surroundings::new(now.into_std(), transport.path());
         Self {
             shared,
             provider,
@@ -156,6 +159,7 @@ impl<'a> Connection<'a> {
             timer: Box::pin(sleep_until(now)),
             heard: now,
             pinged: None,
+            surroundings,
             goodbye: None,
         }
     }
@@ -267,8 +271,22 @@ impl<'a> Connection<'a> {
         over.then(|| Outcome::Over(reason.clone()))
     }
 
+    fn ping(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), TransportError> {
+        self.transport.start_ping()?;
+        let _ = self.transport.poll_flush(cx)?;
+        self.pinged = Some(now);
+        Ok(())
+    }
+
     /// Pings, gives up on silence, and sets the timer; says whether it fired at once.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
+        if now.into_std() >= self.surroundings.next_look()
+            && let Some(change) = self.surroundings.look(now.into_std())
+            && self.pinged.is_none()
+        {
+            tracing::info!(change, "seeing whether the service is still there");
+            self.ping(cx, now)?;
+        }
         let watched = match self.pinged {
             Some(at) if now >= at + self.liveness.pong_timeout => {
                 let silence = now.saturating_duration_since(self.heard);
@@ -276,16 +294,15 @@ impl<'a> Connection<'a> {
             }
             Some(at) => at + self.liveness.pong_timeout,
             None if now >= self.heard + self.liveness.ping_interval => {
-                self.transport.start_ping()?;
-                let _ = self.transport.poll_flush(cx)?;
-                self.pinged = Some(now);
+                self.ping(cx, now)?;
                 now + self.liveness.pong_timeout
             }
             None => self.heard + self.liveness.ping_interval,
         };
         let protocol = self.shared.lock().protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at));
         let goodbye = self.goodbye.as_ref().map(|(since, _)| *since + GOODBYE);
-        let at = [Some(watched), protocol, goodbye].into_iter().flatten().min().unwrap_or(watched);
+        let look = Instant::from_std(self.surroundings.next_look());
+        let at = [Some(watched), Some(look), protocol, goodbye].into_iter().flatten().min().unwrap_or(watched);
         if self.timer.deadline() != at {
             self.timer.as_mut().reset(at);
         }

@@ -4,11 +4,12 @@ mod driver;
 mod resume;
 mod shared;
 mod stream;
+mod surroundings;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ssm_proto::{ClientConfig, Clock, Identity, SessionMode, SessionStats, SessionType, TerminalSize};
+use ssm_proto::{ClientConfig, Clock, Identity, Pace, SessionMode, SessionStats, SessionType, TerminalSize};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -16,7 +17,7 @@ pub(crate) use resume::DialError;
 pub use resume::RetryPolicy;
 pub use stream::{SessionStream, StreamError, StreamSender};
 
-use crate::transport::{StreamUrlPolicy, TransportOptions};
+use crate::transport::{StreamUrl, StreamUrlPolicy, TransportOptions};
 use crate::{ForwardError, SessionProvider, SessionTicket, StartRequest};
 use resume::Dialer;
 use shared::Shared;
@@ -31,10 +32,42 @@ pub struct SessionConfig {
     pub stream_url_policy: StreamUrlPolicy,
     /// How the WebSocket is opened.
     pub transport: TransportOptions,
+    /// How many messages may leave per second (DC-16).
+    pub pacing: Pacing,
     /// How often and how long a lost WebSocket is opened again.
     pub retry: RetryPolicy,
     /// How the WebSocket's life is watched.
     pub liveness: Liveness,
+}
+
+/// How many messages a session may send per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pacing {
+    /// 900 where the data channel leads to another machine, below the 1000 at which the service is reported to cut; no limit
+    /// on this one.
+    #[default]
+    Auto,
+    /// So many, at least 1.
+    PerSecond(u32),
+    /// As many as there are.
+    Unlimited,
+}
+
+/// Below the limit that others measured, with room for the clocks of both ends.
+const SAFE_PACE: u32 = 900;
+
+impl Pacing {
+    fn pace(self, stream_url: &str, policy: &StreamUrlPolicy) -> Option<Pace> {
+        match self {
+            Self::Auto => {
+                let is_local = StreamUrl::parse(stream_url, policy).is_ok_and(|url| url.is_loopback());
+                (!is_local).then(|| Pace::per_second(SAFE_PACE))
+            }
+            Self::PerSecond(messages) => Some(Pace::per_second(messages)),
+            Self::Unlimited => None,
+        }
+    }
 }
 
 /// How a dead peer is noticed.
@@ -133,6 +166,7 @@ impl Session {
     ) -> Result<Self, ForwardError> {
         let ticket = provider.start(request).await?;
         on_granted(&ticket.session_id);
+        config.protocol.channel.pace = config.pacing.pace(&ticket.stream_url, &config.stream_url_policy);
         config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target: request.target.clone() };
         let mut guard = TerminateOnDrop { provider: provider.clone(), session_id: Some(ticket.session_id.clone()) };
         let started = Self::open(provider, ticket, config, on_notice).await;
@@ -165,7 +199,8 @@ impl Session {
     async fn ready(&self) -> Result<SessionMode, ForwardError> {
         tokio::select! {
             mode = self.shared.ready() => Ok(mode),
-            reason = self.shared.ended() => Err(match reason {
+            // A short command may be over as soon as it is there; what it said is still to be read.
+            reason = self.shared.ended() => self.mode().ok_or(match reason {
                 CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
                 CloseReason::Agent(text) => ForwardError::Agent(text),
                 CloseReason::Lost(text) => ForwardError::Transport(text),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use ssm_proto::{OpenError, Output, StreamId, WriteError};
+use ssm_proto::{OpenError, Output, SessionMode, StreamId, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::{Shared, State, StreamState};
@@ -64,7 +64,9 @@ impl SessionStream {
     pub(super) async fn open(shared: Arc<Shared>) -> Result<Self, StreamError> {
         let id = poll_fn(|cx| {
             let mut state = shared.lock();
-            if let Some(reason) = &state.ended {
+            // A session that is one stream can be read after its end.
+            let is_one_stream = matches!(state.mode, Some(SessionMode::Shell | SessionMode::Plain));
+            if let Some(reason) = state.ended.as_ref().filter(|_| !is_one_stream) {
                 return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
             }
             match state.protocol.open() {
@@ -72,6 +74,9 @@ impl SessionStream {
                     state.streams.insert(id, StreamState::default());
                     state.wake_driver();
                     Poll::Ready(Ok(id))
+                }
+                Err(_) if let Some(reason) = &state.ended => {
+                    Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())))
                 }
                 Err(OpenError::NotReady | OpenError::Busy | _) => {
                     state.wait_to_open(cx.waker());

@@ -13,6 +13,7 @@ pub use proxy::Proxies;
 pub use stream_url::{StreamUrl, StreamUrlPolicy};
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -160,6 +161,11 @@ async fn upgrade(url: &StreamUrl, headers: HeaderMap, options: &TransportOptions
 }
 
 impl Transport {
+    /// Our end and the other end of the connection below: the service's, or a proxy's.
+    pub(crate) fn path(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.socket.get_ref().path()
+    }
+
     /// The next message. An end of any kind is an error: the data channel never ends by closing.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, TransportError>> {
         Pin::new(&mut self.socket).poll_next(cx).map(|message| match message {

@@ -31,6 +31,16 @@ pub(super) enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Socket {
+    pub(super) fn path(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        tcp.local_addr().ok().zip(tcp.peer_addr().ok())
+    }
+}
+
 /// Connects to the URL's host, through a proxy if there is one on the way.
 pub(super) async fn open(url: &StreamUrl, options: &TransportOptions) -> Result<Socket, TransportError> {
     let tcp = match options.proxies.to(url) {

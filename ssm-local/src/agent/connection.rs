@@ -15,12 +15,12 @@ const READ_SIZE: usize = 64 << 10;
 /// Chunks that go into one write.
 const WRITE_CHUNKS: usize = 64;
 
-/// Moves bytes both ways until one of the ends is done.
-pub(super) async fn serve(mut tcp: TcpStream, stream: &Stream) {
+/// Moves bytes both ways until one of the ends is done. To a `deaf` destination none move.
+pub(super) async fn serve(mut tcp: TcpStream, stream: &Stream, deaf: bool) {
     let (mut read, mut write) = tcp.split();
     tokio::select! {
         () = from_destination(&mut read, stream) => {}
-        () = to_destination(stream, &mut write) => {
+        () = to_destination(stream, &mut write), if !deaf => {
             // What was delivered is to be read, not destroyed by a reset.
             let _ = write.shutdown().await;
         }

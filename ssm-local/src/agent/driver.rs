@@ -1,6 +1,6 @@
 //! Moves messages between the protocol state and the broker's pipes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,6 +21,8 @@ pub(super) enum Happening {
     Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
+    /// The client made a data key; KMS is to decrypt it.
+    DecryptNeeded { ciphertext: Bytes, context: BTreeMap<String, String> },
     /// The client ends the session.
     Terminated,
 }
@@ -144,6 +146,13 @@ fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Optio
         let _ = match event {
             SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
             SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),
+            SessionEvent::Resized(size) => {
+                state.resize(size);
+                Ok(())
+            }
+            SessionEvent::DecryptNeeded { ciphertext, context, .. } => {
+                happenings.send(Happening::DecryptNeeded { ciphertext, context })
+            }
             SessionEvent::Terminated => happenings.send(Happening::Terminated),
             SessionEvent::Readable(id) | SessionEvent::Finished(id) => {
                 state.wake_reader(id);

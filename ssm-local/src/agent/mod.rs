@@ -2,23 +2,33 @@
 //!
 //! It knows of the service only two pipes of messages, one each way.
 
+mod config;
 mod connection;
 mod destination;
 mod driver;
 mod port;
 mod shared;
+#[cfg(unix)]
+mod shell;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use serde_json::Value;
+use ssm_proto::Identity;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender, pipe};
+use crate::document::Inputs;
+use crate::faults::Armed;
+use crate::kms::Encryption;
 
 /// What an agent is told when a session begins.
 #[derive(Clone, Debug)]
@@ -27,10 +37,17 @@ pub(crate) struct AgentSpec {
     pub(crate) session_type: String,
     /// The document's properties, with the parameters filled in.
     pub(crate) properties: Value,
+    pub(crate) inputs: Inputs,
+    /// The session, and the node's own id.
+    pub(crate) identity: Identity,
+    pub(crate) encryption: Option<Encryption>,
+    /// What a shell session runs.
+    pub(crate) shell: PathBuf,
     pub(crate) agent_version: String,
     pub(crate) profile: Profile,
     /// Names that only the agent resolves, in lower case.
     pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+    pub(crate) faults: Arc<Armed>,
 }
 
 /// How a session ended, in the agent's words: what the official one reports by `agent_task_complete`.
@@ -55,6 +72,8 @@ pub(crate) struct AgentEnd {
     task: JoinHandle<()>,
 }
 
+/// At the end of a session, what is not acknowledged for so long is given up (PORT-9).
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Messages that may wait, each way.
 const PIPE: usize = 1024;
 
@@ -73,6 +92,8 @@ pub(crate) fn spawn(spec: AgentSpec) -> AgentEnd {
 async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
     match spec.session_type.as_str() {
         "Port" => port::serve(spec, input, output).await,
+        #[cfg(unix)]
+        "Standard_Stream" | "InteractiveCommands" | "NonInteractiveCommands" => shell::serve(spec, input, output).await,
         other => AgentResult::failed(format!("Plugin with name {other} is not supported by this agent")),
     }
 }

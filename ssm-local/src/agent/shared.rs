@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use ssm_proto::{Session, StreamId, WriteError};
+use ssm_proto::{Output, PlaintextKey, Session, StreamId, TerminalSize, WriteError};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// See the module. Taken once per batch of messages, and once per chunk of a stream.
@@ -20,6 +21,8 @@ pub(super) struct State {
     pub(super) protocol: Session,
     /// The session ends once everything that was sent is acknowledged.
     closing: bool,
+    /// The client's terminal. Kept here, so that whoever reads what came after it knows it.
+    size: watch::Sender<TerminalSize>,
     driver: Option<Waker>,
     waiting: BTreeMap<StreamId, Waiting>,
 }
@@ -30,9 +33,14 @@ struct Waiting {
     writer: Option<Waker>,
 }
 
+/// A terminal whose client has told no size.
+const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
+
 impl Shared {
     pub(super) fn new(protocol: Session) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { protocol, closing: false, driver: None, waiting: BTreeMap::new() }) })
+        let size = watch::Sender::new(DEFAULT_SIZE);
+        let state = State { protocol, closing: false, size, driver: None, waiting: BTreeMap::new() };
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -44,6 +52,24 @@ impl State {
     /// Ends the session once everything that was sent is acknowledged.
     pub(super) fn close(&mut self) {
         self.closing = true;
+        self.wake_driver();
+    }
+
+    /// The terminal is up, or not: until it is, input and sizes are refused.
+    pub(super) fn set_refusing(&mut self, refusing: bool) {
+        self.protocol.set_refusing(refusing);
+    }
+
+    pub(super) fn resize(&self, size: TerminalSize) {
+        self.size.send_replace(size);
+    }
+
+    pub(super) fn size(&self) -> watch::Receiver<TerminalSize> {
+        self.size.subscribe()
+    }
+
+    pub(super) fn provide_plaintext_key(&mut self, key: &PlaintextKey) {
+        self.protocol.provide_plaintext_key(Instant::now().into_std(), key);
         self.wake_driver();
     }
 
@@ -114,11 +140,16 @@ impl Stream {
 
     /// Sends a chunk, waiting for room; `false` if the stream is over.
     pub(super) async fn write(&self, chunk: Bytes) -> bool {
+        self.write_output(Output::Stdout, chunk).await
+    }
+
+    /// As [`Stream::write`], for a command whose outputs are kept apart.
+    pub(super) async fn write_output(&self, output: Output, chunk: Bytes) -> bool {
         let mut chunk = Some(chunk);
         poll_fn(|cx| {
             let Some(data) = chunk.take() else { return Poll::Ready(true) };
             let mut state = self.shared.lock();
-            match state.protocol.write(self.id, data) {
+            match state.protocol.write_output(self.id, output, data) {
                 Ok(()) => {
                     state.wake_driver();
                     Poll::Ready(true)
@@ -137,6 +168,11 @@ impl Stream {
     /// The destination sends nothing more.
     pub(super) fn finish(&self) {
         self.command(|protocol, id| protocol.finish(Instant::now().into_std(), id));
+    }
+
+    /// The command ended so; what was written before comes first.
+    pub(super) fn exit(&self, code: i64) {
+        self.command(|protocol, _| protocol.exit(code));
     }
 
     /// The destination can't be reached.

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::input::{Page, one_of, pattern, required};
 use super::session::DOCUMENT_NAME;
-use super::{Outcome, timestamp};
+use super::{Outcome, set, timestamp};
+use crate::broker::Broker;
 use crate::document::Document;
 
-const OWNER: &str = "Amazon";
+const ACCOUNT: &str = "123456789012";
 const VERSION: &str = "1";
 
 #[derive(Deserialize)]
@@ -23,10 +24,10 @@ pub(super) struct DocumentInput {
 }
 
 impl DocumentInput {
-    fn find(&self) -> Result<&'static Document, ApiError> {
+    fn find<'a>(&self, broker: &'a Broker) -> Result<&'a Document, ApiError> {
         let name = required("name", self.name.as_deref())?;
         pattern("name", name, DOCUMENT_NAME)?;
-        let document = Document::find(name).ok_or_else(|| ApiError::no_document(name))?;
+        let document = broker.documents().find(name).ok_or_else(|| ApiError::no_document(name))?;
         match self.document_version.as_deref() {
             None | Some(VERSION | "$LATEST" | "$DEFAULT") => Ok(document),
             Some(version) => {
@@ -37,8 +38,8 @@ impl DocumentInput {
     }
 }
 
-pub(super) fn get(input: DocumentInput) -> Outcome {
-    let document = input.find()?;
+pub(super) fn get(broker: &Broker, input: DocumentInput) -> Outcome {
+    let document = input.find(broker)?;
     if let Some(format) = &input.document_format {
         one_of("documentFormat", format, &["JSON"])?;
     }
@@ -53,17 +54,19 @@ pub(super) fn get(input: DocumentInput) -> Outcome {
     }))
 }
 
-pub(super) fn describe(input: DocumentInput) -> Outcome {
-    let document = input.find()?;
+pub(super) fn describe(broker: &Broker, input: DocumentInput) -> Outcome {
+    let document = input.find(broker)?;
     let parameters = document.body.parameters.iter().map(|(name, parameter)| {
-        let description = [("Name", name), ("Type", &parameter.kind), ("Description", &parameter.description)];
-        let default = parameter.default.as_ref().map(|default| ("DefaultValue", default));
-        description.into_iter().chain(default).map(|(key, value)| (key.to_owned(), json!(value))).collect()
+        let mut description = json!({ "Name": name, "Type": parameter.kind, "Description": parameter.description });
+        if let Some(default) = &parameter.default {
+            set(&mut description, "DefaultValue", json!(default));
+        }
+        description
     });
     let parameters: Vec<Value> = parameters.collect();
     Ok(json!({ "Document": {
         "Name": document.name,
-        "Owner": OWNER,
+        "Owner": owner(document),
         "CreatedDate": timestamp(UNIX_EPOCH),
         "Status": "Active",
         "DocumentVersion": VERSION,
@@ -96,14 +99,14 @@ struct Filter {
     values: Vec<String>,
 }
 
-pub(super) fn list(input: ListInput) -> Outcome {
+pub(super) fn list(broker: &Broker, input: ListInput) -> Outcome {
     let page = Page::new("documents", input.max_results, 1..=50, input.next_token.as_deref())?;
-    let mut found: Vec<&Document> = Document::all().iter().collect();
+    let mut found: Vec<&Document> = broker.documents().all().collect();
     for Filter { key, values } in &input.filters {
         let has = |text: &str| values.iter().any(|value| value == text);
         match key.as_str() {
             "Name" => found.retain(|document| values.iter().any(|value| document.name.starts_with(value.as_str()))),
-            "Owner" => found.retain(|_| has(OWNER)),
+            "Owner" => found.retain(|document| has(owner(document))),
             "PlatformTypes" => found.retain(|_| has("Linux")),
             "DocumentType" => found.retain(|_| has("Session")),
             other => return Err(ApiError::filter_key(other)),
@@ -117,10 +120,14 @@ pub(super) fn list(input: ListInput) -> Outcome {
     })
 }
 
+fn owner(document: &Document) -> &'static str {
+    if document.is_aws { "Amazon" } else { ACCOUNT }
+}
+
 fn identify(document: &Document) -> Value {
     json!({
         "Name": document.name,
-        "Owner": OWNER,
+        "Owner": owner(document),
         "PlatformTypes": ["Linux"],
         "DocumentVersion": VERSION,
         "DocumentType": "Session",

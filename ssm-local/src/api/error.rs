@@ -50,6 +50,7 @@ impl From<ParameterError> for ApiError {
         let code = match error {
             ParameterError::Unknown { .. } => "ParameterNotFound",
             ParameterError::Missing(_) | ParameterError::Mismatch { .. } => "InvalidParameters",
+            ParameterError::Inputs(_) => "InvalidDocument",
         };
         Self::new(code, error.to_string())
     }

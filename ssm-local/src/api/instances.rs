@@ -20,7 +20,7 @@ pub(super) struct StatusInput {
 pub(super) fn connection_status(broker: &Broker, input: StatusInput) -> Outcome {
     let target = required("target", input.target.as_deref())?;
     length("target", target, 1..=400)?;
-    let connected = broker.target(target).is_some_and(LocalTarget::is_connected);
+    let connected = broker.target(target).is_some_and(|target| target.is_connected());
     Ok(json!({ "Target": target, "Status": if connected { "connected" } else { "notconnected" } }))
 }
 
@@ -56,7 +56,8 @@ pub(super) fn describe(broker: &Broker, input: DescribeInput) -> Outcome {
         return Err(ApiError::new("ValidationException", text));
     }
     let page = Page::new("instances", input.max_results, 5..=50, input.next_token.as_deref())?;
-    let mut found: Vec<&LocalTarget> = broker.targets().iter().collect();
+    let targets = broker.targets();
+    let mut found: Vec<&LocalTarget> = targets.iter().collect();
     for filter in &input.filters {
         apply(&mut found, &filter.key, &filter.values)?;
     }

@@ -1,9 +1,12 @@
-//! The SSM API: JSON 1.1, one operation per call.
+//! The SSM API, and as much of KMS and ECS as sessions need: JSON 1.1, one operation per call.
 
 mod documents;
+mod ecs;
 mod error;
+mod fault;
 mod input;
 mod instances;
+mod kms;
 mod session;
 
 pub(crate) use error::ApiError;
@@ -15,6 +18,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::broker::Broker;
@@ -23,9 +27,14 @@ use crate::broker::Broker;
 type Outcome = Result<Value, ApiError>;
 
 /// Answers one call.
-pub(crate) fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
+pub(crate) async fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
     let operation = operation(headers);
-    let outcome = authenticate(headers).and_then(|()| dispatch(broker, operation, body));
+    let call = || authenticate(headers).and_then(|()| dispatch(broker, operation, body));
+    let name = operation.rsplit('.').next().unwrap_or_default();
+    let outcome = match broker.faults().api(Instant::now().into_std(), name) {
+        Some(answer) => fault::answer(broker, answer, call).await,
+        None => call(),
+    };
     match &outcome {
         Ok(_) => tracing::debug!(operation, "answered"),
         Err(error) => tracing::debug!(operation, code = error.code, error.message, "refused"),
@@ -34,8 +43,7 @@ pub(crate) fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Respo
 }
 
 fn operation(headers: &HeaderMap) -> &str {
-    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    target.strip_prefix("AmazonSSM.").unwrap_or_default()
+    headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// There must be a signature; whose it is and whether it is right is not checked.
@@ -47,6 +55,19 @@ fn authenticate(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
+    match operation.split_once('.') {
+        Some(("AmazonSSM", operation)) => dispatch_ssm(broker, operation, body),
+        Some(("TrentService", operation)) => kms::dispatch(broker, operation, body),
+        Some(("AmazonEC2ContainerServiceV20141113", operation)) => ecs::dispatch(broker, operation, body),
+        _ => Err(unknown()),
+    }
+}
+
+fn unknown() -> ApiError {
+    ApiError::new("UnknownOperationException", "The local Session Manager has no such operation.")
+}
+
+fn dispatch_ssm(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
     match operation {
         "StartSession" => session::start(broker, parse(body)?),
         "ResumeSession" => session::resume(broker, parse(body)?),
@@ -54,10 +75,10 @@ fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
         "DescribeSessions" => session::describe(broker, parse(body)?),
         "GetConnectionStatus" => instances::connection_status(broker, parse(body)?),
         "DescribeInstanceInformation" => instances::describe(broker, parse(body)?),
-        "GetDocument" => documents::get(parse(body)?),
-        "DescribeDocument" => documents::describe(parse(body)?),
-        "ListDocuments" => documents::list(parse(body)?),
-        _ => Err(ApiError::new("UnknownOperationException", "The local Session Manager has no such operation.")),
+        "GetDocument" => documents::get(broker, parse(body)?),
+        "DescribeDocument" => documents::describe(broker, parse(body)?),
+        "ListDocuments" => documents::list(broker, parse(body)?),
+        _ => Err(unknown()),
     }
 }
 
@@ -82,6 +103,13 @@ fn respond(outcome: Outcome) -> Response<Bytes> {
         headers.insert("x-amzn-errortype", HeaderValue::from_static(code));
     }
     response
+}
+
+/// Sets a member of an object.
+fn set(object: &mut Value, member: &str, value: Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(member.into(), value);
+    }
 }
 
 /// A date as JSON 1.1 has it: seconds since the Unix epoch, to the millisecond.

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::input::{Page, length, one_of, pattern, required};
-use super::{Outcome, timestamp};
+use super::{Outcome, set, timestamp};
 use crate::broker::{Broker, Session, SessionInfo, StartRequest};
-use crate::document::{self, Document};
+use crate::document;
 
 pub(super) const DOCUMENT_NAME: &str = r"^[a-zA-Z0-9_\-.:/]{3,128}$";
 
@@ -31,11 +31,11 @@ pub(super) fn start(broker: &Broker, input: StartInput) -> Outcome {
     }
     let name = input.document_name.as_deref().unwrap_or(document::DEFAULT);
     pattern("documentName", name, DOCUMENT_NAME)?;
-    let document = Document::find(name).ok_or_else(|| ApiError::no_document(name))?;
-    let properties = document.properties(&input.parameters.unwrap_or_default())?;
+    let document = broker.documents().find(name).ok_or_else(|| ApiError::no_document(name))?.clone();
+    let settings = document.settings(&input.parameters.unwrap_or_default())?;
     let target = broker.target(target).filter(|found| found.is_connected());
     let target = target.ok_or_else(|| ApiError::not_connected(input.target.as_deref().unwrap_or_default()))?;
-    let request = StartRequest { target: target.clone(), document, properties, reason: input.reason };
+    let request = StartRequest { target, document, settings, reason: input.reason };
     let (session, token) = broker.start(request);
     Ok(ticket(broker, &session, Some(token)))
 }
@@ -161,20 +161,24 @@ fn days_since_epoch(year: u32, month: u32, day: u32) -> u64 {
 }
 
 fn describe_one(session: &SessionInfo) -> Value {
-    let always = [
-        ("SessionId", json!(session.id)),
-        ("Target", json!(session.target)),
-        ("Status", json!(session.state.name())),
-        ("StartDate", timestamp(session.started)),
-        ("DocumentName", json!(session.document)),
-        ("Owner", json!(session.owner)),
-        ("Details", json!(session.details)),
-        ("OutputUrl", json!({})),
-        ("AccessType", json!("Standard")),
-    ];
-    let ended = session.ended.map(|ended| ("EndDate", timestamp(ended)));
-    let reason = session.reason.as_ref().map(|reason| ("Reason", json!(reason)));
-    always.into_iter().chain(ended).chain(reason).map(|(key, value)| (key.to_owned(), value)).collect()
+    let mut description = json!({
+        "SessionId": session.id,
+        "Target": session.target,
+        "Status": session.state.name(),
+        "StartDate": timestamp(session.started),
+        "DocumentName": session.document,
+        "Owner": session.owner,
+        "Details": session.details,
+        "OutputUrl": {},
+        "AccessType": "Standard",
+    });
+    if let Some(ended) = session.ended {
+        set(&mut description, "EndDate", timestamp(ended));
+    }
+    if let Some(reason) = &session.reason {
+        set(&mut description, "Reason", json!(reason));
+    }
+    description
 }
 
 #[cfg(test)]

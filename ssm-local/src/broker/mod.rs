@@ -10,22 +10,27 @@ pub(crate) use pipe::{PipeReceiver, PipeSender, pipe};
 pub(crate) use relay::ClientSocket;
 pub(crate) use session::Session;
 pub use session::{SessionInfo, SessionState};
+pub(crate) use wire::message_type;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use ssm_proto::Identity;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::Profile;
 use crate::agent::AgentSpec;
-use crate::document::Document;
+use crate::document::{Document, Documents, Settings};
+use crate::ecs::EcsTask;
+use crate::faults::{Armed, Effect, Fault, Faults, When};
+use crate::kms::{Encryption, Kms, KmsFault};
 use crate::target::LocalTarget;
-use relay::Relay;
+use relay::{Command, Relay};
 
 /// What holds for all sessions.
 #[derive(Clone, Debug)]
@@ -36,15 +41,28 @@ pub(crate) struct BrokerSettings {
     pub(crate) token_ttl: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_session_duration: Option<Duration>,
+    /// What a shell session runs.
+    pub(crate) shell: PathBuf,
+    /// Encrypts the shells and commands whose document names no key.
+    pub(crate) encrypt_with: Option<String>,
+    pub(crate) kms_fault: Option<KmsFault>,
+}
+
+/// What there is, as the builder set it up.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) targets: Vec<LocalTarget>,
+    pub(crate) tasks: Vec<EcsTask>,
+    pub(crate) documents: Documents,
+    pub(crate) kms: Arc<Kms>,
 }
 
 /// A checked call of StartSession.
 #[derive(Debug)]
 pub(crate) struct StartRequest {
     pub(crate) target: LocalTarget,
-    pub(crate) document: &'static Document,
-    /// The document's, with the parameters filled in.
-    pub(crate) properties: Value,
+    pub(crate) document: Arc<Document>,
+    pub(crate) settings: Settings,
     pub(crate) reason: Option<String>,
 }
 
@@ -52,8 +70,9 @@ pub(crate) struct StartRequest {
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
-    targets: Vec<LocalTarget>,
+    world: World,
     settings: BrokerSettings,
+    faults: Arc<Armed>,
     inner: Mutex<Inner>,
 }
 
@@ -62,31 +81,113 @@ struct Inner {
     /// In the order of their start.
     sessions: VecDeque<Arc<Session>>,
     relays: JoinSet<()>,
+    /// Until then the nodes are rebooting.
+    down_until: Option<Instant>,
 }
 
 /// Ended sessions that are remembered.
 const HISTORY: usize = 1000;
+const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// Commands to a relay that may wait.
 const COMMANDS: usize = 16;
-/// As AWS's: a base64 text whose special characters stand in the query as they are.
-const CELL_NUMBER: &str = "AAEAAa5+Lu4/II4==";
-
 impl Broker {
-    pub(crate) fn new(address: SocketAddr, targets: Vec<LocalTarget>, settings: BrokerSettings) -> Self {
-        Self { address, targets, settings, inner: Mutex::default() }
+    pub(crate) fn new(address: SocketAddr, world: World, settings: BrokerSettings, faults: Faults) -> Self {
+        let faults = Arc::new(Armed::new(faults, now()));
+        Self { address, world, settings, faults, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All managed nodes, by id.
-    pub(crate) fn targets(&self) -> &[LocalTarget] {
-        &self.targets
+    /// All managed nodes as they are at the moment, by id.
+    pub(crate) fn targets(&self) -> Vec<LocalTarget> {
+        let rebooting = self.lock().down_until.is_some_and(|until| now() < until);
+        let state = |target: &LocalTarget| if rebooting { target.clone().disconnected() } else { target.clone() };
+        self.world.targets.iter().map(state).collect()
     }
 
-    pub(crate) fn target(&self, id: &str) -> Option<&LocalTarget> {
-        self.targets.iter().find(|target| target.id() == id)
+    /// A managed node, or a container.
+    pub(crate) fn target(&self, id: &str) -> Option<LocalTarget> {
+        let container = || self.world.tasks.iter().flat_map(EcsTask::targets).find(|target| target.id() == id);
+        self.targets().into_iter().find(|target| target.id() == id).or_else(|| container().cloned())
+    }
+
+    pub(crate) fn tasks(&self) -> &[EcsTask] {
+        &self.world.tasks
+    }
+
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.world.documents
+    }
+
+    pub(crate) fn kms(&self) -> &Kms {
+        &self.world.kms
+    }
+
+    pub(crate) fn faults(&self) -> &Armed {
+        &self.faults
+    }
+
+    /// Replaces the faults, also those of sessions that live.
+    pub(crate) async fn set_faults(&self, faults: Faults) {
+        self.faults.set(faults, now());
+        for session in self.active_sessions() {
+            session.command(Command::SetFaults(self.faults.of_session(now()))).await;
+        }
+    }
+
+    /// Makes a fault happen once, now: to every session, or to the nodes.
+    pub(crate) async fn strike(&self, mut fault: Fault) {
+        match &fault.effect {
+            Effect::End { failed: false, text } => return self.end_sessions(SessionState::Terminated, text).await,
+            Effect::End { failed: true, text } | Effect::RestartAgent { text } => {
+                return self.end_sessions(SessionState::Failed, text).await;
+            }
+            Effect::Reboot { text } => {
+                // Without an end it lasts longer than any test.
+                self.lock().down_until = Some(now() + fault.when.lasts.unwrap_or(A_YEAR).min(A_YEAR));
+                return self.end_sessions(SessionState::Failed, text).await;
+            }
+            _ => {}
+        }
+        if fault.effect.is_event() {
+            fault.when = When { lasts: fault.when.lasts, times: Some(1), ..When::default() };
+        }
+        for session in self.active_sessions() {
+            session.command(Command::AddFault(fault.clone())).await;
+        }
+    }
+
+    async fn end_sessions(&self, how: SessionState, text: &str) {
+        for session in self.active_sessions() {
+            session.end(how, text);
+            session.command(Command::Terminate).await;
+        }
+    }
+
+    fn active_sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().sessions.iter().filter(|session| session.is_active()).cloned().collect()
+    }
+
+    /// Lets happen to the nodes what their faults say, for ever.
+    pub(crate) async fn run_faults(&self) {
+        loop {
+            let (due, next) = self.faults.due(now());
+            for fault in due {
+                self.strike(fault).await;
+            }
+            let wait = async {
+                match next {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                () = self.faults.changed() => {}
+            }
+        }
     }
 
     /// The sessions in the order of their start.
@@ -100,7 +201,8 @@ impl Broker {
 
     pub(crate) fn stream_url(&self, session_id: &str) -> String {
         let address = self.address;
-        format!("ws://{address}/v1/data-channel/{session_id}?role=publish_subscribe&cell-number={CELL_NUMBER}")
+        let cell = self.session(session_id).map_or_else(|| session::cell_number(0), |session| session.cell_number());
+        format!("ws://{address}/v1/data-channel/{session_id}?role=publish_subscribe&cell-number={cell}")
     }
 
     /// Starts a session and gives its first token. The agent begins when the client opens the data channel.
@@ -116,8 +218,13 @@ impl Broker {
         );
         let spec = AgentSpec {
             session_type: request.document.body.session_type.clone(),
-            properties: request.properties,
-            agent_version: request.target.version().into(),
+            identity: Identity { session_id: session.id.clone(), target: session.target.clone() },
+            encryption: self.encryption(&request.settings),
+            properties: request.settings.properties,
+            inputs: request.settings.inputs,
+            shell: self.settings.shell.clone(),
+            agent_version: self.faults.agent_version(now()).unwrap_or_else(|| request.target.version().into()),
+            faults: self.faults.clone(),
             profile: self.settings.profile,
             hosts: self.settings.hosts.clone(),
         };
@@ -128,6 +235,12 @@ impl Broker {
         inner.sessions.push_back(session.clone());
         inner.forget_old_sessions();
         (session, token)
+    }
+
+    fn encryption(&self, settings: &Settings) -> Option<Encryption> {
+        let named = Some(&settings.inputs.kms_key_id).filter(|key| !key.is_empty());
+        let key_id = named.or(self.settings.encrypt_with.as_ref())?.clone();
+        Some(Encryption { key_id, kms: self.world.kms.clone(), fault: self.settings.kms_fault })
     }
 
     /// A new token in place of the last one; `None` if the session is over.
@@ -149,6 +262,11 @@ impl Broker {
     pub(crate) fn abort(&self) {
         self.lock().relays.abort_all();
     }
+}
+
+/// By the clock of the runtime.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl Inner {

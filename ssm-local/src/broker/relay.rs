@@ -3,6 +3,8 @@
 //! All messages of a session pass [`Relay::pass_up`] or [`Relay::pass_down`], and nowhere else: whatever is to happen to
 //! messages on the way belongs there.
 
+mod disturb;
+
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -26,6 +28,7 @@ use super::BrokerSettings;
 use super::session::{Session, SessionState};
 use super::wire::{is_data, message_type};
 use crate::agent::{self, AgentEnd, AgentSpec};
+use crate::faults::{Direction, Fault, SessionFaults};
 
 /// A client's open data channel.
 pub(crate) type ClientSocket = WebSocketStream<TcpStream>;
@@ -37,6 +40,10 @@ pub(super) enum Command {
     Connect(Box<ClientSocket>),
     /// The session was ended.
     Terminate,
+    /// These faults, in place of those before.
+    SetFaults(Option<Box<SessionFaults>>),
+    /// This fault too.
+    AddFault(Fault),
 }
 
 /// Messages that are passed on before the other direction has its turn.
@@ -57,6 +64,8 @@ pub(super) struct Relay {
     /// For the client, not yet taken by the WebSocket.
     down: VecDeque<Bytes>,
     unflushed: bool,
+    faults: Option<Box<SessionFaults>>,
+    faults_timer: Pin<Box<Sleep>>,
     idle_timeout: Duration,
     last_data: Instant,
     end_of_time: Option<Instant>,
@@ -86,6 +95,8 @@ impl Relay {
             up: VecDeque::new(),
             down: VecDeque::new(),
             unflushed: false,
+            faults: None,
+            faults_timer: Box::pin(sleep_until(now)),
             idle_timeout: settings.idle_timeout,
             last_data: now,
             end_of_time: settings.max_session_duration.map(|duration| now + duration),
@@ -107,6 +118,9 @@ impl Relay {
             if let Some(end) = self.obey(cx) {
                 return Poll::Ready(end);
             }
+            if let Some(end) = self.disturb(cx) {
+                return Poll::Ready(end);
+            }
             let up = self.move_up(cx);
             let down = match self.move_down(cx) {
                 Ok(progress) => progress,
@@ -124,11 +138,15 @@ impl Relay {
 
     fn obey(&mut self, cx: &mut Context<'_>) -> Option<End> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
-            if let Some(Command::Connect(socket)) = command {
-                self.connect(socket);
+            match command {
+                Some(Command::Connect(socket)) => self.connect(socket),
+                Some(Command::SetFaults(faults)) => self.set_faults(faults),
+                Some(Command::AddFault(fault)) => self.add_fault(fault),
+                Some(Command::Terminate) | None => {}
             }
             if !self.session.is_active() {
-                return Some(End { state: SessionState::Terminated, output: String::new() });
+                let info = self.session.info();
+                return Some(End { state: info.state, output: info.details });
             }
         }
         None
@@ -140,8 +158,14 @@ impl Relay {
         self.last_data = Instant::now();
         self.client = Some(socket);
         self.unflushed = false;
+        if let Some(faults) = &mut self.faults {
+            faults.handle_connected(now());
+        }
         match self.spec.take() {
-            Some(spec) => self.agent = Some(agent::spawn(spec)),
+            Some(spec) => {
+                self.faults = spec.faults.of_session(now());
+                self.agent = Some(agent::spawn(spec));
+            }
             None => self.up.push_back(service_message(|date, id| publication(true, date, id))),
         }
     }
@@ -157,10 +181,13 @@ impl Relay {
     /// Client to agent. Says whether something moved.
     fn move_up(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(agent) = &self.agent else { return false };
+        let blocked = |faults: &SessionFaults| faults.is_black_hole() || faults.is_blocked(Direction::Up);
         if agent.input.poll_ready(cx).is_pending() {
             return false;
         }
-        for _ in 0..BATCH {
+        let mut moved = !self.up.is_empty();
+        let limit = if self.faults.as_deref().is_some_and(blocked) { 0 } else { BATCH };
+        for _ in 0..limit {
             let Some(client) = &mut self.client else { break };
             match client.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(Message::Binary(message)))) => self.pass_up(message),
@@ -171,8 +198,8 @@ impl Relay {
                 Poll::Ready(None) => self.disconnect(&"closed"),
                 Poll::Pending => break,
             }
+            moved = true;
         }
-        let moved = !self.up.is_empty();
         if let Some(agent) = &self.agent {
             agent.input.send(&mut self.up);
         }
@@ -181,11 +208,15 @@ impl Relay {
 
     fn pass_up(&mut self, message: Bytes) {
         match message_type(&message) {
-            Some(MessageType::InputStreamData) => {
-                self.last_data = Instant::now();
-                self.up.push_back(message);
+            Some(kind @ (MessageType::InputStreamData | MessageType::Acknowledge)) => {
+                if kind == MessageType::InputStreamData {
+                    self.last_data = Instant::now();
+                }
+                match &mut self.faults {
+                    Some(faults) => faults.pass(now(), Direction::Up, message, &mut self.up),
+                    None => self.up.push_back(message),
+                }
             }
-            Some(MessageType::Acknowledge) => self.up.push_back(message),
             other => tracing::debug!(session_id = self.session.id, message_type = ?other, "client's message ignored"),
         }
     }
@@ -193,8 +224,12 @@ impl Relay {
     /// Agent to client. Says whether something moved; an agent that is done ends the session.
     fn move_down(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
-        if self.down.is_empty() {
+        if self.down.is_empty() && !self.faults.as_deref().is_some_and(|faults| faults.is_blocked(Direction::Down)) {
             moved = self.receive_from_agent(cx)?;
+        }
+        if self.faults.as_deref().is_some_and(SessionFaults::is_black_hole) {
+            self.down.clear();
+            return Ok(moved);
         }
         // What is for a client that is away is lost; it is not acknowledged, so it comes again.
         let Some(client) = &mut self.client else {
@@ -241,6 +276,11 @@ impl Relay {
         });
         if data {
             self.last_data = Instant::now();
+        }
+        if let Some(faults) = &mut self.faults {
+            for message in std::mem::take(&mut self.down) {
+                faults.pass(now(), Direction::Down, message, &mut self.down);
+            }
         }
     }
 
@@ -289,6 +329,11 @@ impl Relay {
             while let Some(Ok(_)) = client.next().await {}
         }
     }
+}
+
+/// For the faults, which know no runtime.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 /// Hands `messages` to the WebSocket as far as it takes them, then flushes once.

@@ -1,5 +1,6 @@
 //! What is known of a session.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -75,8 +76,10 @@ impl SessionInfo {
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) target: String,
-    pub(crate) document: &'static str,
+    pub(crate) document: String,
     commands: mpsc::Sender<Command>,
+    /// How often it moved to another URL.
+    moves: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -84,6 +87,15 @@ pub(crate) struct Session {
 struct State {
     info: SessionInfo,
     token: Token,
+}
+
+/// The last part of a session's URL after so many moves. As AWS's: a base64 text whose special characters stand in the
+/// query as they are.
+pub(super) fn cell_number(moves: u32) -> String {
+    match moves {
+        0 => "AAEAAa5+Lu4/II4==".into(),
+        moves => format!("AAEAAa5{moves:08}"),
+    }
 }
 
 const OWNER: &str = "arn:aws:iam::123456789012:user/local";
@@ -96,7 +108,7 @@ impl Session {
         let info = SessionInfo {
             id: id.clone(),
             target: request.target.id().into(),
-            document: request.document.name.into(),
+            document: request.document.name.clone(),
             state: SessionState::Connecting,
             owner: OWNER.into(),
             reason: request.reason.clone(),
@@ -108,8 +120,9 @@ impl Session {
         let session = Self {
             id,
             target: info.target.clone(),
-            document: request.document.name,
+            document: request.document.name.clone(),
             commands,
+            moves: AtomicU32::new(0),
             state: Mutex::new(State { info, token }),
         };
         (session, text)
@@ -139,10 +152,36 @@ impl Session {
         state.info.is_active() && state.token.accepts(Instant::now(), token)
     }
 
+    /// From here on no token opens the data channel, until another is issued.
+    pub(crate) fn expire_token(&self) {
+        self.lock().token.expire(Instant::now());
+    }
+
+    pub(super) fn cell_number(&self) -> String {
+        cell_number(self.moves.load(Ordering::Relaxed))
+    }
+
+    /// Its URL changes; the one before is void.
+    pub(crate) fn relocate(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the query of a URL is of where it is. Before it moves, any is.
+    pub(crate) fn is_at(&self, query: &str) -> bool {
+        let cell = self.cell_number();
+        let given = query.split('&').find_map(|part| part.strip_prefix("cell-number="));
+        self.moves.load(Ordering::Relaxed) == 0 || given == Some(cell.as_str())
+    }
+
+    /// If the session is over, nobody listens.
+    pub(super) async fn command(&self, command: Command) {
+        let _ = self.commands.send(command).await;
+    }
+
     /// Hands over a WebSocket whose first frame was right; it replaces the one before.
     pub(crate) async fn connect(&self, socket: ClientSocket) {
         // If the session ended meanwhile, dropping the socket tells enough.
-        let _ = self.commands.send(Command::Connect(Box::new(socket))).await;
+        self.command(Command::Connect(Box::new(socket))).await;
     }
 
     /// Ends the session. It counts as over at once; the ends are told a moment later.

@@ -23,6 +23,11 @@ impl Token {
         (Self { digest: digest(&text), expires: now + ttl }, text)
     }
 
+    /// It is not good any more.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.expires = now;
+    }
+
     /// Whether `presented` is this token and still good. Takes the same time wherever they differ.
     pub(super) fn accepts(&self, now: Instant, presented: &str) -> bool {
         let presented = digest(presented);

@@ -4,6 +4,7 @@ mod inflight;
 mod pacer;
 mod reorder;
 mod rtt;
+mod window;
 
 pub use pacer::Pace;
 pub use rtt::RttEstimator;
@@ -22,12 +23,13 @@ use crate::{Clock, Side, Timeout, TimeoutReason};
 use inflight::{Acked, InFlight};
 use pacer::Pacer;
 use reorder::ReorderStore;
+use window::Window;
 
 /// Knobs of a [`DataChannel`].
 #[derive(Clone, Debug)]
 pub struct ChannelConfig {
-    /// Messages in flight before [`DataChannel::send`] refuses. Default: 1000, a tenth of what the official client's
-    /// reorder buffer holds.
+    /// Most messages in flight before [`DataChannel::send`] refuses; how many there really may be follows the path's delay.
+    /// Default: 1000, a tenth of what the official client's reorder buffer holds.
     pub window: usize,
     /// Bytes in flight before [`DataChannel::send`] refuses. Default: 8 MiB.
     pub window_bytes: usize,
@@ -107,6 +109,8 @@ pub struct DataChannel {
     /// Refuse in-order data without an acknowledgement: this end is not ready.
     refusing: bool,
     inflight: InFlight,
+    /// `None`: as many as the configuration allows, as both official peers.
+    window: Option<Window>,
     retransmit_queue: VecDeque<i64>,
     pacer: Option<Pacer>,
     burst_left: usize,
@@ -185,6 +189,10 @@ impl DataChannel {
             quick: false,
             refusing: false,
             inflight: InFlight::default(),
+            window: match config.retransmission {
+                Retransmission::PerMessage => Some(Window::new(config.window)),
+                Retransmission::HeadOnly => None,
+            },
             retransmit_queue: VecDeque::new(),
             pacer: config.pace.map(Pacer::new),
             burst_left: SILENT_BURST,
@@ -218,7 +226,20 @@ impl DataChannel {
         self.paused.is_none()
             && !(self.pacer.is_some() && self.inflight.has_unsent())
             && self.inflight.span() < self.config.window
+            && self.window.as_ref().is_none_or(|window| window.has_room(self.inflight.unacked()))
             && self.inflight.unacked_bytes() < self.config.window_bytes
+    }
+
+    /// Whether the message budget is used up for the moment. What is to be sent is best kept until it is not: then more fits
+    /// into the message.
+    pub fn is_paced(&self, now: Instant) -> bool {
+        self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some())
+    }
+
+    /// When a payload that waits for the message budget may be sent.
+    pub fn poll_turn(&self) -> Option<Timeout> {
+        let turn = self.pacer.as_ref().filter(|_| self.connected && self.can_send())?.turn();
+        turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
     }
 
     /// Whether everything that was sent is acknowledged.
@@ -323,7 +344,12 @@ impl DataChannel {
             self.stats.ignored += 1;
             return;
         };
+        let unacked = self.inflight.unacked();
         if let Acked::Fresh { sample } = self.inflight.acknowledge(ack.sequence_number, now) {
+            if let Some(window) = &mut self.window {
+                let next = self.inflight.next_sequence_number();
+                window.handle_ack(now, ack.sequence_number, sample, unacked, next);
+            }
             self.quick = false;
             self.burst_left = SILENT_BURST;
             if let Some(sample) = sample {
@@ -333,6 +359,9 @@ impl DataChannel {
     }
 
     fn handle_pause(&mut self, now: Instant) {
+        if let Some(pacer) = &mut self.pacer {
+            pacer.slow_down(now);
+        }
         if self.paused.replace(now).is_none() {
             self.events.push_back(ChannelEvent::Paused);
         }
@@ -356,8 +385,11 @@ impl DataChannel {
     }
 
     /// The WebSocket is gone. Everything is kept.
-    pub fn handle_disconnected(&mut self, _now: Instant) {
+    pub fn handle_disconnected(&mut self, now: Instant) {
         self.connected = false;
+        if let Some(pacer) = &mut self.pacer {
+            pacer.slow_down(now);
+        }
     }
 
     /// The clock reached what [`DataChannel::poll_timeout`] said; a spurious call changes nothing.
@@ -379,6 +411,11 @@ impl DataChannel {
         let patience = self.rto(1);
         let queued_before = self.retransmit_queue.len();
         self.inflight.take_due(now, self.burst_left, head_only, patience, &mut self.retransmit_queue);
+        if let Some(window) =
+            self.window.as_mut().filter(|_| !self.quick && self.retransmit_queue.len() > queued_before)
+        {
+            window.handle_late();
+        }
         // A silent peer is not flooded: once the burst is used up, the oldest message alone asks whether it is back.
         self.burst_left = self.burst_left.saturating_sub(self.retransmit_queue.len() - queued_before).max(1);
     }
@@ -432,7 +469,7 @@ impl DataChannel {
             let (date, id) = self.stamp(now);
             return Some(ack.encode(date, id));
         }
-        if self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some()) {
+        if self.is_paced(now) {
             return None;
         }
         let sent = self.transmit(now)?;

@@ -11,21 +11,42 @@ pub struct Pace {
     pub burst: u32,
 }
 
+impl Pace {
+    /// So many messages per second, with a burst of a twentieth of a second.
+    ///
+    /// ```
+    /// let pace = ssm_proto::Pace::per_second(900);
+    /// assert_eq!((pace.interval.as_micros(), pace.burst), (1111, 45));
+    /// ```
+    pub fn per_second(messages: u32) -> Self {
+        let messages = messages.max(1);
+        Self { interval: Duration::from_secs(1) / messages, burst: (messages / 20).max(1) }
+    }
+}
+
+/// After trouble the pace is halved, down to a sixteenth; it recovers by a tenth each second without trouble.
+const SLOWEST: f64 = 16.0;
+const RECOVERY: f64 = 0.9;
+const RECOVERY_STEP: Duration = Duration::from_secs(1);
+
 /// A token bucket, kept as the moment at which it would be full again (GCRA): no counting, no timer.
 #[derive(Debug)]
 pub(super) struct Pacer {
     pace: Pace,
     full_at: Option<Instant>,
+    /// How much longer than its due a message takes since there was trouble; 1 is none.
+    slowness: f64,
+    recovered_at: Option<Instant>,
 }
 
 impl Pacer {
     pub(super) fn new(pace: Pace) -> Self {
-        Self { pace, full_at: None }
+        Self { pace, full_at: None, slowness: 1.0, recovered_at: None }
     }
 
     /// The first moment at which a message may leave; it may be past. `None`: none left yet.
     pub(super) fn turn(&self) -> Option<Instant> {
-        let depth = self.pace.interval * (self.pace.burst.max(1) - 1);
+        let depth = self.interval() * (self.pace.burst.max(1) - 1);
         self.full_at.and_then(|full| full.checked_sub(depth))
     }
 
@@ -36,7 +57,24 @@ impl Pacer {
 
     /// A message leaves.
     pub(super) fn take(&mut self, now: Instant) {
-        self.full_at = Some(self.full_at.map_or(now, |full| full.max(now)) + self.pace.interval);
+        if let Some(at) = self.recovered_at.filter(|at| now >= *at + RECOVERY_STEP) {
+            let steps = now.saturating_duration_since(at).as_secs_f64();
+            self.slowness = (self.slowness * RECOVERY.powf(steps)).max(1.0);
+            self.recovered_at = (self.slowness > 1.0).then_some(now);
+        }
+        self.full_at = Some(self.full_at.map_or(now, |full| full.max(now)) + self.interval());
+    }
+
+    /// The service pauses or cuts: if messages left at the pace's limit, that was too fast.
+    pub(super) fn slow_down(&mut self, now: Instant) {
+        if self.full_at.is_some_and(|full| full > now) {
+            self.slowness = (self.slowness * 2.0).min(SLOWEST);
+            self.recovered_at = Some(now);
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.pace.interval.mul_f64(self.slowness)
     }
 }
 
@@ -63,5 +101,31 @@ mod tests {
             pacer.take(later);
         }
         assert_eq!(pacer.ready_at(later), Some(later + interval));
+    }
+
+    /// Messages in the second after `now`, as many as the budget allows.
+    fn per_second(pacer: &mut Pacer, mut now: Instant) -> usize {
+        let end = now + Duration::from_secs(1);
+        let mut sent = 0;
+        while now < end {
+            pacer.take(now);
+            sent += 1;
+            now = pacer.ready_at(now).unwrap_or(now);
+        }
+        sent
+    }
+
+    #[test]
+    fn trouble_at_the_limit_halves_the_pace_and_time_heals_it() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Pace { interval: Duration::from_millis(1), burst: 1 });
+        assert_eq!(per_second(&mut pacer, start), 1000);
+        pacer.slow_down(start + Duration::from_millis(999));
+        let after = per_second(&mut pacer, start + Duration::from_secs(1));
+        assert!((450..=600).contains(&after), "{after}");
+        assert!((990..=1000).contains(&per_second(&mut pacer, start + Duration::from_secs(30))));
+        // A pause while little was sent has another reason.
+        pacer.slow_down(start + Duration::from_secs(60));
+        assert_eq!(per_second(&mut pacer, start + Duration::from_secs(60)), 1000);
     }
 }

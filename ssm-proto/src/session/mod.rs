@@ -353,7 +353,11 @@ impl Session {
         if let Some(message) = self.channel.poll_transmit(now) {
             return Some(message);
         }
-        if self.data_from.is_some() || !self.control.is_empty() || !self.channel.can_send() {
+        if self.data_from.is_some()
+            || !self.control.is_empty()
+            || !self.channel.can_send()
+            || self.channel.is_paced(now)
+        {
             return None;
         }
         self.send_data(now);
@@ -398,7 +402,9 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Timeout> {
         let answer = self.answer_timeout().map(|at| Timeout { at, reason: TimeoutReason::HandshakeAnswer });
         let grace = self.data_from.map(|at| Timeout { at, reason: TimeoutReason::HandshakeGrace });
-        let own = Timeout::earliest(answer, grace);
+        let waits = self.data_from.is_none() && (self.carrier.wants_transmit() || self.due_size().is_some());
+        let turn = if waits { self.channel.poll_turn() } else { None };
+        let own = Timeout::earliest(Timeout::earliest(answer, grace), turn);
         Timeout::earliest(own, Timeout::earliest(self.carrier.poll_timeout(), self.channel.poll_timeout()))
     }
 

@@ -76,6 +76,9 @@ impl Raw {
         if !self.receive.is_empty() {
             self.events.push_back(MuxEvent::Readable(id));
         }
+        if self.remote_finished {
+            self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
+        }
         id
     }
 
@@ -179,10 +182,11 @@ impl Raw {
 
     /// The session is over.
     pub(super) fn handle_closed(&mut self) {
-        if let Some(id) = self.current.filter(|_| !self.remote_finished) {
-            self.remote_finished = true;
-            self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
+        if std::mem::replace(&mut self.remote_finished, true) {
+            return;
         }
+        let finished = self.current.map(|id| MuxEvent::Finished { stream: id, received_any: true });
+        self.events.extend(finished);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -242,5 +246,23 @@ impl Raw {
                 self.flag = Some(PortFlag::DisconnectToPort);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ended_before_anybody_looked_is_read_to_its_end() {
+        let mut raw = Raw::new(Side::Client, false, 100, 100);
+        raw.handle_input(Instant::now(), Bytes::from_static(b"banner"), |_| true);
+        raw.handle_closed();
+        let id = raw.open().unwrap();
+        assert_eq!(raw.poll_event(), Some(MuxEvent::Readable(id)));
+        assert_eq!(raw.poll_event(), Some(MuxEvent::Finished { stream: id, received_any: true }));
+        assert!(!raw.is_finished(id));
+        assert_eq!(raw.read(id).unwrap(), "banner");
+        assert!(raw.is_finished(id));
     }
 }

@@ -1,0 +1,168 @@
+//! Live figures of the forwards: rates from counters, and the Prometheus text of `--metrics`.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use ssm_forward::{ForwardStats, StatsSnapshot};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::exit_code::{ExitCode, Failure};
+use crate::output::Reporter;
+
+/// One look at a forward.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) now: StatsSnapshot,
+    /// Bytes per second from local programs, lately.
+    pub(crate) up: f64,
+    /// Bytes per second to local programs, lately.
+    pub(crate) down: f64,
+    /// Messages per second sent, lately: what the message budget counts.
+    pub(crate) messages: f64,
+}
+
+/// How often to look.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Tells the figures of each forward once a second, for as long as it runs.
+pub(crate) async fn tell(forwards: Vec<ForwardStats>, reporter: Reporter) {
+    let mut meters: Vec<Meter> = forwards.into_iter().map(Meter::new).collect();
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        reporter.figures(meters.iter_mut().map(|meter| meter.look(Instant::now())).collect());
+    }
+}
+
+struct Meter {
+    stats: ForwardStats,
+    last: StatsSnapshot,
+    at: Instant,
+}
+
+impl Meter {
+    fn new(stats: ForwardStats) -> Self {
+        Self { stats, last: StatsSnapshot::default(), at: Instant::now() }
+    }
+
+    fn look(&mut self, at: Instant) -> Figures {
+        let now = self.stats.snapshot();
+        let seconds = at.saturating_duration_since(self.at).as_secs_f64().max(1e-3);
+        let rate = |now: u64, last: u64| now.saturating_sub(last) as f64 / seconds;
+        let figures = Figures {
+            now,
+            up: rate(now.bytes_up, self.last.bytes_up),
+            down: rate(now.bytes_down, self.last.bytes_down),
+            messages: rate(now.messages_sent, self.last.messages_sent),
+        };
+        (self.last, self.at) = (now, at);
+        figures
+    }
+}
+
+/// What `--metrics` listens on.
+pub(crate) struct Metrics {
+    listener: TcpListener,
+}
+
+impl Metrics {
+    /// Listens.
+    ///
+    /// # Errors
+    /// The address can't be had.
+    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Failure> {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Failure::new(ExitCode::Listen, "listen", format!("cannot serve metrics on {address}: {error}"))
+        })?;
+        Ok(Self { listener })
+    }
+
+    /// Serves the figures of these forwards, which are known by their `-L`.
+    pub(crate) async fn serve(self, forwards: Vec<(String, ForwardStats)>) {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = self.listener.accept().await {
+            while connections.try_join_next().is_some() {}
+            let forwards = forwards.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = answer(&request, &forwards);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            connections.spawn(async move {
+                let http = hyper::server::conn::http1::Builder::new();
+                if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                    tracing::debug!(%error, "a connection for metrics ended");
+                }
+            });
+        }
+    }
+}
+
+fn answer(request: &Request<Incoming>, forwards: &[(String, ForwardStats)]) -> Response<Full<Bytes>> {
+    if (request.method(), request.uri().path()) != (&Method::GET, "/metrics") {
+        let mut answer = Response::new(Full::from("metrics are at /metrics\n"));
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        return answer;
+    }
+    let looks: Vec<_> = forwards.iter().map(|(spec, stats)| (spec.as_str(), stats.snapshot())).collect();
+    let mut answer = Response::new(Full::from(prometheus(&looks)));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+/// Name, type, help, and where it is in a snapshot.
+type Metric = (&'static str, &'static str, &'static str, fn(&StatsSnapshot) -> f64);
+
+const METRICS: [Metric; 10] = [
+    ("connections_open", "gauge", "Connections open now.", |s| s.connections_open as f64),
+    ("connections_total", "counter", "Connections that were accepted.", |s| s.connections_total as f64),
+    ("bytes_up_total", "counter", "Bytes from local programs to the remote end.", |s| s.bytes_up as f64),
+    ("bytes_down_total", "counter", "Bytes from the remote end to local programs.", |s| s.bytes_down as f64),
+    ("messages_sent_total", "counter", "Numbered messages sent, without repetitions.", |s| s.messages_sent as f64),
+    ("messages_received_total", "counter", "Numbered messages received, without duplicates.", |s| {
+        s.messages_received as f64
+    }),
+    ("retransmissions_total", "counter", "Messages sent again.", |s| s.retransmissions as f64),
+    ("round_trip_seconds", "gauge", "Smoothed time from a message to its acknowledgement.", |s| {
+        s.round_trip_us as f64 / 1e6
+    }),
+    ("reconnects_total", "counter", "WebSockets opened after a session's first.", |s| s.reconnects as f64),
+    ("sessions", "gauge", "Sessions that are ready now; 0 is down.", |s| s.sessions as f64),
+];
+
+fn prometheus(looks: &[(&str, StatsSnapshot)]) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in METRICS {
+        let _ = write!(text, "# HELP ssm_forward_{name} {help}\n# TYPE ssm_forward_{name} {kind}\n");
+        for (spec, snapshot) in looks {
+            let spec = spec.replace('\\', "\\\\").replace('"', "\\\"");
+            let _ = writeln!(text, "ssm_forward_{name}{{forward=\"{spec}\"}} {}", value(snapshot));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_prometheus_text() {
+        let mut snapshot = StatsSnapshot::default();
+        snapshot.bytes_up = 5;
+        snapshot.round_trip_us = 1500;
+        let text = prometheus(&[("unix:/a\"b:80", snapshot)]);
+        assert!(text.contains("# TYPE ssm_forward_bytes_up_total counter\n"), "{text}");
+        assert!(text.contains("ssm_forward_bytes_up_total{forward=\"unix:/a\\\"b:80\"} 5\n"), "{text}");
+        assert!(text.contains("ssm_forward_round_trip_seconds{forward=\"unix:/a\\\"b:80\"} 0.0015\n"), "{text}");
+    }
+}

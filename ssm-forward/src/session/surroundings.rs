@@ -1,0 +1,90 @@
+//! Notices what makes a WebSocket suspect before its silence does: the machine slept, or its network changed.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often to look. Cheap: two clocks and, for a socket that leaves the machine, one look into the routing table.
+pub(super) const LOOK: Duration = Duration::from_secs(3);
+/// The monotonic clock stands still while a machine sleeps, the wall clock does not. Smaller differences are corrections.
+const SLEPT: Duration = Duration::from_secs(5);
+
+/// What was seen at the last look.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    seen: Instant,
+    wall: SystemTime,
+    /// Our end and the other end of the WebSocket's connection.
+    path: Option<(IpAddr, SocketAddr)>,
+}
+
+impl Surroundings {
+    /// As they are at the start of a connection between these ends.
+    pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>) -> Self {
+        let path = path.map(|(ours, peer)| (ours.ip(), peer)).filter(|(ours, _)| !ours.is_loopback());
+        Self { seen: now, wall: SystemTime::now(), path }
+    }
+
+    /// When to look next.
+    pub(super) fn next_look(&self) -> Instant {
+        self.seen + LOOK
+    }
+
+    /// What changed since the last look, in words.
+    pub(super) fn look(&mut self, now: Instant) -> Option<&'static str> {
+        self.look_at(now, SystemTime::now(), source_address)
+    }
+
+    fn look_at(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        route: impl Fn(SocketAddr) -> Option<IpAddr>,
+    ) -> Option<&'static str> {
+        let lived = now.saturating_duration_since(self.seen);
+        let passed = wall.duration_since(self.wall).unwrap_or_default();
+        (self.seen, self.wall) = (now, wall);
+        if passed > lived + SLEPT {
+            return Some("this machine slept");
+        }
+        let (ours, peer) = self.path?;
+        (route(peer) != Some(ours)).then_some("the network changed")
+    }
+}
+
+/// The address from which this machine would talk to `peer` now. Connecting a datagram socket sends nothing.
+fn source_address(peer: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(peer).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleep_shows_in_the_clocks_and_a_new_network_in_the_route() {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let (ours, peer): (SocketAddr, SocketAddr) =
+            ("192.0.2.1:5".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
+        let mut surroundings = Surroundings { seen: now, wall, path: Some((ours.ip(), peer)) };
+        let at_home = |_| Some(ours.ip());
+        let later = now + LOOK;
+        assert_eq!(surroundings.look_at(later, wall + LOOK, at_home), None);
+        assert_eq!(surroundings.look_at(later + LOOK, wall + LOOK * 600, at_home), Some("this machine slept"));
+        assert_eq!(surroundings.look_at(later + LOOK * 2, wall + LOOK * 601, at_home), None);
+        let offline = surroundings.look_at(later + LOOK * 3, wall + LOOK * 602, |_| None);
+        assert_eq!(offline, Some("the network changed"));
+        // A clock that is set back is no sleep.
+        assert_eq!(surroundings.look_at(later + LOOK * 4, wall, at_home), None);
+    }
+
+    #[test]
+    fn this_machine_talks_to_itself_from_its_own_address() {
+        let peer: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(source_address(peer), Some(peer.ip()));
+        let surroundings = Surroundings::new(Instant::now(), Some((peer, peer)));
+        assert_eq!(surroundings.path, None, "loopback never changes");
+    }
+}

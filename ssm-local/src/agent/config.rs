@@ -1,0 +1,53 @@
+//! The agent's end of the protocol, in its two characters.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ssm_proto::{AgentConfig, AgentQuirks, ChannelConfig, Clock, Pace, Retransmission, Session, SessionType};
+use tokio::time::Instant;
+
+use super::AgentSpec;
+use crate::Profile;
+
+/// Largest payload that the fast agent sends.
+const FAST_PAYLOAD: usize = 32 << 10;
+/// The official agent's.
+pub(super) const REAL_PAYLOAD: usize = 1024;
+/// It sleeps a millisecond after each, which takes so long in the end (measured). Timers here are as coarse as that: a second
+/// message may follow at once to make up for one that fired late.
+const REAL_PACE: Pace = Pace { interval: Duration::from_micros(1130), burst: 2 };
+/// It takes data so long after the handshake; before, it refuses without an acknowledgement.
+const REAL_START: Duration = Duration::from_millis(3);
+
+/// A session's protocol state, about to begin.
+pub(super) fn protocol(spec: &AgentSpec, session_type: SessionType) -> Session {
+    let clock = Clock {
+        start: Instant::now().into_std(),
+        unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+    };
+    Session::agent(config(spec, session_type), clock, fastrand::u64(..))
+}
+
+fn config(spec: &AgentSpec, session_type: SessionType) -> AgentConfig {
+    // No official agent encrypts ports (KMS-*).
+    let encrypted = !matches!(session_type, SessionType::Port(_));
+    let base = AgentConfig {
+        agent_version: spec.agent_version.clone(),
+        session_type,
+        kms: spec.encryption.as_ref().filter(|_| encrypted).map(|encryption| encryption.wish()),
+        identity: spec.identity.clone(),
+        ..AgentConfig::default()
+    };
+    match spec.profile {
+        Profile::Fast => AgentConfig { max_payload: FAST_PAYLOAD, ..base },
+        Profile::Real => AgentConfig {
+            max_payload: REAL_PAYLOAD,
+            channel: ChannelConfig {
+                retransmission: Retransmission::HeadOnly,
+                pace: Some(REAL_PACE),
+                ..ChannelConfig::default()
+            },
+            quirks: AgentQuirks { refuse_for: REAL_START, ..AgentQuirks::default() },
+            ..base
+        },
+    }
+}

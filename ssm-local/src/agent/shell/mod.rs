@@ -1,0 +1,104 @@
+//! Shells on a terminal, commands on a terminal, and commands without one (SHELL-*).
+//!
+//! They run as the user of this process, with its environment: the official agent's own user is not created, and who runs
+//! this as root gets root's shells.
+
+mod command;
+mod process;
+mod pty;
+mod text;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ssm_proto::{SessionType, StreamId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::config;
+use super::driver::{self, Happening};
+use super::shared::{Shared, Stream};
+use super::{AgentResult, AgentSpec, FAREWELL};
+use crate::Profile;
+use crate::broker::{PipeReceiver, PipeSender};
+use command::Program;
+
+/// A client that reads slowly gets all the same what a command said at its end. The official agent waits as for ports.
+const PATIENT_FAREWELL: Duration = Duration::from_secs(60);
+
+/// Serves the session until it is over. Whatever it runs ends with it.
+pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
+    let (session_type, program) = match program(&spec) {
+        Ok(program) => program,
+        Err(why) => return AgentResult::failed(why),
+    };
+    let shared = Shared::new(config::protocol(&spec, session_type));
+    shared.lock().set_refusing(program.has_terminal());
+    let farewell = if spec.profile == Profile::Fast { PATIENT_FAREWELL } else { FAREWELL };
+    let (happenings, mut seen) = mpsc::unbounded_channel();
+    let mut shell = Shell { shared: shared.clone(), program: Some(program), spec, running: JoinSet::new() };
+    let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
+    let result = loop {
+        tokio::select! {
+            result = &mut driver => return result,
+            Some(happening) = seen.recv() => if let Some(result) = shell.handle(happening) { break result },
+            Some(ended) = shell.running.join_next() => {
+                break ended.unwrap_or_else(|_| AgentResult::failed("the agent's session worker crashed"));
+            }
+        }
+    };
+    shared.lock().close();
+    let _ = timeout(farewell, driver).await;
+    result
+}
+
+fn program(spec: &AgentSpec) -> Result<(SessionType, Program), String> {
+    match spec.session_type.as_str() {
+        "Standard_Stream" => Ok((SessionType::StandardStream, Program::shell(spec))),
+        "InteractiveCommands" => Ok((SessionType::InteractiveCommands, Program::on_terminal(spec)?)),
+        _ => Ok((SessionType::NonInteractiveCommands, Program::without_terminal(spec)?)),
+    }
+}
+
+struct Shell {
+    shared: Arc<Shared>,
+    /// Until it runs.
+    program: Option<Program>,
+    spec: AgentSpec,
+    running: JoinSet<AgentResult>,
+}
+
+impl Shell {
+    fn handle(&mut self, happening: Happening) -> Option<AgentResult> {
+        match happening {
+            Happening::Ready(_) => {}
+            Happening::Opened(id) => self.run(id),
+            Happening::DecryptNeeded { ciphertext, context } => {
+                match self.spec.encryption.as_ref()?.decrypt(&ciphertext, &context) {
+                    Ok(key) => self.shared.lock().provide_plaintext_key(&key),
+                    Err(why) => return Some(AgentResult::failed(why)),
+                }
+            }
+            Happening::Terminated => return Some(AgentResult::default()),
+        }
+        None
+    }
+
+    fn run(&mut self, id: StreamId) {
+        let Some(program) = self.program.take() else { return };
+        let stream = Stream::new(self.shared.clone(), id);
+        let (shared, profile) = (self.shared.clone(), self.spec.profile);
+        self.running.spawn(async move {
+            let result = match program {
+                Program::Terminal { command, typed } => pty::run(command, typed, &stream, &shared, profile).await,
+                Program::Merged(command) => process::run_merged(command, &stream, &shared, profile).await,
+                Program::Separate { command, prefixes } => {
+                    process::run_separate(command, prefixes, &stream, &shared, profile).await
+                }
+            };
+            stream.finish();
+            result
+        });
+    }
+}

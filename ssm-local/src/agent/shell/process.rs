@@ -1,0 +1,227 @@
+//! Programs without a terminal, and what ends programs.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process_group};
+use ssm_proto::Output;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+
+use super::super::AgentResult;
+use super::super::shared::{Shared, Stream};
+use super::command::Prefixes;
+use super::text::{REAL_DELAY, pump};
+use crate::Profile;
+
+/// Runs a command and sends both its outputs as one when it ended (SHELL-6). As the official agent, by way of a file: so
+/// they keep their order, and what the command leaves running in the background keeps nobody waiting.
+pub(super) async fn run_merged(
+    mut command: Command,
+    stream: &Stream,
+    shared: &Shared,
+    profile: Profile,
+) -> AgentResult {
+    let started = tempfile::NamedTempFile::new().and_then(|file| {
+        let (both, reader) = (file.as_file().try_clone()?, file.reopen()?);
+        command.stdout(both.try_clone()?).stderr(both);
+        Ok((start(&mut command)?, reader))
+    });
+    let (mut process, reader) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            tell_failure(&command, &error, stream, profile).await;
+            return AgentResult::failed("");
+        }
+    };
+    // What it holds of the file is not needed any more.
+    drop(command);
+    let group = process.group;
+    tokio::select! {
+        _ = process.wait() => {}
+        () = obey(group, stream, shared, profile) => {}
+    }
+    pump(tokio::fs::File::from_std(reader), stream, Output::Stdout, "", profile).await;
+    AgentResult::default()
+}
+
+/// Runs a command and sends its outputs apart, as they come, then how it ended.
+pub(super) async fn run_separate(
+    mut command: Command,
+    prefixes: Prefixes,
+    stream: &Stream,
+    shared: &Shared,
+    profile: Profile,
+) -> AgentResult {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = match start(&mut command) {
+        Ok(process) => process,
+        Err(error) => {
+            stream.exit(1);
+            tell_failure(&command, &error, stream, profile).await;
+            return AgentResult::failed("");
+        }
+    };
+    let (group, outputs) = (process.group, process.outputs());
+    let run = async {
+        if let Some((stdout, stderr)) = outputs {
+            tokio::join!(
+                pump(stdout, stream, Output::Stdout, &prefixes.stdout, profile),
+                pump(stderr, stream, Output::Stderr, &prefixes.stderr, profile),
+            );
+        }
+        process.wait().await
+    };
+    let status = tokio::select! {
+        status = run => status,
+        () = obey(group, stream, shared, profile) => None,
+    };
+    // A signal's victim has no code: Go says -1.
+    stream.exit(status.and_then(|status| status.code()).unwrap_or(-1).into());
+    AgentResult::default()
+}
+
+fn start(command: &mut Command) -> io::Result<Process> {
+    Process::new(command.stdin(Stdio::null()).process_group(0).spawn()?)
+}
+
+/// In the words of Go, which the official agent passes on.
+async fn tell_failure(command: &Command, error: &io::Error, stream: &Stream, profile: Profile) {
+    if profile == Profile::Real {
+        sleep(REAL_DELAY).await;
+    }
+    let program = command.as_std().get_program().to_string_lossy();
+    let text = if error.kind() == io::ErrorKind::NotFound && !program.contains('/') {
+        format!("exec: \"{program}\": executable file not found in $PATH")
+    } else {
+        let error = error.to_string().to_lowercase();
+        format!("fork/exec {program}: {}", error.split(" (os error").next().unwrap_or_default())
+    };
+    stream.write_output(Output::Stderr, text.into()).await;
+}
+
+/// Looks at the client's input for keys that mean signals, for ever (SHELL-5).
+async fn obey(group: Pid, stream: &Stream, shared: &Shared, profile: Profile) {
+    let mut chunks: Vec<Bytes> = Vec::new();
+    while stream.read(&mut chunks, usize::MAX).await {
+        for chunk in chunks.drain(..) {
+            let signals = chunk.iter().find_map(|byte| match byte {
+                0x03 => Some(Signal::INT),
+                0x1c => Some(Signal::QUIT),
+                _ => None,
+            });
+            let Some(signal) = signals else { continue };
+            // It may have ended by itself.
+            let _ = kill_process_group(group, signal);
+            if profile == Profile::Real {
+                shared.lock().set_refusing(true);
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// A running program that leads its process group, or its session if it has a terminal. Dropping it ends it, and all that
+/// belongs to it.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Option<Child>,
+    group: Pid,
+}
+
+/// So long a program has between the polite signal and the other one.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Process {
+    pub(super) fn new(child: Child) -> io::Result<Self> {
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Self { child: Some(child), group: id.ok_or(io::ErrorKind::NotFound)? })
+    }
+
+    /// Waits for its end; what it left in the background lives on, as it would at a terminal.
+    pub(super) async fn wait(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.wait().await.ok();
+        self.child = None;
+        status
+    }
+
+    fn outputs(&mut self) -> Option<(ChildStdout, ChildStderr)> {
+        let child = self.child.as_mut()?;
+        child.stdout.take().zip(child.stderr.take())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let Some(child) = self.child.take() else { return };
+        let dying = Dying { child, leader: self.group };
+        // A stopped program hears of nothing but the second.
+        dying.signal(&[Signal::HUP, Signal::CONT]);
+        // Without a runtime there is no waiting.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(dying.wait());
+        }
+    }
+}
+
+/// A program that has been told to end, and is made to when this is dropped.
+struct Dying {
+    child: Child,
+    leader: Pid,
+}
+
+impl Dying {
+    async fn wait(mut self) {
+        let _ = timeout(GRACE, self.child.wait()).await;
+    }
+
+    fn signal(&self, signals: &[Signal]) {
+        for group in groups(self.leader).into_iter().filter_map(Pid::from_raw) {
+            for signal in signals {
+                // It may be gone meanwhile.
+                let _ = kill_process_group(group, *signal);
+            }
+        }
+    }
+}
+
+impl Drop for Dying {
+    fn drop(&mut self) {
+        self.signal(&[Signal::KILL]);
+    }
+}
+
+/// The leader's group and, where `/proc` tells, all groups of its session: a shell gives each job its own.
+fn groups(leader: Pid) -> BTreeSet<i32> {
+    let leader = leader.as_raw_nonzero().get();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    let of_session = stats.filter_map(|stat| group_in_session(&stat, leader));
+    of_session.chain([leader]).collect()
+}
+
+/// The process group, if the process that `stat` describes is in this session.
+fn group_in_session(stat: &str, session: i32) -> Option<i32> {
+    // The name in parentheses may contain anything; behind it: state, parent, group, session.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut numbers = fields.split_whitespace().skip(2).map_while(|field| field.parse::<i32>().ok());
+    let group = numbers.next()?;
+    (numbers.next()? == session).then_some(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_read_behind_whatever_name() {
+        let stat = "71 (a) b ) S 70 71 60 34816 71 4194304 100";
+        assert_eq!(group_in_session(stat, 60), Some(71));
+        assert_eq!(group_in_session(stat, 61), None);
+        assert_eq!(group_in_session("71 (x) S", 60), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! Operations of ECS: enough to find a container and to execute a command in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::input::{Page, required};
+use super::{Outcome, parse, timestamp, unknown};
+use crate::broker::{Broker, StartRequest};
+use crate::document::ECS_EXECUTE;
+use crate::ecs::{Container, EcsTask};
+
+pub(super) fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
+    match operation {
+        "ListClusters" => list_clusters(broker, parse(body)?),
+        "ListServices" => list_services(broker, parse(body)?),
+        "DescribeServices" => describe_services(broker, parse(body)?),
+        "ListTasks" => list_tasks(broker, parse(body)?),
+        "DescribeTasks" => describe_tasks(broker, parse(body)?),
+        "ExecuteCommand" => execute_command(broker, parse(body)?),
+        _ => Err(unknown()),
+    }
+}
+
+/// What any of the operations takes.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Input {
+    cluster: Option<String>,
+    service_name: Option<String>,
+    services: Vec<String>,
+    tasks: Vec<String>,
+    desired_status: Option<String>,
+    max_results: Option<i64>,
+    next_token: Option<String>,
+    task: Option<String>,
+    container: Option<String>,
+    command: Option<String>,
+    interactive: bool,
+}
+
+impl Input {
+    /// The cluster's tasks; there is no cluster without one.
+    fn cluster<'a>(&self, broker: &'a Broker) -> Result<Vec<&'a EcsTask>, ApiError> {
+        let cluster = name(self.cluster.as_deref().unwrap_or("default"));
+        let tasks: Vec<_> = broker.tasks().iter().filter(|task| task.cluster() == cluster).collect();
+        if tasks.is_empty() {
+            return Err(ApiError::new("ClusterNotFoundException", "Cluster not found."));
+        }
+        Ok(tasks)
+    }
+
+    fn list(&self, key: &'static str, arns: impl IntoIterator<Item = String>) -> Outcome {
+        let page = Page::new(key, self.max_results, 1..=100, self.next_token.as_deref())?;
+        let (part, next) = page.cut(arns);
+        Ok(match next {
+            Some(next) => json!({ key: part, "nextToken": next }),
+            None => json!({ key: part }),
+        })
+    }
+}
+
+/// An ARN's last part, which is what it names.
+fn name(id: &str) -> &str {
+    id.rsplit('/').next().unwrap_or(id)
+}
+
+fn list_clusters(broker: &Broker, input: Input) -> Outcome {
+    let arns: BTreeSet<_> = broker.tasks().iter().map(EcsTask::cluster_arn).collect();
+    input.list("clusterArns", arns)
+}
+
+fn list_services(broker: &Broker, input: Input) -> Outcome {
+    let arns: BTreeSet<_> = input.cluster(broker)?.into_iter().map(EcsTask::service_arn).collect();
+    input.list("serviceArns", arns)
+}
+
+fn list_tasks(broker: &Broker, input: Input) -> Outcome {
+    let mut tasks = input.cluster(broker)?;
+    if let Some(service) = input.service_name.as_deref().map(name) {
+        tasks.retain(|task| task.service() == service);
+        if tasks.is_empty() {
+            return Err(ApiError::new("ServiceNotFoundException", "Service not found."));
+        }
+    }
+    // All are running.
+    tasks.retain(|_| input.desired_status.as_deref().is_none_or(|status| status == "RUNNING"));
+    input.list("taskArns", tasks.into_iter().map(EcsTask::arn))
+}
+
+fn describe_services(broker: &Broker, input: Input) -> Outcome {
+    let tasks = input.cluster(broker)?;
+    let (mut services, mut failures) = (Vec::new(), Vec::new());
+    for wanted in &input.services {
+        let of_service: Vec<_> = tasks.iter().filter(|task| task.service() == name(wanted)).collect();
+        match of_service.first() {
+            Some(task) => services.push(json!({
+                "serviceArn": task.service_arn(),
+                "serviceName": task.service(),
+                "clusterArn": task.cluster_arn(),
+                "status": "ACTIVE",
+                "desiredCount": of_service.len(),
+                "runningCount": of_service.len(),
+                "pendingCount": 0,
+                "launchType": "FARGATE",
+                "taskDefinition": task.definition_arn(),
+                "enableExecuteCommand": task.is_enabled(),
+                "schedulingStrategy": "REPLICA",
+                "createdAt": timestamp(task.started()),
+            })),
+            None => failures.push(json!({ "arn": wanted, "reason": "MISSING" })),
+        }
+    }
+    Ok(json!({ "services": services, "failures": failures }))
+}
+
+fn describe_tasks(broker: &Broker, input: Input) -> Outcome {
+    let tasks = input.cluster(broker)?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for wanted in &input.tasks {
+        match tasks.iter().find(|task| task.is(wanted)) {
+            Some(task) => found.push(describe_task(task)),
+            None => failures.push(json!({ "arn": wanted, "reason": "MISSING" })),
+        }
+    }
+    Ok(json!({ "tasks": found, "failures": failures }))
+}
+
+fn describe_task(task: &EcsTask) -> Value {
+    let containers: Vec<_> = task.containers().iter().map(|container| describe_container(task, container)).collect();
+    json!({
+        "taskArn": task.arn(),
+        "clusterArn": task.cluster_arn(),
+        "taskDefinitionArn": task.definition_arn(),
+        "group": format!("service:{}", task.service()),
+        "lastStatus": "RUNNING",
+        "desiredStatus": "RUNNING",
+        "launchType": "FARGATE",
+        "platformVersion": "1.4.0",
+        "connectivity": "CONNECTED",
+        "enableExecuteCommand": task.is_enabled(),
+        "startedAt": timestamp(task.started()),
+        "createdAt": timestamp(task.started()),
+        "containers": containers,
+    })
+}
+
+fn describe_container(task: &EcsTask, container: &Container) -> Value {
+    let status = if container.target.is_connected() { "RUNNING" } else { "STOPPED" };
+    let agents = task.is_enabled().then(|| json!({ "name": "ExecuteCommandAgent", "lastStatus": status }));
+    json!({
+        "containerArn": task.container_arn(container),
+        "taskArn": task.arn(),
+        "name": container.name,
+        "runtimeId": container.runtime_id,
+        "image": "local",
+        "lastStatus": "RUNNING",
+        "networkInterfaces": [],
+        "managedAgents": Vec::from_iter(agents),
+    })
+}
+
+fn execute_command(broker: &Broker, input: Input) -> Outcome {
+    let command = required("command", input.command.as_deref())?;
+    let id = required("task", input.task.as_deref())?;
+    if !input.interactive {
+        return Err(invalid("Interactive is a required parameter and must be set to true."));
+    }
+    let tasks = input.cluster(broker)?;
+    let task =
+        tasks.into_iter().find(|task| task.is(id)).ok_or_else(|| invalid("The referenced task was not found."))?;
+    let container = choose(task, input.container.as_deref())?;
+    if !task.is_enabled() {
+        return Err(invalid(
+            "The execute command failed because execute command was not enabled when the task was run or the execute \
+             command agent isn’t running. Wait and try again or run a new task with execute command enabled and try \
+             again.",
+        ));
+    }
+    if !container.target.is_connected() {
+        let text = "The execute command failed due to an internal error. Try again later.";
+        return Err(ApiError::new("TargetNotConnectedException", text));
+    }
+    let document = broker.documents().find(ECS_EXECUTE).ok_or_else(|| ApiError::no_document(ECS_EXECUTE))?.clone();
+    let settings = document.settings(&BTreeMap::from([("command".to_owned(), vec![command.to_owned()])]))?;
+    let request = StartRequest { target: container.target.clone(), document, settings, reason: None };
+    let (session, token) = broker.start(request);
+    Ok(json!({
+        "clusterArn": task.cluster_arn(),
+        "taskArn": task.arn(),
+        "containerArn": task.container_arn(container),
+        "containerName": container.name,
+        "interactive": true,
+        "session": {
+            "sessionId": session.id,
+            "streamUrl": broker.stream_url(&session.id),
+            "tokenValue": token,
+        },
+    }))
+}
+
+/// The container of this name; without a name, the only one.
+fn choose<'a>(task: &'a EcsTask, name: Option<&str>) -> Result<&'a Container, ApiError> {
+    match (name, task.containers()) {
+        (None, [container]) => Ok(container),
+        (None, _) => Err(invalid("A container name is required: the task has not exactly one container.")),
+        (Some(name), containers) => containers
+            .iter()
+            .find(|container| container.name == name)
+            .ok_or_else(|| invalid("The container was not found in the task.")),
+    }
+}
+
+fn invalid(text: &str) -> ApiError {
+    ApiError::new("InvalidParameterException", text)
+}

@@ -1,0 +1,70 @@
+//! Faults at run time, over the same port.
+//!
+//! | request | what it does |
+//! |---|---|
+//! | `GET /faults` | tells the faults in force, as JSON |
+//! | `PUT /faults` | replaces them; the body is the same JSON |
+//! | `POST /faults` | adds one; the body is its text |
+//! | `DELETE /faults` | removes all |
+//! | `POST /control/EFFECT` | makes one happen once, now; the body is what stands behind the effect in its text |
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ORIGIN};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::json;
+
+use crate::broker::Broker;
+use crate::faults::{Fault, FaultError, Faults};
+
+/// Names of effects that read better as commands.
+const COMMANDS: [(&str, &str); 1] = [("terminate", "end")];
+
+/// Whether a path is one of these.
+pub(crate) fn is_for(path: &str) -> bool {
+    path == "/faults" || path.starts_with("/control/")
+}
+
+/// Answers one request: the faults that are in force then, or what is wrong.
+pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
+    // Only browsers send it, on behalf of pages that have no business here.
+    if head.headers.contains_key(ORIGIN) {
+        return respond(StatusCode::FORBIDDEN, json!({ "error": "not for web pages" }).to_string());
+    }
+    let body = String::from_utf8_lossy(body);
+    let body = body.trim();
+    let outcome = match (&head.method, head.uri.path().strip_prefix("/control/")) {
+        (&Method::GET, None) => Ok(()),
+        (&Method::DELETE, None) => set(broker, Ok(Faults::new())).await,
+        (&Method::PUT, None) => set(broker, Faults::from_json(body)).await,
+        (&Method::POST, None) => set(broker, body.parse().map(|fault| broker.faults().get().with(fault))).await,
+        (&Method::POST, Some(effect)) => strike(broker, effect, body).await,
+        _ => {
+            let error = json!({ "error": "there is GET, PUT, POST, DELETE /faults, and POST /control/EFFECT" });
+            return respond(StatusCode::METHOD_NOT_ALLOWED, error.to_string());
+        }
+    };
+    match outcome {
+        Ok(()) => respond(StatusCode::OK, broker.faults().get().to_json()),
+        Err(error) => respond(StatusCode::BAD_REQUEST, json!({ "error": error.to_string() }).to_string()),
+    }
+}
+
+async fn set(broker: &Broker, faults: Result<Faults, FaultError>) -> Result<(), FaultError> {
+    broker.set_faults(faults?).await;
+    Ok(())
+}
+
+async fn strike(broker: &Broker, effect: &str, keys: &str) -> Result<(), FaultError> {
+    let effect = COMMANDS.iter().find(|(command, _)| *command == effect).map_or(effect, |(_, effect)| *effect);
+    let fault: Fault = if keys.is_empty() { effect.parse() } else { format!("{effect},{keys}").parse() }?;
+    broker.strike(fault).await;
+    Ok(())
+}
+
+fn respond(status: StatusCode, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body + "\n"));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,266 @@
+//! What the service does beside passing messages on.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use ssm_local::{Local, SessionState};
+use ssm_proto::{HeaderForm, MessageType, Padding, PayloadType};
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::common::{Channel, Incoming, PATIENCE, TARGET, Ticket, call, echo, frame, http, resume, start, ticket};
+
+async fn local() -> Local {
+    Local::builder().start().await.unwrap()
+}
+
+/// Whether the service closes the WebSocket with 1008 instead of an agent's handshake.
+async fn is_refused(ticket: &Ticket) -> bool {
+    match Channel::open(ticket).await.receive().await {
+        Incoming::Close(code, reason) => {
+            assert_eq!((code, reason.as_str()), (1008, "the token is wrong or has expired"));
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Waits until a session is in this state.
+async fn reaches(local: &Local, state: SessionState) {
+    let wait = async {
+        while local.sessions().first().is_none_or(|session| session.state != state) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{:?}, not {state:?}", local.sessions()));
+}
+
+#[tokio::test]
+async fn only_the_session_s_own_token_opens_it() {
+    let local = local().await;
+    let (one, other) = (start(&local, 1).await, start(&local, 1).await);
+    assert!(is_refused(&Ticket { token: other.token.clone(), ..one.clone() }).await);
+    assert!(is_refused(&Ticket { token: String::new(), ..one.clone() }).await);
+    assert!(is_refused(&Ticket { token: format!("{}=", one.token), ..one.clone() }).await);
+    assert!(!is_refused(&one).await);
+}
+
+#[tokio::test]
+async fn a_token_expires() {
+    let local = Local::builder().token_ttl(Duration::ZERO).start().await.unwrap();
+    assert!(is_refused(&start(&local, 1).await).await);
+}
+
+#[tokio::test]
+async fn resume_gives_a_token_in_place_of_the_last_one() {
+    let local = local().await;
+    let first = start(&local, 1).await;
+    let (status, answer) = resume(&local, &first.session_id).await;
+    assert_eq!(status, 200);
+    let second = ticket(&answer);
+    assert_eq!(second.session_id, first.session_id);
+    assert!(is_refused(&first).await);
+    assert!(!is_refused(&second).await);
+}
+
+#[tokio::test]
+async fn a_terminated_session_gives_no_token_and_takes_no_client() {
+    let local = local().await;
+    let ticket = start(&local, 1).await;
+    let (status, _) = call(&local, "TerminateSession", json!({ "SessionId": ticket.session_id })).await;
+    assert_eq!(status, 200);
+    assert_eq!(resume(&local, &ticket.session_id).await, (200, json!({ "SessionId": ticket.session_id })));
+    let Err(Error::Http(response)) = Channel::try_open(&ticket).await else { panic!("the data channel opens") };
+    assert_eq!(response.status(), 410);
+}
+
+#[tokio::test]
+async fn what_is_no_session_is_not_found() {
+    let local = local().await;
+    let (status, answer) = resume(&local, "nobody-0123456789abcdef0").await;
+    assert_eq!((status, answer["__type"].as_str()), (400, Some("DoesNotExistException")));
+    let url = local.stream_url("nobody-0123456789abcdef0");
+    let unknown = Ticket { session_id: String::new(), url, token: String::new() };
+    let Err(Error::Http(response)) = Channel::try_open(&unknown).await else { panic!("the data channel opens") };
+    assert_eq!(response.status(), 404);
+    assert_eq!(http(&local, "GET", "/", "", "").await.0, 404);
+    let (status, answer) = http(&local, "POST", "/", "X-Amz-Target: AmazonSSM.StartSession\r\n", "{}").await;
+    assert_eq!(status, 400);
+    assert!(answer.contains("MissingAuthenticationTokenException"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_second_data_channel_replaces_the_first() {
+    let local = local().await;
+    let port = echo().await;
+    let (ticket, mut first) = Channel::connected(&local, port).await;
+    first.send(PayloadType::Output, &frame(0, b"")).await;
+    first.message(MessageType::Acknowledge).await;
+    let mut second = Channel::open(&ticket).await;
+    // The first one's number is used up.
+    second.send_numbered(2, PayloadType::Output, &frame(2, b"hello")).await;
+    assert_eq!(second.data().await, (PayloadType::Output, frame(2, b"hello").into()));
+    while let Incoming::Message(_) = first.receive().await {}
+    assert_eq!(local.sessions()[0].state, SessionState::Connected);
+}
+
+#[tokio::test]
+async fn what_a_client_missed_comes_again_when_it_returns() {
+    let local = local().await;
+    let port = echo().await;
+    let (ticket, mut channel) = Channel::connected(&local, port).await;
+    channel.send(PayloadType::Output, &frame(0, b"")).await;
+    channel.send(PayloadType::Output, &frame(2, b"hello")).await;
+    // It arrives, but is not acknowledged.
+    let lost = channel.message(MessageType::OutputStreamData).await;
+    channel.close().await;
+    reaches(&local, SessionState::Disconnected).await;
+
+    let (_, answer) = resume(&local, &ticket.session_id).await;
+    let mut channel = Channel::open(&crate::common::ticket(&answer)).await;
+    reaches(&local, SessionState::Connected).await;
+    let again = channel.message(MessageType::OutputStreamData).await;
+    assert_eq!((again.message_id(), again.payload()), (lost.message_id(), lost.payload()));
+    channel.acknowledge(&again).await;
+    channel.send_numbered(3, PayloadType::Output, &frame(2, b"more")).await;
+    assert_eq!(channel.data().await.1, frame(2, b"more"));
+}
+
+#[tokio::test]
+async fn the_agent_sends_nothing_while_the_client_is_away() {
+    let local = local().await;
+    let port = echo().await;
+    let (ticket, mut channel) = Channel::connected(&local, port).await;
+    channel.send(PayloadType::Output, &frame(0, b"")).await;
+    channel.send(PayloadType::Output, &frame(2, b"hello")).await;
+    let lost = channel.message(MessageType::OutputStreamData).await;
+    channel.close().await;
+    reaches(&local, SessionState::Disconnected).await;
+    // An agent that were not told would repeat the message many times in this time, each time more rarely.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut channel = Channel::open(&ticket).await;
+    let returned = tokio::time::Instant::now();
+    assert_eq!(channel.message(MessageType::OutputStreamData).await.message_id(), lost.message_id());
+    assert!(returned.elapsed() < Duration::from_millis(100), "it came after {:?}", returned.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_session_ends() {
+    let local = Local::builder().idle_timeout(Duration::from_millis(200)).start().await.unwrap();
+    let port = echo().await;
+    let (_, mut channel) = Channel::connected(&local, port).await;
+    assert_eq!(channel.closed().await, "The session was idle for too long.");
+    assert_eq!(local.sessions()[0].state, SessionState::Terminated);
+}
+
+#[tokio::test]
+async fn data_keeps_a_session_from_being_idle_but_not_beyond_its_maximum() {
+    let builder = Local::builder().idle_timeout(Duration::from_millis(400));
+    let local = builder.max_session_duration(Duration::from_millis(900)).start().await.unwrap();
+    let started = tokio::time::Instant::now();
+    let port = echo().await;
+    let (_, mut channel) = Channel::connected(&local, port).await;
+    channel.send(PayloadType::Output, &frame(0, b"")).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        channel.send(PayloadType::Output, &frame(2, b"x")).await;
+        channel.data().await;
+    }
+    assert_eq!(channel.closed().await, "The session reached its maximum duration.");
+    assert!(started.elapsed() >= Duration::from_millis(900));
+}
+
+#[tokio::test]
+async fn terminate_closes_as_the_service_does() {
+    let local = local().await;
+    let port = echo().await;
+    let (ticket, mut channel) = Channel::connected(&local, port).await;
+    call(&local, "TerminateSession", json!({ "SessionId": ticket.session_id })).await;
+    let closed = channel.message(MessageType::ChannelClosed).await;
+    assert_eq!((closed.header().form, closed.header().padding), (HeaderForm::Short, Padding::Nul));
+    let body: Value = serde_json::from_slice(closed.payload()).unwrap();
+    assert_eq!(body["SessionId"], ticket.session_id.as_str());
+    assert_eq!(body["DestinationId"], TARGET);
+    assert_eq!(body["MessageType"], "channel_closed");
+    assert_eq!(channel.close_frame().await.0, 1000);
+}
+
+#[tokio::test]
+async fn sessions_are_described_in_every_state() {
+    let local = local().await;
+    let port = echo().await;
+    let describe = async |state: &str| {
+        let (status, answer) = call(&local, "DescribeSessions", json!({ "State": state })).await;
+        assert_eq!(status, 200);
+        let sessions = answer["Sessions"].as_array().unwrap().clone();
+        sessions.iter().map(|s| s["Status"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let waiting = start(&local, port).await;
+    assert_eq!(describe("Active").await, ["Connecting"]);
+    let (ended, mut channel) = Channel::connected(&local, port).await;
+    assert_eq!(describe("Active").await, ["Connected", "Connecting"]);
+    assert_eq!(describe("History").await, [""; 0]);
+    call(&local, "TerminateSession", json!({ "SessionId": ended.session_id })).await;
+    channel.closed().await;
+    assert_eq!(describe("Active").await, ["Connecting"]);
+    assert_eq!(describe("History").await, ["Terminated"]);
+    let filter = json!([{ "key": "SessionId", "value": waiting.session_id }]);
+    let (_, answer) = call(&local, "DescribeSessions", json!({ "State": "Active", "Filters": filter })).await;
+    let session = &answer["Sessions"][0];
+    assert_eq!(session["Target"], TARGET);
+    assert_eq!(session["DocumentName"], "AWS-StartPortForwardingSession");
+    assert!(session.get("EndDate").is_none() && session["StartDate"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn shutdown_tells_every_client() {
+    let local = local().await;
+    let port = echo().await;
+    let (_, mut one) = Channel::connected(&local, port).await;
+    let (_, mut other) = Channel::connected(&local, port).await;
+    let (one, other, ()) = tokio::join!(one.closed(), other.closed(), local.shutdown());
+    assert_eq!((one, other), (String::new(), String::new()));
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_ever_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    // This thread's only, and so this test's: its runtime has no other.
+    let guard = tracing::subscriber::set_default(subscriber);
+    let local = local().await;
+    let port = echo().await;
+    let (ticket, channel) = Channel::connected(&local, port).await;
+    channel.close().await;
+    let (_, answer) = resume(&local, &ticket.session_id).await;
+    let second = crate::common::ticket(&answer);
+    assert!(is_refused(&ticket).await);
+    let mut channel = Channel::open(&second).await;
+    channel.send_numbered(1, PayloadType::Output, &frame(0, b"")).await;
+    channel.message(MessageType::Acknowledge).await;
+    local.shutdown().await;
+    drop(guard);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains(&ticket.session_id) && text.contains("token accepted"), "{text}");
+    for token in [ticket.token, second.token] {
+        assert!(!text.contains(&token[..12]), "{text}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Shells, commands, encryption and containers of a local Session Manager, from outside, over its port.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+
+mod client;
+mod commands;
+mod containers;
+mod encryption;
+mod replay;
+mod terminals;

@@ -1,0 +1,193 @@
+//! How many messages may be in flight: as many as the path takes without a queue (DC-17).
+
+use std::time::{Duration, Instant};
+
+/// A window that follows the delay, after TCP Vegas and LEDBAT (RFC 6817).
+///
+/// The shortest round trip lately is the path's own; what a round trip takes beyond it is time in a queue: at the service, or
+/// at an agent whose destination is slow. While that stays under a target the window grows, beyond it shrinks in proportion.
+/// A queue that never empties would be taken for the path in time, so that it is emptied for two rounds every ten seconds.
+/// Loss says little here, because a WebSocket loses nothing, but a time-out halves the window.
+#[derive(Debug)]
+pub(super) struct Window {
+    max: f64,
+    messages: f64,
+    /// Doubling each round until a queue shows for the first time.
+    probing: bool,
+    base: ShortestLately,
+    round: Round,
+    /// While the queue is emptied: the window to return to, and rounds until then.
+    draining: Option<(f64, u8)>,
+    drained_at: Option<Instant>,
+}
+
+/// From one message to its acknowledgement, all that was acknowledged.
+#[derive(Debug, Default)]
+struct Round {
+    /// The round is over when this number is acknowledged.
+    last: i64,
+    shortest: Option<Duration>,
+    /// The window was what held sending back.
+    limited: bool,
+}
+
+/// More queue than this is too much: a keystroke that shares the session waits as long.
+const TARGET: Duration = Duration::from_millis(15);
+const INITIAL: f64 = 64.0;
+/// Enough for any path to show its delay, and for a dead one to be woken.
+const MIN: f64 = 16.0;
+/// Growth per round after probing, where there is no queue; the nearer the target, the less.
+const GROWTH: f64 = 1.0 / 16.0;
+/// Of what the path itself holds, while the queue is emptied.
+const DRAIN: f64 = 0.75;
+/// One until the smaller window shows, one that sees the path as it is.
+const DRAIN_ROUNDS: u8 = 2;
+
+impl Window {
+    pub(super) fn new(max: usize) -> Self {
+        let max = max as f64;
+        Self {
+            max,
+            messages: INITIAL.min(max),
+            probing: true,
+            base: ShortestLately::default(),
+            round: Round::default(),
+            draining: None,
+            drained_at: None,
+        }
+    }
+
+    /// Whether one more message fits beside so many.
+    pub(super) fn has_room(&self, in_flight: usize) -> bool {
+        (in_flight as f64) < self.messages
+    }
+
+    /// A message was acknowledged. `span` messages were in flight before it, the next one to be sent has the number `next`.
+    pub(super) fn handle_ack(&mut self, now: Instant, number: i64, sample: Option<Duration>, span: usize, next: i64) {
+        self.round.limited |= span as f64 >= self.messages * 0.75;
+        if let Some(sample) = sample {
+            self.base.update(now, sample);
+            self.round.shortest = Some(self.round.shortest.map_or(sample, |shortest| shortest.min(sample)));
+        }
+        if number >= self.round.last {
+            let round = std::mem::replace(&mut self.round, Round { last: next, ..Round::default() });
+            self.adapt(now, &round);
+        }
+    }
+
+    fn adapt(&mut self, now: Instant, round: &Round) {
+        let (Some(shortest), Some(base)) = (round.shortest, self.base.get()) else { return };
+        if let Some((before, rounds)) = self.draining {
+            self.draining = (rounds > 1).then_some((before, rounds - 1));
+            if self.draining.is_none() {
+                self.messages = before;
+            }
+            return;
+        }
+        if now >= *self.drained_at.get_or_insert(now) + EPOCH {
+            self.drained_at = Some(now);
+            self.draining = Some((self.messages, DRAIN_ROUNDS));
+            self.messages *= DRAIN * base.as_secs_f64() / (base + TARGET).as_secs_f64();
+        } else if shortest > base + TARGET {
+            self.probing = false;
+            self.messages *= (base + TARGET).as_secs_f64() / shortest.as_secs_f64();
+        } else if round.limited {
+            let queue = shortest.saturating_sub(base).as_secs_f64() / TARGET.as_secs_f64();
+            let step = if self.probing { self.messages } else { (self.messages * GROWTH).max(1.0) };
+            self.messages += step * (1.0 - queue);
+        }
+        self.messages = self.messages.clamp(MIN.min(self.max), self.max);
+    }
+
+    /// Acknowledgements did not come in time.
+    pub(super) fn handle_late(&mut self) {
+        self.probing = false;
+        self.draining = None;
+        self.messages = (self.messages / 2.0).max(MIN.min(self.max));
+    }
+}
+
+/// The shortest round trip of the last 10 to 20 seconds, so that a longer way is learnt too.
+#[derive(Debug, Default)]
+struct ShortestLately {
+    this: Option<(Instant, Duration)>,
+    last: Option<Duration>,
+}
+
+const EPOCH: Duration = Duration::from_secs(10);
+
+impl ShortestLately {
+    fn update(&mut self, now: Instant, sample: Duration) {
+        self.this = Some(match self.this {
+            Some((since, shortest)) if now < since + EPOCH => (since, shortest.min(sample)),
+            over => {
+                self.last = over.map(|(_, shortest)| shortest);
+                (now, sample)
+            }
+        });
+    }
+
+    fn get(&self) -> Option<Duration> {
+        let this = self.this.map(|(_, shortest)| shortest);
+        this.into_iter().chain(self.last).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path of a certain delay and rate, with a queue before it, always fed as much as the window allows: messages per
+    /// second, and the mean and the longest time in the queue once it has settled.
+    fn run(delay: Duration, per_second: f64) -> (f64, Duration, Duration) {
+        let mut window = Window::new(1000);
+        let (mut now, mut sent, mut acked) = (Instant::now(), 0_i64, 0_i64);
+        let start = now;
+        let mut free_at = now;
+        let mut flight = std::collections::VecDeque::new();
+        let (mut delivered, mut sum, mut longest) = (0_u32, Duration::ZERO, Duration::ZERO);
+        while now < start + Duration::from_secs(30) {
+            while window.has_room(flight.len()) {
+                free_at = free_at.max(now) + Duration::from_secs_f64(1.0 / per_second);
+                flight.push_back((now, free_at + delay));
+                sent += 1;
+            }
+            let (at, arrival) = flight.pop_front().unwrap();
+            now = arrival;
+            window.handle_ack(now, acked, Some(now - at), flight.len() + 1, sent);
+            acked += 1;
+            if now > start + Duration::from_secs(10) {
+                let queue = (now - at).saturating_sub(delay);
+                delivered += 1;
+                sum += queue;
+                longest = longest.max(queue);
+            }
+        }
+        (f64::from(delivered) / 20.0, sum / delivered, longest)
+    }
+
+    #[test]
+    fn a_path_is_filled_and_its_queue_stays_short() {
+        for (delay, per_second) in [(2, 15_000.0), (10, 5000.0), (100, 900.0), (100, 5000.0), (200, 2000.0)] {
+            let delay = Duration::from_millis(delay);
+            let (reached, mean, longest) = run(delay, per_second);
+            let possible = per_second.min(1000.0 / delay.as_secs_f64());
+            assert!(reached > possible * 0.8, "{reached} of {possible} messages per second at {delay:?}");
+            let queue =
+                format!("{mean:?}, up to {longest:?} in the queue at {delay:?} and {per_second} messages per second");
+            assert!(mean < TARGET * 2 && longest < TARGET * 5, "{queue}");
+        }
+    }
+
+    #[test]
+    fn what_is_late_halves_the_window_down_to_a_little() {
+        let mut window = Window::new(1000);
+        for _ in 0..10 {
+            window.handle_late();
+        }
+        assert!(window.has_room(15) && !window.has_room(16));
+        let mut small = Window::new(4);
+        small.handle_late();
+        assert!(small.has_room(3) && !small.has_room(4), "never beyond what was configured");
+    }
+}

@@ -178,6 +178,10 @@ pub(crate) struct Line {
 
 const CHART_HEIGHT: f64 = 200.0;
 const AXIS: f64 = 52.0;
+/// Beside the lines, for their names.
+const NAMES: f64 = 140.0;
+/// From one name to the next.
+const LABEL: f64 = 15.0;
 
 /// Charts beside each other.
 pub(crate) fn charts(title: &str, charts: &[Chart]) -> String {
@@ -195,8 +199,10 @@ pub(crate) fn charts(title: &str, charts: &[Chart]) -> String {
 
 fn draw_chart(svg: &mut Svg, chart: &Chart, x: f64, y: f64, width: f64) {
     svg.text("name", Anchor::Start, x, y + 10.0, &chart.title);
-    let bottom = y + 26.0 + CHART_HEIGHT;
-    let (left, right) = (x + AXIS, x + width - 90.0);
+    let (top, bottom) = (y + 26.0, y + 26.0 + CHART_HEIGHT);
+    let named = chart.series.iter().any(|line| !line.name.is_empty());
+    let (left, right) = (x + AXIS, x + width - if named { NAMES } else { 0.0 });
+    let mut ends = Vec::new();
     let values = chart.series.iter().flat_map(|line| &line.points).map(|(_, value)| value.most);
     let step = nice_step(values.fold(f64::MIN_POSITIVE, f64::max) / 4.0);
     let most = step * 5.0;
@@ -225,9 +231,13 @@ fn draw_chart(svg: &mut Svg, chart: &Chart, x: f64, y: f64, width: f64) {
         for (x, y) in &points {
             svg.dot(&format!("c{colour}"), *x, *y);
         }
-        if let Some((x, y)) = points.last() {
-            svg.text("strong", Anchor::Start, x + 10.0, y + 4.0, &line.name);
-        }
+        ends.extend(points.last().map(|(_, y)| (*y, line.name.as_str())));
+    }
+    ends.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+    let mut free = top;
+    for (y, name) in ends {
+        free = free.max(y) + LABEL;
+        svg.text("strong", Anchor::Start, right, free - LABEL + 4.0, name);
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Delay between client and Session Manager, each way.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
+    /// What goes wrong meanwhile, as docs/faults.md has it: `drop,probability=0.001`. May be given several times.
+    #[arg(long = "fault", value_name = "FAULT")]
+    faults: Vec<String>,
     /// The shipped binary, for its size.
     #[arg(long, value_name = "PATH", default_value = "target/dist/aws-ssm-forward")]
     dist: PathBuf,
@@ -69,6 +72,9 @@ pub(crate) struct ServeArgs {
     /// How the agent behaves.
     #[arg(long, value_enum)]
     profile: Profile,
+    /// What goes wrong.
+    #[arg(long = "fault")]
+    faults: Vec<String>,
 }
 
 /// `limit`.
@@ -80,6 +86,14 @@ pub(crate) struct LimitArgs {
     /// How long each thing is measured.
     #[arg(long)]
     millis: u64,
+}
+
+/// What makes a client's life harder.
+#[derive(Debug)]
+struct Surroundings {
+    /// Between client and Session Manager, each way.
+    delay: Duration,
+    faults: Vec<String>,
 }
 
 /// How the local agent behaves.
@@ -112,6 +126,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     allow_many_files();
     let mut clients = args.clients.iter().map(|text| text.parse()).collect::<Result<Vec<Client>>>()?;
     let (repetitions, seconds) = if args.quick { (3, 0.25) } else { (args.repetitions, args.seconds) };
+    let surroundings = Surroundings { delay: Duration::from_millis(args.delay_ms), faults: args.faults };
     let settings = Settings { repetitions, seconds, delay_ms: args.delay_ms, command: command_line() };
     let mut report = Report::new(machine::Machine::of_this(), settings, args.clients.clone());
     for client in &clients {
@@ -132,7 +147,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
                     continue;
                 }
                 for client in &clients {
-                    measure(&mut report, client, profile, scenario, time, args.delay_ms).await;
+                    measure(&mut report, client, profile, scenario, time, &surroundings).await;
                 }
             }
         }
@@ -154,7 +169,7 @@ async fn measure(
     profile: Profile,
     scenario: Scenario,
     time: Duration,
-    delay_ms: u64,
+    surroundings: &Surroundings,
 ) {
     if !scenario.suits(client.kind) || (profile == Profile::Real && !client.has_agent()) {
         return;
@@ -162,7 +177,7 @@ async fn measure(
     let began = Instant::now();
     let samples = match client.kind {
         Kind::Limit => scenario.run_limit(profile, time).await,
-        _ => in_a_place(client, profile, scenario, time, Duration::from_millis(delay_ms)).await,
+        _ => in_a_place(client, profile, scenario, time, surroundings).await,
     };
     progress(&format!(
         "  {} {} {}: {:.1} s",
@@ -195,9 +210,9 @@ async fn in_a_place(
     profile: Profile,
     scenario: Scenario,
     time: Duration,
-    delay: Duration,
+    surroundings: &Surroundings,
 ) -> Result<Vec<(String, f64)>> {
-    let place = Place::start(profile, delay).await?;
+    let place = Place::start(profile, surroundings).await?;
     let samples = scenario.run(client, &place, time).await;
     let corrupt = place.destination.is_corrupt();
     place.stop().await;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use ssm_local::{Local, LocalTarget};
+use ssm_local::{Faults, Local, LocalTarget};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -14,7 +14,7 @@ use tokio::process::Command;
 use super::destination::Destination;
 use super::process::Process;
 use super::relay::Relay;
-use super::{Profile, ServeArgs};
+use super::{Profile, ServeArgs, Surroundings};
 use crate::{Result, say};
 
 /// The managed node.
@@ -44,14 +44,16 @@ pub(super) struct Started {
 }
 
 impl Place {
-    pub(super) async fn start(profile: Profile, delay: Duration) -> Result<Self> {
+    pub(super) async fn start(profile: Profile, surroundings: &Surroundings) -> Result<Self> {
         let destination = Destination::start().await?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", "--profile", profile.name()]);
+        command.args(surroundings.faults.iter().flat_map(|fault| ["--fault", fault]));
         let (manager, mut environment) =
             Process::start(command, |line| serde_json::from_str::<BTreeMap<String, String>>(line).ok()).await?;
         let endpoint = environment.get(ENDPOINT).and_then(|url| url.strip_prefix("http://"));
         let mut api: SocketAddr = endpoint.ok_or("the Session Manager has no endpoint")?.parse()?;
+        let delay = surroundings.delay;
         let relay = if delay.is_zero() { None } else { Some(Relay::start(api, delay).await?) };
         if let Some(relay) = &relay {
             api = relay.address();
@@ -119,8 +121,10 @@ async fn call(api: SocketAddr, operation: &str, body: &str) -> Result<String> {
 /// The other end of [`Place::start`]: serves until standard input ends, so that it never outlives who started it.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     super::allow_many_files();
+    let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
+    let faults = faults.into_iter().fold(Faults::new(), Faults::with);
     let builder = Local::builder().target(LocalTarget::new(TARGET)).profile(args.profile.of_agent());
-    let local = builder.host(HOST, [std::net::Ipv4Addr::LOCALHOST]).start().await?;
+    let local = builder.faults(faults).host(HOST, [std::net::Ipv4Addr::LOCALHOST]).start().await?;
     let environment: BTreeMap<_, _> = local.environment().into_iter().collect();
     say(&json!(environment).to_string());
     let mut stdin = tokio::io::stdin();

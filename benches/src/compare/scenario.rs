@@ -133,8 +133,8 @@ impl Scenario {
                 Ok(samples)
             }
             Self::Sessions(count) => {
-                // The last of them has shaken hands by then.
-                sleep(SETTLE).await;
+                // All have shaken hands by then, and were seen to be idle.
+                sleep(Duration::from_secs(1)).await;
                 let bulk = bulk(running, Direction::Download, count);
                 let moved = moved(bulk, running, place, Direction::Download, time).await?;
                 Ok(vec![(self.name(), moved.rate() / 1e6)])

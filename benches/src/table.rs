@@ -80,7 +80,10 @@ pub(crate) fn of(report: &Report) -> String {
     for failure in &report.failures {
         text.push_str(&format!(
             "FAILED {} {} {}: {}\n",
-            failure.profile, failure.scenario, failure.client, failure.error
+            failure.profile,
+            failure.scenario,
+            short(&failure.client),
+            failure.error
         ));
     }
     text

@@ -227,10 +227,20 @@ fn allow_many_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// How this was called, with the program's name instead of its path.
+/// How this was called, without the folders of this machine.
 fn command_line() -> String {
-    let quoted = |arg: String| if arg.contains(' ') { format!("'{arg}'") } else { arg };
-    std::iter::once("ssm-bench".to_owned()).chain(std::env::args().skip(1).map(quoted)).collect::<Vec<_>>().join(" ")
+    let args = std::env::args().skip(1).map(|arg| without_folders(&arg));
+    let quoted = args.map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { arg });
+    std::iter::once("ssm-bench".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// Absolute paths become file names, also behind a colon and between blanks.
+fn without_folders(arg: &str) -> String {
+    let of_word = |word: &str| match word.split_once('/').zip(word.rsplit_once('/')) {
+        Some(((before, _), (_, name))) if before.is_empty() || before.ends_with(':') => format!("{before}{name}"),
+        _ => word.to_owned(),
+    };
+    arg.split(' ').map(of_word).collect::<Vec<_>>().join(" ")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -240,4 +250,18 @@ fn mega(bytes: u64) -> f64 {
 
 fn progress(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folders_of_this_machine_are_nobodys_business() {
+        assert_eq!(without_folders("bridge:/home/me/bench-bridge"), "bridge:bench-bridge");
+        assert_eq!(without_folders("ours:/a/b --sessions 8"), "ours:b --sessions 8");
+        assert_eq!(without_folders("/tmp/x.json"), "x.json");
+        assert_eq!(without_folders("target/x"), "target/x");
+        assert_eq!(without_folders("--quick"), "--quick");
+    }
 }

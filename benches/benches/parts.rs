@@ -27,7 +27,7 @@ fn codec(c: &mut Criterion) {
     });
     group.finish();
     let mut group = c.benchmark_group("acknowledgement");
-    let json = ack.slice(120..);
+    let json = ack.slice(parts::HEADER..);
     group.bench_function("sha256 alone", |b| b.iter(|| Sha256::digest(black_box(&json))));
     group.bench_function("encode", |b| b.iter(|| black_box(parts::encode_ack())));
     group.bench_function("decode", |b| b.iter(|| black_box(parts::decode_ack(black_box(ack.clone())))));

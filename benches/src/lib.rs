@@ -1,3 +1,4 @@
 //! Benchmarks of the forwarding path.
 
 pub mod parts;
+pub mod work;

@@ -7,6 +7,9 @@ use uuid::Uuid;
 /// Payload of one message, in bytes: what both official ends send.
 pub const PAYLOAD: usize = 1024;
 
+/// What stands before a payload, in bytes: its length and all fields in front of it.
+pub const HEADER: usize = 120;
+
 const ID: Uuid = Uuid::from_u128(0xdd01_e56b_ff48_483e_a508_b5f0_73f3_1b16);
 const DATE: u64 = 1_503_434_274_948;
 

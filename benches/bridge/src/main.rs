@@ -1,0 +1,31 @@
+//! `bench-bridge TARGET HOST PORT`: a tunnel by the crate aws-ssm-bridge, which says where it listens as the official client
+//! does.
+
+use std::sync::Arc;
+
+use aws_ssm_bridge::documents::PortForwardingToRemoteHost;
+use aws_ssm_bridge::{
+    EndpointPolicy, PortForwardConfig, PortForwarder, SessionBuilder, ShutdownSignal, install_signal_handlers,
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [target, host, port] = arguments.as_slice() else { return Err("bench-bridge TARGET HOST PORT".into()) };
+    let shutdown = ShutdownSignal::new();
+    install_signal_handlers(shutdown.clone());
+    let session = SessionBuilder::new(target)
+        .document(PortForwardingToRemoteHost::new(host, port.parse()?))
+        .endpoint_policy(EndpointPolicy::AllowAny)
+        .start()
+        .await?;
+    let session = Arc::new(session);
+    session.wait_ready().await?;
+    // Its default of 100 connections is fewer than are measured.
+    let config = PortForwardConfig { max_connections: 10_000, ..Default::default() };
+    let forwarder = PortForwarder::bind(config).await?;
+    println!("Port {} opened for sessionId {}.", forwarder.local_addr().port(), session.id());
+    forwarder.forward(session.clone(), shutdown).await?;
+    session.terminate().await?;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! `budgets`: instructions per run of each part, counted by valgrind: the same on every machine, however busy it is.
+//!
+//! What counts is what a part needs beyond the digests that the protocol demands.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use ssm_bench::work::{self, ACK_DIGEST, DIGEST, PARTS, Part};
+
+use crate::table::aligned;
+use crate::{Result, say};
+
+/// `budgets`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Write what was counted as the new budgets.
+    #[arg(long)]
+    update: bool,
+    /// The budgets.
+    #[arg(long, value_name = "FILE", default_value = "benches/budgets.toml")]
+    file: PathBuf,
+}
+
+/// `part`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PartArgs {
+    /// The part's name.
+    name: String,
+    /// How many streams or sessions.
+    size: usize,
+    /// How often.
+    count: usize,
+}
+
+/// So much more than the budget is a failure: other versions of the compiler differ by less.
+const TOLERANCE: f64 = 0.03;
+/// Small parts may differ by so many instructions.
+const SLACK: f64 = 10.0;
+/// Runs of a part; the set-up is counted once and taken off.
+const COUNT: usize = 1000;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Budgets {
+    /// By part: instructions per run beyond the digests.
+    instructions: BTreeMap<String, u64>,
+}
+
+/// Runs one part; it is what runs under valgrind.
+pub(crate) fn run_part(args: &PartArgs) -> Result<()> {
+    if work::run(&args.name, args.size, args.count) { Ok(()) } else { Err(format!("no part {}", args.name).into()) }
+}
+
+/// Counts, compares, and fails if a part is over its budget.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let budgets = if args.update { Budgets::default() } else { read(args)? };
+    let counter = Counter::new()?;
+    let mut counted = Budgets::default();
+    let mut rows = vec![["part", "instructions", "budget", "", "beyond the digests, to"].map(str::to_owned).to_vec()];
+    let mut over = Vec::new();
+    for part in PARTS {
+        let count = counter.beyond_digests(*part, 1, COUNT)?;
+        let budget = budgets.instructions.get(part.name).copied();
+        let verdict = match budget {
+            Some(budget) if exceeds(count, budget) => {
+                over.push(part.name);
+                "OVER"
+            }
+            Some(_) => "ok",
+            None => "new",
+        };
+        let shown = budget.map_or_else(|| "-".into(), |budget| budget.to_string());
+        rows.push(vec![part.name.into(), format!("{count:.0}"), shown, verdict.into(), part.does.into()]);
+        counted.instructions.insert(part.name.into(), whole(count));
+    }
+    say(&aligned(&rows));
+    if args.update {
+        std::fs::write(&args.file, format!("{HEAD}\n{}", toml::to_string(&counted)?))?;
+        return Ok(());
+    }
+    if over.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "over the budget by more than {:.0} %: {}. If that is worth it, say why in the commit and run: \
+         cargo run --release -p ssm-bench -- budgets --update",
+        TOLERANCE * 100.0,
+        over.join(", ")
+    )
+    .into())
+}
+
+const HEAD: &str = "\
+# Instructions per run of each part of the forwarding path, beyond the SHA-256 digests that the protocol demands, on x86-64.
+# `cargo run --release -p ssm-bench -- budgets` counts and compares, `budgets --update` writes this file.
+";
+
+fn read(args: &Args) -> Result<Budgets> {
+    let text = std::fs::read_to_string(&args.file).map_err(|error| format!("{}: {error}", args.file.display()))?;
+    Ok(toml::from_str(&text)?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than a float can count")]
+fn exceeds(count: f64, budget: u64) -> bool {
+    count > (budget as f64).mul_add(1.0 + TOLERANCE, SLACK)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive count, far below the limit")]
+fn whole(count: f64) -> u64 {
+    count.round().max(0.0) as u64
+}
+
+/// Counts instructions by running this program under valgrind.
+pub(crate) struct Counter {
+    folder: tempfile::TempDir,
+    digest: f64,
+    ack_digest: f64,
+}
+
+impl Counter {
+    pub(crate) fn new() -> Result<Self> {
+        let mut counter = Self { folder: tempfile::tempdir()?, digest: 0.0, ack_digest: 0.0 };
+        counter.digest = counter.per_run(DIGEST, 1, COUNT)?;
+        counter.ack_digest = counter.per_run(ACK_DIGEST, 1, COUNT)?;
+        Ok(counter)
+    }
+
+    /// Instructions per run without the digests.
+    pub(crate) fn beyond_digests(&self, part: Part, size: usize, count: usize) -> Result<f64> {
+        let digests = f64::from(part.digests) * self.digest + f64::from(part.ack_digests) * self.ack_digest;
+        Ok(self.per_run(part, size, count)? - digests)
+    }
+
+    /// The difference between many runs and twice as many: the set-up is in both.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than a float can count")]
+    fn per_run(&self, part: Part, size: usize, count: usize) -> Result<f64> {
+        let (once, twice) = (self.total(part, size, count)?, self.total(part, size, 2 * count)?);
+        Ok((twice.saturating_sub(once)) as f64 / count as f64)
+    }
+
+    fn total(&self, part: Part, size: usize, count: usize) -> Result<u64> {
+        let profile = self.folder.path().join("callgrind.out");
+        let output = Command::new("valgrind")
+            .arg("--tool=callgrind")
+            .arg(format!("--callgrind-out-file={}", profile.display()))
+            .arg(std::env::current_exe()?)
+            .args(["part", part.name, &size.to_string(), &count.to_string()])
+            .output()
+            .map_err(|error| format!("cannot run valgrind: {error}; install it with: apt-get install valgrind"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let collected = said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+        collected.filter(|_| output.status.success()).ok_or_else(|| format!("valgrind failed: {said}").into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_percent_are_forgiven_and_ten_instructions() {
+        assert!(!exceeds(1040.0, 1000));
+        assert!(exceeds(1041.0, 1000));
+        assert!(!exceeds(50.0, 40));
+    }
+
+    #[test]
+    fn the_committed_budgets_name_every_part() {
+        let budgets: Budgets = toml::from_str(include_str!("../budgets.toml")).unwrap();
+        let parts: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+        assert!(budgets.instructions.keys().all(|name| parts.contains(&name.as_str())));
+        assert_eq!(budgets.instructions.len(), parts.len());
+    }
+}

@@ -1,0 +1,219 @@
+//! The clients that are compared, and how each is started.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::place::{HOST, Place, TARGET};
+use super::process::Process;
+use crate::Result;
+
+/// A client as the command line names it: a kind, maybe the program's path, maybe further arguments.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    /// The name as given.
+    pub(super) label: String,
+    pub(super) kind: Kind,
+    program: PathBuf,
+    args: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// This project's command: `forward`.
+    Ours,
+    /// Anything that keeps the contract of AWS's session-manager-plugin.
+    Plugin,
+    /// The crate aws-ssm-bridge, by `benches/bridge`.
+    Bridge,
+    /// A WebSocket, the digests and the acknowledgements: nothing can be faster that has these.
+    Limit,
+    /// No tunnel at all.
+    Tcp,
+}
+
+/// A client that is ready.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// Its local ports, one per session unless it shares them itself.
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) processes: Vec<Process>,
+}
+
+impl FromStr for Client {
+    type Err = crate::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut words = text.split_whitespace();
+        let first = words.next().ok_or("a client needs a name")?;
+        let (kind, path) = first.split_once(':').map_or((first, None), |(kind, path)| (kind, Some(path)));
+        let (kind, default) = match kind {
+            "ours" => (Kind::Ours, Some(beside_this("aws-ssm-forward")?)),
+            "plugin" => (Kind::Plugin, Some(beside_this("aws-ssm-forward")?)),
+            "bridge" => (Kind::Bridge, Some(beside_this("bench-bridge")?)),
+            "limit" => (Kind::Limit, None),
+            "tcp" => (Kind::Tcp, None),
+            other => return Err(format!("there is no client {other}: ours, plugin, bridge, limit, tcp").into()),
+        };
+        let program = path.map(PathBuf::from).or(default).unwrap_or_default();
+        Ok(Self { label: text.to_owned(), kind, program, args: words.map(str::to_owned).collect() })
+    }
+}
+
+/// Programs of the same build lie beside this one.
+fn beside_this(name: &str) -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
+}
+
+impl Client {
+    /// What it says its version is.
+    pub(super) async fn version(&self) -> Option<String> {
+        let mut command = Command::new(&self.program);
+        match self.kind {
+            Kind::Ours => {}
+            Kind::Plugin => drop(command.arg0(PLUGIN)),
+            Kind::Bridge => return Some("aws-ssm-bridge 0.6.0".into()),
+            Kind::Limit | Kind::Tcp => return None,
+        }
+        let output = command.arg("--version").output().await.ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// Whether the agent's pace is of any interest.
+    pub(super) fn has_agent(&self) -> bool {
+        !matches!(self.kind, Kind::Limit | Kind::Tcp)
+    }
+
+    /// Starts it with so many sessions.
+    pub(super) async fn start(&self, place: &Place, sessions: usize) -> Result<Running> {
+        match self.kind {
+            Kind::Ours => {
+                let (process, address) = self.start_ours(place, sessions).await?;
+                Ok(Running { addresses: vec![address], processes: vec![process] })
+            }
+            Kind::Plugin | Kind::Bridge => {
+                let mut running = Running { addresses: Vec::new(), processes: Vec::new() };
+                for _ in 0..sessions {
+                    let (process, address) = match self.kind {
+                        Kind::Plugin => self.start_plugin(place).await?,
+                        _ => self.start_bridge(place).await?,
+                    };
+                    running.addresses.push(address);
+                    running.processes.push(process);
+                }
+                Ok(running)
+            }
+            Kind::Tcp => Ok(Running { addresses: vec![place.destination.address()], processes: Vec::new() }),
+            Kind::Limit => Err("the limit program has no port".into()),
+        }
+    }
+
+    async fn start_ours(&self, place: &Place, sessions: usize) -> Result<(Process, SocketAddr)> {
+        let forward = format!("0:{HOST}:{}", place.destination.address().port());
+        let mut command = Command::new(&self.program);
+        command.args(["forward", "--target", TARGET, "-L", &forward, "--output", "json"]);
+        if sessions > 1 {
+            command.args(["--sessions", &sessions.to_string()]);
+        }
+        command.args(&self.args);
+        place.point(&mut command);
+        // A connection stays in its session: none is to be opened before all sessions are there.
+        let (mut missing, mut address) = (sessions, None);
+        Process::start(command, |line| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            match event.get("event")?.as_str()? {
+                "session_started" => missing = missing.saturating_sub(1),
+                "ready" => address = event.get("address")?.as_str()?.parse().ok(),
+                _ => {}
+            }
+            address.filter(|_| missing == 0)
+        })
+        .await
+    }
+
+    async fn start_plugin(&self, place: &Place) -> Result<(Process, SocketAddr)> {
+        let session = place.start_session().await?;
+        let mut command = Command::new(&self.program);
+        // Our own command looks at the name that it was started with; others don't care.
+        command.arg0(PLUGIN);
+        let endpoint = place.endpoint();
+        command.args([&session.answer, place.region(), "StartSession", "", &session.request, &endpoint]);
+        command.args(&self.args);
+        place.point(&mut command);
+        Process::start(command, opened).await
+    }
+
+    async fn start_bridge(&self, place: &Place) -> Result<(Process, SocketAddr)> {
+        if !self.program.exists() {
+            let path = self.program.display();
+            return Err(format!("{path} is missing: build benches/bridge and name it, as bridge:PATH").into());
+        }
+        let mut command = Command::new(&self.program);
+        command.args([TARGET, HOST, &place.destination.address().port().to_string()]).args(&self.args);
+        place.point(&mut command);
+        Process::start(command, opened).await
+    }
+}
+
+const PLUGIN: &str = "session-manager-plugin";
+
+/// The line that tells the port, in the official client's words.
+fn opened(line: &str) -> Option<SocketAddr> {
+    let (port, _) = line.trim().strip_prefix("Port ")?.split_once(" opened")?;
+    Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)))
+}
+
+impl Running {
+    /// CPU time of all its processes so far; `None` if there is none.
+    pub(super) fn cpu(&self) -> Option<Duration> {
+        self.sum(Process::cpu)
+    }
+
+    /// Resident memory of all its processes, in bytes.
+    pub(super) fn resident(&self) -> Option<u64> {
+        self.sum(Process::resident)
+    }
+
+    /// Of it, in bytes, what is no page of a file.
+    pub(super) fn anonymous(&self) -> Option<u64> {
+        self.sum(Process::anonymous)
+    }
+
+    fn sum<T: std::ops::Add<Output = T>>(&self, of: impl Fn(&Process) -> Option<T>) -> Option<T> {
+        let mut figures = self.processes.iter().map(of);
+        let first = figures.next()??;
+        figures.try_fold(first, |sum, figure| Some(sum + figure?))
+    }
+
+    pub(super) async fn stop(self) {
+        for process in self.processes {
+            process.stop().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_have_a_kind_a_program_and_arguments() {
+        let client: Client = "ours:/opt/aws-ssm-forward --sessions 8".parse().unwrap();
+        assert_eq!((client.kind, client.program.as_path()), (Kind::Ours, "/opt/aws-ssm-forward".as_ref()));
+        assert_eq!(client.args, ["--sessions", "8"]);
+        assert!("other".parse::<Client>().is_err());
+        assert!("".parse::<Client>().is_err());
+    }
+
+    #[test]
+    fn the_port_is_found_in_the_words_of_the_official_client() {
+        let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)));
+        assert_eq!(opened("Port 4711 opened for sessionId bench-1."), address);
+        assert_eq!(opened("Waiting for connections..."), None);
+        assert_eq!(opened("Port x opened for sessionId bench-1."), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! What the tunnel leads to: one port that sends, receives or echoes, as the connection's first byte says. And the bytes
+//! that both ends know, so that each checks what it gets.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::Result;
+
+/// Asks for bytes without end.
+pub(super) const DOWNLOAD: u8 = b'D';
+/// Sends bytes without end.
+pub(super) const UPLOAD: u8 = b'U';
+/// Wants every byte back, this one too.
+pub(super) const ECHO: u8 = b'E';
+
+/// What is read or written at once.
+pub(super) const CHUNK: usize = 64 << 10;
+
+/// A running destination; dropping it ends its connections.
+#[derive(Debug)]
+pub(super) struct Destination {
+    address: SocketAddr,
+    counters: Arc<Counters>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    received: AtomicU64,
+    corrupt: AtomicBool,
+}
+
+impl Destination {
+    pub(super) async fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let counters = Arc::<Counters>::default();
+        let server = tokio::spawn(accept(listener, counters.clone()));
+        Ok(Self { address, counters, server })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Bytes that arrived through uploads.
+    pub(super) fn received(&self) -> u64 {
+        self.counters.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether an upload brought other bytes than were sent.
+    pub(super) fn is_corrupt(&self) -> bool {
+        self.counters.corrupt.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, counters: Arc<Counters>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if let Ok((stream, _)) = listener.accept().await {
+            let counters = counters.clone();
+            // A client that goes away ends its connection; that is no failure.
+            connections.spawn(async move { drop(serve(stream, &counters).await) });
+        }
+    }
+}
+
+async fn serve(mut stream: TcpStream, counters: &Counters) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    match stream.read_u8().await? {
+        DOWNLOAD => send(&mut stream).await,
+        UPLOAD => {
+            let mut buffer = vec![0; CHUNK];
+            let mut known = Known::default();
+            loop {
+                let Some(got) = receive(&mut stream, &mut buffer, &mut known).await? else {
+                    counters.corrupt.store(true, Ordering::Relaxed);
+                    return Ok(());
+                };
+                counters.received.fetch_add(got, Ordering::Relaxed);
+            }
+        }
+        first => {
+            stream.write_u8(first).await?;
+            let mut buffer = vec![0; 4096];
+            loop {
+                let length = stream.read(&mut buffer).await?;
+                match buffer.get(..length) {
+                    Some(bytes) if length > 0 => stream.write_all(bytes).await?,
+                    _ => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Sends the known bytes until the other side has enough.
+pub(super) async fn send(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut known = Known::default();
+    loop {
+        stream.write_all(known.next(CHUNK)).await?;
+    }
+}
+
+/// Receives once; `None` if these are not the bytes that were sent.
+pub(super) async fn receive(
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+    known: &mut Known,
+) -> std::io::Result<Option<u64>> {
+    let length = stream.read(buffer).await?;
+    if length == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    let same = buffer.get(..length) == Some(known.next(length));
+    Ok(same.then_some(length as u64))
+}
+
+/// Bytes that look random and repeat after a number that no message's size divides.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    offset: usize,
+}
+
+const PERIOD: usize = 1_000_003;
+
+static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut bytes = vec![0; PERIOD];
+    fastrand::Rng::with_seed(7).fill(&mut bytes);
+    bytes.extend_from_within(..CHUNK);
+    bytes
+});
+
+impl Known {
+    /// The next so many bytes, at most [`CHUNK`].
+    pub(super) fn next(&mut self, length: usize) -> &'static [u8] {
+        let bytes = BYTES.get(self.offset..self.offset + length.min(CHUNK)).unwrap_or_default();
+        self.offset = (self.offset + bytes.len()) % PERIOD;
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_bytes_do_not_depend_on_how_they_are_cut() {
+        let (mut whole, mut cut) = (Known::default(), Known::default());
+        let long: Vec<u8> = (0..40).flat_map(|_| whole.next(CHUNK)).copied().collect();
+        let mut short = Vec::new();
+        while short.len() < long.len() {
+            short.extend_from_slice(cut.next(997));
+        }
+        assert_eq!(long, short[..long.len()]);
+        assert_ne!(long[..CHUNK], long[CHUNK..2 * CHUNK]);
+    }
+}

@@ -1,0 +1,267 @@
+//! `compare`: clients take turns at the same work against the same local Session Manager.
+
+mod client;
+mod destination;
+mod limit;
+mod place;
+mod process;
+mod relay;
+mod scenario;
+mod traffic;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::report::{Failure, Report, Settings};
+use crate::{Result, machine, plot, ratios, say, table, targets};
+use client::{Client, Kind};
+use place::Place;
+use scenario::Scenario;
+
+pub(crate) use limit::limit;
+pub(crate) use place::serve;
+
+/// `compare`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A client: ours, plugin, bridge, limit or tcp, a program after a colon, further arguments after blanks.
+    ///
+    /// `ours` is the command of this build, `plugin` the same by the contract of AWS's session-manager-plugin, `plugin:PATH`
+    /// any program with that contract, `bridge` what benches/bridge builds, `limit` a bare WebSocket with the digests and
+    /// acknowledgements, `tcp` no tunnel at all. The first given is what the others are compared with.
+    #[arg(short, long = "client", value_name = "CLIENT", default_values = ["ours", "limit", "tcp"])]
+    clients: Vec<String>,
+    /// How the local Session Manager's agent behaves.
+    #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real])]
+    profiles: Vec<Profile>,
+    /// Only scenarios whose names begin so: startup, memory, latency, download, upload, busy, slow, sessions.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// How often everything is repeated.
+    #[arg(short, long, default_value_t = 5)]
+    repetitions: usize,
+    /// How long each thing is measured, in seconds.
+    #[arg(short, long, default_value_t = 2.0)]
+    seconds: f64,
+    /// About a minute: three repetitions of a short time, without what takes long.
+    #[arg(long)]
+    quick: bool,
+    /// Delay between client and Session Manager, each way.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay_ms: u64,
+    /// What goes wrong meanwhile, as docs/faults.md has it: `drop,probability=0.001`. May be given several times.
+    #[arg(long = "fault", value_name = "FAULT")]
+    faults: Vec<String>,
+    /// The shipped binary, for its size.
+    #[arg(long, value_name = "PATH", default_value = "target/dist/aws-ssm-forward")]
+    dist: PathBuf,
+    /// Where the samples go.
+    #[arg(long, value_name = "FILE", default_value = "compare.json")]
+    json: PathBuf,
+    /// Draw the plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+}
+
+/// `serve`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// How the agent behaves.
+    #[arg(long, value_enum)]
+    profile: Profile,
+    /// What goes wrong.
+    #[arg(long = "fault")]
+    faults: Vec<String>,
+}
+
+/// `limit`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LimitArgs {
+    /// Bytes per message.
+    #[arg(long)]
+    payload: usize,
+    /// How long each thing is measured.
+    #[arg(long)]
+    millis: u64,
+}
+
+/// What makes a client's life harder.
+#[derive(Debug)]
+struct Surroundings {
+    /// Between client and Session Manager, each way.
+    delay: Duration,
+    faults: Vec<String>,
+}
+
+/// How the local agent behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// No artificial limit.
+    Fast,
+    /// The real agent's pace: 1024 bytes, then a millisecond of sleep.
+    Real,
+}
+
+impl Profile {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Real => "real",
+        }
+    }
+
+    fn of_agent(self) -> ssm_local::Profile {
+        match self {
+            Self::Fast => ssm_local::Profile::Fast,
+            Self::Real => ssm_local::Profile::Real,
+        }
+    }
+}
+
+/// Runs the comparison, prints its table, writes its samples.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    allow_many_files();
+    let mut clients = args.clients.iter().map(|text| text.parse()).collect::<Result<Vec<Client>>>()?;
+    let (repetitions, seconds) = if args.quick { (3, 0.25) } else { (args.repetitions, args.seconds) };
+    let surroundings = Surroundings { delay: Duration::from_millis(args.delay_ms), faults: args.faults };
+    let settings = Settings { repetitions, seconds, delay_ms: args.delay_ms, command: command_line() };
+    let mut report = Report::new(machine::Machine::of_this(), settings, args.clients.clone());
+    for client in &clients {
+        if let Some(version) = client.version().await {
+            report.versions.insert(client.label.clone(), version);
+        }
+    }
+    if let Ok(file) = std::fs::metadata(&args.dist) {
+        report.add_part("dist-size", mega(file.len()));
+    }
+    let time = Duration::from_secs_f64(seconds);
+    for repetition in 0..repetitions {
+        progress(&format!("repetition {} of {repetitions}", repetition + 1));
+        ratios::measure(&mut report);
+        for &profile in &args.profiles {
+            for scenario in Scenario::all(profile, args.quick) {
+                if !args.only.is_empty() && !args.only.iter().any(|name| scenario.name().starts_with(name.as_str())) {
+                    continue;
+                }
+                for client in &clients {
+                    measure(&mut report, client, profile, scenario, time, &surroundings).await;
+                }
+            }
+        }
+        // Nobody is always the first after the pause or behind the same neighbour.
+        clients.rotate_left(1);
+    }
+    std::fs::write(&args.json, serde_json::to_string_pretty(&report)?)?;
+    say(&table::of(&report));
+    say(&targets::table(&report));
+    if let Some(folder) = &args.plots {
+        plot::draw(&report, folder)?;
+    }
+    Ok(())
+}
+
+async fn measure(
+    report: &mut Report,
+    client: &Client,
+    profile: Profile,
+    scenario: Scenario,
+    time: Duration,
+    surroundings: &Surroundings,
+) {
+    if !scenario.suits(client.kind) || (profile == Profile::Real && !client.has_agent()) {
+        return;
+    }
+    let began = Instant::now();
+    let samples = match client.kind {
+        Kind::Limit => scenario.run_limit(profile, time).await,
+        _ => in_a_place(client, profile, scenario, time, surroundings).await,
+    };
+    progress(&format!(
+        "  {} {} {}: {:.1} s",
+        profile.name(),
+        scenario.name(),
+        client.label,
+        began.elapsed().as_secs_f64()
+    ));
+    match samples {
+        Ok(samples) => {
+            for (metric, value) in samples {
+                report.add(profile.name(), &client.label, &metric, value);
+            }
+        }
+        Err(error) => {
+            progress(&format!("    failed: {error}"));
+            report.failures.push(Failure {
+                profile: profile.name().into(),
+                client: client.label.clone(),
+                scenario: scenario.name(),
+                error: error.to_string(),
+            });
+        }
+    }
+}
+
+/// Everything is fresh for each run, so that no run sees what another left behind.
+async fn in_a_place(
+    client: &Client,
+    profile: Profile,
+    scenario: Scenario,
+    time: Duration,
+    surroundings: &Surroundings,
+) -> Result<Vec<(String, f64)>> {
+    let place = Place::start(profile, surroundings).await?;
+    let samples = scenario.run(client, &place, time).await;
+    let corrupt = place.destination.is_corrupt();
+    place.stop().await;
+    if corrupt { Err("what came out of the tunnel is not what went in".into()) } else { samples }
+}
+
+/// A thousand connections have two ends here.
+fn allow_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// How this was called, without the folders of this machine.
+fn command_line() -> String {
+    let args = std::env::args().skip(1).map(|arg| without_folders(&arg));
+    let quoted = args.map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { arg });
+    std::iter::once("ssm-bench".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// Absolute paths become file names, also behind a colon and between blanks.
+fn without_folders(arg: &str) -> String {
+    let of_word = |word: &str| match word.split_once('/').zip(word.rsplit_once('/')) {
+        Some(((before, _), (_, name))) if before.is_empty() || before.ends_with(':') => format!("{before}{name}"),
+        _ => word.to_owned(),
+    };
+    arg.split(' ').map(of_word).collect::<Vec<_>>().join(" ")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn mega(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+fn progress(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folders_of_this_machine_are_nobodys_business() {
+        assert_eq!(without_folders("bridge:/home/me/bench-bridge"), "bridge:bench-bridge");
+        assert_eq!(without_folders("ours:/a/b --sessions 8"), "ours:b --sessions 8");
+        assert_eq!(without_folders("/tmp/x.json"), "x.json");
+        assert_eq!(without_folders("target/x"), "target/x");
+        assert_eq!(without_folders("--quick"), "--quick");
+    }
+}

@@ -1,0 +1,99 @@
+//! Processes that are measured: what they print, what they cost, and their end.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::Result;
+
+/// A process is ready or has ended within so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// After SIGTERM; then it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A child that said that it is ready. Dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    pid: u32,
+    /// From exec until it said so.
+    pub(super) ready: Duration,
+}
+
+impl Process {
+    /// Starts a command and waits until `find` sees what it looks for in a line of its standard output.
+    pub(super) async fn start<T>(mut command: Command, mut find: impl FnMut(&str) -> Option<T>) -> Result<(Self, T)> {
+        let name = command.as_std().get_program().display().to_string();
+        let errors = tempfile::tempfile()?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors.try_clone()?).kill_on_drop(true);
+        let began = Instant::now();
+        let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
+        let pid = child.id().ok_or("it has no process id")?;
+        let stdout = child.stdout.take().ok_or("it has no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let found = timeout(PATIENCE, async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some(found) = find(&line) {
+                    return Ok::<T, crate::Error>(found);
+                }
+            }
+            Err(format!("{name} ended before it was ready: {}", last_line(errors)).into())
+        });
+        let found = found.await.unwrap_or_else(|_| Err(format!("{name} is not ready within {PATIENCE:?}").into()))?;
+        let ready = began.elapsed();
+        // What it says later is not to fill the pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok((Self { child, pid, ready }, found))
+    }
+
+    /// CPU time so far.
+    pub(super) fn cpu(&self) -> Option<Duration> {
+        cpu_of_process(self.pid)
+    }
+
+    /// Resident memory in bytes.
+    pub(super) fn resident(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// Of it, in bytes, what is no page of a file.
+    pub(super) fn anonymous(&self) -> Option<u64> {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, name: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse().ok().map(|kilobytes: u64| kilobytes << 10)
+    }
+
+    /// Asks it to end, and sees to it.
+    pub(super) async fn stop(mut self) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if timeout(GRACE, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+fn last_line(mut errors: std::fs::File) -> String {
+    use std::io::{Read as _, Seek as _};
+    let mut text = String::new();
+    let _ = errors.rewind().and_then(|()| errors.read_to_string(&mut text));
+    text.lines().last().unwrap_or("it said nothing").to_owned()
+}
+
+/// In ticks of a hundredth of a second.
+fn cpu_of_process(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold blanks.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).ok()?)
+}

@@ -1,0 +1,274 @@
+//! What clients are put through. Each scenario begins with a fresh Session Manager and a fresh client.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::Profile;
+use super::client::{Client, Kind, Running};
+use super::limit;
+use super::place::Place;
+use super::traffic::{Bulk, Direction, PATIENCE, echo, first_bytes, round_trips};
+use crate::Result;
+use crate::report::quantile;
+
+/// One thing to measure.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Scenario {
+    /// From exec until ready.
+    Startup,
+    /// Idle, and with so many idle connections.
+    Memory(usize),
+    /// One byte there and back, on an open connection and on a new one.
+    Latency,
+    /// So many connections move bytes as fast as they can.
+    Throughput(Direction, usize),
+    /// One byte there and back beside a busy connection.
+    Busy(Direction),
+    /// Three downloads beside one whose program reads slowly.
+    SlowReader,
+    /// So many sessions with as many downloads.
+    Sessions(usize),
+}
+
+/// The name of a figure, and the figure.
+type Samples = Vec<(String, f64)>;
+
+/// What the local agent puts into a message without an artificial limit, as `ssm-local` has it.
+const FAST_PAYLOAD: usize = 32 << 10;
+/// What clients and the real agent put into a message.
+const PAYLOAD: usize = 1024;
+const IDLE_CONNECTIONS: usize = 1000;
+/// The slow reader takes a chunk, then sleeps: 0.6 MB/s.
+const SLOW: (usize, Duration) = (64 << 10, Duration::from_millis(100));
+
+/// Stops and goes take longer than other things that are measured.
+const SLOW_TIME: Duration = Duration::from_secs(2);
+
+impl Scenario {
+    /// Everything that tells something in this profile.
+    pub(super) fn all(profile: Profile, quick: bool) -> Vec<Self> {
+        use Direction::{Download, Upload};
+        let connections: &[usize] = if quick { &[1, 8] } else { &[1, 8, 64] };
+        let mut all = vec![Self::Startup, Self::Latency];
+        for direction in [Download, Upload] {
+            all.extend(connections.iter().map(|&count| Self::Throughput(direction, count)));
+            all.push(Self::Busy(direction));
+        }
+        match profile {
+            Profile::Fast => all.extend([Self::Memory(IDLE_CONNECTIONS), Self::SlowReader]),
+            Profile::Real if quick => all.extend([1, 4].map(Self::Sessions)),
+            Profile::Real => all.extend([1, 2, 4, 8, 16].map(Self::Sessions)),
+        }
+        all
+    }
+
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Startup => "startup".into(),
+            Self::Memory(_) => "memory".into(),
+            Self::Latency => "latency".into(),
+            Self::Throughput(direction, connections) => format!("{}-{connections}", word(direction)),
+            Self::Busy(direction) => format!("busy-{}", word(direction)),
+            Self::SlowReader => "slow-reader".into(),
+            Self::Sessions(count) => format!("sessions-{count}"),
+        }
+    }
+
+    /// Whether it says anything about such a client.
+    pub(super) fn suits(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Limit => matches!(self, Self::Throughput(_, 1)),
+            Kind::Tcp => !matches!(self, Self::Startup | Self::Memory(_) | Self::Sessions(_)),
+            Kind::Ours | Kind::Plugin | Kind::Bridge => true,
+        }
+    }
+
+    /// Runs it.
+    pub(super) async fn run(self, client: &Client, place: &Place, time: Duration) -> Result<Samples> {
+        let sessions = if let Self::Sessions(count) = self { count } else { 1 };
+        let running = client.start(place, sessions).await?;
+        let samples = self.with(&running, place, time).await;
+        running.stop().await;
+        samples
+    }
+
+    async fn with(self, running: &Running, place: &Place, time: Duration) -> Result<Samples> {
+        let address = *running.addresses.first().ok_or("the client has no port")?;
+        match self {
+            Self::Startup => startup(running, place).await,
+            Self::Memory(connections) => memory(running, connections).await,
+            Self::Latency => {
+                let mut samples = quantiles("ping", &round_trips(address, time).await?);
+                samples.extend(quantiles("connect", &first_bytes(address, time).await?));
+                Ok(samples)
+            }
+            Self::Throughput(direction, connections) => {
+                let bulk = bulk(running, direction, connections);
+                let moved = moved(bulk, running, place, direction, time).await?;
+                let mut samples = vec![(format!("{}-{connections}", word(direction)), moved.rate() / 1e6)];
+                if let Some(cpu) = moved.cpu.filter(|_| connections == 1 && moved.bytes > 0.0) {
+                    samples.push((format!("cpu-{}", word(direction)), cpu.as_secs_f64() * 1e8 / moved.bytes));
+                }
+                Ok(samples)
+            }
+            Self::Busy(direction) => {
+                let mut bulk = bulk(running, direction, 1);
+                wait_for_bytes(&mut bulk, place, direction).await?;
+                sleep(time / 4).await;
+                let times = round_trips(address, time).await?;
+                bulk.check()?;
+                Ok(quantiles(&format!("busy-{}", word(direction)), &times))
+            }
+            Self::SlowReader => {
+                let mut bulk = bulk(running, Direction::Download, 3);
+                bulk.add_slow(address, SLOW.0, SLOW.1);
+                // Long enough that what the tunnel holds for the slow one is full.
+                wait_for_bytes(&mut bulk, place, Direction::Download).await?;
+                sleep(Duration::from_secs(1)).await;
+                let moved = moved(bulk, running, place, Direction::Download, time.max(SLOW_TIME)).await?;
+                let mut samples = vec![("slow-reader".into(), moved.rate() / 1e6)];
+                samples.extend(running.resident().map(|bytes| ("rss-slow-reader".into(), mebibytes(bytes))));
+                Ok(samples)
+            }
+            Self::Sessions(count) => {
+                // All have shaken hands by then, and were seen to be idle.
+                sleep(Duration::from_secs(1)).await;
+                let bulk = bulk(running, Direction::Download, count);
+                let moved = moved(bulk, running, place, Direction::Download, time).await?;
+                Ok(vec![(self.name(), moved.rate() / 1e6)])
+            }
+        }
+    }
+
+    /// The limit program's figures for it.
+    pub(super) async fn run_limit(self, profile: Profile, time: Duration) -> Result<Samples> {
+        let Self::Throughput(direction, _) = self else { return Ok(Vec::new()) };
+        let payload = if (profile, direction) == (Profile::Fast, Direction::Download) { FAST_PAYLOAD } else { PAYLOAD };
+        let limit = limit::measure(payload, time).await?;
+        let mut samples = vec![
+            (format!("{}-1", word(direction)), limit.bytes_per_second / 1e6),
+            (format!("cpu-{}", word(direction)), limit.cpu_per_byte * 1e8),
+        ];
+        if direction == Direction::Upload {
+            let milliseconds = |q| quantile(&limit.round_trips, q) * 1e3;
+            samples.extend([("ping-p50".into(), milliseconds(0.5)), ("ping-p99".into(), milliseconds(0.99))]);
+        }
+        Ok(samples)
+    }
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Download => "download",
+        Direction::Upload => "upload",
+    }
+}
+
+async fn startup(running: &Running, place: &Place) -> Result<Samples> {
+    let mut samples: Samples =
+        running.processes.iter().map(|process| ("ready".into(), process.ready.as_secs_f64() * 1e3)).collect();
+    samples.push(("api".into(), place.start_session().await?.elapsed.as_secs_f64() * 1e3));
+    Ok(samples)
+}
+
+async fn memory(running: &Running, connections: usize) -> Result<Samples> {
+    let address = *running.addresses.first().ok_or("the client has no port")?;
+    drop(echo(address).await?);
+    sleep(SETTLE).await;
+    let mut samples = Samples::new();
+    samples.extend(running.resident().map(|bytes| ("rss-idle".into(), mebibytes(bytes))));
+    samples.extend(running.anonymous().map(|bytes| ("anonymous-idle".into(), mebibytes(bytes))));
+    let mut opening = JoinSet::new();
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        opening.spawn(echo(address));
+        // As many at once as a listener's queue takes at least.
+        if opening.len() == 64
+            && let Some(stream) = opening.join_next().await
+        {
+            open.push(stream??);
+        }
+    }
+    while let Some(stream) = opening.join_next().await {
+        open.push(stream??);
+    }
+    sleep(SETTLE).await;
+    samples.extend(running.resident().map(|bytes| (format!("rss-{connections}"), mebibytes(bytes))));
+    Ok(samples)
+}
+
+/// What was needed only at the start is given back by then.
+const SETTLE: Duration = Duration::from_millis(300);
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Connections over all ports of the client in turn.
+fn bulk(running: &Running, direction: Direction, connections: usize) -> Bulk {
+    let mut bulk = Bulk::default();
+    for address in running.addresses.iter().cycle().take(connections) {
+        bulk.add(*address, direction);
+    }
+    bulk
+}
+
+/// What was moved within a time.
+struct Moved {
+    bytes: f64,
+    elapsed: Duration,
+    cpu: Option<Duration>,
+}
+
+impl Moved {
+    fn rate(&self) -> f64 {
+        self.bytes / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Counts where the bytes arrive, once they flow evenly.
+async fn moved(
+    mut bulk: Bulk,
+    running: &Running,
+    place: &Place,
+    direction: Direction,
+    time: Duration,
+) -> Result<Moved> {
+    wait_for_bytes(&mut bulk, place, direction).await?;
+    sleep(time / 4).await;
+    let (bytes, began, cpu) = (arrived(&bulk, place, direction), Instant::now(), running.cpu());
+    sleep(time).await;
+    let (moved, elapsed) = (arrived(&bulk, place, direction) - bytes, began.elapsed());
+    let cpu = running.cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
+    bulk.check()?;
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let bytes = moved as f64;
+    Ok(Moved { bytes, elapsed, cpu })
+}
+
+async fn wait_for_bytes(bulk: &mut Bulk, place: &Place, direction: Direction) -> Result<()> {
+    let began = Instant::now();
+    while arrived(bulk, place, direction) == 0 {
+        bulk.check()?;
+        if began.elapsed() > PATIENCE {
+            return Err("nothing arrives".into());
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+fn arrived(bulk: &Bulk, place: &Place, direction: Direction) -> u64 {
+    match direction {
+        Direction::Download => bulk.downloaded(),
+        Direction::Upload => place.destination.received(),
+    }
+}
+
+fn quantiles(name: &str, times: &[Duration]) -> Samples {
+    let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+    [("p50", 0.5), ("p99", 0.99)].map(|(suffix, q)| (format!("{name}-{suffix}"), quantile(&seconds, q) * 1e3)).to_vec()
+}

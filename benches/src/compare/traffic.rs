@@ -1,0 +1,137 @@
+//! The local programs: what downloads, uploads and asks through the client's port, knowing nothing but that port.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::destination::{CHUNK, DOWNLOAD, ECHO, Known, UPLOAD, receive, send};
+use crate::Result;
+
+/// What does not happen within so long does not happen.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Which way the bulk goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Download,
+    Upload,
+}
+
+/// Connections that move bytes until they are dropped.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    tasks: JoinSet<std::io::Result<()>>,
+    moved: Arc<AtomicU64>,
+    corrupt: Arc<AtomicBool>,
+}
+
+impl Bulk {
+    /// Adds one connection.
+    pub(super) fn add(&mut self, address: SocketAddr, direction: Direction) {
+        let (moved, corrupt) = (self.moved.clone(), self.corrupt.clone());
+        match direction {
+            Direction::Download => drop(self.tasks.spawn(download(address, Duration::ZERO, CHUNK, moved, corrupt))),
+            Direction::Upload => drop(self.tasks.spawn(async move {
+                let mut stream = connect(address).await?;
+                stream.write_u8(UPLOAD).await?;
+                send(&mut stream).await
+            })),
+        }
+    }
+
+    /// Adds a download that reads a chunk, then sleeps. It is not counted.
+    pub(super) fn add_slow(&mut self, address: SocketAddr, chunk: usize, pause: Duration) {
+        self.tasks.spawn(download(address, pause, chunk, Arc::default(), self.corrupt.clone()));
+    }
+
+    /// Bytes that downloads got.
+    pub(super) fn downloaded(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Whether all connections stand and brought what was sent.
+    pub(super) fn check(&mut self) -> Result<()> {
+        if self.corrupt.load(Ordering::Relaxed) {
+            return Err("what came out of the tunnel is not what went in".into());
+        }
+        match self.tasks.try_join_next() {
+            Some(ended) => Err(format!("a connection ended: {ended:?}").into()),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn download(
+    address: SocketAddr,
+    pause: Duration,
+    chunk: usize,
+    moved: Arc<AtomicU64>,
+    corrupt: Arc<AtomicBool>,
+) -> std::io::Result<()> {
+    let mut stream = connect(address).await?;
+    stream.write_u8(DOWNLOAD).await?;
+    let (mut buffer, mut known) = (vec![0; chunk], Known::default());
+    loop {
+        let Some(got) = receive(&mut stream, &mut buffer, &mut known).await? else {
+            corrupt.store(true, Ordering::Relaxed);
+            return Ok(());
+        };
+        moved.fetch_add(got, Ordering::Relaxed);
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection to the echo, after its first byte came back.
+pub(super) async fn echo(address: SocketAddr) -> Result<TcpStream> {
+    let open = async {
+        let mut stream = connect(address).await?;
+        ask(&mut stream).await?;
+        Ok(stream)
+    };
+    timeout(PATIENCE, open).await.map_err(|_| "the echo does not answer")?
+}
+
+async fn ask(stream: &mut TcpStream) -> Result<()> {
+    stream.write_u8(ECHO).await?;
+    match stream.read_u8().await? {
+        ECHO => Ok(()),
+        other => Err(format!("the echo of {ECHO} is {other}").into()),
+    }
+}
+
+/// How long the echo of one byte takes, again and again for `time`, shortest first; at least once.
+pub(super) async fn round_trips(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
+    let mut stream = echo(address).await?;
+    repeat(time, async || timeout(PATIENCE, ask(&mut stream)).await.map_err(|_| "the echo does not answer")?).await
+}
+
+/// How long a new connection takes until its first byte comes back.
+pub(super) async fn first_bytes(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
+    repeat(time, async || echo(address).await.map(drop)).await
+}
+
+async fn repeat(time: Duration, mut step: impl AsyncFnMut() -> Result<()>) -> Result<Vec<Duration>> {
+    let began = Instant::now();
+    let mut times = Vec::new();
+    while began.elapsed() < time || times.is_empty() {
+        let step_began = Instant::now();
+        step().await?;
+        times.push(step_began.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}

@@ -1,0 +1,122 @@
+//! `readme`: the figures of a comparison, between the README's markers.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use crate::plot::short;
+use crate::report::{Report, Summary};
+use crate::table::figure;
+use crate::{Result, targets};
+
+/// `readme`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The JSON file of a comparison.
+    #[arg(value_name = "FILE", default_value = "compare.json")]
+    json: PathBuf,
+    /// The file to change.
+    #[arg(long, default_value = "README.md")]
+    readme: PathBuf,
+    /// The plot that it shows, as the file names it.
+    #[arg(long, default_value = "docs/performance.svg")]
+    plot: String,
+}
+
+const BEGIN: &str = "<!-- figures -->";
+const END: &str = "<!-- /figures -->";
+
+/// Writes the section anew.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let report = Report::read(&args.json)?;
+    let text = std::fs::read_to_string(&args.readme)?;
+    let changed = replaced(&text, &section(&report, &args.plot))
+        .ok_or_else(|| format!("{} has no line {BEGIN}", args.readme.display()))?;
+    std::fs::write(&args.readme, changed)?;
+    Ok(())
+}
+
+/// `text` with the section between the markers; the second marker is added if it is missing.
+fn replaced(text: &str, section: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let after = rest.split_once(END).map_or(rest, |(_, after)| after);
+    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+}
+
+/// Rows of the table: name, profile, figure, unit.
+const ROWS: &[(&str, &str, &str, &str)] = &[
+    ("download, 1 connection", "fast", "download-1", "MB/s"),
+    ("upload, 1 connection", "fast", "upload-1", "MB/s"),
+    ("round trip of 1 byte, median", "fast", "ping-p50", "ms"),
+    ("connect to first byte, median", "fast", "connect-p50", "ms"),
+    ("CPU per 100 MB, download", "fast", "cpu-download", "s"),
+    ("CPU per 100 MB, upload", "fast", "cpu-upload", "s"),
+    ("memory, idle", "fast", "rss-idle", "MiB"),
+    ("memory, 1000 idle connections", "fast", "rss-1000", "MiB"),
+    ("exec to ready", "fast", "ready", "ms"),
+    ("download at the real agent's pace, 1 session", "real", "sessions-1", "MB/s"),
+    ("the same, 16 sessions", "real", "sessions-16", "MB/s"),
+    ("upload at the real agent's pace", "real", "upload-1", "MB/s"),
+];
+
+fn section(report: &Report, plot: &str) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "\n![What a tunnel gives and costs, by client]({plot})\n");
+    let _ = writeln!(text, "Measured on {}, over loopback with the local Session Manager:\n", report.machine);
+    let _ = writeln!(text, "    {}\n", report.settings.command);
+    let others: Vec<&String> = report.clients.iter().skip(1).collect();
+    let names = others.iter().map(|client| format!(" {} |", short(client))).collect::<String>();
+    let ours = report.clients.first().map(String::as_str).unwrap_or_default();
+    let _ = writeln!(text, "| | {} |{names}", short(ours));
+    let _ = writeln!(text, "|---|---|{}", "---|".repeat(others.len()));
+    for (name, profile, metric, unit) in ROWS {
+        let Some(value) = report.get(profile, ours, metric) else { continue };
+        let cells = others.iter().map(|client| cell(report.get(profile, client, metric), value)).collect::<String>();
+        let _ = writeln!(text, "| {name} | {} {unit} |{cells}", figure(value.median));
+    }
+    let _ = writeln!(text);
+    for line in in_words(report, ours) {
+        let _ = writeln!(text, "- {line}");
+    }
+    let versions: Vec<String> =
+        report.versions.iter().map(|(client, version)| format!("{}: {version}", short(client))).collect();
+    let _ = writeln!(text, "\nMedians of {} runs. {}.\n", report.settings.repetitions, versions.join("; "));
+    text
+}
+
+/// Another client's figure, and how many times ours it is.
+fn cell(value: Option<Summary>, ours: Summary) -> String {
+    match value {
+        Some(value) => format!(" {} (× {}) |", figure(value.median), figure(value.median / ours.median)),
+        None => " |".into(),
+    }
+}
+
+fn in_words(report: &Report, ours: &str) -> Vec<String> {
+    let part = |metric| report.get("", ours, metric).map(|summary| figure(summary.median));
+    let mut lines = Vec::new();
+    if let (Some(encode), Some(decode)) = (part("encode-ratio"), part("decode-ratio")) {
+        lines.push(format!(
+            "Encoding a message of 1 KiB takes {encode} times what its SHA-256 alone takes, decoding {decode} times."
+        ));
+    }
+    let added = targets::of(report).into_iter().find(|target| target.what.starts_with("round trip"));
+    if let Some(added) = added.and_then(|target| target.value) {
+        lines.push(format!("The tunnel adds {} ms to a round trip.", figure(added)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_markers_changes() {
+        let text = "a\n<!-- figures -->\nold\n<!-- /figures -->\nb\n";
+        let once = replaced(text, "new\n").unwrap();
+        assert_eq!(once, "a\n<!-- figures -->\nnew\n<!-- /figures -->\nb\n");
+        assert_eq!(replaced(&once, "new\n").unwrap(), once);
+        assert_eq!(replaced("a\n<!-- figures -->\nb", "n\n").unwrap(), "a\n<!-- figures -->\nn\n<!-- /figures -->\nb");
+        assert_eq!(replaced("nothing", "n"), None);
+    }
+}

@@ -82,7 +82,8 @@ const QUICK_RTO: Duration = Duration::from_millis(30);
 const QUICK_TRIES: u32 = 8;
 /// Messages sent again per time-out while nothing at all is acknowledged.
 const SILENT_BURST: usize = 32;
-/// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost.
+/// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost. If
+/// there is none, the next one is sent as the first probe.
 const PAUSE_PROBE: Duration = Duration::from_secs(5);
 /// Messages beyond the window for what must not wait: handshake and flags.
 const CONTROL_RESERVE: usize = 64;
@@ -215,7 +216,8 @@ impl DataChannel {
     /// Whether a payload of the session would be taken by [`DataChannel::send`]. While a message waits for its turn in the
     /// message budget there is no second one: what comes meanwhile is to share it.
     pub fn can_send(&self) -> bool {
-        self.paused.is_none()
+        // Towards a peer that is said to be away the first one is the probe.
+        (self.paused.is_none() || self.inflight.span() == 0)
             && !(self.pacer.is_some() && self.inflight.has_unsent())
             && self.inflight.span() < self.config.window
             && self.inflight.unacked_bytes() < self.config.window_bytes
@@ -453,7 +455,7 @@ impl DataChannel {
                 return Some(sent.message);
             }
         }
-        if self.paused.is_some() {
+        if self.paused.is_some() && self.inflight.has_sent() {
             return None;
         }
         let sent = self.inflight.transmit(now, rto)?;

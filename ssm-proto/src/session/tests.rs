@@ -294,3 +294,19 @@ fn encryption_of_ports_is_unsupported_unless_wanted() {
     ends.exchange();
     assert!(matches!(events(&mut ends.client)[..], [SessionEvent::DataKeyNeeded { .. }]));
 }
+
+#[test]
+fn a_peer_that_is_said_to_be_away_is_asked_also_when_nothing_is_in_flight() {
+    let link = crate::testing::Link { latency: Duration::from_millis(5), ..Default::default() };
+    let mut pair = crate::testing::Pair::new(Instant::now(), 1, link, ClientConfig::default(), AgentConfig::default());
+    assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready && pair.client.session.is_idle()));
+    let stream = pair.client.session.open().unwrap();
+    // The word of the agent's return is lost.
+    let away = crate::publication(false, 1, uuid::Uuid::nil());
+    pair.client.session.handle_input(pair.now, away).unwrap();
+    for _ in 0..50 {
+        pair.client.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
+    }
+    let arrived = pair.run_until(Duration::from_secs(2), |pair| pair.agent.session.stats().receive_bytes == 50_000);
+    assert!(arrived, "{:?}", pair.client.session.stats());
+}

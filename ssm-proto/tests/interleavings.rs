@@ -90,12 +90,12 @@ const OUTAGE: Duration = Duration::from_secs(3);
 
 /// Once the link works again and all sides are back, everything is delivered within this, however long the faults lasted.
 ///
-/// What is lost is sent again after at most the longest time-out (5 s), one of a silent peer's messages per time-out; with
-/// the first acknowledgement the others follow, 32 per time-out, so that a window of 64 takes two more, each at most 5 s.
-/// A side that wrongly takes the other for away asks after 5 s, meanwhile. The bytes of these runs take a second.
-const PER_MESSAGE_BOUND: Duration = Duration::from_secs(16);
-/// A head-only sender's time-out is at most 1 s and never backs off, but it takes one for each lost message of the window.
-const HEAD_ONLY_BOUND: Duration = Duration::from_secs(6 + WINDOW as u64);
+/// What is lost is sent again after at most the longest time-out (5 s), and the first acknowledgement releases the others; a
+/// side that wrongly takes the other for away asks after 5 s, meanwhile. The bytes of these runs take up to three seconds.
+const PER_MESSAGE_BOUND: Duration = Duration::from_secs(8);
+/// A head-only sender never backs off, but takes a time-out for each lost message of the window: 300 ms on these links once
+/// they work.
+const HEAD_ONLY_BOUND: Duration = Duration::from_secs(3 + 64 * 3 / 10);
 
 impl Plan {
     fn bound(&self) -> Duration {

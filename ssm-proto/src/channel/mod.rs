@@ -266,7 +266,7 @@ impl DataChannel {
                 self.events.push_back(ChannelEvent::Closed(ChannelClosed::decode(message.payload())));
             }
             (MessageType::PausePublication, _) => self.handle_pause(now),
-            (MessageType::StartPublication, _) => self.handle_peer_alive(now),
+            (MessageType::StartPublication, _) => self.handle_start(now),
             (other, _) => {
                 self.stats.ignored += 1;
                 tracing::debug!(message_type = %other, "message ignored");
@@ -338,6 +338,14 @@ impl DataChannel {
         if self.paused.replace(now).is_none() {
             self.events.push_back(ChannelEvent::Paused);
         }
+    }
+
+    /// The peer has a new WebSocket. Whether or not it was known to be away, what was sent to the old one may be lost, and
+    /// the waits for its acknowledgement may have become long.
+    fn handle_start(&mut self, now: Instant) {
+        self.handle_peer_alive(now);
+        self.inflight.hasten(now);
+        self.burst_left = SILENT_BURST;
     }
 
     /// Any word from the peer ends a pause (DC-12).

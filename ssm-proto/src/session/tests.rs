@@ -310,3 +310,24 @@ fn a_peer_that_is_said_to_be_away_is_asked_also_when_nothing_is_in_flight() {
     let arrived = pair.run_until(Duration::from_secs(2), |pair| pair.agent.session.stats().receive_bytes == 50_000);
     assert!(arrived, "{:?}", pair.client.session.stats());
 }
+
+#[test]
+fn what_was_sent_into_a_black_hole_goes_again_as_soon_as_the_peer_has_a_new_websocket() {
+    use crate::testing::{Link, Pair};
+    let link = Link { latency: Duration::from_millis(5), ..Link::default() };
+    let mut pair = Pair::new(Instant::now(), 1, link, ClientConfig::default(), AgentConfig::default());
+    assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready));
+    let stream = pair.client.session.open().unwrap();
+    assert!(pair.run_until(Duration::from_secs(1), |pair| pair.agent.session.stats().streams == 1));
+    // Nobody tells the agent that the client hears nothing.
+    pair.link.loss = 1.0;
+    for _ in 0..20 {
+        pair.agent.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
+    }
+    pair.run_until(Duration::from_secs(30), |_| false);
+    pair.link.loss = 0.0;
+    pair.agent.session.handle_input(pair.now, crate::publication(true, 1, uuid::Uuid::nil())).unwrap();
+    let arrived =
+        pair.run_until(Duration::from_millis(100), |pair| pair.client.session.stats().receive_bytes == 20_000);
+    assert!(arrived, "{:?}", pair.agent.session.stats());
+}

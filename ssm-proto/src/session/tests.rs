@@ -331,3 +331,29 @@ fn what_was_sent_into_a_black_hole_goes_again_as_soon_as_the_peer_has_a_new_webs
         pair.run_until(Duration::from_millis(100), |pair| pair.client.session.stats().receive_bytes == 20_000);
     assert!(arrived, "{:?}", pair.agent.session.stats());
 }
+
+#[test]
+fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
+    let agent = AgentConfig { agent_version: "3.0.196.0".into(), ..AgentConfig::default() };
+    let mut ends = Ends::new(ClientConfig::default(), agent);
+    ends.exchange();
+    ends.now += Duration::from_secs(1);
+    ends.client.handle_timeout(ends.now);
+    for bytes in [b"one", b"two", b"six"] {
+        let stream = ends.client.open().unwrap();
+        ends.client.write(stream, Bytes::from_static(bytes)).unwrap();
+        ends.client.abandon(stream);
+        // The destination of the first has not noticed its end.
+        ends.exchange();
+    }
+    let mut arrived = Vec::new();
+    while let Some(event) = ends.agent.poll_event() {
+        if let SessionEvent::Opened(stream) = event {
+            arrived.push(ends.agent.read(stream).unwrap());
+            assert!(ends.agent.is_finished(stream));
+            ends.agent.finish(ends.now, stream);
+            ends.exchange();
+        }
+    }
+    assert_eq!(arrived, ["one", "two", "six"]);
+}

@@ -257,6 +257,9 @@ impl<'a> Connection<'a> {
                 break;
             }
         }
+        if sent > 0 {
+            state.wake_openers_in_turn();
+        }
         // Sending makes room in queues.
         let ended = self.shared.dispatch(&mut state, self.notify);
         drop(state);

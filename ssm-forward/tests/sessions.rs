@@ -1,4 +1,4 @@
-//! A path that is dead one way only is noticed, though something is heard all the time.
+//! Sessions against a local Session Manager: what the single parts can't show.
 
 #![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
 
@@ -10,7 +10,7 @@ use ssm_forward::{
     AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, HeaderMap, ProviderError, Session, SessionConfig,
     SessionNotice, SessionProvider, SessionTicket, StartRequest, Url,
 };
-use ssm_local::Local;
+use ssm_local::{Local, LocalTarget};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -93,6 +93,17 @@ async fn provider(local: &Local) -> Detour {
     Detour { provider: AwsProvider::new(config).await.unwrap(), port }
 }
 
+fn request(port: u16) -> StartRequest {
+    StartRequest {
+        target: TARGET.into(),
+        document: Some("AWS-StartPortForwardingSession".into()),
+        parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
+        reason: None,
+    }
+}
+
+const TARGET: &str = "i-0123456789abcdef0";
+
 #[tokio::test]
 async fn a_service_that_reads_no_more_but_still_talks_is_left_and_nothing_is_lost() {
     const LENGTH: usize = 2 << 20;
@@ -105,12 +116,6 @@ async fn a_service_that_reads_no_more_but_still_talks_is_left_and_nothing_is_los
         stream.read_exact(&mut received).await.unwrap();
         received
     });
-    let request = StartRequest {
-        target: "i-0123456789abcdef0".into(),
-        document: Some("AWS-StartPortForwardingSession".into()),
-        parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
-        reason: None,
-    };
     let mut config = SessionConfig::default();
     config.liveness.ping_interval = Duration::from_millis(200);
     config.liveness.pong_timeout = Duration::from_millis(200);
@@ -122,7 +127,7 @@ async fn a_service_that_reads_no_more_but_still_talks_is_left_and_nothing_is_los
         }
     };
     let provider = Arc::new(provider(&local).await);
-    let session = Session::start(provider, &request, config, |_| {}, on_notice).await.unwrap();
+    let session = Session::start(provider, &request(port), config, |_| {}, on_notice).await.unwrap();
     let mut stream = session.open_stream().await.unwrap();
     let sent: Vec<u8> = (0..LENGTH).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let whole = async {
@@ -132,5 +137,42 @@ async fn a_service_that_reads_no_more_but_still_talks_is_left_and_nothing_is_los
     assert!(timeout(Duration::from_secs(30), whole).await.unwrap() == sent);
     let causes = causes.lock().unwrap().clone();
     assert!(causes.first().is_some_and(|cause| cause.contains("no answer to pings")), "{causes:?}");
+    session.terminate().await;
+}
+
+#[tokio::test]
+async fn where_connections_take_turns_the_next_begins_when_one_ends() {
+    let old = LocalTarget::new(TARGET).agent_version("3.0.196.0");
+    let local = Local::builder().target(old).start().await.unwrap();
+    let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = destination.local_addr().unwrap().port();
+    let received = tokio::spawn(async move {
+        let mut received = Vec::new();
+        for _ in 0..3 {
+            let (mut stream, _) = destination.accept().await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            received.push(text);
+        }
+        received
+    });
+    let provider = Arc::new(provider(&local).await);
+    let session = Session::start(provider, &request(port), SessionConfig::default(), |_| {}, |_| {}).await.unwrap();
+    let all = async {
+        let mut one = session.open_stream().await.unwrap();
+        for text in ["one", "two"] {
+            one.write_all(text.as_bytes()).await.unwrap();
+            // The next waits already when this one ends.
+            let (next, ()) = tokio::join!(session.open_stream(), async {
+                tokio::task::yield_now().await;
+                one.abandon();
+            });
+            one = next.unwrap();
+        }
+        one.write_all(b"six").await.unwrap();
+        one.abandon();
+        received.await.unwrap()
+    };
+    assert_eq!(timeout(Duration::from_secs(20), all).await.unwrap(), ["one", "two", "six"]);
     session.terminate().await;
 }

@@ -35,7 +35,7 @@ pub(crate) struct Args {
 /// A dead peer is noticed within twice this.
 const LIVENESS: Duration = Duration::from_secs(1);
 /// What takes longer hangs.
-const CELL_LIMIT: Duration = Duration::from_secs(90);
+const CELL_LIMIT: Duration = Duration::from_secs(180);
 /// After a fault, a new connection works within so long.
 const RECOVERY: Duration = Duration::from_secs(45);
 
@@ -102,7 +102,7 @@ impl Load {
         let burst = if profile == Profile::Real { 32 << 10 } else { 192 << 10 };
         let seed = fastrand::u64(..);
         let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst, pause: 80 };
-        let (rounds, pause) = if case.faults.contains(&ONE_AT_A_TIME) { (3, 10) } else { (16, 150) };
+        let (rounds, pause) = if case.faults.contains(&ONE_AT_A_TIME) { (2, 1) } else { (16, 150) };
         match self {
             Self::Upload => vec![Script { up: burst * 30, ..bulk }],
             Self::Download => vec![Script { down: burst * 30, ..bulk }],

@@ -285,6 +285,8 @@ fn publication_pauses_and_resumes_a_channel_even_with_a_bad_digest() {
         let clock = Clock { start: now, unix: Duration::from_secs(1) };
         let mut channel = DataChannel::new(Side::Client, ChannelConfig::default(), clock, 1);
         channel.handle_connected(now);
+        channel.send(now, PayloadType::Output, MessageBuf::from(b"in flight".as_slice())).unwrap();
+        channel.poll_transmit(now).unwrap();
         channel.handle_input(now, pause).unwrap();
         assert!(!channel.can_send());
         channel.handle_input(now, start).unwrap();

@@ -27,7 +27,7 @@ import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api"]
+SUITES = ["database", "aws_api", "reliability"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -120,6 +120,9 @@ INSTALL = {
     "mariadb-install-db": "apt-get install mariadb-server",
     "mariadb": "apt-get install mariadb-client",
     "mariadb-dump": "apt-get install mariadb-client",
+    "sshd": "apt-get install openssh-server",
+    "ssh-keygen": "apt-get install openssh-client",
+    "scp": "apt-get install openssh-client",
     "aws": VENV,
     "boto3": VENV,
 }

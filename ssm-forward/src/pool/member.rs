@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ssm_proto::SessionStats;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -35,7 +36,7 @@ impl Retry {
 /// A session that the service closes with a text within so long, and without ever having carried a byte, was refused by the
 /// agent: an unknown host, a port that does not answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
-/// What an agent has sent when it has only shaken hands.
+/// What each end has sent when they have only shaken hands.
 const HANDSHAKE_MESSAGES: u64 = 2;
 /// After a session that lived for so long, the next one is started at once.
 const STABLE: Duration = Duration::from_secs(30);
@@ -121,8 +122,7 @@ impl Member {
         connections: usize,
         began: Instant,
     ) -> Result<(), ForwardError> {
-        let unused = session.stats().channel.messages_received <= HANDSHAKE_MESSAGES;
-        let refused = unused && self.attempt == 0 && began.elapsed() < REFUSED_WITHIN;
+        let refused = is_unused(&session.stats()) && self.attempt == 0 && began.elapsed() < REFUSED_WITHIN;
         if !self.blueprint.pool.restart || refused {
             return Err(ForwardError::SessionEnded(reason.to_string()));
         }
@@ -224,6 +224,13 @@ impl Drop for Member {
     }
 }
 
+/// Whether nothing but the handshake ever arrived at either end.
+fn is_unused(stats: &SessionStats) -> bool {
+    let channel = &stats.channel;
+    let acknowledged = channel.messages_sent.saturating_sub(channel.in_flight as u64);
+    channel.messages_received.max(acknowledged) <= HANDSHAKE_MESSAGES
+}
+
 /// Whether a session may start later without anybody changing the command: the target comes back, the network too, somebody
 /// logs in again.
 fn can_pass(error: &ForwardError) -> bool {
@@ -234,5 +241,25 @@ fn can_pass(error: &ForwardError) -> bool {
         }
         ForwardError::Transport(_) | ForwardError::TimedOut(_) | ForwardError::SessionEnded(_) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_only_carried_an_upload_was_of_use() {
+        let stats = |received, sent, in_flight| {
+            let mut stats = SessionStats::default();
+            stats.channel.messages_received = received;
+            stats.channel.messages_sent = sent;
+            stats.channel.in_flight = in_flight;
+            stats
+        };
+        assert!(is_unused(&stats(2, 2, 0)));
+        assert!(is_unused(&stats(2, 40, 39)), "the agent took nothing of it");
+        assert!(!is_unused(&stats(2, 40, 20)));
+        assert!(!is_unused(&stats(3, 2, 0)));
     }
 }

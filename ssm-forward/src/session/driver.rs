@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ssm_proto::ChannelStats;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::resume::{Dialer, bounded};
@@ -135,6 +136,7 @@ struct Connection<'a> {
     timer: Pin<Box<Sleep>>,
     heard: Instant,
     pinged: Option<Instant>,
+    upstream: Upstream,
     surroundings: Surroundings,
     /// Since when the last words are being sent.
     goodbye: Option<(Instant, CloseReason)>,
@@ -159,6 +161,7 @@ impl<'a> Connection<'a> {
             timer: Box::pin(sleep_until(now)),
             heard: now,
             pinged: None,
+            upstream: Upstream { proven: now, asked: None, acknowledged: 0 },
             surroundings,
             goodbye: None,
         }
@@ -211,12 +214,16 @@ impl<'a> Connection<'a> {
                 // Nobody can hear a pong while nothing is read.
                 self.heard = now;
                 self.pinged = None;
+                self.upstream.prove(now);
                 return Ok(taken > 0);
             }
             let Poll::Ready(incoming) = self.transport.poll_recv(cx) else { return Ok(taken > 0) };
             let incoming = incoming?;
             self.heard = now;
             self.pinged = None;
+            if let Incoming::Pong = incoming {
+                self.upstream.prove(now);
+            }
             if let Incoming::Binary(message) = incoming
                 && let Err(error) = state.protocol.handle_input(now.into_std(), message)
             {
@@ -249,6 +256,9 @@ impl<'a> Connection<'a> {
             if sent == WRITE_BATCH {
                 break;
             }
+        }
+        if sent > 0 {
+            state.wake_openers_in_turn();
         }
         // Sending makes room in queues.
         let ended = self.shared.dispatch(&mut state, self.notify);
@@ -299,13 +309,75 @@ impl<'a> Connection<'a> {
             }
             None => self.heard + self.liveness.ping_interval,
         };
-        let protocol = self.shared.lock().protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at));
+        let (protocol, stats) = {
+            let state = self.shared.lock();
+            (state.protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at)), state.protocol.stats().channel)
+        };
+        let upstream = match self.upstream.watch(now, &stats, self.liveness) {
+            Proof::At(at) => at,
+            Proof::Ask => {
+                self.ping(cx, now)?;
+                now + self.liveness.pong_timeout
+            }
+            Proof::Dead(silence) => return Err(TransportError::silent(silence)),
+        };
         let goodbye = self.goodbye.as_ref().map(|(since, _)| *since + GOODBYE);
         let look = Instant::from_std(self.surroundings.next_look());
-        let at = [Some(watched), Some(look), protocol, goodbye].into_iter().flatten().min().unwrap_or(watched);
+        let at = [Some(watched), Some(upstream), Some(look), protocol, goodbye]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(watched);
         if self.timer.deadline() != at {
             self.timer.as_mut().reset(at);
         }
         Ok(self.timer.as_mut().poll(cx).is_ready())
+    }
+}
+
+/// Watches that what is sent gets through while something is heard: a path that is dead one way only, a service that reads
+/// no more. Acknowledgements prove it, and pongs.
+#[derive(Debug)]
+struct Upstream {
+    proven: Instant,
+    /// When a ping was sent to have it proven.
+    asked: Option<Instant>,
+    acknowledged: u64,
+}
+
+/// What is known of the way up.
+enum Proof {
+    /// It works, or there is nothing to tell by; look again then.
+    At(Instant),
+    /// A ping is to be sent.
+    Ask,
+    /// Nothing got through for so long.
+    Dead(Duration),
+}
+
+impl Upstream {
+    fn prove(&mut self, now: Instant) {
+        self.proven = now;
+        self.asked = None;
+    }
+
+    /// The pong may stand in a long queue behind data: it is waited for longer than after silence.
+    fn watch(&mut self, now: Instant, stats: &ChannelStats, liveness: Liveness) -> Proof {
+        let acknowledged = stats.messages_sent.saturating_sub(stats.in_flight as u64);
+        if acknowledged != self.acknowledged || stats.in_flight == 0 {
+            self.acknowledged = acknowledged;
+            self.prove(now);
+        }
+        let ask_at = self.proven + liveness.ping_interval;
+        let patience = liveness.ping_interval + liveness.pong_timeout;
+        match self.asked {
+            Some(at) if now >= at + patience => Proof::Dead(now.saturating_duration_since(self.proven)),
+            Some(at) => Proof::At(at + patience),
+            None if now >= ask_at => {
+                self.asked = Some(now);
+                Proof::Ask
+            }
+            None => Proof::At(ask_at),
+        }
     }
 }

@@ -195,6 +195,13 @@ impl State {
         self.openers.drain(..).for_each(Waker::wake);
     }
 
+    /// Where there is one stream at a time: the next may follow once the last words of the one before are sent.
+    pub(super) fn wake_openers_in_turn(&mut self) {
+        if !self.openers.is_empty() && self.protocol.stats().streams == 0 {
+            self.wake_openers();
+        }
+    }
+
     fn with_stream(&mut self, id: StreamId, take: impl FnOnce(&mut StreamState) -> Option<Waker>) {
         if let Some(waker) = self.streams.get_mut(&id).and_then(take) {
             waker.wake();

@@ -1,4 +1,5 @@
-//! Notices what makes a WebSocket suspect before its silence does: the machine slept, or its network changed.
+//! Notices what makes a WebSocket suspect before its silence does: the machine slept, this process was stopped, or the network
+//! changed.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
@@ -46,6 +47,10 @@ impl Surroundings {
         if passed > lived + SLEPT {
             return Some("this machine slept");
         }
+        // The driver looks in time unless it can't: a stopped process, a paused virtual machine.
+        if lived > LOOK + SLEPT {
+            return Some("this process stood still");
+        }
         let (ours, peer) = self.path?;
         (route(peer) != Some(ours)).then_some("the network changed")
     }
@@ -76,6 +81,9 @@ mod tests {
         assert_eq!(surroundings.look_at(later + LOOK * 2, wall + LOOK * 601, at_home), None);
         let offline = surroundings.look_at(later + LOOK * 3, wall + LOOK * 602, |_| None);
         assert_eq!(offline, Some("the network changed"));
+        let stopped = surroundings.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
+        assert_eq!(stopped, Some("this process stood still"));
+        let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);
         // A clock that is set back is no sleep.
         assert_eq!(surroundings.look_at(later + LOOK * 4, wall, at_home), None);
     }

@@ -58,6 +58,8 @@ impl Default for TransportOptions {
 pub(crate) enum Incoming {
     /// A message.
     Binary(Bytes),
+    /// The answer to a ping: what is sent arrives.
+    Pong,
     /// Something that only shows that the peer lives.
     Sign,
 }
@@ -172,7 +174,8 @@ impl Transport {
             Some(Ok(Message::Binary(message))) => Ok(Incoming::Binary(message)),
             // Both official ends take an agent message in either kind of frame.
             Some(Ok(Message::Text(message))) => Ok(Incoming::Binary(message.into())),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Incoming::Sign),
+            Some(Ok(Message::Pong(_))) => Ok(Incoming::Pong),
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(Incoming::Sign),
             Some(Ok(Message::Close(Some(frame)))) => {
                 Err(TransportError::Closed(format!("{} {}", u16::from(frame.code), frame.reason)))
             }

@@ -101,7 +101,7 @@ async fn messages_and_pings_go_both_ways() {
     transport.start_ping().unwrap();
     flush(&mut transport).await;
     let sign = poll_fn(|cx| transport.poll_recv(cx));
-    assert!(matches!(timeout(Duration::from_secs(5), sign).await.unwrap(), Ok(Incoming::Sign)));
+    assert!(matches!(timeout(Duration::from_secs(5), sign).await.unwrap(), Ok(Incoming::Pong)));
     timeout(Duration::from_secs(5), poll_fn(|cx| transport.poll_close(cx))).await.unwrap();
 }
 

@@ -71,6 +71,11 @@ impl InFlight {
         self.cursor < self.slots.len()
     }
 
+    /// Whether the oldest unacknowledged message was sent on this WebSocket.
+    pub(super) fn has_sent(&self) -> bool {
+        self.cursor > 0
+    }
+
     pub(super) fn unacked(&self) -> usize {
         self.unacked
     }

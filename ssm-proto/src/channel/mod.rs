@@ -84,7 +84,8 @@ const QUICK_RTO: Duration = Duration::from_millis(30);
 const QUICK_TRIES: u32 = 8;
 /// Messages sent again per time-out while nothing at all is acknowledged.
 const SILENT_BURST: usize = 32;
-/// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost.
+/// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost. If
+/// there is none, the next one is sent as the first probe.
 const PAUSE_PROBE: Duration = Duration::from_secs(5);
 /// Messages beyond the window for what must not wait: handshake and flags.
 const CONTROL_RESERVE: usize = 64;
@@ -223,7 +224,8 @@ impl DataChannel {
     /// Whether a payload of the session would be taken by [`DataChannel::send`]. While a message waits for its turn in the
     /// message budget there is no second one: what comes meanwhile is to share it.
     pub fn can_send(&self) -> bool {
-        self.paused.is_none()
+        // Towards a peer that is said to be away the first one is the probe.
+        (self.paused.is_none() || self.inflight.span() == 0)
             && !(self.pacer.is_some() && self.inflight.has_unsent())
             && self.inflight.span() < self.config.window
             && self.window.as_ref().is_none_or(|window| window.has_room(self.inflight.unacked()))
@@ -285,7 +287,7 @@ impl DataChannel {
                 self.events.push_back(ChannelEvent::Closed(ChannelClosed::decode(message.payload())));
             }
             (MessageType::PausePublication, _) => self.handle_pause(now),
-            (MessageType::StartPublication, _) => self.handle_peer_alive(now),
+            (MessageType::StartPublication, _) => self.handle_start(now),
             (other, _) => {
                 self.stats.ignored += 1;
                 tracing::debug!(message_type = %other, "message ignored");
@@ -365,6 +367,14 @@ impl DataChannel {
         if self.paused.replace(now).is_none() {
             self.events.push_back(ChannelEvent::Paused);
         }
+    }
+
+    /// The peer has a new WebSocket. Whether or not it was known to be away, what was sent to the old one may be lost, and
+    /// the waits for its acknowledgement may have become long.
+    fn handle_start(&mut self, now: Instant) {
+        self.handle_peer_alive(now);
+        self.inflight.hasten(now);
+        self.burst_left = SILENT_BURST;
     }
 
     /// Any word from the peer ends a pause (DC-12).
@@ -490,7 +500,7 @@ impl DataChannel {
                 return Some(sent.message);
             }
         }
-        if self.paused.is_some() {
+        if self.paused.is_some() && self.inflight.has_sent() {
             return None;
         }
         let sent = self.inflight.transmit(now, rto)?;

@@ -31,7 +31,16 @@ pub(super) struct Raw {
     /// What comes before this number is acknowledged belongs to a connection that is over.
     discard_until: Option<i64>,
     remote_finished: bool,
+    /// Agent side: connections that follow one that the client has ended and the destination not yet.
+    later: VecDeque<Later>,
     events: VecDeque<MuxEvent>,
+}
+
+/// What came for a connection whose turn it is not yet.
+#[derive(Debug, Default)]
+struct Later {
+    data: ByteQueue,
+    finished: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +65,7 @@ impl Raw {
             flag: None,
             discard_until: None,
             remote_finished: false,
+            later: VecDeque::new(),
             events: VecDeque::new(),
         };
         if side == Side::Agent {
@@ -93,11 +103,11 @@ impl Raw {
     }
 
     pub(super) fn receive_bytes(&self) -> usize {
-        self.receive.len()
+        self.receive.len() + self.later.iter().map(|later| later.data.len()).sum::<usize>()
     }
 
     pub(super) fn is_congested(&self) -> bool {
-        self.receive.len() >= self.receive_store
+        self.receive_bytes() >= self.receive_store
     }
 
     pub(super) fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
@@ -162,6 +172,15 @@ impl Raw {
         if let Some(Finish::AfterQuiet { until }) = &mut self.finished {
             *until = now + QUIET;
         }
+        if self.side == Side::Agent && self.current.is_some() && self.remote_finished {
+            if self.later.back().is_none_or(|later| later.finished) {
+                self.later.push_back(Later::default());
+            }
+            if let Some(later) = self.later.back_mut() {
+                later.data.push(data);
+            }
+            return;
+        }
         let was_empty = self.receive.is_empty();
         self.receive.push(data);
         match self.current {
@@ -174,7 +193,9 @@ impl Raw {
 
     /// The client's connection ended (agent side).
     pub(super) fn handle_disconnect(&mut self) {
-        if let Some(id) = self.current {
+        if let Some(later) = self.later.back_mut() {
+            later.finished = true;
+        } else if let Some(id) = self.current.filter(|_| !self.remote_finished) {
             self.remote_finished = true;
             self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
         }
@@ -244,6 +265,14 @@ impl Raw {
             self.remote_finished = false;
             if self.side == Side::Client && self.basic {
                 self.flag = Some(PortFlag::DisconnectToPort);
+            }
+            if let Some(later) = self.later.pop_front() {
+                self.receive = later.data;
+                let id = self.begin();
+                if later.finished {
+                    self.remote_finished = true;
+                    self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
+                }
             }
         }
     }

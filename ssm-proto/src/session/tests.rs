@@ -294,3 +294,66 @@ fn encryption_of_ports_is_unsupported_unless_wanted() {
     ends.exchange();
     assert!(matches!(events(&mut ends.client)[..], [SessionEvent::DataKeyNeeded { .. }]));
 }
+
+#[test]
+fn a_peer_that_is_said_to_be_away_is_asked_also_when_nothing_is_in_flight() {
+    let link = crate::testing::Link { latency: Duration::from_millis(5), ..Default::default() };
+    let mut pair = crate::testing::Pair::new(Instant::now(), 1, link, ClientConfig::default(), AgentConfig::default());
+    assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready && pair.client.session.is_idle()));
+    let stream = pair.client.session.open().unwrap();
+    // The word of the agent's return is lost.
+    let away = crate::publication(false, 1, uuid::Uuid::nil());
+    pair.client.session.handle_input(pair.now, away).unwrap();
+    for _ in 0..50 {
+        pair.client.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
+    }
+    let arrived = pair.run_until(Duration::from_secs(2), |pair| pair.agent.session.stats().receive_bytes == 50_000);
+    assert!(arrived, "{:?}", pair.client.session.stats());
+}
+
+#[test]
+fn what_was_sent_into_a_black_hole_goes_again_as_soon_as_the_peer_has_a_new_websocket() {
+    use crate::testing::{Link, Pair};
+    let link = Link { latency: Duration::from_millis(5), ..Link::default() };
+    let mut pair = Pair::new(Instant::now(), 1, link, ClientConfig::default(), AgentConfig::default());
+    assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready));
+    let stream = pair.client.session.open().unwrap();
+    assert!(pair.run_until(Duration::from_secs(1), |pair| pair.agent.session.stats().streams == 1));
+    // Nobody tells the agent that the client hears nothing.
+    pair.link.loss = 1.0;
+    for _ in 0..20 {
+        pair.agent.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
+    }
+    pair.run_until(Duration::from_secs(30), |_| false);
+    pair.link.loss = 0.0;
+    pair.agent.session.handle_input(pair.now, crate::publication(true, 1, uuid::Uuid::nil())).unwrap();
+    let arrived =
+        pair.run_until(Duration::from_millis(100), |pair| pair.client.session.stats().receive_bytes == 20_000);
+    assert!(arrived, "{:?}", pair.agent.session.stats());
+}
+
+#[test]
+fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
+    let agent = AgentConfig { agent_version: "3.0.196.0".into(), ..AgentConfig::default() };
+    let mut ends = Ends::new(ClientConfig::default(), agent);
+    ends.exchange();
+    ends.now += Duration::from_secs(1);
+    ends.client.handle_timeout(ends.now);
+    for bytes in [b"one", b"two", b"six"] {
+        let stream = ends.client.open().unwrap();
+        ends.client.write(stream, Bytes::from_static(bytes)).unwrap();
+        ends.client.abandon(stream);
+        // The destination of the first has not noticed its end.
+        ends.exchange();
+    }
+    let mut arrived = Vec::new();
+    while let Some(event) = ends.agent.poll_event() {
+        if let SessionEvent::Opened(stream) = event {
+            arrived.push(ends.agent.read(stream).unwrap());
+            assert!(ends.agent.is_finished(stream));
+            ends.agent.finish(ends.now, stream);
+            ends.exchange();
+        }
+    }
+    assert_eq!(arrived, ["one", "two", "six"]);
+}

@@ -1,0 +1,125 @@
+//! A whole tunnel in this process: a local Session Manager, a private service, a forwarder, and what it told.
+
+use std::error::Error;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ssm_forward::{
+    AwsConfig, AwsCredentials, AwsProvider, ForwardConfig, ForwardError, ForwardEvent, ForwardStats, Forwarder,
+    ListenAddr, LocalAddr, StartRequest,
+};
+use ssm_local::{Faults, Local, Profile};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::load::Service;
+
+/// A failure of the set-up, not of what is tested.
+pub(crate) type SetupError = Box<dyn Error + Send + Sync>;
+
+pub(crate) const TARGET: &str = "i-0123456789abcdef0";
+
+/// How long a start or a stop may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub(crate) struct Tunnel {
+    pub(crate) local: Local,
+    pub(crate) service: Service,
+    /// Where programs connect.
+    pub(crate) entrance: SocketAddr,
+    pub(crate) stats: ForwardStats,
+    events: Arc<Mutex<Vec<ForwardEvent>>>,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), ForwardError>>,
+}
+
+impl Tunnel {
+    /// Starts everything; returns when connections are served.
+    pub(crate) async fn open(profile: Profile, faults: Faults, config: ForwardConfig) -> Result<Self, SetupError> {
+        let local = Local::builder().profile(profile).faults(faults).start().await?;
+        let service = Service::start().await?;
+        let provider = provider(&local.endpoint_url()).await?;
+        let events: Arc<Mutex<Vec<ForwardEvent>>> = Arc::default();
+        let ready = Arc::new(Notify::new());
+        let (kept, is_ready) = (events.clone(), ready.clone());
+        let forwarder = Forwarder::builder(Arc::new(provider), request(service.address))
+            .config(config)
+            .on_event(move |event| {
+                if let ForwardEvent::Ready { .. } = event {
+                    is_ready.notify_one();
+                }
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            })
+            .bind(ListenAddr::Tcp((Ipv4Addr::LOCALHOST, 0).into()))
+            .await?;
+        let LocalAddr::Tcp(entrance) = forwarder.local_addr() else { return Err("no TCP socket".into()) };
+        let stats = forwarder.stats();
+        let (stop, stopped) = oneshot::channel();
+        let mut running = tokio::spawn(forwarder.run(async move {
+            let _ = stopped.await;
+        }));
+        tokio::select! {
+            () = ready.notified() => {}
+            ended = &mut running => return Err(format!("not ready: {ended:?}").into()),
+            () = tokio::time::sleep(PATIENCE) => return Err("not ready in time".into()),
+        }
+        Ok(Self { local, service, entrance, stats, events, stop, running })
+    }
+
+    /// Why the forwarder ended, if it did though nobody stopped it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.running.is_finished()
+    }
+
+    /// What it told so far.
+    pub(crate) fn events(&self) -> Vec<ForwardEvent> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops everything.
+    pub(crate) async fn close(self) -> Result<(), SetupError> {
+        let _ = self.stop.send(());
+        timeout(PATIENCE, self.running).await.map_err(|_| "the forwarder does not stop")???;
+        self.local.shutdown().await;
+        Ok(())
+    }
+}
+
+/// The API of a local Session Manager, which takes any credentials.
+pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupError> {
+    let credentials = AwsCredentials {
+        access_key_id: "AKIALOCALLOCALLOCAL0".into(),
+        secret_access_key: "any".into(),
+        session_token: None,
+    };
+    let config = AwsConfig {
+        profile: None,
+        region: Some("us-east-1".into()),
+        endpoint_url: Some(endpoint_url.into()),
+        credentials: Some(credentials),
+    };
+    Ok(AwsProvider::new(config).await?)
+}
+
+/// A session to a port of the node itself.
+pub(crate) fn request(to: SocketAddr) -> StartRequest {
+    StartRequest {
+        target: TARGET.into(),
+        document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
+        parameters: [("host", to.ip().to_string()), ("portNumber", to.port().to_string())]
+            .map(|(key, value)| (key.to_owned(), vec![value]))
+            .into(),
+        reason: None,
+    }
+}
+
+/// Dead peers are noticed within `interval` and as much again; everything else as shipped.
+pub(crate) fn config(interval: Duration) -> ForwardConfig {
+    let mut config = ForwardConfig::default();
+    config.session.liveness.ping_interval = interval;
+    config.session.liveness.pong_timeout = interval;
+    config
+}

@@ -1,0 +1,209 @@
+"""What breaks around a tunnel in earnest: the service dies, the tunnel's process stands still, and a database and scp work on
+while the service closes again and again."""
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+import zlib
+from pathlib import Path
+
+from database import Client, Server, digest, free_port
+from harness import SEARCH_PATH, TARGET, Child, Tool, binary, clean_environment, equal, run, wait_until
+
+NEEDS = ["mariadbd", "mariadb-install-db", "mariadb", "sshd", "ssh-keygen", "scp"]
+
+# More than the tunnel takes to notice that it stood still.
+STANDSTILL_SECONDS = 10
+ROWS = 4000
+FILE_BYTES = 50_000_000
+# As AWS does every hour.
+BYE = ["--fault", "bye,every=700ms"]
+
+
+def checks(suite):
+    suite.check("a service that is killed and comes back on its port is found again", killed_service)
+    suite.check("a tunnel that stood still while its path died recovers", standstill)
+    with tempfile.TemporaryDirectory(prefix="tests-reliability-") as name:
+        folder = Path(name)
+        server = Server(folder)
+        with server.process:
+            suite.check("a long transaction under load survives the service's closes", transaction, server)
+    with tempfile.TemporaryDirectory(prefix="tests-reliability-") as name:
+        suite.check(f"scp of {FILE_BYTES // 10**6} MB survives the service's closes", copy, Path(name))
+
+
+class Manager(Tool):
+    """`aws-ssm-forward local`, and what a client needs to find it."""
+
+    def __init__(self, *args):
+        super().__init__("local", *args)
+        wait_until("the local Session Manager", lambda: "Ctrl-C" in self.stderr)
+        self.variables = dict(line.removeprefix("export ").split("=", 1) for line in self.lines_so_far())
+
+    def control(self, effect):
+        urllib.request.urlopen(f"{self.variables['AWS_ENDPOINT_URL']}/control/{effect}", data=b"", timeout=10).close()
+
+    def forward(self, port):
+        return Tool("forward", "--target", TARGET, "-o", "json", "-L", f"0:127.0.0.1:{port}", env=self.variables)
+
+
+@contextlib.contextmanager
+def echo():
+    """A service that sends everything back; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(stream):
+            with stream, contextlib.suppress(OSError):
+                while data := stream.recv(1 << 16):
+                    stream.sendall(data)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        # Else the thread that waits in accept would keep it open.
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def connect(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def ask(stream, text):
+    stream.sendall(text)
+    got = b""
+    while len(got) < len(text):
+        piece = stream.recv(len(text) - len(got))
+        assert piece, f"a clean end after {got!r}"
+        got += piece
+    equal(got, text)
+
+
+def killed_service():
+    listen = f"127.0.0.1:{free_port()}"
+    with echo() as service, Manager("--listen", listen) as manager, manager.forward(service) as tunnel:
+        port = tunnel.event("ready")["port"]
+        with connect(port) as before:
+            ask(before, b"before")
+            manager.stop(signal.SIGKILL)
+            tunnel.event("reconnecting")
+            with connect(port) as waiting, Manager("--listen", listen):
+                # Its session is gone with the service: nobody must take that for the end of the data.
+                try:
+                    raise AssertionError(f"no reset, but {before.recv(1)!r}")
+                except ConnectionResetError:
+                    pass
+                equal(tunnel.event("session_lost")["connections"] >= 1, True)
+                tunnel.event("restarted")
+                ask(waiting, b"it waited for the new session")
+                tunnel.stop().ok()
+
+
+def standstill():
+    with echo() as service, Manager() as manager, manager.forward(service) as tunnel:
+        port = tunnel.event("ready")["port"]
+        with connect(port) as stream:
+            ask(stream, b"before")
+            tunnel.process.send_signal(signal.SIGSTOP)
+            manager.control("black-hole")
+            stream.sendall(b"meanwhile")
+            time.sleep(STANDSTILL_SECONDS)
+            tunnel.process.send_signal(signal.SIGCONT)
+            woken = time.monotonic()
+            equal(stream.recv(9, socket.MSG_WAITALL), b"meanwhile")
+            took = time.monotonic() - woken
+            # A ping at once, and 10 s for its answer; without the notice it would be 30 s more.
+            assert took < 20, f"{took:.1f} s"
+        tunnel.event("reconnected")
+        tunnel.stop().ok()
+
+
+def transaction(server):
+    with Manager(*BYE) as manager, manager.forward(server.port) as tunnel:
+        port = tunnel.event("ready")["port"]
+        client = Client(server, "--protocol=tcp", "--host=127.0.0.1", f"--port={port}")
+        client.ask("CREATE TABLE entries (id INT PRIMARY KEY, body MEDIUMTEXT CHARACTER SET ascii) ENGINE=InnoDB")
+        rows = random.Random(2)
+        bodies = [rows.randbytes(500).hex() for _ in range(ROWS)]
+        load = client.arguments("--quick", "--execute=SELECT seq, REPEAT(MD5(seq), 20) FROM seq_1_to_40000")
+        wanted = digest(server.direct.environment, [*server.direct.arguments(), *load[-2:]])
+        digests = []
+        reader = threading.Thread(target=lambda: digests.extend(digest(client.environment, load) for _ in range(2)))
+        reader.start()
+        with client.start("--skip-reconnect", stdin=subprocess.PIPE) as writer:
+            writer.type("START TRANSACTION;")
+            for number, body in enumerate(bodies):
+                writer.type(f"INSERT INTO entries VALUES ({number}, '{body}');")
+                if number % (ROWS // 8) == 0:
+                    writer.type("SELECT SLEEP(0.4);")
+            writer.type("COMMIT;")
+            writer.process.stdin.close()
+            writer.finish().ok()
+        reader.join(60)
+        equal(digests, [wanted] * 2)
+        total = 0
+        for body in bodies:
+            total ^= zlib.crc32(body.encode())
+        equal(server.direct.ask("SELECT COUNT(*), BIT_XOR(CRC32(body)) FROM entries"), f"{ROWS}\t{total}")
+        for _ in range(3):
+            tunnel.event("reconnected")
+        tunnel.stop().ok()
+
+
+def copy(folder):
+    sent, received = folder / "sent", folder / "received"
+    sent.write_bytes(random.Random(3).randbytes(FILE_BYTES))
+    with SshServer(folder) as server, Manager(*BYE) as manager:
+        proxy = folder / "proxy"
+        proxy.write_text(f'#!/bin/sh\nexec "{binary()}" -v ssh-proxy "$1" "$2" 2>>"{folder}/log"\n')
+        proxy.chmod(stat.S_IRWXU)
+        options = [
+            *["-F", "none", "-i", server.key, "-P", str(server.port), "-o", f"ProxyCommand={proxy} %h %p"],
+            *["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={folder}/known"],
+        ]
+        environment = clean_environment(manager.variables)
+        for source, destination in [(sent, f"{TARGET}:{received}"), (f"{TARGET}:{received}", folder / "back")]:
+            run(["scp", "-q", *options, source, destination], limit=300, env=environment).ok()
+        equal(sha256(received), sha256(sent))
+        equal(sha256(folder / "back"), sha256(sent))
+        closes = (folder / "log").read_text().count("reconnecting")
+        assert closes >= 3, f"only {closes} closes: {(folder / 'log').read_text()}"
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class SshServer(Child):
+    """An sshd of its own, for this user's key alone."""
+
+    def __init__(self, folder):
+        self.port, self.key = free_port(), folder / "key"
+        for key in (self.key, folder / "host_key"):
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], env={"PATH": SEARCH_PATH}).ok()
+        (folder / "key.pub").rename(folder / "authorized_keys")
+        if os.geteuid() == 0:
+            # Where it confines itself before a login.
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        config = folder / "sshd_config"
+        config.write_text(
+            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\n"
+            "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPidFile none\n"
+            "Subsystem sftp internal-sftp\n"
+        )
+        # It starts itself anew for each connection, by its whole path.
+        program = next(path for place in SEARCH_PATH.split(":") if (path := Path(place) / "sshd").exists())
+        super().__init__([program, "-D", "-e", "-f", config], env={"PATH": SEARCH_PATH})
+        wait_until("sshd to start", lambda: "listening" in self.stderr)

@@ -50,6 +50,7 @@ mod event;
 mod forwarder;
 mod listener;
 mod pool;
+mod program;
 mod provider;
 mod pump;
 mod session;

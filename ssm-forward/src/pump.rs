@@ -8,7 +8,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::listener::{Local, Program};
+use crate::listener::Local;
+use crate::program::Program;
 use crate::{SessionStream, StreamError};
 
 /// A local program's bytes are taken in pieces of up to so many.

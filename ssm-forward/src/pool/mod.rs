@@ -134,15 +134,16 @@ impl Pool {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.wants_more() {
+                members.spawn(self.new_member().run());
+            }
             tokio::select! {
                 Some(ended) = members.join_next() => {
                     ended.map_err(|error| ForwardError::SessionEnded(format!("a session's task ended: {error}")))??;
                 }
+                () = self.shared.changed() => {}
                 _ = ticks.tick() => {
                     self.shared.lock().measure(Instant::now());
-                    if self.wants_more() {
-                        members.spawn(self.new_member().run());
-                    }
                     self.retire();
                 }
             }

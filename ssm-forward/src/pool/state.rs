@@ -145,9 +145,10 @@ impl Shared {
     pub(super) fn ready(&self, number: Number, session: Arc<Session>) {
         let mut state = self.lock();
         if let Some(place) = state.members.get_mut(&number) {
+            // The handshake's messages are no load.
+            (place.messages, place.rate, place.measured) = (messages(&session), 0.0, Instant::now());
             place.session = Some(session);
             place.asleep = false;
-            (place.messages, place.rate, place.measured) = (0, 0.0, Instant::now());
         }
         drop(state);
         self.changed.notify_waiters();
@@ -191,14 +192,18 @@ impl Place {
 
     fn measure(&mut self, now: Instant) {
         let Some(session) = &self.session else { return };
-        let channel = session.stats().channel;
-        let messages = channel.messages_sent + channel.messages_received;
+        let messages = messages(session);
         let seconds = now.saturating_duration_since(self.measured).as_secs_f64().max(1e-3);
         let rate = messages.saturating_sub(self.messages) as f64 / seconds;
         // The mean of the last second or so.
         self.rate = (self.rate + rate) / 2.0;
         (self.messages, self.measured, self.placed) = (messages, now, 0);
     }
+}
+
+fn messages(session: &Session) -> u64 {
+    let channel = session.stats().channel;
+    channel.messages_sent + channel.messages_received
 }
 
 impl State {

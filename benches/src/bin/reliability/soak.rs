@@ -96,18 +96,19 @@ const CONNECTIONS: u64 = 8;
 
 /// One of the service's closes, with what makes some of them harder.
 async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -> Result<(), SetupError> {
-    if cycle % 6 == 0 {
+    let every = |cycles: u32| cycle.is_multiple_of(cycles);
+    if every(6) {
         // The path dies without a word.
         watcher.excuse(LIVENESS * 2);
         local.strike("black-hole".parse()?).await;
-    } else if cycle % 4 == 0 {
+    } else if every(4) {
         // The lid is closed; the service gives up meanwhile, and the way to it is gone when the machine wakes.
-        watcher.excuse(SLEEP + if cycle % 8 == 0 { LIVENESS * 2 } else { Duration::ZERO });
+        watcher.excuse(SLEEP + if every(8) { LIVENESS * 2 } else { Duration::ZERO });
         client.signal(Signal::STOP)?;
-        local.strike(if cycle % 8 == 0 { "black-hole" } else { "reset" }.parse()?).await;
+        local.strike(if every(8) { "black-hole" } else { "reset" }.parse()?).await;
         sleep(SLEEP).await;
         client.signal(Signal::CONT)?;
-    } else if cycle % 3 == 0 {
+    } else if every(3) {
         // Somebody has to log in again first.
         watcher.excuse(CREDENTIALS_AWAY);
         let expired = format!("expired-credentials,operation=ResumeSession,for={}s", CREDENTIALS_AWAY.as_secs());

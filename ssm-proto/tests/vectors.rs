@@ -291,6 +291,8 @@ fn publication_pauses_and_resumes_a_channel_even_with_a_bad_digest() {
         assert!(!channel.can_send());
         channel.handle_input(now, start).unwrap();
         assert!(channel.can_send());
+        let again = AgentMessage::decode(channel.poll_transmit(now).unwrap()).unwrap();
+        assert_eq!((again.sequence_number(), again.payload()), (0, b"in flight".as_slice()));
         assert!(channel.poll_transmit(now).is_none(), "neither is acknowledged");
     }
 }

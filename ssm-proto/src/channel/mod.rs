@@ -369,12 +369,11 @@ impl DataChannel {
         }
     }
 
-    /// The peer has a new WebSocket. Whether or not it was known to be away, what was sent to the old one may be lost, and
-    /// the waits for its acknowledgement may have become long.
+    /// The peer has a new WebSocket. Whether or not it was known to be away, what was sent to the old one may be lost: it goes
+    /// again as over a new WebSocket of ours, without waiting for time-outs that may have become long.
     fn handle_start(&mut self, now: Instant) {
         self.handle_peer_alive(now);
-        self.inflight.hasten(now);
-        self.burst_left = SILENT_BURST;
+        self.send_all_again();
     }
 
     /// Any word from the peer ends a pause (DC-12).
@@ -389,6 +388,10 @@ impl DataChannel {
     pub fn handle_connected(&mut self, _now: Instant) {
         self.connected = true;
         self.paused = None;
+        self.send_all_again();
+    }
+
+    fn send_all_again(&mut self) {
         self.burst_left = SILENT_BURST;
         self.retransmit_queue.clear();
         self.inflight.rewind();

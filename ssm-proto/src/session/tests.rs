@@ -321,14 +321,14 @@ fn what_was_sent_into_a_black_hole_goes_again_as_soon_as_the_peer_has_a_new_webs
     assert!(pair.run_until(Duration::from_secs(1), |pair| pair.agent.session.stats().streams == 1));
     // Nobody tells the agent that the client hears nothing.
     pair.link.loss = 1.0;
-    for _ in 0..20 {
+    for _ in 0..100 {
         pair.agent.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
     }
     pair.run_until(Duration::from_secs(30), |_| false);
     pair.link.loss = 0.0;
     pair.agent.session.handle_input(pair.now, crate::publication(true, 1, uuid::Uuid::nil())).unwrap();
     let arrived =
-        pair.run_until(Duration::from_millis(100), |pair| pair.client.session.stats().receive_bytes == 20_000);
+        pair.run_until(Duration::from_millis(100), |pair| pair.client.session.stats().receive_bytes == 100_000);
     assert!(arrived, "{:?}", pair.agent.session.stats());
 }
 

@@ -66,11 +66,16 @@ pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
     }
     let pace = Duration::from_secs(args.pace);
     sleep(pace).await;
-    let memory_before = client.memory()?;
+    let mut memory_before = client.memory()?;
     for cycle in 1..=args.cycles {
         strike(cycle, &local, &client, &watcher).await?;
         sleep(pace).await;
-        say(&format!("{cycle} of {}: worst stall so far {:.2} s", args.cycles, watcher.worst().as_secs_f32()));
+        let (stall, memory) = (watcher.worst().as_secs_f32(), mebibytes(client.memory()?));
+        say(&format!("{cycle} of {}: worst stall so far {stall:.2} s, memory {memory:.1} MiB", args.cycles));
+        // Each kind of fault has filled the buffers once.
+        if cycle == WARM_UP {
+            memory_before = client.memory()?;
+        }
     }
     let memory_after = client.memory()?;
     stop.send_replace(true);
@@ -93,21 +98,24 @@ pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
 }
 
 const CONNECTIONS: u64 = 8;
+/// Cycles until each kind of fault has happened.
+const WARM_UP: u32 = 8;
 
 /// One of the service's closes, with what makes some of them harder.
 async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -> Result<(), SetupError> {
-    if cycle % 6 == 0 {
+    let every = |cycles: u32| cycle.is_multiple_of(cycles);
+    if every(6) {
         // The path dies without a word.
         watcher.excuse(LIVENESS * 2);
         local.strike("black-hole".parse()?).await;
-    } else if cycle % 4 == 0 {
+    } else if every(4) {
         // The lid is closed; the service gives up meanwhile, and the way to it is gone when the machine wakes.
-        watcher.excuse(SLEEP + if cycle % 8 == 0 { LIVENESS * 2 } else { Duration::ZERO });
+        watcher.excuse(SLEEP + if every(8) { LIVENESS * 2 } else { Duration::ZERO });
         client.signal(Signal::STOP)?;
-        local.strike(if cycle % 8 == 0 { "black-hole" } else { "reset" }.parse()?).await;
+        local.strike(if every(8) { "black-hole" } else { "reset" }.parse()?).await;
         sleep(SLEEP).await;
         client.signal(Signal::CONT)?;
-    } else if cycle % 3 == 0 {
+    } else if every(3) {
         // Somebody has to log in again first.
         watcher.excuse(CREDENTIALS_AWAY);
         let expired = format!("expired-credentials,operation=ResumeSession,for={}s", CREDENTIALS_AWAY.as_secs());
@@ -251,10 +259,9 @@ impl Figures {
 
     fn render(&self) -> String {
         let Tally { exact, lost, wrong, bytes } = self.tally;
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         format!(
             "| closes and the like | connections, exact at both ends | lost | wrong | data | worst stall beyond the fault \
-             | client's memory, start → end |\n|---|---|---|---|---|---|---|\n\
+             | client's memory, after a third → at the end |\n|---|---|---|---|---|---|---|\n\
              | {} | {exact} | {lost} | {wrong} | {:.0} MiB | {:.2} s | {:.1} → {:.1} MiB |\n",
             self.cycles,
             mebibytes(bytes),
@@ -263,6 +270,10 @@ impl Figures {
             mebibytes(self.memory_after),
         )
     }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// The forwarder in a process of its own, so that it can be put to sleep and weighed.

@@ -198,6 +198,7 @@ impl Session {
 
     async fn ready(&self) -> Result<SessionMode, ForwardError> {
         tokio::select! {
+            biased;
             mode = self.shared.ready() => Ok(mode),
             reason = self.shared.ended() => Err(match reason {
                 CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use ssm_proto::{OpenError, Output, StreamId, WriteError};
+use ssm_proto::{OpenError, Output, SessionMode, StreamId, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::{Shared, State, StreamState};
@@ -64,7 +64,8 @@ impl SessionStream {
     pub(super) async fn open(shared: Arc<Shared>) -> Result<Self, StreamError> {
         let id = poll_fn(|cx| {
             let mut state = shared.lock();
-            if let Some(reason) = &state.ended {
+            // The output of a command that is over already can still be read.
+            if let Some(reason) = state.ended.as_ref().filter(|_| state.mode != Some(SessionMode::Shell)) {
                 return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
             }
             match state.protocol.open() {
@@ -73,10 +74,13 @@ impl SessionStream {
                     state.wake_driver();
                     Poll::Ready(Ok(id))
                 }
-                Err(OpenError::NotReady | OpenError::Busy | _) => {
-                    state.wait_to_open(cx.waker());
-                    Poll::Pending
-                }
+                Err(OpenError::NotReady | OpenError::Busy | _) => match &state.ended {
+                    Some(reason) => Poll::Ready(Err(StreamError::SessionEnded(reason.to_string()))),
+                    None => {
+                        state.wait_to_open(cx.waker());
+                        Poll::Pending
+                    }
+                },
             }
         })
         .await?;

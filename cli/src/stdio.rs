@@ -5,16 +5,19 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ssm_forward::{CloseReason, Session, StreamError, StreamSender};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 
 const READ_SIZE: usize = 64 << 10;
 const CHUNKS: usize = 64;
+/// How long the far side may be silent once standard input has ended. Nothing on the wire tells it, so it may wait for more
+/// for ever.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Passes bytes, and nothing but them, until the far side is done or somebody asks to stop. The end of standard input alone
-/// is no reason: the answer may still be on its way.
+/// is no reason, the answer may still be on its way; a long silence after it is.
 ///
 /// # Errors
 /// The destination refused, or the session is lost.
@@ -37,6 +40,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<(), Fa
                 Err(error) => return Err(failure(session, &error)),
             },
             () = &mut up, if sending => sending = false,
+            () = sleep(LINGER), if !sending => return Ok(()),
             _ = shutdown.requested() => return Ok(()),
         }
     }

@@ -13,9 +13,12 @@ use crate::shutdown::Shutdown;
 
 const READ_SIZE: usize = 64 << 10;
 const CHUNKS: usize = 64;
+/// How long the far side may be silent once standard input has ended. Nothing on the wire tells it, so it may wait for more
+/// for ever.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Passes bytes, and nothing but them, until the far side is done or somebody asks to stop. The end of standard input alone
-/// is no reason: the answer may still be on its way.
+/// is no reason, the answer may still be on its way; a long silence after it is.
 ///
 /// # Errors
 /// The destination refused, or the session is lost.
@@ -42,6 +45,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
             },
             () = &mut unheard, if waiting => waiting = false,
             () = &mut up, if sending => sending = false,
+            () = sleep(LINGER), if !sending => return Ok(()),
             _ = shutdown.requested() => return Ok(()),
         }
     }

@@ -198,9 +198,9 @@ impl Session {
 
     async fn ready(&self) -> Result<SessionMode, ForwardError> {
         tokio::select! {
+            biased;
             mode = self.shared.ready() => Ok(mode),
-            // A short command may be over as soon as it is there; what it said is still to be read.
-            reason = self.shared.ended() => self.mode().ok_or_else(|| match reason {
+            reason = self.shared.ended() => Err(match reason {
                 CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
                 CloseReason::Agent(text) => ForwardError::Agent(text),
                 CloseReason::Lost(text) => ForwardError::Transport(text),

@@ -83,11 +83,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A session that is one stream and over already was ready all the same: what it said can be read.
     pub(super) async fn ready(&self) -> SessionMode {
         let mut phase = self.phase.subscribe();
         loop {
-            if let Phase::Ready(mode) = *phase.borrow_and_update() {
-                return mode;
+            match *phase.borrow_and_update() {
+                Phase::Ready(mode) => return mode,
+                Phase::Connecting => {}
+                Phase::Ended(_) => {
+                    let mode = self.lock().mode.filter(|mode| is_one_stream(*mode));
+                    if let Some(mode) = mode {
+                        return mode;
+                    }
+                }
             }
             // The sender lives as long as `self`.
             let _ = phase.changed().await;
@@ -164,6 +172,11 @@ impl Shared {
     }
 }
 
+/// Whether a session of this mode is one stream, which can be read after its end.
+pub(super) fn is_one_stream(mode: SessionMode) -> bool {
+    matches!(mode, SessionMode::Shell | SessionMode::Plain)
+}
+
 impl State {
     /// A WebSocket is up, or gone.
     pub(super) fn set_connected(&mut self, connected: bool) {
@@ -228,5 +241,33 @@ impl State {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use ssm_proto::{ClientConfig, Clock};
+
+    use super::*;
+
+    fn ended(mode: Option<SessionMode>) -> Shared {
+        let clock = Clock { start: Instant::now(), unix: Duration::ZERO };
+        let shared = Shared::new(Session::client(ClientConfig::default(), clock, 1));
+        shared.lock().mode = mode;
+        shared.end(CloseReason::Closed(String::new()));
+        shared
+    }
+
+    #[test]
+    fn a_command_that_is_over_at_once_was_ready() {
+        let ready = |mode| ended(mode).ready().now_or_never();
+        assert_eq!(ready(Some(SessionMode::Shell)), Some(SessionMode::Shell));
+        assert_eq!(ready(Some(SessionMode::Plain)), Some(SessionMode::Plain));
+        // Nothing can be had from a tunnel that is gone.
+        assert_eq!(ready(Some(SessionMode::Mux)), None);
+        assert_eq!(ready(None), None);
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use ssm_proto::{OpenError, Output, SessionMode, StreamId, WriteError};
+use ssm_proto::{OpenError, Output, StreamId, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::shared::{Shared, State, StreamState};
+use super::shared::{Shared, State, StreamState, is_one_stream};
 
 /// Why a stream gives no more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,9 +64,7 @@ impl SessionStream {
     pub(super) async fn open(shared: Arc<Shared>) -> Result<Self, StreamError> {
         let id = poll_fn(|cx| {
             let mut state = shared.lock();
-            // A session that is one stream can be read after its end.
-            let is_one_stream = matches!(state.mode, Some(SessionMode::Shell | SessionMode::Plain));
-            if let Some(reason) = state.ended.as_ref().filter(|_| !is_one_stream) {
+            if let Some(reason) = state.ended.as_ref().filter(|_| !state.mode.is_some_and(is_one_stream)) {
                 return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
             }
             match state.protocol.open() {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::message::Header;
@@ -14,8 +14,8 @@ use super::types::{HeaderForm, MessageType, Padding};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct OpenDataChannel {
-    /// `1.0`.
-    #[serde(default)]
+    /// `1.0`. Some clients say it as a number.
+    #[serde(default, deserialize_with = "text_or_number")]
     pub message_schema_version: String,
     /// A fresh UUID.
     #[serde(default)]
@@ -58,6 +58,19 @@ impl OpenDataChannel {
     pub fn from_json(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| format!("not an OpenDataChannel message ({:?})", error.classify()))
     }
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Version {
+        Text(String),
+        Number(f64),
+    }
+    Ok(match Version::deserialize(deserializer)? {
+        Version::Text(text) => text,
+        Version::Number(number) => format!("{number:.1}"),
+    })
 }
 
 impl fmt::Debug for OpenDataChannel {
@@ -121,4 +134,17 @@ pub fn publication(start: bool, created_date: u64, message_id: Uuid) -> Bytes {
 
 fn service_header(message_type: MessageType, created_date: u64, message_id: Uuid) -> Header {
     Header { form: HeaderForm::Short, padding: Padding::Nul, ..Header::new(message_type, created_date, message_id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_version_may_be_a_number() {
+        for version in ["1", "1.0", "\"1.0\""] {
+            let open = OpenDataChannel::from_json(&format!(r#"{{"MessageSchemaVersion":{version},"TokenValue":"t"}}"#));
+            assert_eq!(open.map(|open| open.message_schema_version), Ok("1.0".into()));
+        }
+    }
 }

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from aws_api import client
 from harness import PATIENCE, SEARCH_PATH, TARGET, Manager, also_end, aws_cli, binary, clean_environment, contains, equal, run, wait_until

@@ -4,7 +4,7 @@ import json
 import signal
 import socket
 
-from harness import TARGET, Tool, aws_cli, clean_environment, contains, equal, run, wait_until
+from harness import TARGET, Manager, Tool, aws_cli, clean_environment, contains, equal, run
 
 NEEDS = ["boto3", "aws"]
 
@@ -15,9 +15,8 @@ NO_SESSION = "local-00000000000000000"
 
 
 def checks(suite):
-    with Tool("local") as manager:
-        wait_until("the local Session Manager", lambda: "Ctrl-C" in manager.stderr)
-        variables = dict(line.removeprefix("export ").split("=", 1) for line in manager.lines_so_far())
+    with Manager() as manager:
+        variables = manager.variables
         suite.check("what `local` prints is all that the AWS CLI needs", first_call, Cli(variables))
         variables.setdefault("AWS_DEFAULT_REGION", variables["AWS_REGION"])
         api, cli = client(variables), Cli(variables)

@@ -184,6 +184,15 @@ class Tool(Child):
             assert event["event"] != "error", event
 
 
+class Manager(Tool):
+    """`aws-ssm-forward local`, with the variables that lead clients to it."""
+
+    def __init__(self, *args):
+        super().__init__("local", *args)
+        wait_until("the local Session Manager", lambda: "Ctrl-C" in self.stderr)
+        self.variables = dict(line.removeprefix("export ").split("=", 1) for line in self.lines_so_far())
+
+
 def clean_environment(more=None):
     return {
         "PATH": SEARCH_PATH,
@@ -206,6 +215,11 @@ def aws_cli():
 
 def reraise(error):
     raise error
+
+
+def also_end(process):
+    """Has a process killed at the latest when the tests end."""
+    _children.append(process)
 
 
 def end_all_children():

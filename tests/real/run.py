@@ -23,11 +23,12 @@ from pathlib import Path
 # The checkout stays clean.
 sys.dont_write_bytecode = True
 
+import clients  # noqa: E402
 import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api", "reliability"]
+SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "reliability"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -100,6 +101,10 @@ def present(component):
         return importlib.util.find_spec("boto3") is not None
     if component == "aws":
         return harness.aws_cli() is not None
+    if component == "pyssm":
+        return clients.pyssm().exists()
+    if component == "bridge":
+        return clients.bridge().exists()
     return shutil.which(component, path=harness.SEARCH_PATH) is not None
 
 
@@ -120,11 +125,14 @@ INSTALL = {
     "mariadb-install-db": "apt-get install mariadb-server",
     "mariadb": "apt-get install mariadb-client",
     "mariadb-dump": "apt-get install mariadb-client",
+    "setsid": "apt-get install util-linux",
     "sshd": "apt-get install openssh-server",
-    "ssh-keygen": "apt-get install openssh-client",
-    "scp": "apt-get install openssh-client",
+    **dict.fromkeys(["ssh", "scp", "sftp", "ssh-keygen"], "apt-get install openssh-client"),
+    "curl": "apt-get install curl",
     "aws": VENV,
     "boto3": VENV,
+    "pyssm": VENV,
+    "bridge": "tests/real/bridge/build",
 }
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ pub(crate) struct Args {
 
 /// A dead peer is noticed within twice this.
 const LIVENESS: Duration = Duration::from_secs(1);
-/// What takes longer hangs.
-const CELL_LIMIT: Duration = Duration::from_secs(180);
+/// What takes longer hangs. Fifty connections one after the other take two to three minutes.
+const CELL_LIMIT: Duration = Duration::from_secs(300);
 /// After a fault, a new connection works within so long.
 const RECOVERY: Duration = Duration::from_secs(45);
 

@@ -191,8 +191,8 @@ impl Forward {
     }
 }
 
-/// Runs a forward on a task of its own. Where it ended by a panic, or before it was ready, its session is terminated from
-/// here: the forwarder could not, or its call would be cut short by the end of the process.
+/// Runs a forward on a task of its own. Where it ended by a panic, its session is terminated from here: the forwarder could
+/// not.
 async fn contain(
     run: impl Future<Output = Result<(), ForwardError>> + Send + 'static,
     provider: &Arc<dyn SessionProvider>,
@@ -200,7 +200,7 @@ async fn contain(
 ) -> Result<(), Failure> {
     let result = tokio::spawn(run).await;
     let state = tracker.state();
-    let must_terminate = result.is_err() || !state.was_ready;
+    let must_terminate = result.is_err();
     let is_terminated = match state.session_id {
         Some(session_id) if must_terminate => {
             matches!(timeout(TERMINATE_TIMEOUT, provider.terminate(&session_id)).await, Ok(Ok(())))

@@ -44,7 +44,12 @@ fn main() -> ExitCode {
 /// The command's, or the system gives no runtime.
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
-    let result = runtime.block_on(command);
+    let result = runtime.block_on(async {
+        let result = command.await;
+        // Sessions that were given up half-way are terminated before the process ends.
+        ssm_forward::settle().await;
+        result
+    });
     // A task that still blocks must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result

@@ -70,7 +70,7 @@ pub use provider::{
 };
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,
-    StreamSender,
+    StreamSender, settle,
 };
 pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};

@@ -20,7 +20,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
 use crate::{stdio, terminal};
-use invocation::{Invocation, Request};
+use invocation::{Asked, Invocation, Request};
 
 /// Whether this process was started under the name that the AWS CLI and other tools start, rather than its own.
 pub(crate) fn is_invoked_as_plugin() -> bool {
@@ -66,12 +66,16 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     say(&format!("\nStarting session with SessionId: {session_id}\n"));
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     shutdown.watch_parent();
+    let api = api(&request).await.inspect_err(tell_caller)?;
+    let provider: Arc<dyn SessionProvider> = Arc::new(TicketProvider::new(request.ticket, api));
     let opened = tokio::select! {
-        opened = open(request) => opened,
+        // First the session that the caller started becomes ours: from then on it is terminated, whatever happens.
+        biased;
+        opened = open(provider.clone(), request.asked) => opened,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
         () = interrupted() => return Ok(ExitCode::Interrupted),
     };
-    let (session, provider) = opened.inspect_err(tell_caller)?;
+    let session = opened.inspect_err(tell_caller)?;
     let outcome = match session.mode() {
         Some(SessionMode::Shell) => shell(&session, &shutdown).await,
         Some(SessionMode::Plain) => stdio::run(&session, &shutdown, false).await.map(|()| ExitCode::Ok),
@@ -89,15 +93,13 @@ fn tell_caller(failure: &Failure) {
     }
 }
 
-async fn open(request: Request) -> Result<(Arc<Session>, Arc<dyn SessionProvider>), Failure> {
-    let provider: Arc<dyn SessionProvider> =
-        Arc::new(TicketProvider::new(request.ticket.clone(), api(&request).await?));
+async fn open(provider: Arc<dyn SessionProvider>, asked: Asked) -> Result<Arc<Session>, Failure> {
     let mut config = SessionConfig::default();
     config.stream_url_policy = stream_url_policy();
-    let may_be_silent = request.asked.may_be_silent();
+    let may_be_silent = asked.may_be_silent();
     // The session is started already; of the request only the target still counts.
-    let request = StartRequest { target: request.asked.target, ..StartRequest::default() };
-    let start = Session::start(provider.clone(), &request, config, |_| {}, tell);
+    let request = StartRequest { target: asked.target, ..StartRequest::default() };
+    let start = Session::start(provider, &request, config, |_| {}, tell);
     let mut start = std::pin::pin!(start);
     let session = match timeout(START_TIMEOUT, &mut start).await {
         Ok(started) => started?,
@@ -111,7 +113,7 @@ async fn open(request: Request) -> Result<(Arc<Session>, Arc<dyn SessionProvider
             return Err(Failure::new(ExitCode::Channel, "timeout", text));
         }
     };
-    Ok((Arc::new(session), provider))
+    Ok(Arc::new(session))
 }
 
 /// What resumes, terminates and signs; `None` if the caller wants none of it.

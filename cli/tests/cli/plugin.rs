@@ -307,3 +307,19 @@ fn installing_replaces_and_uninstalling_puts_back() {
     Cli::start(&["plugin", "uninstall", "--dir", path], &[]).end().assert_one_line(4, &["nothing was changed"]);
     Cli::start(&["plugin", "install", "--dir", "/no/such/folder"], &[]).end().assert_one_line(4, &["--dir"]);
 }
+
+#[test]
+fn stopped_while_it_opens_it_terminates_the_session_once() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        let manager = LocalManager::start();
+        let mut session = port_session(&manager, echo_server());
+        // Takes the connection and never answers the upgrade.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        session["StreamUrl"] = format!("ws://{}/", silent.local_addr().unwrap()).into();
+        let cli = start(&manager, &session);
+        let (_held, _) = silent.accept().unwrap();
+        cli.signal(signal);
+        assert_eq!(cli.end().code, code, "{signal}");
+        assert!(manager.sessions("Active").is_empty(), "{signal} leaves the session behind");
+    }
+}

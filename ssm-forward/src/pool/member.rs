@@ -5,7 +5,7 @@
 //!      └── failed, can pass ──► Waiting     └── gone, not in use ──► Asleep ── a connection comes ──► Starting
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_proto::SessionStats;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Blueprint;
 use super::state::{Number, Shared};
-use crate::session::{self, CloseReason, Session, SessionNotice};
+use crate::session::{CloseReason, Session, SessionNotice};
 use crate::{ForwardError, ForwardEvent, ProviderErrorKind};
 
 /// Waits between attempts, ever longer, with up to half taken away at random.
@@ -47,8 +47,6 @@ pub(super) struct Member {
     shared: Arc<Shared>,
     number: Number,
     retire: Arc<Notify>,
-    /// The session that was granted and is not ready yet.
-    granted: Mutex<Option<String>>,
     /// Attempts since the last session that was of use.
     attempt: u32,
     /// Since when there is no session.
@@ -58,7 +56,7 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(blueprint: Arc<Blueprint>, shared: Arc<Shared>) -> Self {
         let (number, retire) = shared.join();
-        Self { blueprint, shared, number, retire, granted: Mutex::default(), attempt: 0, outage: None }
+        Self { blueprint, shared, number, retire, attempt: 0, outage: None }
     }
 
     /// Starts the pool's first session.
@@ -86,7 +84,7 @@ impl Member {
                 Some(session) => session,
                 None => tokio::select! {
                     session = self.restart() => session?,
-                    () = shared.closing() => return self.give_up().await,
+                    () = shared.closing() => return Ok(()),
                 },
             };
             let began = Instant::now();
@@ -103,15 +101,6 @@ impl Member {
                 () = shared.closing() => return Ok(()),
             }
         }
-    }
-
-    /// Ends a session that was granted and did not get ready.
-    pub(super) async fn give_up(&self) -> Result<(), ForwardError> {
-        let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(session_id) = granted {
-            session::terminate(self.blueprint.provider.clone(), session_id).await;
-        }
-        Ok(())
     }
 
     /// A session is over: says so, and waits until a new one is needed.
@@ -179,7 +168,6 @@ impl Member {
                 "{target} did not get ready within {seconds} s: is its agent online, and can it reach the service?"
             ))
         })??;
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(Arc::new(session))
     }
 
@@ -190,10 +178,7 @@ impl Member {
             provider.clone(),
             request,
             session.clone(),
-            |id| {
-                *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
-                on_event(ForwardEvent::SessionStarted { session_id: id.to_owned() });
-            },
+            |id| on_event(ForwardEvent::SessionStarted { session_id: id.to_owned() }),
             move |told| {
                 let is_back = matches!(told, SessionNotice::Reconnected { .. });
                 notice(ForwardEvent::from(told));

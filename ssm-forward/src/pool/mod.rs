@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use crate::session::{Session, SessionConfig, SessionStream, StreamError};
+use crate::session::{Session, SessionConfig, SessionStream, StreamError, settle};
 use crate::stats::Totals;
 use crate::{ForwardError, ForwardEvent, SessionProvider, StartRequest};
 use member::{Member, Retry};
@@ -113,13 +113,17 @@ impl Pool {
         let mut stop = std::pin::pin!(stop);
         let first = self.new_member();
         let started = tokio::select! {
-            started = first.start_first() => started,
-            () = &mut stop => {
-                self.shared.close();
-                return first.give_up().await;
-            }
+            started = first.start_first() => started.map_err(Some),
+            () = &mut stop => Err(None),
         };
-        on_ready(&*started?);
+        match started {
+            Ok(session) => on_ready(&session),
+            Err(failure) => {
+                // What was granted and is not ready yet is being terminated.
+                settle().await;
+                return failure.map_or(Ok(()), Err);
+            }
+        }
         members.spawn(first.run());
         let outcome = tokio::select! {
             outcome = self.keep(&mut members) => outcome,
@@ -127,6 +131,7 @@ impl Pool {
         };
         self.shared.close();
         while members.join_next().await.is_some() {}
+        settle().await;
         outcome
     }
 

@@ -5,6 +5,7 @@ mod resume;
 mod shared;
 mod stream;
 mod surroundings;
+mod termination;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,11 +17,13 @@ use tokio::time::timeout;
 pub(crate) use resume::DialError;
 pub use resume::RetryPolicy;
 pub use stream::{SessionStream, StreamError, StreamSender};
+pub use termination::settle;
 
 use crate::transport::{StreamUrl, StreamUrlPolicy, TransportOptions};
 use crate::{ForwardError, SessionProvider, SessionTicket, StartRequest};
 use resume::Dialer;
 use shared::Shared;
+use termination::{Granted, TIMEOUT};
 
 /// Knobs of a [`Session`].
 #[derive(Clone, Debug, Default)]
@@ -138,15 +141,26 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// How long [`Session::terminate`] gives the agent and the API, each.
-const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A running session. Dropping it ends the data channel but does not call the API: use [`Session::terminate`].
+/// A running session. Dropping it ends it, at the API in the background: [`Session::terminate`] waits for that, and
+/// [`settle`] for all that are in the background.
 pub struct Session {
     id: String,
     shared: Arc<Shared>,
-    provider: Arc<dyn SessionProvider>,
-    driver: JoinHandle<()>,
+    granted: tokio::sync::Mutex<Granted>,
+    driver: Driver,
+}
+
+/// The task that drives a session; dropping it ends the data channel.
+struct Driver {
+    task: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.shared.end(CloseReason::Terminated);
+    }
 }
 
 impl Session {
@@ -168,13 +182,14 @@ impl Session {
         on_granted(&ticket.session_id);
         config.protocol.channel.pace = config.pacing.pace(&ticket.stream_url, &config.stream_url_policy);
         config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target: request.target.clone() };
-        let mut guard = TerminateOnDrop { provider: provider.clone(), session_id: Some(ticket.session_id.clone()) };
-        let started = Self::open(provider, ticket, config, on_notice).await;
-        match &started {
-            Ok(_) => guard.session_id = None,
-            Err(_) => guard.terminate().await,
+        let mut granted = Granted::new(provider.clone(), ticket.session_id.clone());
+        match Self::open(provider, ticket, config, on_notice).await {
+            Ok((id, shared, driver)) => Ok(Self { id, shared, granted: tokio::sync::Mutex::new(granted), driver }),
+            Err(error) => {
+                granted.terminate().await;
+                Err(error)
+            }
         }
-        started
     }
 
     async fn open(
@@ -182,7 +197,7 @@ impl Session {
         ticket: SessionTicket,
         config: SessionConfig,
         on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
-    ) -> Result<Self, ForwardError> {
+    ) -> Result<(String, Arc<Shared>, Driver), ForwardError> {
         let id = ticket.session_id.clone();
         let clock =
             Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
@@ -190,17 +205,12 @@ impl Session {
         let shared = Arc::new(Shared::new(protocol));
         let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
         let transport = dialer.dial().await.map_err(ForwardError::from)?;
-        let driver = tokio::spawn(driver::run(shared.clone(), transport, dialer, config, Box::new(on_notice)));
-        let session = Self { id, shared, provider, driver };
-        session.ready().await?;
-        Ok(session)
-    }
-
-    async fn ready(&self) -> Result<SessionMode, ForwardError> {
+        let run = driver::run(shared.clone(), transport, dialer, config, Box::new(on_notice));
+        let driver = Driver { task: tokio::spawn(run), shared: shared.clone() };
         tokio::select! {
             biased;
-            mode = self.shared.ready() => Ok(mode),
-            reason = self.shared.ended() => Err(match reason {
+            _ = shared.ready() => Ok((id, shared, driver)),
+            reason = shared.ended() => Err(match reason {
                 CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
                 CloseReason::Agent(text) => ForwardError::Agent(text),
                 CloseReason::Lost(text) => ForwardError::Transport(text),
@@ -290,56 +300,18 @@ impl Session {
         self.shared.ended().await
     }
 
-    /// Ends the session, here and at the API. Takes a bounded time.
+    /// Ends the session, here and, once, at the API. Takes a bounded time.
     pub async fn terminate(&self) {
         self.shared.terminate();
-        if timeout(TERMINATE_TIMEOUT, self.shared.ended()).await.is_err() {
-            self.driver.abort();
+        if timeout(TIMEOUT, self.shared.ended()).await.is_err() {
+            self.driver.task.abort();
         }
-        let mut guard = TerminateOnDrop { provider: self.provider.clone(), session_id: Some(self.id.clone()) };
-        guard.terminate().await;
+        self.granted.lock().await.terminate().await;
     }
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.driver.abort();
-        self.shared.end(CloseReason::Terminated);
-    }
-}
-
-/// Calls TerminateSession even if the future that started the session is dropped half-way.
-struct TerminateOnDrop {
-    provider: Arc<dyn SessionProvider>,
-    session_id: Option<String>,
-}
-
-impl TerminateOnDrop {
-    async fn terminate(&mut self) {
-        if let Some(session_id) = self.session_id.take() {
-            terminate(self.provider.clone(), session_id).await;
-        }
-    }
-}
-
-impl Drop for TerminateOnDrop {
-    fn drop(&mut self) {
-        if let (Some(session_id), Ok(runtime)) = (self.session_id.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(terminate(self.provider.clone(), session_id));
-        }
-    }
-}
-
-pub(crate) async fn terminate(provider: Arc<dyn SessionProvider>, session_id: String) {
-    match timeout(TERMINATE_TIMEOUT, provider.terminate(&session_id)).await {
-        Ok(Ok(())) => tracing::debug!(session_id, "session terminated"),
-        Ok(Err(error)) => tracing::warn!(session_id, %error, "the session could not be terminated"),
-        Err(_) => tracing::warn!(session_id, "terminating the session took too long"),
     }
 }

@@ -218,8 +218,10 @@ async fn publication_is_paused_and_started_at_will() {
     let port = serve(move |mut stream| {
         let rings = rings.clone();
         async move {
-            rings.notified().await;
-            stream.write_all(b"ring").await.unwrap();
+            for text in [b"ring", b"more"] {
+                rings.notified().await;
+                stream.write_all(text).await.unwrap();
+            }
             rings.notified().await;
         }
     })
@@ -235,9 +237,14 @@ async fn publication_is_paused_and_started_at_will() {
     channel.message(MessageType::Acknowledge).await;
     control(&local, "pause-publication", "direction=up").await;
     bell.notify_one();
+    // One message asks whether the client is back after all (DC-12); nothing follows it.
+    let probe = channel.message(MessageType::OutputStreamData).await;
+    assert_eq!(probe.into_payload(), frame(2, b"ring"));
+    bell.notify_one();
     assert!(channel.is_silent(A_WHILE).await);
     control(&local, "start-publication", "direction=up").await;
     assert_eq!(channel.data().await.1, frame(2, b"ring"));
+    assert_eq!(channel.data().await.1, frame(2, b"more"));
 }
 
 // The agent and its node.

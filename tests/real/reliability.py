@@ -27,6 +27,8 @@ ROWS = 4000
 FILE_BYTES = 50_000_000
 # As AWS does every hour.
 BYE = ["--fault", "bye,every=700ms"]
+# The same however fast the machine is.
+BYE_BY_COUNT = ["--fault", "bye,nth=6000"]
 
 
 def checks(suite):
@@ -165,7 +167,7 @@ def transaction(server):
 def copy(folder):
     sent, received = folder / "sent", folder / "received"
     sent.write_bytes(random.Random(3).randbytes(FILE_BYTES))
-    with SshServer(folder) as server, Manager(*BYE) as manager:
+    with SshServer(folder) as server, Manager(*BYE_BY_COUNT) as manager:
         proxy = folder / "proxy"
         proxy.write_text(f'#!/bin/sh\nexec "{binary()}" -v ssh-proxy "$1" "$2" 2>>"{folder}/log"\n')
         proxy.chmod(stat.S_IRWXU)

@@ -28,7 +28,7 @@ FILE_BYTES = 50_000_000
 # As AWS does every hour.
 BYE = ["--fault", "bye,every=700ms"]
 # The same however fast the machine is.
-BYE_BY_COUNT = ["--fault", "bye,nth=6000"]
+BYE_BY_COUNT = ["--fault", "close,nth=6000"]
 
 
 def checks(suite):

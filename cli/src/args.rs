@@ -176,6 +176,9 @@ pub(crate) struct ExecArgs {
     /// Run it on a terminal of the node: it can ask and be answered, but no exit code comes back.
     #[arg(short, long)]
     pub(crate) tty: bool,
+    /// Give it standard input, which is read to its end first; at most 256 MiB.
+    #[arg(short = 'i', long, conflicts_with = "tty")]
+    pub(crate) stdin: bool,
     /// The command: one argument is a line for sh on the node, several are its words as they are.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

@@ -3,6 +3,7 @@
 mod args;
 mod connect;
 mod demo;
+mod exec_input;
 mod exit_code;
 mod figures;
 mod forward;

@@ -4,6 +4,7 @@ use ssm_forward::TerminalSize;
 
 use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
+use crate::exec_input::Input;
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 use crate::terminal_session::{self, Ended};
@@ -36,6 +37,9 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
 /// # Errors
 /// In one line, what went wrong and what to do.
 pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    if args.stdin {
+        return exec_with_input(args, verbosity).await;
+    }
     let command = match (args.tty, args.command.as_slice()) {
         (true, [line]) => command_line(&[speaking_first(line, terminal::size())])?,
         (_, words) => command_line(words)?,
@@ -69,6 +73,26 @@ pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCo
             }
         },
     }
+}
+
+/// A command that gets standard input.
+async fn exec_with_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let input = Input::read()?;
+    let line = match args.command.as_slice() {
+        [line] => line.clone(),
+        words => command_line(words)?,
+    };
+    let wanted = Wanted {
+        target: args.target.as_deref(),
+        document: Some("AWS-StartInteractiveCommand"),
+        parameters: vec![("command", command_line(&[input.script(&line)])?)],
+        quiet: verbosity.quiet,
+    };
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
+    let outcome = input.run(&connection.session, &shutdown).await;
+    connection.close().await;
+    outcome
 }
 
 /// A connection to the node's SSH server on the standard streams.

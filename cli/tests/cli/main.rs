@@ -9,6 +9,8 @@ mod errors;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod exec_input;
+#[cfg(test)]
 mod forward;
 #[cfg(test)]
 mod plugin;

@@ -11,7 +11,7 @@ use crate::wire::{MessageBuf, PayloadType};
 const NONCE: usize = 12;
 const TAG: usize = 16;
 /// Bytes that a payload grows by.
-pub(crate) const OVERHEAD: usize = NONCE + TAG;
+const OVERHEAD: usize = NONCE + TAG;
 
 /// A KMS data key in the clear: one key for each direction. Wiped from memory when dropped.
 pub struct PlaintextKey {
@@ -93,7 +93,7 @@ impl Cipher {
         if !is_encrypted(self.side, payload_type) {
             return Ok(buf);
         }
-        Ok(MessageBuf::from(self.seal(buf.payload())?.as_slice()))
+        self.seal(buf.payload())
     }
 
     /// Decrypts what `payload_type` says is encrypted; `None` for the rest.
@@ -105,14 +105,19 @@ impl Cipher {
         is_encrypted(self.side.other(), payload_type).then(|| self.open(payload))
     }
 
-    pub(crate) fn seal(&mut self, plaintext: &[u8]) -> Result<Vec<u8>, CipherError> {
+    pub(crate) fn seal(&mut self, plaintext: &[u8]) -> Result<MessageBuf, CipherError> {
         let nonce = self.nonce.next();
-        let mut body = plaintext.to_vec();
+        let length = OVERHEAD + plaintext.len();
+        let mut sealed = MessageBuf::with_limit(length, length);
+        sealed.put_slice(&nonce);
+        sealed.put_slice(plaintext);
+        let body = sealed.payload_mut().get_mut(NONCE..).unwrap_or_default();
         let tag = self
             .sealing
-            .encrypt_inout_detached(&Nonce::from(nonce), &[], body.as_mut_slice().into())
+            .encrypt_inout_detached(&Nonce::from(nonce), &[], body.into())
             .map_err(|_| CipherError::TooLong)?;
-        Ok([nonce.as_slice(), &body, &tag].concat())
+        sealed.put_slice(&tag);
+        Ok(sealed)
     }
 
     pub(crate) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, CipherError> {
@@ -189,7 +194,7 @@ mod tests {
         for (name, sender) in [("kms_client_to_agent", Side::Client), ("kms_agent_to_client", Side::Agent)] {
             let vector = vector(name);
             let (sealed, plaintext) = (hex(&vector["hex"]), hex(&vector["plaintext"]));
-            assert_eq!(cipher(sender, &hex(&vector["nonce"])).seal(&plaintext).unwrap(), sealed, "{name}");
+            assert_eq!(cipher(sender, &hex(&vector["nonce"])).seal(&plaintext).unwrap().payload(), sealed, "{name}");
             assert_eq!(cipher(sender.other(), &[0; 12]).open(&sealed).unwrap(), plaintext, "{name}");
         }
     }

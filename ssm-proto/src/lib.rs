@@ -60,8 +60,8 @@ pub use channel::{ChannelConfig, ChannelEvent, ChannelStats, DataChannel, Full, 
 pub use cipher::{CipherError, PlaintextKey};
 pub use handshake::{
     ActionStatus, AgentHandshake, AgentKms, ClientHandshake, DataKey, HandshakeComplete, HandshakeError,
-    HandshakeRequest, HandshakeResponse, HandshakeStep, Identity, KmsResult, PortProperties, ProcessedAction,
-    RequestedAction, SessionType, Version,
+    HandshakeRequest, HandshakeResponse, HandshakeStep, Identity, KeyRequest, KmsResult, PortProperties,
+    ProcessedAction, RequestedAction, SessionType, Version,
 };
 pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
 pub use session::{

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fastrand::Rng;
 
-use crate::{AgentConfig, ClientConfig, Clock, DataKey, PlaintextKey, Session, SessionEvent, Side, publication};
+use crate::{
+    AgentConfig, ClientConfig, Clock, DataKey, KeyRequest, PlaintextKey, Session, SessionEvent, Side, publication,
+};
 
 /// What a link does to messages, each way. Probabilities are from 0 to 1.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,28 +78,25 @@ pub struct Pair {
 /// Makes and decrypts the data keys that the two sides ask for.
 #[derive(Debug, Default)]
 struct Kms {
-    keys: BTreeMap<Bytes, ([u8; 64], MadeFor)>,
+    keys: BTreeMap<Bytes, ([u8; 64], KeyRequest)>,
 }
-
-/// A key id and an encryption context: a key that was made for one is decrypted for no other.
-type MadeFor = (String, BTreeMap<String, String>);
 
 impl Kms {
     fn answer(&mut self, now: Instant, rng: &mut Rng, event: &SessionEvent, session: &mut Session) {
         match event {
-            SessionEvent::DataKeyNeeded { key_id, context } => {
+            SessionEvent::DataKeyNeeded(request) => {
                 let (mut bytes, mut blob) = ([0; 64], [0; 32]);
                 rng.fill(&mut bytes);
                 rng.fill(&mut blob);
                 let ciphertext = Bytes::copy_from_slice(&blob);
-                self.keys.insert(ciphertext.clone(), (bytes, (key_id.clone(), context.clone())));
+                self.keys.insert(ciphertext.clone(), (bytes, request.clone()));
                 if let Some(plaintext) = PlaintextKey::new(&bytes) {
                     session.provide_data_key(now, &DataKey { plaintext, ciphertext }, [0; 12]);
                 }
             }
-            SessionEvent::DecryptNeeded { key_id, ciphertext, context } => {
-                let wanted = (key_id.clone(), context.clone());
-                let known = self.keys.get(ciphertext).filter(|(_, made_for)| *made_for == wanted);
+            SessionEvent::DecryptNeeded(request, ciphertext) => {
+                // A key that was made for one is decrypted for no other.
+                let known = self.keys.get(ciphertext).filter(|(_, made_for)| made_for == request);
                 if let Some(key) = known.and_then(|(bytes, _)| PlaintextKey::new(bytes)) {
                     session.provide_plaintext_key(now, &key);
                 }

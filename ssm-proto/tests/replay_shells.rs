@@ -1,6 +1,9 @@
 //! Recorded sessions of the official client with the official agent, each side replaced by ours in turn.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
 
+#[expect(dead_code, reason = "each test uses its part")]
+mod support;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -8,11 +11,10 @@ use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde_json::{Value, json};
 use ssm_proto::{
-    AgentConfig, AgentKms, AgentMessage, ClientConfig, Clock, DataKey, Identity, MessageType, Output, PayloadType,
-    PlaintextKey, Session, SessionEvent, SessionMode, SessionType, StreamId, TerminalSize,
+    AgentConfig, AgentKms, AgentMessage, ClientConfig, Clock, DataKey, Identity, KeyRequest, MessageType, Output,
+    PayloadType, PlaintextKey, Session, SessionEvent, SessionMode, SessionType, StreamId, TerminalSize,
 };
 
 /// A recorded session: when, from whom to whom, what.
@@ -22,15 +24,11 @@ type Payload = (PayloadType, Vec<u8>);
 
 impl Capture {
     fn read(name: &str) -> Self {
-        let path = format!("{}/testdata/captures/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
-        let text = std::fs::read_to_string(path).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let messages = lines.filter(|line| line["kind"] == "bin").map(|line| {
-            let hex = line["hex"].as_str().unwrap();
-            let raw: Bytes =
-                (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let (_, lines) = support::captures().into_iter().find(|(capture, _)| capture == name).unwrap();
+        let messages = lines.iter().filter(|line| line["kind"] == "bin").map(|line| {
             let at = Duration::from_secs_f64(line["t"].as_f64().unwrap());
-            (at, line["dir"].as_str().unwrap().to_owned(), AgentMessage::decode(raw).unwrap())
+            let message = AgentMessage::decode(support::bytes_of(line).into()).unwrap();
+            (at, line["dir"].as_str().unwrap().to_owned(), message)
         });
         Self(messages.collect())
     }
@@ -115,7 +113,7 @@ impl<'a> Replay<'a> {
                         self.received.push((output, chunk.to_vec()));
                     }
                 }
-                SessionEvent::DataKeyNeeded { .. } | SessionEvent::DecryptNeeded { .. } => {
+                SessionEvent::DataKeyNeeded(_) | SessionEvent::DecryptNeeded(..) => {
                     if let Some(kms) = &self.kms {
                         kms.answer(&mut self.session, now, &event);
                     }
@@ -235,8 +233,7 @@ impl RecordedKms {
         let ciphertext = &response["ProcessedClientActions"][1]["ActionResult"]["KMSCipherTextKey"];
         let ciphertext = STANDARD.decode(ciphertext.as_str().unwrap()).unwrap();
         let blob: Value = serde_json::from_slice(&ciphertext).unwrap();
-        let hex = blob["k"].as_str().unwrap();
-        let keys: [u8; 64] = std::array::from_fn(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap());
+        let keys = support::unhex(blob["k"].as_str().unwrap()).try_into().unwrap();
         let request = capture.json("a2c", PayloadType::HandshakeRequest);
         let parameters = &request["RequestedClientActions"][1]["ActionParameters"];
         let challenge = STANDARD.decode(parameters["Challenge"].as_str().unwrap()).unwrap();
@@ -263,14 +260,14 @@ impl RecordedKms {
     fn answer(&self, session: &mut Session, now: Instant, event: &SessionEvent) {
         let plaintext = PlaintextKey::new(&self.keys).unwrap();
         match event {
-            SessionEvent::DataKeyNeeded { key_id, context } => {
+            SessionEvent::DataKeyNeeded(KeyRequest { key_id, context }) => {
                 let mut expected = self.context.clone();
                 expected.insert("aws:ssm:RandomChallenge".into(), STANDARD.encode(self.agent.challenge.unwrap()));
                 assert_eq!((key_id, context), (&self.agent.key_id, &expected));
                 let key = DataKey { plaintext, ciphertext: self.ciphertext.clone().into() };
                 session.provide_data_key(now, &key, self.client_nonce);
             }
-            SessionEvent::DecryptNeeded { key_id, ciphertext, context } => {
+            SessionEvent::DecryptNeeded(KeyRequest { key_id, context }, ciphertext) => {
                 assert_eq!((key_id, context), (&self.agent.key_id, &self.context));
                 assert_eq!(*ciphertext, self.ciphertext);
                 session.provide_plaintext_key(now, &plaintext);

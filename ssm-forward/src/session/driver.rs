@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ssm_proto::ChannelStats;
+use ssm_proto::{ChannelStats, KeyRequest};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::resume::{Dialer, bounded};
-use super::shared::{KeyRequest, Shared};
+use super::shared::Shared;
 use super::surroundings::Surroundings;
 use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
 use crate::SessionProvider;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use ssm_proto::{Session, SessionEvent, SessionMode, StreamId};
+use ssm_proto::{KeyRequest, Session, SessionEvent, SessionMode, StreamId};
 use tokio::sync::watch;
 
 use super::{CloseReason, SessionNotice};
@@ -32,19 +32,13 @@ pub(super) struct State {
     pub(super) reconnects: u64,
     pub(super) connected: bool,
     pub(super) exit_code: Option<i64>,
-    /// The agent wants encryption and KMS was not asked yet: key id and context.
+    /// The agent wants encryption and KMS was not asked yet.
     pub(super) key_request: Option<KeyRequest>,
     pub(super) terminating: bool,
     pub(super) streams: BTreeMap<StreamId, StreamState>,
     pub(super) ended: Option<CloseReason>,
     driver: Option<Waker>,
     openers: Vec<Waker>,
-}
-
-/// A data key that is to be had from KMS.
-pub(super) struct KeyRequest {
-    pub(super) key_id: String,
-    pub(super) context: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -157,9 +151,7 @@ impl Shared {
                     }
                 }
                 SessionEvent::ExitCode(code) => state.exit_code = Some(code),
-                SessionEvent::DataKeyNeeded { key_id, context } => {
-                    state.key_request = Some(KeyRequest { key_id, context });
-                }
+                SessionEvent::DataKeyNeeded(request) => state.key_request = Some(request),
                 SessionEvent::Message(text) => notify(SessionNotice::Message(text)),
                 SessionEvent::Closed(closed) => return Some(CloseReason::Closed(closed.output)),
                 SessionEvent::Failed(text) => return Some(CloseReason::Agent(text)),

@@ -41,7 +41,7 @@ fn is_accepted(key: &DataKey) -> bool {
     client.handle_payload(payload_type, &payload).1.unwrap();
     let (payload_type, payload) = sent(client.provide_data_key(key, [1; 12]));
     let step = agent.handle_payload(now, payload_type, &payload).unwrap();
-    assert!(matches!(step, Some(HandshakeStep::DecryptDataKey { ciphertext, .. }) if ciphertext == key.ciphertext));
+    assert!(matches!(step, Some(HandshakeStep::DecryptDataKey(_, ciphertext)) if ciphertext == key.ciphertext));
     let known = PlaintextKey::new(&(0..64).collect::<Vec<u8>>()).unwrap();
     let (payload_type, payload) = sent(agent.provide_plaintext_key(now, &known));
     let (Some(HandshakeStep::Send(payload_type, payload)), Ok(())) = client.handle_payload(payload_type, &payload)

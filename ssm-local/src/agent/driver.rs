@@ -1,12 +1,12 @@
 //! Moves messages between the protocol state and the broker's pipes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{SessionEvent, SessionMode, StreamId};
+use ssm_proto::{KeyRequest, SessionEvent, SessionMode, StreamId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -21,8 +21,8 @@ pub(super) enum Happening {
     Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
-    /// The client made a data key; KMS is to decrypt it.
-    DecryptNeeded { ciphertext: Bytes, context: BTreeMap<String, String> },
+    /// The client made this data key; KMS is to decrypt it.
+    DecryptNeeded(KeyRequest, Bytes),
     /// The client ends the session.
     Terminated,
 }
@@ -150,8 +150,8 @@ fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Optio
                 state.resize(size);
                 Ok(())
             }
-            SessionEvent::DecryptNeeded { ciphertext, context, .. } => {
-                happenings.send(Happening::DecryptNeeded { ciphertext, context })
+            SessionEvent::DecryptNeeded(request, ciphertext) => {
+                happenings.send(Happening::DecryptNeeded(request, ciphertext))
             }
             SessionEvent::Terminated => happenings.send(Happening::Terminated),
             SessionEvent::Readable(id) | SessionEvent::Finished(id) => {

@@ -86,7 +86,7 @@ impl Port {
                 None
             }
             Happening::Terminated => Some(AgentResult::default()),
-            Happening::DecryptNeeded { .. } => None,
+            Happening::DecryptNeeded(..) => None,
         }
     }
 

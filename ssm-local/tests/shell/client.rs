@@ -9,8 +9,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use ssm_local::{Local, LocalBuilder, SessionInfo, SessionState};
 use ssm_proto::{
-    ClientConfig, Clock, DataKey, Identity, OpenDataChannel, Output, PlaintextKey, Session, SessionEvent, StreamId,
-    TerminalSize, WriteError,
+    ClientConfig, Clock, DataKey, Identity, KeyRequest, OpenDataChannel, Output, PlaintextKey, Session, SessionEvent,
+    StreamId, TerminalSize, WriteError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -232,7 +232,7 @@ impl<'a> Client<'a> {
             SessionEvent::Message(text) => self.message = text,
             SessionEvent::Failed(text) => self.failure = Some(text),
             SessionEvent::Closed(closed) => self.closed = Some(closed.output),
-            SessionEvent::DataKeyNeeded { key_id, context } => {
+            SessionEvent::DataKeyNeeded(KeyRequest { key_id, context }) => {
                 let body = json!({ "KeyId": key_id, "NumberOfBytes": 64, "EncryptionContext": context });
                 let (status, answer) = call(self.local, "TrentService.GenerateDataKey", body).await;
                 if status != 200 {

@@ -10,6 +10,7 @@ pub use pacer::Pace;
 pub use rtt::RttEstimator;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -96,7 +97,6 @@ const MAX_PENDING_ACKS: usize = 20_000;
 ///
 /// Mutate once, then drain [`DataChannel::poll_event`] and [`DataChannel::poll_transmit`] until both are quiet, then look at
 /// [`DataChannel::poll_timeout`].
-#[derive(Debug)]
 pub struct DataChannel {
     side: Side,
     config: ChannelConfig,
@@ -114,6 +114,8 @@ pub struct DataChannel {
     window: Option<Window>,
     retransmit_queue: VecDeque<i64>,
     pacer: Option<Pacer>,
+    /// The last call of [`DataChannel::handle_timeout`].
+    looked_at: Option<Instant>,
     burst_left: usize,
     rtt: RttEstimator,
     expected: i64,
@@ -178,6 +180,13 @@ pub struct ChannelStats {
 #[derive(Debug)]
 pub struct Full<T>(pub T);
 
+/// Not what is in flight: it is what people type and read.
+impl fmt::Debug for DataChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataChannel").field("side", &self.side).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
 impl DataChannel {
     /// A channel that is not connected yet; `seed` decides message ids.
     pub fn new(side: Side, config: ChannelConfig, clock: Clock, seed: u64) -> Self {
@@ -196,6 +205,7 @@ impl DataChannel {
             },
             retransmit_queue: VecDeque::new(),
             pacer: config.pace.map(Pacer::new),
+            looked_at: None,
             burst_left: SILENT_BURST,
             rtt: match config.retransmission {
                 Retransmission::PerMessage => RttEstimator::new(config.initial_rtt),
@@ -240,7 +250,7 @@ impl DataChannel {
 
     /// When a payload that waits for the message budget may be sent.
     pub fn poll_turn(&self) -> Option<Timeout> {
-        let turn = self.pacer.as_ref().filter(|_| self.connected && self.can_send())?.turn();
+        let turn = self.turn().filter(|_| self.connected && self.can_send());
         turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
     }
 
@@ -263,11 +273,12 @@ impl DataChannel {
     }
 
     /// As [`DataChannel::handle_input`], but each payload whose turn it is goes through `gate`, which may change it; where
-    /// it gives `None`, the message is neither acknowledged nor delivered, nor is anything after it.
+    /// it gives `None`, the message is not delivered, nor is anything after it, and not acknowledged unless it came before its
+    /// turn: the session is to end.
     ///
     /// # Errors
     /// As [`DataChannel::handle_input`].
-    pub fn handle_input_through(
+    pub(crate) fn handle_input_through(
         &mut self,
         now: Instant,
         raw: Bytes,
@@ -407,6 +418,7 @@ impl DataChannel {
 
     /// The clock reached what [`DataChannel::poll_timeout`] said; a spurious call changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.looked_at = Some(now);
         if !self.connected {
             return;
         }
@@ -424,10 +436,10 @@ impl DataChannel {
         let patience = self.rto(1);
         let queued_before = self.retransmit_queue.len();
         self.inflight.take_due(now, self.burst_left, head_only, patience, &mut self.retransmit_queue);
-        if let Some(window) =
-            self.window.as_mut().filter(|_| !self.quick && self.retransmit_queue.len() > queued_before)
+        if let (Some(window), Some(&number), false) =
+            (&mut self.window, self.retransmit_queue.get(queued_before), self.quick)
         {
-            window.handle_late();
+            window.handle_late(number, self.inflight.next_sequence_number());
         }
         // A silent peer is not flooded: once the burst is used up, the oldest message alone asks whether it is back.
         self.burst_left = self.burst_left.saturating_sub(self.retransmit_queue.len() - queued_before).max(1);
@@ -532,15 +544,17 @@ impl DataChannel {
             Some(_) => None,
             None => {
                 let late = self.inflight.check_at().map(|at| Timeout { at, reason: TimeoutReason::Retransmit });
-                Timeout::earliest(late, self.turn().map(|at| Timeout { at, reason: TimeoutReason::Pace }))
+                let waits = self.inflight.has_unsent() || !self.retransmit_queue.is_empty();
+                let turn = self.turn().filter(|_| waits);
+                Timeout::earliest(late, turn.map(|at| Timeout { at, reason: TimeoutReason::Pace }))
             }
         }
     }
 
-    /// When what waits for its turn in the message budget may leave.
+    /// When the message budget lets the next one leave. A turn that has come is no time-out any more: who did not take it
+    /// waits for the socket.
     fn turn(&self) -> Option<Instant> {
-        let waits = self.inflight.has_unsent() || !self.retransmit_queue.is_empty();
-        self.pacer.as_ref().filter(|_| waits)?.turn()
+        self.pacer.as_ref()?.turn().filter(|at| self.looked_at.is_none_or(|looked_at| *at > looked_at))
     }
 
     fn rto(&self, sent: u32) -> Duration {

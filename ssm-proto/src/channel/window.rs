@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// The shortest round trip lately is the path's own; what a round trip takes beyond it is time in a queue: at the service, or
 /// at an agent whose destination is slow. While that stays under a target the window grows, beyond it shrinks in proportion.
 /// A queue that never empties would be taken for the path in time, so that it is emptied for two rounds every ten seconds.
-/// Loss says little here, because a WebSocket loses nothing, but a time-out halves the window.
+/// Loss says little here, because a WebSocket loses nothing, but a time-out halves the window: once for all that was in flight.
 #[derive(Debug)]
 pub(super) struct Window {
     max: f64,
@@ -19,6 +19,8 @@ pub(super) struct Window {
     /// While the queue is emptied: the window to return to, and rounds until then.
     draining: Option<(f64, u8)>,
     drained_at: Option<Instant>,
+    /// Lateness of messages before this one was counted already.
+    late_until: i64,
 }
 
 /// From one message to its acknowledgement, all that was acknowledged.
@@ -54,6 +56,7 @@ impl Window {
             round: Round::default(),
             draining: None,
             drained_at: None,
+            late_until: 0,
         }
     }
 
@@ -99,8 +102,13 @@ impl Window {
         self.messages = self.messages.clamp(MIN.min(self.max), self.max);
     }
 
-    /// Acknowledgements did not come in time.
-    pub(super) fn handle_late(&mut self) {
+    /// The acknowledgement of `number` did not come in time; the next message to be sent has the number `next`. Whatever held
+    /// it back holds back all that is in flight, each with a time-out of its own.
+    pub(super) fn handle_late(&mut self, number: i64, next: i64) {
+        if number < self.late_until {
+            return;
+        }
+        self.late_until = next;
         self.probing = false;
         self.draining = None;
         self.messages = (self.messages / 2.0).max(MIN.min(self.max));
@@ -182,12 +190,16 @@ mod tests {
     #[test]
     fn what_is_late_halves_the_window_down_to_a_little() {
         let mut window = Window::new(1000);
-        for _ in 0..10 {
-            window.handle_late();
+        for number in 0..10 {
+            window.handle_late(number, 10);
+        }
+        assert!(window.has_room(31) && !window.has_room(32), "what was in flight together counts once");
+        for number in 10..20 {
+            window.handle_late(number, number + 1);
         }
         assert!(window.has_room(15) && !window.has_room(16));
         let mut small = Window::new(4);
-        small.handle_late();
+        small.handle_late(0, 1);
         assert!(small.has_room(3) && !small.has_room(4), "never beyond what was configured");
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::kms::{EncChallenge, KmsParameters};
 use super::{
     ActionStatus, AgentKms, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep,
-    Identity, KMS_ENCRYPTION, RequestedAction, SessionType, Version,
+    Identity, KMS_ENCRYPTION, KeyRequest, RequestedAction, SessionType, Version,
 };
 use crate::Side;
 use crate::cipher::{Cipher, PlaintextKey};
@@ -72,11 +72,6 @@ impl AgentHandshake {
     /// What the session carries.
     pub fn session_type(&self) -> &SessionType {
         &self.session_type
-    }
-
-    /// What the client says its version is; empty before its answer.
-    pub fn client_version(&self) -> &str {
-        &self.client_version
     }
 
     /// Whether the session's bytes may flow.
@@ -145,7 +140,7 @@ impl AgentHandshake {
     pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) -> Option<HandshakeStep> {
         let kms = self.kms.as_ref().filter(|_| self.state == State::AwaitingKey)?;
         let mut cipher = Cipher::new(Side::Agent, key, kms.first_nonce);
-        let challenge = cipher.seal(&kms.proof).ok()?;
+        let challenge = cipher.seal(&kms.proof).ok()?.payload().to_vec();
         self.cipher = Some(cipher);
         self.state = State::AwaitingProof { since: now };
         Some(HandshakeStep::send(PayloadType::EncChallengeRequest, &EncChallenge { challenge }))
@@ -168,11 +163,9 @@ impl AgentHandshake {
         }
         let challenge = kms.challenge_text().filter(|_| result.challenge_acknowledgement);
         self.state = State::AwaitingKey;
-        Ok(HandshakeStep::DecryptDataKey {
-            key_id: kms.key_id.clone(),
-            ciphertext: result.ciphertext_key.into(),
-            context: self.identity.context(challenge.as_deref()),
-        })
+        let context = self.identity.context(challenge.as_deref());
+        let request = KeyRequest { key_id: kms.key_id.clone(), context };
+        Ok(HandshakeStep::DecryptDataKey(request, result.ciphertext_key.into()))
     }
 
     fn is_proof(&self, payload: &[u8]) -> bool {

@@ -4,7 +4,8 @@ use super::body::SessionTypeParameters;
 use super::kms::{EncChallenge, KmsParameters};
 use super::{
     ActionStatus, DataKey, HandshakeComplete, HandshakeError, HandshakeRequest, HandshakeResponse, HandshakeStep,
-    Identity, KMS_ENCRYPTION, KmsResult, ProcessedAction, RequestedAction, SESSION_TYPE, SessionType, Version,
+    Identity, KMS_ENCRYPTION, KeyRequest, KmsResult, ProcessedAction, RequestedAction, SESSION_TYPE, SessionType,
+    Version,
 };
 use crate::Side;
 use crate::cipher::Cipher;
@@ -108,7 +109,7 @@ impl ClientHandshake {
             (PayloadType::Output | PayloadType::StdErr | PayloadType::ExitCode, State::AwaitingRequest) => {
                 self.state = State::Complete;
                 self.session_type = Some(SessionType::StandardStream);
-                (Some(HandshakeStep::Complete(HandshakeComplete::default())), Ok(()))
+                (Some(HandshakeStep::Skip), Ok(()))
             }
             // A second request must not be answered: a second response blocks the agent's reader for good (HS-6).
             _ => (None, Ok(())),
@@ -183,7 +184,7 @@ impl ClientHandshake {
         };
         let context = self.identity.context(challenge.as_deref());
         self.state = State::AwaitingKey { processed, challenge };
-        (Some(HandshakeStep::GenerateDataKey { key_id, context }), Ok(()))
+        (Some(HandshakeStep::GenerateDataKey(KeyRequest { key_id, context })), Ok(()))
     }
 
     fn take_session_type(&mut self, action: &RequestedAction) -> Result<(), HandshakeError> {
@@ -210,7 +211,7 @@ impl ClientHandshake {
         let request: EncChallenge = serde_json::from_slice(payload)
             .map_err(|error| HandshakeError::Malformed { what: "encryption challenge", why: error.to_string() })?;
         let challenge = cipher.open(&request.challenge).map_err(HandshakeError::Challenge)?;
-        let challenge = cipher.seal(&challenge).map_err(HandshakeError::Challenge)?;
+        let challenge = cipher.seal(&challenge).map_err(HandshakeError::Challenge)?.payload().to_vec();
         Ok(Some(HandshakeStep::send(PayloadType::EncChallengeResponse, &EncChallenge { challenge })))
     }
 
@@ -303,7 +304,7 @@ mod tests {
         for first in [PayloadType::Output, PayloadType::StdErr, PayloadType::ExitCode] {
             let mut handshake = client(false);
             let (step, _) = handshake.handle_payload(first, b"$ ");
-            assert!(matches!(step, Some(HandshakeStep::Complete(_))));
+            assert!(matches!(step, Some(HandshakeStep::Skip)));
             assert_eq!(handshake.session_type(), Some(&SessionType::StandardStream));
         }
     }
@@ -327,7 +328,7 @@ mod tests {
         let mut handshake = client(false);
         let (step, outcome) = handshake.handle_payload(PayloadType::HandshakeRequest, &vector("handshake_request_kms"));
         outcome.unwrap();
-        let Some(HandshakeStep::GenerateDataKey { key_id, context }) = step else { panic!("{step:?}") };
+        let Some(HandshakeStep::GenerateDataKey(KeyRequest { key_id, context })) = step else { panic!("{step:?}") };
         assert!(key_id.starts_with("arn:aws:kms:"));
         let expected = [
             ("aws:ssm:RandomChallenge", "AAECAwQFBgcICQoLDA0ODw=="),

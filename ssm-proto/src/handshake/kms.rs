@@ -33,6 +33,15 @@ impl Identity {
     }
 }
 
+/// What KMS is asked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRequest {
+    /// The KMS key's id, ARN or alias.
+    pub key_id: String,
+    /// The encryption context.
+    pub context: BTreeMap<String, String>,
+}
+
 /// What `kms:GenerateDataKey` gives for 64 bytes.
 #[derive(Debug)]
 pub struct DataKey {

@@ -12,10 +12,8 @@ pub use body::{
     RequestedAction, SessionType,
 };
 pub use client::ClientHandshake;
-pub use kms::{AgentKms, DataKey, Identity, KmsResult};
+pub use kms::{AgentKms, DataKey, Identity, KeyRequest, KmsResult};
 pub use version::Version;
-
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -32,21 +30,12 @@ pub enum HandshakeStep {
     /// Send this payload.
     Send(PayloadType, Vec<u8>),
     /// Client side: have KMS make a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
-    GenerateDataKey {
-        /// The KMS key.
-        key_id: String,
-        /// The encryption context.
-        context: BTreeMap<String, String>,
-    },
-    /// Agent side: have KMS decrypt the data key, then call [`AgentHandshake::provide_plaintext_key`].
-    DecryptDataKey {
-        /// The KMS key.
-        key_id: String,
-        /// The encrypted data key.
-        ciphertext: Bytes,
-        /// The encryption context.
-        context: BTreeMap<String, String>,
-    },
+    GenerateDataKey(KeyRequest),
+    /// Agent side: have KMS decrypt this data key, then call
+    /// [`AgentHandshake::provide_plaintext_key`].
+    DecryptDataKey(KeyRequest, Bytes),
+    /// There is no handshake: the agent's session has begun (HS-1).
+    Skip,
     /// The handshake is over and the session may begin.
     Complete(HandshakeComplete),
 }

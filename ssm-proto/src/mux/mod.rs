@@ -7,6 +7,7 @@ pub use frame::{Deframer, Frame, FrameError, FrameKind, StreamId};
 pub(crate) use stream::ByteQueue;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -59,7 +60,6 @@ const FIRST_STREAM: u32 = 3;
 ///
 /// Streams take turns by deficit round robin; a stream that was idle goes first, so that a keystroke or a new connection does
 /// not wait behind bulk data (FQ-CoDel's scheduler, RFC 8290 section 4).
-#[derive(Debug)]
 pub struct Mux {
     side: Side,
     config: MuxConfig,
@@ -112,6 +112,17 @@ pub enum WriteError {
     /// Only the agent's side of a shell or a command has a standard error.
     #[error("there is no standard error to write to")]
     NoStderr,
+}
+
+/// Not what waits to be sent or read: it is what people type and see.
+impl fmt::Debug for Mux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mux")
+            .field("side", &self.side)
+            .field("streams", &self.streams.len())
+            .field("receive_bytes", &self.receive_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Mux {

@@ -73,7 +73,7 @@ impl Carrier {
         match self {
             Self::Pending => false,
             Self::Mux(mux) => mux.wants_transmit(),
-            Self::Raw(raw) => raw.pending_hint() > 0,
+            Self::Raw(raw) => raw.wants_transmit(),
             Self::Shell(shell) => shell.wants_transmit(),
         }
     }

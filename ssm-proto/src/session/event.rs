@@ -1,11 +1,10 @@
 //! What a session tells its driver.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::ChannelStats;
+use crate::handshake::KeyRequest;
 use crate::mux::StreamId;
 use crate::wire::ChannelClosed;
 
@@ -64,22 +63,10 @@ pub enum SessionEvent {
     /// The session is to be encrypted (client side): have KMS make a data key (`kms:GenerateDataKey`, 64 bytes), then call
     /// [`Session::provide_data_key`](super::Session::provide_data_key) or
     /// [`Session::refuse_data_key`](super::Session::refuse_data_key).
-    DataKeyNeeded {
-        /// The KMS key's id, ARN or alias.
-        key_id: String,
-        /// The encryption context.
-        context: BTreeMap<String, String>,
-    },
-    /// The client made a data key (agent side): have KMS decrypt it (`kms:Decrypt`), then call
+    DataKeyNeeded(KeyRequest),
+    /// The client made a data key (agent side): have KMS decrypt this one (`kms:Decrypt`), then call
     /// [`Session::provide_plaintext_key`](super::Session::provide_plaintext_key).
-    DecryptNeeded {
-        /// The KMS key's id, ARN or alias.
-        key_id: String,
-        /// The encrypted data key.
-        ciphertext: Bytes,
-        /// The encryption context.
-        context: BTreeMap<String, String>,
-    },
+    DecryptNeeded(KeyRequest, Bytes),
     /// A text for the person at the client.
     Message(String),
     /// The other end's data channel is inactive.

@@ -98,12 +98,13 @@ impl Session {
             HandshakeStep::Send(payload_type, payload) => {
                 self.control.push_back((payload_type, MessageBuf::from(payload.as_slice())));
             }
-            HandshakeStep::GenerateDataKey { key_id, context } => {
-                self.events.push_back(SessionEvent::DataKeyNeeded { key_id, context });
+            HandshakeStep::GenerateDataKey(request) => {
+                self.events.push_back(SessionEvent::DataKeyNeeded(request));
             }
-            HandshakeStep::DecryptDataKey { key_id, ciphertext, context } => {
-                self.events.push_back(SessionEvent::DecryptNeeded { key_id, ciphertext, context });
+            HandshakeStep::DecryptDataKey(request, ciphertext) => {
+                self.events.push_back(SessionEvent::DecryptNeeded(request, ciphertext));
             }
+            HandshakeStep::Skip => self.begin_without_handshake(now),
             HandshakeStep::Complete(complete) => self.complete(now, complete),
         }
     }
@@ -143,15 +144,9 @@ impl Session {
         let (side, mode, old_peer) = self.handshake.outcome();
         match side {
             Side::Client => {
-                if let Some(text) = self.refusal_of_shells() {
-                    return self.events.push_back(SessionEvent::Failed(text));
-                }
-                // A shell that spoke first waits for nothing.
-                if !self.agent_version().is_empty() {
-                    let short = self.channel.stats().srtt.is_some_and(|srtt| srtt < LOOPBACK_RTT);
-                    self.data_from = Some(now + if short { GRACE_ON_LOOPBACK } else { GRACE });
-                    self.channel.expect_unready_peer();
-                }
+                let short = self.channel.stats().srtt.is_some_and(|srtt| srtt < LOOPBACK_RTT);
+                self.data_from = Some(now + if short { GRACE_ON_LOOPBACK } else { GRACE });
+                self.channel.expect_unready_peer();
             }
             Side::Agent => {
                 let body = serde_json::to_vec(&complete).unwrap_or_default();
@@ -164,13 +159,16 @@ impl Session {
         self.begin(now, side, mode, old_peer);
     }
 
-    /// An agent whose session needs no handshake begins at once (HS-1).
+    /// A session that needs no handshake begins at once (HS-1).
     pub(super) fn begin_without_handshake(&mut self, now: Instant) {
         let (side, mode, old_peer) = self.handshake.outcome();
         self.begin(now, side, mode, old_peer);
     }
 
     fn begin(&mut self, now: Instant, side: Side, mode: SessionMode, old_peer: bool) {
+        if let Some(text) = self.refusal_of_shells() {
+            return self.events.push_back(SessionEvent::Failed(text));
+        }
         self.completed_at = Some(now);
         self.carrier = Carrier::new(side, mode, self.mux_config.clone(), old_peer, now);
         self.events.push_back(SessionEvent::Ready(mode));

@@ -14,6 +14,7 @@ pub use config::{AgentConfig, AgentQuirks, ClientConfig};
 pub use event::{OpenError, Output, SessionEvent, SessionMode, SessionStats, TerminalSize};
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -37,7 +38,6 @@ const LOCAL_PORT_FORWARDING: &str = "LocalPortForwarding";
 ///
 /// A shell or a command ([`SessionMode::Shell`]) is one stream, which the client opens once: it writes the input and reads
 /// the output with [`Session::read_output`]; [`SessionEvent::Finished`] comes when the session is closed.
-#[derive(Debug)]
 pub struct Session {
     channel: DataChannel,
     handshake: Handshake,
@@ -59,6 +59,16 @@ pub struct Session {
     /// What came can't be read, and nothing after it.
     broken: bool,
     events: VecDeque<SessionEvent>,
+}
+
+/// Not what waits to be sent or read: it is what people type and see.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("type", &self.session_type())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -197,7 +207,7 @@ impl Session {
     }
 
     fn handle_data(&mut self, now: Instant, output: Output, data: Bytes) {
-        if self.broken || self.completed_at.is_some_and(|at| now < at + self.quirks.discard_for) {
+        if self.broken || data.is_empty() || self.completed_at.is_some_and(|at| now < at + self.quirks.discard_for) {
             return;
         }
         let outcome = match &mut self.carrier {

@@ -233,6 +233,10 @@ impl Raw {
         self.events.pop_front()
     }
 
+    pub(super) fn wants_transmit(&self) -> bool {
+        !self.send.is_empty() || self.flag.is_some()
+    }
+
     pub(super) fn pending_hint(&self) -> usize {
         self.send.len()
     }

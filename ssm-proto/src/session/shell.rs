@@ -167,7 +167,7 @@ impl Shell {
     }
 
     pub(super) fn handle_input(&mut self, output: Output, data: Bytes) {
-        if self.state == State::Over || self.remote_finished || data.is_empty() {
+        if self.state == State::Over || self.remote_finished {
             return;
         }
         if self.receive.is_empty() && self.state == State::Open {

@@ -85,6 +85,19 @@ impl Ends {
         }
     }
 
+    /// Everything that is ready crosses, and a second passes after it.
+    fn settle(&mut self) {
+        self.exchange();
+        self.now += Duration::from_secs(1);
+        self.client.handle_timeout(self.now);
+        self.agent.handle_timeout(self.now);
+        self.exchange();
+    }
+
+    fn crossed_from_agent(&self) -> usize {
+        self.crossed.iter().filter(|message| message.message_type() == MessageType::OutputStreamData).count()
+    }
+
     fn crossed(&mut self, wanted: PayloadType) -> Vec<Bytes> {
         let crossed = self.crossed.iter().filter(|message| message.payload_type() == wanted);
         crossed.map(|message| message.clone().into_payload()).collect()
@@ -292,7 +305,7 @@ fn encryption_of_ports_is_unsupported_unless_wanted() {
 
     let mut ends = Ends::new(ClientConfig { kms_on_ports: true, ..ClientConfig::default() }, agent);
     ends.exchange();
-    assert!(matches!(events(&mut ends.client)[..], [SessionEvent::DataKeyNeeded { .. }]));
+    assert!(matches!(events(&mut ends.client)[..], [SessionEvent::DataKeyNeeded(_)]));
 }
 
 #[test]
@@ -356,4 +369,96 @@ fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
         }
     }
     assert_eq!(arrived, ["one", "two", "six"]);
+}
+
+/// A port session whose client may send one message a second.
+fn paced(agent: AgentConfig) -> Ends {
+    let pace = Some(crate::Pace { interval: Duration::from_secs(1), burst: 1 });
+    let channel = crate::ChannelConfig { pace, ..Default::default() };
+    let mut ends = Ends::new(ClientConfig { channel, ..ClientConfig::default() }, agent);
+    ends.settle();
+    ends
+}
+
+#[test]
+fn a_turn_that_has_come_does_not_wake_again_while_the_socket_takes_nothing() {
+    let mut ends = paced(AgentConfig::default());
+    let stream = ends.client.open().unwrap();
+    ends.settle();
+    for _ in 0..3 {
+        ends.client.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
+        while ends.client.poll_transmit(ends.now).is_some() {}
+    }
+    let mut wakes = 0;
+    let end = ends.now + Duration::from_secs(60);
+    // Nothing is taken from the session: its WebSocket is full.
+    while let Some(at) = ends.client.poll_timeout().map(|timeout| timeout.at).filter(|at| *at < end) {
+        assert!(at > ends.now || wakes == 0, "a time-out that is past wakes for ever");
+        ends.now = at.max(ends.now);
+        ends.client.handle_timeout(ends.now);
+        wakes += 1;
+    }
+    assert!((1..100).contains(&wakes), "{wakes}");
+    assert!(ends.client.poll_transmit(ends.now).is_some(), "the socket takes something again");
+}
+
+#[test]
+fn the_end_of_a_connection_in_basic_mode_wakes_when_its_turn_comes() {
+    let mut ends = paced(AgentConfig { agent_version: "3.0.196.0".into(), ..AgentConfig::default() });
+    let stream = ends.client.open().unwrap();
+    ends.client.write(stream, Bytes::from_static(b"last words")).unwrap();
+    ends.exchange();
+    ends.client.abandon(stream);
+    ends.exchange();
+    assert!(ends.crossed(PayloadType::Flag).is_empty(), "the budget is used up");
+    let turn = ends.client.poll_timeout().expect("a flag waits").at;
+    assert!(turn <= ends.now + Duration::from_secs(1));
+    ends.now = turn;
+    ends.client.handle_timeout(ends.now);
+    ends.exchange();
+    assert_eq!(ends.crossed(PayloadType::Flag).len(), 1);
+}
+
+#[test]
+fn an_empty_message_is_no_data() {
+    for version in ["3.0.196.0", "3.3.0.0"] {
+        let agent = AgentConfig { agent_version: version.into(), ..AgentConfig::default() };
+        let mut ends = Ends::new(ClientConfig::default(), agent);
+        ends.settle();
+        let stream = ends.client.open().unwrap();
+        ends.settle();
+        events(&mut ends.client);
+        let number = i64::try_from(ends.crossed_from_agent()).unwrap();
+        let empty = message(MessageType::OutputStreamData, number, PayloadType::Output, b"");
+        ends.client.handle_input(ends.now, empty).unwrap();
+        assert!(ends.client.poll_transmit(ends.now).is_some(), "{version}: it is acknowledged");
+        assert!(events(&mut ends.client).is_empty(), "{version}");
+        assert_eq!(ends.client.read(stream), None, "{version}");
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_say_its_version_gets_its_moment_too() {
+    let agent = AgentConfig { agent_version: String::new(), ..AgentConfig::default() };
+    let mut ends = Ends::new(ClientConfig::default(), agent);
+    ends.exchange();
+    let stream = ends.client.open().unwrap();
+    ends.client.write(stream, Bytes::from_static(b"too early")).unwrap();
+    ends.exchange();
+    assert!(ends.crossed(PayloadType::Output).is_empty(), "the agent still dials its destination");
+    ends.settle();
+    assert_eq!(ends.crossed(PayloadType::Output).len(), 1);
+}
+
+#[test]
+fn what_people_type_and_see_is_not_in_the_debug_text() {
+    let (typed, bytes) = ("hunter2", format!("{:?}", b"hunter2"));
+    let mut ends = Ends::shell(None);
+    ends.agent.write(StreamId(1), Bytes::from_static(b"hunter2")).unwrap();
+    ends.exchange();
+    let id = ends.client.open().unwrap();
+    ends.client.write(id, Bytes::from_static(b"hunter2")).unwrap();
+    let text = format!("{:?} {:?}", ends.client, ends.agent);
+    assert!(text.contains("Session"), "{text}");
+    assert!(!text.contains(typed) && !text.contains(bytes.trim_matches(['[', ']'])), "{text}");
 }

@@ -50,6 +50,10 @@ impl MessageBuf {
         self.bytes.get(HEADROOM..).unwrap_or_default()
     }
 
+    pub(crate) fn payload_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(HEADROOM..).unwrap_or_default()
+    }
+
     pub(super) fn seal(mut self, header: &Header, digest: PayloadDigest) -> Bytes {
         let length = u32::try_from(self.len()).unwrap_or(u32::MAX);
         let start = HEADROOM - (header.form.header_length() + 4);

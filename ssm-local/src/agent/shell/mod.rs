@@ -74,8 +74,8 @@ impl Shell {
         match happening {
             Happening::Ready(_) => {}
             Happening::Opened(id) => self.run(id),
-            Happening::DecryptNeeded { ciphertext, context } => {
-                match self.spec.encryption.as_ref()?.decrypt(&ciphertext, &context) {
+            Happening::DecryptNeeded(request, ciphertext) => {
+                match self.spec.encryption.as_ref()?.decrypt(&ciphertext, &request.context) {
                     Ok(key) => self.shared.lock().provide_plaintext_key(&key),
                     Err(why) => return Some(AgentResult::failed(why)),
                 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::message::{AgentMessage, Header};
 use super::outgoing::MessageBuf;
-use super::types::MessageType;
+use super::types::{MessageType, NAMES};
 
 /// SYN and FIN: what both peers set on acknowledgements (DC-4).
 const ACK_FLAGS: u64 = 3;
@@ -38,15 +38,13 @@ impl Acknowledge {
 
     /// The whole message that says it.
     pub fn encode(&self, created_date: u64, message_id: Uuid) -> bytes::Bytes {
-        let mut payload = MessageBuf::with_limit(256, 192);
-        let mut digits = [0; 20];
-        payload.put_slice(TYPE);
-        payload.put_slice(self.message_type.name());
-        payload.put_slice(ID);
-        payload.put_slice(self.message_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
-        payload.put_slice(NUMBER);
-        payload.put_slice(decimal(self.sequence_number, &mut digits));
-        payload.put_slice(TAIL);
+        let (mut id, mut number) = (Uuid::encode_buffer(), itoa::Buffer::new());
+        let id = self.message_id.hyphenated().encode_lower(&mut id);
+        let number = number.format(self.sequence_number);
+        let parts = [TYPE, self.message_type.name(), ID, id.as_bytes(), NUMBER, number.as_bytes(), TAIL];
+        let length = parts.iter().map(|part| part.len()).sum();
+        let mut payload = MessageBuf::with_limit(length, length);
+        parts.iter().for_each(|part| payload.put_slice(part));
         let header = Header { flags: ACK_FLAGS, ..Header::new(MessageType::Acknowledge, created_date, message_id) };
         header.seal(payload)
     }
@@ -59,14 +57,11 @@ impl Acknowledge {
     /// The one spelling that every known peer writes.
     fn decode_canonical(payload: &[u8]) -> Option<Self> {
         let rest = payload.strip_prefix(TYPE)?;
-        let (name, rest) = rest.split_at_checked(rest.iter().position(|&byte| byte == b'"')?)?;
-        let (id, rest) = rest.strip_prefix(ID)?.split_at_checked(36)?;
+        let (message_type, rest) =
+            NAMES.iter().find_map(|(name, known)| Some((*known, rest.strip_prefix(*name)?.strip_prefix(ID)?)))?;
+        let (id, rest) = rest.split_at_checked(36)?;
         let digits = rest.strip_prefix(NUMBER)?.strip_suffix(TAIL)?;
-        Some(Self {
-            message_type: MessageType::from_name(name)?,
-            message_id: Uuid::try_parse_ascii(id).ok()?,
-            sequence_number: std::str::from_utf8(digits).ok()?.parse().ok()?,
-        })
+        Some(Self { message_type, message_id: Uuid::try_parse_ascii(id).ok()?, sequence_number: decimal(digits)? })
     }
 
     fn decode_json(payload: &[u8]) -> Option<Self> {
@@ -89,26 +84,12 @@ struct Body<'a> {
     sequence_number: i64,
 }
 
-/// Sequence numbers as text; `write!` costs more than the rest of an acknowledgement.
-fn decimal(number: i64, out: &mut [u8; 20]) -> &[u8] {
-    let (mut rest, mut at) = (number.unsigned_abs(), out.len());
-    loop {
-        at -= 1;
-        if let (Some(digit), Ok(value)) = (out.get_mut(at), u8::try_from(rest % 10)) {
-            *digit = b'0' + value;
-        }
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
+/// Up to 18 digits, which fit for certain.
+fn decimal(digits: &[u8]) -> Option<i64> {
+    if digits.is_empty() || digits.len() > 18 {
+        return None;
     }
-    if number < 0 {
-        at -= 1;
-        if let Some(sign) = out.get_mut(at) {
-            *sign = b'-';
-        }
-    }
-    out.get(at..).unwrap_or_default()
+    digits.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0')))
 }
 
 #[cfg(test)]
@@ -116,9 +97,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_rust_writes_them() {
-        for number in [0, 1, 9, 10, 1234567890123, i64::MAX, i64::MIN, -1] {
-            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+    fn every_number_is_read_as_it_was_written() {
+        for sequence_number in [0, 1, 9, 10, 1234567890123, 999999999999999999, i64::MAX, i64::MIN, -1] {
+            let ack = Acknowledge {
+                message_type: MessageType::OutputStreamData,
+                message_id: Uuid::from_u128(7),
+                sequence_number,
+            };
+            let message = AgentMessage::decode(ack.encode(1, Uuid::nil())).unwrap();
+            assert!(
+                message.payload().ends_with(format!(":{sequence_number},\"IsSequentialMessage\":true}}").as_bytes())
+            );
+            assert_eq!(Acknowledge::decode(message.payload()), Some(ack));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The header and the zero-copy view of a whole message.
 
+use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -149,81 +150,45 @@ impl Header {
     }
 
     fn decode(raw: &[u8]) -> Result<(Self, PayloadDigest), DecodeError> {
-        let mut reader = Reader { rest: raw, whole: raw.len() };
-        let form = match reader.u32()? {
+        let truncated = |need| move || DecodeError::Truncated { need, have: raw.len() };
+        let form = match u32::from_be_bytes(*raw.first_chunk().ok_or_else(truncated(4))?) {
             116 => HeaderForm::Full,
             112 => HeaderForm::Short,
             length => return Err(DecodeError::BadHeaderLength { length }),
         };
         let need = form.header_length() + 4;
-        if raw.len() < need {
-            return Err(DecodeError::Truncated { need, have: raw.len() });
-        }
-        let name: [u8; 32] = reader.array()?;
-        let header_version = reader.u32()?;
-        let created_date = reader.u64()?;
-        let sequence_number = i64::from_be_bytes(reader.array()?);
-        let flags = reader.u64()?;
-        let message_id = uuid_from_wire(reader.array()?);
-        let digest = PayloadDigest(reader.array()?);
+        let (head, payload) = raw.split_at_checked(need).ok_or_else(truncated(need))?;
+        let (front, rest) = head.split_first_chunk::<112>().ok_or_else(truncated(need))?;
+        let (payload_type, field) = rest.split_at(rest.len() - 4);
         let payload_type = match form {
-            HeaderForm::Full => PayloadType::from(reader.u32()?),
+            HeaderForm::Full => BigEndian::read_u32(payload_type).into(),
             HeaderForm::Short => PayloadType::None,
         };
-        let field = reader.u32()?;
+        let field = BigEndian::read_u32(field);
         let length = usize::try_from(field).unwrap_or(usize::MAX);
         if length > MAX_PAYLOAD {
             return Err(DecodeError::PayloadTooLarge { length: field });
         }
-        if reader.rest.len() != length {
-            return Err(DecodeError::PayloadLengthMismatch { field: length, have: reader.rest.len() });
+        if payload.len() != length {
+            return Err(DecodeError::PayloadLengthMismatch { field: length, have: payload.len() });
         }
+        let (mut name, mut digest) = ([0; 32], [0; 32]);
+        name.copy_from_slice(&front[4..36]);
+        digest.copy_from_slice(&front[80..112]);
+        let (message_type, padding) = MessageType::from_field(&name).ok_or(DecodeError::NoMessageType)?;
         let header = Self {
             form,
-            padding: if name.contains(&0) { Padding::Nul } else { Padding::Space },
-            message_type: MessageType::from_field(&name).ok_or(DecodeError::NoMessageType)?,
-            schema_version: header_version,
-            created_date,
-            sequence_number,
-            flags,
-            message_id,
+            padding,
+            message_type,
+            schema_version: BigEndian::read_u32(&front[36..40]),
+            created_date: BigEndian::read_u64(&front[40..48]),
+            sequence_number: BigEndian::read_i64(&front[48..56]),
+            flags: BigEndian::read_u64(&front[56..64]),
+            // The id's halves are swapped on the wire (WIRE-5).
+            message_id: Uuid::from_u128(BigEndian::read_u128(&front[64..80]).rotate_left(64)),
             payload_type,
         };
-        Ok((header, digest))
-    }
-}
-
-/// The id's halves are swapped on the wire (WIRE-5).
-pub(super) fn uuid_to_wire(id: Uuid) -> [u8; 16] {
-    let (high, low) = id.as_u64_pair();
-    Uuid::from_u64_pair(low, high).into_bytes()
-}
-
-fn uuid_from_wire(bytes: [u8; 16]) -> Uuid {
-    Uuid::from_bytes(uuid_to_wire(Uuid::from_bytes(bytes)))
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
-    whole: usize,
-}
-
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::Truncated { need: self.whole - self.rest.len() + N, have: self.whole })?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_be_bytes)
+        Ok((header, PayloadDigest(digest)))
     }
 }
 

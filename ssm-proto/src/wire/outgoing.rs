@@ -3,7 +3,7 @@
 use byteorder::{BigEndian, ByteOrder};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::message::{Header, uuid_to_wire};
+use super::message::Header;
 use super::types::{HeaderForm, Padding, PayloadDigest};
 
 /// Room for the longest header and the payload's length.
@@ -88,7 +88,8 @@ fn write_header(out: &mut [u8], header: &Header, digest: PayloadDigest, length: 
     BigEndian::write_u64(&mut out[40..48], header.created_date);
     BigEndian::write_i64(&mut out[48..56], header.sequence_number);
     BigEndian::write_u64(&mut out[56..64], header.flags);
-    out[64..80].copy_from_slice(&uuid_to_wire(header.message_id));
+    // The id's halves are swapped on the wire (WIRE-5).
+    BigEndian::write_u128(&mut out[64..80], header.message_id.as_u128().rotate_left(64));
     out[80..112].copy_from_slice(&digest.0);
     if header.form == HeaderForm::Full {
         BigEndian::write_u32(&mut out[112..116], header.payload_type.into());

@@ -61,7 +61,8 @@ impl UnknownType {
     }
 }
 
-const NAMES: [(&[u8], MessageType); 15] = [
+/// The types that this crate knows, those of the hot path first.
+pub(super) const NAMES: [(&[u8], MessageType); 15] = [
     (b"input_stream_data", MessageType::InputStreamData),
     (b"output_stream_data", MessageType::OutputStreamData),
     (b"acknowledge", MessageType::Acknowledge),
@@ -79,14 +80,31 @@ const NAMES: [(&[u8], MessageType); 15] = [
     (b"agent_job_reply_ack", MessageType::AgentJobReplyAck),
 ];
 
+/// The header's field of each of them as both peers write it: filled up with blanks (WIRE-4).
+#[expect(clippy::indexing_slicing, reason = "the compiler runs it")]
+const FIELDS: [[u8; 32]; NAMES.len()] = {
+    let mut fields = [[b' '; 32]; NAMES.len()];
+    let mut at = 0;
+    while at < fields.len() {
+        let (name, _) = NAMES[at];
+        fields[at].split_at_mut(name.len()).0.copy_from_slice(name);
+        at += 1;
+    }
+    fields
+};
+
 impl MessageType {
     /// Reads the header's 32-byte field: NULs and white space are trimmed at both ends (WIRE-4). `None` if nothing is left.
-    pub(super) fn from_field(field: &[u8; 32]) -> Option<Self> {
+    pub(super) fn from_field(field: &[u8; 32]) -> Option<(Self, Padding)> {
+        if let Some((_, (_, known))) = FIELDS.iter().zip(&NAMES).find(|(usual, _)| *usual == field) {
+            return Some((*known, Padding::Space));
+        }
         let mut name = field.trim_ascii();
         while let [0, rest @ ..] | [rest @ .., 0] = name {
             name = rest.trim_ascii();
         }
-        Self::from_name(name)
+        let padding = if field.contains(&0) { Padding::Nul } else { Padding::Space };
+        Some((Self::from_name(name)?, padding))
     }
 
     /// Reads a name as it stands in JSON. `None` if it is empty or longer than the header's field.

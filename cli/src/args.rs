@@ -308,17 +308,29 @@ pub(crate) fn parse() -> Cli {
     })
 }
 
-/// A value that a parser refused, as one line; clap would spread it over four.
+/// A usage error as one line; clap would spread it over many. `None`: it is no error, or the help says it better.
 fn one_line(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
-    if error.kind() != ErrorKind::ValueValidation {
-        return None;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            None
+        }
+        ErrorKind::ValueValidation => {
+            let argument = error.get(ContextKind::InvalidArg)?.to_string();
+            let value = error.get(ContextKind::InvalidValue)?.to_string();
+            let option = argument.split_whitespace().next()?;
+            let why = std::error::Error::source(error)?;
+            Some(format!("{option} '{value}': {why}"))
+        }
+        _ => {
+            let text = error.render().to_string();
+            let paragraphs = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n");
+            let told = paragraphs.take_while(|paragraph| !paragraph.starts_with("Usage:"));
+            let told = told.filter(|paragraph| !paragraph.starts_with("For more information"));
+            let told: Vec<_> = told.map(|told| told.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            Some(format!("{}; see --help", told.join("; ")))
+        }
     }
-    let argument = error.get(ContextKind::InvalidArg)?.to_string();
-    let value = error.get(ContextKind::InvalidValue)?.to_string();
-    let option = argument.split_whitespace().next()?;
-    let why = std::error::Error::source(error)?;
-    Some(format!("{option} '{value}': {why}"))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

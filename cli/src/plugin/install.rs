@@ -24,15 +24,16 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     if is_own(&place, &own) {
         return Ok(format!("{} is this program already", place.display()));
     }
-    let replaced = match fs::symlink_metadata(&place) {
-        Ok(_) => {
-            if kept.exists() {
-                fs::remove_file(&kept).map_err(|error| failed(&kept, &error))?;
-            }
-            fs::rename(&place, &kept).map_err(|error| failed(&place, &error))?;
-            format!("; what stood there is now {}", kept.display())
-        }
-        Err(_) => String::new(),
+    let replaced = if fs::symlink_metadata(&place).is_err() {
+        String::new()
+    } else if is_some_build(&place, &own) {
+        // What was kept for it, if anything, stays kept.
+        fs::remove_file(&place).map_err(|error| failed(&place, &error))?;
+        "; it was another build of it".to_owned()
+    } else {
+        let again = if fs::symlink_metadata(&kept).is_ok() { ", in place of what was kept there" } else { "" };
+        fs::rename(&place, &kept).map_err(|error| failed(&place, &error))?;
+        format!("; what stood there is now {}{again}", kept.display())
     };
     let put = if copy { fs::copy(&own, &place).map(drop) } else { std::os::unix::fs::symlink(&own, &place) };
     put.map_err(|error| failed(&place, &error))?;
@@ -51,7 +52,7 @@ pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
     let dir = directory(dir)?;
     let (place, kept) = (dir.join(NAME), dir.join(KEPT));
     let own = std::env::current_exe().map_err(Failure::internal)?;
-    if !is_own(&place, &own) {
+    if !is_own(&place, &own) && !is_some_build(&place, &own) {
         return Err(refused(format!("{} is not this program; nothing was changed", place.display())));
     }
     fs::remove_file(&place).map_err(|error| failed(&place, &error))?;
@@ -90,6 +91,13 @@ fn is_own(place: &Path, own: &Path) -> bool {
         Some(same_length && fs::read(a).ok()? == fs::read(b).ok()?)
     };
     same_file(place, own).unwrap_or(false) || same_bytes(place, own).unwrap_or(false)
+}
+
+/// Whether `place` is another build of this program, or a link to where one was: every build has the name [`KEPT`] in it.
+fn is_some_build(place: &Path, own: &Path) -> bool {
+    let leads_to_one = fs::read_link(place).is_ok_and(|target| target.file_name() == own.file_name());
+    let contains_name = |bytes: Vec<u8>| bytes.windows(KEPT.len()).any(|window| window == KEPT.as_bytes());
+    leads_to_one || fs::read(place).is_ok_and(contains_name)
 }
 
 fn refused(message: String) -> Failure {

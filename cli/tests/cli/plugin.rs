@@ -309,6 +309,29 @@ fn installing_replaces_and_uninstalling_puts_back() {
 }
 
 #[test]
+fn what_was_replaced_survives_other_builds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, path) = (dir.path().join("session-manager-plugin"), dir.path().to_str().unwrap());
+    std::fs::write(&place, "the official one").unwrap();
+    let plugin = |args: &[&str]| {
+        let ended = Cli::start(&[&["plugin"], args, &["--dir", path]].concat(), &[]).end();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        ended.stdout[0].clone()
+    };
+    plugin(&["install", "--copy"]);
+    // Another build, as a copy and as a link to where it was before a rebuild.
+    let mut other = std::fs::read(&place).unwrap();
+    other.extend_from_slice(b"other");
+    std::fs::write(&place, other).unwrap();
+    assert!(plugin(&["install"]).contains("another build"));
+    std::fs::remove_file(&place).unwrap();
+    std::os::unix::fs::symlink("/no/such/folder/aws-ssm-forward", &place).unwrap();
+    assert!(plugin(&["install"]).contains("another build"));
+    assert!(plugin(&["uninstall"]).contains("what stood there before"));
+    assert_eq!(std::fs::read_to_string(&place).unwrap(), "the official one");
+}
+
+#[test]
 fn stopped_while_it_opens_it_terminates_the_session_once() {
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
         let manager = LocalManager::start();

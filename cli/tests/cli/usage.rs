@@ -35,19 +35,39 @@ fn other_malformed_values_are_one_line() {
 }
 
 #[test]
-fn what_is_missing_or_contradicts_is_exit_code_2() {
-    for args in [
-        &["forward", "-L", "0:80"][..],
-        &["forward", "--target", TARGET],
-        &["forward", "--local", "--profile", "x", "-L", "0:80"],
-        &["forward", "--local", "-L", "0:80", "-q", "-v"],
-        &["forwards"],
-        &[],
+fn impossible_settings_are_refused_with_the_reason() {
+    for (option, value, why) in [
+        ("--sessions", "0", "at least one session is needed"),
+        ("--sessions", "1000", "from 1 to 64"),
+        ("--message-rate", "0", "nothing could be sent"),
+        ("--payload-size", "0", ""),
+        ("--hold", "0", "1 to 86400"),
     ] {
-        let ended = run(args, &[]);
-        assert_eq!(ended.code, 2, "{args:?}: {ended:#?}");
-        assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{args:?}: {ended:#?}");
+        run(&["forward", "--local", "-L", "0:80", option, value], &[]).assert_one_line(2, &[option, value, why]);
     }
+}
+
+#[test]
+fn what_is_missing_or_contradicts_is_one_line() {
+    for (args, what) in [
+        (&["forward", "-L", "0:80"][..], "--target"),
+        (&["forward", "--target", TARGET], "-L"),
+        (&["forward", "--local", "--profile", "x", "-L", "0:80"], "--profile"),
+        (&["forward", "--local", "-L", "0:80", "-q", "-v"], "--quiet"),
+        (&["forward", "--local", "-L", "0:80", "-o", "xml"], "possible values: text, json"),
+        (&["forwards"], "'forward'"),
+        (&["exec"], "<TARGET>"),
+        (&["plugin", "bogus"], "bogus"),
+    ] {
+        run(args, &[]).assert_one_line(2, &[what, "--help"]);
+    }
+}
+
+#[test]
+fn without_a_command_there_is_the_help() {
+    let ended = run(&[], &[]);
+    assert_eq!(ended.code, 2, "{ended:#?}");
+    assert!(ended.stdout.is_empty() && ended.stderr.len() > 10, "{ended:#?}");
 }
 
 #[test]

@@ -181,6 +181,21 @@ fn a_signal_before_ready_has_its_own_exit_code() {
 fn wait_ready_finds_a_port_that_nobody_serves() {
     let spec = format!("0:{}", closed_port());
     run(&["forward", "--local", "--wait-ready", "-L", &spec], &[]).assert_one_line(7, &[]);
+    // An agent that does not multiplex.
+    let manager = LocalManager::start_with(&["--agent-version", "3.0.196.0"]);
+    let ended = run(&forward(&spec, &["--wait-ready"]), &manager.variables());
+    assert!(ended.stdout.is_empty(), "it was never ready: {ended:?}");
+    ended.assert_one_line(7, &["the remote port does not answer"]);
+}
+
+#[test]
+fn an_agent_too_old_for_another_host_is_one_line() {
+    let host = "db.internal=127.0.0.1";
+    let manager = LocalManager::start_with(&["--agent-version", "3.1.1080.0", "--host", host]);
+    let spec = format!("0:db.internal:{}", echo_server());
+    let ended = run(&forward(&spec, &[]), &manager.variables());
+    assert!(ended.stdout.is_empty(), "it was never ready: {ended:?}");
+    ended.assert_one_line(6, &["3.1.1080.0", "db.internal", "update it to 3.1.1188.0"]);
 }
 
 #[test]

@@ -141,6 +141,9 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// How long an agent that carries one connection at a time may take to find out that nobody answers it.
+const SINGLE_PROBE: Duration = Duration::from_secs(1);
+
 /// A running session. Dropping it ends it, at the API in the background: [`Session::terminate`] waits for that, and
 /// [`settle`] for all that are in the background.
 pub struct Session {
@@ -276,13 +279,17 @@ impl Session {
 
     /// Finds out whether the destination can be reached, by a connection that is closed at once.
     ///
-    /// Only multiplexed sessions can tell; others say yes.
+    /// An agent that carries one connection at a time connects when the session begins, and ends it if it can't: there,
+    /// a session that lives on for a second counts as yes.
     ///
     /// # Errors
     /// [`StreamError::Refused`] if it can't, or the session is over.
     pub async fn probe(&self) -> Result<(), StreamError> {
         if self.mode() != Some(SessionMode::Mux) {
-            return Ok(());
+            return match timeout(SINGLE_PROBE, self.closed()).await {
+                Ok(reason) => Err(StreamError::SessionEnded(reason.to_string())),
+                Err(_) => Ok(()),
+            };
         }
         let mut stream = self.open_stream().await?;
         stream.close();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ssm_proto::{PortProperties, SessionMode, SessionType, StreamId};
+use ssm_proto::{PortProperties, SessionMode, SessionType, StreamId, Version};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -23,7 +23,11 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         Ok(properties) => properties,
         Err(error) => return AgentResult::failed(format!("Invalid format in session properties: {error}")),
     };
-    let destination = Destination::resolve(&properties, &spec.hosts);
+    let destination = if Version::new(&spec.agent_version).is_older_than(Version::AGENT_REMOTE_HOST) {
+        Destination::resolve(&PortProperties { host: None, ..properties.clone() }, &spec.hosts)
+    } else {
+        Destination::resolve(&properties, &spec.hosts)
+    };
     let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties)));
     let (happenings, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);

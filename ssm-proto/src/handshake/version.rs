@@ -13,6 +13,8 @@ impl Version {
     pub const TERMINATE_FLAG: &'static str = "2.3.722.0";
     /// Agents newer than this multiplex.
     pub const AGENT_MUX: &'static str = "3.0.196.0";
+    /// Agents from this one on know other hosts than their own; older ones overlook the name.
+    pub const AGENT_REMOTE_HOST: &'static str = "3.1.1188.0";
     /// With agents newer than this, neither end sends smux keep-alives.
     pub const AGENT_NO_KEEP_ALIVE: &'static str = "3.1.1511.0";
     /// Clients from this one on are answered with multiplexing.
@@ -33,6 +35,11 @@ impl Version {
         }
     }
 
+    /// Whether it is certain to be older.
+    pub fn is_older_than(&self, constant: &str) -> bool {
+        self.parts.is_some() && self.parts < Self::new(constant).parts
+    }
+
     /// The agent's rule about clients: by component, the shorter one is smaller on a tie.
     pub fn agent_compares(&self, constant: &str) -> Ordering {
         self.parts.cmp(&Self::new(constant).parts)
@@ -49,6 +56,9 @@ mod tests {
         assert!(!Version::new("3.0.196.0").client_sees_newer_than(Version::AGENT_MUX));
         assert!(!Version::new("4.0").client_sees_newer_than(Version::AGENT_MUX));
         assert!(!Version::new("").client_sees_newer_than(Version::AGENT_MUX));
+        assert!(Version::new("3.1.1080.0").is_older_than(Version::AGENT_REMOTE_HOST));
+        assert!(!Version::new("3.1.1188.0").is_older_than(Version::AGENT_REMOTE_HOST));
+        assert!(!Version::new("").is_older_than(Version::AGENT_REMOTE_HOST));
         assert_eq!(Version::new("1.1.70").agent_compares(Version::CLIENT_MUX), Ordering::Equal);
         assert_eq!(Version::new("1.2").agent_compares("1.2.0"), Ordering::Less);
         assert_eq!(Version::new("x").agent_compares("1.2.0"), Ordering::Less);

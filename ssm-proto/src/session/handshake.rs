@@ -8,7 +8,9 @@ use super::carrier::Carrier;
 use super::{Session, SessionEvent, SessionMode, port};
 use crate::Side;
 use crate::cipher::{Cipher, PlaintextKey};
-use crate::handshake::{AgentHandshake, ClientHandshake, DataKey, HandshakeComplete, HandshakeStep, SessionType};
+use crate::handshake::{
+    AgentHandshake, ClientHandshake, DataKey, HandshakeComplete, HandshakeStep, SessionType, Version,
+};
 use crate::wire::{MessageBuf, PayloadType};
 
 /// The agent acknowledges and discards what arrives in the moment after its HandshakeComplete (HS-8).
@@ -166,7 +168,7 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, side: Side, mode: SessionMode, old_peer: bool) {
-        if let Some(text) = self.refusal_of_shells() {
+        if let Some(text) = self.refusal_of_shells().or_else(|| self.refusal_of_old_agents()) {
             return self.events.push_back(SessionEvent::Failed(text));
         }
         self.completed_at = Some(now);
@@ -184,6 +186,21 @@ impl Session {
                 Some(format!("the session carries {name}, not a port: check the document"))
             }
         }
+    }
+
+    /// A connection that reaches the wrong service is worse than none (PORT-8).
+    fn refusal_of_old_agents(&self) -> Option<String> {
+        let version = self.agent_version();
+        let Some(SessionType::Port(properties)) = self.handshake.session_type() else { return None };
+        let host =
+            properties.host.as_deref().filter(|host| !matches!(*host, "" | "localhost" | "127.0.0.1" | "::1"))?;
+        Version::new(version).is_older_than(Version::AGENT_REMOTE_HOST).then(|| {
+            format!(
+                "the node's SSM agent {version} can't reach {host}, it would take the port of its own machine: update it \
+                 to {} or newer",
+                Version::AGENT_REMOTE_HOST
+            )
+        })
     }
 
     pub(super) fn handle_answer_timeout(&mut self, now: Instant) {

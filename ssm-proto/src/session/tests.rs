@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::cipher::PlaintextKey;
-use crate::handshake::{AgentKms, DataKey, HandshakeResponse};
+use crate::handshake::{AgentKms, DataKey, HandshakeResponse, PortProperties};
 use crate::wire::{AgentMessage, Header, MessageType};
 
 fn key() -> PlaintextKey {
@@ -205,6 +205,31 @@ fn a_client_for_ports_says_what_it_got_instead() {
     let mut ends = Ends::new(ClientConfig { ports_only: true, ..ClientConfig::default() }, agent);
     ends.exchange();
     assert!(failure(&mut ends.client).unwrap().contains("NonInteractiveCommands, not a port"));
+}
+
+#[test]
+fn an_agent_that_would_take_its_own_port_for_another_hosts_is_refused() {
+    let outcome = |version: &str, host: &str| {
+        let port = PortProperties {
+            port_number: Some("5432".into()),
+            host: Some(host.into()),
+            kind: Some(LOCAL_PORT_FORWARDING.into()),
+            ..PortProperties::default()
+        };
+        let agent = AgentConfig {
+            agent_version: version.into(),
+            session_type: SessionType::Port(port),
+            ..AgentConfig::default()
+        };
+        let mut ends = Ends::new(ClientConfig::default(), agent);
+        ends.exchange();
+        failure(&mut ends.client)
+    };
+    let text = outcome("3.1.1080.0", "db.internal").unwrap();
+    assert!(text.contains("3.1.1080.0") && text.contains("db.internal") && text.contains("update it"), "{text}");
+    for (version, host) in [("3.1.1188.0", "db.internal"), ("3.1.1080.0", "localhost"), ("", "db.internal")] {
+        assert_eq!(outcome(version, host), None, "{version} {host}");
+    }
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn answer(request: &Request<Incoming>, forwards: &[(String, ForwardStats)]) -> R
 /// Name, type, help, and where it is in a snapshot.
 type Metric = (&'static str, &'static str, &'static str, fn(&StatsSnapshot) -> f64);
 
-const METRICS: [Metric; 10] = [
+const METRICS: [Metric; 12] = [
     ("connections_open", "gauge", "Connections open now.", |s| s.connections_open as f64),
     ("connections_total", "counter", "Connections that were accepted.", |s| s.connections_total as f64),
     ("bytes_up_total", "counter", "Bytes from local programs to the remote end.", |s| s.bytes_up as f64),
@@ -137,6 +137,10 @@ const METRICS: [Metric; 10] = [
     }),
     ("reconnects_total", "counter", "WebSockets opened after a session's first.", |s| s.reconnects as f64),
     ("sessions", "gauge", "Sessions that are ready now; 0 is down.", |s| s.sessions as f64),
+    ("sessions_connected", "gauge", "Of them, those whose WebSocket is up.", |s| s.sessions_connected as f64),
+    ("message_budget", "gauge", "Messages per second that may be sent at the moment.", |s| {
+        s.message_budget.map_or(f64::INFINITY, |budget| budget as f64)
+    }),
 ];
 
 fn prometheus(looks: &[(&str, StatsSnapshot)]) -> String {
@@ -145,7 +149,11 @@ fn prometheus(looks: &[(&str, StatsSnapshot)]) -> String {
         let _ = write!(text, "# HELP ssm_forward_{name} {help}\n# TYPE ssm_forward_{name} {kind}\n");
         for (spec, snapshot) in looks {
             let spec = spec.replace('\\', "\\\\").replace('"', "\\\"");
-            let _ = writeln!(text, "ssm_forward_{name}{{forward=\"{spec}\"}} {}", value(snapshot));
+            let value = match value(snapshot) {
+                f64::INFINITY => "+Inf".into(),
+                value => value.to_string(),
+            };
+            let _ = writeln!(text, "ssm_forward_{name}{{forward=\"{spec}\"}} {value}");
         }
     }
     text
@@ -163,6 +171,7 @@ mod tests {
         let text = prometheus(&[("unix:/a\"b:80", snapshot)]);
         assert!(text.contains("# TYPE ssm_forward_bytes_up_total counter\n"), "{text}");
         assert!(text.contains("ssm_forward_bytes_up_total{forward=\"unix:/a\\\"b:80\"} 5\n"), "{text}");
+        assert!(text.contains("ssm_forward_message_budget{forward=\"unix:/a\\\"b:80\"} +Inf\n"), "{text}");
         assert!(text.contains("ssm_forward_round_trip_seconds{forward=\"unix:/a\\\"b:80\"} 0.0015\n"), "{text}");
     }
 }

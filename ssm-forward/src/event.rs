@@ -92,6 +92,11 @@ pub enum ForwardEvent {
         /// One or more lines.
         text: String,
     },
+    /// Something that was asked for can't be had; the forwarder goes on without.
+    Warning {
+        /// What.
+        text: String,
+    },
     /// The forwarder ended.
     Closed {
         /// Why.

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ssm_proto::SessionMode;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -159,6 +160,12 @@ impl Forwarder {
                 agent_version: session.agent_version(),
                 elapsed: since.elapsed(),
             });
+            if self.config.keep_alive && session.mode() != Some(SessionMode::Mux) {
+                let version = session.agent_version();
+                let text =
+                    format!("the node's SSM agent {version} knows no keep-alive: the session may time out when idle");
+                self.emit(ForwardEvent::Warning { text });
+            }
             let _ = ready.send(());
         };
         let serve = async {

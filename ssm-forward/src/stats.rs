@@ -32,6 +32,10 @@ type Source = Box<dyn Fn() -> Totals + Send + Sync>;
 pub(crate) struct Totals {
     /// Sessions that are ready now.
     pub(crate) sessions: u64,
+    /// Of them, those whose WebSocket is up.
+    connected: u64,
+    /// What they may send together; `None` if one of them may send as much as there is.
+    budget: Option<u64>,
     messages_sent: u64,
     messages_received: u64,
     retransmissions: u64,
@@ -41,6 +45,19 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
+    /// A session that is ready now.
+    pub(crate) fn add_live(&mut self, session: &Session) {
+        self.add(session);
+        let budget = session.stats().channel.budget.map(u64::from);
+        self.budget = match self.sessions {
+            0 => budget,
+            _ => self.budget.zip(budget).map(|(a, b)| a + b),
+        };
+        self.sessions += 1;
+        self.connected += u64::from(session.is_connected());
+    }
+
+    /// One that is over, or the common part.
     pub(crate) fn add(&mut self, session: &Session) {
         let channel = session.stats().channel;
         self.messages_sent += channel.messages_sent;
@@ -75,6 +92,10 @@ pub struct StatsSnapshot {
     pub reconnects: u64,
     /// Sessions that are ready now.
     pub sessions: u64,
+    /// Of them, those whose WebSocket is up; the others reconnect.
+    pub sessions_connected: u64,
+    /// Messages per second that they may send together at the moment; `None`: as many as there are.
+    pub message_budget: Option<u64>,
 }
 
 impl ForwardStats {
@@ -95,6 +116,8 @@ impl ForwardStats {
             round_trip_us: u64::try_from(micros).unwrap_or(u64::MAX),
             reconnects: totals.reconnects,
             sessions: totals.sessions,
+            sessions_connected: totals.connected,
+            message_budget: totals.budget,
         }
     }
 

@@ -219,6 +219,7 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
         }
         ForwardEvent::Restarted { session_id, outage } => Body::Restarted { session_id, outage_ms: millis(*outage) },
         ForwardEvent::Message { text } => Body::Message { text },
+        ForwardEvent::Warning { text } => Body::Warning { text },
         ForwardEvent::Closed { reason } => Body::Closed { reason },
         _ => return None,
     })

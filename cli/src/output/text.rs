@@ -92,6 +92,7 @@ impl<'a> TextWriter<'a> {
                 self.note(&format!("New session {session_id} on {target} after {outage}"));
             }
             ForwardEvent::Message { text } => self.note(&format!("{}: {text}", subject.target)),
+            ForwardEvent::Warning { text } => self.note(&format!("warning: {text}")),
             _ => {}
         }
         Ok(())
@@ -163,10 +164,18 @@ fn live_line(forwards: &[Figures]) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "figures for people; a cast saturates")]
     let rate = |bytes: f64| format!("{}/s", HumanBytes(bytes as u64));
     let sessions: u64 = forwards.iter().map(|figures| figures.now.sessions).sum();
+    let connected: u64 = forwards.iter().map(|figures| figures.now.sessions_connected).sum();
+    let state = match (sessions, connected) {
+        (0, _) => "no session  ",
+        (sessions, connected) if connected < sessions => "reconnecting  ",
+        _ => "",
+    };
+    let budget = forwards.iter().map(|figures| figures.now.message_budget).sum::<Option<u64>>();
+    let budget = budget.map_or_else(String::new, |budget| format!(" of {budget}"));
     let sessions = if sessions > forwards.len() as u64 { format!("  {sessions} sessions") } else { String::new() };
     let plural = if connections == 1 { "" } else { "s" };
     format!(
-        "{connections} connection{plural}{sessions}  ↑ {}  ↓ {}  {:.0} messages/s  round trip {:.1} ms  {resent} resent",
+        "{state}{connections} connection{plural}{sessions}  ↑ {}  ↓ {}  {:.0}{budget} messages/s  round trip {:.1} ms  {resent} resent",
         rate(sum(|figures| figures.up)),
         rate(sum(|figures| figures.down)),
         sum(|figures| figures.messages),
@@ -223,11 +232,15 @@ mod tests {
     #[test]
     fn the_live_line_sums_the_forwards() {
         let mut figures = Figures { up: 1e6, down: 5.5e6, messages: 400.0, ..Figures::default() };
-        (figures.now.connections_open, figures.now.sessions, figures.now.round_trip_us) = (1, 2, 4200);
+        (figures.now.connections_open, figures.now.round_trip_us) = (1, 4200);
+        (figures.now.sessions, figures.now.sessions_connected) = (2, 2);
         let line = live_line(&[figures, Figures::default()]);
         assert_eq!(line, "1 connection  ↑ 976.56 KiB/s  ↓ 5.25 MiB/s  400 messages/s  round trip 4.2 ms  0 resent");
-        figures.now.sessions = 3;
-        assert!(live_line(&[figures]).starts_with("1 connection  3 sessions  ↑"));
+        (figures.now.sessions, figures.now.message_budget) = (3, Some(2700));
+        let line = live_line(&[figures]);
+        assert!(line.starts_with("reconnecting  1 connection  3 sessions  ↑"), "{line}");
+        assert!(line.contains("  400 of 2700 messages/s  "), "{line}");
+        assert!(live_line(&[Figures::default()]).starts_with("no session  0 connections"));
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod restart;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod shell;
 #[cfg(test)]
 mod terminal;

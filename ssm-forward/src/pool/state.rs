@@ -241,8 +241,7 @@ impl State {
     pub(super) fn totals(&self) -> Totals {
         let mut totals = self.past;
         for session in self.members.values().filter_map(|place| place.session.as_ref()) {
-            totals.add(session);
-            totals.sessions += 1;
+            totals.add_live(session);
         }
         totals
     }

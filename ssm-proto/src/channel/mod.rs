@@ -174,6 +174,8 @@ pub struct ChannelStats {
     pub reorder_bytes: usize,
     /// Smoothed round trip.
     pub srtt: Option<Duration>,
+    /// Messages per second that the budget allows at the moment; `None`: as many as there are.
+    pub budget: Option<u32>,
 }
 
 /// The window is full: nothing was sent, here is the payload back.
@@ -227,6 +229,7 @@ impl DataChannel {
             in_flight_bytes: self.inflight.unacked_bytes(),
             reorder_bytes: self.reorder.bytes(),
             srtt: self.rtt.srtt(),
+            budget: self.pacer.as_ref().map(Pacer::per_second),
             ..self.stats
         }
     }

@@ -73,6 +73,12 @@ impl Pacer {
         }
     }
 
+    /// What is allowed at the moment, in messages.
+    pub(super) fn per_second(&self) -> u32 {
+        let per_second = Duration::from_secs(1).as_nanos() / self.interval().as_nanos().max(1);
+        u32::try_from(per_second).unwrap_or(u32::MAX)
+    }
+
     fn interval(&self) -> Duration {
         self.pace.interval.mul_f64(self.slowness)
     }
@@ -120,7 +126,9 @@ mod tests {
         let start = Instant::now();
         let mut pacer = Pacer::new(Pace { interval: Duration::from_millis(1), burst: 1 });
         assert_eq!(per_second(&mut pacer, start), 1000);
+        assert_eq!(pacer.per_second(), 1000);
         pacer.slow_down(start + Duration::from_millis(999));
+        assert_eq!(pacer.per_second(), 500);
         let after = per_second(&mut pacer, start + Duration::from_secs(1));
         assert!((450..=600).contains(&after), "{after}");
         assert!((990..=1000).contains(&per_second(&mut pacer, start + Duration::from_secs(30))));

@@ -170,6 +170,23 @@ fn a_full_receive_store_is_congestion_until_it_is_read() {
 }
 
 #[test]
+fn a_keep_alive_holds_a_peer_that_counts_the_silence_and_nobody_else_sends_one() {
+    let (keep_alive, peer_timeout) = (Some(Duration::from_secs(10)), Some(Duration::from_secs(30)));
+    let mut ends = Ends::new(MuxConfig { keep_alive, peer_timeout, ..MuxConfig::default() });
+    let start = ends.now;
+    for second in 1..=300 {
+        ends.now = start + Duration::from_secs(second);
+        ends.client.handle_timeout(ends.now).unwrap();
+        ends.agent.handle_timeout(ends.now).unwrap();
+        ends.exchange();
+    }
+    let mut ends = Ends::new(MuxConfig::default());
+    assert_eq!(ends.client.poll_timeout(), None);
+    ends.client.handle_timeout(ends.now + Duration::from_secs(300)).unwrap();
+    assert!(!ends.client.wants_transmit());
+}
+
+#[test]
 fn a_peer_that_must_send_keep_alives_and_does_not_is_given_up() {
     let mut ends = Ends::new(MuxConfig { peer_timeout: Some(Duration::from_secs(30)), ..MuxConfig::default() });
     assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(29)).is_ok());

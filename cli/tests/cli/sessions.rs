@@ -1,0 +1,131 @@
+//! Several sessions for one forward, and what is told of them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use serde_json::json;
+
+use crate::common::{Cli, LocalManager, TARGET, closed_port, connect, echo_server, eventually};
+
+/// A forward that tells events, and where it listens.
+fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
+    let spec = format!("0:{port}");
+    let args = [&["forward", "--target", TARGET, "-L", &spec, "-o", "json"], more].concat();
+    let cli = Cli::start(&args, &manager.variables());
+    let address = cli.event("ready")["address"].as_str().unwrap().to_owned();
+    (cli, address)
+}
+
+fn echoes(stream: &mut TcpStream) -> std::io::Result<bool> {
+    stream.write_all(b"still there?")?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    Ok(answer == *b"still there?")
+}
+
+/// A server that sends as much as anybody reads. Returns its port.
+fn source() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || while stream.write_all(&[7; 65_536]).is_ok() {});
+        }
+    });
+    port
+}
+
+fn metrics(address: &str) -> String {
+    let mut stream = connect(address);
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+#[test]
+fn connections_are_spread_and_a_lost_session_takes_only_its_own_along() {
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, echo_server(), &["--sessions", "3"]);
+    eventually("three sessions", || manager.sessions("Active").len() == 3);
+    let mut streams: Vec<_> = (0..3).map(|_| connect(&address)).collect();
+    for stream in &mut streams {
+        assert!(echoes(stream).unwrap());
+    }
+    let lost = manager.sessions("Active")[0].clone();
+    manager.call("TerminateSession", &json!({ "SessionId": lost }));
+    let event = cli.event("session_lost");
+    assert_eq!((&event["session_id"], &event["connections"]), (&lost.into(), &1.into()));
+    let outcomes: Vec<_> = streams.iter_mut().map(echoes).collect();
+    let broken: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert_eq!(broken.len(), 1, "{outcomes:?}");
+    assert!(matches!(broken[0].kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{broken:?}");
+    eventually("a session in its place", || manager.sessions("Active").len() == 3);
+    assert!(echoes(&mut connect(&address)).unwrap());
+    cli.signal("TERM");
+    assert_eq!(cli.end().code, 0);
+    assert!(manager.sessions("Active").is_empty(), "all are terminated");
+}
+
+#[test]
+fn auto_adds_a_session_when_the_agents_pace_is_used_up() {
+    let manager = LocalManager::start_with(&["--profile", "real"]);
+    let (_cli, address) = forward(&manager, source(), &["--sessions", "auto"]);
+    assert_eq!(manager.sessions("Active").len(), 1);
+    let download = || {
+        let mut stream = connect(&address);
+        thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+    };
+    download();
+    eventually("a second session", || manager.sessions("Active").len() == 2);
+    download();
+    eventually("a third session", || manager.sessions("Active").len() == 3);
+}
+
+#[test]
+fn metrics_have_sessions_and_the_message_budget() {
+    let manager = LocalManager::start();
+    let at = format!("127.0.0.1:{}", closed_port());
+    let more = ["--sessions", "2", "--message-rate", "500", "--metrics", &at];
+    let (_cli, address) = forward(&manager, echo_server(), &more);
+    eventually("two sessions", || manager.sessions("Active").len() == 2);
+    let mut stream = connect(&address);
+    assert!(echoes(&mut stream).unwrap());
+    eventually("the figures", || {
+        let text = metrics(&at);
+        let has = |line: &str| text.lines().any(|found| found.starts_with("ssm_forward_") && found.ends_with(line));
+        has("} 1000") && text.contains("ssm_forward_message_budget{") && has("} 2") && has("} 12")
+    });
+}
+
+#[test]
+fn a_keep_alive_that_the_agent_does_not_know_is_a_warning() {
+    for (version, warned) in [("3.0.196.0", true), ("3.3.987.0", false)] {
+        let manager = LocalManager::start_with(&["--agent-version", version]);
+        let (cli, _) = forward(&manager, echo_server(), &["--keep-alive"]);
+        if warned {
+            assert!(cli.event("warning")["text"].as_str().unwrap().contains(version));
+        }
+        cli.signal("TERM");
+        let ended = cli.end();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(!ended.stdout.iter().any(|line| line.contains("\"warning\"")), "{ended:?}");
+    }
+}
+
+#[test]
+fn larger_payloads_are_whole() {
+    let manager = LocalManager::start();
+    let (_cli, address) = forward(&manager, echo_server(), &["--payload-size", "65536"]);
+    let mut stream = connect(&address);
+    let sent: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut writer = stream.try_clone().unwrap();
+    let copy = sent.clone();
+    thread::spawn(move || writer.write_all(&copy));
+    let mut received = vec![0; sent.len()];
+    stream.read_exact(&mut received).unwrap();
+    assert!(received == sent);
+}

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Blueprint;
 use super::state::{Number, Shared};
-use crate::session::{CloseReason, Session, SessionNotice};
+use crate::session::{CloseReason, Session};
 use crate::{ForwardError, ForwardEvent, ProviderErrorKind};
 
 /// Waits between attempts, ever longer, with up to half taken away at random.
@@ -33,8 +33,8 @@ impl Retry {
     }
 }
 
-/// A session that the service closes with a text within so long, and without ever having carried a byte, was refused by the
-/// agent: an unknown host, a port that does not answer.
+/// The pool's first session, if the service closes it with a text within so long and it never carried a byte, was refused by
+/// the agent: an unknown host, a port that does not answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 /// What each end has sent when they have only shaken hands.
 const HANDSHAKE_MESSAGES: u64 = 2;
@@ -47,6 +47,8 @@ pub(super) struct Member {
     shared: Arc<Shared>,
     number: Number,
     retire: Arc<Notify>,
+    /// Whether it is the pool's first: what goes wrong with its first session is told, not tried again.
+    is_first: bool,
     /// Attempts since the last session that was of use.
     attempt: u32,
     /// Since when there is no session.
@@ -56,7 +58,7 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(blueprint: Arc<Blueprint>, shared: Arc<Shared>) -> Self {
         let (number, retire) = shared.join();
-        Self { blueprint, shared, number, retire, attempt: 0, outage: None }
+        Self { blueprint, shared, number, retire, is_first: number == 0, attempt: 0, outage: None }
     }
 
     /// Starts the pool's first session.
@@ -88,10 +90,15 @@ impl Member {
                 },
             };
             let began = Instant::now();
-            let reason = tokio::select! {
-                reason = session.closed() => Some(reason),
-                () = self.retire.notified() => None,
-                () = shared.closing() => None,
+            let mut connected = session.watch_connected();
+            let reason = loop {
+                tokio::select! {
+                    reason = session.closed() => break Some(reason),
+                    // Connections that came meanwhile wait for it.
+                    Ok(()) = connected.changed() => shared.connectivity_changed(),
+                    () = self.retire.notified() => if shared.lock().is_retiring(self.number) { break None },
+                    () = shared.closing() => break None,
+                }
             };
             let connections = self.shared.gone(self.number);
             session.terminate().await;
@@ -111,7 +118,11 @@ impl Member {
         connections: usize,
         began: Instant,
     ) -> Result<(), ForwardError> {
-        let refused = is_unused(&session.stats()) && self.attempt == 0 && began.elapsed() < REFUSED_WITHIN;
+        let refused = self.is_first
+            && self.attempt == 0
+            && matches!(reason, CloseReason::Closed(text) if !text.trim().is_empty())
+            && is_unused(&session.stats())
+            && began.elapsed() < REFUSED_WITHIN;
         if !self.blueprint.pool.restart || refused {
             return Err(ForwardError::SessionEnded(reason.to_string()));
         }
@@ -142,12 +153,14 @@ impl Member {
                     }
                     return Ok(session);
                 }
-                // A pool that serves does not need this one more session.
-                Err(error) if self.outage.is_none() && !can_pass(&error) => {
-                    tracing::warn!(%error, "no further session");
-                    return std::future::pending().await;
-                }
                 Err(error) if can_pass(&error) => self.wait(error.to_string()).await,
+                // While others serve, what this one misses is no reason to end them.
+                Err(error) if self.shared.lock().serves() => {
+                    tracing::warn!(%error, "no further session");
+                    self.shared.sleeps(self.number, true);
+                    sleep(super::RETRY.max).await;
+                    self.shared.sleeps(self.number, false);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -173,19 +186,13 @@ impl Member {
 
     async fn start_unbounded(&self, probe: bool) -> Result<Session, ForwardError> {
         let Blueprint { provider, request, session, on_event, .. } = &*self.blueprint;
-        let (notice, shared) = (on_event.clone(), self.shared.clone());
+        let notice = on_event.clone();
         let session = Session::start(
             provider.clone(),
             request,
             session.clone(),
             |id| on_event(ForwardEvent::SessionStarted { session_id: id.to_owned() }),
-            move |told| {
-                let is_back = matches!(told, SessionNotice::Reconnected { .. });
-                notice(ForwardEvent::from(told));
-                if is_back {
-                    shared.reconnected();
-                }
-            },
+            move |told| notice(ForwardEvent::from(told)),
         )
         .await?;
         if probe

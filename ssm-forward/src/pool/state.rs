@@ -47,6 +47,8 @@ struct Place {
     /// Messages per second, both ways, lately.
     rate: f64,
     measured: Instant,
+    /// It is to go: nothing is placed in it any more.
+    retiring: bool,
     retire: Arc<Notify>,
 }
 
@@ -67,8 +69,8 @@ impl Shared {
         changed
     }
 
-    /// A session's WebSocket is back.
-    pub(super) fn reconnected(&self) {
+    /// A session's WebSocket is back, or gone.
+    pub(super) fn connectivity_changed(&self) {
         self.changed.notify_waiters();
     }
 
@@ -112,7 +114,7 @@ impl Shared {
     pub(super) fn choose(self: &Arc<Self>) -> Option<(Arc<Session>, StreamLease)> {
         let mut state = self.lock();
         // One that reconnects may turn out to be gone: a new connection waits for what comes of it.
-        let ready = state.members.iter_mut().filter(|(_, place)| place.is_connected());
+        let ready = state.members.iter_mut().filter(|(_, place)| place.takes_connections());
         let (number, place) = ready.min_by(|(_, a), (_, b)| a.load().total_cmp(&b.load()))?;
         place.streams += 1;
         place.placed += 1;
@@ -134,6 +136,7 @@ impl Shared {
             messages: 0,
             rate: 0.0,
             measured: now,
+            retiring: false,
             retire: Arc::default(),
         };
         let retire = place.retire.clone();
@@ -147,6 +150,7 @@ impl Shared {
         if let Some(place) = state.members.get_mut(&number) {
             // The handshake's messages are no load.
             (place.messages, place.rate, place.measured) = (messages(&session), 0.0, Instant::now());
+            place.idle_since = place.measured;
             place.session = Some(session);
             place.asleep = false;
         }
@@ -159,6 +163,7 @@ impl Shared {
         let mut state = self.lock();
         let Some(place) = state.members.get_mut(&number) else { return 0 };
         let (session, streams) = (place.session.take(), std::mem::take(&mut place.streams));
+        place.retiring = false;
         if let Some(session) = session {
             state.past.add(&session);
         }
@@ -182,8 +187,8 @@ impl Place {
         self.rate / BUSY + self.placed as f64 + self.streams as f64 / 8.0
     }
 
-    fn is_connected(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.is_connected())
+    fn takes_connections(&self) -> bool {
+        !self.retiring && self.session.as_ref().is_some_and(|session| session.is_connected())
     }
 
     fn is_busy(&self) -> bool {
@@ -223,15 +228,30 @@ impl State {
         self.members.values_mut().for_each(|place| place.measure(now));
     }
 
-    /// Asks a member that has had no connection for `idle` to go, unless it is the only one.
+    /// Asks a member that has had no connection for `idle` to go, unless another one would be started at once.
     pub(super) fn retire_one(&mut self, idle: Duration) {
         let now = Instant::now();
-        let is_idle = |place: &&Place| place.streams == 0 && now.saturating_duration_since(place.idle_since) >= idle;
-        if self.members.len() > 1
-            && let Some(place) = self.members.values().rev().find(is_idle)
-        {
+        let is_idle = |place: &Place| {
+            let since = now.saturating_duration_since(place.idle_since);
+            place.session.is_some() && !place.retiring && place.streams == 0 && since >= idle
+        };
+        let candidate = self.members.iter().rev().find(|(_, place)| is_idle(place)).map(|(number, _)| *number);
+        let Some(candidate) = candidate else { return };
+        let all_others_are_busy =
+            self.members.iter().filter(|(number, _)| **number != candidate).all(|(_, place)| place.is_busy());
+        if let Some(place) = self.members.get_mut(&candidate).filter(|_| !all_others_are_busy) {
+            place.retiring = true;
             place.retire.notify_one();
         }
+    }
+
+    pub(super) fn is_retiring(&self, number: Number) -> bool {
+        self.members.get(&number).is_some_and(|place| place.retiring)
+    }
+
+    /// Whether any session is there.
+    pub(super) fn serves(&self) -> bool {
+        self.members.values().any(|place| place.session.is_some())
     }
 
     pub(super) fn session(&self, number: Number) -> Option<Arc<Session>> {

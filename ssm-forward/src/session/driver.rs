@@ -23,6 +23,8 @@ pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
 const READ_BATCH: usize = 64;
 /// Messages handed to the WebSocket under one lock.
 const WRITE_BATCH: usize = 32;
+/// A WebSocket that lived for so long was of use, also if nothing was said.
+const STABLE: Duration = Duration::from_secs(5);
 /// How long the last words may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -38,13 +40,19 @@ pub(super) async fn run(
     let _end = EndOnDrop(shared.clone());
     let mut transport = first;
     shared.lock().set_connected(true);
+    // Since the last WebSocket that was of use.
+    let mut attempt = 0;
     let reason = loop {
-        let cause = match Connection::new(&shared, dialer.provider(), transport, config.liveness, &*notify).run().await
-        {
+        let (since, before) = (Instant::now(), shared.lock().progress());
+        let connection = Connection::new(&shared, dialer.provider(), transport, config.liveness, &*notify);
+        let cause = match connection.run().await {
             Outcome::Over(reason) => break reason,
             Outcome::Lost(cause) => cause,
         };
-        match reconnect(&shared, &mut dialer, &config, &*notify, cause).await {
+        if since.elapsed() >= STABLE || shared.lock().progress() != before {
+            attempt = 0;
+        }
+        match reconnect(&shared, &mut dialer, &config, &*notify, cause, &mut attempt).await {
             Ok(next) => transport = next,
             Err(reason) => break reason,
         }
@@ -81,10 +89,13 @@ async fn reconnect(
     config: &SessionConfig,
     notify: &(dyn Fn(SessionNotice) + Send + Sync),
     cause: TransportError,
+    attempt: &mut u32,
 ) -> Result<Transport, CloseReason> {
     let since = Instant::now();
     let mut cause = cause.to_string();
-    for attempt in 1.. {
+    loop {
+        *attempt = attempt.saturating_add(1);
+        let attempt = *attempt;
         let delay = config.retry.delay(attempt);
         tracing::info!(cause, attempt, ?delay, "reconnecting");
         notify(SessionNotice::Reconnecting { cause: cause.clone(), attempt, delay });
@@ -105,7 +116,6 @@ async fn reconnect(
             Err(error) => return Err(CloseReason::Lost(format!("the session cannot be resumed: {error}"))),
         }
     }
-    Err(CloseReason::Lost(cause))
 }
 
 async fn terminating(shared: &Shared) {
@@ -169,6 +179,11 @@ impl<'a> Connection<'a> {
 
     async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
+        // What ended the session stays the reason, whatever becomes of the WebSocket meanwhile.
+        let outcome = match self.goodbye.take() {
+            Some((_, reason)) => Outcome::Over(reason),
+            None => outcome,
+        };
         self.shared.lock().set_connected(false);
         if let Outcome::Over(_) = outcome {
             let _ = tokio::time::timeout(GOODBYE, poll_fn(|cx| self.transport.poll_close(cx))).await;

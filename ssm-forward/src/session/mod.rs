@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ssm_proto::{ClientConfig, Clock, Identity, Pace, SessionMode, SessionStats, SessionType, TerminalSize};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -261,7 +262,12 @@ impl Session {
 
     /// Whether its WebSocket is up; if not, it is being opened again.
     pub fn is_connected(&self) -> bool {
-        self.shared.lock().connected
+        *self.shared.lock().connected().borrow()
+    }
+
+    /// Whether its WebSocket is up, and when that changes.
+    pub(crate) fn watch_connected(&self) -> watch::Receiver<bool> {
+        self.shared.lock().connected()
     }
 
     /// WebSockets opened after the first.

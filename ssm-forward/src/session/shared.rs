@@ -30,7 +30,7 @@ pub(super) struct State {
     pub(super) protocol: Session,
     pub(super) mode: Option<SessionMode>,
     pub(super) reconnects: u64,
-    pub(super) connected: bool,
+    connected: watch::Sender<bool>,
     pub(super) exit_code: Option<i64>,
     /// The agent wants encryption and KMS was not asked yet.
     pub(super) key_request: Option<KeyRequest>,
@@ -45,12 +45,18 @@ pub(super) struct State {
 pub(super) struct StreamState {
     pub(super) refused: bool,
     pub(super) reader: Option<Waker>,
-    pub(super) writer: Option<Waker>,
+    writers: Vec<Waker>,
 }
 
 impl StreamState {
     fn wake(&mut self) {
-        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
+        self.reader.take().into_iter().chain(self.writers.drain(..)).for_each(Waker::wake);
+    }
+
+    pub(super) fn wait_to_write(&mut self, waker: &Waker) {
+        if !self.writers.iter().any(|writer| writer.will_wake(waker)) {
+            self.writers.push(waker.clone());
+        }
     }
 }
 
@@ -60,7 +66,7 @@ impl Shared {
             protocol,
             mode: None,
             reconnects: 0,
-            connected: false,
+            connected: watch::Sender::new(false),
             exit_code: None,
             key_request: None,
             terminating: false,
@@ -137,8 +143,16 @@ impl Shared {
                     state.wake_openers();
                     self.phase.send_replace(Phase::Ready(mode));
                 }
-                SessionEvent::Readable(id) => state.with_stream(id, |stream| stream.reader.take()),
-                SessionEvent::Writable(id) => state.with_stream(id, |stream| stream.writer.take()),
+                SessionEvent::Readable(id) => {
+                    if let Some(reader) = state.streams.get_mut(&id).and_then(|stream| stream.reader.take()) {
+                        reader.wake();
+                    }
+                }
+                SessionEvent::Writable(id) => {
+                    if let Some(stream) = state.streams.get_mut(&id) {
+                        stream.writers.drain(..).for_each(Waker::wake);
+                    }
+                }
                 SessionEvent::Refused(id) => {
                     if let Some(stream) = state.streams.get_mut(&id) {
                         stream.refused = true;
@@ -172,11 +186,21 @@ pub(super) fn is_one_stream(mode: SessionMode) -> bool {
 impl State {
     /// A WebSocket is up, or gone.
     pub(super) fn set_connected(&mut self, connected: bool) {
-        self.connected = connected;
+        self.connected.send_replace(connected);
         match connected {
             true => self.protocol.handle_connected(Instant::now()),
             false => self.protocol.handle_disconnected(Instant::now()),
         }
+    }
+
+    /// Grows with whatever crosses for the first time, either way.
+    pub(super) fn progress(&self) -> u64 {
+        let stats = self.protocol.stats().channel;
+        stats.messages_received + stats.messages_sent.saturating_sub(stats.in_flight as u64)
+    }
+
+    pub(super) fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
     }
 
     /// The driver has something to send or a new deadline.
@@ -204,12 +228,6 @@ impl State {
     pub(super) fn wake_openers_in_turn(&mut self) {
         if !self.openers.is_empty() && self.protocol.stats().streams == 0 {
             self.wake_openers();
-        }
-    }
-
-    fn with_stream(&mut self, id: StreamId, take: impl FnOnce(&mut StreamState) -> Option<Waker>) {
-        if let Some(waker) = self.streams.get_mut(&id).and_then(take) {
-            waker.wake();
         }
     }
 

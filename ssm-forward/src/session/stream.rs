@@ -219,7 +219,7 @@ impl StreamSender {
             Err(WriteError::Full(data)) => {
                 *refused = Some(data);
                 if let Some(stream) = state.streams.get_mut(&self.id) {
-                    stream.writer = Some(cx.waker().clone());
+                    stream.wait_to_write(cx.waker());
                 }
                 Poll::Pending
             }
@@ -263,8 +263,10 @@ impl AsyncWrite for SessionStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// After it, dropping the stream loses nothing of what was written, as with a TCP socket.
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.sender.finish();
+        self.keep_sending = true;
         Poll::Ready(Ok(()))
     }
 }

@@ -14,14 +14,14 @@ const SLEPT: Duration = Duration::from_secs(5);
 pub(super) struct Surroundings {
     seen: Instant,
     wall: SystemTime,
-    /// Our end and the other end of the WebSocket's connection.
-    path: Option<(IpAddr, SocketAddr)>,
+    /// From which address this machine talks to the WebSocket's other end, `None` if it can't, and that end.
+    path: Option<(Option<IpAddr>, SocketAddr)>,
 }
 
 impl Surroundings {
     /// As they are at the start of a connection between these ends.
     pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>) -> Self {
-        let path = path.map(|(ours, peer)| (ours.ip(), peer)).filter(|(ours, _)| !ours.is_loopback());
+        let path = path.filter(|(ours, _)| !ours.ip().is_loopback()).map(|(ours, peer)| (Some(ours.ip()), peer));
         Self { seen: now, wall: SystemTime::now(), path }
     }
 
@@ -51,8 +51,9 @@ impl Surroundings {
         if lived > LOOK + SLEPT {
             return Some("this process stood still");
         }
-        let (ours, peer) = self.path?;
-        (route(peer) != Some(ours)).then_some("the network changed")
+        let (source, peer) = self.path.as_mut()?;
+        let before = std::mem::replace(source, route(*peer));
+        (*source != before).then_some("the network changed")
     }
 }
 
@@ -73,7 +74,7 @@ mod tests {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let (ours, peer): (SocketAddr, SocketAddr) =
             ("192.0.2.1:5".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
-        let mut surroundings = Surroundings { seen: now, wall, path: Some((ours.ip(), peer)) };
+        let mut surroundings = Surroundings { seen: now, wall, path: Some((Some(ours.ip()), peer)) };
         let at_home = |_| Some(ours.ip());
         let later = now + LOOK;
         assert_eq!(surroundings.look_at(later, wall + LOOK, at_home), None);
@@ -81,6 +82,9 @@ mod tests {
         assert_eq!(surroundings.look_at(later + LOOK * 2, wall + LOOK * 601, at_home), None);
         let offline = surroundings.look_at(later + LOOK * 3, wall + LOOK * 602, |_| None);
         assert_eq!(offline, Some("the network changed"));
+        assert_eq!(surroundings.look_at(later + LOOK * 4, wall + LOOK * 603, |_| None), None, "it did so once");
+        let back = surroundings.look_at(later + LOOK * 5, wall + LOOK * 604, at_home);
+        assert_eq!(back, Some("the network changed"));
         let stopped = surroundings.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
         assert_eq!(stopped, Some("this process stood still"));
         let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);

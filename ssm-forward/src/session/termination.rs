@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -25,11 +26,14 @@ pub async fn settle() {
 pub(super) struct Granted {
     provider: Arc<dyn SessionProvider>,
     session_id: Option<String>,
+    /// Where to do so when it is dropped, by whichever thread.
+    runtime: Handle,
 }
 
 impl Granted {
+    /// Within a runtime.
     pub(super) fn new(provider: Arc<dyn SessionProvider>, session_id: String) -> Self {
-        Self { provider, session_id: Some(session_id) }
+        Self { provider, session_id: Some(session_id), runtime: Handle::current() }
     }
 
     pub(super) async fn terminate(&mut self) {
@@ -42,9 +46,9 @@ impl Granted {
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        if let (Some(session_id), Ok(runtime)) = (self.session_id.take(), tokio::runtime::Handle::try_current()) {
+        if let Some(session_id) = self.session_id.take() {
             let (provider, pending) = (self.provider.clone(), Pending::new());
-            runtime.spawn(async move {
+            self.runtime.spawn(async move {
                 terminate(provider, session_id).await;
                 drop(pending);
             });

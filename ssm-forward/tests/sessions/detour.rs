@@ -1,19 +1,19 @@
-//! Sessions against a local Session Manager: what the single parts can't show.
-
-#![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
+//! Sessions whose data channel takes a way of its own.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, HeaderMap, ProviderError, Session, SessionConfig,
-    SessionNotice, SessionProvider, SessionTicket, StartRequest, Url,
+    AwsProvider, BoxFuture, DataKey, HeaderMap, ProviderError, Session, SessionConfig, SessionNotice, SessionProvider,
+    SessionTicket, StartRequest, Url,
 };
-use ssm_local::{Local, LocalTarget};
+use ssm_local::Local;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+
+use crate::common::{aws, request};
 
 /// Sends the data channel through another port.
 struct Detour {
@@ -74,14 +74,6 @@ async fn carry(mut client: TcpStream, service: u16, first: bool) {
 }
 
 async fn provider(local: &Local) -> Detour {
-    let credentials =
-        AwsCredentials { access_key_id: "any".into(), secret_access_key: "any".into(), session_token: None };
-    let config = AwsConfig {
-        profile: None,
-        region: Some("us-east-1".into()),
-        endpoint_url: Some(local.endpoint_url()),
-        credentials: Some(credentials),
-    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, service) = (listener.local_addr().unwrap().port(), local.local_addr().port());
     tokio::spawn(async move {
@@ -90,19 +82,8 @@ async fn provider(local: &Local) -> Detour {
             tokio::spawn(carry(client, service, std::mem::take(&mut first)));
         }
     });
-    Detour { provider: AwsProvider::new(config).await.unwrap(), port }
+    Detour { provider: aws(local).await, port }
 }
-
-fn request(port: u16) -> StartRequest {
-    StartRequest {
-        target: TARGET.into(),
-        document: Some("AWS-StartPortForwardingSession".into()),
-        parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
-        reason: None,
-    }
-}
-
-const TARGET: &str = "i-0123456789abcdef0";
 
 #[tokio::test]
 async fn a_service_that_reads_no_more_but_still_talks_is_left_and_nothing_is_lost() {
@@ -137,42 +118,5 @@ async fn a_service_that_reads_no_more_but_still_talks_is_left_and_nothing_is_los
     assert!(timeout(Duration::from_secs(30), whole).await.unwrap() == sent);
     let causes = causes.lock().unwrap().clone();
     assert!(causes.first().is_some_and(|cause| cause.contains("no answer to pings")), "{causes:?}");
-    session.terminate().await;
-}
-
-#[tokio::test]
-async fn where_connections_take_turns_the_next_begins_when_one_ends() {
-    let old = LocalTarget::new(TARGET).agent_version("3.0.196.0");
-    let local = Local::builder().target(old).start().await.unwrap();
-    let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = destination.local_addr().unwrap().port();
-    let received = tokio::spawn(async move {
-        let mut received = Vec::new();
-        for _ in 0..3 {
-            let (mut stream, _) = destination.accept().await.unwrap();
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await.unwrap();
-            received.push(text);
-        }
-        received
-    });
-    let provider = Arc::new(provider(&local).await);
-    let session = Session::start(provider, &request(port), SessionConfig::default(), |_| {}, |_| {}).await.unwrap();
-    let all = async {
-        let mut one = session.open_stream().await.unwrap();
-        for text in ["one", "two"] {
-            one.write_all(text.as_bytes()).await.unwrap();
-            // The next waits already when this one ends.
-            let (next, ()) = tokio::join!(session.open_stream(), async {
-                tokio::task::yield_now().await;
-                one.abandon();
-            });
-            one = next.unwrap();
-        }
-        one.write_all(b"six").await.unwrap();
-        one.abandon();
-        received.await.unwrap()
-    };
-    assert_eq!(timeout(Duration::from_secs(20), all).await.unwrap(), ["one", "two", "six"]);
     session.terminate().await;
 }

@@ -1,0 +1,52 @@
+//! A local Session Manager's clients.
+
+use std::sync::Arc;
+
+use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider, Session, SessionConfig, StartRequest};
+use ssm_local::Local;
+use tokio::io::copy;
+use tokio::net::TcpListener;
+
+pub(crate) const TARGET: &str = "i-0123456789abcdef0";
+
+pub(crate) async fn aws(local: &Local) -> AwsProvider {
+    let credentials =
+        AwsCredentials { access_key_id: "any".into(), secret_access_key: "any".into(), session_token: None };
+    let config = AwsConfig {
+        profile: None,
+        region: Some("us-east-1".into()),
+        endpoint_url: Some(local.endpoint_url()),
+        credentials: Some(credentials),
+    };
+    AwsProvider::new(config).await.unwrap()
+}
+
+/// A session to this port of the node itself.
+pub(crate) fn request(port: u16) -> StartRequest {
+    StartRequest {
+        target: TARGET.into(),
+        document: Some("AWS-StartPortForwardingSession".into()),
+        parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
+        reason: None,
+    }
+}
+
+pub(crate) async fn session(local: &Local, port: u16) -> Session {
+    let provider = Arc::new(aws(local).await);
+    Session::start(provider, &request(port), SessionConfig::default(), |_| {}, |_| {}).await.unwrap()
+}
+
+/// A server that sends back what it gets. Returns its port.
+pub(crate) async fn echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = copy(&mut from, &mut to).await;
+            });
+        }
+    });
+    port
+}

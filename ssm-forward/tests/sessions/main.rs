@@ -1,0 +1,12 @@
+//! Sessions against a local Session Manager, or a service that misbehaves: what the single parts can't show.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod detour;
+#[cfg(test)]
+mod pool;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
+mod streams;

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ssm_local::{EcsTask, Fault, Faults};
+use ssm_local::{Fault, Faults};
 
+use crate::local::EcsContainer;
 use crate::spec::ForwardSpec;
 use ssm_forward::{Pacing, PoolSize};
 
@@ -23,7 +24,7 @@ const AFTER_HELP: &str = "\
 Examples:
   aws-ssm-forward demo
   aws-ssm-forward forward --target i-0123456789abcdef0 -L 3306:db.internal:3306
-  aws-ssm-forward forward --target i-0123456789abcdef0 -L 8080:80 -L unix:/tmp/db.sock:db:5432
+  aws-ssm-forward forward --target i-0123456789abcdef0 -L 8080:80 -L unix:/tmp/db.sock:db.internal:5432
   aws-ssm-forward shell i-0123456789abcdef0
   aws-ssm-forward exec i-0123456789abcdef0 -- 'ps aux | wc -l'";
 
@@ -60,7 +61,7 @@ pub(crate) struct Verbosity {
     /// Print errors only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Log to stderr: -v what happens, -vv details, -vvv every message.
+    /// Log to stderr: -v what happens, -vv details, -vvv more of them.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -242,8 +243,8 @@ pub(crate) struct LocalArgs {
     #[arg(long = "host", value_name = "NAME=ADDR", value_parser = parse_host)]
     pub(crate) hosts: Vec<(String, IpAddr)>,
     /// An ECS task that commands can be executed in; its container is this machine. May be given several times.
-    #[arg(long = "ecs-task", value_name = "CLUSTER/SERVICE/TASK/CONTAINER", value_parser = parse_ecs_task)]
-    pub(crate) ecs_tasks: Vec<EcsTask>,
+    #[arg(long = "ecs-task", value_name = "CLUSTER/SERVICE/TASK/CONTAINER", value_parser = parse_ecs_container)]
+    pub(crate) ecs_containers: Vec<EcsContainer>,
     /// Encrypt shells and commands with this key of its own KMS, for example alias/lab.
     #[arg(long, value_name = "ID")]
     pub(crate) kms_key: Option<String>,
@@ -325,10 +326,9 @@ fn one_line(error: &clap::Error) -> Option<String> {
         _ => {
             let text = error.render().to_string();
             let paragraphs = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n");
-            let told = paragraphs.take_while(|paragraph| !paragraph.starts_with("Usage:"));
-            let told = told.filter(|paragraph| !paragraph.starts_with("For more information"));
+            let told = paragraphs.filter(|paragraph| !paragraph.starts_with("For more information"));
             let told: Vec<_> = told.map(|told| told.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-            Some(format!("{}; see --help", told.join("; ")))
+            Some(format!("{}; see --help", told.join("; ").replace("Usage:", "usage:")))
         }
     }
 }
@@ -384,14 +384,11 @@ fn parse_host(text: &str) -> Result<(String, IpAddr), String> {
         .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
 }
 
-fn parse_ecs_task(text: &str) -> Result<EcsTask, String> {
-    let names: Vec<_> = text.split('/').filter(|name| !name.is_empty()).collect();
-    match *names.as_slice() {
-        // A runtime id is the task's and ten digits.
-        [cluster, service, task, container] => {
-            Ok(EcsTask::new(cluster, service, task).container(container, format!("{task}-0123456789")))
-        }
-        _ => {
+fn parse_ecs_container(text: &str) -> Result<EcsContainer, String> {
+    let names: Vec<_> = text.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    match <[String; 4]>::try_from(names) {
+        Ok([cluster, service, task, container]) => Ok(EcsContainer { cluster, service, task, container }),
+        Err(_) => {
             Err("expected CLUSTER/SERVICE/TASK/CONTAINER, for example prod/web/0123456789abcdef0123456789abcdef/app"
                 .into())
         }
@@ -451,8 +448,10 @@ mod tests {
     fn hosts_and_tasks_are_whole() {
         assert_eq!(parse_host("db.internal=::1"), Ok(("db.internal".into(), "::1".parse().unwrap())));
         assert!(["db", "=::1", "db=x", "db="].iter().all(|text| parse_host(text).is_err()));
-        assert!(parse_ecs_task("prod/web/1/app").is_ok());
-        assert!(["prod/web/1", "prod/web/1/app/x", "prod//1/app", ""].iter().all(|text| parse_ecs_task(text).is_err()));
+        assert!(parse_ecs_container("prod/web/1/app").is_ok());
+        assert!(
+            ["prod/web/1", "prod/web/1/app/x", "prod//1/app", ""].iter().all(|text| parse_ecs_container(text).is_err())
+        );
     }
 
     #[test]

@@ -74,10 +74,13 @@ impl Input {
                         }
                     }
                     Ok(None) => {
-                        let why = || lost("the session ended before the command told its exit code".into());
+                        let why = || lost(format!("the session ended before the command told its exit code{}", said.told()));
                         return said.code.map(ExitCode::Remote).ok_or_else(why);
                     }
-                    Err(error) => return said.code.map(ExitCode::Remote).ok_or_else(|| lost(error.to_string())),
+                    Err(error) => {
+                        let why = || lost(format!("{error}{}", said.told()));
+                        return said.code.map(ExitCode::Remote).ok_or_else(why);
+                    }
                 },
                 () = &mut sending, if unsent && said.begun => unsent = false,
                 cause = shutdown.requested() => return Ok(cause.exit_code()),
@@ -137,6 +140,13 @@ impl Said {
         };
         self.errors_left -= errors.len();
         (output, errors)
+    }
+
+    /// What the far side said instead of beginning, as the tail of an error's line.
+    fn told(&self) -> String {
+        let text = String::from_utf8_lossy(&self.held);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if self.begun || text.is_empty() { String::new() } else { format!("; the node said: {text}") }
     }
 
     /// `MARKcode length\n`, once it is there as a whole.

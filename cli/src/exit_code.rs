@@ -131,6 +131,9 @@ impl From<ForwardError> for Failure {
 fn listen_failure(address: &str, source: &std::io::Error) -> Failure {
     use std::io::ErrorKind;
     let remedy = match source.kind() {
+        ErrorKind::AddrInUse if address.starts_with('/') || !address.contains(':') => {
+            "something listens there, or the file is no socket; choose another path, or remove it".into()
+        }
         ErrorKind::AddrInUse => {
             let holder = port_holder::of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
             format!("it is already in use{holder}; choose another port, or 0 to have a free one picked")

@@ -33,6 +33,9 @@ pub(crate) struct Figures {
 /// How often to look.
 const TICK: Duration = Duration::from_secs(1);
 
+/// After the system refused to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Tells the figures of each forward once a second, for as long as it runs.
 pub(crate) async fn tell(forwards: Vec<ForwardStats>, reporter: Reporter) {
     let mut meters: Vec<Meter> = forwards.into_iter().map(Meter::new).collect();
@@ -89,7 +92,16 @@ impl Metrics {
     /// Serves the figures of these forwards, which are known by their `-L`.
     pub(crate) async fn serve(self, forwards: Vec<(String, ForwardStats)>) {
         let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = self.listener.accept().await {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                // Too many open files, say: that passes.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection for metrics could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
             while connections.try_join_next().is_some() {}
             let forwards = forwards.clone();
             let service = service_fn(move |request: Request<Incoming>| {

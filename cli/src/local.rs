@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
-use ssm_local::{EcsTask, Faults, Local, LocalTarget, Profile};
+use ssm_local::{EcsTask, Faults, Local, LocalBuilder, LocalTarget, Profile};
 use tokio::time::timeout;
 
 use crate::args::{LocalArgs, LocalProfile};
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Names that only its agent resolves.
     pub(crate) hosts: Vec<(String, IpAddr)>,
     /// What its ECS runs.
-    pub(crate) ecs_tasks: Vec<EcsTask>,
+    pub(crate) ecs_containers: Vec<EcsContainer>,
     /// What shells and commands are encrypted with.
     pub(crate) kms_key: Option<String>,
     /// What goes wrong.
@@ -48,7 +48,7 @@ impl Default for Options {
             profile: LocalProfile::default(),
             agent_version: None,
             hosts: Vec::new(),
-            ecs_tasks: Vec::new(),
+            ecs_containers: Vec::new(),
             kms_key: None,
             faults: Faults::new(),
         }
@@ -76,9 +76,7 @@ impl LocalManager {
         for (name, address) in options.hosts {
             builder = builder.host(name, [address]);
         }
-        for task in options.ecs_tasks {
-            builder = builder.ecs_task(task);
-        }
+        builder = tasks(options.ecs_containers).into_iter().fold(builder, LocalBuilder::ecs_task);
         if let Some(key) = options.kms_key {
             builder = builder.encrypt_with(key);
         }
@@ -129,16 +127,42 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
         profile: args.profile,
         agent_version: args.agent_version,
         hosts: args.hosts,
-        ecs_tasks: args.ecs_tasks,
+        ecs_containers: args.ecs_containers,
         kms_key: args.kms_key,
         faults,
     };
     let manager = LocalManager::start(options).await?;
+    if !manager.local.local_addr().ip().is_loopback() {
+        let text = "warning: other machines reach this port, and whoever reaches it can run commands as you";
+        let _ = writeln!(io::stderr(), "{text}");
+    }
     // A closed stdout or stderr only means that nobody wants to read it.
     let _ = introduce(&manager.local, &target);
     shutdown.requested().await;
     manager.shutdown().await;
     Ok(ExitCode::Ok)
+}
+
+/// A container in which commands can be executed.
+#[derive(Clone, Debug)]
+pub(crate) struct EcsContainer {
+    pub(crate) cluster: String,
+    pub(crate) service: String,
+    pub(crate) task: String,
+    pub(crate) container: String,
+}
+
+/// The tasks of these containers, each with all of its own.
+fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
+    let mut tasks: BTreeMap<[String; 3], EcsTask> = BTreeMap::new();
+    for (number, EcsContainer { cluster, service, task, container }) in containers.into_iter().enumerate() {
+        // A runtime id is the task's and ten digits.
+        let runtime_id = format!("{task}-{:010}", 123_456_789 + number);
+        let known = tasks.remove(&[cluster.clone(), service.clone(), task.clone()]);
+        let known = known.unwrap_or_else(|| EcsTask::new(&cluster, &service, &task));
+        tasks.insert([cluster, service, task], known.container(container, runtime_id));
+    }
+    tasks.into_values().collect()
 }
 
 fn introduce(local: &Local, target: &str) -> io::Result<()> {

@@ -13,7 +13,7 @@ const OURS: [&str; 4] = ["aws_ssm_forward", "ssm_forward", "ssm_local", "ssm_pro
 pub(crate) fn init(verbosity: Verbosity) {
     let level = match verbosity {
         Verbosity { quiet: true, .. } => LevelFilter::OFF,
-        Verbosity { verbose: 0, .. } => LevelFilter::ERROR,
+        Verbosity { verbose: 0, .. } => LevelFilter::WARN,
         Verbosity { verbose: 1, .. } => LevelFilter::INFO,
         Verbosity { verbose: 2, .. } => LevelFilter::DEBUG,
         Verbosity { .. } => LevelFilter::TRACE,

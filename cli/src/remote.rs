@@ -108,7 +108,6 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
         quiet: true,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
-    shutdown.watch_parent();
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
     let outcome = stdio::run(&connection.session, &shutdown, verbosity.quiet).await;
     connection.close().await;

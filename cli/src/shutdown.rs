@@ -86,12 +86,9 @@ impl Shutdown {
 
     /// Stops when the process that started this one is gone: nobody would end it any more.
     pub(crate) fn watch_parent(&self) {
-        const LOOK: Duration = Duration::from_secs(1);
-        let (this, parent) = (self.clone(), rustix::process::getppid());
+        let (this, gone) = (self.clone(), parent_gone());
         tokio::spawn(async move {
-            while rustix::process::getppid() == parent {
-                tokio::time::sleep(LOOK).await;
-            }
+            gone.await;
             this.stop(StopCause::HangUp);
         });
     }
@@ -116,6 +113,17 @@ impl Shutdown {
         let found = cause.wait_for(Option::is_some).await.map(|cause| *cause);
         // The sender is part of `self`, it can't be gone.
         found.ok().flatten().unwrap_or(StopCause::Failed)
+    }
+}
+
+/// Completes when the process that is the parent of this one at the call is gone.
+pub(crate) fn parent_gone() -> impl Future<Output = ()> + Send + 'static {
+    const LOOK: Duration = Duration::from_secs(1);
+    let parent = rustix::process::getppid();
+    async move {
+        while rustix::process::getppid() == parent {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 

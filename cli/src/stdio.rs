@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
 use tokio::time::{sleep, timeout};
 
 use crate::exit_code::{ExitCode, Failure};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, parent_gone};
 
 const READ_SIZE: usize = 64 << 10;
 const CHUNKS: usize = 64;
@@ -31,6 +31,8 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
     let mut sending = true;
     let mut unheard = std::pin::pin!(tell_silence(session));
     let mut waiting = !quiet;
+    // An ssh that goes to the background is a new process: only without input its end says something.
+    let mut parent_gone = std::pin::pin!(parent_gone());
     loop {
         tokio::select! {
             more = stream.read_chunks(&mut chunks, CHUNKS) => match more {
@@ -46,6 +48,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
             () = &mut unheard, if waiting => waiting = false,
             () = &mut up, if sending => sending = false,
             () = sleep(LINGER), if !sending => return Ok(()),
+            () = &mut parent_gone, if !sending => return Ok(()),
             _ = shutdown.requested() => return Ok(()),
         }
     }

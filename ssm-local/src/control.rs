@@ -9,7 +9,7 @@
 //! | `POST /control/EFFECT` | makes one happen once, now; the body is what stands behind the effect in its text |
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ORIGIN};
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
@@ -27,10 +27,6 @@ pub(crate) fn is_for(path: &str) -> bool {
 
 /// Answers one request: the faults that are in force then, or what is wrong.
 pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
-    // Only browsers send it, on behalf of pages that have no business here.
-    if head.headers.contains_key(ORIGIN) {
-        return respond(StatusCode::FORBIDDEN, json!({ "error": "not for web pages" }).to_string());
-    }
     let body = String::from_utf8_lossy(body);
     let body = body.trim();
     let outcome = match (&head.method, head.uri.path().strip_prefix("/control/")) {
@@ -58,6 +54,9 @@ async fn set(broker: &Broker, faults: Result<Faults, FaultError>) -> Result<(), 
 async fn strike(broker: &Broker, effect: &str, keys: &str) -> Result<(), FaultError> {
     let effect = COMMANDS.iter().find(|(command, _)| *command == effect).map_or(effect, |(_, effect)| *effect);
     let fault: Fault = if keys.is_empty() { effect.parse() } else { format!("{effect},{keys}").parse() }?;
+    if !fault.effect.can_strike() {
+        return Err(FaultError::NotAtOnce(effect.into()));
+    }
     broker.strike(fault).await;
     Ok(())
 }

@@ -25,13 +25,48 @@ pub(crate) struct Document {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Body {
+    #[serde(rename = "schemaVersion")]
+    _schema_version: SchemaVersion,
+    #[serde(default)]
     pub(crate) description: String,
+    #[serde(deserialize_with = "known_type")]
     pub(crate) session_type: String,
     #[serde(default)]
     pub(crate) parameters: BTreeMap<String, Parameter>,
     #[serde(default)]
     properties: Value,
     inputs: Option<Value>,
+}
+
+/// What there is of session documents.
+#[derive(Debug, Deserialize)]
+enum SchemaVersion {
+    #[serde(rename = "1.0")]
+    One,
+}
+
+/// What a document's session may carry.
+const TYPES: [&str; 4] = ["Standard_Stream", "InteractiveCommands", "NonInteractiveCommands", "Port"];
+
+fn known_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match TYPES.contains(&text.as_str()) {
+        true => Ok(text),
+        false => Err(serde::de::Error::custom(format!("there is no sessionType {text:?}: {}", TYPES.join(", ")))),
+    }
+}
+
+fn text_or_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Default {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(Option::deserialize(deserializer)?.map(|default| match default {
+        Default::Text(text) => text,
+        Default::List(list) => list.join(","),
+    }))
 }
 
 /// A shell document's preferences: those that the local Session Manager heeds. S3, CloudWatch and run-as it has none.
@@ -64,7 +99,10 @@ pub(crate) struct Settings {
 pub(crate) struct Parameter {
     #[serde(rename = "type")]
     pub(crate) kind: String,
+    #[serde(default)]
     pub(crate) description: String,
+    /// Of a StringList it is a list.
+    #[serde(default, deserialize_with = "text_or_list")]
     pub(crate) default: Option<String>,
     allowed_pattern: Option<String>,
 }
@@ -234,6 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn documents_are_taken_as_the_service_takes_them() {
+        let parse = |text: &str| Document::parse("Own".into(), text.into());
+        let least = parse(r#"{"schemaVersion":"1.0","sessionType":"Standard_Stream"}"#).unwrap();
+        assert_eq!(least.settings(&BTreeMap::new()).unwrap().properties, Value::Null);
+        let listed = parse(
+            r#"{"schemaVersion":"1.0","sessionType":"InteractiveCommands",
+                "parameters":{"names":{"type":"StringList","default":["a","b"]}},
+                "properties":{"linux":{"commands":"echo {{ names }}"}}}"#,
+        );
+        let properties = listed.unwrap().settings(&BTreeMap::new()).unwrap().properties;
+        assert_eq!(properties["linux"]["commands"], "echo a,b");
+        for bad in [
+            r#"{"sessionType":"Standard_Stream"}"#,
+            r#"{"schemaVersion":"9","sessionType":"Standard_Stream"}"#,
+            r#"{"schemaVersion":"1.0","sessionType":"Nope"}"#,
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn bad_parameters_are_named() {
         let documents = Documents::default();
         let document = documents.find("AWS-StartPortForwardingSession").unwrap();
@@ -268,8 +327,8 @@ mod tests {
     #[test]
     fn a_document_of_one_s_own_replaces_one_of_aws() {
         let mut documents = Documents::default();
-        let content = r#"{"description": "", "sessionType": "Standard_Stream",
-            "parameters": {"key": {"type": "String", "description": "", "default": "alias/a"}},
+        let content = r#"{"schemaVersion": "1.0", "sessionType": "Standard_Stream",
+            "parameters": {"key": {"type": "String", "default": "alias/a"}},
             "inputs": {"kmsKeyId": "{{ key }}", "shellProfile": {"linux": "cd /"}}}"#;
         documents.insert(DEFAULT.into(), content.into()).unwrap();
         assert_eq!(documents.all().count(), TEXTS.len());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -69,6 +69,8 @@ async fn serve(stream: TcpStream, broker: Arc<Broker>) {
 
 async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
+        // Only browsers send it, on behalf of pages that have no business here: a session is a shell of this user's.
+        _ if request.headers().contains_key(ORIGIN) => text(StatusCode::FORBIDDEN, "not for web pages"),
         (&Method::POST, "/") => call(request, &broker).await,
         (_, path) if control::is_for(path) => control(request, &broker).await,
         (&Method::GET, path) => match path.strip_prefix("/v1/data-channel/").map(|id| broker.session(id)) {

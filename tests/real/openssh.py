@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,7 @@ def checks(suite):
             list(pool.map(lambda each: suite.check(each[0], each[1], ssh), CHECKS))
         # These look at the sessions that there are.
         suite.check("ControlMaster: five sessions over one connection", shared_connection, ssh)
+        suite.check("ControlPersist: ssh in the background keeps its session", in_the_background, ssh)
         suite.check("ssh is killed: the session ends", killed, ssh)
         suite.check("all sessions are gone", none_is_left, ssh)
         suite.check("ssh-proxy --local: no Session Manager but its own", embedded, Ssh(folder, server))
@@ -156,11 +158,11 @@ def digest(path):
 
 def sftp(ssh):
     here, there, back = (ssh.folder / f"sftp-{place}" for place in ("here", "there", "back"))
-    here.write_bytes(random.Random(6).randbytes(1_000_000))
+    here.write_bytes(random.Random(6).randbytes(FILE_BYTES))
     batch = ssh.folder / "batch"
     batch.write_text(f"put {here} {there}\nls -l {there}\nget {there} {back}\nrm {there}\n")
     listing = run(["sftp", *ssh.direct, "-b", batch, TARGET], env=ssh.environment).ok()
-    contains(listing, " 1000000 ")
+    contains(listing, f" {FILE_BYTES} ")
     equal(digest(back), digest(here))
     assert not there.exists()
 
@@ -234,6 +236,22 @@ def shared_connection(ssh):
         equal(len(mine), 1)
         ssh.run(*through, "-O", "exit", TARGET).ok()
         master.finish()
+
+
+def in_the_background(ssh):
+    """An ssh that stays as a master is another process than the one that started the ProxyCommand."""
+    socket = ssh.folder / "background"
+    through = ["-o", f"ControlPath={socket}", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"]
+    before = set(ssh.active())
+    equal(ssh.run(*through, TARGET, "echo first").ok(), "first")
+    mine = set(ssh.active()) - before
+    equal(len(mine), 1)
+    # Longer than anybody looks for a parent.
+    time.sleep(3)
+    equal(ssh.run(*through, TARGET, "echo second").ok(), "second")
+    equal(set(ssh.active()) - before, mine)
+    ssh.run(*through, "-O", "exit", TARGET).ok()
+    wait_until("the session to be terminated", lambda: not mine & set(ssh.active()), 10)
 
 
 def killed(ssh):

@@ -89,6 +89,9 @@ impl Drop for Service {
     }
 }
 
+/// After the system refused to accept a connection.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Listens on a free port of the loopback interface; nothing is served yet.
 pub(super) async fn listen() -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -101,8 +104,11 @@ impl Service {
     pub(super) fn start(listener: TcpListener, tunnel: Arc<Tunnel>) -> Self {
         let accept = async move {
             let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, tunnel.clone()));
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(connections.spawn(serve(stream, tunnel.clone()))),
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                }
                 while connections.try_join_next().is_some() {}
             }
         };

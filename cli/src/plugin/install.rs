@@ -24,19 +24,24 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     if is_own(&place, &own) {
         return Ok(format!("{} is this program already", place.display()));
     }
+    // First under another name: what stands there is touched only when everything of ours is there.
+    let new = dir.join(format!("{NAME}.new-{}", std::process::id()));
+    let put = if copy { fs::copy(&own, &new).map(drop) } else { std::os::unix::fs::symlink(&own, &new) };
+    put.map_err(|error| {
+        let _ = fs::remove_file(&new);
+        failed(&new, &error)
+    })?;
     let replaced = if fs::symlink_metadata(&place).is_err() {
         String::new()
     } else if is_some_build(&place, &own) {
         // What was kept for it, if anything, stays kept.
-        fs::remove_file(&place).map_err(|error| failed(&place, &error))?;
         "; it was another build of it".to_owned()
     } else {
         let again = if fs::symlink_metadata(&kept).is_ok() { ", in place of what was kept there" } else { "" };
         fs::rename(&place, &kept).map_err(|error| failed(&place, &error))?;
         format!("; what stood there is now {}{again}", kept.display())
     };
-    let put = if copy { fs::copy(&own, &place).map(drop) } else { std::os::unix::fs::symlink(&own, &place) };
-    put.map_err(|error| failed(&place, &error))?;
+    fs::rename(&new, &place).map_err(|error| failed(&place, &error))?;
     let shadow = found_in_path().filter(|found| !is_own(found, &own));
     let warning = shadow.map_or_else(String::new, |other| {
         format!("\nwarning: {} comes first in PATH; the AWS CLI will start that one", other.display())

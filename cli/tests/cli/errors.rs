@@ -199,6 +199,18 @@ fn an_agent_too_old_for_another_host_is_one_line() {
 }
 
 #[test]
+fn a_session_that_stays_behind_is_told() {
+    let manager = LocalManager::start();
+    let spec = format!("0:{}", echo_server());
+    let cli = Cli::start(&forward(&spec, &["-o", "json"]), &manager.variables());
+    cli.event("ready");
+    manager.set_faults(&["api,operation=TerminateSession,answer=forbidden"]);
+    cli.signal("TERM");
+    let ended = cli.end();
+    assert!(ended.stderr.iter().any(|line| line.contains("the session could not be terminated")), "{ended:?}");
+}
+
+#[test]
 fn without_restart_a_session_that_somebody_terminates_is_the_end() {
     let manager = LocalManager::start();
     let spec = format!("0:{}", echo_server());

@@ -170,9 +170,7 @@ fn what_goes_wrong_first_is_one_line() {
     run(&["exec", TARGET, "--", "true"], &nobody).assert_one_line(4, &["credentials", "aws configure"]);
     run(&["exec", TARGET, "--", "true"], &[]).assert_one_line(4, &["region", "--region"]);
     for args in [&["exec", TARGET, "ls"][..], &["exec", "--local"], &["exec", "--", "ls"], &["shell"]] {
-        let ended = run(args, &[]);
-        assert_eq!((ended.code, ended.stdout.len()), (2, 0), "{args:?}: {ended:?}");
-        assert!(ended.stderr.iter().any(|line| line.starts_with("Usage: ")), "{args:?}: {ended:?}");
+        run(args, &[]).assert_one_line(2, &["usage: aws-ssm-forward"]);
     }
 }
 
@@ -185,6 +183,10 @@ fn a_container_of_ecs_is_a_target() {
         let ended = run(&args, &manager.variables());
         assert_eq!((ended.code, ended.stdout), (4, vec!["a2b".to_owned()]), "{target}: {:?}", ended.stderr);
     }
+    let manager = LocalManager::start_with(&["--ecs-task", task, "--ecs-task", &task.replace("/app", "/side")]);
+    let args = ["exec", "ecs:prod/web/side", "--", "exit 6"];
+    assert_eq!(run(&args, &manager.variables()).code, 6, "the second container of the same task");
+    run(&["exec", "ecs:prod/web", "--", "true"], &manager.variables()).assert_one_line(5, &["app", "side"]);
     let ended = run(&["exec", "ecs:prod/nothing", "--", "true"], &manager.variables());
     ended.assert_one_line(5, &["nothing"]);
 }

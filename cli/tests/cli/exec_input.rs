@@ -30,6 +30,11 @@ fn a_command_gets_its_input_byte_for_byte_and_its_end() {
 }
 
 #[test]
+fn a_command_that_could_not_begin_says_why() {
+    exec(b"", &["echo \"unterminated"]).assert_one_line(8, &["the node said: ", "ntermin"]);
+}
+
+#[test]
 fn outputs_are_apart_and_the_exit_code_is_the_commands() {
     let ended = exec(b"one\ntwo\n", &["wc -l; echo oops >&2; exit 9"]);
     assert_eq!((ended.code, ended.stdout[0].trim(), ended.stderr.join("").as_str()), (9, "2", "oops"));

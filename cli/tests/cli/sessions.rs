@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -81,8 +82,15 @@ fn auto_adds_a_session_when_the_agents_pace_is_used_up() {
     };
     download();
     eventually("a second session", || manager.sessions("Active").len() == 2);
-    download();
-    eventually("a third session", || manager.sessions("Active").len() == 3);
+    // The second one may not be ready yet, and what comes until then shares the first.
+    for _ in 0..10 {
+        download();
+        thread::sleep(Duration::from_secs(1));
+        if manager.sessions("Active").len() > 2 {
+            return;
+        }
+    }
+    panic!("there was no third session: {:?}", manager.sessions("Active"));
 }
 
 #[test]

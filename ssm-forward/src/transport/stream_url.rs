@@ -55,7 +55,8 @@ impl StreamUrl {
         }
         Err(TransportError::StreamUrl(format!(
             "the stream URL's host {host:?} is no AWS Session Manager endpoint, so it does not get the session's token; \
-             if you trust it, allow it with --allow-stream-host {host}"
+             if you trust it, allow it with --allow-stream-host {host} (session-manager-plugin: \
+             AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS={host})"
         )))
     }
 

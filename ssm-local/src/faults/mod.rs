@@ -334,6 +334,11 @@ impl Effect {
         matches!(self.actor(), Actor::Event | Actor::Nodes)
     }
 
+    /// Whether it can happen at once, to the sessions that live.
+    pub(crate) fn can_strike(&self) -> bool {
+        matches!(self.actor(), Actor::Message | Actor::Event | Actor::Nodes)
+    }
+
     /// Whether it is the session's own.
     fn is_of_session(&self) -> bool {
         matches!(self.actor(), Actor::Message | Actor::Event)

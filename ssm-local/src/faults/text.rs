@@ -14,6 +14,9 @@ pub enum FaultError {
     /// There is no such effect.
     #[error("there is no fault {0:?}; there are: {names}", names = names())]
     Unknown(String),
+    /// The effect is no event and nothing that befalls messages.
+    #[error("{0} does not happen at once, it is set: POST it to /faults")]
+    NotAtOnce(String),
     /// The effect has no such key.
     #[error("{effect} takes no {key:?}")]
     Key {

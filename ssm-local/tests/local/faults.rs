@@ -452,6 +452,23 @@ async fn faults_are_read_set_added_and_removed_over_the_port() {
     assert_eq!(faults("DELETE", "").await, (200, json!({ "seed": 0, "faults": [] })));
     let page = http(&local, "DELETE", "/faults", "Origin: http://elsewhere.example\r\n", "").await;
     assert_eq!(page.0, 403);
+    let page = http(&local, "POST", "/", "Origin: http://elsewhere.example\r\nAuthorization: any\r\n", "{}").await;
+    assert_eq!(page.0, 403, "nor does a page start sessions");
+}
+
+#[tokio::test]
+async fn what_can_not_happen_at_once_is_refused_there() {
+    let local = faulty(&[]).await;
+    let refused = [
+        ("fail-dial", ""),
+        ("slow-dial", "by=1s"),
+        ("agent-version", "version=3.0.196.0"),
+        ("expired-credentials", ""),
+    ];
+    for (effect, keys) in refused {
+        let (status, answer) = http(&local, "POST", &format!("/control/{effect}"), "", keys).await;
+        assert!(status == 400 && answer.contains("POST it to /faults"), "{effect}: {status} {answer}");
+    }
 }
 
 #[tokio::test]

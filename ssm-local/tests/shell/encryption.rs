@@ -26,7 +26,7 @@ async fn shells_and_commands_are_encrypted() {
 #[tokio::test]
 async fn a_document_names_the_key() {
     let document = |key: &str| {
-        json!({ "description": "", "sessionType": "Standard_Stream", "inputs": { "kmsKeyId": key } }).to_string()
+        json!({ "schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": { "kmsKeyId": key } }).to_string()
     };
     let local = builder()
         .kms_key("1234-abcd")

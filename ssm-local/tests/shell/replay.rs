@@ -144,13 +144,13 @@ async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Said,
 async fn replay(name: &str, document: &str, parameters: Value) {
     for profile in [Profile::Fast, Profile::Real] {
         let own = json!({
-            "description": "", "sessionType": "NonInteractiveCommands",
+            "schemaVersion": "1.0", "sessionType": "NonInteractiveCommands",
             "parameters": { "command": { "type": "String", "description": "" } },
             "properties": { "linux": { "commands": "{{ command }}", "separateOutputStream": true } },
         });
         let target = LocalTarget::new(TARGET).agent_version("3.3.0.0");
         let plain = json!({
-            "description": "", "sessionType": "Standard_Stream", "inputs": { "shellProfile": { "linux": "" } },
+            "schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": { "shellProfile": { "linux": "" } },
         });
         let local = builder()
             .target(target)

@@ -219,7 +219,7 @@ impl AwsProvider {
             Err(error) => Err(error.message),
         };
         signed.unwrap_or_else(|error| {
-            tracing::warn!(error, "the data channel is opened unsigned");
+            tracing::info!(error, "the data channel is opened unsigned");
             HeaderMap::new()
         })
     }

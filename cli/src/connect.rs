@@ -89,12 +89,12 @@ async fn open(
     session: &SessionArgs,
     manager: Option<&LocalManager>,
 ) -> Result<Arc<Session>, Failure> {
-    let (provider, target) = provider(aws, target, manager).await?;
+    let provider = provider(aws, target, manager).await?;
     let given = session.parameters.iter().map(|(key, value)| (key.as_str(), value.clone()));
     let parameters: BTreeMap<_, _> =
         wanted.parameters.iter().cloned().chain(given).map(|(key, value)| (key.to_owned(), vec![value])).collect();
     let request = StartRequest {
-        target: target.clone(),
+        target: target.to_owned(),
         document: session.document_name.clone().or_else(|| wanted.document.map(str::to_owned)),
         parameters,
         reason: session.reason.clone(),
@@ -114,25 +114,21 @@ async fn open(
     Ok(Arc::new(session))
 }
 
-/// Where sessions come from, and the target as the API knows it.
+/// Where sessions come from.
 ///
 /// # Errors
-/// The configuration is not right, or a target in ECS can't be found.
+/// The configuration is not right, or the target is no name.
 pub(crate) async fn provider(
     aws: &AwsArgs,
     target: &str,
     manager: Option<&LocalManager>,
-) -> Result<(Arc<dyn SessionProvider>, String), Failure> {
-    let spec = EcsSpec::of_target(target)?;
+) -> Result<Arc<dyn SessionProvider>, Failure> {
+    EcsSpec::of_target(target)?;
     let provider = match manager {
         Some(manager) => manager.provider().await?,
         None => AwsProvider::new(config(aws)).await?,
     };
-    let target = match spec {
-        Some(spec) => provider.resolve_ecs(&spec).await?.target,
-        None => target.to_owned(),
-    };
-    Ok((Arc::new(provider), target))
+    Ok(Arc::new(provider))
 }
 
 fn config(aws: &AwsArgs) -> AwsConfig {

@@ -72,7 +72,7 @@ async fn serve_with(
     reporter: &Reporter,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Ended> {
-    let (provider, target) = tokio::select! {
+    let provider = tokio::select! {
         provider = connect::provider(&args.aws, target, manager) => provider?,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
     };
@@ -86,7 +86,7 @@ async fn serve_with(
             let listen = &spec.text;
             reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
         }
-        let request = start_request(&target, spec, &args.session);
+        let request = start_request(target, spec, &args.session);
         let forward = Forward::bind(index, spec, request, &provider, config(args), reporter.clone()).await;
         forwards.push(forward.map_err(|failure| Ended { forward: Some(index), failure })?);
     }

@@ -110,7 +110,8 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
         let found = found.filter(|text| !text.is_empty()).map(str::to_owned);
         found.ok_or_else(|| usage(format!("the session, the first argument, has no {name}")))
     };
-    Ok(SessionTicket { session_id: text("SessionId")?, stream_url: text("StreamUrl")?, token: text("TokenValue")? })
+    let (session_id, stream_url, token) = (text("SessionId")?, text("StreamUrl")?, text("TokenValue")?);
+    Ok(SessionTicket { session_id, stream_url, token, target: None })
 }
 
 /// The request of StartSession; older callers pass none.

@@ -60,7 +60,8 @@ pub trait SessionProvider: Send + Sync + 'static {
 /// What StartSession is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartRequest {
-    /// The managed node, for example `i-0123456789abcdef0`.
+    /// The managed node, for example `i-0123456789abcdef0`. [`AwsProvider`] also takes a container of ECS by the names that
+    /// stay ([`EcsSpec`]), and looks it up for each session: after a deployment another task runs.
     pub target: String,
     /// The session document; `None` is the account's default shell document.
     pub document: Option<String>,
@@ -79,6 +80,8 @@ pub struct SessionTicket {
     pub stream_url: String,
     /// Opens the data channel once. A secret.
     pub token: String,
+    /// What StartSession was asked for, if [`StartRequest::target`] is a name that had to be looked up; `None`: the same.
+    pub target: Option<String>,
 }
 
 impl fmt::Debug for SessionTicket {

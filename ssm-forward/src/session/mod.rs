@@ -185,7 +185,8 @@ impl Session {
         let ticket = provider.start(request).await?;
         on_granted(&ticket.session_id);
         config.protocol.channel.pace = config.pacing.pace(&ticket.stream_url, &config.stream_url_policy);
-        config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target: request.target.clone() };
+        let target = ticket.target.clone().unwrap_or_else(|| request.target.clone());
+        config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target };
         let mut granted = Granted::new(provider.clone(), ticket.session_id.clone());
         match Self::open(provider, ticket, config, on_notice).await {
             Ok((id, shared, driver)) => Ok(Self { id, shared, granted: tokio::sync::Mutex::new(granted), driver }),

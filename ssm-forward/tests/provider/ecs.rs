@@ -53,6 +53,23 @@ fn a_service_is_its_newest_task() {
 }
 
 #[test]
+fn each_session_looks_for_the_task_that_runs_then() {
+    let tasks = format!(r#"{{"tasks":[{}]}}"#, task(NEW, "1.0", true, &[container("app", "RUNNING")]));
+    let api = Api::answering_each(vec![
+        (".ListTasks", "200 OK", ARNS.into()),
+        (".DescribeTasks", "200 OK", tasks),
+        (".StartSession", "200 OK", GRANTED.into()),
+    ]);
+    let target = format!("ecs:prod_{NEW}_app-1");
+    let lines = Surroundings::at(&api.url).run("start ecs:prod/web,start ecs:prod/web");
+    assert_eq!(lines, [format!("OK {target}"), format!("OK {target}")]);
+    let asked = api.requests();
+    let count = |call: &str| asked.iter().filter(|request| request.contains(call)).count();
+    assert_eq!((count(".ListTasks"), count(".DescribeTasks"), count(".StartSession")), (2, 2, 2));
+    assert!(asked.last().unwrap().contains(&format!(r#""Target":"{target}""#)), "{asked:?}");
+}
+
+#[test]
 fn a_task_is_not_looked_for() {
     let api = api(&[task(OLD, "1.0", true, &[container("app", "RUNNING")])]);
     assert_found(&api, &format!("ecs:prod/{OLD}"), &format!("ecs:prod_{OLD}_app-1 {OLD} app"));

@@ -169,7 +169,12 @@ fn kms_is_asked_where_it_is() {
 
 #[tokio::test]
 async fn a_ticket_asks_its_api_or_says_what_is_missing() {
-    let ticket = || SessionTicket { session_id: "s-1".into(), stream_url: "wss://x/".into(), token: "t0ken".into() };
+    let ticket = || SessionTicket {
+        session_id: "s-1".into(),
+        stream_url: "wss://x/".into(),
+        token: "t0ken".into(),
+        target: None,
+    };
     let error = TicketProvider::new(ticket(), None).data_key("k", &context()).await.unwrap_err();
     assert!(error.message.contains("AWS credentials") && error.message.contains("preferences"), "{error}");
     let error = TicketProvider::new(ticket(), Some(Arc::new(NoKeys))).data_key("k", &context()).await.unwrap_err();

@@ -182,6 +182,10 @@ async fn calls() -> Result<(), ProviderError> {
             "start" => {
                 provider.start(&request).await.map(|ticket| format!("{ticket:?}, {} bytes", ticket.token.len()))?
             }
+            start if let Some(target) = start.strip_prefix("start ") => {
+                let request = StartRequest { target: target.into(), ..request.clone() };
+                provider.start(&request).await?.target.unwrap_or_default()
+            }
             "resume" => provider.resume("s-1").await.map(|ticket| format!("{ticket:?}"))?,
             "terminate" => provider.terminate("s-1").await.map(|()| "terminated".to_owned())?,
             "rotate" => {
@@ -455,6 +459,7 @@ async fn a_ticket_is_handed_out_once() {
         session_id: "s-1".into(),
         stream_url: "wss://x/".into(),
         token: "t0ken".into(),
+        target: None,
     };
     let alone = TicketProvider::new(ticket(), None);
     assert_eq!(alone.start(&StartRequest::default()).await.unwrap(), ticket());

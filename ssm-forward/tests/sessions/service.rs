@@ -26,7 +26,7 @@ struct Granting {
 
 impl Granting {
     fn ticket(&self) -> SessionTicket {
-        SessionTicket { session_id: "s-1".into(), stream_url: self.stream_url.clone(), token: "t".into() }
+        SessionTicket { session_id: "s-1".into(), stream_url: self.stream_url.clone(), token: "t".into(), target: None }
     }
 }
 

@@ -135,12 +135,16 @@ impl AwsProvider {
     }
 
     async fn start(&self, request: &StartRequest) -> Result<SessionTicket, ProviderError> {
+        let target = match EcsSpec::of_target(&request.target)? {
+            Some(spec) => Some(self.resolve_ecs(&spec).await?.target),
+            None => None,
+        };
         let credentials = self.credentials.resolve(CREDENTIALS_TIMEOUT).await?;
         let parameters = (!request.parameters.is_empty()).then(|| request.parameters.clone().into_iter().collect());
         let output = self
             .client
             .start_session()
-            .target(&request.target)
+            .target(target.as_ref().unwrap_or(&request.target))
             .set_document_name(request.document.clone())
             .set_parameters(parameters)
             .set_reason(request.reason.clone())
@@ -156,6 +160,7 @@ impl AwsProvider {
             session_id: field("SessionId", output.session_id)?,
             stream_url: field("StreamUrl", output.stream_url)?,
             token: field("TokenValue", output.token_value)?,
+            target,
         })
     }
 
@@ -175,7 +180,7 @@ impl AwsProvider {
             message: format!("session {session_id} is over: it timed out or was terminated"),
         })?;
         let stream_url = output.stream_url.unwrap_or_default();
-        Ok(SessionTicket { session_id: session_id.to_owned(), stream_url, token })
+        Ok(SessionTicket { session_id: session_id.to_owned(), stream_url, token, target: None })
     }
 
     async fn terminate(&self, session_id: &str) -> Result<(), ProviderError> {

@@ -103,6 +103,16 @@ fn in_words(report: &Report, ours: &str) -> Vec<String> {
     if let Some(added) = added.and_then(|target| target.value) {
         lines.push(format!("The tunnel adds {} ms to a round trip.", figure(added)));
     }
+    let missed: Vec<String> = targets::of(report)
+        .into_iter()
+        .filter_map(|target| {
+            let value = target.value.filter(|_| target.verdict() == targets::MISS)?;
+            Some(format!("{} ({} {}, wanted {})", target.what, figure(value), target.unit, target.wanted()))
+        })
+        .collect();
+    if !missed.is_empty() {
+        lines.push(format!("Missed of what is aimed at: {}.", missed.join("; ")));
+    }
     lines
 }
 

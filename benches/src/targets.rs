@@ -21,6 +21,9 @@ pub(crate) enum Bound {
     AtMost(f64),
 }
 
+/// The verdict on what does not reach its aim.
+pub(crate) const MISS: &str = "MISS";
+
 impl Target {
     pub(crate) fn verdict(&self) -> &'static str {
         let meets = |value: f64, limit| match self.bound {
@@ -32,11 +35,11 @@ impl Target {
             (None, _) => "not measured",
             (Some(value), Some(stretch)) if meets(value, stretch) => "pass, and more",
             (Some(value), _) if meets(value, limit) => "pass",
-            _ => "MISS",
+            _ => MISS,
         }
     }
 
-    fn wanted(&self) -> String {
+    pub(crate) fn wanted(&self) -> String {
         let stretch = self.stretch.map(|stretch| format!(" (better {})", figure(stretch))).unwrap_or_default();
         match self.bound {
             Bound::AtLeast(limit) => format!(">= {}{stretch}", figure(limit)),
@@ -54,6 +57,16 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
         let other = report.get("fast", report.client(kind)?, metric)?.median;
         Some(fast(metric)? / other)
     };
+    let real = |metric| report.get("real", ours, metric).map(|summary| summary.median);
+    let official = |profile, metric| {
+        let official = report.get(profile, report.client("plugin")?, metric)?.median;
+        Some(report.get(profile, ours, metric)?.median / official)
+    };
+    let eight = |kind, direction: &str| {
+        let limit = report.get("fast", report.client(kind)?, &format!("{direction}-1"))?.median;
+        Some(report.get("fast", ours, &format!("{direction}-8"))?.median / limit)
+    };
+    let sessions = |count: u32, metric| Some(real(metric)? / (f64::from(count) * real("sessions-1")?));
     let added = fast("ping-p50").zip(report.client("tcp").and_then(|tcp| report.get("fast", tcp, "ping-p50")));
     let added = added.map(|(with, without)| with - without.median);
     use Bound::{AtLeast, AtMost};
@@ -66,9 +79,23 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
         target("upload, 1 connection", "MB/s", AtLeast(100.0), None, fast("upload-1")),
         target("download / limit program", "x", AtLeast(0.5), None, against("limit", "download-1")),
         target("upload / limit program", "x", AtLeast(0.5), None, against("limit", "upload-1")),
+        target("download, 8 connections / limit program", "x", AtLeast(0.5), None, eight("limit", "download")),
+        target("upload, 8 connections / limit program", "x", AtLeast(0.5), None, eight("limit", "upload")),
+        target("CPU, upload / official client", "x", AtMost(1.0 / 40.0), None, official("fast", "cpu-upload")),
+        target(
+            "CPU, download at the agent's pace / official client",
+            "x",
+            AtMost(0.25),
+            None,
+            official("real", "cpu-download"),
+        ),
+        target("round trip beside an upload at the agent's pace", "ms", AtMost(30.0), None, real("busy-upload-p50")),
+        target("4 sessions at the agent's pace / 4 times one", "x", AtLeast(0.9), None, sessions(4, "sessions-4")),
+        target("16 sessions at the agent's pace / 16 times one", "x", AtLeast(0.9), None, sessions(16, "sessions-16")),
         target("download / aws-ssm-bridge", "x", AtLeast(3.0), None, against("bridge", "download-1")),
         target("upload / aws-ssm-bridge", "x", AtLeast(3.0), None, against("bridge", "upload-1")),
         target("round trip added to TCP's", "ms", AtMost(0.3), Some(0.1), added),
+        target("connect to first byte", "ms", AtMost(0.3), None, fast("connect-p50")),
         target("memory, idle", "MiB", AtMost(15.0), None, fast("rss-idle")),
         target("memory, 1000 idle connections", "MiB", AtMost(30.0), None, fast("rss-1000")),
         target("exec to ready", "ms", AtMost(50.0), Some(20.0), fast("ready")),

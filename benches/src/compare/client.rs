@@ -1,7 +1,8 @@
 //! The clients that are compared, and how each is started.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -61,6 +62,27 @@ impl FromStr for Client {
         };
         let program = path.map(PathBuf::from).or(default).unwrap_or_default();
         Ok(Self { label: text.to_owned(), kind, program, args: words.map(str::to_owned).collect() })
+    }
+}
+
+/// Under `cargo run`, the command is built as this program was: else what is measured might be of another day.
+pub(super) async fn build_ours(clients: &[Client]) -> Result<()> {
+    let ours = beside_this("aws-ssm-forward")?;
+    if !clients.iter().any(|client| client.program == ours) {
+        return Ok(());
+    }
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let folder = ours.parent().and_then(Path::file_name).unwrap_or_default();
+        let profile = if folder == "debug" { OsStr::new("dev") } else { folder };
+        let mut command = Command::new(cargo);
+        command.args(["build", "--package", "aws-ssm-forward", "--profile"]).arg(profile);
+        if !command.status().await?.success() {
+            return Err("aws-ssm-forward could not be built".into());
+        }
+    }
+    match ours.exists() {
+        true => Ok(()),
+        false => Err(format!("there is no {}: cargo build --release -p aws-ssm-forward", ours.display()).into()),
     }
 }
 

@@ -41,10 +41,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// How often everything is repeated.
-    #[arg(short, long, default_value_t = 5)]
+    #[arg(short, long, default_value_t = 5, conflicts_with = "quick")]
     repetitions: usize,
     /// How long each thing is measured, in seconds.
-    #[arg(short, long, default_value_t = 2.0)]
+    #[arg(short, long, default_value_t = 2.0, conflicts_with = "quick")]
     seconds: f64,
     /// About a minute: three repetitions of a short time, without what takes long.
     #[arg(long)]
@@ -125,6 +125,7 @@ impl Profile {
 pub(crate) async fn run(args: Args) -> Result<()> {
     allow_many_files();
     let mut clients = args.clients.iter().map(|text| text.parse()).collect::<Result<Vec<Client>>>()?;
+    client::build_ours(&clients).await?;
     let (repetitions, seconds) = if args.quick { (3, 0.25) } else { (args.repetitions, args.seconds) };
     let surroundings = Surroundings { delay: Duration::from_millis(args.delay_ms), faults: args.faults };
     let settings = Settings { repetitions, seconds, delay_ms: args.delay_ms, command: command_line() };
@@ -160,7 +161,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     if let Some(folder) = &args.plots {
         plot::draw(&report, folder)?;
     }
-    Ok(())
+    match report.failures.len() {
+        0 => Ok(()),
+        failures => Err(format!("{failures} measurements failed").into()),
+    }
 }
 
 async fn measure(

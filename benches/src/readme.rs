@@ -99,7 +99,7 @@ fn in_words(report: &Report, ours: &str) -> Vec<String> {
             "Encoding a message of 1 KiB takes {encode} times what its SHA-256 alone takes, decoding {decode} times."
         ));
     }
-    let added = targets::of(report).into_iter().find(|target| target.what.starts_with("round trip"));
+    let added = targets::of(report).into_iter().find(|target| target.what.starts_with("round trip added"));
     if let Some(added) = added.and_then(|target| target.value) {
         lines.push(format!("The tunnel adds {} ms to a round trip.", figure(added)));
     }

@@ -23,6 +23,12 @@ from pathlib import Path
 # The checkout stays clean.
 sys.dont_write_bytecode = True
 
+# What pip installed for the tests lies in an environment of its own.
+VENV = subprocess.run([Path(__file__).with_name("venv"), "--path"], check=True, capture_output=True, text=True)
+PYTHON = Path(VENV.stdout.strip()) / "bin/python"
+if PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
+    os.execv(PYTHON, [PYTHON, *sys.argv])
+
 import clients  # noqa: E402
 import harness  # noqa: E402
 

@@ -1,0 +1,40 @@
+//! Forwards a free local port to a host that a managed node can reach, until Ctrl-C:
+//!
+//! ```text
+//! cargo run -p ssm-forward --example forward -- i-0123456789abcdef0 db.internal 3306
+//! ```
+//!
+//! Where the API is and who calls it comes from the environment, as with every AWS tool; `aws-ssm-forward local` prints
+//! variables for trying it without AWS.
+
+#![expect(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
+
+use std::error::Error;
+use std::sync::Arc;
+
+use ssm_forward::{AwsConfig, AwsProvider, ForwardEvent, Forwarder, ListenAddr, StartRequest, settle};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [target, host, port] = arguments.as_slice() else { return Err("usage: forward TARGET HOST PORT".into()) };
+    let request = StartRequest {
+        target: target.clone(),
+        document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
+        parameters: [("host", host), ("portNumber", port)].map(|(key, value)| (key.into(), vec![value.clone()])).into(),
+        reason: None,
+    };
+    let provider = Arc::new(AwsProvider::new(AwsConfig::default()).await?);
+    let forwarder = Forwarder::builder(provider, request)
+        .on_event(|event| match event {
+            ForwardEvent::Ready { local, session_id, .. } => println!("{local} is ready, in session {session_id}"),
+            ForwardEvent::Reconnecting { cause, .. } => println!("reconnecting: {cause}"),
+            _ => {}
+        })
+        .bind(ListenAddr::Tcp("127.0.0.1:0".parse()?))
+        .await?;
+    let outcome = forwarder.run(async { drop(tokio::signal::ctrl_c().await) }).await;
+    // Sessions are terminated at the API before the process ends.
+    settle().await;
+    Ok(outcome?)
+}

@@ -27,26 +27,29 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     // First under another name: what stands there is touched only when everything of ours is there.
     let new = dir.join(format!("{NAME}.new-{}", std::process::id()));
     let put = if copy { fs::copy(&own, &new).map(drop) } else { std::os::unix::fs::symlink(&own, &new) };
-    put.map_err(|error| {
-        let _ = fs::remove_file(&new);
-        failed(&new, &error)
-    })?;
-    let replaced = if fs::symlink_metadata(&place).is_err() {
-        String::new()
-    } else if is_some_build(&place, &own) {
-        // What was kept for it, if anything, stays kept.
-        "; it was another build of it".to_owned()
-    } else {
-        let again = if fs::symlink_metadata(&kept).is_ok() { ", in place of what was kept there" } else { "" };
-        fs::rename(&place, &kept).map_err(|error| failed(&place, &error))?;
-        format!("; what stood there is now {}{again}", kept.display())
-    };
-    fs::rename(&new, &place).map_err(|error| failed(&place, &error))?;
+    let replaced = put.map_err(|error| failed(&new, &error)).and_then(|()| replace(&place, &kept, &new, &own));
+    let replaced = replaced.inspect_err(|_| drop(fs::remove_file(&new)))?;
     let shadow = found_in_path().filter(|found| !is_own(found, &own));
     let warning = shadow.map_or_else(String::new, |other| {
         format!("\nwarning: {} comes first in PATH; the AWS CLI will start that one", other.display())
     });
     Ok(format!("{} is now this program{replaced}{warning}", place.display()))
+}
+
+/// Puts `new` into `place`; says what became of what stood there.
+fn replace(place: &Path, kept: &Path, new: &Path, own: &Path) -> Result<String, Failure> {
+    let replaced = if fs::symlink_metadata(place).is_err() {
+        String::new()
+    } else if is_some_build(place, own) {
+        // What was kept for it, if anything, stays kept.
+        "; it was another build of it".to_owned()
+    } else {
+        let again = if fs::symlink_metadata(kept).is_ok() { ", in place of what was kept there" } else { "" };
+        fs::rename(place, kept).map_err(|error| failed(place, &error))?;
+        format!("; what stood there is now {}{again}", kept.display())
+    };
+    fs::rename(new, place).map_err(|error| failed(place, &error))?;
+    Ok(replaced)
 }
 
 /// Takes it away again, and puts back what stood there before; says what it did.

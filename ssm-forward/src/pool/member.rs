@@ -17,22 +17,6 @@ use super::state::{Number, Shared};
 use crate::session::{CloseReason, Session};
 use crate::{ForwardError, ForwardEvent, ProviderErrorKind};
 
-/// Waits between attempts, ever longer, with up to half taken away at random.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Retry {
-    pub(super) initial: Duration,
-    pub(super) max: Duration,
-}
-
-impl Retry {
-    /// The wait before an attempt that counts from 1: the first comes at once.
-    fn delay(self, attempt: u32) -> Duration {
-        let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
-        let full = self.initial.saturating_mul(1 << doublings.min(16)).min(self.max);
-        full.mul_f64(1.0 - fastrand::f64() / 2.0)
-    }
-}
-
 /// The pool's first session, if the service closes it with a text within so long and it never carried a byte, was refused by
 /// the agent: an unknown host, a port that does not answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);

@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use crate::session::{Session, SessionConfig, SessionStream, StreamError, settle};
+use crate::session::{RetryPolicy, Session, SessionConfig, SessionStream, StreamError, settle};
 use crate::stats::Totals;
 use crate::{ForwardError, ForwardEvent, SessionProvider, StartRequest};
-use member::{Member, Retry};
+use member::Member;
 use state::Shared;
 pub(crate) use state::StreamLease;
 
@@ -84,7 +84,7 @@ pub(crate) struct Blueprint {
 /// How often the pool looks at how busy its sessions are.
 const TICK: Duration = Duration::from_millis(500);
 /// The waits between attempts to start a session.
-const RETRY: Retry = Retry { initial: Duration::from_millis(500), max: Duration::from_secs(30) };
+const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// The sessions to one destination.
 pub(crate) struct Pool {

@@ -228,7 +228,8 @@ impl State {
         self.members.values_mut().for_each(|place| place.measure(now));
     }
 
-    /// Asks a member that has had no connection for `idle` to go, unless another one would be started at once.
+    /// Asks a member that has had no connection for `idle` to go, unless another one would be started at once. The only one
+    /// stays.
     pub(super) fn retire_one(&mut self, idle: Duration) {
         let now = Instant::now();
         let is_idle = |place: &Place| {

@@ -263,12 +263,12 @@ impl Session {
 
     /// Whether its WebSocket is up; if not, it is being opened again.
     pub fn is_connected(&self) -> bool {
-        *self.shared.lock().connected().borrow()
+        self.shared.lock().is_connected()
     }
 
     /// Whether its WebSocket is up, and when that changes.
     pub(crate) fn watch_connected(&self) -> watch::Receiver<bool> {
-        self.shared.lock().connected()
+        self.shared.lock().watch_connected()
     }
 
     /// WebSockets opened after the first.

@@ -29,7 +29,7 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// The wait before an attempt that counts from 1, with up to half of it taken away at random.
-    pub(super) fn delay(&self, attempt: u32) -> Duration {
+    pub(crate) fn delay(&self, attempt: u32) -> Duration {
         let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
         let full = self.initial.saturating_mul(1 << doublings.min(16)).min(self.max);
         full.mul_f64(1.0 - fastrand::f64() / 2.0)

@@ -199,7 +199,11 @@ impl State {
         stats.messages_received + stats.messages_sent.saturating_sub(stats.in_flight as u64)
     }
 
-    pub(super) fn connected(&self) -> watch::Receiver<bool> {
+    pub(super) fn is_connected(&self) -> bool {
+        *self.connected.borrow()
+    }
+
+    pub(super) fn watch_connected(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()
     }
 

@@ -23,11 +23,10 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         Ok(properties) => properties,
         Err(error) => return AgentResult::failed(format!("Invalid format in session properties: {error}")),
     };
-    let destination = if Version::new(&spec.agent_version).is_older_than(Version::AGENT_REMOTE_HOST) {
-        Destination::resolve(&PortProperties { host: None, ..properties.clone() }, &spec.hosts)
-    } else {
-        Destination::resolve(&properties, &spec.hosts)
-    };
+    // Old agents overlook the host (PORT-8).
+    let knows_hosts = !Version::new(&spec.agent_version).is_older_than(Version::AGENT_REMOTE_HOST);
+    let host = properties.host.clone().filter(|_| knows_hosts);
+    let destination = Destination::resolve(&PortProperties { host, ..properties.clone() }, &spec.hosts);
     let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties)));
     let (happenings, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);

@@ -31,8 +31,7 @@ pub enum HandshakeStep {
     Send(PayloadType, Vec<u8>),
     /// Client side: have KMS make a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
     GenerateDataKey(KeyRequest),
-    /// Agent side: have KMS decrypt this data key, then call
-    /// [`AgentHandshake::provide_plaintext_key`].
+    /// Agent side: have KMS decrypt this data key, then call [`AgentHandshake::provide_plaintext_key`].
     DecryptDataKey(KeyRequest, Bytes),
     /// There is no handshake: the agent's session has begun (HS-1).
     Skip,

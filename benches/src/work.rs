@@ -144,7 +144,8 @@ impl Channels {
     fn new() -> Self {
         let now = Instant::now();
         let of = |side, seed| {
-            let mut channel = DataChannel::new(side, ChannelConfig::default(), clock(now), seed);
+            let config = ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() };
+            let mut channel = DataChannel::new(side, config, clock(now), seed);
             channel.handle_connected(now);
             channel
         };

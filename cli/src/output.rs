@@ -7,6 +7,8 @@ mod json;
 mod text;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
@@ -43,6 +45,8 @@ pub(crate) struct Subject {
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     notices: SyncSender<Notice>,
+    /// Whether it was said that something could not be told.
+    complained: Arc<AtomicBool>,
 }
 
 /// Something to tell.
@@ -77,8 +81,9 @@ impl Reporter {
     }
 
     fn send(&self, notice: Notice) {
-        if self.notices.try_send(notice).is_err() {
-            tracing::warn!("an event was not told: whoever reads the output is too slow, or gone");
+        // Once: a script that reads up to the ready line and no further is to be expected.
+        if self.notices.try_send(notice).is_err() && !self.complained.swap(true, Ordering::Relaxed) {
+            tracing::warn!("events are not told: whoever reads the output is too slow, or gone");
         }
     }
 }
@@ -105,7 +110,7 @@ impl Output {
             write_all(style, &subjects, &receiver, &shutdown);
             let _ = finished.send(());
         });
-        Self { reporter: Reporter { notices }, done }
+        Self { reporter: Reporter { notices, complained: Arc::default() }, done }
     }
 
     /// Where to tell things.

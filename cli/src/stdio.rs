@@ -12,7 +12,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::{Shutdown, parent_gone};
 
 const READ_SIZE: usize = 64 << 10;
-const CHUNKS: usize = 64;
+const WRITE_SIZE: usize = 128 << 10;
 /// How long the far side may be silent once standard input has ended. Nothing on the wire tells it, so it may wait for more
 /// for ever.
 const LINGER: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
     let mut stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
     let sender = stream.sender();
     let mut output = stdout();
-    let mut chunks = Vec::with_capacity(CHUNKS);
+    let mut chunks = Vec::new();
     let mut up = std::pin::pin!(send(&sender));
     let mut sending = true;
     let mut unheard = std::pin::pin!(tell_silence(session));
@@ -35,7 +35,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
     let mut parent_gone = std::pin::pin!(parent_gone());
     loop {
         tokio::select! {
-            more = stream.read_chunks(&mut chunks, CHUNKS) => match more {
+            more = stream.read_chunks(&mut chunks, WRITE_SIZE) => match more {
                 Ok(true) => {
                     waiting = false;
                     if write(&mut output, &mut chunks).await.is_err() {

@@ -14,6 +14,8 @@ use crate::{SessionStream, StreamError};
 
 /// A local program's bytes are taken in pieces of up to so many.
 const READ_SIZE: usize = 64 << 10;
+/// A local program is given so much at once, and no more than it: the rest counts as waiting to be read.
+const WRITE_SIZE: usize = 128 << 10;
 /// Chunks that go into one write.
 const WRITE_CHUNKS: usize = 64;
 /// After the far side ended: how long a local program that still talks is listened to, so that closing on it does not
@@ -121,7 +123,7 @@ async fn receive(
     count: Count<'_>,
 ) -> Result<(), PumpError> {
     let mut chunks = Vec::with_capacity(WRITE_CHUNKS);
-    while stream.read_chunks(&mut chunks, WRITE_CHUNKS).await? {
+    while stream.read_chunks(&mut chunks, WRITE_SIZE).await? {
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
         write_chunks(write, &mut chunks).await.map_err(PumpError::Local)?;
         count(Direction::Down, bytes as u64);

@@ -125,6 +125,8 @@ pub struct Timeout {
 pub enum TimeoutReason {
     /// A message was not acknowledged in time.
     Retransmit,
+    /// Acknowledgements waited long enough for company.
+    Acknowledge,
     /// The other end is said to be away; see whether it is back.
     PauseProbe,
     /// The agent needs a moment after the handshake before it takes data.

@@ -44,7 +44,7 @@ const IDLE_CONNECTIONS: usize = 1000;
 const SLOW: (usize, Duration) = (64 << 10, Duration::from_millis(100));
 
 /// Stops and goes take longer than other things that are measured.
-const SLOW_TIME: Duration = Duration::from_secs(2);
+const SLOW_TIME: Duration = Duration::from_secs(4);
 
 impl Scenario {
     /// Everything that tells something in this profile.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -15,6 +15,9 @@ use crate::Result;
 
 /// What does not happen within so long does not happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A slow reader's receive buffer, in bytes.
+const SMALL_BUFFER: u32 = 128 << 10;
 
 /// Which way the bulk goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +39,10 @@ impl Bulk {
     pub(super) fn add(&mut self, address: SocketAddr, direction: Direction) {
         let (moved, corrupt) = (self.moved.clone(), self.corrupt.clone());
         match direction {
-            Direction::Download => drop(self.tasks.spawn(download(address, Duration::ZERO, CHUNK, moved, corrupt))),
+            Direction::Download => drop(self.tasks.spawn(async move {
+                let stream = connect(address).await?;
+                download(stream, CHUNK, Duration::ZERO, moved, corrupt).await
+            })),
             Direction::Upload => drop(self.tasks.spawn(async move {
                 let mut stream = connect(address).await?;
                 stream.write_u8(UPLOAD).await?;
@@ -47,7 +53,13 @@ impl Bulk {
 
     /// Adds a download that reads a chunk, then sleeps. It is not counted.
     pub(super) fn add_slow(&mut self, address: SocketAddr, chunk: usize, pause: Duration) {
-        self.tasks.spawn(download(address, pause, chunk, Arc::default(), self.corrupt.clone()));
+        let corrupt = self.corrupt.clone();
+        self.tasks.spawn(async move {
+            let socket = TcpSocket::new_v4()?;
+            // The usual one grows to megabytes, and opens its window again in steps that take a slow reader seconds.
+            socket.set_recv_buffer_size(SMALL_BUFFER)?;
+            download(socket.connect(address).await?, chunk, pause, Arc::default(), corrupt).await
+        });
     }
 
     /// Bytes that downloads got.
@@ -68,13 +80,12 @@ impl Bulk {
 }
 
 async fn download(
-    address: SocketAddr,
-    pause: Duration,
+    mut stream: TcpStream,
     chunk: usize,
+    pause: Duration,
     moved: Arc<AtomicU64>,
     corrupt: Arc<AtomicBool>,
 ) -> std::io::Result<()> {
-    let mut stream = connect(address).await?;
     stream.write_u8(DOWNLOAD).await?;
     let (mut buffer, mut known) = (vec![0; chunk], Known::default());
     loop {

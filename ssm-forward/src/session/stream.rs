@@ -96,7 +96,7 @@ impl SessionStream {
     /// # Errors
     /// The destination refused, or the session is over before the far side ended the stream.
     pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
-        poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 1)).await
+        poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 0)).await
     }
 
     /// The next chunk of a shell or a command, and which output it belongs to; `None` at the end.
@@ -118,7 +118,7 @@ impl SessionStream {
         .await
     }
 
-    /// Takes up to `limit` chunks that are there into `chunks`, in order; the first of them is also returned.
+    /// Returns the first chunk, and appends those after it to `chunks` until all of them have `limit` bytes.
     fn poll_read_chunks(
         &mut self,
         cx: &Context<'_>,
@@ -132,8 +132,10 @@ impl SessionStream {
         let mut state = shared.lock();
         let congested = state.protocol.is_congested();
         let Some(first) = state.protocol.read(*id) else { return self.end_or_wait(&mut state, cx) };
-        while chunks.len() + 1 < limit {
+        let mut bytes = first.len();
+        while bytes < limit {
             let Some(chunk) = state.protocol.read(*id) else { break };
+            bytes += chunk.len();
             chunks.push(chunk);
         }
         if congested && !state.protocol.is_congested() {
@@ -142,7 +144,11 @@ impl SessionStream {
         Poll::Ready(Ok(Some(first)))
     }
 
-    /// Takes what is there, at least one chunk and at most `limit`, appended to `chunks`. `false` at the end.
+    /// Takes what is there, appended to `chunks`: at least one chunk, and no further one after `limit` bytes. `false` at
+    /// the end.
+    ///
+    /// What is taken no longer counts as waiting to be read, so that a large `limit` lets a slow reader hold up the other
+    /// streams for as long as it takes for so much.
     ///
     /// # Errors
     /// As [`SessionStream::read_chunk`].
@@ -241,7 +247,7 @@ impl Drop for SessionStream {
 
 impl AsyncRead for SessionStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(mut chunk) = ready!(self.poll_read_chunks(cx, &mut Vec::new(), 1))? else {
+        let Some(mut chunk) = ready!(self.poll_read_chunks(cx, &mut Vec::new(), 0))? else {
             return Poll::Ready(Ok(()));
         };
         let take = chunk.len().min(buf.remaining());

@@ -113,6 +113,9 @@ impl TransportError {
     }
 }
 
+/// Most bytes that are read at once. The WebSocket clears as much memory before each read, which would be most of the work
+/// where messages come one by one.
+const READ_BUFFER: usize = 16 << 10;
 /// Messages are gathered up to so many bytes before a system call.
 const WRITE_BUFFER: usize = 128 << 10;
 /// What the kernel does not take waits here; beyond it the driver waits.
@@ -149,6 +152,7 @@ async fn upgrade(url: &StreamUrl, headers: HeaderMap, options: &TransportOptions
     request.headers_mut().extend(headers);
     let config = WebSocketConfig::default()
         .write_buffer_size(WRITE_BUFFER)
+        .read_buffer_size(READ_BUFFER)
         .max_write_buffer_size(MAX_WRITE_BUFFER)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));

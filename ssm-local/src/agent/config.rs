@@ -35,17 +35,15 @@ fn config(spec: &AgentSpec, session_type: SessionType) -> AgentConfig {
         session_type,
         kms: spec.encryption.as_ref().filter(|_| encrypted).map(|encryption| encryption.wish()),
         identity: spec.identity.clone(),
+        // Agents acknowledge at once.
+        channel: ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() },
         ..AgentConfig::default()
     };
     match spec.profile {
         Profile::Fast => AgentConfig { max_payload: FAST_PAYLOAD, ..base },
         Profile::Real => AgentConfig {
             max_payload: REAL_PAYLOAD,
-            channel: ChannelConfig {
-                retransmission: Retransmission::HeadOnly,
-                pace: Some(REAL_PACE),
-                ..ChannelConfig::default()
-            },
+            channel: ChannelConfig { retransmission: Retransmission::HeadOnly, pace: Some(REAL_PACE), ..base.channel },
             quirks: AgentQuirks { refuse_for: REAL_START, ..AgentQuirks::default() },
             ..base
         },

@@ -46,6 +46,9 @@ pub struct ChannelConfig {
     pub max_rto: Duration,
     /// What is sent again when an acknowledgement is late.
     pub retransmission: Retransmission,
+    /// How long the acknowledgement of data may wait for company: for something to send, or for three others, so that they share
+    /// a write to the socket. Default: 5 ms, little beside the 100 ms in which the peers look for what is late.
+    pub ack_delay: Duration,
     /// How many numbered messages may leave per second; acknowledgements do not count. Default: as many as there are.
     pub pace: Option<Pace>,
 }
@@ -61,6 +64,7 @@ impl Default for ChannelConfig {
             min_rto: Duration::from_millis(200),
             max_rto: Duration::from_secs(5),
             retransmission: Retransmission::PerMessage,
+            ack_delay: Duration::from_millis(5),
             pace: None,
         }
     }
@@ -88,6 +92,9 @@ const SILENT_BURST: usize = 32;
 /// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost. If
 /// there is none, the next one is sent as the first probe.
 const PAUSE_PROBE: Duration = Duration::from_secs(5);
+/// So many acknowledgements wait for no more. At the agent's pace they come together before the delay is over, so that no timer
+/// fires.
+const ACK_BATCH: usize = 4;
 /// Messages beyond the window for what must not wait: handshake and flags.
 const CONTROL_RESERVE: usize = 64;
 /// Acknowledgements that may wait for the socket; beyond it messages are refused, and so will be sent again.
@@ -121,6 +128,8 @@ pub struct DataChannel {
     expected: i64,
     reorder: ReorderStore,
     acks: VecDeque<Acknowledge>,
+    /// When those that wait are to leave.
+    acks_due: Option<Instant>,
     events: VecDeque<ChannelEvent>,
     stats: ChannelStats,
 }
@@ -216,6 +225,7 @@ impl DataChannel {
             expected: 0,
             reorder: ReorderStore::new(config.reorder_messages, config.reorder_bytes),
             acks: VecDeque::new(),
+            acks_due: None,
             events: VecDeque::new(),
             stats: ChannelStats::default(),
             config,
@@ -257,9 +267,9 @@ impl DataChannel {
         turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
     }
 
-    /// Whether everything that was sent is acknowledged.
+    /// Whether everything that was sent is acknowledged, and everything that came too.
     pub fn is_idle(&self) -> bool {
-        self.inflight.unacked() == 0
+        self.inflight.unacked() == 0 && self.acks.is_empty()
     }
 
     /// Whether the message with this number, which was sent, and all before it were acknowledged.
@@ -291,7 +301,7 @@ impl DataChannel {
         match (message.message_type(), self.side) {
             (MessageType::OutputStreamData, Side::Client) | (MessageType::InputStreamData, Side::Agent) => {
                 self.handle_peer_alive(now);
-                self.handle_stream_message(message, gate);
+                self.handle_stream_message(now, message, gate);
             }
             (MessageType::Acknowledge, _) => {
                 self.handle_peer_alive(now);
@@ -312,6 +322,7 @@ impl DataChannel {
 
     fn handle_stream_message(
         &mut self,
+        now: Instant,
         message: AgentMessage,
         mut gate: impl FnMut(PayloadType, Bytes) -> Option<Bytes>,
     ) {
@@ -319,26 +330,41 @@ impl DataChannel {
         let ack = Acknowledge::of(&message);
         if self.acks.len() >= MAX_PENDING_ACKS {
             self.stats.dropped += 1;
-        } else if number < self.expected {
+            return;
+        }
+        if number < self.expected {
             self.stats.duplicates += 1;
-            self.acks.push_back(ack);
-        } else if number > self.expected {
+            return self.acknowledge(ack, now);
+        }
+        if number > self.expected {
             if self.reorder.insert(message) {
                 self.stats.reordered += 1;
-                self.acks.push_back(ack);
+                self.acknowledge(ack, now);
             } else {
                 self.stats.dropped += 1;
             }
-        } else if self.is_refused(message.payload_type()) || !self.deliver(message, &mut gate) {
+            return;
+        }
+        let patience = match message.payload_type() {
+            PayloadType::Output => self.config.ack_delay,
+            _ => Duration::ZERO,
+        };
+        if self.is_refused(message.payload_type()) || !self.deliver(message, &mut gate) {
             self.stats.dropped += 1;
         } else {
-            self.acks.push_back(ack);
+            self.acknowledge(ack, now + patience);
             while let Some(next) = self.reorder.take(self.expected) {
                 if !self.deliver(next, &mut gate) {
                     break;
                 }
             }
         }
+    }
+
+    /// Queues an acknowledgement that is to leave by `due`, with those that wait.
+    fn acknowledge(&mut self, ack: Acknowledge, due: Instant) {
+        self.acks.push_back(ack);
+        self.acks_due = Some(self.acks_due.map_or(due, |earlier| earlier.min(due)));
     }
 
     fn is_refused(&self, payload_type: PayloadType) -> bool {
@@ -487,13 +513,18 @@ impl DataChannel {
         self.refusing = refusing;
     }
 
-    /// The next binary message for the WebSocket: acknowledgements first, then what is late, then what is new.
+    /// The next binary message for the WebSocket: acknowledgements that are due first, then what is late, then what is new, and
+    /// with it the other acknowledgements.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         if !self.connected {
             return None;
         }
-        if let Some(ack) = self.acks.pop_front() {
+        if self.acks_are_due(now)
+            && let Some(ack) = self.acks.pop_front()
+        {
             self.stats.acks_sent += 1;
+            // The others go with it.
+            self.acks_due = (!self.acks.is_empty()).then_some(now);
             let (date, id) = self.stamp(now);
             return Some(ack.encode(date, id));
         }
@@ -504,7 +535,12 @@ impl DataChannel {
         if let Some(pacer) = &mut self.pacer {
             pacer.take(now);
         }
+        self.acks_due = self.acks_due.map(|_| now);
         Some(sent)
+    }
+
+    fn acks_are_due(&self, now: Instant) -> bool {
+        self.acks.len() >= ACK_BATCH || self.acks_due.is_some_and(|due| due <= now)
     }
 
     /// What is late, then what is new.
@@ -540,8 +576,10 @@ impl DataChannel {
         if !self.connected {
             return None;
         }
-        match self.paused {
-            Some(since) if !self.is_idle() => {
+        let acks = self.acks_due.filter(|at| self.is_to_come(*at));
+        let acks = acks.map(|at| Timeout { at, reason: TimeoutReason::Acknowledge });
+        let data = match self.paused {
+            Some(since) if self.inflight.unacked() > 0 => {
                 Some(Timeout { at: since + PAUSE_PROBE, reason: TimeoutReason::PauseProbe })
             }
             Some(_) => None,
@@ -551,13 +589,18 @@ impl DataChannel {
                 let turn = self.turn().filter(|_| waits);
                 Timeout::earliest(late, turn.map(|at| Timeout { at, reason: TimeoutReason::Pace }))
             }
-        }
+        };
+        Timeout::earliest(acks, data)
     }
 
-    /// When the message budget lets the next one leave. A turn that has come is no time-out any more: who did not take it
-    /// waits for the socket.
+    /// When the message budget lets the next one leave.
     fn turn(&self) -> Option<Instant> {
-        self.pacer.as_ref()?.turn().filter(|at| self.looked_at.is_none_or(|looked_at| *at > looked_at))
+        self.pacer.as_ref()?.turn().filter(|at| self.is_to_come(*at))
+    }
+
+    /// What has come is no time-out any more: who did not send then waits for the socket.
+    fn is_to_come(&self, at: Instant) -> bool {
+        self.looked_at.is_none_or(|looked_at| at > looked_at)
     }
 
     fn rto(&self, sent: u32) -> Duration {
@@ -584,3 +627,6 @@ fn time_out(rtt: &RttEstimator, config: &ChannelConfig, quick: bool, sent: u32) 
     };
     base.saturating_mul(1 << backed_off.min(10)).min(config.max_rto)
 }
+
+#[cfg(test)]
+mod tests;

@@ -400,6 +400,8 @@ fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
 fn paced(agent: AgentConfig) -> Ends {
     let pace = Some(crate::Pace { interval: Duration::from_secs(1), burst: 1 });
     let channel = crate::ChannelConfig { pace, ..Default::default() };
+    let agent_channel = crate::ChannelConfig { ack_delay: Duration::ZERO, ..agent.channel };
+    let agent = AgentConfig { channel: agent_channel, ..agent };
     let mut ends = Ends::new(ClientConfig { channel, ..ClientConfig::default() }, agent);
     ends.settle();
     ends
@@ -436,7 +438,9 @@ fn the_end_of_a_connection_in_basic_mode_wakes_when_its_turn_comes() {
     ends.client.abandon(stream);
     ends.exchange();
     assert!(ends.crossed(PayloadType::Flag).is_empty(), "the budget is used up");
-    let turn = ends.client.poll_timeout().expect("a flag waits").at;
+    let turn = ends.client.poll_timeout().expect("a flag waits");
+    assert_eq!(turn.reason, TimeoutReason::Pace);
+    let turn = turn.at;
     assert!(turn <= ends.now + Duration::from_secs(1));
     ends.now = turn;
     ends.client.handle_timeout(ends.now);
@@ -456,6 +460,7 @@ fn an_empty_message_is_no_data() {
         let number = i64::try_from(ends.crossed_from_agent()).unwrap();
         let empty = message(MessageType::OutputStreamData, number, PayloadType::Output, b"");
         ends.client.handle_input(ends.now, empty).unwrap();
+        ends.now += Duration::from_millis(5);
         assert!(ends.client.poll_transmit(ends.now).is_some(), "{version}: it is acknowledged");
         assert!(events(&mut ends.client).is_empty(), "{version}");
         assert_eq!(ends.client.read(stream), None, "{version}");

@@ -31,6 +31,8 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("busy-download-p99", "round trip beside a download, p99", "ms", false),
     metric("busy-upload-p50", "round trip beside an upload, median", "ms", false),
     metric("busy-upload-p99", "round trip beside an upload, p99", "ms", false),
+    metric("active-p50", "round trip, 1000 active connections, median", "ms", false),
+    metric("active-worst", "round trip, 1000 active connections, worst", "ms", false),
     metric("slow-reader", "3 downloads beside a reader of 0.6 MB/s", "MB/s", true),
     metric("ready", "exec to ready", "ms", false),
     metric("api", "of it, StartSession alone", "ms", false),

@@ -98,6 +98,7 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
         target("connect to first byte", "ms", AtMost(0.3), None, fast("connect-p50")),
         target("memory, idle", "MiB", AtMost(15.0), None, fast("rss-idle")),
         target("memory, 1000 idle connections", "MiB", AtMost(30.0), None, fast("rss-1000")),
+        target("worst round trip of 1000 active connections", "ms", AtMost(1000.0), None, fast("active-worst")),
         target("exec to ready", "ms", AtMost(50.0), Some(20.0), fast("ready")),
         target("shipped binary", "MB", AtMost(15.0), None, part("dist-size")),
     ]

@@ -37,7 +37,8 @@ pub(crate) struct Args {
     /// How the local Session Manager's agent behaves.
     #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real])]
     profiles: Vec<Profile>,
-    /// Only scenarios whose names begin so: startup, memory, latency, download, upload, busy, slow, sessions.
+    /// Only scenarios whose names begin so: startup, memory, latency, download, upload, busy,
+    /// active, slow, sessions.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// How often everything is repeated.

@@ -1,7 +1,9 @@
 //! What clients are put through. Each scenario begins with a fresh Session Manager and a fresh client.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -9,7 +11,7 @@ use super::Profile;
 use super::client::{Client, Kind, Running};
 use super::limit;
 use super::place::Place;
-use super::traffic::{Bulk, Direction, PATIENCE, echo, first_bytes, round_trips};
+use super::traffic::{Bulk, Direction, PATIENCE, echo, first_bytes, round_trips, round_trips_on};
 use crate::Result;
 use crate::report::quantile;
 
@@ -20,6 +22,8 @@ pub(super) enum Scenario {
     Startup,
     /// Idle, and with so many idle connections.
     Memory(usize),
+    /// So many connections at once ask for a byte and get it, again and again.
+    Active(usize),
     /// One byte there and back, on an open connection and on a new one.
     Latency,
     /// So many connections move bytes as fast as they can.
@@ -39,7 +43,7 @@ type Samples = Vec<(String, f64)>;
 const FAST_PAYLOAD: usize = 32 << 10;
 /// What clients and the real agent put into a message.
 const PAYLOAD: usize = 1024;
-const IDLE_CONNECTIONS: usize = 1000;
+const CONNECTIONS: usize = 1000;
 /// The slow reader takes a chunk, then sleeps: 0.6 MB/s.
 const SLOW: (usize, Duration) = (64 << 10, Duration::from_millis(100));
 
@@ -57,7 +61,7 @@ impl Scenario {
             all.push(Self::Busy(direction));
         }
         match profile {
-            Profile::Fast => all.extend([Self::Memory(IDLE_CONNECTIONS), Self::SlowReader]),
+            Profile::Fast => all.extend([Self::Memory(CONNECTIONS), Self::Active(CONNECTIONS), Self::SlowReader]),
             Profile::Real if quick => all.extend([1, 4].map(Self::Sessions)),
             Profile::Real => all.extend([1, 2, 4, 8, 16].map(Self::Sessions)),
         }
@@ -68,6 +72,7 @@ impl Scenario {
         match self {
             Self::Startup => "startup".into(),
             Self::Memory(_) => "memory".into(),
+            Self::Active(_) => "active".into(),
             Self::Latency => "latency".into(),
             Self::Throughput(direction, connections) => format!("{}-{connections}", word(direction)),
             Self::Busy(direction) => format!("busy-{}", word(direction)),
@@ -99,6 +104,7 @@ impl Scenario {
         match self {
             Self::Startup => startup(running, place).await,
             Self::Memory(connections) => memory(running, connections).await,
+            Self::Active(connections) => active(address, connections, time).await,
             Self::Latency => {
                 let mut samples = quantiles("ping", &round_trips(address, time).await?);
                 samples.extend(quantiles("connect", &first_bytes(address, time).await?));
@@ -180,6 +186,27 @@ async fn memory(running: &Running, connections: usize) -> Result<Samples> {
     let mut samples = Samples::new();
     samples.extend(running.resident().map(|bytes| ("rss-idle".into(), mebibytes(bytes))));
     samples.extend(running.anonymous().map(|bytes| ("anonymous-idle".into(), mebibytes(bytes))));
+    let _open = open(address, connections).await?;
+    sleep(SETTLE).await;
+    samples.extend(running.resident().map(|bytes| (format!("rss-{connections}"), mebibytes(bytes))));
+    Ok(samples)
+}
+
+/// The longest that any of them waits tells of stalls.
+async fn active(address: SocketAddr, connections: usize, time: Duration) -> Result<Samples> {
+    let mut asking: JoinSet<_> =
+        open(address, connections).await?.into_iter().map(|stream| round_trips_on(stream, time)).collect();
+    let mut times = Vec::new();
+    while let Some(asked) = asking.join_next().await {
+        times.extend(asked??);
+    }
+    times.sort_unstable();
+    let worst = times.last().copied().unwrap_or_default();
+    let median = quantiles("active", &times).into_iter().filter(|(name, _)| name == "active-p50");
+    Ok(median.chain([("active-worst".into(), worst.as_secs_f64() * 1e3)]).collect())
+}
+
+async fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>> {
     let mut opening = JoinSet::new();
     let mut open = Vec::new();
     for _ in 0..connections {
@@ -194,9 +221,7 @@ async fn memory(running: &Running, connections: usize) -> Result<Samples> {
     while let Some(stream) = opening.join_next().await {
         open.push(stream??);
     }
-    sleep(SETTLE).await;
-    samples.extend(running.resident().map(|bytes| (format!("rss-{connections}"), mebibytes(bytes))));
-    Ok(samples)
+    Ok(open)
 }
 
 /// What was needed only at the start is given back by then.

@@ -126,23 +126,49 @@ async fn ask(stream: &mut TcpStream) -> Result<()> {
 
 /// How long the echo of one byte takes, again and again for `time`, shortest first; at least once.
 pub(super) async fn round_trips(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
-    let mut stream = echo(address).await?;
-    repeat(time, async || timeout(PATIENCE, ask(&mut stream)).await.map_err(|_| "the echo does not answer")?).await
+    round_trips_on(echo(address).await?, time).await
+}
+
+/// The same on a connection that is open.
+pub(super) async fn round_trips_on(mut stream: TcpStream, time: Duration) -> Result<Vec<Duration>> {
+    let mut laps = Laps::new(time);
+    while laps.again() {
+        timeout(PATIENCE, ask(&mut stream)).await.map_err(|_| "the echo does not answer")??;
+    }
+    Ok(laps.sorted())
 }
 
 /// How long a new connection takes until its first byte comes back.
 pub(super) async fn first_bytes(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
-    repeat(time, async || echo(address).await.map(drop)).await
+    let mut laps = Laps::new(time);
+    while laps.again() {
+        drop(echo(address).await?);
+    }
+    Ok(laps.sorted())
 }
 
-async fn repeat(time: Duration, mut step: impl AsyncFnMut() -> Result<()>) -> Result<Vec<Duration>> {
-    let began = Instant::now();
-    let mut times = Vec::new();
-    while began.elapsed() < time || times.is_empty() {
-        let step_began = Instant::now();
-        step().await?;
-        times.push(step_began.elapsed());
+/// How long each of several things took that were done one after the other.
+struct Laps {
+    end: Instant,
+    starts: Vec<Instant>,
+}
+
+impl Laps {
+    fn new(time: Duration) -> Self {
+        Self { end: Instant::now() + time, starts: Vec::new() }
     }
-    times.sort_unstable();
-    Ok(times)
+
+    /// A lap ends, if one has begun. Whether there is another: always a first one.
+    fn again(&mut self) -> bool {
+        let now = Instant::now();
+        self.starts.push(now);
+        self.starts.len() == 1 || now < self.end
+    }
+
+    fn sorted(self) -> Vec<Duration> {
+        let mut times: Vec<Duration> =
+            self.starts.iter().zip(self.starts.iter().skip(1)).map(|(from, to)| *to - *from).collect();
+        times.sort_unstable();
+        times
+    }
 }

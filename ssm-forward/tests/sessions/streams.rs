@@ -29,6 +29,33 @@ async fn what_was_written_before_the_shutdown_arrives_although_the_stream_is_dro
 }
 
 #[tokio::test]
+async fn what_is_taken_at_once_is_bounded_although_more_is_there() {
+    const LENGTH: usize = 2 << 20;
+    const LIMIT: usize = 100_000;
+    /// More than any agent puts into a frame.
+    const CHUNK: usize = 64 << 10;
+    let local = Local::builder().start().await.unwrap();
+    let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let session = session(&local, destination.local_addr().unwrap().port()).await;
+    let mut stream = session.open_stream().await.unwrap();
+    let (mut end, _) = destination.accept().await.unwrap();
+    end.write_all(&vec![7; LENGTH]).await.unwrap();
+    drop(end);
+    while session.stats().receive_bytes < LENGTH {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (mut chunks, mut received) = (Vec::new(), 0);
+    while stream.read_chunks(&mut chunks, LIMIT).await.unwrap() {
+        let bytes: usize = chunks.drain(..).map(|chunk| chunk.len()).sum();
+        assert!(bytes < LIMIT + CHUNK, "{bytes}");
+        assert!(bytes >= LIMIT || received + bytes == LENGTH, "no smaller than it could be: {bytes}");
+        received += bytes;
+    }
+    assert_eq!(received, LENGTH);
+    session.terminate().await;
+}
+
+#[tokio::test]
 async fn several_senders_of_one_stream_do_not_forget_each_other() {
     const SENDERS: usize = 4;
     const CHUNKS: usize = 100;

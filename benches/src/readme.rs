@@ -52,6 +52,7 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
     ("CPU per 100 MB, upload", "fast", "cpu-upload", "s"),
     ("memory, idle", "fast", "rss-idle", "MiB"),
     ("memory, 1000 idle connections", "fast", "rss-1000", "MiB"),
+    ("longest wait of 1000 active connections", "fast", "active-worst", "ms"),
     ("exec to ready", "fast", "ready", "ms"),
     ("download at the real agent's pace, 1 session", "real", "sessions-1", "MB/s"),
     ("the same, 16 sessions", "real", "sessions-16", "MB/s"),

@@ -94,6 +94,11 @@ fn clock(now: Instant) -> Clock {
     Clock { start: now, unix: Duration::from_secs(1_700_000_000) }
 }
 
+/// Every message is acknowledged at once, so that each run does the same.
+fn channel_config() -> ChannelConfig {
+    ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() }
+}
+
 /// Data of one frame that fills a message.
 fn frame_data() -> Bytes {
     parts::payload().into_iter().take(PAYLOAD - 8).collect()
@@ -144,8 +149,7 @@ impl Channels {
     fn new() -> Self {
         let now = Instant::now();
         let of = |side, seed| {
-            let config = ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() };
-            let mut channel = DataChannel::new(side, config, clock(now), seed);
+            let mut channel = DataChannel::new(side, channel_config(), clock(now), seed);
             channel.handle_connected(now);
             channel
         };
@@ -183,7 +187,9 @@ struct Ends {
 impl Ends {
     fn new(seed: u64, streams: usize) -> Self {
         let now = Instant::now();
-        let mut pair = Pair::new(now, seed, Link::default(), ClientConfig::default(), AgentConfig::default());
+        let client = ClientConfig { channel: channel_config(), ..ClientConfig::default() };
+        let agent = AgentConfig { channel: channel_config(), ..AgentConfig::default() };
+        let mut pair = Pair::new(now, seed, Link::default(), client, agent);
         assert!(pair.run_until(Duration::from_secs(1), |pair| pair.client.ready));
         // The agent gets a moment after the handshake before it is sent anything.
         let now = pair.now + Duration::from_secs(1);

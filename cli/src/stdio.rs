@@ -12,6 +12,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::{Shutdown, parent_gone};
 
 const READ_SIZE: usize = 64 << 10;
+/// What is taken at once for a slow standard output.
 const WRITE_SIZE: usize = 128 << 10;
 /// How long the far side may be silent once standard input has ended. Nothing on the wire tells it, so it may wait for more
 /// for ever.

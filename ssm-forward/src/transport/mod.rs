@@ -113,8 +113,8 @@ impl TransportError {
     }
 }
 
-/// Most bytes that are read at once. The WebSocket clears as much memory before each read, which would be most of the work
-/// where messages come one by one.
+/// Most bytes that are read at once. The WebSocket clears as much memory before each read, also where messages come one by
+/// one.
 const READ_BUFFER: usize = 16 << 10;
 /// Messages are gathered up to so many bytes before a system call.
 const WRITE_BUFFER: usize = 128 << 10;

@@ -62,7 +62,7 @@ impl UnknownType {
 }
 
 /// The types that this crate knows, those of the hot path first.
-pub(super) const NAMES: [(&[u8], MessageType); 15] = [
+const NAMES: [(&[u8], MessageType); 15] = [
     (b"input_stream_data", MessageType::InputStreamData),
     (b"output_stream_data", MessageType::OutputStreamData),
     (b"acknowledge", MessageType::Acknowledge),

@@ -1,11 +1,14 @@
 //! The data channel: numbered messages, acknowledged one by one, over WebSockets that come and go. `docs/protocol.md`, DC-*.
 
+mod acks;
+mod config;
 mod inflight;
 mod pacer;
 mod reorder;
 mod rtt;
 mod window;
 
+pub use config::{ChannelConfig, Retransmission};
 pub use pacer::Pace;
 pub use rtt::RttEstimator;
 
@@ -21,64 +24,11 @@ use crate::wire::{
     Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, MessageBuf, MessageType, PayloadType,
 };
 use crate::{Clock, Side, Timeout, TimeoutReason};
+use acks::Acks;
 use inflight::{Acked, InFlight};
 use pacer::Pacer;
 use reorder::ReorderStore;
 use window::Window;
-
-/// Knobs of a [`DataChannel`].
-#[derive(Clone, Debug)]
-pub struct ChannelConfig {
-    /// Most messages in flight before [`DataChannel::send`] refuses; how many there really may be follows the path's delay.
-    /// Default: 1000, a tenth of what the official client's reorder buffer holds.
-    pub window: usize,
-    /// Bytes in flight before [`DataChannel::send`] refuses. Default: 8 MiB.
-    pub window_bytes: usize,
-    /// Messages that may wait for an earlier one. Default: 10 000, as the official client.
-    pub reorder_messages: usize,
-    /// Bytes that may wait for an earlier message. Default: 16 MiB.
-    pub reorder_bytes: usize,
-    /// Guess of the round trip before the first sample. Default: 100 ms, as both peers.
-    pub initial_rtt: Duration,
-    /// Shortest retransmission time-out. Default: 200 ms: the agent's loops sleep, its acknowledgements come in bursts.
-    pub min_rto: Duration,
-    /// Longest retransmission time-out, after back-off. Default: 5 s.
-    pub max_rto: Duration,
-    /// What is sent again when an acknowledgement is late.
-    pub retransmission: Retransmission,
-    /// How long the acknowledgement of data may wait for company: for something to send, or for three others, so that they share
-    /// a write to the socket. Default: 5 ms, little beside the 100 ms in which the peers look for what is late.
-    pub ack_delay: Duration,
-    /// How many numbered messages may leave per second; acknowledgements do not count. Default: as many as there are.
-    pub pace: Option<Pace>,
-}
-
-impl Default for ChannelConfig {
-    fn default() -> Self {
-        Self {
-            window: 1000,
-            window_bytes: 8 << 20,
-            reorder_messages: 10_000,
-            reorder_bytes: 16 << 20,
-            initial_rtt: Duration::from_millis(100),
-            min_rto: Duration::from_millis(200),
-            max_rto: Duration::from_secs(5),
-            retransmission: Retransmission::PerMessage,
-            ack_delay: Duration::from_millis(5),
-            pace: None,
-        }
-    }
-}
-
-/// What is sent again when an acknowledgement is late (DC-10).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Retransmission {
-    /// Each message on its own, backing off.
-    #[default]
-    PerMessage,
-    /// Only the oldest, looked at every 100 ms, never backing off: what both official peers do.
-    HeadOnly,
-}
 
 /// Head-only senders look at their oldest message this often.
 const HEAD_SCAN: Duration = Duration::from_millis(100);
@@ -92,13 +42,8 @@ const SILENT_BURST: usize = 32;
 /// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost. If
 /// there is none, the next one is sent as the first probe.
 const PAUSE_PROBE: Duration = Duration::from_secs(5);
-/// So many acknowledgements wait for no more. At the agent's pace they come together before the delay is over, so that no timer
-/// fires.
-const ACK_BATCH: usize = 4;
 /// Messages beyond the window for what must not wait: handshake and flags.
 const CONTROL_RESERVE: usize = 64;
-/// Acknowledgements that may wait for the socket; beyond it messages are refused, and so will be sent again.
-const MAX_PENDING_ACKS: usize = 20_000;
 
 /// One side's end of a data channel.
 ///
@@ -127,9 +72,7 @@ pub struct DataChannel {
     rtt: RttEstimator,
     expected: i64,
     reorder: ReorderStore,
-    acks: VecDeque<Acknowledge>,
-    /// When those that wait are to leave.
-    acks_due: Option<Instant>,
+    acks: Acks,
     events: VecDeque<ChannelEvent>,
     stats: ChannelStats,
 }
@@ -224,8 +167,7 @@ impl DataChannel {
             },
             expected: 0,
             reorder: ReorderStore::new(config.reorder_messages, config.reorder_bytes),
-            acks: VecDeque::new(),
-            acks_due: None,
+            acks: Acks::new(config.ack_delay),
             events: VecDeque::new(),
             stats: ChannelStats::default(),
             config,
@@ -327,44 +269,32 @@ impl DataChannel {
         mut gate: impl FnMut(PayloadType, Bytes) -> Option<Bytes>,
     ) {
         let number = message.sequence_number();
-        let ack = Acknowledge::of(&message);
-        if self.acks.len() >= MAX_PENDING_ACKS {
+        let (ack, payload_type) = (Acknowledge::of(&message), message.payload_type());
+        if self.acks.is_full() {
             self.stats.dropped += 1;
-            return;
-        }
-        if number < self.expected {
+        } else if number < self.expected {
             self.stats.duplicates += 1;
-            return self.acknowledge(ack, now);
-        }
-        if number > self.expected {
+            self.acks.push_urgent(ack, now);
+        } else if number > self.expected {
             if self.reorder.insert(message) {
                 self.stats.reordered += 1;
-                self.acknowledge(ack, now);
+                self.acks.push_urgent(ack, now);
             } else {
                 self.stats.dropped += 1;
             }
-            return;
-        }
-        let patience = match message.payload_type() {
-            PayloadType::Output => self.config.ack_delay,
-            _ => Duration::ZERO,
-        };
-        if self.is_refused(message.payload_type()) || !self.deliver(message, &mut gate) {
+        } else if self.is_refused(payload_type) || !self.deliver(message, &mut gate) {
             self.stats.dropped += 1;
         } else {
-            self.acknowledge(ack, now + patience);
+            match payload_type {
+                PayloadType::Output => self.acks.push(ack, now),
+                _ => self.acks.push_urgent(ack, now),
+            }
             while let Some(next) = self.reorder.take(self.expected) {
                 if !self.deliver(next, &mut gate) {
                     break;
                 }
             }
         }
-    }
-
-    /// Queues an acknowledgement that is to leave by `due`, with those that wait.
-    fn acknowledge(&mut self, ack: Acknowledge, due: Instant) {
-        self.acks.push_back(ack);
-        self.acks_due = Some(self.acks_due.map_or(due, |earlier| earlier.min(due)));
     }
 
     fn is_refused(&self, payload_type: PayloadType) -> bool {
@@ -519,12 +449,8 @@ impl DataChannel {
         if !self.connected {
             return None;
         }
-        if self.acks_are_due(now)
-            && let Some(ack) = self.acks.pop_front()
-        {
+        if let Some(ack) = self.acks.pop(now) {
             self.stats.acks_sent += 1;
-            // The others go with it.
-            self.acks_due = (!self.acks.is_empty()).then_some(now);
             let (date, id) = self.stamp(now);
             return Some(ack.encode(date, id));
         }
@@ -535,12 +461,8 @@ impl DataChannel {
         if let Some(pacer) = &mut self.pacer {
             pacer.take(now);
         }
-        self.acks_due = self.acks_due.map(|_| now);
+        self.acks.hasten(now);
         Some(sent)
-    }
-
-    fn acks_are_due(&self, now: Instant) -> bool {
-        self.acks.len() >= ACK_BATCH || self.acks_due.is_some_and(|due| due <= now)
     }
 
     /// What is late, then what is new.
@@ -576,7 +498,7 @@ impl DataChannel {
         if !self.connected {
             return None;
         }
-        let acks = self.acks_due.filter(|at| self.is_to_come(*at));
+        let acks = self.acks.due().filter(|at| self.is_to_come(*at));
         let acks = acks.map(|at| Timeout { at, reason: TimeoutReason::Acknowledge });
         let data = match self.paused {
             Some(since) if self.inflight.unacked() > 0 => {

@@ -21,10 +21,8 @@ pub struct Acknowledge {
     pub sequence_number: i64,
 }
 
-const TYPE: &[u8] = br#"{"AcknowledgedMessageType":""#;
-const ID: &[u8] = br#"","AcknowledgedMessageId":""#;
-const INPUT: &[u8; 72] = br#"{"AcknowledgedMessageType":"input_stream_data","AcknowledgedMessageId":""#;
-const OUTPUT: &[u8; 73] = br#"{"AcknowledgedMessageType":"output_stream_data","AcknowledgedMessageId":""#;
+const TYPE: &[u8; 28] = br#"{"AcknowledgedMessageType":""#;
+const ID: &[u8; 27] = br#"","AcknowledgedMessageId":""#;
 const NUMBER: &[u8; 38] = br#"","AcknowledgedMessageSequenceNumber":"#;
 const TAIL: &[u8; 28] = br#","IsSequentialMessage":true}"#;
 
@@ -43,7 +41,7 @@ impl Acknowledge {
         let (mut id, mut number) = (Uuid::encode_buffer(), itoa::Buffer::new());
         let id = self.message_id.hyphenated().encode_lower(&mut id);
         let number = number.format(self.sequence_number);
-        let parts = [TYPE, self.message_type.name(), ID, id.as_bytes(), NUMBER, number.as_bytes(), TAIL];
+        let parts: [&[u8]; 7] = [TYPE, self.message_type.name(), ID, id.as_bytes(), NUMBER, number.as_bytes(), TAIL];
         let length = parts.iter().map(|part| part.len()).sum();
         let mut payload = MessageBuf::with_limit(length, length);
         parts.iter().for_each(|part| payload.put_slice(part));
@@ -59,12 +57,13 @@ impl Acknowledge {
     /// The one spelling that every known peer writes, of the only two types that they acknowledge. Pieces of a constant length
     /// are compared without a call.
     fn decode_canonical(payload: &[u8]) -> Option<Self> {
-        let (message_type, rest) = match (strip(payload, INPUT), strip(payload, OUTPUT)) {
+        let rest = strip(payload, TYPE)?;
+        let (message_type, rest) = match (strip(rest, b"input_stream_data"), strip(rest, b"output_stream_data")) {
             (Some(rest), _) => (MessageType::InputStreamData, rest),
             (_, Some(rest)) => (MessageType::OutputStreamData, rest),
             _ => return None,
         };
-        let (id, rest) = rest.split_first_chunk::<36>()?;
+        let (id, rest) = strip(rest, ID)?.split_first_chunk::<36>()?;
         let (digits, tail) = strip(rest, NUMBER)?.split_last_chunk()?;
         if tail != TAIL {
             return None;

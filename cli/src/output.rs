@@ -142,3 +142,23 @@ fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, shu
     }
     text.finish();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _};
+
+    use super::*;
+
+    #[test]
+    fn who_does_not_read_is_complained_about_once() {
+        let mut log = tempfile::tempfile().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.try_clone().unwrap())).finish();
+        let (notices, _nobody_reads) = sync_channel(1);
+        let reporter = Reporter { notices, complained: Arc::default() };
+        tracing::subscriber::with_default(subscriber, || (0..4).for_each(|_| reporter.clone().warn("x")));
+        let mut text = String::new();
+        log.rewind().unwrap();
+        log.read_to_string(&mut text).unwrap();
+        assert_eq!(text.matches("events are not told").count(), 1, "{text}");
+    }
+}

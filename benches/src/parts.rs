@@ -40,5 +40,5 @@ pub fn encode_ack() -> Bytes {
 /// Reads an acknowledgement, digest included; gives the number.
 pub fn decode_ack(raw: Bytes) -> Option<i64> {
     let message = AgentMessage::decode(raw).ok()?;
-    Acknowledge::decode(message.payload()).map(|ack| ack.sequence_number)
+    Acknowledge::decode_number(message.payload())
 }

@@ -9,14 +9,17 @@ use crate::{
     PlaintextKey, Session, SessionEvent, SessionType,
 };
 
-/// Any bytes are a message or an error, and a message written again is the same bytes.
+/// Any bytes are a message or an error, and a message written again is the same bytes. Both ways to read an acknowledgement
+/// give the same number.
 ///
 /// # Panics
 /// If that does not hold.
 pub fn decode_message(data: &[u8]) {
     let Ok(message) = AgentMessage::decode(Bytes::copy_from_slice(data)) else { return };
-    if message.message_type() == MessageType::Acknowledge {
-        let _ = Acknowledge::decode(message.payload());
+    if message.message_type() == MessageType::Acknowledge
+        && let Some(ack) = Acknowledge::decode(message.payload())
+    {
+        assert_eq!(Acknowledge::decode_number(message.payload()), Some(ack.sequence_number));
     }
     let again = message.header().seal_with_digest(MessageBuf::from(message.payload()), message.payload_digest());
     let twice = AgentMessage::decode(again).expect("what was written can be read");

@@ -167,7 +167,7 @@ fn binary(incoming: Incoming) -> Result<Bytes> {
 /// 1 for an acknowledgement.
 fn opened_ack(incoming: Incoming) -> Result<i64> {
     let message = AgentMessage::decode(binary(incoming)?)?;
-    Acknowledge::decode(message.payload()).map(|_| 1).ok_or_else(|| "an acknowledgement was expected".into())
+    Acknowledge::decode_number(message.payload()).map(|_| 1).ok_or_else(|| "an acknowledgement was expected".into())
 }
 
 /// CPU time of this process.

@@ -312,15 +312,15 @@ impl DataChannel {
     }
 
     fn handle_ack(&mut self, now: Instant, message: &AgentMessage) {
-        let Some(ack) = Acknowledge::decode(message.payload()) else {
+        let Some(number) = Acknowledge::decode_number(message.payload()) else {
             self.stats.ignored += 1;
             return;
         };
         let unacked = self.inflight.unacked();
-        if let Acked::Fresh { sample } = self.inflight.acknowledge(ack.sequence_number, now) {
+        if let Acked::Fresh { sample } = self.inflight.acknowledge(number, now) {
             if let Some(window) = &mut self.window {
                 let next = self.inflight.next_sequence_number();
-                window.handle_ack(now, ack.sequence_number, sample, unacked, next);
+                window.handle_ack(now, number, sample, unacked, next);
             }
             self.quick = false;
             self.burst_left = SILENT_BURST;

@@ -4,8 +4,9 @@ use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::digest::PayloadDigest;
 use super::outgoing::MessageBuf;
-use super::types::{HeaderForm, MessageType, Padding, PayloadDigest, PayloadType};
+use super::types::{HeaderForm, MessageType, Padding, PayloadType};
 
 /// Largest payload that is accepted, in bytes. Not a constant of the wire: the agent takes payloads up to 1 MB, and a length
 /// field must be bounded before it is used (WIRE-7).

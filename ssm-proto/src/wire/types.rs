@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use sha2::{Digest, Sha256};
-
 /// What a message is: the header's MessageType.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -272,21 +270,4 @@ pub enum Padding {
     Space,
     /// NULs: the service.
     Nul,
-}
-
-/// SHA-256 of a payload as it stands on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PayloadDigest(pub [u8; 32]);
-
-impl PayloadDigest {
-    /// Digests `payload`.
-    pub fn of(payload: &[u8]) -> Self {
-        Self(Sha256::digest(payload).into())
-    }
-}
-
-impl fmt::Debug for PayloadDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

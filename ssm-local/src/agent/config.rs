@@ -12,8 +12,8 @@ use crate::Profile;
 const FAST_PAYLOAD: usize = 32 << 10;
 /// The official agent's.
 pub(super) const REAL_PAYLOAD: usize = 1024;
-/// It sleeps a millisecond after each, which takes so long in the end (measured). Timers here are as coarse as that: a second
-/// message may follow at once to make up for one that fired late.
+/// It sleeps a millisecond after each, which takes so long in the end (measured). A second message may follow sooner, to make up
+/// for a timer that fired late.
 const REAL_PACE: Pace = Pace { interval: Duration::from_micros(1130), burst: 2 };
 /// It takes data so long after the handshake; before, it refuses without an acknowledgement.
 const REAL_START: Duration = Duration::from_millis(3);

@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{KeyRequest, SessionEvent, SessionMode, StreamId};
+use ssm_proto::{KeyRequest, SessionEvent, SessionMode, StreamId, Timeout};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::AgentResult;
+#[cfg(target_os = "linux")]
+use super::alarm::Alarm;
 use super::shared::{Shared, State};
 use crate::broker::{PipeReceiver, PipeSender};
 
@@ -46,6 +48,8 @@ pub(super) async fn run(
         inbox: VecDeque::new(),
         outbox: VecDeque::new(),
         timer: Box::pin(sleep_until(Instant::now())),
+        #[cfg(target_os = "linux")]
+        alarm: None,
     };
     poll_fn(|cx| driver.poll(cx)).await
 }
@@ -58,6 +62,9 @@ struct Driver<'a> {
     inbox: VecDeque<Bytes>,
     outbox: VecDeque<Bytes>,
     timer: Pin<Box<Sleep>>,
+    /// For the pace.
+    #[cfg(target_os = "linux")]
+    alarm: Option<Alarm>,
 }
 
 impl Driver<'_> {
@@ -81,7 +88,7 @@ impl Driver<'_> {
             if state.is_settled() {
                 return Poll::Ready(AgentResult::default());
             }
-            let due = state.protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at));
+            let due = state.protocol.poll_timeout();
             drop(state);
             if !(read || sent || self.watch(cx, due)) {
                 return Poll::Pending;
@@ -103,12 +110,31 @@ impl Driver<'_> {
     }
 
     /// Sets the timer; says whether it fired at once.
-    fn watch(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> bool {
-        let Some(at) = due else { return false };
+    fn watch(&mut self, cx: &mut Context<'_>, due: Option<Timeout>) -> bool {
+        let Some(due) = due else { return false };
+        let at = Instant::from_std(due.at);
+        #[cfg(target_os = "linux")]
+        if due.reason == ssm_proto::TimeoutReason::Pace
+            && let Some(fired) = self.watch_pace(cx, at)
+        {
+            return fired;
+        }
         if self.timer.deadline() != at {
             self.timer.as_mut().reset(at);
         }
         self.timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// The same with the finer timer; `None` if the system gives none.
+    #[cfg(target_os = "linux")]
+    fn watch_pace(&mut self, cx: &mut Context<'_>, at: Instant) -> Option<bool> {
+        if self.alarm.is_none() {
+            self.alarm = Alarm::new().ok();
+        }
+        match self.alarm.as_mut()?.poll(cx, at) {
+            Poll::Ready(fired) => fired.ok().map(|()| true),
+            Poll::Pending => Some(false),
+        }
     }
 }
 

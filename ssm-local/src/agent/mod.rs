@@ -2,6 +2,8 @@
 //!
 //! It knows of the service only two pipes of messages, one each way.
 
+#[cfg(target_os = "linux")]
+mod alarm;
 mod config;
 mod connection;
 mod destination;

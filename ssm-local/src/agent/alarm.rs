@@ -1,0 +1,77 @@
+//! A timer for the agent's pace, to which a millisecond matters. tokio's timers are as coarse as that: messages would come in
+//! pairs, and earlier where a client's acknowledgements happen to wake the agent.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+/// One of Linux's timers, which fire within some 50 µs.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+    set_to: Option<Instant>,
+}
+
+impl Alarm {
+    pub(super) fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        #[expect(
+            deprecated,
+            reason = "sound for a descriptor that is owned and never replaced; the new way needs unsafe code"
+        )]
+        let timer = AsyncFd::new(timer)?;
+        Ok(Self { timer, set_to: None })
+    }
+
+    /// Ready once it is `at`.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<io::Result<()>> {
+        if self.set_to != Some(at) {
+            self.set(at.saturating_duration_since(Instant::now()))?;
+            self.set_to = Some(at);
+        }
+        loop {
+            let mut guard = ready!(self.timer.poll_read_ready(cx))?;
+            // A readiness from before the timer was set again says nothing.
+            if let Ok(fired) = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?)) {
+                self.set_to = None;
+                return Poll::Ready(fired.map(drop));
+            }
+        }
+    }
+
+    fn set(&self, delay: Duration) -> io::Result<()> {
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A delay of nothing would stop the timer.
+        let delay = delay.max(Duration::from_nanos(1));
+        let value = Timespec { tv_sec: delay.as_secs().cast_signed(), tv_nsec: delay.subsec_nanos().into() };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: never, it_value: value })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_never_early_also_when_set_again() {
+        let mut alarm = Alarm::new().unwrap();
+        let began = Instant::now();
+        let far = began + Duration::from_secs(3600);
+        let is_set = poll_fn(|cx| Poll::Ready(alarm.poll(cx, far).is_pending())).await;
+        assert!(is_set);
+        for at in [began + Duration::from_micros(1500), began + Duration::from_micros(2600), began] {
+            poll_fn(|cx| alarm.poll(cx, at)).await.unwrap();
+            assert!(Instant::now() >= at);
+        }
+    }
+}

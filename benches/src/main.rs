@@ -44,6 +44,9 @@ enum Command {
     /// What `compare` starts as the Session Manager.
     #[command(hide = true)]
     Serve(compare::ServeArgs),
+    /// What `compare` starts as a plain relay.
+    #[command(hide = true)]
+    Hop(compare::HopArgs),
     /// What `compare` starts as the limit program.
     #[command(hide = true)]
     Limit(compare::LimitArgs),
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Show(args) => report::show(&args),
         Command::Readme(args) => readme::run(&args),
         Command::Serve(args) => block_on(compare::serve(args)),
+        Command::Hop(args) => block_on(compare::hop(args)),
         Command::Limit(args) => block_on(compare::limit(args)),
         Command::Part(args) => budgets::run_part(&args),
     };

@@ -83,7 +83,7 @@ fn panel(svg: &mut Svg, report: &Report, profile: &str, metric: &Metric, x: f64,
         .clients
         .iter()
         .enumerate()
-        .filter(|(_, client)| client.as_str() != "tcp" || metric.unit == "ms")
+        .filter(|(_, client)| !matches!(client.as_str(), "hops" | "tcp") || metric.unit == "ms")
         .filter_map(|(at, client)| Some((at, client.as_str(), report.get(profile, client, metric.key)?)))
         .collect();
     if shown.is_empty() {
@@ -126,6 +126,7 @@ pub(crate) fn short(client: &str) -> String {
         "plugin" => "the same as plugin".into(),
         "bridge" => "aws-ssm-bridge".into(),
         "limit" => "limit program".into(),
+        "hops" => "two TCP relays".into(),
         "tcp" => "plain TCP".into(),
         other => other.to_owned(),
     });

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Bridge,
     /// A WebSocket, the digests and the acknowledgements: nothing can be faster that has these.
     Limit,
+    /// Two plain TCP relays, one behind the other: a tunnel's ways through processes, and nothing else.
+    Hops,
     /// No tunnel at all.
     Tcp,
 }
@@ -57,8 +59,9 @@ impl FromStr for Client {
             "plugin" => (Kind::Plugin, Some(beside_this("aws-ssm-forward")?)),
             "bridge" => (Kind::Bridge, Some(beside_this("bench-bridge")?)),
             "limit" => (Kind::Limit, None),
+            "hops" => (Kind::Hops, None),
             "tcp" => (Kind::Tcp, None),
-            other => return Err(format!("there is no client {other}: ours, plugin, bridge, limit, tcp").into()),
+            other => return Err(format!("there is no client {other}: ours, plugin, bridge, limit, hops, tcp").into()),
         };
         let program = path.map(PathBuf::from).or(default).unwrap_or_default();
         Ok(Self { label: text.to_owned(), kind, program, args: words.map(str::to_owned).collect() })
@@ -99,7 +102,7 @@ impl Client {
             Kind::Ours => {}
             Kind::Plugin => drop(command.arg0(PLUGIN)),
             Kind::Bridge => return Some("aws-ssm-bridge 0.6.0".into()),
-            Kind::Limit | Kind::Tcp => return None,
+            Kind::Limit | Kind::Hops | Kind::Tcp => return None,
         }
         let output = command.arg("--version").output().await.ok()?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
@@ -107,7 +110,7 @@ impl Client {
 
     /// Whether the agent's pace is of any interest.
     pub(super) fn has_agent(&self) -> bool {
-        !matches!(self.kind, Kind::Limit | Kind::Tcp)
+        !matches!(self.kind, Kind::Limit | Kind::Hops | Kind::Tcp)
     }
 
     /// Starts it with so many sessions.
@@ -129,6 +132,7 @@ impl Client {
                 }
                 Ok(running)
             }
+            Kind::Hops => start_hops(place).await,
             Kind::Tcp => Ok(Running { addresses: vec![place.destination.address()], processes: Vec::new() }),
             Kind::Limit => Err("the limit program has no port".into()),
         }
@@ -179,6 +183,19 @@ impl Client {
         place.point(&mut command);
         Process::start(command, opened).await
     }
+}
+
+async fn start_hops(place: &Place) -> Result<Running> {
+    let mut running = Running { addresses: vec![place.destination.address()], processes: Vec::new() };
+    for _ in 0..2 {
+        let to = running.addresses.first().ok_or("there is a destination")?.to_string();
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["hop", "--to", &to]);
+        let (process, address) = Process::start(command, opened).await?;
+        running.addresses = vec![address];
+        running.processes.push(process);
+    }
+    Ok(running)
 }
 
 const PLUGIN: &str = "session-manager-plugin";

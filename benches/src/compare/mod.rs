@@ -2,6 +2,7 @@
 
 mod client;
 mod destination;
+mod hop;
 mod limit;
 mod place;
 mod process;
@@ -21,17 +22,18 @@ use client::{Client, Kind};
 use place::Place;
 use scenario::Scenario;
 
+pub(crate) use hop::{HopArgs, hop};
 pub(crate) use limit::limit;
 pub(crate) use place::serve;
 
 /// `compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A client: ours, plugin, bridge, limit or tcp, a program after a colon, further arguments after blanks.
+    /// A client: ours, plugin, bridge, limit, hops or tcp, a program after a colon, further arguments after blanks.
     ///
     /// `ours` is the command of this build, `plugin` the same by the contract of AWS's session-manager-plugin, `plugin:PATH`
     /// any program with that contract, `bridge` what benches/bridge builds, `limit` a bare WebSocket with the digests and
-    /// acknowledgements, `tcp` no tunnel at all. The first given is what the others are compared with.
+    /// acknowledgements, `hops` two plain TCP relays, `tcp` no tunnel at all. The first given is what the others are compared with.
     #[arg(short, long = "client", value_name = "CLIENT", default_values = ["ours", "limit", "tcp"])]
     clients: Vec<String>,
     /// How the local Session Manager's agent behaves.

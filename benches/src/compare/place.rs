@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::destination::Destination;
-use super::process::Process;
+use super::process::{Process, dismissed};
 use super::relay::Relay;
 use super::{Profile, ServeArgs, Surroundings};
 use crate::{Result, say};
@@ -118,7 +118,7 @@ async fn call(api: SocketAddr, operation: &str, body: &str) -> Result<String> {
     }
 }
 
-/// The other end of [`Place::start`]: serves until standard input ends, so that it never outlives who started it.
+/// The other end of [`Place::start`].
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     super::allow_many_files();
     let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
@@ -127,17 +127,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let local = builder.faults(faults).host(HOST, [std::net::Ipv4Addr::LOCALHOST]).start().await?;
     let environment: BTreeMap<_, _> = local.environment().into_iter().collect();
     say(&json!(environment).to_string());
-    let mut stdin = tokio::io::stdin();
-    tokio::select! {
-        _ = stdin.read_u8() => {}
-        _ = terminated() => {}
-    }
+    dismissed().await?;
     local.shutdown().await;
-    Ok(())
-}
-
-async fn terminated() -> Result<()> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;
     Ok(())
 }
 

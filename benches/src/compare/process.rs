@@ -4,8 +4,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::Result;
@@ -87,6 +88,16 @@ fn last_line(mut errors: std::fs::File) -> String {
     let mut text = String::new();
     let _ = errors.rewind().and_then(|()| errors.read_to_string(&mut text));
     text.lines().last().unwrap_or("it said nothing").to_owned()
+}
+
+/// In such a process: until SIGTERM, or until standard input ends, so that it never outlives who started it.
+pub(super) async fn dismissed() -> Result<()> {
+    let (mut terminate, mut stdin) = (signal(SignalKind::terminate())?, tokio::io::stdin());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = stdin.read_u8() => {}
+    }
+    Ok(())
 }
 
 /// By the clock that the kernel keeps for every process, to the nanosecond: the ticks of `/proc` are too coarse for a client

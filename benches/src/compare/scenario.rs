@@ -85,7 +85,7 @@ impl Scenario {
     pub(super) fn suits(self, kind: Kind) -> bool {
         match kind {
             Kind::Limit => matches!(self, Self::Throughput(_, 1)),
-            Kind::Tcp => !matches!(self, Self::Startup | Self::Memory(_) | Self::Sessions(_)),
+            Kind::Hops | Kind::Tcp => !matches!(self, Self::Startup | Self::Memory(_) | Self::Sessions(_)),
             Kind::Ours | Kind::Plugin | Kind::Bridge => true,
         }
     }

@@ -1,0 +1,43 @@
+//! A plain TCP relay in a process of its own: what any program between two sockets costs.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::destination::CHUNK;
+use super::process::dismissed;
+use crate::{Result, say};
+
+/// `hop`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HopArgs {
+    /// Where connections lead.
+    #[arg(long)]
+    to: SocketAddr,
+}
+
+/// The process.
+pub(crate) async fn hop(args: HopArgs) -> Result<()> {
+    super::allow_many_files();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    say(&format!("Port {} opened", listener.local_addr()?.port()));
+    tokio::select! {
+        ended = dismissed() => ended,
+        failed = serve(listener, args.to) => failed,
+    }
+}
+
+async fn serve(listener: TcpListener, to: SocketAddr) -> Result<()> {
+    loop {
+        let (client, _) = listener.accept().await?;
+        tokio::spawn(async move { drop(join(client, to).await) });
+    }
+}
+
+async fn join(mut client: TcpStream, to: SocketAddr) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(to).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    copy_bidirectional_with_sizes(&mut client, &mut server, CHUNK, CHUNK).await.map(drop)
+}

@@ -113,9 +113,9 @@ impl TransportError {
     }
 }
 
-/// Most bytes that are read at once. The WebSocket clears as much memory before each read, also where messages come one by
-/// one.
-const READ_BUFFER: usize = 16 << 10;
+/// Most bytes that are read at once. The WebSocket clears as much memory before each read: of 128 KiB that was much of what a
+/// message cost at the agent's pace, of so much it is not to be seen, and with half of it fast downloads are slower.
+const READ_BUFFER: usize = 32 << 10;
 /// Messages are gathered up to so many bytes before a system call.
 const WRITE_BUFFER: usize = 128 << 10;
 /// What the kernel does not take waits here; beyond it the driver waits.

@@ -121,6 +121,8 @@ async fn call(api: SocketAddr, operation: &str, body: &str) -> Result<String> {
 /// The other end of [`Place::start`].
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     super::allow_many_files();
+    // Freed memory is kept, as the command `local` keeps it.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
     let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
     let faults = faults.into_iter().fold(Faults::new(), Faults::with);
     let builder = Local::builder().target(LocalTarget::new(TARGET)).profile(args.profile.of_agent());

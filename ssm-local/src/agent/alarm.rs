@@ -1,66 +1,104 @@
 //! A timer for the agent's pace, to which a millisecond matters. tokio's timers are as coarse as that: messages would come in
 //! pairs, and earlier where a client's acknowledgements happen to wake the agent.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+#[cfg(not(target_os = "linux"))]
+pub(super) use elsewhere::Alarm;
+#[cfg(target_os = "linux")]
+pub(super) use linux::Alarm;
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use tokio::io::unix::AsyncFd;
-use tokio::time::Instant;
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::task::{Context, Poll, ready};
+    use std::time::Duration;
 
-/// One of Linux's timers, which fire within some 50 µs.
-#[derive(Debug)]
-pub(super) struct Alarm {
-    timer: AsyncFd<OwnedFd>,
-    set_to: Option<Instant>,
-}
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    };
+    use tokio::io::unix::AsyncFd;
+    use tokio::time::Instant;
 
-impl Alarm {
-    pub(super) fn new() -> io::Result<Self> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        #[expect(
-            deprecated,
-            reason = "sound for a descriptor that is owned and never replaced; the new way needs unsafe code"
-        )]
-        let timer = AsyncFd::new(timer)?;
-        Ok(Self { timer, set_to: None })
+    /// One of Linux's timers, which fire within some 50 µs.
+    #[derive(Debug)]
+    pub(in super::super) struct Alarm {
+        timer: AsyncFd<OwnedFd>,
+        set_to: Option<Instant>,
     }
 
-    /// Ready once it is `at`.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<io::Result<()>> {
-        if self.set_to != Some(at) {
-            self.set(at.saturating_duration_since(Instant::now()))?;
-            self.set_to = Some(at);
+    impl Alarm {
+        pub(in super::super) fn new() -> io::Result<Self> {
+            let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+            #[expect(
+                deprecated,
+                reason = "sound for a descriptor that is owned and never replaced; the new way needs unsafe code"
+            )]
+            let timer = AsyncFd::new(timer)?;
+            Ok(Self { timer, set_to: None })
         }
-        loop {
-            let mut guard = ready!(self.timer.poll_read_ready(cx))?;
-            // A readiness from before the timer was set again says nothing.
-            if let Ok(fired) = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?)) {
-                self.set_to = None;
-                return Poll::Ready(fired.map(drop));
+
+        /// Ready once it is `at`.
+        pub(in super::super) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<io::Result<()>> {
+            if self.set_to != Some(at) {
+                self.set(at.saturating_duration_since(Instant::now()))?;
+                self.set_to = Some(at);
+            }
+            loop {
+                let mut guard = ready!(self.timer.poll_read_ready(cx))?;
+                // A readiness from before the timer was set again says nothing.
+                if let Ok(fired) = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?)) {
+                    self.set_to = None;
+                    return Poll::Ready(fired.map(drop));
+                }
             }
         }
-    }
 
-    fn set(&self, delay: Duration) -> io::Result<()> {
-        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // A delay of nothing would stop the timer.
-        let delay = delay.max(Duration::from_nanos(1));
-        let value = Timespec { tv_sec: delay.as_secs().cast_signed(), tv_nsec: delay.subsec_nanos().into() };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: never, it_value: value })?;
-        Ok(())
+        fn set(&self, delay: Duration) -> io::Result<()> {
+            let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+            // A delay of nothing would stop the timer.
+            let delay = delay.max(Duration::from_nanos(1));
+            let value = Timespec { tv_sec: delay.as_secs().cast_signed(), tv_nsec: delay.subsec_nanos().into() };
+            timerfd_settime(
+                &self.timer,
+                TimerfdTimerFlags::empty(),
+                &Itimerspec { it_interval: never, it_value: value },
+            )?;
+            Ok(())
+        }
     }
 }
 
-#[cfg(test)]
+/// Where there is none the agent makes do with tokio's.
+#[cfg(not(target_os = "linux"))]
+mod elsewhere {
+    use std::io;
+    use std::task::{Context, Poll};
+
+    use tokio::time::Instant;
+
+    #[derive(Debug)]
+    pub(in super::super) enum Alarm {}
+
+    impl Alarm {
+        pub(in super::super) fn new() -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(in super::super) fn poll(&mut self, _cx: &mut Context<'_>, _at: Instant) -> Poll<io::Result<()>> {
+            match *self {}
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
 
-    use super::*;
+    use tokio::time::Instant;
+
+    use super::Alarm;
 
     #[tokio::test]
     async fn it_is_never_early_also_when_set_again() {

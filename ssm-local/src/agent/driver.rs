@@ -6,12 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{KeyRequest, SessionEvent, SessionMode, StreamId, Timeout};
+use ssm_proto::{KeyRequest, SessionEvent, SessionMode, StreamId, Timeout, TimeoutReason};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::AgentResult;
-#[cfg(target_os = "linux")]
 use super::alarm::Alarm;
 use super::shared::{Shared, State};
 use crate::broker::{PipeReceiver, PipeSender};
@@ -48,7 +47,6 @@ pub(super) async fn run(
         inbox: VecDeque::new(),
         outbox: VecDeque::new(),
         timer: Box::pin(sleep_until(Instant::now())),
-        #[cfg(target_os = "linux")]
         alarm: None,
     };
     poll_fn(|cx| driver.poll(cx)).await
@@ -63,7 +61,6 @@ struct Driver<'a> {
     outbox: VecDeque<Bytes>,
     timer: Pin<Box<Sleep>>,
     /// For the pace.
-    #[cfg(target_os = "linux")]
     alarm: Option<Alarm>,
 }
 
@@ -113,8 +110,7 @@ impl Driver<'_> {
     fn watch(&mut self, cx: &mut Context<'_>, due: Option<Timeout>) -> bool {
         let Some(due) = due else { return false };
         let at = Instant::from_std(due.at);
-        #[cfg(target_os = "linux")]
-        if due.reason == ssm_proto::TimeoutReason::Pace
+        if due.reason == TimeoutReason::Pace
             && let Some(fired) = self.watch_pace(cx, at)
         {
             return fired;
@@ -125,8 +121,7 @@ impl Driver<'_> {
         self.timer.as_mut().poll(cx).is_ready()
     }
 
-    /// The same with the finer timer; `None` if the system gives none.
-    #[cfg(target_os = "linux")]
+    /// The same with the finer timer; `None` if the system has none.
     fn watch_pace(&mut self, cx: &mut Context<'_>, at: Instant) -> Option<bool> {
         if self.alarm.is_none() {
             self.alarm = Alarm::new().ok();

@@ -2,7 +2,6 @@
 //!
 //! It knows of the service only two pipes of messages, one each way.
 
-#[cfg(target_os = "linux")]
 mod alarm;
 mod config;
 mod connection;

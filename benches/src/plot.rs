@@ -221,7 +221,8 @@ fn draw_chart(svg: &mut Svg, chart: &Chart, x: f64, y: f64, width: f64) {
         svg.text("small", Anchor::Middle, place(at), bottom + 18.0, tick);
     }
     svg.text("small", Anchor::Middle, f64::midpoint(left, right), bottom + 36.0, &chart.below);
-    for line in &chart.series {
+    // The first one, which the others are compared with, is drawn over them.
+    for line in chart.series.iter().rev() {
         let colour = line.colour % COLOURS;
         let points: Vec<(f64, f64)> =
             line.points.iter().map(|(at, value)| (place(*at), height(value.median))).collect();
@@ -234,7 +235,8 @@ fn draw_chart(svg: &mut Svg, chart: &Chart, x: f64, y: f64, width: f64) {
         }
         ends.extend(points.last().map(|(_, y)| (*y, line.name.as_str())));
     }
-    ends.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+    ends.reverse();
+    ends.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let mut free = top;
     for (y, name) in ends {
         free = free.max(y) + LABEL;

@@ -186,16 +186,15 @@ impl Client {
 }
 
 async fn start_hops(place: &Place) -> Result<Running> {
-    let mut running = Running { addresses: vec![place.destination.address()], processes: Vec::new() };
+    let (mut to, mut processes) = (place.destination.address(), Vec::new());
     for _ in 0..2 {
-        let to = running.addresses.first().ok_or("there is a destination")?.to_string();
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["hop", "--to", &to]);
+        command.args(["hop", "--to", &to.to_string()]);
         let (process, address) = Process::start(command, opened).await?;
-        running.addresses = vec![address];
-        running.processes.push(process);
+        to = address;
+        processes.push(process);
     }
-    Ok(running)
+    Ok(Running { addresses: vec![to], processes })
 }
 
 const PLUGIN: &str = "session-manager-plugin";

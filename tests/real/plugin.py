@@ -93,7 +93,8 @@ def shell(cli):
         session = begun(terminal)
         terminal.enter("echo gr''üße-日本-$((6 * 7))")
         terminal.expect("grüße-日本-42\r\n")
-        terminal.enter("echo asl''eep; sleep 100")
+        # The program itself says that it runs: until it has the terminal Ctrl-C goes to the shell, which leaves it running.
+        terminal.enter("""sh -c 'echo asl""eep; exec sleep 100'""")
         terminal.expect("asleep\r\n")
         terminal.type(CTRL_C)
         terminal.expect(PROMPT, 20)

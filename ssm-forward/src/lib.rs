@@ -49,6 +49,7 @@ mod error;
 mod event;
 mod forwarder;
 mod listener;
+mod names;
 mod pool;
 mod program;
 mod provider;
@@ -63,10 +64,12 @@ pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
 /// Of [`SessionProvider::sign_upgrade`].
 pub use http::HeaderMap;
 pub use listener::ListenAddr;
+pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
-    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, EcsSpec, EcsTarget, PlaintextKey, ProviderError,
-    ProviderErrorKind, SessionProvider, SessionTicket, StartRequest, TicketProvider,
+    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, DatabaseToken, Destination, EcsSpec, EcsTarget,
+    NamedProvider, Node, NodeSource, PlaintextKey, ProviderError, ProviderErrorKind, ServiceEndpoint, ServiceSummary,
+    SessionProvider, SessionTicket, StartRequest, TicketProvider,
 };
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,

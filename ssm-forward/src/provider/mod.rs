@@ -1,9 +1,13 @@
 //! Where sessions come from: the SSM API, or a ticket that somebody else obtained.
 
 mod aws;
+mod named;
 mod ticket;
 
-pub use aws::{AwsConfig, AwsCredentials, AwsProvider, EcsSpec, EcsTarget};
+pub use aws::{
+    AwsConfig, AwsCredentials, AwsProvider, DatabaseToken, EcsSpec, EcsTarget, Node, ServiceEndpoint, ServiceSummary,
+};
+pub use named::{Destination, NamedProvider, NodeSource};
 /// Of [`SessionProvider::data_key`].
 pub use ssm_proto::{DataKey, PlaintextKey};
 pub use ticket::TicketProvider;
@@ -139,6 +143,8 @@ pub enum ProviderErrorKind {
     NotConnected,
     /// The session does not exist any more.
     SessionGone,
+    /// Nothing has the name that was asked for.
+    NotFound,
     /// The request itself is refused (document, parameter, target's form).
     Invalid,
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::errors::invalid;
+use super::json::ECS;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
 
 /// A container by the names that stay: `ecs:CLUSTER/SERVICE` or `ecs:CLUSTER/SERVICE/CONTAINER`. A task's id may stand in the
@@ -130,7 +131,7 @@ impl AwsProvider {
         for _ in 0..MAX_PAGES {
             let (cluster, service_name) = (&*spec.cluster, spec.service.as_deref());
             let question = ListTasks { cluster, service_name, desired_status: RUNNING, next_token };
-            let page: TaskArns = self.ask(&self.ecs, "ListTasks", &question).await?;
+            let page: TaskArns = self.ask(ECS, "ListTasks", &question).await?;
             if !page.task_arns.is_empty() {
                 tasks.append(&mut self.describe(&spec.cluster, &page.task_arns).await?);
             }
@@ -143,7 +144,7 @@ impl AwsProvider {
     }
 
     async fn describe(&self, cluster: &str, tasks: &[String]) -> Result<Vec<Task>, ProviderError> {
-        let answer: Tasks = self.ask(&self.ecs, "DescribeTasks", &DescribeTasks { cluster, tasks }).await?;
+        let answer: Tasks = self.ask(ECS, "DescribeTasks", &DescribeTasks { cluster, tasks }).await?;
         Ok(answer.tasks)
     }
 }

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::errors::invalid;
 use super::http::is_loopback;
+use super::signed::Service;
 use super::{AwsConfig, ProviderError};
 
 /// Refuses a `--endpoint-url` that is none.
@@ -31,15 +32,15 @@ pub(super) async fn of_ssm(config: &AwsConfig, shared: &SdkConfig) -> Result<Str
     }
 }
 
-/// The URL of another service, `name` in lower case. The argument is SSM's endpoint; on this machine, where one port serves
-/// every API, it is the service's too unless the service has one of its own.
-pub(super) async fn of(name: &str, config: &AwsConfig, shared: &SdkConfig) -> Result<String, ProviderError> {
-    let id = name.to_ascii_uppercase();
-    let has_own = std::env::var_os(format!("AWS_ENDPOINT_URL_{id}")).is_some_and(|value| !value.is_empty());
+/// The URL of another service. The configuration's endpoint is SSM's; on this machine, where one port serves every API, it
+/// is the service's too unless the service has one of its own.
+pub(super) async fn of(service: Service, config: &AwsConfig, shared: &SdkConfig) -> Result<String, ProviderError> {
+    let variable = format!("AWS_ENDPOINT_URL_{}", service.id.to_ascii_uppercase().replace(' ', "_"));
+    let has_own = std::env::var_os(variable).is_some_and(|value| !value.is_empty());
     let local = config.endpoint_url.clone().filter(|url| !has_own && is_loopback(url));
-    match local.or_else(|| configured(&id, shared)) {
+    match local.or_else(|| configured(service.id, shared)) {
         Some(endpoint) => Ok(endpoint),
-        None => beside(&own(shared).await?, name, shared),
+        None => beside(&own(shared).await?, service.name, shared),
     }
 }
 
@@ -79,13 +80,13 @@ mod tests {
 
     use super::*;
 
-    async fn aws_own(name: &str, region: &str, fips: bool, dual_stack: bool) -> String {
+    async fn aws_own(name: &'static str, region: &str, fips: bool, dual_stack: bool) -> String {
         let shared = SdkConfig::builder()
             .region(Region::new(region.to_owned()))
             .use_fips(fips)
             .use_dual_stack(dual_stack)
             .build();
-        of(name, &AwsConfig::default(), &shared).await.unwrap()
+        of(Service { id: "Any", name }, &AwsConfig::default(), &shared).await.unwrap()
     }
 
     /// The expectations are those of AWS's endpoint rules for KMS and ECS.

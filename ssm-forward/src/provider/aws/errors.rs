@@ -98,6 +98,20 @@ fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16
             (Kind::Throttled, "too many calls at once: try again later".to_owned())
         }
         "DoesNotExistException" => (Kind::SessionGone, String::new()),
+        "DBInstanceNotFound"
+        | "DBInstanceNotFoundFault"
+        | "DBClusterNotFoundFault"
+        | "DBSubnetGroupNotFoundFault"
+        | "ReplicationGroupNotFoundFault"
+        | "CacheClusterNotFound"
+        | "CacheClusterNotFoundFault"
+        | "ServerlessCacheNotFoundFault"
+        | "CacheSubnetGroupNotFoundFault"
+        | "ResourceNotFoundException" => (Kind::NotFound, "check the name and the region".to_owned()),
+        "UnauthorizedOperation" => {
+            (Kind::AccessDenied, format!("the credentials need the permission {service}:{name}"))
+        }
+        "AuthFailure" => (Kind::Credentials, format!("check the credentials and this machine's clock, or {remedy}")),
         "NotFoundException" | "DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException" => (
             Kind::Invalid,
             "the KMS key in Session Manager's preferences must be there, in the session's region, and enabled"

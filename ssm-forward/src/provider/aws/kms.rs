@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use ssm_proto::{DataKey, PlaintextKey};
 use zeroize::Zeroizing;
 
+use super::json::KMS;
 use super::{AwsProvider, ProviderError};
 
 /// Two AES-256 keys: one for each direction.
@@ -23,8 +24,9 @@ impl AwsProvider {
         context: &BTreeMap<String, String>,
     ) -> Result<DataKey, ProviderError> {
         let question = Question { key_id, number_of_bytes: KEY_BYTES, encryption_context: context };
-        let answer: Answer = self.ask(&self.kms, CALL, &question).await?;
-        let missing = |field| self.kms.named(CALL, self.credentials.remedy()).answered_without(field);
+        let answer: Answer = self.ask(KMS, CALL, &question).await?;
+        let api = self.apis.signed(KMS.service).await?;
+        let missing = |field| api.named(CALL, self.credentials.remedy()).answered_without(field);
         let plaintext = Zeroizing::new(answer.plaintext.unwrap_or_default());
         let plaintext = STANDARD.decode(plaintext.as_bytes()).map(Zeroizing::new).ok();
         let plaintext = plaintext.and_then(|bytes| PlaintextKey::new(&bytes));

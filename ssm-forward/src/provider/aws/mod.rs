@@ -1,5 +1,6 @@
 //! Sessions from the SSM API, and what they need of KMS and ECS. The only room that knows AWS's SDK.
 
+mod apis;
 mod credentials;
 mod ecs;
 mod endpoint;
@@ -7,9 +8,19 @@ mod errors;
 mod http;
 mod json;
 mod kms;
+mod nodes;
 mod profile;
+mod query;
+mod rest;
+mod services;
+mod signed;
+mod token;
+mod xml;
 
 pub use ecs::{EcsSpec, EcsTarget};
+pub use nodes::Node;
+pub use services::{ServiceEndpoint, ServiceSummary};
+pub use token::DatabaseToken;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,14 +37,12 @@ use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::Builder as ConfigBuilder;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use url::Url;
 
+use self::apis::Apis;
 use self::credentials::CredentialsSource;
 use self::errors::{Call, api_error};
-use self::json::JsonApi;
 use self::profile::Profile;
 use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
 use crate::transport::sigv4;
@@ -86,8 +95,7 @@ pub struct AwsProvider {
     credentials: CredentialsSource,
     region: String,
     endpoint: String,
-    kms: JsonApi,
-    ecs: JsonApi,
+    apis: Apis,
 }
 
 impl AwsProvider {
@@ -128,10 +136,9 @@ impl AwsProvider {
             // On the service alone: the credentials' own calls (SSO, STS) go where they belong.
             service = service.endpoint_url(endpoint);
         }
-        let kms = JsonApi::new(json::KMS, config, &shared, region.clone(), http.clone()).await?;
-        let ecs = JsonApi::new(json::ECS, config, &shared, region.clone(), http.clone()).await?;
-        let credentials = CredentialsSource::new(config.credentials.clone(), profile, region.clone(), http);
-        Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint, kms, ecs })
+        let credentials = CredentialsSource::new(config.credentials.clone(), profile, region.clone(), http.clone());
+        let apis = Apis { config: config.clone(), shared, region: region.clone(), http };
+        Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint, apis })
     }
 
     async fn start(&self, request: &StartRequest) -> Result<SessionTicket, ProviderError> {
@@ -193,12 +200,10 @@ impl AwsProvider {
         answer.map(drop).map_err(|error| self.error("TerminateSession", &error))
     }
 
-    /// A call of another service than SSM.
-    async fn ask<O>(&self, api: &JsonApi, name: &'static str, input: &impl Serialize) -> Result<O, ProviderError>
-    where
-        O: DeserializeOwned + fmt::Debug + Send + Sync + 'static,
-    {
-        self.renewing(|credentials| api.call(name, input, credentials, self.credentials.remedy())).await
+    /// The profile that was asked for, by the configuration or by the environment.
+    fn profile_name(&self) -> Option<String> {
+        let variable = || std::env::var("AWS_PROFILE").ok();
+        self.apis.config.profile.clone().or_else(variable).filter(|name| !name.is_empty())
     }
 
     /// Calls with the credentials of the call before; once more with new ones if those are expired.

@@ -1,0 +1,396 @@
+//! Managed nodes by name: what Systems Manager knows of its nodes, and EC2 where it does not know enough.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter, PingStatus};
+use aws_smithy_types::DateTime;
+use serde::Deserialize;
+
+use super::super::named::choose;
+use super::query::EC2;
+use super::xml::List;
+use super::{AwsProvider, ProviderError, ProviderErrorKind, called_by};
+use crate::TargetSpec;
+
+/// A node that Systems Manager knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Node {
+    /// What StartSession takes.
+    pub id: String,
+    /// Its Name tag, or the name of its hybrid activation, where that is known.
+    pub name: Option<String>,
+    /// What its operating system calls itself.
+    pub computer_name: Option<String>,
+    /// Its private address.
+    pub address: Option<String>,
+    /// Its operating system, for example `Amazon Linux 2023`.
+    pub platform: Option<String>,
+    /// The version of its agent.
+    pub agent_version: Option<String>,
+    /// Whether sessions can be started on it.
+    pub online: bool,
+    /// When its agent was last heard.
+    pub last_ping: Option<SystemTime>,
+}
+
+/// Agents from this version on forward to other hosts than their own: AWS's documentation of
+/// AWS-StartPortForwardingSessionToRemoteHost.
+const REMOTE_HOST_VERSION: [u64; 3] = [3, 1, 1374];
+
+impl Node {
+    /// Whether its agent is new enough to forward to other hosts. An unknown version is taken for new.
+    pub fn forwards_to_hosts(&self) -> bool {
+        let Some(version) = &self.agent_version else { return true };
+        let parts: Vec<u64> = version.split('.').map_while(|part| part.parse().ok()).take(3).collect();
+        parts.as_slice() >= REMOTE_HOST_VERSION.as_slice()
+    }
+
+    /// `online`, or since when it is not.
+    pub fn connection(&self) -> String {
+        match (self.online, self.last_ping) {
+            (true, _) => "online".to_owned(),
+            (false, Some(at)) => format!("offline since {}", DateTime::from(at)),
+            (false, None) => "offline".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)?;
+        let known = [&self.name, &self.address].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+        if known.is_empty() { Ok(()) } else { write!(f, " ({})", known.join(", ")) }
+    }
+}
+
+/// Pages of 50 nodes. An account with more is asked by tag or by id.
+const MAX_PAGES: usize = 40;
+/// The most values of one filter.
+const MAX_VALUES: usize = 100;
+/// The tag by which EC2 marks the instances of an Auto Scaling group.
+const GROUP_TAG: &str = "aws:autoscaling:groupName";
+
+const CALL: &str = "DescribeInstanceInformation";
+
+impl AwsProvider {
+    /// The nodes that `spec` names: those that are online first, each part in the order of the ids. Empty: Systems Manager
+    /// knows none.
+    ///
+    /// Asks Systems Manager alone, except for a name or an address that it does not know.
+    ///
+    /// # Errors
+    /// What the API refuses, and a spec that names no node but a container or an id.
+    pub async fn find_nodes(&self, spec: &TargetSpec) -> Result<Vec<Node>, ProviderError> {
+        let mut nodes = match spec {
+            TargetSpec::Tags(tags) => self.nodes_with_tags(tags).await?,
+            TargetSpec::AutoScalingGroup(group) => {
+                self.nodes_with_tags(&[(GROUP_TAG.to_owned(), group.clone())]).await?
+            }
+            TargetSpec::Name(name) => self.nodes_named(name).await?,
+            TargetSpec::Address(address) => self.nodes_at(*address).await?,
+            TargetSpec::Id(id) => self.describe_nodes(vec![filter("InstanceIds", [id])]).await?,
+            TargetSpec::Ecs(_) => {
+                let message = format!("{spec} is a container, not a managed node");
+                return Err(ProviderError { kind: ProviderErrorKind::Invalid, message });
+            }
+        };
+        nodes.sort_by(|a, b| b.online.cmp(&a.online).then_with(|| a.id.cmp(&b.id)));
+        nodes.dedup_by(|a, b| a.id == b.id);
+        Ok(nodes)
+    }
+
+    /// All nodes of the account in the region, in the order of the ids, with their Name tags where EC2 may be asked.
+    ///
+    /// # Errors
+    /// What Systems Manager refuses.
+    pub async fn list_nodes(&self) -> Result<Vec<Node>, ProviderError> {
+        let mut nodes = self.describe_nodes(Vec::new()).await?;
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        if nodes.iter().any(|node| node.name.is_none() && node.id.starts_with("i-")) {
+            match self.instances(&[]).await {
+                Ok(instances) => nodes.iter_mut().for_each(|node| node.learn_name(&instances)),
+                Err(error) => tracing::info!(%error, "the nodes' Name tags are not known"),
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// A node of this name that is online: `previous` while it is one of them, else the first by id.
+    ///
+    /// # Errors
+    /// There is none, or none that is online; what the API refuses.
+    pub async fn any_node(&self, spec: &TargetSpec, previous: Option<&str>) -> Result<Node, ProviderError> {
+        let nodes = self.find_nodes(spec).await?;
+        match choose(&nodes, previous) {
+            Some(node) => Ok(node.clone()),
+            None => Err(self.no_node(spec, &nodes).await),
+        }
+    }
+
+    /// Why none of `nodes`, which is what `spec` names, can be used: there is none, or none is online.
+    pub async fn no_node(&self, spec: &TargetSpec, nodes: &[Node]) -> ProviderError {
+        let place = self.place();
+        if !nodes.is_empty() {
+            let offline: Vec<_> = nodes.iter().map(|node| format!("{node}, {}", node.connection())).collect();
+            let message = format!(
+                "no managed node that {spec:?} names is online in {place}: {}; start it, or see why its SSM agent is away",
+                offline.join("; ")
+            );
+            return ProviderError { kind: ProviderErrorKind::NotConnected, message };
+        }
+        let unmanaged = self.unmanaged_instances(spec).await.unwrap_or_default();
+        let message = match unmanaged.as_slice() {
+            [] => format!(
+                "no managed node is named {spec:?} in {place}: check the name, the region and the profile; \
+                 aws-ssm-forward ls lists the nodes that there are"
+            ),
+            instances => format!(
+                "{spec:?} is {} in {place}, which Systems Manager does not manage: it needs a running SSM agent, an \
+                 instance profile with AmazonSSMManagedInstanceCore, and a way to Systems Manager's endpoints",
+                instances.join(", ")
+            ),
+        };
+        ProviderError { kind: ProviderErrorKind::NotFound, message }
+    }
+
+    /// Where names are looked up, for errors: `eu-west-1 (profile "staging")`.
+    pub fn place(&self) -> String {
+        match self.profile_name() {
+            Some(profile) => format!("{} (profile {profile:?})", self.region),
+            None => self.region.clone(),
+        }
+    }
+
+    /// The nodes that are online in a VPC, in the order of the ids.
+    ///
+    /// # Errors
+    /// What Systems Manager and EC2 refuse.
+    pub async fn nodes_in_vpc(&self, vpc: &str) -> Result<Vec<Node>, ProviderError> {
+        let instances = self.instances(&[("vpc-id", vpc), ("instance-state-name", "running")]).await?;
+        let mut nodes = self.describe_nodes(vec![filter("PingStatus", ["Online"])]).await?;
+        nodes.retain(|node| instances.iter().any(|instance| instance.instance_id == node.id));
+        nodes.iter_mut().for_each(|node| node.learn_name(&instances));
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(nodes)
+    }
+
+    /// What EC2 says of instances with this name or address that Systems Manager does not know: `i-… (stopped)`.
+    ///
+    /// # Errors
+    /// What EC2 refuses.
+    pub async fn unmanaged_instances(&self, spec: &TargetSpec) -> Result<Vec<String>, ProviderError> {
+        let address;
+        let filters = match spec {
+            TargetSpec::Name(name) => vec![("tag:Name", name.as_str())],
+            TargetSpec::Address(at) => {
+                address = at.to_string();
+                vec![("private-ip-address", address.as_str())]
+            }
+            _ => return Ok(Vec::new()),
+        };
+        let instances = self.instances(&filters).await?;
+        let live = instances.into_iter().filter(|instance| instance.state() != "terminated");
+        Ok(live.map(|instance| format!("{} ({})", instance.instance_id, instance.state())).collect())
+    }
+
+    async fn nodes_with_tags(&self, tags: &[(String, String)]) -> Result<Vec<Node>, ProviderError> {
+        let filters = tags.iter().map(|(key, value)| filter(format!("tag:{key}"), [value])).collect();
+        let mut nodes = self.describe_nodes(filters).await?;
+        if let Some((_, name)) = tags.iter().find(|(key, _)| key == "Name") {
+            nodes.iter_mut().for_each(|node| node.name = Some(name.clone()));
+        }
+        Ok(nodes)
+    }
+
+    async fn nodes_named(&self, name: &str) -> Result<Vec<Node>, ProviderError> {
+        let tagged = self.nodes_with_tags(&[("Name".to_owned(), name.to_owned())]).await?;
+        if !tagged.is_empty() {
+            return Ok(tagged);
+        }
+        let mut nodes = self.describe_nodes(Vec::new()).await?;
+        nodes.retain(|node| {
+            let names = [&node.name, &node.computer_name];
+            names.into_iter().flatten().any(|known| known.eq_ignore_ascii_case(name))
+        });
+        if nodes.is_empty() && name.contains('.') {
+            return self.nodes_of_instances(&[("private-dns-name", name)]).await;
+        }
+        Ok(nodes)
+    }
+
+    async fn nodes_at(&self, address: IpAddr) -> Result<Vec<Node>, ProviderError> {
+        let mut nodes = self.describe_nodes(Vec::new()).await?;
+        nodes.retain(|node| node.address.as_deref().and_then(|text| text.parse().ok()) == Some(address));
+        match address {
+            // An address other than the first of an instance is known to EC2 alone.
+            IpAddr::V4(_) if nodes.is_empty() => {
+                self.nodes_of_instances(&[("network-interface.addresses.private-ip-address", &address.to_string())])
+                    .await
+            }
+            _ => Ok(nodes),
+        }
+    }
+
+    /// The nodes among the instances that EC2 finds. Who may not ask EC2 finds none.
+    async fn nodes_of_instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Node>, ProviderError> {
+        let instances = match self.instances(filters).await {
+            Ok(instances) => instances,
+            Err(error) if error.kind == ProviderErrorKind::AccessDenied => {
+                tracing::info!(%error, "EC2 is not asked");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
+        let ids: BTreeSet<_> = instances.iter().map(|instance| &instance.instance_id).take(MAX_VALUES).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut nodes = self.describe_nodes(vec![filter("InstanceIds", ids)]).await?;
+        nodes.iter_mut().for_each(|node| node.learn_name(&instances));
+        Ok(nodes)
+    }
+
+    /// All pages of DescribeInstanceInformation.
+    async fn describe_nodes(&self, filters: Vec<InstanceInformationStringFilter>) -> Result<Vec<Node>, ProviderError> {
+        self.renewing(|credentials| {
+            let filters = filters.clone();
+            async move {
+                let (mut nodes, mut next) = (Vec::new(), None);
+                for _ in 0..MAX_PAGES {
+                    let page = self
+                        .client
+                        .describe_instance_information()
+                        .set_filters((!filters.is_empty()).then(|| filters.clone()))
+                        .max_results(50)
+                        .set_next_token(next)
+                        .customize()
+                        .config_override(called_by(credentials.clone()))
+                        .send()
+                        .await
+                        .map_err(|error| self.error(CALL, &error))?;
+                    nodes.extend(page.instance_information_list.unwrap_or_default().into_iter().filter_map(Node::of));
+                    next = page.next_token.filter(|token| !token.is_empty());
+                    if next.is_none() {
+                        return Ok(nodes);
+                    }
+                }
+                let most = MAX_PAGES * 50;
+                let message = format!("there are more than {most} managed nodes: name one by its id or by a tag");
+                Err(ProviderError { kind: ProviderErrorKind::Invalid, message })
+            }
+        })
+        .await
+    }
+
+    async fn instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Instance>, ProviderError> {
+        let named: Vec<(String, &str)> = filters
+            .iter()
+            .enumerate()
+            .flat_map(|(at, (name, value))| {
+                let at = at + 1;
+                [(format!("Filter.{at}.Name"), *name), (format!("Filter.{at}.Value.1"), *value)]
+            })
+            .collect();
+        let (mut instances, mut next) = (Vec::new(), None::<String>);
+        for _ in 0..MAX_PAGES {
+            let mut parameters: Vec<(&str, &str)> = named.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+            parameters.push(("MaxResults", "1000"));
+            parameters.extend(next.as_deref().map(|next| ("NextToken", next)));
+            let page: Reservations = self.query(EC2, "DescribeInstances", &parameters).await?;
+            let found = page.reservation_set.items.into_iter().flat_map(|reservation| reservation.instances_set.items);
+            instances.extend(found);
+            next = page.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(instances)
+    }
+}
+
+fn filter<T: Into<String>>(
+    key: impl Into<String>,
+    values: impl IntoIterator<Item = T>,
+) -> InstanceInformationStringFilter {
+    let values = values.into_iter().map(Into::into).collect();
+    let filter = InstanceInformationStringFilter::builder().key(key).set_values(Some(values)).build();
+    filter.expect("the key and the values are set")
+}
+
+impl Node {
+    fn of(information: InstanceInformation) -> Option<Self> {
+        let known = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let platform = match (known(information.platform_name), known(information.platform_version)) {
+            (Some(name), Some(version)) => Some(format!("{name} {version}")),
+            (name, _) => name,
+        };
+        let last_ping = information.last_ping_date_time.map(|at| at.secs()).and_then(|secs| u64::try_from(secs).ok());
+        Some(Self {
+            id: known(information.instance_id)?,
+            name: known(information.name),
+            computer_name: known(information.computer_name),
+            address: known(information.ip_address),
+            platform,
+            agent_version: known(information.agent_version),
+            online: information.ping_status == Some(PingStatus::Online),
+            last_ping: last_ping.map(|secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs)),
+        })
+    }
+
+    fn learn_name(&mut self, instances: &[Instance]) {
+        let instance = instances.iter().find(|instance| instance.instance_id == self.id);
+        if let Some(name) = instance.and_then(Instance::name) {
+            self.name = Some(name.to_owned());
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Reservations {
+    #[serde(default)]
+    reservation_set: List<Reservation>,
+    next_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Reservation {
+    #[serde(default)]
+    instances_set: List<Instance>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Instance {
+    instance_id: String,
+    instance_state: Option<InstanceState>,
+    #[serde(default)]
+    tag_set: List<Tag>,
+}
+
+#[derive(Debug, Deserialize)]
+struct InstanceState {
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tag {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+impl Instance {
+    fn name(&self) -> Option<&str> {
+        self.tag_set.items.iter().find(|tag| tag.key == "Name").map(|tag| &*tag.value).filter(|name| !name.is_empty())
+    }
+
+    fn state(&self) -> &str {
+        self.instance_state.as_ref().map_or("unknown", |state| &state.name)
+    }
+}

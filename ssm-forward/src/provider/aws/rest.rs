@@ -1,0 +1,37 @@
+//! Services that speak AWS's REST-JSON protocol; only what is read with GET.
+
+use std::fmt::Debug;
+
+use ::http::Request;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+
+use super::signed::{Service, not_asked};
+use super::{AwsProvider, ProviderError, json};
+
+pub(super) const EKS: Service = Service { id: "EKS", name: "eks" };
+/// Its endpoint, signature and permissions still have its old name.
+pub(super) const OPENSEARCH: Service = Service { id: "OpenSearch", name: "es" };
+
+impl AwsProvider {
+    /// Calls `name`: gets `path`, a folder that ends with a slash, and in it what is called `item`.
+    ///
+    /// # Errors
+    /// As [`super::signed::SignedApi::send`].
+    pub(super) async fn get<O>(
+        &self,
+        service: Service,
+        name: &'static str,
+        path: &str,
+        item: &str,
+    ) -> Result<O, ProviderError>
+    where
+        O: DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let api = self.apis.signed(service).await?;
+        let path = format!("{path}{}", utf8_percent_encode(item, NON_ALPHANUMERIC));
+        let request = Request::get(path).body(String::new()).map_err(|error| not_asked(name, &error))?;
+        let read = json::read::<O>;
+        self.renewing(|credentials| api.send(name, request.clone(), credentials, self.credentials.remedy(), read)).await
+    }
+}

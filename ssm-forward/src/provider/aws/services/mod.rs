@@ -1,0 +1,121 @@
+//! Databases and other services by name: where they are, and what their clients need to know.
+
+mod domain;
+mod elasticache;
+mod kubernetes;
+mod rds;
+
+use serde::Deserialize;
+
+use super::{AwsProvider, ProviderError, ProviderErrorKind};
+use crate::{ServiceKind, ServiceSpec};
+
+/// Where a service is, as a managed node in its VPC sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceEndpoint {
+    /// What was asked for.
+    pub spec: ServiceSpec,
+    /// The engine as AWS names it: `mysql`, `aurora-postgresql`, `redis`, `opensearch`, `kubernetes`…
+    pub engine: String,
+    /// The host's name.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The VPC that it is in, where that is known.
+    pub vpc: Option<String>,
+    /// RDS: whether IAM database authentication is enabled.
+    pub iam_auth: bool,
+    /// Whether its clients must use TLS. RDS always offers it.
+    pub tls: bool,
+    /// RDS: the master user's name.
+    pub user: Option<String>,
+    /// RDS: the first database's name.
+    pub database: Option<String>,
+    /// EKS: the PEM text of the certificate authority, in Base64.
+    pub ca_data: Option<String>,
+}
+
+/// A service in a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceSummary {
+    /// What finds it.
+    pub spec: ServiceSpec,
+    /// The engine as AWS names it.
+    pub engine: String,
+    /// AWS's word for its state.
+    pub status: String,
+    /// `host:port`, if it has an endpoint already.
+    pub endpoint: Option<String>,
+}
+
+impl AwsProvider {
+    /// Looks a service up.
+    ///
+    /// # Errors
+    /// [`ProviderErrorKind::NotFound`] if there is none of this name in the region, and what the API refuses.
+    pub async fn find_service(&self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
+        match spec.kind {
+            ServiceKind::Rds => self.find_rds(spec).await,
+            ServiceKind::ElastiCache => self.find_cache(spec).await,
+            ServiceKind::OpenSearch => self.find_domain(spec).await,
+            ServiceKind::Eks => self.find_kubernetes(spec).await,
+        }
+    }
+
+    fn no_service(&self, spec: &ServiceSpec, what: &str) -> ProviderError {
+        let (name, place) = (&spec.name, self.place());
+        let message = format!("there is no {what} {name:?} in {place}: check the name, the region and the profile");
+        ProviderError { kind: ProviderErrorKind::NotFound, message }
+    }
+}
+
+/// `None` where the service says that there is no such thing.
+fn found<O>(answer: Result<O, ProviderError>) -> Result<Option<O>, ProviderError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.kind == ProviderErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn endpoint(
+    spec: &ServiceSpec,
+    engine: &str,
+    host: Option<String>,
+    port: Option<u16>,
+) -> Result<ServiceEndpoint, ProviderError> {
+    let (Some(host), Some(port)) = (host.filter(|host| !host.is_empty()), port) else {
+        let role = if spec.reader { "reader " } else { "" };
+        let message = format!("{spec} has no {role}endpoint: it is being created or deleted, or has none of this kind");
+        return Err(ProviderError { kind: ProviderErrorKind::NotFound, message });
+    };
+    Ok(ServiceEndpoint {
+        spec: spec.clone(),
+        engine: engine.to_owned(),
+        host,
+        port,
+        vpc: None,
+        iam_auth: false,
+        tls: false,
+        user: None,
+        database: None,
+        ca_data: None,
+    })
+}
+
+/// The pair of elements that most services call so.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Endpoint {
+    address: Option<String>,
+    port: Option<u16>,
+}
+
+/// A subnet group, as RDS and ElastiCache tell of one.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SubnetGroup {
+    vpc_id: Option<String>,
+}

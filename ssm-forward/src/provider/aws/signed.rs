@@ -1,0 +1,150 @@
+//! Signed calls of AWS services without a generated client, on the SDK's own HTTP client, timeouts and retries.
+//!
+//! A generated client per service would add minutes to the first build, for a call or two of each.
+
+use std::fmt::Debug;
+use std::time::SystemTime;
+
+use ::http::Request;
+use aws_config::BehaviorVersion;
+use aws_credential_types::Credentials;
+use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
+use aws_sdk_ssm::error::ErrorMetadata;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use aws_smithy_runtime::client::orchestrator::operation::Operation;
+use aws_smithy_runtime::client::retries::classifiers::{HttpStatusCodeClassifier, TransientErrorClassifier};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError, SensitiveOutput};
+use aws_smithy_runtime_api::client::runtime_plugin::StaticRuntimePlugin;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::Layer;
+use url::{Position, Url};
+
+use super::errors::{Call, api_error, invalid};
+use super::{ProviderError, endpoint, http, retries, timeouts};
+
+/// A service's names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Service {
+    /// As AWS's models call it (`Auto Scaling`): the variable `AWS_ENDPOINT_URL_AUTO_SCALING` and the profile's key follow
+    /// from it.
+    pub(super) id: &'static str,
+    /// In its endpoint, in the signature and in permissions.
+    pub(super) name: &'static str,
+}
+
+/// One service at one endpoint.
+#[derive(Debug)]
+pub(super) struct SignedApi {
+    service: Service,
+    endpoint: String,
+    region: String,
+    http: SharedHttpClient,
+}
+
+/// How an answer becomes a value, or why it does not.
+pub(super) type Read<O> = fn(&HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>>;
+
+impl SignedApi {
+    /// The service at `endpoint`. `http` is the client for hosts that are not on this machine.
+    pub(super) fn at(service: Service, endpoint: String, region: String, http: SharedHttpClient) -> Self {
+        Self { service, endpoint, region, http }
+    }
+
+    /// Sends `request`, whose URI is the path and the query only. Neither the answer nor the signature gets into a log.
+    ///
+    /// # Errors
+    /// The endpoint is malformed or cannot be reached, the service refuses, or its answer cannot be read.
+    pub(super) async fn send<O>(
+        &self,
+        name: &'static str,
+        request: Request<String>,
+        credentials: Credentials,
+        remedy: &str,
+        read: Read<O>,
+    ) -> Result<O, ProviderError>
+    where
+        O: Debug + Send + Sync + 'static,
+    {
+        let request = self.prepare(name, request, credentials, SystemTime::now())?;
+        let mut secret = Layer::new("answers are secret");
+        secret.store_put(SensitiveOutput);
+        let operation = Operation::builder()
+            .service_name(self.service.name)
+            .operation_name(name)
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http::client_for(&self.endpoint, self.http.clone())?)
+            .endpoint_url(&self.endpoint)
+            .no_auth()
+            .timeout_config(timeouts())
+            .standard_retry(&retries())
+            .retry_classifier(TransientErrorClassifier::<ErrorMetadata>::new())
+            .retry_classifier(AwsErrorCodeClassifier::<ErrorMetadata>::new())
+            .retry_classifier(HttpStatusCodeClassifier::default())
+            .runtime_plugin(StaticRuntimePlugin::new().with_config(secret.freeze()))
+            .serializer(|request: HttpRequest| Ok(request))
+            .deserializer(read)
+            .build();
+        operation.invoke(request).await.map_err(|error| api_error(&self.named(name, remedy), &error))
+    }
+
+    /// What the errors say about a call.
+    pub(super) fn named<'a>(&'a self, name: &'a str, remedy: &'a str) -> Call<'a> {
+        Call { service: self.service.name, name, endpoint: &self.endpoint, remedy }
+    }
+
+    /// The signed request, still without its host: the orchestrator puts the endpoint before the path.
+    pub(super) fn prepare(
+        &self,
+        name: &str,
+        mut request: Request<String>,
+        credentials: Credentials,
+        time: SystemTime,
+    ) -> Result<HttpRequest, ProviderError> {
+        let endpoint = endpoint::parse(&self.endpoint).map_err(|error| {
+            let (url, service) = (&self.endpoint, self.service.name);
+            invalid(format!("{name} could not be asked: the endpoint {url:?} of {service}: {error}"))
+        })?;
+        self.sign(&mut request, &endpoint, credentials, time).map_err(|error| not_asked(name, &error))?;
+        HttpRequest::try_from(request.map(SdkBody::from)).map_err(|error| not_asked(name, &error))
+    }
+
+    fn sign(
+        &self,
+        request: &mut Request<String>,
+        endpoint: &Url,
+        credentials: Credentials,
+        time: SystemTime,
+    ) -> Result<(), String> {
+        let identity = credentials.into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.region)
+            .name(self.service.name)
+            .time(time)
+            .settings(SigningSettings::default())
+            .build()
+            .map_err(|error| error.to_string())?
+            .into();
+        let url = format!("{}{}", endpoint.as_str().trim_end_matches('/'), request.uri());
+        let host = &endpoint[Position::BeforeHost..Position::AfterPort];
+        let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default()));
+        let body = SignableBody::Bytes(request.body().as_bytes());
+        let signable = SignableRequest::new(request.method().as_str(), url, headers.chain([("host", host)]), body)
+            .map_err(|error| error.to_string())?;
+        let (instructions, _) = sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
+        instructions.apply_to_request_http1x(request);
+        Ok(())
+    }
+}
+
+/// A request that could not be built.
+pub(super) fn not_asked(name: &str, error: &dyn std::fmt::Display) -> ProviderError {
+    invalid(format!("{name} could not be asked: {error}"))
+}
+
+/// An answer that is malformed at `place`. The parsers' own words may quote the answer, which may be a secret.
+pub(super) fn malformed(place: &str) -> OrchestratorError<ErrorMetadata> {
+    OrchestratorError::response(place.to_owned().into())
+}

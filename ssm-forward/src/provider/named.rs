@@ -1,0 +1,167 @@
+//! Sessions for what has a name: the node and the service are looked up for each session.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderMap;
+use url::Url;
+
+use super::{
+    AwsProvider, BoxFuture, DataKey, Node, ProviderError, ProviderErrorKind, ServiceEndpoint, SessionProvider,
+    SessionTicket, StartRequest,
+};
+use crate::{ServiceSpec, TargetSpec};
+
+/// Through which node a session goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeSource {
+    /// This target, as StartSession takes it or as [`AwsProvider`] looks it up.
+    Fixed(String),
+    /// Any node of this name that is online: the one of the session before while it is, else the first by id.
+    AnyOf(TargetSpec),
+    /// Any node that is online in the VPC of the service: the one of the session before while it is, else the first by id
+    /// whose agent can forward to other hosts.
+    InVpcOfService,
+}
+
+/// A provider whose sessions find their node and their destination by name, anew each time: a tunnel survives the replacement
+/// of its instance, and the move of a database's endpoint to another host.
+#[derive(Debug)]
+pub struct NamedProvider {
+    aws: Arc<AwsProvider>,
+    source: NodeSource,
+    service: Option<ServiceSpec>,
+    found: Mutex<Found>,
+}
+
+/// What the last look brought.
+#[derive(Debug, Default)]
+struct Found {
+    last: Option<Destination>,
+    /// No session was started with it yet.
+    is_fresh: bool,
+}
+
+/// What a session leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Destination {
+    /// The managed node, as StartSession takes it.
+    pub node: String,
+    /// What is known of the node, if it was looked up.
+    pub details: Option<Node>,
+    /// The service behind it, if one was asked for.
+    pub service: Option<ServiceEndpoint>,
+}
+
+impl NamedProvider {
+    /// A provider over `aws`. With a service, its host and port replace the parameters `host` and `portNumber` of each
+    /// request. Calls nothing yet.
+    pub fn new(aws: Arc<AwsProvider>, source: NodeSource, service: Option<ServiceSpec>) -> Self {
+        Self { aws, source, service, found: Mutex::default() }
+    }
+
+    /// Looks up where the next session will go. The session that is started next uses the answer without asking again.
+    ///
+    /// # Errors
+    /// Nothing has the name, no node of it is online, or what the API refuses.
+    pub async fn find(&self) -> Result<Destination, ProviderError> {
+        let found = self.look_up().await?;
+        *self.found() = Found { last: Some(found.clone()), is_fresh: true };
+        Ok(found)
+    }
+
+    /// Where the session that is about to start goes.
+    async fn destination(&self) -> Result<Destination, ProviderError> {
+        if let Found { last: Some(last), is_fresh: fresh @ true } = &mut *self.found() {
+            *fresh = false;
+            return Ok(last.clone());
+        }
+        let found = self.look_up().await?;
+        self.found().last = Some(found.clone());
+        Ok(found)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_up(&self) -> Result<Destination, ProviderError> {
+        let service = match &self.service {
+            Some(spec) => Some(self.aws.find_service(spec).await?),
+            None => None,
+        };
+        let previous = self.found().last.as_ref().map(|last| last.node.clone());
+        let details = match &self.source {
+            NodeSource::Fixed(target) => return Ok(Destination { node: target.clone(), details: None, service }),
+            NodeSource::AnyOf(spec) => self.aws.any_node(spec, previous.as_deref()).await?,
+            NodeSource::InVpcOfService => self.node_beside(service.as_ref(), previous.as_deref()).await?,
+        };
+        Ok(Destination { node: details.id.clone(), details: Some(details), service })
+    }
+
+    async fn node_beside(
+        &self,
+        service: Option<&ServiceEndpoint>,
+        previous: Option<&str>,
+    ) -> Result<Node, ProviderError> {
+        let Some((service, vpc)) = service.and_then(|service| Some((service, service.vpc.as_deref()?))) else {
+            let service = self.service.as_ref().map_or_else(String::new, |spec| format!(" of {spec}"));
+            let message = format!("the VPC{service} is not known: name the managed node that reaches it with --target");
+            return Err(ProviderError { kind: ProviderErrorKind::Invalid, message });
+        };
+        let mut nodes = self.aws.nodes_in_vpc(vpc).await?;
+        nodes.retain(Node::forwards_to_hosts);
+        choose(&nodes, previous).cloned().ok_or_else(|| {
+            let (spec, place) = (&service.spec, self.aws.place());
+            let message = format!(
+                "no managed node is online in {vpc}, the VPC of {spec}, in {place}: start one whose security group may \
+                 reach the service, or name a node with --target"
+            );
+            ProviderError { kind: ProviderErrorKind::NotConnected, message }
+        })
+    }
+}
+
+/// The node of the session before while it is online, else the first one that is.
+pub(super) fn choose<'a>(nodes: &'a [Node], previous: Option<&str>) -> Option<&'a Node> {
+    let mut online = nodes.iter().filter(|node| node.online);
+    let same = previous.and_then(|id| online.clone().find(|node| node.id == id));
+    same.or_else(|| online.next())
+}
+
+impl SessionProvider for NamedProvider {
+    fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+        Box::pin(async move {
+            let Destination { node, service, .. } = self.destination().await?;
+            let mut request = StartRequest { target: node.clone(), ..request.clone() };
+            if let Some(service) = service {
+                request.parameters.insert("host".to_owned(), vec![service.host]);
+                request.parameters.insert("portNumber".to_owned(), vec![service.port.to_string()]);
+            }
+            let ticket = self.aws.start(&request).await?;
+            Ok(SessionTicket { target: ticket.target.or(Some(node)), ..ticket })
+        })
+    }
+
+    fn resume<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+        SessionProvider::resume(&*self.aws, session_id)
+    }
+
+    fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        SessionProvider::terminate(&*self.aws, session_id)
+    }
+
+    fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+        self.aws.sign_upgrade(url)
+    }
+
+    fn data_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        context: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
+        SessionProvider::data_key(&*self.aws, key_id, context)
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ssm_local::{Fault, Faults};
 
-use crate::local::EcsContainer;
+use crate::local::{Document, EcsContainer};
 use crate::spec::ForwardSpec;
 use ssm_forward::{Pacing, PoolSize};
 
@@ -45,7 +45,7 @@ pub(crate) enum Command {
         action: PluginAction,
     },
     /// Run a Session Manager on this machine, for trying and testing without AWS.
-    Local(LocalArgs),
+    Local(Box<LocalArgs>),
     /// Show it all at work without AWS: a private web service, reached through a tunnel.
     Demo(DemoArgs),
     /// Print a completion script for a shell.
@@ -245,6 +245,9 @@ pub(crate) struct LocalArgs {
     /// An ECS task that commands can be executed in; its container is this machine. May be given several times.
     #[arg(long = "ecs-task", value_name = "CLUSTER/SERVICE/TASK/CONTAINER", value_parser = parse_ecs_container)]
     pub(crate) ecs_containers: Vec<EcsContainer>,
+    /// A session document of its own (schema 1.0, JSON), or one in place of AWS's with that name. May be given several times.
+    #[arg(long = "document", value_name = "NAME=FILE", value_parser = read_document)]
+    pub(crate) documents: Vec<Document>,
     /// Encrypt shells and commands with this key of its own KMS, for example alias/lab.
     #[arg(long, value_name = "ID")]
     pub(crate) kms_key: Option<String>,
@@ -382,6 +385,13 @@ fn parse_host(text: &str) -> Result<(String, IpAddr), String> {
     let host = text.split_once('=').filter(|(name, _)| !name.is_empty());
     host.and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
         .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
+}
+
+fn read_document(text: &str) -> Result<Document, String> {
+    let named = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let (name, path) = named.ok_or("expected NAME=FILE, for example My-Database=document.json")?;
+    let content = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    Ok(Document { name: name.into(), content })
 }
 
 fn parse_ecs_container(text: &str) -> Result<EcsContainer, String> {

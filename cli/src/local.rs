@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
-use ssm_local::{EcsTask, Faults, Local, LocalBuilder, LocalTarget, Profile};
+use ssm_local::{EcsTask, Faults, Local, LocalBuilder, LocalTarget, Profile, StartError};
 use tokio::time::timeout;
 
 use crate::args::{LocalArgs, LocalProfile};
@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) hosts: Vec<(String, IpAddr)>,
     /// What its ECS runs.
     pub(crate) ecs_containers: Vec<EcsContainer>,
+    /// Session documents beside AWS's, or in place of them.
+    pub(crate) documents: Vec<Document>,
     /// What shells and commands are encrypted with.
     pub(crate) kms_key: Option<String>,
     /// What goes wrong.
@@ -49,6 +51,7 @@ impl Default for Options {
             agent_version: None,
             hosts: Vec::new(),
             ecs_containers: Vec::new(),
+            documents: Vec::new(),
             kms_key: None,
             faults: Faults::new(),
         }
@@ -77,12 +80,13 @@ impl LocalManager {
             builder = builder.host(name, [address]);
         }
         builder = tasks(options.ecs_containers).into_iter().fold(builder, LocalBuilder::ecs_task);
+        for Document { name, content } in options.documents {
+            builder = builder.document(name, content);
+        }
         if let Some(key) = options.kms_key {
             builder = builder.encrypt_with(key);
         }
-        let local = builder.start().await.map_err(|error| {
-            Failure::new(ExitCode::Listen, "listen", format!("cannot start the local Session Manager: {error}"))
-        })?;
+        let local = builder.start().await.map_err(cannot_start)?;
         Ok(Self { local })
     }
 
@@ -110,6 +114,14 @@ impl LocalManager {
     }
 }
 
+fn cannot_start(error: StartError) -> Failure {
+    let (code, kind) = match error {
+        StartError::Listen { .. } => (ExitCode::Listen, "listen"),
+        _ => (ExitCode::Usage, "usage"),
+    };
+    Failure::new(code, kind, format!("cannot start the local Session Manager: {error}"))
+}
+
 /// Runs the command `local` until it is told to stop.
 ///
 /// # Errors
@@ -128,6 +140,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
         agent_version: args.agent_version,
         hosts: args.hosts,
         ecs_containers: args.ecs_containers,
+        documents: args.documents,
         kms_key: args.kms_key,
         faults,
     };
@@ -141,6 +154,14 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     shutdown.requested().await;
     manager.shutdown().await;
     Ok(ExitCode::Ok)
+}
+
+/// A session document, as its file has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Document {
+    pub(crate) name: String,
+    /// The JSON text.
+    pub(crate) content: String,
 }
 
 /// A container in which commands can be executed.

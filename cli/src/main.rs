@@ -77,7 +77,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             let _ = writeln!(std::io::stdout(), "{done}");
             Ok(ExitCode::Ok)
         }
-        Command::Local(args) => local::run(args).await,
+        Command::Local(args) => local::run(*args).await,
         Command::Demo(args) => demo::run(&args, cli.verbosity).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

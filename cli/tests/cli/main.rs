@@ -12,6 +12,7 @@ mod exec;
 mod exec_input;
 #[cfg(test)]
 mod forward;
+mod local;
 #[cfg(test)]
 mod plugin;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionProvider, StartRequest};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::{Instrument as _, Span};
 
 use crate::args::{ForwardArgs, SessionArgs, Verbosity};
 use crate::connect;
@@ -30,7 +31,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };
-    let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
+    let target = args.target().unwrap_or(local::DEFAULT_TARGET);
     let subjects = args.forwards.iter().map(|spec| Subject { target: target.into(), spec: spec.clone() }).collect();
     let output = Output::start(style, subjects, shutdown.clone());
     let code = match serve(args, target, output.reporter(), &shutdown).await {
@@ -57,6 +58,7 @@ impl From<Failure> for Ended {
 }
 
 async fn serve(args: &ForwardArgs, target: &str, reporter: &Reporter, shutdown: &Shutdown) -> Result<ExitCode, Ended> {
+    check(args)?;
     let manager = if args.aws.local { Some(LocalManager::start(connect::local_options(target)).await?) } else { None };
     let result = serve_with(args, target, manager.as_ref(), reporter, shutdown).await;
     if let Some(manager) = manager {
@@ -98,13 +100,32 @@ async fn serve_with(
         let specs = args.forwards.iter().map(|spec| spec.text.clone());
         watching.spawn(metrics.serve(specs.zip(stats).collect()));
     }
-    supervise(forwards.into_iter().map(|forward| forward.run(shutdown.clone())), shutdown).await?;
+    let runs = forwards.into_iter().zip(&args.forwards).map(|(forward, spec)| {
+        // Log lines say which -L they are about where there are several. A span costs a little each time a task runs.
+        let span = if args.forwards.len() > 1 { tracing::warn_span!("forward", L = spec.text) } else { Span::none() };
+        forward.run(shutdown.clone(), span)
+    });
+    supervise(runs, shutdown).await?;
     warn_of_leftovers(&trackers, reporter);
     let all_ready = trackers.iter().all(|tracker| tracker.state().was_ready);
     Ok(match shutdown.cause() {
         Some(cause) if !all_ready => cause.exit_code(),
         _ => ExitCode::Ok,
     })
+}
+
+/// Refuses what the service would refuse. A document of the user's own may take more than AWS's.
+fn check(args: &ForwardArgs) -> Result<(), Ended> {
+    if args.session.document_name.is_some() {
+        return Ok(());
+    }
+    for (index, spec) in args.forwards.iter().enumerate() {
+        spec.remote.check().map_err(|why| {
+            let text = format!("-L '{}': {why}", spec.text);
+            Ended { forward: Some(index), failure: Failure::new(ExitCode::Usage, "usage", text) }
+        })?;
+    }
+    Ok(())
 }
 
 fn config(args: &ForwardArgs) -> ForwardConfig {
@@ -118,7 +139,7 @@ fn config(args: &ForwardArgs) -> ForwardConfig {
     config.pool.restart = !args.no_restart;
     config.pool.hold = args.hold;
     config.keep_alive = args.keep_alive;
-    config.max_payload = usize::try_from(args.payload_size).unwrap_or(usize::MAX);
+    config.max_payload = args.payload_size;
     config
 }
 
@@ -182,11 +203,11 @@ impl Forward {
         Ok(Self { index, forwarder, provider: provider.clone(), tracker })
     }
 
-    async fn run(self, shutdown: Shutdown) -> Result<(), Ended> {
+    async fn run(self, shutdown: Shutdown, span: Span) -> Result<(), Ended> {
         let stop = async move {
             shutdown.requested().await;
         };
-        let (index, run) = (self.index, self.forwarder.run(stop));
+        let (index, run) = (self.index, self.forwarder.run(stop).instrument(span));
         contain(run, &self.provider, &self.tracker).await.map_err(|failure| Ended { forward: Some(index), failure })
     }
 }

@@ -195,7 +195,7 @@ fn introduce(local: &Local, target: &str) -> io::Result<()> {
     writeln!(
         io::stderr(),
         "The local Session Manager is ready. In another terminal, after the lines above:\n  \
-         aws-ssm-forward forward --target {target} -L 8080:80\n  \
+         aws-ssm-forward forward {target} -L 8080:80\n  \
          aws ssm start-session --target {target}\nCtrl-C stops it."
     )
 }

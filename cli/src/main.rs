@@ -1,6 +1,7 @@
 //! The command `aws-ssm-forward`: parses its arguments, calls the libraries, and ends with a documented exit code.
 
 mod args;
+mod completion;
 mod connect;
 mod demo;
 mod exec_input;
@@ -22,8 +23,6 @@ mod terminal_session;
 use std::io::Write as _;
 use std::time::Duration;
 
-use clap::CommandFactory as _;
-
 use args::{Cli, Command, PluginAction};
 use exit_code::{ExitCode, Failure};
 
@@ -33,6 +32,7 @@ fn main() -> ExitCode {
     let result = if plugin::is_invoked_as_plugin() {
         plugin::run()
     } else {
+        completion::answer();
         let cli = args::parse();
         logging::init(cli.verbosity);
         block_on(dispatch(cli))
@@ -80,9 +80,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Local(args) => local::run(*args).await,
         Command::Demo(args) => demo::run(&args, cli.verbosity).await,
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "aws-ssm-forward", &mut script);
-            let _ = std::io::stdout().write_all(&script);
+            completion::print(shell).map_err(Failure::internal)?;
             Ok(ExitCode::Ok)
         }
     }

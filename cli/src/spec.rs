@@ -37,6 +37,25 @@ impl fmt::Display for Remote {
     }
 }
 
+/// The session document of remote hosts takes none that is shorter.
+const MIN_HOST_LENGTH: usize = 3;
+
+impl Remote {
+    /// Refuses what the service's own documents refuse, before it is asked.
+    ///
+    /// # Errors
+    /// Why.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.host {
+            Some(host) if host.len() < MIN_HOST_LENGTH => Err(format!(
+                "the host '{host}' is too short: AWS's session document takes none below {MIN_HOST_LENGTH} characters; \
+                 use its full name or its address"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl ForwardSpec {
     /// Whether programs on other machines can connect.
     pub(crate) fn is_exposed(&self) -> bool {
@@ -63,6 +82,25 @@ impl FromStr for ForwardSpec {
      (IPv6 addresses in brackets)"
 )]
 pub(crate) struct SpecError(String);
+
+/// `[bind:]port`: where something else than a forward listens.
+///
+/// # Errors
+/// What is wrong, and what is expected.
+pub(crate) fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
+    let parse = || {
+        let parts = split(text)?;
+        let (bind, port) = match parts.as_slice() {
+            [port] => (IpAddr::V4(Ipv4Addr::LOCALHOST), *port),
+            [bind, port] => (parse_bind(*bind)?, *port),
+            _ => return refuse("it has too many parts"),
+        };
+        Ok(SocketAddr::new(bind, parse_port("local", port)?))
+    };
+    parse().map_err(|SpecError(what)| {
+        format!("{what}; expected [bind:]port, for example 9090 or 127.0.0.1:9090 (IPv6 addresses in brackets)")
+    })
+}
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, SpecError> {
     Err(SpecError(what.into()))
@@ -268,6 +306,13 @@ mod tests {
         assert!(is_exposed("*:1:2") && is_exposed("[::]:1:2") && is_exposed("10.0.0.1:1:2"));
         assert!(!is_exposed("1:2") && !is_exposed("127.9.9.9:1:2") && !is_exposed("[::1]:1:2"));
         assert!(!is_exposed("unix:/s:2"));
+    }
+
+    #[test]
+    fn hosts_that_the_document_refuses_are_known() {
+        let check = |text: &str| text.parse::<ForwardSpec>().unwrap().remote.check();
+        assert!(check("1:a:2").is_err() && check("1:db:2").is_err() && check("1:[::]:2").is_err());
+        assert!(check("1:db1:2").is_ok() && check("1:[::1]:2").is_ok() && check("1:2").is_ok());
     }
 
     #[test]

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use ssm_proto::SessionMode;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use crate::listener::{ListenAddr, Listener, Local};
 use crate::pool::{Blueprint, Pool, PoolConfig, StreamLease};
 use crate::pump::{PumpError, Traffic, pump};
 use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
 use crate::stats::ForwardStats;
-use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, SessionStream, StartRequest};
+use crate::unanswered::Unanswered;
+use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, SessionStream, StartRequest, StreamSender};
 
 /// Knobs of a [`Forwarder`].
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct ForwardConfig {
     pub connect_timeout: Duration,
     /// After a local program ends its sending side: how long the far side may be silent before it is told. Default: 30 s.
     pub linger: Duration,
+    /// A connection that has had no answer for so long gets a warning, at most one a minute. Default: 10 s.
+    pub answer_patience: Duration,
     /// Largest payload of one message towards the agent, in bytes. Default: 1024, what the official client sends.
     pub max_payload: usize,
     /// Keep sessions from timing out while nothing is forwarded, where the session multiplexes: old agents can't be kept.
@@ -43,6 +47,7 @@ impl Default for ForwardConfig {
             wait_ready: false,
             connect_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(30),
+            answer_patience: Duration::from_secs(10),
             max_payload: 1024,
             keep_alive: false,
             pool: PoolConfig::default(),
@@ -202,6 +207,7 @@ impl Forwarder {
     /// Accepts connections for ever.
     async fn serve(&self, pool: &Arc<Pool>) -> Infallible {
         let mut connections = JoinSet::new();
+        let unanswered = Arc::new(Unanswered::new(self.request.destination(), self.config.answer_patience));
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -216,11 +222,21 @@ impl Forwarder {
                     continue;
                 }
             };
-            let connection =
-                Connection { number: self.stats.opened(), stats: self.stats.clone(), on_event: self.on_event.clone() };
+            let connection = Connection {
+                number: self.stats.opened(),
+                stats: self.stats.clone(),
+                unanswered: unanswered.clone(),
+                on_event: self.on_event.clone(),
+            };
+            tracing::info!(
+                connection = connection.number,
+                peer = peer.map(tracing::field::display),
+                "connection opened"
+            );
             self.emit(ForwardEvent::ConnectionOpened { connection: connection.number, peer });
             let pool = pool.clone();
-            connections.spawn(async move { connection.run(local, pool.open_stream().await).await });
+            let run = async move { connection.run(local, pool.open_stream().await).await };
+            connections.spawn(run.in_current_span());
         }
     }
 
@@ -239,6 +255,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Connection {
     number: u64,
     stats: ForwardStats,
+    unanswered: Arc<Unanswered>,
     on_event: OnEvent,
 }
 
@@ -250,14 +267,31 @@ impl Connection {
             self.stats.moved(direction, bytes);
         };
         let outcome = match stream {
-            Ok((stream, _lease)) => pump(local, stream, &count).await,
+            Ok((stream, _lease)) => {
+                let sender = stream.sender();
+                tokio::select! {
+                    biased;
+                    outcome = pump(local, stream, &count) => outcome,
+                    never = self.watch(&sender) => match never {},
+                }
+            }
             Err(error) => Err(error.into()),
         };
         let (bytes_up, bytes_down) = traffic.get();
         let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused)));
         let error = outcome.err().map(|error| error.to_string());
         let connection = self.number;
+        tracing::info!(connection, bytes_up, bytes_down, error = error.as_deref(), "connection closed");
         (self.on_event)(ForwardEvent::ConnectionClosed { connection, bytes_up, bytes_down, refused, error });
+    }
+
+    /// Warns if the destination leaves this connection without an answer.
+    async fn watch(&self, sender: &StreamSender) -> Infallible {
+        let told = self.unanswered.watch(self.number, || self.stats.bytes_down(), || sender.is_connected()).await;
+        if let Some(text) = told {
+            (self.on_event)(ForwardEvent::Warning { text });
+        }
+        std::future::pending().await
     }
 }
 

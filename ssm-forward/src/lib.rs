@@ -57,6 +57,7 @@ mod pump;
 mod session;
 mod stats;
 mod transport;
+mod unanswered;
 
 pub use error::ForwardError;
 pub use event::{ForwardEvent, LocalAddr};
@@ -69,7 +70,7 @@ pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
     AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, DatabaseToken, Destination, EcsSpec, EcsTarget,
     NamedProvider, Node, NodeSource, PlaintextKey, ProviderError, ProviderErrorKind, ServiceEndpoint, ServiceSummary,
-    SessionProvider, SessionTicket, StartRequest, TicketProvider,
+    SessionProvider, SessionTicket, StartRequest, TicketProvider, profile_names,
 };
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,

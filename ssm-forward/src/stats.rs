@@ -135,6 +135,11 @@ impl ForwardStats {
         self.inner.open.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Bytes from the remote end, on all connections.
+    pub(crate) fn bytes_down(&self) -> u64 {
+        self.inner.down.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn moved(&self, direction: Direction, bytes: u64) {
         let counter = match direction {
             Direction::Up => &self.inner.up,

@@ -34,7 +34,7 @@ import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "reliability"]
+SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "reliability", "completion"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -134,6 +134,7 @@ INSTALL = {
     "setsid": "apt-get install util-linux",
     "sshd": "apt-get install openssh-server",
     **dict.fromkeys(["ssh", "scp", "sftp", "ssh-keygen"], "apt-get install openssh-client"),
+    **{shell: f"apt-get install {shell}" for shell in ["bash", "zsh", "fish"]},
     "curl": "apt-get install curl",
     "aws": VENV,
     "boto3": VENV,

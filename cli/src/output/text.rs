@@ -36,7 +36,10 @@ impl<'a> TextWriter<'a> {
     /// If stdout is closed; a closed stderr is nobody's problem.
     pub(super) fn write(&mut self, notice: &Notice) -> io::Result<()> {
         match notice {
-            Notice::Failure { failure, .. } => self.note(&format!("error: {failure}")),
+            Notice::Failure { forward, failure, .. } => {
+                let which = forward.and_then(|forward| self.subjects.get(forward)).map(|subject| self.which(subject));
+                self.note(&format!("error: {}{failure}", which.unwrap_or_default()));
+            }
             _ if self.style.quiet || self.style.format == OutputFormat::Json => {}
             Notice::Warning { text, .. } => self.note(&format!("warning: {text}")),
             Notice::Event { forward, event, .. } => {
@@ -55,44 +58,50 @@ impl<'a> TextWriter<'a> {
         self.spinner.finish_and_clear();
     }
 
+    /// Which `-L` a line is about, where there are several.
+    fn which(&self, subject: &Subject) -> String {
+        if self.subjects.len() > 1 { format!("-L {}: ", subject.spec.text) } else { String::new() }
+    }
+
     fn event(&mut self, subject: &Subject, event: &ForwardEvent) -> io::Result<()> {
+        let which = self.which(subject);
         match event {
-            ForwardEvent::Starting { target } => self.progress(&format!("Starting a session on {target}")),
+            ForwardEvent::Starting { target } => self.progress(&format!("{which}Starting a session on {target}")),
             ForwardEvent::SessionStarted { session_id } => {
-                self.progress(&format!("Opening the data channel of session {session_id}"));
+                self.progress(&format!("{which}Opening the data channel of session {session_id}"));
             }
             ForwardEvent::Ready { local, session_id, .. } => {
                 return self.ready(&ready_line(subject, local, session_id));
             }
             ForwardEvent::ConnectionClosed { connection, error: Some(error), .. } => {
-                self.note(&format!("warning: connection {connection} to {}: {error}", subject.spec.remote));
+                self.note(&format!("warning: {which}connection {connection} to {}: {error}", subject.spec.remote));
             }
             ForwardEvent::Reconnecting { cause, attempt, delay } => {
                 if *attempt == 1 {
-                    self.note(&format!("Lost the data channel to {}: {cause}; reconnecting", subject.target));
+                    self.note(&format!("{which}Lost the data channel to {}: {cause}; reconnecting", subject.target));
                 }
-                self.progress_on_terminal(&format!("Reconnecting in {} (attempt {attempt})", seconds(*delay)));
+                self.progress_on_terminal(&format!("{which}Reconnecting in {} (attempt {attempt})", seconds(*delay)));
             }
             ForwardEvent::Reconnected { outage } => {
                 self.finish();
-                self.note(&format!("Reconnected to {} after {}", subject.target, seconds(*outage)));
+                self.note(&format!("{which}Reconnected to {} after {}", subject.target, seconds(*outage)));
             }
             ForwardEvent::SessionLost { session_id, reason, connections } => {
-                self.note(&lost_line(session_id, reason, *connections));
+                self.note(&lost_line(&which, session_id, reason, *connections));
             }
             ForwardEvent::Restarting { cause, attempt, delay } => {
                 if *attempt == 2 {
-                    self.note(&format!("No new session on {} yet: {cause}; trying again", subject.target));
+                    self.note(&format!("{which}No new session on {} yet: {cause}; trying again", subject.target));
                 }
-                self.progress_on_terminal(&format!("New session in {} (attempt {attempt})", seconds(*delay)));
+                self.progress_on_terminal(&format!("{which}New session in {} (attempt {attempt})", seconds(*delay)));
             }
             ForwardEvent::Restarted { session_id, outage } => {
                 self.finish();
                 let (target, outage) = (&subject.target, seconds(*outage));
-                self.note(&format!("New session {session_id} on {target} after {outage}"));
+                self.note(&format!("{which}New session {session_id} on {target} after {outage}"));
             }
-            ForwardEvent::Message { text } => self.note(&format!("{}: {text}", subject.target)),
-            ForwardEvent::Warning { text } => self.note(&format!("warning: {text}")),
+            ForwardEvent::Message { text } => self.note(&format!("{which}{}: {text}", subject.target)),
+            ForwardEvent::Warning { text } => self.note(&format!("warning: {which}{text}")),
             _ => {}
         }
         Ok(())
@@ -183,14 +192,16 @@ fn live_line(forwards: &[Figures]) -> String {
     )
 }
 
-fn lost_line(session_id: &str, reason: &str, connections: usize) -> String {
+fn lost_line(which: &str, session_id: &str, reason: &str, connections: usize) -> String {
     match connections {
-        0 => format!("Session {session_id} ended: {reason}; the next connection starts a new one"),
+        0 => format!("{which}Session {session_id} ended: {reason}; the next connection starts a new one"),
         1 => {
-            format!("warning: session {session_id} ended: {reason}; its connection is reset, a new session is started")
+            format!(
+                "warning: {which}session {session_id} ended: {reason}; its connection is reset, a new session is started"
+            )
         }
         n => format!(
-            "warning: session {session_id} ended: {reason}; its {n} connections are reset, a new session is started"
+            "warning: {which}session {session_id} ended: {reason}; its {n} connections are reset, a new session is started"
         ),
     }
 }

@@ -37,7 +37,7 @@ fn the_last_of_several_ports_in_use_starts_no_session_either() {
 
 #[test]
 fn an_address_of_another_machine_cannot_be_bound() {
-    run(&forward("192.0.2.1:0:db:80", &["--region", "eu-central-1"]), &CREDENTIALS)
+    run(&forward("192.0.2.1:0:db.internal:80", &["--region", "eu-central-1"]), &CREDENTIALS)
         .assert_one_line(3, &["192.0.2.1:0", "not one of this machine"]);
 }
 

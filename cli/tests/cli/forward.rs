@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use crate::common::{Cli, LocalManager, PATIENCE, TARGET, connect, echo_server};
+use crate::common::{Cli, LocalManager, PATIENCE, TARGET, closed_port, connect, echo_server};
 use serde_json::Value;
 
 /// Sends these bytes and reads them back.
@@ -140,4 +140,53 @@ fn a_bind_to_every_address_warns() {
     assert_eq!(cli.event("ready")["host"], "0.0.0.0");
     cli.signal("TERM");
     assert_eq!(cli.end().code, 0);
+}
+
+/// What a run of `forward` over which one connection went has written on stderr.
+fn log_of(verbosity: &str) -> Vec<String> {
+    let manager = LocalManager::start();
+    let spec = format!("0:{}", echo_server());
+    let cli = Cli::start(&["forward", TARGET, "-L", &spec, "-o", "json", verbosity], &manager.variables());
+    let ready = cli.event("ready");
+    assert_echo(&mut connect(ready["address"].as_str().unwrap()), b"hello");
+    cli.event("connection_closed");
+    cli.signal("TERM");
+    let ended = cli.end();
+    assert_eq!(ended.code, 0, "{ended:#?}");
+    ended.stderr
+}
+
+#[test]
+fn each_v_tells_more() {
+    let has = |log: &[String], text: &str| log.iter().any(|line| line.contains(text));
+    let [one, two, three] = ["-v", "-vv", "-vvv"].map(log_of);
+    for text in ["agent_version=", "connection opened", "connection closed", "connecting to="] {
+        assert!(has(&one, text), "no {text:?} in {one:#?}");
+    }
+    assert!(!has(&one, "stream opened") && has(&two, "stream opened"), "{two:#?}");
+    assert!(!has(&two, "message sent") && has(&three, "message sent"), "{three:#?}");
+    assert!(one.len() < two.len() && two.len() < three.len());
+}
+
+#[test]
+fn lines_of_several_forwards_say_which() {
+    let (first, second) = (format!("0:{}", closed_port()), format!("0:localhost:{}", closed_port()));
+    let cli = Cli::start(&["forward", "--local", "-L", &first, "-L", &second, "-v"], &[]);
+    let ready = [cli.line(), cli.line()];
+    let line = ready.iter().find(|line| line.contains("localhost:")).unwrap();
+    let address = line.split_whitespace().nth(1).unwrap();
+    let _ = connect(address).read_to_end(&mut Vec::new());
+    let warning = format!("warning: -L {second}: connection 1 to localhost:");
+    let mut log = Vec::new();
+    while !log.last().is_some_and(|line: &String| line.starts_with(&warning)) {
+        log.push(cli.error_line());
+    }
+    cli.signal("TERM");
+    log.extend(cli.end().stderr);
+    let spans = [&first, &second].map(|spec| format!("forward{{L=\"{spec}\"}}"));
+    let mut of_library = log.iter().filter(|line| line.contains(" ssm_forward::")).peekable();
+    assert!(of_library.peek().is_some(), "{log:#?}");
+    for line in of_library {
+        assert!(spans.iter().any(|span| line.contains(span)), "{line}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The command line: what is refused, how, and what help there is.
 
-use crate::common::{TARGET, run};
+use crate::common::{CREDENTIALS, Cli, LocalManager, TARGET, echo_server, run};
 
 #[test]
 fn a_malformed_forward_is_one_line_with_the_syntax() {
@@ -25,13 +25,107 @@ fn a_malformed_forward_is_one_line_with_the_syntax() {
 fn other_malformed_values_are_one_line() {
     for (args, what) in [
         (["--parameter", "portNumber"], "KEY=VALUE"),
-        (["--connect-timeout", "0"], "1 to 86400"),
-        (["--linger", "soon"], "whole number of seconds"),
+        (["--connect-timeout", "0"], "from 1ms to 24h"),
+        (["--connect-timeout", "-1"], "seconds (30), or with units (500ms, 30s, 1m30s)"),
+        (["--linger", "soon"], "seconds (30), or with units (500ms, 30s, 1m30s)"),
+        (["--payload-size", "10MB"], "from 64 B to 64.0 KiB"),
+        (["--payload-size", "-1"], "bytes (1024), or with a unit (64KiB, 10MB)"),
+        (["--message-rate", "-1"], "auto, unlimited or a number"),
+        (["--sessions", "-1"], "auto or a number"),
+        (["--metrics", "-1"], "[bind:]port"),
+        (["--metrics", "localhost"], "[bind:]port"),
     ] {
         let [option, value] = args;
         run(&["forward", "--local", "-L", "0:80", option, value], &[]).assert_one_line(2, &[option, value, what]);
     }
-    run(&["demo", "--size", "1 parsec"], &[]).assert_one_line(2, &["--size", "100MiB"]);
+    for (args, parts) in [
+        (&["demo", "--size", "1 parsec"][..], &["--size", "10MB"][..]),
+        (&["demo", "--port", "-1"], &["--port '-1'", "from 0 to 65535"]),
+        (&["local", "--seed", "-1"], &["--seed '-1'", "from 0 to"]),
+        (&["ssh-proxy", TARGET, "-22"], &["PORT '-22'", "from 1 to 65535"]),
+        (&["forward", TARGET, "-L", "-1:80"], &["-L '-1:80'", "neither a local port nor an address"]),
+    ] {
+        run(args, &[]).assert_one_line(2, parts);
+    }
+}
+
+#[test]
+fn durations_sizes_and_addresses_are_read_as_people_write_them() {
+    let spec = format!("0:{}", echo_server());
+    let options = ["--connect-timeout", "1m", "--hold", "500ms", "--linger", "1m30s", "--payload-size", "1KiB"];
+    let args = [&["forward", "--local", "-L", &spec, "--metrics", "0", "-o", "json"][..], &options].concat();
+    let cli = Cli::start(&args, &[]);
+    cli.event("ready");
+    cli.signal("TERM");
+    assert_eq!(cli.end().code, 0);
+}
+
+#[test]
+fn a_target_that_is_none_is_refused_before_anything_is_asked() {
+    for target in ["", "db.internal", "10.0.0.7", "web", "i-", "-5"] {
+        for args in [
+            &["forward", target, "-L", "0:80"][..],
+            &["forward", "-L", "0:80", "--target", target],
+            &["shell", target],
+            &["exec", target, "--", "true"],
+            &["ssh-proxy", target],
+        ] {
+            // No credentials and no region: those would be missed next.
+            let ended = run(args, &[]);
+            ended.assert_one_line(2, &[]);
+            let line = &ended.stderr[0];
+            assert!(line.contains("managed node") || line.contains("the target is empty") || target == "-5", "{line}");
+        }
+    }
+    run(&["shell", "db.internal"], &[]).assert_one_line(2, &["TARGET 'db.internal'", "ecs:CLUSTER/SERVICE"]);
+    run(&["shell", ""], &[]).assert_one_line(2, &["the target is empty"]);
+}
+
+#[test]
+fn the_target_of_forward_is_an_argument_or_an_option() {
+    let manager = LocalManager::start();
+    let spec = format!("0:{}", echo_server());
+    for args in [
+        &["forward", TARGET, "-L", &spec][..],
+        &["forward", "-L", &spec, TARGET],
+        &["forward", "-t", TARGET, "-L", &spec],
+        &["forward", "-L", &spec, "--target", TARGET],
+    ] {
+        let cli = Cli::start(&[args, &["-o", "json"]].concat(), &manager.variables());
+        assert_eq!(cli.event("ready")["target"], TARGET);
+        cli.signal("TERM");
+        assert_eq!(cli.end().code, 0);
+    }
+    let both = ["forward", TARGET, "-t", TARGET, "-L", &spec];
+    run(&both, &manager.variables()).assert_one_line(2, &["TARGET", "--target"]);
+}
+
+/// AWS's document has the pattern `{3,}`.
+#[test]
+fn a_host_that_the_document_refuses_is_refused_before_anything_is_asked() {
+    for host in ["a", "db"] {
+        let spec = format!("0:{host}:80");
+        let ended = run(&["forward", TARGET, "-L", &spec], &[]);
+        ended.assert_one_line(2, &[&spec, &format!("'{host}' is too short"), "full name"]);
+        // A document of one's own may take it: here the region is missed next.
+        run(&["forward", TARGET, "-L", &spec, "--document-name", "Mine"], &CREDENTIALS[..2])
+            .assert_one_line(4, &["region"]);
+    }
+}
+
+#[test]
+fn what_was_meant_is_suggested() {
+    for (args, parts) in [
+        (&["froward"][..], &["'forward'"][..]),
+        (&["completion"], &["'completions'"]),
+        (&["ssh"], &["'ssh-proxy'"]),
+        (&["forward", "--wait-redy"], &["'--wait-ready'"]),
+        (&["plugin", "instal"], &["'install'"]),
+        (&[TARGET], &["a command is missing", &format!("shell {TARGET}")]),
+        (&["forward", TARGET, "8080:80"], &["-L is missing before '8080:80'"]),
+    ] {
+        run(args, &[]).assert_one_line(2, parts);
+    }
 }
 
 #[test]
@@ -40,8 +134,8 @@ fn impossible_settings_are_refused_with_the_reason() {
         ("--sessions", "0", "at least one session is needed"),
         ("--sessions", "1000", "from 1 to 64"),
         ("--message-rate", "0", "nothing could be sent"),
-        ("--payload-size", "0", ""),
-        ("--hold", "0", "1 to 86400"),
+        ("--payload-size", "0", "from 64 B"),
+        ("--hold", "0", "from 1ms to 24h"),
     ] {
         run(&["forward", "--local", "-L", "0:80", option, value], &[]).assert_one_line(2, &[option, value, why]);
     }
@@ -50,7 +144,7 @@ fn impossible_settings_are_refused_with_the_reason() {
 #[test]
 fn what_is_missing_or_contradicts_is_one_line() {
     for (args, what) in [
-        (&["forward", "-L", "0:80"][..], "--target"),
+        (&["forward", "-L", "0:80"][..], "<TARGET>"),
         (&["forward", "--target", TARGET], "-L"),
         (&["forward", "--local", "--profile", "x", "-L", "0:80"], "--profile"),
         (&["forward", "--local", "-L", "0:80", "-q", "-v"], "--quiet"),
@@ -94,5 +188,24 @@ fn every_command_is_told_in_one_line_and_has_help() {
         let help = run(&[command, "--help"], &[]);
         assert!(about.ends_with(&help.stdout[0]), "{about} and {}", help.stdout[0]);
         assert!(help.stdout.iter().all(|line| line.chars().count() <= 100), "{help:#?}");
+    }
+}
+
+#[test]
+fn the_short_help_fits_one_screen_and_the_long_one_has_everything() {
+    for command in ["", "forward", "shell", "exec", "ssh-proxy", "plugin", "local", "demo", "completions"] {
+        let args: Vec<_> = [command].into_iter().filter(|command| !command.is_empty()).collect();
+        let short = run(&[&args[..], &["-h"]].concat(), &[("COLUMNS", "80")]);
+        assert!(short.stdout.len() <= 24, "{} lines: {short:#?}", short.stdout.len());
+        assert!(short.stdout.iter().all(|line| line.chars().count() <= 80), "{short:#?}");
+    }
+    let help = |flag| run(&["forward", flag], &[]).stdout.join("\n");
+    let (short, long) = (help("-h"), help("--help"));
+    assert!(short.contains("\nExamples:\n") && !short.contains("--linger"), "{short}");
+    for heading in ["Forwarding:", "Session:", "AWS:", "Output:", "Examples:"] {
+        assert!(long.contains(&format!("\n{heading}\n")), "no {heading} in {long}");
+    }
+    for option in ["--target", "--linger", "--hold", "--parameter", "--message-rate", "--endpoint-url", "--metrics"] {
+        assert!(long.contains(option), "no {option} in {long}");
     }
 }

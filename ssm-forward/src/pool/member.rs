@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ssm_proto::SessionStats;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Blueprint;
 use super::state::{Number, Shared};
@@ -159,34 +159,49 @@ impl Member {
 
     async fn start(&self, probe: bool) -> Result<Arc<Session>, ForwardError> {
         let limit = self.blueprint.connect_timeout;
-        let session = timeout(limit, self.start_unbounded(probe)).await.map_err(|_| {
+        let deadline = Instant::now() + limit;
+        let session = timeout_at(deadline, self.start_unbounded()).await.map_err(|_| {
             let (target, seconds) = (&self.blueprint.request.target, limit.as_secs_f32());
             ForwardError::TimedOut(format!(
                 "{target} did not get ready within {seconds} s: is its agent online, and can it reach the service?"
             ))
         })??;
+        if probe
+            && self.blueprint.wait_ready
+            && let Err(error) = self.probe(&session, deadline).await
+        {
+            session.terminate().await;
+            return Err(error);
+        }
         Ok(Arc::new(session))
     }
 
-    async fn start_unbounded(&self, probe: bool) -> Result<Session, ForwardError> {
+    /// Sees that the destination takes a connection. Where packets to it are dropped there is no answer at all.
+    async fn probe(&self, session: &Session, deadline: Instant) -> Result<(), ForwardError> {
+        let began = Instant::now();
+        let why = match timeout_at(deadline, session.probe()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!(
+                "no connection within {:.1} s; a firewall or security group may drop the packets to it",
+                began.elapsed().as_secs_f32()
+            ),
+        };
+        let destination = self.blueprint.request.destination();
+        Err(ForwardError::RemoteRefused(format!("the remote port does not answer ({destination}): {why}")))
+    }
+
+    async fn start_unbounded(&self) -> Result<Session, ForwardError> {
         let Blueprint { provider, request, session, on_event, .. } = &*self.blueprint;
         let notice = on_event.clone();
-        let session = Session::start(
+        Session::start(
             provider.clone(),
             request,
             session.clone(),
             |id| on_event(ForwardEvent::SessionStarted { session_id: id.to_owned() }),
             move |told| notice(ForwardEvent::from(told)),
         )
-        .await?;
-        if probe
-            && self.blueprint.wait_ready
-            && let Err(error) = session.probe().await
-        {
-            session.terminate().await;
-            return Err(ForwardError::RemoteRefused(format!("the remote port does not answer: {error}")));
-        }
-        Ok(session)
+        .await
     }
 
     fn emit(&self, event: ForwardEvent) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tracing::Instrument as _;
 
 use crate::session::{RetryPolicy, Session, SessionConfig, SessionStream, StreamError, settle};
 use crate::stats::Totals;
@@ -124,7 +125,7 @@ impl Pool {
                 return failure.map_or(Ok(()), Err);
             }
         }
-        members.spawn(first.run());
+        members.spawn(first.run().in_current_span());
         let outcome = tokio::select! {
             outcome = self.keep(&mut members) => outcome,
             () = stop => Ok(()),
@@ -140,7 +141,7 @@ impl Pool {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if self.wants_more() {
-                members.spawn(self.new_member().run());
+                members.spawn(self.new_member().run().in_current_span());
             }
             tokio::select! {
                 Some(ended) = members.join_next() => {

@@ -6,6 +6,7 @@ mod ticket;
 
 pub use aws::{
     AwsConfig, AwsCredentials, AwsProvider, DatabaseToken, EcsSpec, EcsTarget, Node, ServiceEndpoint, ServiceSummary,
+    profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
 /// Of [`SessionProvider::data_key`].
@@ -73,6 +74,19 @@ pub struct StartRequest {
     pub parameters: BTreeMap<String, Vec<String>>,
     /// Shown in the session's history.
     pub reason: Option<String>,
+}
+
+impl StartRequest {
+    /// Where the session's connections lead, for messages.
+    pub(crate) fn destination(&self) -> String {
+        let given = |key| self.parameters.get(key).and_then(|values| values.first()).map(String::as_str);
+        match (given("host"), given("portNumber")) {
+            (Some(host), Some(port)) if host.contains(':') => format!("[{host}]:{port}"),
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (None, Some(port)) => format!("port {port} of {}", self.target),
+            (_, None) => "the destination".to_owned(),
+        }
+    }
 }
 
 /// A session that was granted: its id, where its data channel is, and the token that opens it.

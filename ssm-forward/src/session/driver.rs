@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ssm_proto::{ChannelStats, KeyRequest};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tracing::Instrument as _;
 
 use super::resume::{Dialer, bounded};
 use super::shared::Shared;
@@ -239,6 +240,9 @@ impl<'a> Connection<'a> {
             if let Incoming::Pong = incoming {
                 self.upstream.prove(now);
             }
+            if let Incoming::Binary(message) = &incoming {
+                tracing::trace!(bytes = message.len(), "message received");
+            }
             if let Incoming::Binary(message) = incoming
                 && let Err(error) = state.protocol.handle_input(now.into_std(), message)
             {
@@ -253,7 +257,8 @@ impl<'a> Connection<'a> {
         state.protocol.handle_timeout(now.into_std());
         let ended = self.shared.dispatch(&mut state, self.notify);
         if let Some(request) = state.key_request.take() {
-            tokio::spawn(provide_data_key(self.shared.clone(), self.provider.clone(), request));
+            let provide = provide_data_key(self.shared.clone(), self.provider.clone(), request);
+            tokio::spawn(provide.in_current_span());
         }
         let told = state.ended.clone();
         ended.or(told).or_else(|| state.terminating.then_some(CloseReason::Terminated))
@@ -266,6 +271,7 @@ impl<'a> Connection<'a> {
         state.set_driver(cx.waker());
         while self.transport.poll_ready(cx)?.is_ready() {
             let Some(message) = state.protocol.poll_transmit(now.into_std()) else { break };
+            tracing::trace!(bytes = message.len(), "message sent");
             self.transport.start_send(message)?;
             sent += 1;
             if sent == WRITE_BATCH {
@@ -297,6 +303,7 @@ impl<'a> Connection<'a> {
     }
 
     fn ping(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), TransportError> {
+        tracing::trace!("ping");
         self.transport.start_ping()?;
         let _ = self.transport.poll_flush(cx)?;
         self.pinged = Some(now);

@@ -14,6 +14,7 @@ use ssm_proto::{ClientConfig, Clock, Identity, Pace, SessionMode, SessionStats, 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 pub(crate) use resume::DialError;
 pub use resume::RetryPolicy;
@@ -211,10 +212,14 @@ impl Session {
         let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
         let transport = dialer.dial().await.map_err(ForwardError::from)?;
         let run = driver::run(shared.clone(), transport, dialer, config, Box::new(on_notice));
-        let driver = Driver { task: tokio::spawn(run), shared: shared.clone() };
+        let driver = Driver { task: tokio::spawn(run.in_current_span()), shared: shared.clone() };
         tokio::select! {
             biased;
-            _ = shared.ready() => Ok((id, shared, driver)),
+            mode = shared.ready() => {
+                let agent_version = shared.lock().protocol.agent_version().to_owned();
+                tracing::info!(session_id = id, agent_version, ?mode, "the session is ready");
+                Ok((id, shared, driver))
+            }
             reason = shared.ended() => Err(match reason {
                 CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
                 CloseReason::Agent(text) => ForwardError::Agent(text),

@@ -154,12 +154,14 @@ impl Shared {
                     }
                 }
                 SessionEvent::Refused(id) => {
+                    tracing::debug!(stream = ?id, "the agent could not connect to the destination");
                     if let Some(stream) = state.streams.get_mut(&id) {
                         stream.refused = true;
                         stream.wake();
                     }
                 }
                 SessionEvent::Finished(id) => {
+                    tracing::debug!(stream = ?id, "the far side ended the stream");
                     if let Some(stream) = state.streams.get_mut(&id) {
                         stream.wake();
                     }

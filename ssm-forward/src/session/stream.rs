@@ -69,6 +69,7 @@ impl SessionStream {
             }
             match state.protocol.open() {
                 Ok(id) => {
+                    tracing::debug!(stream = ?id, "stream opened");
                     state.streams.insert(id, StreamState::default());
                     state.wake_driver();
                     Poll::Ready(Ok(id))
@@ -231,6 +232,11 @@ impl StreamSender {
             }
             Err(_) => Poll::Ready(Err(StreamError::Closed)),
         }
+    }
+
+    /// Whether the session's WebSocket is up.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.shared.lock().is_connected()
     }
 
     /// Nothing more will be written. The far side's answer can still be read.

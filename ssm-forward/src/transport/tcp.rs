@@ -46,11 +46,15 @@ pub(super) async fn open(url: &StreamUrl, options: &TransportOptions) -> Result<
     let tcp = match options.proxies.to(url) {
         Some(proxy) => {
             let (host, port) = proxy.address()?;
+            tracing::info!(to = url.authority(), proxy = format!("{host}:{port}"), "connecting through a proxy");
             let mut tcp = connect(host, port).await?;
             proxy.tunnel(&mut tcp, &url.authority()).await?;
             tcp
         }
-        None => connect(&url.host(), url.port()).await?,
+        None => {
+            tracing::info!(to = url.authority(), "connecting");
+            connect(&url.host(), url.port()).await?
+        }
     };
     if url.is_secure() { encrypt(tcp, url, options).await } else { Ok(Socket::Plain(tcp)) }
 }

@@ -1,6 +1,8 @@
 //! Sessions against a local Session Manager, or a service that misbehaves: what the single parts can't show.
 
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod detour;

@@ -19,6 +19,7 @@ mod xml;
 
 pub use ecs::{EcsSpec, EcsTarget};
 pub use nodes::Node;
+pub use profile::names as profile_names;
 pub use services::{ServiceEndpoint, ServiceSummary};
 pub use token::DatabaseToken;
 

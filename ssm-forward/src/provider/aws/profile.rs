@@ -81,6 +81,14 @@ fn unknown(name: &str, set: &ProfileSet) -> String {
     }
 }
 
+/// The names of the profiles in the AWS configuration files, sorted; none if the files can't be read.
+pub async fn names() -> Vec<String> {
+    let set = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None).await;
+    let mut names: Vec<_> = set.iter().flat_map(ProfileSet::profiles).map(str::to_owned).collect();
+    names.sort_unstable();
+    names
+}
+
 /// The profile and those it builds on, existing or not.
 fn sources<'a>(set: &'a ProfileSet, name: &'a str) -> Vec<&'a str> {
     let next = |name: &&'a str| set.get_profile(name).and_then(|profile| profile.get("source_profile"));

@@ -1,0 +1,159 @@
+//! The options of `forward`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use ssm_forward::{Pacing, PoolSize};
+
+use super::{AwsArgs, OutputFormat, SessionArgs, values};
+use crate::spec::ForwardSpec;
+
+/// `forward`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Forwarding")]
+pub(crate) struct ForwardArgs {
+    /// The managed node: i-…, mi-… or ecs:CLUSTER/SERVICE[/CONTAINER].
+    ///
+    /// ecs:CLUSTER_TASK_RUNTIME, as the AWS CLI takes it, works too. With --local it may be omitted.
+    #[arg(
+        value_name = "TARGET",
+        help_heading = "Arguments",
+        value_parser = values::target,
+        required_unless_present_any = ["local", "target_option"],
+        conflicts_with = "target_option"
+    )]
+    target: Option<String>,
+    /// The same as TARGET.
+    #[arg(short, long = "target", value_name = "TARGET", value_parser = values::target, hide_short_help = true)]
+    target_option: Option<String>,
+    /// Where to listen, and where connections go.
+    #[arg(
+        short = 'L',
+        value_name = "SPEC",
+        required = true,
+        allow_hyphen_values = true,
+        help = "[bind:]port:host:hostport, or [bind:]port:hostport",
+        long_help = "[bind:]port:host:hostport, or [bind:]port:hostport for a port of the node itself.
+
+The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport. The option may be repeated: each -L has \
+                     sessions of its own. Port 0 picks a free port. The default bind address is 127.0.0.1; '*' or an empty \
+                     one is every IPv4 address of this machine. IPv6 addresses go in brackets."
+    )]
+    pub(crate) forwards: Vec<ForwardSpec>,
+    /// Be ready only after the remote port accepted a connection.
+    #[arg(long)]
+    pub(crate) wait_ready: bool,
+    /// Time limit until a forward is ready, --wait-ready included.
+    ///
+    /// A duration is a number of seconds (30), or has units (500ms, 30s, 1m30s).
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = values::duration,
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub(crate) connect_timeout: Duration,
+    /// After a local program has sent everything: how long the far side may stay silent before the connection is closed.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = values::duration,
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub(crate) linger: Duration,
+    /// How long a new connection waits while there is no session.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = values::duration,
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub(crate) hold: Duration,
+    /// Exit when a session is lost for good, instead of starting a new one.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) no_restart: bool,
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+    /// Number of sessions that share the connections of each -L, or auto (up to 8, as they are needed).
+    ///
+    /// A node's agent sends at most about 0.7 MB/s per session. A connection stays in one session.
+    #[arg(
+        long,
+        value_name = "N|auto",
+        default_value = "1",
+        value_parser = values::sessions,
+        allow_negative_numbers = true,
+        help_heading = "Session",
+        hide_short_help = true
+    )]
+    pub(crate) sessions: PoolSize,
+    /// Prevent the idle timeout of the sessions.
+    #[arg(long, help_heading = "Session", hide_short_help = true)]
+    pub(crate) keep_alive: bool,
+    /// Messages that a session may send per second: a number, auto or unlimited.
+    ///
+    /// auto is 900 to AWS, which is reported to close data channels above 1000, and unlimited to this machine.
+    #[arg(
+        long,
+        value_name = "N|auto|unlimited",
+        default_value = "auto",
+        value_parser = values::message_rate,
+        allow_negative_numbers = true,
+        help_heading = "Session",
+        hide_short_help = true
+    )]
+    pub(crate) message_rate: Pacing,
+    /// Largest payload of a message to the node, from 64 bytes to 64KiB.
+    ///
+    /// More than 1024 bytes is faster if the node's agent accepts it.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1024",
+        value_parser = values::payload_size,
+        allow_negative_numbers = true,
+        help_heading = "Session",
+        hide_short_help = true
+    )]
+    pub(crate) payload_size: usize,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    /// text, or json: one event per line on stdout.
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: OutputFormat,
+    /// Serve live figures as Prometheus text at http://ADDR/metrics.
+    ///
+    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = values::listen_address,
+        allow_negative_numbers = true,
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+impl ForwardArgs {
+    /// The managed node, as an argument or as an option. `None` only with `--local`.
+    pub(crate) fn target(&self) -> Option<&str> {
+        self.target.as_deref().or(self.target_option.as_deref())
+    }
+}

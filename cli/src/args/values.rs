@@ -1,0 +1,269 @@
+//! Parsers of single values. Each error says in words what is expected.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ssm_forward::{Pacing, PoolSize, ProviderError, TargetSpec};
+use ssm_local::Faults;
+
+use crate::local::{Document, EcsContainer};
+use crate::spec;
+
+const MIN_DURATION: Duration = Duration::from_millis(1);
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A duration: a number of seconds, or numbers with units (`500ms`, `30s`, `1m30s`, `2h`).
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let with_unit = if is_number { format!("{text}s") } else { text.to_owned() };
+    match humantime::parse_duration(&with_unit) {
+        Ok(duration) if (MIN_DURATION..=MAX_DURATION).contains(&duration) => Ok(duration),
+        Ok(_) => Err("expected a duration from 1ms to 24h".into()),
+        Err(_) => Err("expected a duration: seconds (30), or with units (500ms, 30s, 1m30s)".into()),
+    }
+}
+
+/// A number of bytes: plain, or with a unit (`1024`, `10MB`, `1MiB`).
+fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
+    let size: ByteSize = text.parse().map_err(|_| "expected a size: bytes (1024), or with a unit (64KiB, 10MB)")?;
+    match size.as_u64() {
+        size if range.contains(&size) => Ok(size),
+        _ => {
+            let (min, max) = (ByteSize(*range.start()).display().iec(), ByteSize(*range.end()).display().iec());
+            Err(format!("expected a size from {min} to {max}"))
+        }
+    }
+}
+
+/// The largest payload of a message.
+pub(super) fn payload_size(text: &str) -> Result<usize, String> {
+    let size = size(text, &(64..=65_536))?;
+    usize::try_from(size).map_err(|error| error.to_string())
+}
+
+/// How much `demo` moves.
+pub(super) fn transfer_size(text: &str) -> Result<u64, String> {
+    size(text, &(1..=1 << 40))
+}
+
+pub(super) fn message_rate(text: &str) -> Result<Pacing, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Pacing::Auto),
+        ("unlimited", _) => Ok(Pacing::Unlimited),
+        (_, Ok(rate @ 1..=MAX_MESSAGE_RATE)) => Ok(Pacing::PerSecond(rate)),
+        (_, Ok(0)) => Err("at a rate of 0 nothing could be sent".into()),
+        _ => Err(format!("expected auto, unlimited or a number from 1 to {MAX_MESSAGE_RATE}")),
+    }
+}
+
+const MAX_MESSAGE_RATE: u32 = 1_000_000;
+
+pub(super) fn sessions(text: &str) -> Result<PoolSize, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(PoolSize::Auto { max: MAX_AUTO_SESSIONS }),
+        (_, Ok(size @ 1..=MAX_SESSIONS)) => Ok(PoolSize::Fixed(size)),
+        (_, Ok(0)) => Err("at least one session is needed to forward anything".into()),
+        _ => Err(format!("expected auto or a number from 1 to {MAX_SESSIONS}")),
+    }
+}
+
+/// Beyond it, this machine is what limits rather than the agents.
+const MAX_SESSIONS: usize = 64;
+const MAX_AUTO_SESSIONS: usize = 8;
+
+/// A port to connect to.
+pub(super) fn remote_port(text: &str) -> Result<u16, String> {
+    match local_port(text) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err("expected a port from 1 to 65535".into()),
+    }
+}
+
+/// A port to listen on; 0 picks a free one.
+pub(super) fn local_port(text: &str) -> Result<u16, String> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number).ok_or_else(|| "expected a port from 0 to 65535".into())
+}
+
+/// Where to listen: `[bind:]port`, as in `-L`.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    spec::parse_listen_address(text)
+}
+
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
+}
+
+/// The managed node of a session: an id that StartSession may take.
+pub(super) fn target(text: &str) -> Result<String, String> {
+    let expected = "expected i-0123456789abcdef0, mi-0123456789abcdef0 or ecs:CLUSTER/SERVICE";
+    if text.trim().is_empty() {
+        return Err(format!("the target is empty; {expected}"));
+    }
+    let spec: TargetSpec = text.parse().map_err(|error: ProviderError| error.message)?;
+    let is_id = match text.split_once(':') {
+        Some((kind, rest)) => kind.starts_with(|c: char| c.is_ascii_alphabetic()) && !rest.is_empty(),
+        None => true,
+    };
+    let is_printable = text.chars().all(|character| character.is_ascii_graphic());
+    match !spec.is_name() && is_id && is_printable && text.len() <= MAX_TARGET {
+        true => Ok(text.to_owned()),
+        false => Err(format!("it is not the id of a managed node; {expected}")),
+    }
+}
+
+/// The API's own limit.
+const MAX_TARGET: usize = 400;
+
+pub(super) fn faults_file(path: &str) -> Result<Faults, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Faults::from_json(&text).map_err(|error| error.to_string())
+}
+
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("expected KEY=VALUE, for example portNumber=3306".into()),
+    }
+}
+
+pub(super) fn host(text: &str) -> Result<(String, IpAddr), String> {
+    let host = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    host.and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
+        .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
+}
+
+pub(super) fn document(text: &str) -> Result<Document, String> {
+    let named = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let (name, path) = named.ok_or("expected NAME=FILE, for example My-Database=document.json")?;
+    let content = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    Ok(Document { name: name.into(), content })
+}
+
+pub(super) fn ecs_container(text: &str) -> Result<EcsContainer, String> {
+    let names: Vec<_> = text.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    match <[String; 4]>::try_from(names) {
+        Ok([cluster, service, task, container]) => Ok(EcsContainer { cluster, service, task, container }),
+        Err(_) => {
+            Err("expected CLUSTER/SERVICE/TASK/CONTAINER, for example prod/web/0123456789abcdef0123456789abcdef/app"
+                .into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_or_are_seconds() {
+        for (text, milliseconds) in [
+            ("30", 30_000),
+            ("30s", 30_000),
+            ("1m", 60_000),
+            ("1m30s", 90_000),
+            ("1m 30s", 90_000),
+            ("500ms", 500),
+            ("1.5", 1500),
+            ("1.5s", 1500),
+            ("2h", 7_200_000),
+            ("1day", 86_400_000),
+            ("1ms", 1),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["0", "0s", "100us", "25h", "86401", "99999999999999999999", "99999999999y"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        for text in ["", " ", "soon", "-1", "-1s", "1x", "s", ".", "1..2s", "1e3"] {
+            assert!(duration(text).unwrap_err().contains("1m30s"), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_or_are_bytes() {
+        let all = 1..=u64::MAX;
+        for (text, bytes) in [
+            ("1", 1),
+            ("100MiB", 100 << 20),
+            ("4 mib", 4 << 20),
+            ("2MB", 2_000_000),
+            ("2mb", 2_000_000),
+            ("1.5KiB", 1536),
+            ("1Gi", 1 << 30),
+            ("10k", 10_000),
+        ] {
+            assert_eq!(size(text, &all), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1 parsec", "4XB", "0x10", "1.5.5MB"] {
+            assert!(size(text, &all).unwrap_err().contains("10MB"), "{text}");
+        }
+        assert_eq!(payload_size("64KiB"), Ok(65_536));
+        assert_eq!(payload_size("10MB"), Err("expected a size from 64 B to 64.0 KiB".into()));
+        assert!(["0", "63", "65537", "99999999999999999999"].iter().all(|text| payload_size(text).is_err()));
+        assert!(["0", "2048GiB"].iter().all(|text| transfer_size(text).is_err()));
+    }
+
+    #[test]
+    fn addresses_to_listen_on_may_be_a_port_alone() {
+        for (text, address) in [
+            ("9090", "127.0.0.1:9090"),
+            ("0", "127.0.0.1:0"),
+            ("127.0.0.2:9090", "127.0.0.2:9090"),
+            ("localhost:9090", "127.0.0.1:9090"),
+            ("*:9090", "0.0.0.0:9090"),
+            (":9090", "0.0.0.0:9090"),
+            ("[::1]:9090", "[::1]:9090"),
+        ] {
+            assert_eq!(listen_address(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in ["", "-1", "metrics", "70000", "10.0.0.1", "db:9090", "127.0.0.1:", "1:2:3", "::1:9090"] {
+            assert!(listen_address(text).unwrap_err().contains("[bind:]port"), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_numbers_in_their_range() {
+        assert_eq!((local_port("0"), local_port("65535"), remote_port("22")), (Ok(0), Ok(65535), Ok(22)));
+        for text in ["", "-1", "+1", "65536", "ssh", "22 "] {
+            assert!(local_port(text).is_err() && remote_port(text).is_err(), "{text}");
+        }
+        assert!(remote_port("0").is_err());
+    }
+
+    #[test]
+    fn a_target_is_the_id_of_a_node() {
+        for text in [
+            "i-1",
+            "i-0123456789abcdef0",
+            "mi-0123456789abcdef0",
+            "ecs:prod/web",
+            "ecs:prod_0123_0123-456",
+            "sagemaker-cluster:abc_worker-i-1",
+        ] {
+            assert_eq!(target(text), Ok(text.to_owned()));
+        }
+        for text in ["", " ", "i-", "mi-", "i-x", "db.internal", "web", "10.0.0.1", "i-0123 ", "i-1\n", ":x", "[::1]"] {
+            let error = target(text).unwrap_err();
+            assert!(error.contains("ecs:CLUSTER/SERVICE"), "{text:?}: {error}");
+        }
+        assert!(target(&format!("ecs:{}", "x".repeat(MAX_TARGET))).is_err());
+    }
+
+    #[test]
+    fn parameters_keep_whole_values() {
+        assert_eq!(parameter("a=b=c,d"), Ok(("a".into(), "b=c,d".into())));
+        assert_eq!(parameter("a="), Ok(("a".into(), String::new())));
+        assert!(parameter("a").is_err() && parameter("=b").is_err());
+    }
+
+    #[test]
+    fn hosts_and_tasks_are_whole() {
+        assert_eq!(host("db.internal=::1"), Ok(("db.internal".into(), "::1".parse().unwrap())));
+        assert!(["db", "=::1", "db=x", "db="].iter().all(|text| host(text).is_err()));
+        assert!(ecs_container("prod/web/1/app").is_ok());
+        assert!(["prod/web/1", "prod/web/1/app/x", "prod//1/app", ""].iter().all(|text| ecs_container(text).is_err()));
+    }
+}

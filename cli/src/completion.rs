@@ -1,0 +1,211 @@
+//! Completion in the user's shell: the shell's script asks this program for candidates, so that names of profiles and regions
+//! are those of the moment.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use clap_complete::engine::{CompletionCandidate, complete};
+use clap_complete::env::{Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
+use clap_complete::{CompleteEnv, Shell};
+
+use crate::args::{Cli, NAME};
+
+/// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to others.
+const VARIABLE: &str = "AWS_SSM_FORWARD_COMPLETE";
+const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
+
+/// Answers a question of the shell's script and ends the process, if this is one.
+pub(crate) fn answer() {
+    CompleteEnv::with_factory(Cli::command).shells(SHELLS).var(VARIABLE).bin(NAME).complete();
+}
+
+/// Writes the script for a shell on standard output.
+///
+/// # Errors
+/// The shell is not supported.
+pub(crate) fn print(shell: Shell) -> io::Result<()> {
+    let shells = SHELLS;
+    let completer = shells.completer(&shell.to_string()).ok_or(io::ErrorKind::Unsupported)?;
+    let mut script = Vec::new();
+    completer.write_registration(VARIABLE, NAME, NAME, &program(), &mut script)?;
+    // Whoever reads it may have enough.
+    let _ = io::stdout().write_all(&script);
+    Ok(())
+}
+
+/// How the script calls this program: as it was called itself. A path is made absolute, because the shell changes its folder.
+fn program() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let called = Path::new(&called);
+    match std::path::absolute(called) {
+        Ok(path) if called.components().count() > 1 => path.to_string_lossy().into_owned(),
+        _ => NAME.to_owned(),
+    }
+}
+
+/// bash. Unlike clap's, it knows that bash splits words at `=` and `:`, and replaces only what follows these.
+struct Bash;
+
+const BASH_SCRIPT: &str = r#"_aws_ssm_forward() {
+    local candidate
+    COMPREPLY=()
+    while IFS= read -r candidate; do
+        [[ ${COMP_WORDS[COMP_CWORD]} == [\"\']* ]] || printf -v candidate %q "$candidate"
+        COMPREPLY+=("$candidate")
+    done < <(VARIABLE=bash PROGRAM -- "${COMP_WORDS[@]:0:COMP_CWORD}" "$2" 2>/dev/null)
+    if [[ ${COMPREPLY-} == *[=/:] ]]; then
+        compopt -o nospace 2>/dev/null
+    fi
+}
+complete -o bashdefault -o nosort -F _aws_ssm_forward NAME 2>/dev/null ||
+    complete -o bashdefault -F _aws_ssm_forward NAME
+"#;
+
+impl EnvCompleter for Bash {
+    fn name(&self) -> &'static str {
+        "bash"
+    }
+
+    fn is(&self, name: &str) -> bool {
+        name == "bash"
+    }
+
+    fn write_registration(
+        &self,
+        var: &str,
+        _name: &str,
+        bin: &str,
+        completer: &str,
+        buf: &mut dyn Write,
+    ) -> io::Result<()> {
+        let program = shlex::try_quote(completer).map_err(io::Error::other)?;
+        let script = BASH_SCRIPT.replace("VARIABLE", var).replace("PROGRAM", &program).replace("NAME", bin);
+        buf.write_all(script.as_bytes())
+    }
+
+    fn write_complete(
+        &self,
+        cmd: &mut clap::Command,
+        args: Vec<OsString>,
+        current_dir: Option<&Path>,
+        buf: &mut dyn Write,
+    ) -> io::Result<()> {
+        let (words, kept) = joined(&args);
+        let current = words.len().saturating_sub(1);
+        for candidate in complete(cmd, words, current, current_dir)? {
+            let value = candidate.get_value().to_string_lossy();
+            writeln!(buf, "{}", value.strip_prefix(&kept).unwrap_or(&value))?;
+        }
+        Ok(())
+    }
+}
+
+/// The words as the user sees them, and what bash keeps of the last one when it puts a candidate in.
+fn joined(pieces: &[OsString]) -> (Vec<OsString>, String) {
+    let is_break =
+        |piece: &OsString| !piece.is_empty() && piece.to_string_lossy().chars().all(|c| matches!(c, '=' | ':'));
+    let mut words: Vec<OsString> = Vec::new();
+    let (mut kept, mut after_break) = (String::new(), false);
+    for piece in pieces {
+        let joins = is_break(piece) || after_break;
+        after_break = is_break(piece);
+        match words.last_mut().filter(|_| joins) {
+            Some(word) => {
+                kept = word.to_string_lossy().into_owned();
+                word.push(piece);
+            }
+            None => {
+                kept.clear();
+                words.push(piece.clone());
+            }
+        }
+    }
+    (words, kept)
+}
+
+/// The profiles of the AWS configuration files.
+pub(crate) fn profiles() -> Vec<CompletionCandidate> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let names = runtime.map(|runtime| runtime.block_on(ssm_forward::profile_names())).unwrap_or_default();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// AWS's regions.
+pub(crate) fn regions() -> Vec<CompletionCandidate> {
+    REGIONS.iter().map(CompletionCandidate::new).collect()
+}
+
+/// The regions of all partitions. `tests/real/completion.py` compares them with botocore's list.
+const REGIONS: [&str; 48] = [
+    "af-south-1",
+    "ap-east-1",
+    "ap-east-2",
+    "ap-northeast-1",
+    "ap-northeast-2",
+    "ap-northeast-3",
+    "ap-south-1",
+    "ap-south-2",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "ap-southeast-3",
+    "ap-southeast-4",
+    "ap-southeast-5",
+    "ap-southeast-6",
+    "ap-southeast-7",
+    "ca-central-1",
+    "ca-west-1",
+    "cn-north-1",
+    "cn-northwest-1",
+    "eu-central-1",
+    "eu-central-2",
+    "eu-isoe-west-1",
+    "eu-north-1",
+    "eu-south-1",
+    "eu-south-2",
+    "eu-west-1",
+    "eu-west-2",
+    "eu-west-3",
+    "eusc-de-east-1",
+    "il-central-1",
+    "me-central-1",
+    "me-south-1",
+    "me-west-1",
+    "mx-central-1",
+    "sa-east-1",
+    "sa-west-1",
+    "us-east-1",
+    "us-east-2",
+    "us-gov-east-1",
+    "us-gov-west-1",
+    "us-iso-east-1",
+    "us-iso-west-1",
+    "us-isob-east-1",
+    "us-isob-west-1",
+    "us-isof-east-1",
+    "us-isof-south-1",
+    "us-west-1",
+    "us-west-2",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_bash_splits_are_joined() {
+        for (pieces, words, kept) in [
+            (&["x", "forward", ""][..], &["x", "forward", ""][..], ""),
+            (&["x", "--profile", "=", "pro"], &["x", "--profile=pro"], "--profile="),
+            (&["x", "-L", "1", ":", "db", ":", "2", "--pro"], &["x", "-L", "1:db:2", "--pro"], ""),
+            (&["x", "ecs", ":", "prod/web", ""], &["x", "ecs:prod/web", ""], ""),
+            (&["x", "-L", "8080", ":", "8"], &["x", "-L", "8080:8"], "8080:"),
+            (&["x", "-L", "[", "::", "1]", ":", "1"], &["x", "-L", "[::1]:1"], "[::1]:"),
+        ] {
+            let pieces: Vec<OsString> = pieces.iter().map(Into::into).collect();
+            let (joined, rest) = joined(&pieces);
+            assert_eq!((joined, &*rest), (words.iter().map(Into::into).collect(), kept));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Tells about connections that get no answer.
+//!
+//! The agent does not tell when it has connected to the destination, only when it could not. Where packets to the destination
+//! are dropped, a connection therefore looks like one whose server is silent, until the node's system gives up after two
+//! minutes or so. Nothing can be asked meanwhile: the agent connects one stream after the other.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// At most one warning in this time: a pool of connections to a dead host would give one for each.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The connections of a forwarder that have waited for long.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    /// For messages.
+    destination: String,
+    patience: Duration,
+    told: Mutex<Told>,
+}
+
+/// What was told lately.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    /// Connections since then that were not told.
+    untold: u64,
+}
+
+impl Unanswered {
+    /// `patience`: how long a connection waits before it is told about.
+    pub(crate) fn new(destination: String, patience: Duration) -> Self {
+        Self { destination, patience, told: Mutex::default() }
+    }
+
+    /// Waits until this connection has had no answer for too long, and gives what to tell, if there is something.
+    ///
+    /// `answers` counts what came from the destination on any connection: while it answers others, this connection's server
+    /// takes its time. `is_connected`: while the way to the node is lost, nothing can be said about what is behind it.
+    pub(crate) async fn watch(
+        &self,
+        connection: u64,
+        answers: impl Fn() -> u64,
+        is_connected: impl Fn() -> bool,
+    ) -> Option<String> {
+        let before = answers();
+        loop {
+            sleep(self.patience).await;
+            if answers() != before {
+                return None;
+            }
+            if is_connected() {
+                return self.tell(connection, Instant::now());
+            }
+        }
+    }
+
+    fn tell(&self, connection: u64, now: Instant) -> Option<String> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.at.is_some_and(|at| now < at + PAUSE) {
+            told.untold += 1;
+            return None;
+        }
+        let others = match std::mem::take(&mut told.untold) {
+            0 => String::new(),
+            1 => " (and one other since the last warning)".to_owned(),
+            others => format!(" (and {others} others since the last warning)"),
+        };
+        told.at = Some(now);
+        let (destination, seconds) = (&self.destination, self.patience.as_secs_f32());
+        Some(format!(
+            "connection {connection}{others} has had no answer from {destination} for {seconds} s: a firewall or security \
+             group may drop the packets to it"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn unanswered() -> Unanswered {
+        Unanswered::new("db:3306".into(), Duration::from_secs(10))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_told_about_after_a_while() {
+        let began = Instant::now();
+        let text = unanswered().watch(3, || 0, || true).await.unwrap();
+        assert!(text.starts_with("connection 3 has had no answer from db:3306 for 10 s: "), "{text}");
+        assert_eq!(began.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_any_connection_shows_that_the_destination_is_reached() {
+        let answers = AtomicU64::new(100);
+        let (unanswered, count) = (unanswered(), || answers.load(Ordering::Relaxed));
+        let answer = async {
+            sleep(Duration::from_secs(9)).await;
+            answers.fetch_add(1, Ordering::Relaxed);
+        };
+        let (told, ()) = tokio::join!(unanswered.watch(1, count, || true), answer);
+        assert_eq!(told, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_not_the_destinations_silence() {
+        let began = Instant::now();
+        let back = began + Duration::from_secs(25);
+        assert!(unanswered().watch(1, || 0, || Instant::now() >= back).await.is_some());
+        assert_eq!(began.elapsed(), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_silent_connections_are_one_warning_a_minute() {
+        let unanswered = unanswered();
+        let now = Instant::now();
+        let told: Vec<_> = (1..=100).filter_map(|connection| unanswered.tell(connection, now)).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        let text = unanswered.tell(101, now + PAUSE).unwrap();
+        assert!(text.starts_with("connection 101 (and 99 others since the last warning) has had"), "{text}");
+        assert_eq!(unanswered.tell(102, now + PAUSE), None);
+    }
+}

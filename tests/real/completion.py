@@ -1,0 +1,186 @@
+"""Completion in real shells: the user types, presses Tab, and sees what the shell makes of it."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import harness
+from harness import clean_environment, equal, run
+from terminal import Terminal
+
+NEEDS = ["bash", "zsh", "fish", "boto3"]
+
+CONFIG = """
+[default]
+region = eu-central-1
+[profile prod-admin]
+region = eu-west-1
+[profile prod-reader]
+region = eu-west-1
+[profile sandbox]
+region = us-east-1
+"""
+
+COMMANDS = ["completions", "demo", "exec", "forward", "help", "local", "plugin", "shell", "ssh-proxy"]
+
+# What is typed, and the words that may follow; more may be offered beside them.
+CASES = [
+    ("", COMMANDS),
+    ("forw", ["forward"]),
+    ("ssh", ["ssh-proxy"]),
+    ("forward --wait", ["--wait-ready"]),
+    ("forward i-0123 --pay", ["--payload-size"]),
+    ("forward -L 1:2 -o ", ["text", "json"]),
+    ("forward --output j", ["json"]),
+    ("forward --profile ", ["default", "prod-admin", "prod-reader", "sandbox"]),
+    ("forward --profile prod-", ["prod-admin", "prod-reader"]),
+    ("shell --profile sand", ["sandbox"]),
+    ("exec i-0123 --region eu-central-", ["eu-central-1", "eu-central-2"]),
+    ("ssh-proxy --region us-gov-", ["us-gov-east-1", "us-gov-west-1"]),
+    ("plugin un", ["uninstall"]),
+    ("local --profile ", ["fast", "real"]),
+    ("completions z", ["zsh"]),
+    ("-", ["-v", "-h"]),
+    ("--ver", ["--verbose", "--version"]),
+    ("forward -L 8080:db.internal:80 --wait", ["--wait-ready"]),
+    ("shell ecs:prod/web --reg", ["--region"]),
+]
+
+# Only what begins so is offered.
+EXACT = {"forw", "ssh", "forward --profile prod-", "exec i-0123 --region eu-central-", "plugin un", "completions z"}
+
+
+def checks(suite):
+    with tempfile.TemporaryDirectory(prefix="tests-completion-") as name:
+        home = Path(name)
+        (home / ".aws").mkdir()
+        (home / ".aws/config").write_text(CONFIG)
+        (home / "bin").mkdir()
+        (home / "bin/aws-ssm-forward").symlink_to(harness.binary())
+        check_all(suite, clean_environment({"HOME": name, "PATH": f"{home}/bin:{harness.SEARCH_PATH}"}))
+
+
+def check_all(suite, environment):
+    for shell, ask in [("bash", bash), ("zsh", zsh), ("fish", fish)]:
+        for typed, expected in CASES:
+            what = f"{shell} completes 'aws-ssm-forward {typed}'"
+            suite.check(what, completes, ask, environment, typed, expected)
+        suite.check(f"{shell} completes a value after '='", completes_after_equals, ask, environment)
+        suite.check(f"{shell} asks a program that is not in PATH by its path", not_in_path, ask, environment)
+    for shell in ["bash", "zsh", "fish"]:
+        suite.check(f"{shell} completes for somebody at a terminal", at_a_terminal, shell, environment)
+    suite.check("files that can't be read are no noise", broken_files, environment)
+    suite.check("every region that botocore knows is offered", every_region, environment)
+
+
+def completes(ask, environment, typed, expected):
+    offered = ask(environment, f"aws-ssm-forward {typed}")
+    if typed in EXACT:
+        equal(sorted(offered), sorted(expected))
+    missing = set(expected) - set(offered)
+    assert not missing, f"{missing} is not offered, but {offered}"
+
+
+def completes_after_equals(ask, environment):
+    offered = ask(environment, "aws-ssm-forward forward --profile=prod-")
+    equal(sorted(word.removeprefix("--profile=") for word in offered), ["prod-admin", "prod-reader"])
+
+
+def not_in_path(ask, environment):
+    elsewhere = {**environment, "PATH": harness.SEARCH_PATH}
+    offered = ask(elsewhere, "aws-ssm-forward forward --profile sand", program=harness.binary())
+    equal(offered, ["sandbox"])
+
+
+BASH = r"""
+source <("$1" completions bash)
+line=$2
+function=$(complete -p aws-ssm-forward | sed "s/.* -F \([^ ]*\) .*/\1/")
+# As readline splits the line: '=' and ':' are words of their own.
+split=${line//=/ = }
+read -ra words <<< "${split//:/ : }"
+[[ $line == *" " ]] && words+=("")
+COMP_LINE=$line COMP_POINT=${#line} COMP_TYPE=9 COMP_KEY=9
+COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1))
+"$function" aws-ssm-forward "${words[COMP_CWORD]}" "${words[COMP_CWORD - 1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+ZSH = r"""
+compdef() { completer=$1 }
+# What the completion system would show; it hands over the name of an array of value:description.
+_describe() { local -a all=("${(@P)3}"); print -rl -- "${all[@]%%:*}" }
+source <("$1" completions zsh)
+words=("${(@s: :)2}") CURRENT=${#words}
+$completer
+"""
+
+FISH = r"""
+source (%s completions fish | psub)
+complete --do-complete "$argv[1]"
+"""
+
+
+def bash(environment, line, program="aws-ssm-forward"):
+    done = run(["bash", "--norc", "-c", BASH, "bash", program, line], env=environment)
+    return words(done.ok())
+
+
+def zsh(environment, line, program="aws-ssm-forward"):
+    done = run(["zsh", "-f", "-c", ZSH, "zsh", program, line], env=environment)
+    return words(done.ok())
+
+
+def fish(environment, line, program="aws-ssm-forward"):
+    done = run(["fish", "--no-config", "-c", FISH % program, line], env=environment)
+    return words(done.ok())
+
+
+def words(shown):
+    """fish shows a description after a tab."""
+    return [line.split("\t")[0].strip() for line in shown.splitlines() if line.strip()]
+
+
+# How each is started without the files of whoever runs the tests, and what it reads before the script.
+AT_A_TERMINAL = {
+    "bash": (["bash", "--norc", "-i"], "source <(aws-ssm-forward completions bash)"),
+    "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit && compinit -u -D && source <(aws-ssm-forward completions zsh)"),
+    "fish": (["fish", "--no-config", "-i"], "aws-ssm-forward completions fish | source"),
+}
+
+
+def at_a_terminal(shell, environment):
+    start, prepare = AT_A_TERMINAL[shell]
+    with Terminal(start, {**environment, "TERM": "xterm"}, columns=200) as terminal:
+        terminal.enter(f"{prepare}; echo pre''pared")
+        terminal.expect("prepared")
+        # The only candidate is typed to its end: with Enter the command shows that it was whole.
+        terminal.type("aws-ssm-forward compl\tfis\t")
+        terminal.enter("")
+        terminal.expect("--command aws-ssm-forward")
+        terminal.type("aws-ssm-forward forward --profile prod-\t\t")
+        terminal.expect("prod-admin")
+        terminal.expect("prod-reader")
+
+
+def broken_files(environment):
+    config = Path(environment["HOME"]) / "broken"
+    config.write_text("[profile x\nregion\n")
+    for ask in [bash, zsh, fish]:
+        equal(ask({**environment, "AWS_CONFIG_FILE": str(config)}, "aws-ssm-forward shell --profile prod-"), [])
+
+
+BOTOCORE = """
+import botocore.session
+session = botocore.session.get_session()
+for partition in session.get_available_partitions():
+    print(*session.get_available_regions("ssm", partition), sep="\\n")
+"""
+
+
+def every_region(environment):
+    known = run([sys.executable, "-c", BOTOCORE], env=environment).ok().split()
+    assert len(known) > 40, known
+    offered = bash(environment, "aws-ssm-forward forward --region ")
+    missing = {region for region in known if "fips" not in region} - set(offered)
+    assert not missing, missing

@@ -68,9 +68,9 @@ pub use listener::ListenAddr;
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
-    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, DataKey, DatabaseToken, Destination, EcsSpec, EcsTarget,
-    NamedProvider, Node, NodeSource, PlaintextKey, ProviderError, ProviderErrorKind, ServiceEndpoint, ServiceSummary,
-    SessionProvider, SessionTicket, StartRequest, TicketProvider, profile_names,
+    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, Caller, DataKey, DatabaseToken, Destination, EcsSpec, EcsTarget,
+    NamedProvider, Node, NodeSource, PlaintextKey, ProviderError, ProviderErrorKind, RunningTask, ServiceEndpoint,
+    ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, profile_names,
 };
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,

@@ -20,6 +20,9 @@ SEARCH_PATH = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
 
 TARGET = "i-0123456789abcdef0"
 
+# The tools that check what the project writes for others: tests/real/venv makes it beside the environment in use.
+CHECKS = Path(f"{sys.prefix}-checks")
+
 
 class Suite:
     """Checks that run one after the other; each prints a line."""

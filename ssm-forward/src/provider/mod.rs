@@ -5,8 +5,8 @@ mod named;
 mod ticket;
 
 pub use aws::{
-    AwsConfig, AwsCredentials, AwsProvider, DatabaseToken, EcsSpec, EcsTarget, Node, ServiceEndpoint, ServiceSummary,
-    profile_names,
+    AwsConfig, AwsCredentials, AwsProvider, Caller, DatabaseToken, EcsSpec, EcsTarget, Node, RunningTask,
+    ServiceEndpoint, ServiceSummary, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
 /// Of [`SessionProvider::data_key`].

@@ -26,6 +26,18 @@ pub struct EcsSpec {
     pub container: Option<String>,
 }
 
+/// A container in a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunningTask {
+    /// What finds it.
+    pub spec: EcsSpec,
+    /// The task's id.
+    pub task: String,
+    /// Whether sessions can be started in it: `online`, or why not.
+    pub connection: String,
+}
+
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -143,6 +155,21 @@ impl AwsProvider {
         Ok(tasks)
     }
 
+    /// The containers of all running tasks in the region's clusters.
+    ///
+    /// # Errors
+    /// What ECS refuses.
+    pub async fn list_ecs(&self) -> Result<Vec<RunningTask>, ProviderError> {
+        let clusters: ClusterArns = self.ask(ECS, "ListClusters", &serde_json::json!({})).await?;
+        let mut found = Vec::new();
+        for arn in &clusters.cluster_arns {
+            let spec = EcsSpec { cluster: last_part(arn).to_owned(), service: None, task: None, container: None };
+            let running = self.tasks(&spec).await?.into_iter().filter(|task| task.last_status == RUNNING);
+            found.extend(running.flat_map(|task| task.list(&spec.cluster)));
+        }
+        Ok(found)
+    }
+
     async fn describe(&self, cluster: &str, tasks: &[String]) -> Result<Vec<Task>, ProviderError> {
         let answer: Tasks = self.ask(ECS, "DescribeTasks", &DescribeTasks { cluster, tasks }).await?;
         Ok(answer.tasks)
@@ -254,6 +281,13 @@ struct ListTasks<'a> {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct ClusterArns {
+    #[serde(default)]
+    cluster_arns: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct TaskArns {
     #[serde(default)]
     task_arns: Vec<String>,
@@ -277,6 +311,8 @@ struct Tasks {
 struct Task {
     task_arn: String,
     cluster_arn: Option<String>,
+    /// `service:NAME` if a service started it.
+    group: Option<String>,
     #[serde(default)]
     last_status: String,
     #[serde(default)]
@@ -291,6 +327,26 @@ struct Task {
 impl Task {
     fn since(&self) -> f64 {
         self.started_at.or(self.created_at).unwrap_or_default()
+    }
+
+    fn list(self, cluster: &str) -> Vec<RunningTask> {
+        let id = last_part(&self.task_arn).to_owned();
+        let service = self.group.as_deref().and_then(|group| group.strip_prefix("service:"));
+        let (service, task) = (service.map(str::to_owned), service.is_none().then(|| id.clone()));
+        let enabled = self.enable_execute_command;
+        let one = |container: Container| {
+            let connection = match container.agent() {
+                _ if !enabled => "ECS Exec is not enabled".to_owned(),
+                Some(agent) if agent.last_status == RUNNING => "online".to_owned(),
+                Some(agent) => format!("agent {}", agent.last_status.to_ascii_lowercase()),
+                None => "no agent".to_owned(),
+            };
+            let cluster = cluster.to_owned();
+            let spec =
+                EcsSpec { cluster, service: service.clone(), task: task.clone(), container: Some(container.name) };
+            RunningTask { spec, task: id.clone(), connection }
+        };
+        self.containers.into_iter().map(one).collect()
     }
 }
 

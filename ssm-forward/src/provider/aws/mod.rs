@@ -1,6 +1,7 @@
 //! Sessions from the SSM API, and what they need of KMS and ECS. The only room that knows AWS's SDK.
 
 mod apis;
+mod caller;
 mod credentials;
 mod ecs;
 mod endpoint;
@@ -17,7 +18,8 @@ mod signed;
 mod token;
 mod xml;
 
-pub use ecs::{EcsSpec, EcsTarget};
+pub use caller::Caller;
+pub use ecs::{EcsSpec, EcsTarget, RunningTask};
 pub use nodes::Node;
 pub use profile::names as profile_names;
 pub use services::{ServiceEndpoint, ServiceSummary};

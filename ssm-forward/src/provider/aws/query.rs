@@ -33,6 +33,7 @@ services! {
     EC2: "EC2", "ec2", "2016-11-15";
     ELASTICACHE: "ElastiCache", "elasticache", "2015-02-02";
     RDS: "RDS", "rds", "2014-10-31";
+    STS: "STS", "sts", "2011-06-15";
 }
 
 impl AwsProvider {

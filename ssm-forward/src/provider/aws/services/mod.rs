@@ -24,6 +24,8 @@ pub struct ServiceEndpoint {
     pub port: u16,
     /// The VPC that it is in, where that is known.
     pub vpc: Option<String>,
+    /// RDS: the id by which IAM policies name it, `db-…` or `cluster-…`.
+    pub resource_id: Option<String>,
     /// RDS: whether IAM database authentication is enabled.
     pub iam_auth: bool,
     /// Whether its clients must use TLS. RDS always offers it.
@@ -97,6 +99,7 @@ fn endpoint(
         host,
         port,
         vpc: None,
+        resource_id: None,
         iam_auth: false,
         tls: false,
         user: None,

@@ -114,6 +114,8 @@ struct DbInstance {
     subnet_group: Option<SubnetGroup>,
     #[serde(rename = "IAMDatabaseAuthenticationEnabled", default)]
     iam_auth: bool,
+    #[serde(rename = "DbiResourceId")]
+    resource_id: Option<String>,
     master_username: Option<String>,
     #[serde(rename = "DBName")]
     database: Option<String>,
@@ -124,6 +126,7 @@ impl DbInstance {
         let at = self.endpoint.unwrap_or_default();
         Ok(ServiceEndpoint {
             vpc: self.subnet_group.and_then(|group| group.vpc_id),
+            resource_id: self.resource_id,
             iam_auth: self.iam_auth,
             tls: true,
             user: self.master_username,
@@ -172,6 +175,8 @@ struct DbCluster {
     subnet_group: Option<String>,
     #[serde(rename = "IAMDatabaseAuthenticationEnabled", default)]
     iam_auth: bool,
+    #[serde(rename = "DbClusterResourceId")]
+    resource_id: Option<String>,
     master_username: Option<String>,
     database_name: Option<String>,
 }
@@ -181,6 +186,7 @@ impl DbCluster {
         let host = if spec.reader { self.reader_endpoint } else { self.endpoint };
         Ok(ServiceEndpoint {
             vpc,
+            resource_id: self.resource_id,
             iam_auth: self.iam_auth,
             tls: true,
             user: self.master_username,

@@ -36,7 +36,7 @@ const PANELS: &[(&str, &[[&str; 2]])] = &[
             ["slow-reader", "rss-slow-reader"],
         ],
     ),
-    ("real", &[["download-1", "upload-1"], ["ping-p50", "busy-upload-p50"]]),
+    ("aws", &[["download-1", "upload-1"], ["download-8", "upload-8"], ["ping-p50", "busy-upload-p50"]]),
 ];
 
 fn bars(report: &Report) -> String {

@@ -54,9 +54,13 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
     ("memory, 1000 idle connections", "fast", "rss-1000", "MiB"),
     ("longest wait of 1000 active connections", "fast", "active-worst", "ms"),
     ("exec to ready", "fast", "ready", "ms"),
-    ("download at the real agent's pace, 1 session", "real", "sessions-1", "MB/s"),
-    ("the same, 16 sessions", "real", "sessions-16", "MB/s"),
-    ("upload at the real agent's pace", "real", "upload-1", "MB/s"),
+    ("as at AWS: download, 1 connection", "aws", "download-1", "MB/s"),
+    ("as at AWS: download, 8 connections", "aws", "download-8", "MB/s"),
+    ("as at AWS: upload, 1 connection", "aws", "upload-1", "MB/s"),
+    ("as at AWS: upload, 8 connections", "aws", "upload-8", "MB/s"),
+    ("as at AWS: round trip of 1 byte, median", "aws", "ping-p50", "ms"),
+    ("as at AWS: the same beside an upload", "aws", "busy-upload-p50", "ms"),
+    ("as at AWS: connect to first byte, median", "aws", "connect-p50", "ms"),
 ];
 
 fn section(report: &Report, plot: &str) -> String {
@@ -74,6 +78,10 @@ fn section(report: &Report, plot: &str) -> String {
         let cells = others.iter().map(|client| cell(report.get(profile, client, metric), value)).collect::<String>();
         let _ = writeln!(text, "| {name} | {} {unit} |{cells}", figure(value.median));
     }
+    let _ = writeln!(
+        text,
+        "\n\"As at AWS\" is the real agent's pace, a budget of 900 messages a second, and 20 ms each way between client and service."
+    );
     let _ = writeln!(text);
     for line in in_words(report, ours) {
         let _ = writeln!(text, "- {line}");

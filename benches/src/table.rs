@@ -54,6 +54,7 @@ pub(crate) fn profile_title(profile: &str) -> &'static str {
     match profile {
         "fast" => "without an artificial limit (--profile fast)",
         "real" => "at the real agent's pace (--profile real)",
+        "aws" => "as at AWS: the agent's pace, 900 messages a second, 20 ms each way (--profile aws)",
         _ => "parts",
     }
 }
@@ -69,7 +70,7 @@ pub(crate) fn of(report: &Report) -> String {
         report.clients.first().map_or_else(String::new, |client| short(client)),
         settings.delay_ms,
     );
-    for profile in ["fast", "real"] {
+    for profile in ["fast", "real", "aws"] {
         let rows: Vec<Vec<String>> = METRICS.iter().filter_map(|metric| row(report, profile, metric)).collect();
         if rows.is_empty() {
             continue;

@@ -23,12 +23,15 @@ mod terminal_session;
 use std::io::Write as _;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use args::{Cli, Command, PluginAction};
 use exit_code::{ExitCode, Failure};
 
 fn main() -> ExitCode {
     logging::tell_panics_in_one_line();
     keep_freed_memory();
+    raise_file_limit();
     let result = if plugin::is_invoked_as_plugin() {
         plugin::run()
     } else {
@@ -44,6 +47,25 @@ fn main() -> ExitCode {
 /// tenth of its CPU time. Once a larger piece was freed the bound is twice its size: mallopt(3), M_MMAP_THRESHOLD.
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
+}
+
+/// Many systems let a program open 1024 files unless it asks for more, which it may: that limit is for programs that use
+/// select(2). Each connection is one file.
+fn raise_file_limit() {
+    // More brings nothing, and programs that are started from here may close them one by one.
+    const ENOUGH: u64 = 65_536;
+    /// What macOS takes where it says that there is no limit.
+    const MACOS: u64 = 10_240;
+    let limit = getrlimit(Resource::Nofile);
+    for wanted in [ENOUGH, MACOS] {
+        let wanted = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        if limit.current.is_none_or(|current| current >= wanted) {
+            return;
+        }
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok() {
+            return;
+        }
+    }
 }
 
 /// Runs a command on a runtime of its own.

@@ -87,12 +87,21 @@ pub enum ForwardEvent {
         /// How long there was none.
         outage: Duration,
     },
+    /// Another session serves connections, because they would have had to share the others: [`crate::PoolSize::Auto`].
+    SessionAdded {
+        /// Its id.
+        session_id: String,
+        /// How many there are now.
+        sessions: usize,
+        /// The most that there may be.
+        max: usize,
+    },
     /// A text from the far side that the person should see.
     Message {
         /// One or more lines.
         text: String,
     },
-    /// Something that was asked for can't be had; the forwarder goes on without.
+    /// Something that was asked for can't be had, or a connection holds up others; the forwarder goes on.
     Warning {
         /// What.
         text: String,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use crate::descriptors::{self, Lack};
 use crate::listener::{ListenAddr, Listener, Local};
-use crate::pool::{Blueprint, Pool, PoolConfig, StreamLease};
+use crate::pool::{Blueprint, Caller, Pool, PoolConfig, StreamLease};
+use crate::program;
 use crate::pump::{PumpError, Traffic, pump};
 use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
 use crate::stats::ForwardStats;
@@ -94,6 +97,7 @@ impl ForwarderBuilder {
     /// [`ForwardError::Listen`] if the address can't be had.
     pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
         let failed = |source| ForwardError::Listen { address: listen.to_string(), source };
+        program::prepare();
         let listener = Listener::bind(&listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
         let Self { provider, request, session, config, on_event } = self;
@@ -208,36 +212,60 @@ impl Forwarder {
     async fn serve(&self, pool: &Arc<Pool>) -> Infallible {
         let mut connections = JoinSet::new();
         let unanswered = Arc::new(Unanswered::new(self.request.destination(), self.config.answer_patience));
+        let mut lack = Lack::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            let (local, peer) = match accepted {
-                Ok(accepted) => accepted,
-                // Out of file descriptors and the like: what is open goes on, and closing makes room.
+            let is_last = match accepted {
+                Ok((local, peer)) => {
+                    let is_last = local.is_of_reserve();
+                    let run = self.connection(unanswered.clone(), pool.clone(), local, peer);
+                    connections.spawn(run.in_current_span());
+                    is_last
+                }
+                Err(error) if descriptors::is_lack(&error) => true,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
+                    false
                 }
             };
-            let connection = Connection {
-                number: self.stats.opened(),
-                stats: self.stats.clone(),
-                unanswered: unanswered.clone(),
-                on_event: self.on_event.clone(),
-            };
-            tracing::info!(
-                connection = connection.number,
-                peer = peer.map(tracing::field::display),
-                "connection opened"
-            );
-            self.emit(ForwardEvent::ConnectionOpened { connection: connection.number, peer });
-            let pool = pool.clone();
-            let run = async move { connection.run(local, pool.open_stream().await).await };
-            connections.spawn(run.in_current_span());
+            if is_last {
+                self.wait_for_room(&mut connections, &mut lack).await;
+            }
         }
+    }
+
+    /// Waits until there are descriptors for another connection; meanwhile the next ones wait in the listener's queue.
+    async fn wait_for_room(&self, connections: &mut JoinSet<()>, lack: &mut Lack) {
+        while !self.listener.has_room() {
+            if let Some(text) = lack.tell(self.stats.snapshot().connections_open) {
+                self.emit(ForwardEvent::Warning { text });
+            }
+            // Whatever else in this process may close a file.
+            tokio::select! {
+                Some(_) = connections.join_next() => {}
+                () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+            }
+        }
+    }
+
+    /// One accepted connection, to be run.
+    fn connection(
+        &self,
+        unanswered: Arc<Unanswered>,
+        pool: Arc<Pool>,
+        local: Local,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let number = self.stats.opened();
+        let connection = Connection { number, stats: self.stats.clone(), unanswered, on_event: self.on_event.clone() };
+        tracing::info!(connection = number, peer = peer.map(tracing::field::display), "connection opened");
+        self.emit(ForwardEvent::ConnectionOpened { connection: number, peer });
+        let caller = Caller { connection: number, peer };
+        async move { connection.run(local, pool.open_stream(caller).await).await }
     }
 
     fn emit(&self, event: ForwardEvent) {

@@ -45,6 +45,7 @@
 //! # }
 //! ```
 
+mod descriptors;
 mod error;
 mod event;
 mod forwarder;

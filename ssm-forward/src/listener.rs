@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::LocalAddr;
+use crate::descriptors;
 use crate::program::Program;
 
 /// Where to listen for local programs.
@@ -70,6 +71,14 @@ impl Listener {
             Self::Unix { listener, .. } => Ok((Local::Unix(listener.accept().await?.0), None)),
         }
     }
+
+    /// Whether there are descriptors for another connection, and some left for the sessions.
+    pub(crate) fn has_room(&self) -> bool {
+        !match self {
+            Self::Tcp(listener) => descriptors::are_scarce(listener),
+            Self::Unix { listener, .. } => descriptors::are_scarce(listener),
+        }
+    }
 }
 
 impl Drop for Listener {
@@ -110,6 +119,14 @@ impl Local {
                 let (read, write) = stream.split();
                 (Box::new(read), Box::new(write))
             }
+        }
+    }
+
+    /// Whether it took a descriptor that was meant for the sessions.
+    pub(crate) fn is_of_reserve(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => descriptors::is_of_reserve(stream),
+            Self::Unix(stream) => descriptors::is_of_reserve(stream),
         }
     }
 

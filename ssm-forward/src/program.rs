@@ -7,12 +7,25 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
-/// When to look, each after the one before.
+/// When to look, each after the one before; from then on as after the last.
 const LOOKS: [Duration; 6] =
     [Duration::ZERO, millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
+const LAST: Duration = Duration::from_secs(10);
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
+}
+
+/// What a look at the system's sockets told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux tells"))]
+enum Owner {
+    /// Some process holds the socket.
+    Present,
+    /// None does.
+    Gone,
+    /// The system does not tell, or not this time.
+    Unknown,
 }
 
 impl Program {
@@ -25,68 +38,140 @@ impl Program {
     /// tell the two apart, but where the program runs on this machine, Linux knows whether its socket still has an owner.
     /// Elsewhere this never completes.
     pub(crate) async fn gone(self) {
-        if let Some((peer, ours)) = self.0 {
-            for pause in LOOKS {
-                tokio::time::sleep(pause).await;
-                match has_owner(peer, ours) {
-                    Some(true) => {}
-                    Some(false) => return,
-                    None => break,
-                }
+        let Some((peer, ours)) = self.0 else { return std::future::pending().await };
+        for pause in LOOKS.into_iter().chain(std::iter::repeat(LAST)) {
+            tokio::time::sleep(pause).await;
+            if owner(peer, ours) == Owner::Gone {
+                return;
             }
         }
-        std::future::pending().await
     }
 }
 
-/// Whether some process holds the socket from `local` to `remote`. Asks the kernel for this one socket (`sock_diag`), which
-/// takes microseconds however many there are; `/proc/net/tcp` would list them all. `None`: the kernel does not tell.
+/// Takes now what [`Program::gone`] needs later, when there may be no descriptor left.
+pub(crate) fn prepare() {
+    #[cfg(target_os = "linux")]
+    table::prepare();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn owner(_local: SocketAddr, _remote: SocketAddr) -> Owner {
+    Owner::Unknown
+}
+
+/// Whether some process holds the socket from `local` to `remote`.
 #[cfg(target_os = "linux")]
-fn has_owner(local: SocketAddr, remote: SocketAddr) -> Option<bool> {
+fn owner(local: SocketAddr, remote: SocketAddr) -> Owner {
+    match table::has_owner(local, remote) {
+        Ok(true) => Owner::Present,
+        Ok(false) => Owner::Gone,
+        Err(error) => {
+            tracing::debug!(%error, "the kernel does not tell whose a socket is");
+            Owner::Unknown
+        }
+    }
+}
+
+/// Asks the kernel for one socket (`sock_diag`), which takes microseconds however many there are; `/proc/net/tcp` would list
+/// them all. One socket of ours serves the whole process for good: a look must not fail because connections have used all
+/// descriptors up, since it is what finds out which of them are over.
+#[cfg(target_os = "linux")]
+mod table {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::sync::{Mutex, PoisonError};
+
     use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
     use netlink_packet_sock_diag::SockDiagMessage;
     use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
     use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
     use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
 
+    static KERNEL: Mutex<Option<Kernel>> = Mutex::new(None);
+
     const NO_SUCH_SOCKET: i32 = 2;
     const ANY_COOKIE: [u8; 8] = [0xff; 8];
-    let request = InetRequest {
-        family: if local.is_ipv4() { AF_INET } else { AF_INET6 },
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::all(),
-        socket_id: SocketId {
-            source_port: local.port(),
-            destination_port: remote.port(),
-            source_address: local.ip(),
-            destination_address: remote.ip(),
-            interface_id: 0,
-            cookie: ANY_COOKIE,
-        },
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
 
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG).ok()?;
-    socket.bind_auto().ok()?;
-    socket.connect(&KernelAddr::new(0, 0)).ok()?;
-    socket.send(&bytes, 0).ok()?;
-    let (answer, _) = socket.recv_from_full().ok()?;
-    match NetlinkMessage::<SockDiagMessage>::deserialize(&answer).ok()?.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Some(found.header.inode != 0),
-        NetlinkPayload::Error(error) if error.raw_code() == -NO_SUCH_SOCKET => Some(false),
-        _ => None,
+    pub(super) fn prepare() {
+        let mut kernel = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+        if kernel.is_none() {
+            *kernel = Kernel::open().inspect_err(|error| tracing::debug!(%error, "no look at the sockets yet")).ok();
+        }
     }
-}
 
-#[cfg(not(target_os = "linux"))]
-fn has_owner(_local: SocketAddr, _remote: SocketAddr) -> Option<bool> {
-    None
+    pub(super) fn has_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+        let mut slot = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kernel = match slot.take() {
+            Some(kernel) => kernel,
+            None => Kernel::open()?,
+        };
+        let answer = kernel.has_owner(local, remote);
+        // After a failure nobody knows what is still to come on this socket; it is closed.
+        if answer.is_ok() {
+            *slot = Some(kernel);
+        }
+        answer
+    }
+
+    /// The kernel, to be asked one question after the other.
+    struct Kernel {
+        socket: Socket,
+        asked: u32,
+    }
+
+    impl Kernel {
+        fn open() -> io::Result<Self> {
+            let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+            socket.bind_auto()?;
+            socket.connect(&KernelAddr::new(0, 0))?;
+            // The answer is there when the question is sent; it is never waited for.
+            socket.set_non_blocking(true)?;
+            Ok(Self { socket, asked: 0 })
+        }
+
+        fn has_owner(&mut self, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+            self.asked = self.asked.wrapping_add(1);
+            self.socket.send(&question(local, remote, self.asked), 0)?;
+            loop {
+                let (answer, _) = self.socket.recv_from_full()?;
+                let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
+                if answer.header.sequence_number != self.asked {
+                    continue;
+                }
+                return match answer.payload {
+                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(found.header.inode != 0),
+                    NetlinkPayload::Error(error) if error.raw_code() == -NO_SUCH_SOCKET => Ok(false),
+                    NetlinkPayload::Error(error) => Err(io::Error::from_raw_os_error(-error.raw_code())),
+                    _ => Err(io::ErrorKind::InvalidData.into()),
+                };
+            }
+        }
+    }
+
+    fn question(local: SocketAddr, remote: SocketAddr, number: u32) -> Vec<u8> {
+        let request = InetRequest {
+            family: if local.is_ipv4() { AF_INET } else { AF_INET6 },
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId {
+                source_port: local.port(),
+                destination_port: remote.port(),
+                source_address: local.ip(),
+                destination_address: remote.ip(),
+                interface_id: 0,
+                cookie: ANY_COOKIE,
+            },
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST;
+        header.sequence_number = number;
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -111,8 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_knows_has_no_owner() {
+    fn a_socket_that_nobody_knows_has_no_owner_however_often_one_asks() {
         let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(has_owner(nobody, "127.0.0.1:2".parse().unwrap()), Some(false));
+        for _ in 0..3 {
+            assert_eq!(owner(nobody, "127.0.0.1:2".parse().unwrap()), Owner::Gone);
+        }
     }
 }

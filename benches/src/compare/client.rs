@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::Profile;
 use super::place::{HOST, Place, TARGET};
 use super::process::Process;
 use crate::Result;
@@ -113,16 +114,16 @@ impl Client {
         !matches!(self.kind, Kind::Limit | Kind::Hops | Kind::Tcp)
     }
 
-    /// Starts it with so many sessions.
-    pub(super) async fn start(&self, place: &Place, sessions: usize) -> Result<Running> {
+    /// Starts it with so many sessions, or with as many as it has by itself.
+    pub(super) async fn start(&self, place: &Place, profile: Profile, sessions: Option<usize>) -> Result<Running> {
         match self.kind {
             Kind::Ours => {
-                let (process, address) = self.start_ours(place, sessions).await?;
+                let (process, address) = self.start_ours(place, profile, sessions).await?;
                 Ok(Running { addresses: vec![address], processes: vec![process] })
             }
             Kind::Plugin | Kind::Bridge => {
                 let mut running = Running { addresses: Vec::new(), processes: Vec::new() };
-                for _ in 0..sessions {
+                for _ in 0..sessions.unwrap_or(1) {
                     let (process, address) = match self.kind {
                         Kind::Plugin => self.start_plugin(place).await?,
                         _ => self.start_bridge(place).await?,
@@ -138,17 +139,23 @@ impl Client {
         }
     }
 
-    async fn start_ours(&self, place: &Place, sessions: usize) -> Result<(Process, SocketAddr)> {
+    async fn start_ours(
+        &self,
+        place: &Place,
+        profile: Profile,
+        sessions: Option<usize>,
+    ) -> Result<(Process, SocketAddr)> {
         let forward = format!("0:{HOST}:{}", place.destination.address().port());
         let mut command = Command::new(&self.program);
         command.args(["forward", "--target", TARGET, "-L", &forward, "--output", "json"]);
-        if sessions > 1 {
+        command.args(profile.arguments());
+        if let Some(sessions) = sessions.filter(|_| !self.args.iter().any(|arg| arg == "--sessions")) {
             command.args(["--sessions", &sessions.to_string()]);
         }
         command.args(&self.args);
         place.point(&mut command);
         // A connection stays in its session: none is to be opened before all sessions are there.
-        let (mut missing, mut address) = (sessions, None);
+        let (mut missing, mut address) = (sessions.unwrap_or(1), None);
         Process::start(command, |line| {
             let event: Value = serde_json::from_str(line).ok()?;
             match event.get("event")?.as_str()? {

@@ -36,8 +36,8 @@ pub(crate) struct Args {
     /// acknowledgements, `hops` two plain TCP relays, `tcp` no tunnel at all. The first given is what the others are compared with.
     #[arg(short, long = "client", value_name = "CLIENT", default_values = ["ours", "limit", "tcp"])]
     clients: Vec<String>,
-    /// How the local Session Manager's agent behaves.
-    #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real])]
+    /// How the local Session Manager's agent behaves, and the way to it.
+    #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real, Profile::Aws])]
     profiles: Vec<Profile>,
     /// Only scenarios whose names begin so: startup, memory, latency, download, upload, busy,
     /// active, slow, sessions.
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// About a minute: three repetitions of a short time, without what takes long.
     #[arg(long)]
     quick: bool,
-    /// Delay between client and Session Manager, each way.
+    /// Delay between client and Session Manager, each way; the profile aws has 20 ms at least.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
     /// What goes wrong meanwhile, as docs/faults.md has it: `drop,probability=0.001`. May be given several times.
@@ -106,6 +106,9 @@ pub(crate) enum Profile {
     Fast,
     /// The real agent's pace: 1024 bytes, then a millisecond of sleep.
     Real,
+    /// What a user at AWS will see: the real agent's pace, 20 ms each way, and of our client the message budget that it has
+    /// towards AWS.
+    Aws,
 }
 
 impl Profile {
@@ -113,13 +116,30 @@ impl Profile {
         match self {
             Self::Fast => "fast",
             Self::Real => "real",
+            Self::Aws => "aws",
         }
     }
 
     fn of_agent(self) -> ssm_local::Profile {
         match self {
             Self::Fast => ssm_local::Profile::Fast,
-            Self::Real => ssm_local::Profile::Real,
+            Self::Real | Self::Aws => ssm_local::Profile::Real,
+        }
+    }
+
+    /// Between client and Session Manager, each way.
+    fn delay(self) -> Duration {
+        match self {
+            Self::Fast | Self::Real => Duration::ZERO,
+            Self::Aws => Duration::from_millis(20),
+        }
+    }
+
+    /// What our client does by itself towards AWS, but not towards this machine.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Fast | Self::Real => &[],
+            Self::Aws => &["--message-rate", "900"],
         }
     }
 }
@@ -178,7 +198,7 @@ async fn measure(
     time: Duration,
     surroundings: &Surroundings,
 ) {
-    if !scenario.suits(client.kind) || (profile == Profile::Real && !client.has_agent()) {
+    if !scenario.suits(client.kind) || (profile != Profile::Fast && !client.has_agent()) {
         return;
     }
     let began = Instant::now();
@@ -220,7 +240,7 @@ async fn in_a_place(
     surroundings: &Surroundings,
 ) -> Result<Vec<(String, f64)>> {
     let place = Place::start(profile, surroundings).await?;
-    let samples = scenario.run(client, &place, time).await;
+    let samples = scenario.run(client, profile, &place, time).await;
     let corrupt = place.destination.is_corrupt();
     place.stop().await;
     if corrupt { Err("what came out of the tunnel is not what went in".into()) } else { samples }

@@ -53,7 +53,7 @@ impl Place {
             Process::start(command, |line| serde_json::from_str::<BTreeMap<String, String>>(line).ok()).await?;
         let endpoint = environment.get(ENDPOINT).and_then(|url| url.strip_prefix("http://"));
         let mut api: SocketAddr = endpoint.ok_or("the Session Manager has no endpoint")?.parse()?;
-        let delay = surroundings.delay;
+        let delay = surroundings.delay.max(profile.delay());
         let relay = if delay.is_zero() { None } else { Some(Relay::start(api, delay).await?) };
         if let Some(relay) = &relay {
             api = relay.address();

@@ -54,7 +54,7 @@ impl Scenario {
     /// Everything that tells something in this profile.
     pub(super) fn all(profile: Profile, quick: bool) -> Vec<Self> {
         use Direction::{Download, Upload};
-        let connections: &[usize] = if quick { &[1, 8] } else { &[1, 8, 64] };
+        let connections: &[usize] = if quick || profile == Profile::Aws { &[1, 8] } else { &[1, 8, 64] };
         let mut all = vec![Self::Startup, Self::Latency];
         for direction in [Download, Upload] {
             all.extend(connections.iter().map(|&count| Self::Throughput(direction, count)));
@@ -64,6 +64,7 @@ impl Scenario {
             Profile::Fast => all.extend([Self::Memory(CONNECTIONS), Self::Active(CONNECTIONS), Self::SlowReader]),
             Profile::Real if quick => all.extend([1, 4].map(Self::Sessions)),
             Profile::Real => all.extend([1, 2, 4, 8, 16].map(Self::Sessions)),
+            Profile::Aws => all.push(Self::Sessions(1)),
         }
         all
     }
@@ -91,9 +92,9 @@ impl Scenario {
     }
 
     /// Runs it.
-    pub(super) async fn run(self, client: &Client, place: &Place, time: Duration) -> Result<Samples> {
-        let sessions = if let Self::Sessions(count) = self { count } else { 1 };
-        let running = client.start(place, sessions).await?;
+    pub(super) async fn run(self, client: &Client, profile: Profile, place: &Place, time: Duration) -> Result<Samples> {
+        let sessions = if let Self::Sessions(count) = self { Some(count) } else { None };
+        let running = client.start(place, profile, sessions).await?;
         let samples = self.with(&running, place, time).await;
         running.stop().await;
         samples

@@ -83,11 +83,12 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     pub(crate) session: SessionArgs,
     /// Number of sessions that share the connections of each -L, or auto (up to 8, as they are needed).
     ///
-    /// A node's agent sends at most about 0.7 MB/s per session. A connection stays in one session.
+    /// A node's agent sends at most about 0.7 MB/s per session, and a connection that takes no data blocks the others of its
+    /// session. A connection stays in one session; one connection alone never needs a second session.
     #[arg(
         long,
         value_name = "N|auto",
-        default_value = "1",
+        default_value = "auto",
         value_parser = values::sessions,
         allow_negative_numbers = true,
         help_heading = "Session",

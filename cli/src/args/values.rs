@@ -62,7 +62,7 @@ const MAX_MESSAGE_RATE: u32 = 1_000_000;
 
 pub(super) fn sessions(text: &str) -> Result<PoolSize, String> {
     match (text, text.parse()) {
-        ("auto", _) => Ok(PoolSize::Auto { max: MAX_AUTO_SESSIONS }),
+        ("auto", _) => Ok(PoolSize::default()),
         (_, Ok(size @ 1..=MAX_SESSIONS)) => Ok(PoolSize::Fixed(size)),
         (_, Ok(0)) => Err("at least one session is needed to forward anything".into()),
         _ => Err(format!("expected auto or a number from 1 to {MAX_SESSIONS}")),
@@ -71,7 +71,6 @@ pub(super) fn sessions(text: &str) -> Result<PoolSize, String> {
 
 /// Beyond it, this machine is what limits rather than the agents.
 const MAX_SESSIONS: usize = 64;
-const MAX_AUTO_SESSIONS: usize = 8;
 
 /// A port to connect to.
 pub(super) fn remote_port(text: &str) -> Result<u16, String> {

@@ -117,6 +117,11 @@ enum Body<'a> {
         session_id: &'a str,
         outage_ms: u64,
     },
+    SessionAdded {
+        session_id: &'a str,
+        sessions: usize,
+        max: usize,
+    },
     Message {
         text: &'a str,
     },
@@ -218,6 +223,9 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
             Body::Restarting { cause, attempt: *attempt, delay_ms: millis(*delay) }
         }
         ForwardEvent::Restarted { session_id, outage } => Body::Restarted { session_id, outage_ms: millis(*outage) },
+        ForwardEvent::SessionAdded { session_id, sessions, max } => {
+            Body::SessionAdded { session_id, sessions: *sessions, max: *max }
+        }
         ForwardEvent::Message { text } => Body::Message { text },
         ForwardEvent::Warning { text } => Body::Warning { text },
         ForwardEvent::Closed { reason } => Body::Closed { reason },

@@ -100,6 +100,11 @@ impl<'a> TextWriter<'a> {
                 let (target, outage) = (&subject.target, seconds(*outage));
                 self.note(&format!("{which}New session {session_id} on {target} after {outage}"));
             }
+            ForwardEvent::SessionAdded { session_id, sessions, max } => {
+                self.finish();
+                let target = &subject.target;
+                self.note(&format!("{which}{sessions} sessions on {target} now, of up to {max}: added {session_id}"));
+            }
             ForwardEvent::Message { text } => self.note(&format!("{which}{}: {text}", subject.target)),
             ForwardEvent::Warning { text } => self.note(&format!("warning: {which}{text}")),
             _ => {}

@@ -1,19 +1,21 @@
 //! A port session for whoever started the plugin: a listener where the document says, and the texts that callers wait for.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ssm_forward::{
-    CloseReason, ForwardConfig, ForwardEvent, Forwarder, ListenAddr, LocalAddr, PortProperties, Session, SessionMode,
-    SessionProvider, SessionType, StartRequest,
+    CloseReason, ForwardConfig, ForwardEvent, Forwarder, ListenAddr, LocalAddr, PoolSize, PortProperties, Session,
+    SessionMode, SessionProvider, SessionType, StartRequest,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{exit_text, say};
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
+use crate::terminal;
 
 /// Serves connections until the session is over or somebody asks to stop.
 pub(super) async fn serve(
@@ -27,6 +29,8 @@ pub(super) async fn serve(
     let mux = session.mode() == Some(SessionMode::Mux);
     let mut config = ForwardConfig::default();
     config.pool.restart = false;
+    // The caller gave one session, and no right to start others.
+    config.pool.size = PoolSize::Fixed(1);
     let texts = Texts { session_id: session.id().to_owned(), mux, accepted: AtomicBool::new(false) };
     let forwarder = Forwarder::builder(provider, StartRequest::default())
         .session(session.clone())
@@ -110,6 +114,10 @@ impl Texts {
             }
             ForwardEvent::ConnectionClosed { refused: true, .. } => {
                 "\nConnection to destination port failed, check SSM Agent logs.\n".into()
+            }
+            ForwardEvent::Warning { text } => {
+                let _ = writeln!(terminal::Stderr, "warning: {text}");
+                return;
             }
             _ => return,
         };

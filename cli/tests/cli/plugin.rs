@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::process::Stdio;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -110,6 +111,25 @@ fn a_port_session_says_exactly_what_callers_wait_for() {
     let last = ["Terminate signal received, exiting.", "", "", &format!("Exiting session with sessionId: {id}."), ""];
     assert_eq!(ended.stdout, last);
     assert!(manager.sessions("Active").is_empty());
+}
+
+#[test]
+fn where_there_is_one_session_who_waits_is_told_for_whom() {
+    let manager = LocalManager::start();
+    let session = port_session(&manager, echo_server());
+    let cli = start(&manager, &session);
+    let address = port_of(&cli, &session);
+    let mut stuck = connect(&address);
+    let peer = stuck.local_addr().unwrap();
+    let _other = connect(&address);
+    // What comes back is not read.
+    stuck.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    while stuck.write_all(&[7; 65_536]).is_ok() {}
+    let warning = cli.error_line();
+    assert!(
+        warning.starts_with(&format!("warning: the local program of connection 1 (from {peer}) reads ")),
+        "{warning}"
+    );
 }
 
 #[test]

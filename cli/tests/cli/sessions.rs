@@ -72,25 +72,47 @@ fn connections_are_spread_and_a_lost_session_takes_only_its_own_along() {
 }
 
 #[test]
-fn auto_adds_a_session_when_the_agents_pace_is_used_up() {
+fn a_session_is_added_for_a_connection_that_would_have_to_share_and_that_is_told() {
     let manager = LocalManager::start_with(&["--profile", "real"]);
-    let (_cli, address) = forward(&manager, source(), &["--sessions", "auto"]);
-    assert_eq!(manager.sessions("Active").len(), 1);
+    let (cli, address) = forward(&manager, source(), &[]);
     let download = || {
         let mut stream = connect(&address);
         thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
     };
     download();
-    eventually("a second session", || manager.sessions("Active").len() == 2);
-    // The second one may not be ready yet, and what comes until then shares the first.
-    for _ in 0..10 {
-        download();
-        thread::sleep(Duration::from_secs(1));
-        if manager.sessions("Active").len() > 2 {
-            return;
-        }
-    }
-    panic!("there was no third session: {:?}", manager.sessions("Active"));
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(manager.sessions("Active").len(), 1, "one connection needs no second session");
+    download();
+    let added = cli.event("session_added");
+    assert_eq!((&added["sessions"], &added["max"]), (&2.into(), &8.into()), "{added}");
+    assert!(manager.sessions("Active").contains(&added["session_id"].as_str().unwrap().to_owned()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn at_the_limit_of_open_files_connections_wait_and_are_served_at_once_when_others_end() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, echo_server(), &["--sessions", "1"]);
+    let limit = Rlimit { current: Some(64), maximum: Some(64) };
+    let pid = Pid::from_raw(i32::try_from(cli.pid).unwrap());
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let mut streams: Vec<_> = (0..100).map(|_| connect(&address)).collect();
+    let warning = cli.event("warning");
+    assert!(warning["text"].as_str().unwrap().contains("limit of 64 open files"), "{warning}");
+    // The session has what it needs to be resumed.
+    manager.set_faults(&["bye,after=10ms"]);
+    cli.event("reconnected");
+    assert!(echoes(&mut streams[0]).unwrap());
+    drop(streams);
+    // Nobody lingers: each of the hundred makes room as soon as it is gone.
+    let mut stream = connect(&address);
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(echoes(&mut stream).unwrap());
+    cli.signal("TERM");
+    let ended = cli.end();
+    assert!(!ended.stdout.iter().any(|line| line.contains("open files")), "told once: {ended:?}");
 }
 
 #[test]

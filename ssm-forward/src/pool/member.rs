@@ -4,6 +4,9 @@
 //!  Starting ── ready ──► Serving ── gone, in use ──► Waiting ── delay over ──► Starting
 //!      └── failed, can pass ──► Waiting     └── gone, not in use ──► Asleep ── a connection comes ──► Starting
 //! ```
+//!
+//! With [`PoolSize::Auto`] only the last one does so: where others are left, one that fails, or that nobody uses, gives its
+//! place up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +15,8 @@ use ssm_proto::SessionStats;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Blueprint;
 use super::state::{Number, Shared};
+use super::{Blueprint, PoolSize};
 use crate::session::{CloseReason, Session};
 use crate::{ForwardError, ForwardEvent, ProviderErrorKind};
 
@@ -58,7 +61,7 @@ impl Member {
         Ok(session)
     }
 
-    /// Keeps a session until it is to retire.
+    /// Keeps a session until it is to retire, or until the others can do without it.
     ///
     /// # Errors
     /// A session is gone and a new one can't be had, or is not wanted by the configuration.
@@ -69,7 +72,10 @@ impl Member {
             let session = match current.take() {
                 Some(session) => session,
                 None => tokio::select! {
-                    session = self.restart() => session?,
+                    session = self.restart() => match session? {
+                        Some(session) => session,
+                        None => return Ok(()),
+                    },
                     () = shared.closing() => return Ok(()),
                 },
             };
@@ -88,20 +94,20 @@ impl Member {
             session.terminate().await;
             let Some(reason) = reason else { return Ok(()) };
             tokio::select! {
-                ended = self.handle_end(&session, &reason, connections, began) => ended?,
+                goes_on = self.handle_end(&session, &reason, connections, began) => if !goes_on? { return Ok(()) },
                 () = shared.closing() => return Ok(()),
             }
         }
     }
 
-    /// A session is over: says so, and waits until a new one is needed.
+    /// A session is over: says so, and waits until a new one is needed. `false` if the others can do without it.
     async fn handle_end(
         &mut self,
         session: &Session,
         reason: &CloseReason,
         connections: usize,
         began: Instant,
-    ) -> Result<(), ForwardError> {
+    ) -> Result<bool, ForwardError> {
         let refused = self.is_first
             && self.attempt == 0
             && matches!(reason, CloseReason::Closed(text) if !text.trim().is_empty())
@@ -117,25 +123,33 @@ impl Member {
             self.attempt = 0;
         }
         if connections == 0 {
+            if self.shared.leave_if_spare(self.number) {
+                return Ok(false);
+            }
             self.shared.sleeps(self.number, true);
             self.shared.wanted().await;
             self.shared.sleeps(self.number, false);
         }
         self.wait(reason).await;
-        Ok(())
+        Ok(true)
     }
 
-    /// Starts a session, trying again while that can help.
-    async fn restart(&mut self) -> Result<Arc<Session>, ForwardError> {
+    /// Starts a session, trying again while that can help. `None` if the others can do without it.
+    async fn restart(&mut self) -> Result<Option<Arc<Session>>, ForwardError> {
         loop {
             match self.start(false).await {
                 Ok(session) => {
-                    self.shared.ready(self.number, session.clone());
-                    if let Some(since) = self.outage.take() {
-                        let session_id = session.id().to_owned();
-                        self.emit(ForwardEvent::Restarted { session_id, outage: since.elapsed() });
+                    self.tell_of(&session);
+                    return Ok(Some(session));
+                }
+                Err(error) if self.shared.leave_if_spare(self.number) => {
+                    tracing::warn!(%error, "no further session");
+                    if self.shared.growth_failed() {
+                        let target = &self.blueprint.request.target;
+                        let text = format!("no further session on {target} can be had, connections share: {error}");
+                        self.emit(ForwardEvent::Warning { text });
                     }
-                    return Ok(session);
+                    return Ok(None);
                 }
                 Err(error) if can_pass(&error) => self.wait(error.to_string()).await,
                 // While others serve, what this one misses is no reason to end them.
@@ -147,6 +161,17 @@ impl Member {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// A session is there: takes connections, and says why it was started.
+    fn tell_of(&mut self, session: &Arc<Session>) {
+        let sessions = self.shared.ready(self.number, session.clone());
+        let session_id = session.id().to_owned();
+        match (self.outage.take(), self.blueprint.pool.size) {
+            (Some(since), _) => self.emit(ForwardEvent::Restarted { session_id, outage: since.elapsed() }),
+            (None, PoolSize::Auto { max }) => self.emit(ForwardEvent::SessionAdded { session_id, sessions, max }),
+            (None, PoolSize::Fixed(_)) => {}
         }
     }
 

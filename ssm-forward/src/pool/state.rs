@@ -1,4 +1,4 @@
-//! What the members and the connections share: which sessions there are and how busy they are.
+//! What the members and the connections share: which sessions there are, and which of them takes a connection.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -8,16 +8,30 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::Session;
+use super::blocker::{Blocker, Blocking, Caller};
+use super::place::{Condition, Place};
+use super::{GROWTH_PAUSE, PoolSize, STARTS_AT_ONCE};
 use crate::stats::Totals;
+use crate::{Session, SessionStream};
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Shared {
+    pub(super) limits: Limits,
     state: Mutex<State>,
     changed: Notify,
     wanted: Notify,
+    hungry: Notify,
     closing: Notify,
+}
+
+/// How many sessions there may be, and for how long a connection waits for one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) size: PoolSize,
+    /// Before it shares one that is busy.
+    pub(super) share_after: Duration,
+    /// At most.
+    pub(super) hold: Duration,
 }
 
 /// Identifies a member for as long as the pool lives.
@@ -29,35 +43,27 @@ pub(super) struct State {
     members: BTreeMap<Number, Place>,
     /// Connections that wait for a session.
     waiting: usize,
+    /// Counts looks.
+    look: u64,
+    /// A further session could not be had: when to try again.
+    grows_again: Option<Instant>,
     /// Of sessions that are over.
     past: Totals,
     closing: bool,
 }
 
-/// One member's place.
-struct Place {
-    /// `None` while a session is being started, or while nobody needs one.
-    session: Option<Arc<Session>>,
-    asleep: bool,
-    streams: usize,
-    idle_since: Instant,
-    /// Streams that were placed since the last look: they will be busy, but are not yet.
-    placed: usize,
-    messages: u64,
-    /// Messages per second, both ways, lately.
-    rate: f64,
-    measured: Instant,
-    /// It is to go: nothing is placed in it any more.
-    retiring: bool,
-    retire: Arc<Notify>,
-}
-
-/// A session from which so many messages per second come and go is busy. A real agent sends at most some 900.
-const BUSY: f64 = 250.0;
-/// One that carries more is not held back by an agent's pace: a second one would bring nothing.
-const UNLIMITED: f64 = 2500.0;
-
 impl Shared {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            wanted: Notify::new(),
+            hungry: Notify::new(),
+            closing: Notify::new(),
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,14 +80,15 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Says, while it lives, that a connection wants a session.
+    /// Says, while it lives, that a connection waits for a session.
     pub(super) fn demand(self: &Arc<Self>) -> Demand {
         self.lock().waiting += 1;
         self.wanted.notify_waiters();
+        self.hungry.notify_one();
         Demand(self.clone())
     }
 
-    /// Completes when a connection wants a session.
+    /// Completes when a connection waits for a session.
     pub(super) async fn wanted(&self) {
         loop {
             let wanted = self.wanted.notified();
@@ -90,6 +97,11 @@ impl Shared {
             }
             wanted.await;
         }
+    }
+
+    /// Completes when a further connection waits for a session.
+    pub(super) async fn hungry(&self) {
+        self.hungry.notified().await;
     }
 
     /// Asks all members to terminate their sessions and to end.
@@ -110,60 +122,57 @@ impl Shared {
         }
     }
 
-    /// The session for the next connection.
-    pub(super) fn choose(self: &Arc<Self>) -> Option<(Arc<Session>, StreamLease)> {
+    /// The session for a connection that has waited for so long.
+    ///
+    /// # Errors
+    /// It is to wait on; here is what the best session has to offer meanwhile.
+    pub(super) fn choose(self: &Arc<Self>, waited: Duration) -> Result<(Arc<Session>, StreamLease), Option<Condition>> {
         let mut state = self.lock();
-        // One that reconnects may turn out to be gone: a new connection waits for what comes of it.
-        let ready = state.members.iter_mut().filter(|(_, place)| place.takes_connections());
-        let (number, place) = ready.min_by(|(_, a), (_, b)| a.load().total_cmp(&b.load()))?;
+        let (number, condition) = state.best().ok_or(None)?;
+        if state.is_better_to_come(condition, waited, self.limits) {
+            return Err(Some(condition));
+        }
+        let look = state.look;
+        let place = state.members.get_mut(&number).ok_or(None)?;
+        let session = place.session.clone().ok_or(None)?;
         place.streams += 1;
-        place.placed += 1;
-        let (number, session) = (*number, place.session.clone()?);
-        Some((session.clone(), StreamLease { shared: self.clone(), number, session }))
+        place.recent[0] += 1;
+        Ok((session.clone(), StreamLease { shared: self.clone(), number, session, look, stream: None }))
+    }
+
+    /// Whether one more session is to be started now.
+    pub(super) fn lacks_a_member(&self) -> bool {
+        self.lock().lacks_a_member(self.limits.size)
     }
 
     pub(super) fn join(&self) -> (Number, Arc<Notify>) {
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
-        let now = Instant::now();
-        let place = Place {
-            session: None,
-            asleep: false,
-            streams: 0,
-            idle_since: now,
-            placed: 0,
-            messages: 0,
-            rate: 0.0,
-            measured: now,
-            retiring: false,
-            retire: Arc::default(),
-        };
+        let place = Place::new();
         let retire = place.retire.clone();
         state.members.insert(number, place);
         (number, retire)
     }
 
-    /// A member's session is ready.
-    pub(super) fn ready(&self, number: Number, session: Arc<Session>) {
+    /// A member's session is ready; gives how many there are now.
+    pub(super) fn ready(&self, number: Number, session: Arc<Session>) -> usize {
         let mut state = self.lock();
         if let Some(place) = state.members.get_mut(&number) {
-            // The handshake's messages are no load.
-            (place.messages, place.rate, place.measured) = (messages(&session), 0.0, Instant::now());
-            place.idle_since = place.measured;
-            place.session = Some(session);
-            place.asleep = false;
+            place.begin(session);
         }
+        state.grows_again = None;
+        let sessions = state.members.values().filter(|place| place.session.is_some()).count();
         drop(state);
         self.changed.notify_waiters();
+        sessions
     }
 
     /// A member's session is gone; gives how many connections it had.
     pub(super) fn gone(&self, number: Number) -> usize {
         let mut state = self.lock();
         let Some(place) = state.members.get_mut(&number) else { return 0 };
-        let (session, streams) = (place.session.take(), std::mem::take(&mut place.streams));
-        place.retiring = false;
+        let (session, streams) = place.end();
         if let Some(session) = session {
             state.past.add(&session);
         }
@@ -176,60 +185,87 @@ impl Shared {
         }
     }
 
+    /// A member that the others can do without gives its place up. `false`: it is needed, or the number of sessions is fixed.
+    pub(super) fn leave_if_spare(&self, number: Number) -> bool {
+        let mut state = self.lock();
+        let is_spare = matches!(self.limits.size, PoolSize::Auto { .. }) && state.members.len() > 1;
+        if is_spare {
+            state.members.remove(&number);
+            drop(state);
+            self.changed.notify_waiters();
+        }
+        is_spare
+    }
+
+    /// A further session could not be had; says whether it is the first time in a row.
+    pub(super) fn growth_failed(&self) -> bool {
+        let again = Instant::now() + GROWTH_PAUSE;
+        let is_first = self.lock().grows_again.replace(again).is_none();
+        self.changed.notify_waiters();
+        is_first
+    }
+
     pub(super) fn leave(&self, number: Number) {
         self.lock().members.remove(&number);
     }
-}
 
-impl Place {
-    /// What a new connection would have to share.
-    fn load(&self) -> f64 {
-        self.rate / BUSY + self.placed as f64 + self.streams as f64 / 8.0
+    /// Measures how busy the sessions are. Connections that wait look again.
+    pub(super) fn measure(&self) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.look += 1;
+        state.members.values_mut().for_each(|place| place.measure(now));
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.changed.notify_waiters();
+        }
     }
-
-    fn takes_connections(&self) -> bool {
-        !self.retiring && self.session.as_ref().is_some_and(|session| session.is_connected())
-    }
-
-    fn is_busy(&self) -> bool {
-        self.session.is_some() && (BUSY..UNLIMITED).contains(&self.rate)
-    }
-
-    fn measure(&mut self, now: Instant) {
-        let Some(session) = &self.session else { return };
-        let messages = messages(session);
-        let seconds = now.saturating_duration_since(self.measured).as_secs_f64().max(1e-3);
-        let rate = messages.saturating_sub(self.messages) as f64 / seconds;
-        // The mean of the last second or so.
-        self.rate = (self.rate + rate) / 2.0;
-        (self.messages, self.measured, self.placed) = (messages, now, 0);
-    }
-}
-
-fn messages(session: &Session) -> u64 {
-    let channel = session.stats().channel;
-    channel.messages_sent + channel.messages_received
 }
 
 impl State {
-    pub(super) fn len(&self) -> usize {
-        self.members.len()
+    /// The member whose session suits a new connection best. One that reconnects may turn out to be gone: it is none.
+    fn best(&self) -> Option<(Number, Condition)> {
+        let ready = self.members.iter().filter(|(_, place)| place.takes_connections());
+        let rated = ready.map(|(number, place)| (place.condition(), place.load(), *number));
+        let best = rated.min_by(|(a, x, _), (b, y, _)| a.cmp(b).then(x.total_cmp(y)));
+        best.map(|(condition, _, number)| (number, condition))
     }
 
-    pub(super) fn is_starting(&self) -> bool {
-        self.members.values().any(|place| place.session.is_none() && !place.asleep)
+    /// Whether a connection that has waited for so long waits on for a better session than one in this condition.
+    fn is_better_to_come(&self, best: Condition, waited: Duration, limits: Limits) -> bool {
+        let grows = self.may_grow(limits.size) || self.members.values().any(Place::is_growing);
+        match best {
+            Condition::Free => false,
+            Condition::Busy => waited < limits.share_after && grows,
+            Condition::Stuck => waited < limits.hold && (grows || self.members.values().any(Place::is_coming)),
+        }
     }
 
-    pub(super) fn all_are_busy(&self) -> bool {
-        self.members.values().all(Place::is_busy)
+    fn may_grow(&self, size: PoolSize) -> bool {
+        let is_pausing = self.grows_again.is_some_and(|at| Instant::now() < at);
+        matches!(size, PoolSize::Auto { max } if self.members.len() < max) && !is_pausing
     }
 
-    pub(super) fn measure(&mut self, now: Instant) {
-        self.members.values_mut().for_each(|place| place.measure(now));
+    fn lacks_a_member(&self, size: PoolSize) -> bool {
+        let count = |of: fn(&Place) -> bool| self.members.values().filter(|place| of(place)).count();
+        if self.closing || count(Place::is_starting) >= STARTS_AT_ONCE {
+            return false;
+        }
+        match size {
+            PoolSize::Fixed(size) => self.members.len() < size.max(1),
+            // While no session is there at all, the network or the node is gone: more would not help. While one is free,
+            // those that wait have yet to see it.
+            PoolSize::Auto { .. } => {
+                self.may_grow(size)
+                    && self.waiting > count(Place::is_growing)
+                    && self.best().is_some_and(|(_, condition)| condition != Condition::Free)
+            }
+        }
     }
 
-    /// Asks a member that has had no connection for `idle` to go, unless another one would be started at once. The only one
-    /// stays.
+    /// Asks a member that has had no connection for `idle` to go, unless the next connection would have to share then. The only
+    /// one stays.
     pub(super) fn retire_one(&mut self, idle: Duration) {
         let now = Instant::now();
         let is_idle = |place: &Place| {
@@ -238,9 +274,10 @@ impl State {
         };
         let candidate = self.members.iter().rev().find(|(_, place)| is_idle(place)).map(|(number, _)| *number);
         let Some(candidate) = candidate else { return };
-        let all_others_are_busy =
-            self.members.iter().filter(|(number, _)| **number != candidate).all(|(_, place)| place.is_busy());
-        if let Some(place) = self.members.get_mut(&candidate).filter(|_| !all_others_are_busy) {
+        let others = self.members.iter().filter(|(number, _)| **number != candidate);
+        let is_missed =
+            !others.into_iter().any(|(_, place)| place.takes_connections() && place.condition() == Condition::Free);
+        if let Some(place) = self.members.get_mut(&candidate).filter(|_| !is_missed) {
             place.retiring = true;
             place.retire.notify_one();
         }
@@ -248,6 +285,12 @@ impl State {
 
     pub(super) fn is_retiring(&self, number: Number) -> bool {
         self.members.get(&number).is_some_and(|place| place.retiring)
+    }
+
+    /// Connections that hold up others and were not told of.
+    pub(super) fn new_blockers(&mut self) -> Vec<Blocker> {
+        let now = Instant::now();
+        self.members.values_mut().filter_map(|place| place.new_blocker(now)).collect()
     }
 
     /// Whether any session is there.
@@ -274,6 +317,8 @@ pub(super) struct Demand(Arc<Shared>);
 impl Drop for Demand {
     fn drop(&mut self) {
         self.0.lock().waiting -= 1;
+        // Those that wait on may need a session now: this one took what was free.
+        self.0.hungry.notify_one();
     }
 }
 
@@ -282,6 +327,19 @@ pub(crate) struct StreamLease {
     shared: Arc<Shared>,
     number: Number,
     session: Arc<Session>,
+    /// The look before which it began.
+    look: u64,
+    stream: Option<ssm_proto::StreamId>,
+}
+
+impl StreamLease {
+    /// The stream is open, for this caller.
+    pub(super) fn attach(&mut self, stream: &SessionStream, caller: Caller) {
+        if let Some(place) = self.shared.lock().members.get_mut(&self.number) {
+            place.connections.insert(stream.id(), Blocking { caller, told: false });
+            self.stream = Some(stream.id());
+        }
+    }
 }
 
 impl Drop for StreamLease {
@@ -290,9 +348,19 @@ impl Drop for StreamLease {
         if self.session.close_reason().is_some() {
             return;
         }
-        if let Some(place) = self.shared.lock().members.get_mut(&self.number) {
+        let mut state = self.shared.lock();
+        let age = usize::try_from(state.look - self.look).unwrap_or(usize::MAX);
+        if let Some(place) = state.members.get_mut(&self.number) {
             place.streams = place.streams.saturating_sub(1);
             place.idle_since = Instant::now();
+            if let Some(recent) = place.recent.get_mut(age) {
+                *recent = recent.saturating_sub(1);
+            }
+            if let Some(stream) = self.stream {
+                place.connections.remove(&stream);
+            }
         }
+        drop(state);
+        self.shared.changed.notify_waiters();
     }
 }

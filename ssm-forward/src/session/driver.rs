@@ -227,6 +227,7 @@ impl<'a> Connection<'a> {
         let mut state = self.shared.lock();
         for taken in 0..READ_BATCH {
             if state.protocol.is_congested() {
+                state.note_congestion(now.into_std());
                 // Nobody can hear a pong while nothing is read.
                 self.heard = now;
                 self.pinged = None;

@@ -3,6 +3,7 @@
 mod driver;
 mod resume;
 mod shared;
+mod stall;
 mod stream;
 mod surroundings;
 mod termination;
@@ -10,7 +11,7 @@ mod termination;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ssm_proto::{ClientConfig, Clock, Identity, Pace, SessionMode, SessionStats, SessionType, TerminalSize};
+use ssm_proto::{ClientConfig, Clock, Identity, Pace, SessionMode, SessionStats, SessionType, StreamId, TerminalSize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -18,6 +19,7 @@ use tracing::Instrument as _;
 
 pub(crate) use resume::DialError;
 pub use resume::RetryPolicy;
+pub(crate) use stall::{Stall, StalledEnd};
 pub use stream::{SessionStream, StreamError, StreamSender};
 pub use termination::settle;
 
@@ -269,6 +271,16 @@ impl Session {
     /// Whether its WebSocket is up; if not, it is being opened again.
     pub fn is_connected(&self) -> bool {
         self.shared.lock().is_connected()
+    }
+
+    /// Whether one of its streams holds up all of them, and which end is to blame.
+    pub(crate) fn stall(&self) -> Option<Stall> {
+        self.shared.lock().stall(tokio::time::Instant::now().into_std())
+    }
+
+    /// The stream that is to blame for a stall, as far as can be told from this end.
+    pub(crate) fn culprit(&self, stall: Stall) -> Option<StreamId> {
+        stall.culprit(&self.shared.lock().protocol)
     }
 
     /// Whether its WebSocket is up, and when that changes.

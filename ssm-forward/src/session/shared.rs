@@ -9,6 +9,7 @@ use std::time::Instant;
 use ssm_proto::{KeyRequest, Session, SessionEvent, SessionMode, StreamId};
 use tokio::sync::watch;
 
+use super::stall::{Congestion, Stall};
 use super::{CloseReason, SessionNotice};
 
 /// The state behind one lock. The driver takes it once per batch of messages, a stream once per chunk of up to 64 KiB:
@@ -31,6 +32,7 @@ pub(super) struct State {
     pub(super) mode: Option<SessionMode>,
     pub(super) reconnects: u64,
     connected: watch::Sender<bool>,
+    congestion: Congestion,
     pub(super) exit_code: Option<i64>,
     /// The agent wants encryption and KMS was not asked yet.
     pub(super) key_request: Option<KeyRequest>,
@@ -67,6 +69,7 @@ impl Shared {
             mode: None,
             reconnects: 0,
             connected: watch::Sender::new(false),
+            congestion: Congestion::default(),
             exit_code: None,
             key_request: None,
             terminating: false,
@@ -199,6 +202,15 @@ impl State {
     pub(super) fn progress(&self) -> u64 {
         let stats = self.protocol.stats().channel;
         stats.messages_received + stats.messages_sent.saturating_sub(stats.in_flight as u64)
+    }
+
+    /// The receive stores are full: nothing is read.
+    pub(super) fn note_congestion(&mut self, now: Instant) {
+        self.congestion.note(now);
+    }
+
+    pub(super) fn stall(&mut self, now: Instant) -> Option<Stall> {
+        Stall::of(&self.protocol, &mut self.congestion, now)
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -87,6 +87,11 @@ impl SessionStream {
         Ok(Self { sender: StreamSender { shared, id }, rest: Bytes::new(), keep_sending: false })
     }
 
+    /// Its number in its session.
+    pub(crate) fn id(&self) -> StreamId {
+        self.sender.id
+    }
+
     /// The sending half, for another future.
     pub fn sender(&self) -> StreamSender {
         self.sender.clone()

@@ -9,6 +9,10 @@ mod detour;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]
+mod running;
+#[cfg(test)]
 mod service;
+#[cfg(test)]
+mod stalls;
 #[cfg(test)]
 mod streams;

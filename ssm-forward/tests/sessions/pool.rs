@@ -1,21 +1,16 @@
 //! The sessions behind a forwarder.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ssm_forward::{
-    ForwardConfig, ForwardError, ForwardEvent, Forwarder, ListenAddr, LocalAddr, Pacing, PoolSize, Session,
-    SessionConfig, SessionProvider,
-};
-use ssm_local::{Faults, Local, SessionState};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, ListenAddr, PoolSize, SessionProvider};
+use ssm_local::{Local, LocalTarget, Profile};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::common::{aws, echo, request};
+use crate::common::{TARGET, aws, echo, request};
+use crate::running::{PATIENCE, Running, connected, echoes, eventually, faults, server};
 
 #[tokio::test]
 async fn a_file_that_is_no_socket_is_left_alone() {
@@ -27,63 +22,6 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     let outcome = builder.bind(ListenAddr::Unix(path.clone())).await;
     assert!(matches!(outcome, Err(ForwardError::Listen { .. })), "{outcome:?}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-}
-
-/// A forwarder that is ready.
-struct Running {
-    address: SocketAddr,
-    events: UnboundedReceiver<ForwardEvent>,
-    task: JoinHandle<Result<(), ForwardError>>,
-}
-
-impl Running {
-    async fn start(local: &Local, port: u16, config: ForwardConfig, session: Option<Session>) -> Self {
-        let (sender, events) = unbounded_channel();
-        let mut builder = Forwarder::builder(Arc::new(aws(local).await), request(port)).config(config);
-        if let Some(session) = session {
-            builder = builder.session(Arc::new(session));
-        }
-        let builder = builder.on_event(move |event| drop(sender.send(event)));
-        let forwarder = builder.bind(ListenAddr::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
-        let LocalAddr::Tcp(address) = forwarder.local_addr() else { panic!() };
-        let task = tokio::spawn(forwarder.run(std::future::pending()));
-        let mut running = Self { address, events, task };
-        running.until(|event| matches!(event, ForwardEvent::Ready { .. })).await;
-        running
-    }
-
-    async fn until(&mut self, wanted: impl Fn(&ForwardEvent) -> bool) {
-        let found = async { while !wanted(&self.events.recv().await.unwrap()) {} };
-        timeout(Duration::from_secs(20), found).await.unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn echoes(stream: &mut TcpStream) {
-    stream.write_all(b"?").await.unwrap();
-    assert_eq!(timeout(Duration::from_secs(20), stream.read_u8()).await.unwrap().unwrap(), b'?');
-}
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let so = async {
-        while !condition() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(Duration::from_secs(20), so).await.unwrap_or_else(|_| panic!("it did not come to pass: {what}"));
-}
-
-fn connected(local: &Local) -> usize {
-    local.sessions().iter().filter(|session| session.state == SessionState::Connected).count()
-}
-
-fn faults(specs: &[&str]) -> Faults {
-    Faults::from_json(&serde_json::json!({ "seed": 1, "faults": specs }).to_string()).unwrap()
 }
 
 #[tokio::test]
@@ -123,23 +61,96 @@ async fn one_session_of_several_that_ends_early_takes_nothing_else_along() {
 
 #[tokio::test]
 async fn auto_keeps_the_spare_session_while_the_others_are_busy_and_retires_it_after() {
-    let local = Local::builder().start().await.unwrap();
+    let (port, _) = server().await;
+    let local = Local::builder().profile(Profile::Real).start().await.unwrap();
     let mut config = ForwardConfig::default();
     config.pool.size = PoolSize::Auto { max: 3 };
     config.pool.retire_after = Duration::from_secs(1);
-    let mut session = SessionConfig::default();
-    session.pacing = Pacing::PerSecond(600);
-    config.session = session;
-    let running = Running::start(&local, echo().await, config, None).await;
-    let busy = TcpStream::connect(running.address).await.unwrap();
-    let (mut from, mut to) = busy.into_split();
-    let writer = tokio::spawn(async move { while to.write_all(&[7; 4000]).await.is_ok() {} });
-    let reader = tokio::spawn(async move { while from.read(&mut [0; 65_536]).await.is_ok_and(|length| length > 0) {} });
-    eventually("a second session", || connected(&local) == 2).await;
-    sleep(Duration::from_secs(4)).await;
-    assert_eq!(local.sessions().len(), 2, "no further session was started in place of the spare one");
-    writer.abort();
-    reader.abort();
+    let mut running = Running::start(&local, port, config, None).await;
+    let download = running.download().await;
+    let mut second = running.connect(b'?').await;
+    running.until(|event| matches!(event, ForwardEvent::SessionAdded { sessions: 2, max: 3, .. })).await;
+    assert_eq!(timeout(PATIENCE, second.read_u8()).await.unwrap().unwrap(), b'?');
+    drop(second);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(connected(&local), 2, "the next connection would have to share");
+    download.abort();
     eventually("the spare session is terminated", || connected(&local) == 1).await;
     assert_eq!(local.sessions().len(), 2);
+}
+
+#[tokio::test]
+async fn auto_starts_no_second_session_for_one_connection_however_busy_or_for_one_after_the_other() {
+    let (port, _) = server().await;
+    let local = Local::builder().profile(Profile::Real).start().await.unwrap();
+    let running = Running::start(&local, port, ForwardConfig::default(), None).await;
+    for _ in 0..20 {
+        echoes(&mut running.connect(b'?').await).await;
+    }
+    let download = running.download().await;
+    sleep(Duration::from_secs(2)).await;
+    download.abort();
+    assert_eq!(local.sessions().len(), 1);
+}
+
+#[tokio::test]
+async fn connections_that_begin_together_get_a_session_each() {
+    const CONNECTIONS: usize = 8;
+    let (port, _) = server().await;
+    let local = Local::builder().profile(Profile::Real).start().await.unwrap();
+    let mut config = ForwardConfig::default();
+    config.pool.share_after = PATIENCE;
+    let mut running = Running::start(&local, port, config, None).await;
+    let mut downloads = Vec::new();
+    for _ in 0..CONNECTIONS {
+        downloads.push(running.download().await);
+    }
+    eventually("a session for each", || connected(&local) == CONNECTIONS).await;
+    let aws = aws(&local).await;
+    for session in local.sessions() {
+        aws.terminate(&session.id).await.unwrap();
+    }
+    for _ in 0..CONNECTIONS {
+        let lost = running.until(|event| matches!(event, ForwardEvent::SessionLost { .. })).await;
+        assert!(matches!(lost, ForwardEvent::SessionLost { connections: 1, .. }), "{lost:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_share_at_once_where_no_further_session_can_be_had() {
+    let (port, _) = server().await;
+    let local = Local::builder().start().await.unwrap();
+    let mut running = Running::start(&local, port, ForwardConfig::default(), None).await;
+    local.set_faults(faults(&["api,operation=StartSession,answer=forbidden"])).await;
+    let (mut one, mut other) = (running.connect(b'1').await, running.connect(b'2').await);
+    let is_told =
+        |event: &ForwardEvent| matches!(event, ForwardEvent::Warning { text } if text.contains("no further session"));
+    running.until(is_told).await;
+    for (stream, first) in [(&mut one, b'1'), (&mut other, b'2')] {
+        assert_eq!(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap(), first);
+    }
+    // It is not tried again at once, nor told again.
+    let before = Instant::now();
+    let (mut one, mut other) = (running.connect(b'?').await, running.connect(b'?').await);
+    echoes(&mut one).await;
+    echoes(&mut other).await;
+    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
+    while let Ok(event) = running.events.try_recv() {
+        assert!(!is_told(&event), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_an_agent_carries_one_connection_at_a_time_the_next_gets_a_session_of_its_own() {
+    let (port, _) = server().await;
+    let old = LocalTarget::new(TARGET).agent_version("3.0.196.0");
+    let local = Local::builder().target(old).start().await.unwrap();
+    let running = Running::start(&local, port, ForwardConfig::default(), None).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = running.connect(b'?').await;
+        assert_eq!(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap(), b'?');
+        streams.push(stream);
+    }
+    assert_eq!(connected(&local), 3);
 }

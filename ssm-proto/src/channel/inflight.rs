@@ -23,6 +23,8 @@ pub(super) struct InFlight {
     unacked_bytes: usize,
     /// Nothing is due before this; a lower bound, so that a sent or acknowledged message costs no search.
     check_at: Option<Instant>,
+    /// Since when an acknowledgement is waited for and none came.
+    silent_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,11 @@ impl InFlight {
         self.unacked_bytes
     }
 
+    /// Since when an acknowledgement is waited for on this WebSocket and none came; `None` while none is waited for.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        self.silent_since
+    }
+
     /// Keeps the message that carries [`InFlight::next_sequence_number`].
     pub(super) fn push(&mut self, message: Bytes) {
         self.unacked += 1;
@@ -97,6 +104,7 @@ impl InFlight {
             self.cursor += 1;
             if slot.state != SlotState::Acked {
                 let sent = slot.send(now, &rto);
+                self.silent_since.get_or_insert(now);
                 self.expect_check(now + rto(1));
                 return Some(sent);
             }
@@ -131,6 +139,8 @@ impl InFlight {
             self.base += 1;
             self.cursor = self.cursor.saturating_sub(1);
         }
+        // What waits to be sent for the first time is not waited for.
+        self.silent_since = self.has_sent().then_some(now);
         if self.unacked == 0 {
             self.check_at = None;
         }
@@ -192,6 +202,7 @@ impl InFlight {
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
         self.check_at = None;
+        self.silent_since = None;
         for slot in &mut self.slots {
             slot.deadline = None;
             if slot.state == SlotState::QueuedAgain {
@@ -263,6 +274,24 @@ mod tests {
             again.push(sent.message[0]);
         }
         assert_eq!(again, [0, 2, 4]);
+    }
+
+    #[test]
+    fn silence_counts_from_the_last_acknowledgement_and_only_while_one_is_waited_for() {
+        let now = Instant::now();
+        let mut ring = ring_of(2, now);
+        assert_eq!(ring.silent_since(), Some(now));
+        ring.push(Bytes::from_static(b"unsent"));
+        ring.acknowledge(0, now + RTO);
+        assert_eq!(ring.silent_since(), Some(now + RTO));
+        ring.acknowledge(0, now + RTO * 2);
+        assert_eq!(ring.silent_since(), Some(now + RTO), "a repeated one is no news");
+        ring.acknowledge(1, now + RTO * 2);
+        assert_eq!(ring.silent_since(), None, "the third was not sent yet");
+        ring.transmit(now + RTO * 3, |_| RTO);
+        assert_eq!(ring.silent_since(), Some(now + RTO * 3));
+        ring.rewind();
+        assert_eq!(ring.silent_since(), None, "a new WebSocket begins anew");
     }
 
     #[test]

@@ -122,6 +122,8 @@ pub struct ChannelStats {
     pub in_flight: usize,
     /// Their bytes.
     pub in_flight_bytes: usize,
+    /// Since when an acknowledgement is waited for on this WebSocket and none came; `None` while none is waited for.
+    pub unacknowledged_since: Option<Instant>,
     /// Bytes that wait for an earlier message.
     pub reorder_bytes: usize,
     /// Smoothed round trip.
@@ -179,6 +181,7 @@ impl DataChannel {
         ChannelStats {
             in_flight: self.inflight.unacked(),
             in_flight_bytes: self.inflight.unacked_bytes(),
+            unacknowledged_since: self.inflight.silent_since(),
             reorder_bytes: self.reorder.bytes(),
             srtt: self.rtt.srtt(),
             budget: self.pacer.as_ref().map(Pacer::per_second),

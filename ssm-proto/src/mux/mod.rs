@@ -156,6 +156,23 @@ impl Mux {
         self.receive_bytes
     }
 
+    /// The stream with the most bytes that wait to be read: while the session is congested, whose reader it waits for.
+    pub fn slowest_reader(&self) -> Option<StreamId> {
+        self.longest(|stream| stream.receive.len())
+    }
+
+    /// The stream with the most bytes that wait to be sent: while the peer takes nothing more, likely whose destination it
+    /// waits for.
+    pub fn slowest_destination(&self) -> Option<StreamId> {
+        self.longest(|stream| stream.send.len())
+    }
+
+    fn longest(&self, bytes: impl Fn(&Stream) -> usize) -> Option<StreamId> {
+        let waiting = self.streams.iter().map(|(id, stream)| (bytes(stream), *id)).filter(|(bytes, _)| *bytes > 0);
+        // Of those that are alike the oldest.
+        waiting.max_by_key(|(bytes, id)| (*bytes, std::cmp::Reverse(*id))).map(|(_, id)| id)
+    }
+
     /// Whether a stream's or the whole receive store is full: take no more from the peer until streams are read.
     pub fn is_congested(&self) -> bool {
         self.streams_over_limit > 0 || self.receive_bytes >= self.config.receive_total

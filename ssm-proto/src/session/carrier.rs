@@ -60,6 +60,15 @@ impl Carrier {
         }
     }
 
+    /// Where there is one stream, it is no other's burden.
+    pub(super) fn slowest_reader(&self) -> Option<StreamId> {
+        if let Self::Mux(mux) = self { mux.slowest_reader() } else { None }
+    }
+
+    pub(super) fn slowest_destination(&self) -> Option<StreamId> {
+        if let Self::Mux(mux) = self { mux.slowest_destination() } else { None }
+    }
+
     pub(super) fn is_congested(&self) -> bool {
         match self {
             Self::Pending => false,

@@ -142,6 +142,18 @@ impl Session {
         self.carrier.is_congested()
     }
 
+    /// The stream whose reader the session waits for while it is congested; see
+    /// [`Mux::slowest_reader`](crate::Mux::slowest_reader). `None` where there is only one stream.
+    pub fn slowest_reader(&self) -> Option<StreamId> {
+        self.carrier.slowest_reader()
+    }
+
+    /// The stream whose destination the session likely waits for while nothing is acknowledged; see
+    /// [`Mux::slowest_destination`](crate::Mux::slowest_destination). `None` where there is only one stream.
+    pub fn slowest_destination(&self) -> Option<StreamId> {
+        self.carrier.slowest_destination()
+    }
+
     /// Whether everything that was sent is acknowledged and nothing waits to be sent.
     pub fn is_idle(&self) -> bool {
         !self.carrier.wants_transmit() && self.due_size().is_none() && self.control.is_empty() && self.channel.is_idle()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ssm_forward::{
     AwsConfig, AwsCredentials, AwsProvider, ForwardConfig, ForwardError, ForwardEvent, ForwardStats, Forwarder,
-    ListenAddr, LocalAddr, StartRequest,
+    ListenAddr, LocalAddr, PoolSize, StartRequest,
 };
 use ssm_local::{Faults, Local, Profile};
 use tokio::sync::{Notify, oneshot};
@@ -119,6 +119,8 @@ pub(crate) fn request(to: SocketAddr) -> StartRequest {
 /// Dead peers are noticed within `interval` and as much again; everything else as shipped.
 pub(crate) fn config(interval: Duration) -> ForwardConfig {
     let mut config = ForwardConfig::default();
+    // What is told of outages is compared with what happened to the one session.
+    config.pool.size = PoolSize::Fixed(1);
     config.session.liveness.ping_interval = interval;
     config.session.liveness.pong_timeout = interval;
     config

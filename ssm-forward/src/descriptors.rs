@@ -1,0 +1,91 @@
+//! The limit of open files. Connections leave some to the sessions, which could not reconnect without.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use tokio::time::{Duration, Instant};
+
+/// How many are left to the sessions, unless that were too large a part of all.
+const RESERVE: u64 = 32;
+const RESERVED_PART: u64 = 4;
+/// A lack is new if there was none for so long.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// How many open files this process may have; `None`: as many as it likes.
+fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Whether only the reserve is left, as this new descriptor shows: it is the lowest number that was free.
+pub(crate) fn is_of_reserve(descriptor: &impl AsRawFd) -> bool {
+    let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
+    limit().is_some_and(|limit| is_beyond(number, limit))
+}
+
+/// Whether only the reserve is left, as a copy of this descriptor would show.
+pub(crate) fn are_scarce(any: &impl AsFd) -> bool {
+    any.as_fd().try_clone_to_owned().map_or(true, |copy| is_of_reserve(&copy))
+}
+
+/// Whether this error means that there are no descriptors left.
+pub(crate) fn is_lack(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Tells that connections wait for descriptors, once until there was none of it for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Lack {
+    last: Option<Instant>,
+}
+
+impl Lack {
+    /// There are none left for a further connection. Gives what to tell, if it is new.
+    pub(crate) fn tell(&mut self, connections: u64) -> Option<String> {
+        let now = Instant::now();
+        let is_new = self.last.replace(now).is_none_or(|last| now >= last + TELL_AGAIN);
+        is_new.then(|| {
+            let limit = limit().map_or_else(String::new, |limit| format!(" of {limit}"));
+            format!(
+                "the limit{limit} open files is reached with {connections} connections: new ones wait until others end \
+                 (ulimit -n, or LimitNOFILE in systemd, raises it)"
+            )
+        })
+    }
+}
+
+fn is_beyond(number: u64, limit: u64) -> bool {
+    number >= limit - RESERVE.min(limit / RESERVED_PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_a_small_part() {
+        assert!(!is_beyond(991, 1024) && is_beyond(992, 1024));
+        assert!(!is_beyond(47, 64) && is_beyond(48, 64));
+        assert!(!is_beyond(2, 3) && is_beyond(3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lack_is_told_once_until_it_was_over_for_a_minute() {
+        let mut lack = Lack::default();
+        assert!(lack.tell(200).is_some_and(|text| text.contains("200 connections")));
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(30)).await;
+            assert_eq!(lack.tell(200), None);
+        }
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(lack.tell(200).is_some());
+    }
+
+    #[test]
+    fn a_lack_of_descriptors_is_told_from_other_failures() {
+        assert!(is_lack(&Errno::MFILE.into()) && is_lack(&Errno::NFILE.into()));
+        assert!(!is_lack(&Errno::CONNABORTED.into()));
+        assert!(!is_lack(&io::Error::other("no code")));
+    }
+}

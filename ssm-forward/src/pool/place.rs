@@ -1,0 +1,138 @@
+//! One member's place, as those see it that look for a session.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ssm_proto::{SessionMode, StreamId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::blocker::Blocking;
+use crate::session::Session;
+
+/// A session from which so many messages per second come and go is busy. A real agent sends at most some 900.
+const BUSY: f64 = 250.0;
+/// One that carries more is not held back by an agent's pace: a second one would bring nothing.
+const UNLIMITED: f64 = 2500.0;
+
+/// One member's place.
+pub(super) struct Place {
+    /// `None` while a session is being started, or while nobody needs one.
+    pub(super) session: Option<Arc<Session>>,
+    /// It never had a session.
+    pub(super) is_new: bool,
+    pub(super) asleep: bool,
+    pub(super) streams: usize,
+    /// Whose streams they are, once they are open.
+    pub(super) connections: BTreeMap<StreamId, Blocking>,
+    pub(super) idle_since: Instant,
+    /// Streams that began since the last look, and between it and the one before: they may be busy, but are not measured yet.
+    pub(super) recent: [usize; 2],
+    messages: u64,
+    /// Messages per second, both ways, lately.
+    rate: f64,
+    measured: Instant,
+    /// It is to go: nothing is placed in it any more.
+    pub(super) retiring: bool,
+    pub(super) retire: Arc<Notify>,
+}
+
+/// What a new connection finds in a session; the better ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Condition {
+    /// Nothing that would hold it back.
+    Free,
+    /// Others that use the agent's pace up, or may be about to.
+    Busy,
+    /// It would hang: a connection blocks the others, or the agent carries one at a time.
+    Stuck,
+}
+
+impl Place {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            session: None,
+            is_new: true,
+            asleep: false,
+            streams: 0,
+            connections: BTreeMap::new(),
+            idle_since: now,
+            recent: [0; 2],
+            messages: 0,
+            rate: 0.0,
+            measured: now,
+            retiring: false,
+            retire: Arc::default(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, session: Arc<Session>) {
+        // The handshake's messages are no load.
+        (self.messages, self.rate, self.measured) = (messages(&session), 0.0, Instant::now());
+        self.idle_since = self.measured;
+        self.session = Some(session);
+        (self.is_new, self.asleep) = (false, false);
+    }
+
+    /// The session, and how many streams it had.
+    pub(super) fn end(&mut self) -> (Option<Arc<Session>>, usize) {
+        self.retiring = false;
+        self.recent = [0; 2];
+        self.connections.clear();
+        (self.session.take(), std::mem::take(&mut self.streams))
+    }
+
+    pub(super) fn takes_connections(&self) -> bool {
+        !self.retiring && self.session.as_ref().is_some_and(|session| session.is_connected())
+    }
+
+    /// Whether it may take connections soon.
+    pub(super) fn is_coming(&self) -> bool {
+        !self.asleep && !self.retiring && !self.takes_connections()
+    }
+
+    /// Whether its first session is being started.
+    pub(super) fn is_growing(&self) -> bool {
+        self.is_new && self.session.is_none()
+    }
+
+    /// Whether a session is being started.
+    pub(super) fn is_starting(&self) -> bool {
+        self.session.is_none() && !self.asleep
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        let Some(session) = &self.session else { return Condition::Stuck };
+        let is_taken = self.streams > 0 && session.mode() != Some(SessionMode::Mux);
+        if is_taken || session.stall().is_some() {
+            Condition::Stuck
+        } else if self.recent != [0; 2] || (BUSY..UNLIMITED).contains(&self.rate) {
+            Condition::Busy
+        } else {
+            Condition::Free
+        }
+    }
+
+    /// What a new connection would have to share.
+    pub(super) fn load(&self) -> f64 {
+        let recent: usize = self.recent.iter().sum();
+        self.rate / BUSY + recent as f64 + self.streams as f64 / 8.0
+    }
+
+    pub(super) fn measure(&mut self, now: Instant) {
+        self.recent = [0, self.recent[0]];
+        let Some(session) = &self.session else { return };
+        let messages = messages(session);
+        let seconds = now.saturating_duration_since(self.measured).as_secs_f64().max(1e-3);
+        let rate = messages.saturating_sub(self.messages) as f64 / seconds;
+        // It counts as soon as it is busy, and until it was not for a second or so.
+        self.rate = rate.max(f64::midpoint(self.rate, rate));
+        (self.messages, self.measured) = (messages, now);
+    }
+}
+
+fn messages(session: &Session) -> u64 {
+    let channel = session.stats().channel;
+    channel.messages_sent + channel.messages_received
+}

@@ -98,18 +98,20 @@ fn at_the_limit_of_open_files_connections_wait_and_are_served_at_once_when_other
     let limit = Rlimit { current: Some(64), maximum: Some(64) };
     let pid = Pid::from_raw(i32::try_from(cli.pid).unwrap());
     prlimit(pid, Resource::Nofile, limit).unwrap();
-    let mut streams: Vec<_> = (0..100).map(|_| connect(&address)).collect();
+    let many = || -> Vec<_> { (0..100).map(|_| connect(&address)).collect() };
+    let streams = many();
     let warning = cli.event("warning");
     assert!(warning["text"].as_str().unwrap().contains("limit of 64 open files"), "{warning}");
-    // The session has what it needs to be resumed.
-    manager.set_faults(&["bye,after=10ms"]);
-    cli.event("reconnected");
-    assert!(echoes(&mut streams[0]).unwrap());
     drop(streams);
     // Nobody lingers: each of the hundred makes room as soon as it is gone.
     let mut stream = connect(&address);
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(echoes(&mut stream).unwrap());
+    // The session has what it needs to be resumed.
+    let mut streams = many();
+    manager.set_faults(&["bye,after=10ms"]);
+    cli.event("reconnected");
+    assert!(echoes(&mut streams[0]).unwrap());
     cli.signal("TERM");
     let ended = cli.end();
     assert!(!ended.stdout.iter().any(|line| line.contains("open files")), "told once: {ended:?}");

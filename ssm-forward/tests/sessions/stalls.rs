@@ -115,7 +115,7 @@ async fn who_waits_for_another_connection_is_told_for_which_once() {
 async fn who_reads_slowly_slows_down_no_new_connection() {
     let (port, sent) = server().await;
     let local = Local::builder().start().await.unwrap();
-    let running = Running::start(&local, port, ForwardConfig::default(), None).await;
+    let mut running = Running::start(&local, port, ForwardConfig::default(), None).await;
     let mut slow = running.connect(b'S').await;
     stuck(&sent).await;
     // It goes on and pauses, again and again: the session is full most of the time, not always.
@@ -128,5 +128,6 @@ async fn who_reads_slowly_slows_down_no_new_connection() {
     for _ in 0..8 {
         echoes(&mut running.connect(b'?').await).await;
     }
+    running.until(|event| matches!(event, ForwardEvent::SessionAdded { .. })).await;
     reader.abort();
 }

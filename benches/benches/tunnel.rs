@@ -59,7 +59,7 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
         target: TARGET.into(),
         document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
         parameters: parameters.into_iter().map(|(key, value)| (key.to_owned(), vec![value])).collect(),
-        reason: None,
+        ..StartRequest::default()
     };
     let (events, mut ready) = mpsc::unbounded_channel();
     let forwarder = Forwarder::builder(provider, request).on_event(move |event| drop(events.send(event)));

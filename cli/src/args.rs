@@ -5,6 +5,7 @@ mod local;
 mod values;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
@@ -118,7 +119,13 @@ pub(crate) struct AwsArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "local", add = ArgValueCandidates::new(completion::regions))]
     pub(crate) region: Option<String>,
     /// URL of the SSM API, instead of the region's.
-    #[arg(long, value_name = "URL", conflicts_with = "local", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = values::endpoint_url,
+        conflicts_with = "local",
+        hide_short_help = true
+    )]
     pub(crate) endpoint_url: Option<String>,
     /// Use a Session Manager in this process, not AWS's.
     ///
@@ -143,6 +150,15 @@ pub(crate) struct SessionArgs {
     /// Reason, shown in the session history.
     #[arg(long, value_name = "TEXT", hide_short_help = true)]
     pub(crate) reason: Option<String>,
+    /// How long to wait for a node that is not connected yet, for example because it boots. Default: not at all.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = values::duration,
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub(crate) wait_connected: Option<Duration>,
 }
 
 /// `shell`.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsProvider, EcsSpec, Session, SessionConfig, SessionNotice, SessionProvider, StartRequest,
-    StreamUrlPolicy,
+    AwsConfig, AwsProvider, EcsSpec, ForwardError, Session, SessionConfig, SessionNotice, SessionProvider,
+    StartRequest, StreamUrlPolicy, await_target,
 };
 use tokio::time::timeout;
 
 use crate::args::{AwsArgs, LocalProfile, SessionArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
+use crate::output::awaiting;
 use crate::shutdown::{Shutdown, StopCause, interrupted};
 
 /// A session, and the local Session Manager that it is one of, if it is.
@@ -31,8 +32,13 @@ pub(crate) struct Wanted<'a> {
     pub(crate) target: Option<&'a str>,
     /// `None`: the account's shell.
     pub(crate) document: Option<&'a str>,
+    /// Needed for the command to make sense, whatever the document.
     pub(crate) parameters: Vec<(&'a str, String)>,
+    /// What the command's own document takes, and another one where it defines it.
+    pub(crate) offered: Vec<(&'a str, String)>,
     pub(crate) quiet: bool,
+    /// Say not even that a target is waited for.
+    pub(crate) waits_quietly: bool,
 }
 
 impl Connection {
@@ -60,7 +66,8 @@ impl Connection {
             Ok(session) => Ok(Self { session, manager }),
             Err(failure) => {
                 stop(manager).await;
-                Err(failure)
+                let names_none = wanted.document.is_none() && session.document_name.is_none();
+                Err(if names_none { naming_the_shell(failure) } else { failure })
             }
         }
     }
@@ -69,6 +76,16 @@ impl Connection {
     pub(crate) async fn close(self) {
         self.session.terminate().await;
         stop(self.manager).await;
+    }
+}
+
+/// A policy with `ssm:SessionDocumentAccessCheck` refuses who names no document, even the one that is the default.
+fn naming_the_shell(failure: Failure) -> Failure {
+    const HINT: &str = "if the policy checks the document (ssm:SessionDocumentAccessCheck), name it: --document-name \
+                        SSM-SessionManagerRunShell";
+    match failure.kind {
+        "access_denied" => Failure { message: format!("{}; {HINT}", failure.message), ..failure },
+        _ => failure,
     }
 }
 
@@ -90,28 +107,60 @@ async fn open(
     manager: Option<&LocalManager>,
 ) -> Result<Arc<Session>, Failure> {
     let provider = provider(aws, target, manager).await?;
-    let given = session.parameters.iter().map(|(key, value)| (key.as_str(), value.clone()));
-    let parameters: BTreeMap<_, _> =
-        wanted.parameters.iter().cloned().chain(given).map(|(key, value)| (key.to_owned(), vec![value])).collect();
     let request = StartRequest {
         target: target.to_owned(),
-        document: session.document_name.clone().or_else(|| wanted.document.map(str::to_owned)),
-        parameters,
-        reason: session.reason.clone(),
+        ..start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session)
     };
     let mut config = SessionConfig::default();
     config.stream_url_policy = stream_url_policy(aws);
     let progress = Progress { shown: !wanted.quiet && stderr().is_terminal() };
     progress.show(&format!("Starting a session on {target}…"));
     let quiet = wanted.quiet;
-    let start = Session::start(provider, &request, config, |_| {}, move |notice| tell(notice, quiet));
-    let started = timeout(TIMEOUT, start).await;
+    let patience = session.wait_connected.unwrap_or_default();
+    let waiting = |cause: &str| {
+        progress.clear();
+        if !wanted.waits_quietly {
+            let _ = writeln!(stderr(), "{}", awaiting(target, cause, patience));
+        }
+    };
+    let started = await_target(target, patience, waiting, || async {
+        let start =
+            Session::start(provider.clone(), &request, config.clone(), |_| {}, move |notice| tell(notice, quiet));
+        timeout(TIMEOUT, start).await.unwrap_or_else(|_| Err(timed_out(target)))
+    });
+    let started = started.await;
     progress.clear();
-    let session = started.map_err(|_| {
-        let text = format!("{target} did not get ready within {} s: is its agent online?", TIMEOUT.as_secs());
-        Failure::new(ExitCode::Channel, "timeout", text)
-    })??;
-    Ok(Arc::new(session))
+    Ok(Arc::new(started?))
+}
+
+fn timed_out(target: &str) -> ForwardError {
+    let seconds = TIMEOUT.as_secs();
+    ForwardError::TimedOut(format!("{target} did not get ready within {seconds} s: is its agent online?"))
+}
+
+/// What to ask for. Of the parameters of the command's own document, another one gets those that it defines; what the person
+/// gives goes before all, as it is.
+pub(crate) fn start_request(
+    document: Option<&str>,
+    parameters: Vec<(&str, String)>,
+    offered: Vec<(&str, String)>,
+    session: &SessionArgs,
+) -> StartRequest {
+    let collect = |pairs: Vec<(&str, String)>| {
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), vec![value])).collect::<BTreeMap<_, _>>()
+    };
+    let (mut parameters, mut offered) = (collect(parameters), collect(offered));
+    if session.document_name.is_none() {
+        parameters.append(&mut offered);
+    }
+    parameters.extend(session.parameters.iter().map(|(name, value)| (name.clone(), vec![value.clone()])));
+    StartRequest {
+        document: session.document_name.clone().or_else(|| document.map(str::to_owned)),
+        parameters,
+        offered,
+        reason: session.reason.clone(),
+        ..StartRequest::default()
+    }
 }
 
 /// Where sessions come from.
@@ -123,7 +172,7 @@ pub(crate) async fn provider(
     target: &str,
     manager: Option<&LocalManager>,
 ) -> Result<Arc<dyn SessionProvider>, Failure> {
-    EcsSpec::of_target(target)?;
+    EcsSpec::of_target(target).map_err(|error| Failure::new(ExitCode::Usage, "usage", error.message))?;
     let provider = match manager {
         Some(manager) => manager.provider().await?,
         None => AwsProvider::new(config(aws)).await?,

@@ -99,6 +99,7 @@ impl From<ProviderError> for Failure {
             Kind::Credentials => (ExitCode::Config, "credentials"),
             Kind::ExpiredCredentials => (ExitCode::Config, "expired_credentials"),
             Kind::Region => (ExitCode::Config, "region"),
+            Kind::Configuration => (ExitCode::Config, "configuration"),
             Kind::AccessDenied => (ExitCode::Api, "access_denied"),
             Kind::Unreachable => (ExitCode::Api, "unreachable"),
             Kind::Throttled => (ExitCode::Api, "throttled"),
@@ -170,6 +171,7 @@ mod tests {
         assert_eq!(provider(ProviderErrorKind::Credentials), ExitCode::Config);
         assert_eq!(provider(ProviderErrorKind::ExpiredCredentials), ExitCode::Config);
         assert_eq!(provider(ProviderErrorKind::Region), ExitCode::Config);
+        assert_eq!(provider(ProviderErrorKind::Configuration), ExitCode::Config);
         assert_eq!(provider(ProviderErrorKind::NotConnected), ExitCode::Api);
         assert_eq!(provider(ProviderErrorKind::Unreachable), ExitCode::Api);
         assert_eq!(Failure::from(ForwardError::Transport("m".into())).code, ExitCode::Channel);

@@ -132,6 +132,7 @@ fn config(args: &ForwardArgs) -> ForwardConfig {
     let mut config = ForwardConfig::default();
     config.wait_ready = args.wait_ready;
     config.connect_timeout = args.connect_timeout;
+    config.wait_connected = args.session.wait_connected.unwrap_or_default();
     config.linger = args.linger;
     config.session.stream_url_policy = connect::stream_url_policy(&args.aws);
     config.session.pacing = args.message_rate;
@@ -143,34 +144,36 @@ fn config(args: &ForwardArgs) -> ForwardConfig {
     config
 }
 
-/// The document that fits the remote end, and its parameters.
+/// The document that fits the remote end, or the one that the person names, and its parameters.
 fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
     let (document, host) = document(&spec.remote);
-    let local_port = match &spec.listen {
-        ssm_forward::ListenAddr::Tcp(address) if address.port() != 0 => Some(address.port()),
-        _ => None,
+    let port = match &spec.listen {
+        ssm_forward::ListenAddr::Tcp(address) => address.port(),
+        _ => 0,
     };
-    let given = session.parameters.iter().map(|(key, value)| (key.as_str(), value.clone()));
-    let parameters = [("portNumber", Some(spec.remote.port.to_string())), ("host", host)]
-        .into_iter()
-        .chain([("localPortNumber", local_port.map(|port| port.to_string()))])
-        .filter_map(|(key, value)| Some((key, value?)))
-        .chain(given)
-        .map(|(key, value)| (key.to_owned(), vec![value]))
-        .collect();
-    StartRequest {
-        target: target.to_owned(),
-        document: Some(session.document_name.clone().unwrap_or_else(|| document.to_owned())),
-        parameters,
-        reason: session.reason.clone(),
+    // A document that was named may want what the one that fits can do without.
+    let named = session.document_name.is_some();
+    let own = [
+        ("portNumber", Some(spec.remote.port.to_string())),
+        ("host", if named { spec.remote.host.clone() } else { host }),
+        ("localPortNumber", (named || port != 0).then(|| port.to_string())),
+    ];
+    let offered = own.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let request = connect::start_request(Some(document), Vec::new(), offered, session);
+    StartRequest { target: target.to_owned(), ..request }
+}
+
+/// For the node itself, by whatever name, there is a document that policies allow more often.
+fn document(remote: &Remote) -> (&'static str, Option<String>) {
+    match &remote.host {
+        Some(host) if !is_node_itself(host) => ("AWS-StartPortForwardingSessionToRemoteHost", Some(host.clone())),
+        _ => ("AWS-StartPortForwardingSession", None),
     }
 }
 
-fn document(remote: &Remote) -> (&'static str, Option<String>) {
-    match &remote.host {
-        None => ("AWS-StartPortForwardingSession", None),
-        Some(host) => ("AWS-StartPortForwardingSessionToRemoteHost", Some(host.clone())),
-    }
+/// Not the rest of 127.0.0.0/8: what listens on 127.0.0.53 is not reached at `localhost`, which that document means.
+fn is_node_itself(host: &str) -> bool {
+    host.trim_end_matches('.').eq_ignore_ascii_case("localhost") || matches!(host, "127.0.0.1" | "::1")
 }
 
 /// One `-L` that listens.
@@ -309,7 +312,8 @@ mod tests {
 
     fn request(spec: &str, parameters: &[(&str, &str)], document_name: Option<&str>) -> StartRequest {
         let parameters = parameters.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        let session = SessionArgs { document_name: document_name.map(Into::into), parameters, reason: None };
+        let document_name = document_name.map(Into::into);
+        let session = SessionArgs { document_name, parameters, reason: None, wait_connected: None };
         start_request("i-1", &spec.parse().unwrap(), &session)
     }
 
@@ -328,10 +332,25 @@ mod tests {
     }
 
     #[test]
-    fn document_and_parameters_can_be_overridden() {
-        let request = request("0:db:3306", &[("host", "other"), ("extra", "a,b")], Some("My-Document"));
+    fn a_loopback_host_is_the_node_itself() {
+        for host in ["localhost", "LocalHost.", "127.0.0.1", "[::1]"] {
+            let node = request(&format!("0:{host}:5432"), &[], None);
+            assert_eq!(node.document.as_deref(), Some("AWS-StartPortForwardingSession"), "{host}");
+            assert_eq!(parameters(&node), [("portNumber", "5432")], "{host}");
+        }
+        for host in ["127.0.0.53", "localhost.example", "[::2]", "0.0.0.0"] {
+            let remote = request(&format!("0:{host}:53"), &[], None);
+            assert_eq!(remote.document.as_deref(), Some("AWS-StartPortForwardingSessionToRemoteHost"), "{host}");
+        }
+    }
+
+    #[test]
+    fn another_document_gets_what_is_given_and_is_offered_the_rest() {
+        let request = request("3307:db:3306", &[("host", "other"), ("extra", "a,b")], Some("My-Document"));
         assert_eq!(request.document.as_deref(), Some("My-Document"));
-        assert_eq!(parameters(&request), [("extra", "a,b"), ("host", "other"), ("portNumber", "3306")]);
+        assert_eq!(parameters(&request), [("extra", "a,b"), ("host", "other")]);
+        let offered: Vec<_> = request.offered.iter().map(|(name, value)| (name.as_str(), value[0].as_str())).collect();
+        assert_eq!(offered, [("host", "db"), ("localPortNumber", "3307"), ("portNumber", "3306")]);
     }
 
     fn failed(forward: usize, code: ExitCode) -> Ended {

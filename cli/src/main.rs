@@ -11,6 +11,7 @@ mod forward;
 mod local;
 mod logging;
 mod output;
+mod parent;
 mod plugin;
 mod port_holder;
 mod remote;

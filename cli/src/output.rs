@@ -6,6 +6,8 @@
 mod json;
 mod text;
 
+pub(crate) use text::awaiting;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -15,8 +15,9 @@ use crate::{stdio, terminal};
 /// # Errors
 /// In one line, what went wrong and what to do.
 pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let (target, quiet) = (args.target.as_deref(), verbosity.quiet);
     let wanted =
-        Wanted { target: args.target.as_deref(), document: None, parameters: Vec::new(), quiet: verbosity.quiet };
+        Wanted { target, document: None, parameters: Vec::new(), offered: Vec::new(), quiet, waits_quietly: quiet };
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     if terminal::has_keyboard() {
         shutdown.watch_parent();
@@ -44,15 +45,19 @@ pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCo
         (true, [line]) => command_line(&[speaking_first(line, terminal::size())])?,
         (_, words) => command_line(words)?,
     };
-    let (document, parameters) = match args.tty {
-        true => ("AWS-StartInteractiveCommand", vec![("command", command)]),
-        false => {
-            let separate = ("separateOutputStream", "true".to_owned());
-            ("AWS-StartNonInteractiveCommand", vec![("command", command), separate])
-        }
+    let (document, offered) = match args.tty {
+        true => ("AWS-StartInteractiveCommand", Vec::new()),
+        false => ("AWS-StartNonInteractiveCommand", vec![("separateOutputStream", "true".to_owned())]),
     };
     let (target, quiet) = (args.target.as_deref(), verbosity.quiet);
-    let wanted = Wanted { target, document: Some(document), parameters, quiet };
+    let wanted = Wanted {
+        target,
+        document: Some(document),
+        parameters: vec![("command", command)],
+        offered,
+        quiet,
+        waits_quietly: quiet,
+    };
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
     let ended = terminal_session::run(&connection.session, &shutdown).await;
@@ -86,7 +91,9 @@ async fn exec_with_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCo
         target: args.target.as_deref(),
         document: Some("AWS-StartInteractiveCommand"),
         parameters: vec![("command", command_line(&[input.script(&line)])?)],
+        offered: Vec::new(),
         quiet: verbosity.quiet,
+        waits_quietly: verbosity.quiet,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
@@ -103,9 +110,11 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
     let wanted = Wanted {
         target: args.target.as_deref(),
         document: Some("AWS-StartSSHSession"),
-        parameters: vec![("portNumber", args.port.to_string())],
+        parameters: Vec::new(),
+        offered: vec![("portNumber", args.port.to_string())],
         // ssh has lines of its own for the person.
         quiet: true,
+        waits_quietly: verbosity.quiet,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;

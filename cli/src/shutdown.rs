@@ -1,11 +1,12 @@
 //! When to stop: Ctrl-C, SIGTERM, SIGHUP, a reader that is gone, or a sibling that failed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::exit_code::ExitCode;
+use crate::parent::{self, Parent};
 
 /// What asked the command to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +39,14 @@ impl StopCause {
 #[derive(Clone, Debug)]
 pub(crate) struct Shutdown {
     cause: Arc<watch::Sender<Option<StopCause>>>,
+    parent: Parent,
 }
 
 impl Shutdown {
-    /// One that only [`stop`](Self::stop) triggers.
+    /// One that only [`stop`](Self::stop) triggers. Comes before any signal handler: they hide what the parent had this
+    /// process ignore.
     pub(crate) fn new() -> Self {
-        Self { cause: Arc::new(watch::Sender::new(None)) }
+        Self { cause: Arc::new(watch::Sender::new(None)), parent: Parent::of_this_process() }
     }
 
     /// One that the signals of this process trigger. A second signal ends the process at once.
@@ -84,13 +87,19 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Stops when the process that started this one is gone: nobody would end it any more.
-    pub(crate) fn watch_parent(&self) {
-        let (this, gone) = (self.clone(), parent_gone());
-        tokio::spawn(async move {
-            gone.await;
+    /// Stops when the process that started this one is gone, unless it detached this one. Until the task is aborted.
+    pub(crate) fn watch_parent(&self) -> AbortHandle {
+        let this = self.clone();
+        let watching = tokio::spawn(async move {
+            this.parent.gone().await;
             this.stop(StopCause::HangUp);
         });
+        watching.abort_handle()
+    }
+
+    /// Completes when the process that started this one is gone, unless it detached this one.
+    pub(crate) async fn parent_gone(&self) {
+        self.parent.gone().await;
     }
 
     /// Asks everybody to stop; the first cause counts.
@@ -116,17 +125,6 @@ impl Shutdown {
     }
 }
 
-/// Completes when the process that is the parent of this one at the call is gone.
-pub(crate) fn parent_gone() -> impl Future<Output = ()> + Send + 'static {
-    const LOOK: Duration = Duration::from_secs(1);
-    let parent = rustix::process::getppid();
-    async move {
-        while rustix::process::getppid() == parent {
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-}
-
 /// Completes with the next Ctrl-C.
 pub(crate) async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
@@ -149,7 +147,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) },
+            hang_up: if parent::ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) },
         })
     }
 
@@ -166,21 +164,6 @@ impl Signals {
             _ = hang_up => StopCause::HangUp,
         }
     }
-}
-
-/// Whether whoever started this process wants it to outlive the terminal. Only Linux tells without unsafe code.
-#[cfg(unix)]
-fn ignores_hang_up() -> bool {
-    const SIGHUP_BIT: u64 = 1;
-    let ignored = |status: &str| {
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    };
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .as_deref()
-        .and_then(ignored)
-        .is_some_and(|mask| mask & SIGHUP_BIT != 0)
 }
 
 #[cfg(not(unix))]

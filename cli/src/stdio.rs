@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
 use tokio::time::{sleep, timeout};
 
 use crate::exit_code::{ExitCode, Failure};
-use crate::shutdown::{Shutdown, parent_gone};
+use crate::shutdown::Shutdown;
 
 const READ_SIZE: usize = 64 << 10;
 /// What is taken at once for a slow standard output.
@@ -33,7 +33,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
     let mut unheard = std::pin::pin!(tell_silence(session));
     let mut waiting = !quiet;
     // An ssh that goes to the background is a new process: only without input its end says something.
-    let mut parent_gone = std::pin::pin!(parent_gone());
+    let mut parent_gone = std::pin::pin!(shutdown.parent_gone());
     loop {
         tokio::select! {
             more = stream.read_chunks(&mut chunks, WRITE_SIZE) => match more {

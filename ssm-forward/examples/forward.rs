@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         target: target.clone(),
         document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
         parameters: [("host", host), ("portNumber", port)].map(|(key, value)| (key.into(), vec![value.clone()])).into(),
-        reason: None,
+        ..StartRequest::default()
     };
     let provider = Arc::new(AwsProvider::new(AwsConfig::default()).await?);
     let forwarder = Forwarder::builder(provider, request)

@@ -12,6 +12,13 @@ pub enum ForwardEvent {
         /// The managed node.
         target: String,
     },
+    /// The target is not connected; it is waited for ([`ForwardConfig::wait_connected`](crate::ForwardConfig::wait_connected)).
+    AwaitingTarget {
+        /// What StartSession answered.
+        cause: String,
+        /// How long it is waited for at most.
+        patience: Duration,
+    },
     /// The API granted a session; its data channel is being opened.
     SessionStarted {
         /// The session's id.

@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ssm_proto::SessionMode;
+use ssm_proto::{SessionMode, SessionType};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -29,6 +29,9 @@ pub struct ForwardConfig {
     pub wait_ready: bool,
     /// How long StartSession, the data channel, the handshake and `wait_ready` may take together. Default: 30 s.
     pub connect_timeout: Duration,
+    /// How long the first session is tried again while the target is not connected; each attempt has `connect_timeout`.
+    /// Default: zero, not at all.
+    pub wait_connected: Duration,
     /// After a local program ends its sending side: how long the far side may be silent before it is told. Default: 30 s.
     pub linger: Duration,
     /// A connection that has had no answer for so long gets a warning, at most one a minute. Default: 10 s.
@@ -49,6 +52,7 @@ impl Default for ForwardConfig {
         Self {
             wait_ready: false,
             connect_timeout: Duration::from_secs(30),
+            wait_connected: Duration::ZERO,
             linger: Duration::from_secs(30),
             answer_patience: Duration::from_secs(10),
             max_payload: 1024,
@@ -175,6 +179,9 @@ impl Forwarder {
                     format!("the node's SSM agent {version} knows no keep-alive: the session may time out when idle");
                 self.emit(ForwardEvent::Warning { text });
             }
+            if let Some(text) = other_destination(&self.request, session) {
+                self.emit(ForwardEvent::Warning { text });
+            }
             let _ = ready.send(());
         };
         let serve = async {
@@ -203,6 +210,7 @@ impl Forwarder {
             session,
             pool: self.config.pool,
             connect_timeout: self.config.connect_timeout,
+            wait_connected: self.config.wait_connected,
             wait_ready: self.config.wait_ready,
             on_event: self.on_event.clone(),
         }
@@ -273,6 +281,33 @@ impl Forwarder {
     }
 }
 
+/// A document that does not take the offered host or port has its own. Says so where they are others.
+fn other_destination(request: &StartRequest, session: &Session) -> Option<String> {
+    let Some(SessionType::Port(properties)) = session.session_type() else { return None };
+    let offered = |name: &str| request.offered.get(name)?.first().map(String::as_str);
+    let given = |own: &Option<String>| own.clone().filter(|own| !own.is_empty());
+    let host = given(&properties.host).unwrap_or_else(|| "localhost".into());
+    let differs = |name: &str, own: &str, offered: &str| format!("its {name} is {own}, not {offered}");
+    let other_host = offered("host").filter(|offered| *offered != host && !(is_node(offered) && is_node(&host)));
+    let port = given(&properties.port_number);
+    let other_port = offered("portNumber").zip(port).filter(|(offered, own)| offered != own);
+    let differences: Vec<String> = [
+        other_host.map(|offered| differs("host", &host, offered)),
+        other_port.map(|(offered, own)| differs("portNumber", &own, offered)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let document = request.document.as_deref().unwrap_or_default();
+    let text = || format!("the document {document} decides where connections go: {}", differences.join(", "));
+    (!differences.is_empty()).then(text)
+}
+
+/// Whether a host is the node itself, as it sees it.
+fn is_node(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Well within the shortest idle time-out, which is a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
@@ -335,6 +370,7 @@ impl From<SessionNotice> for ForwardEvent {
             SessionNotice::Reconnecting { cause, attempt, delay } => Self::Reconnecting { cause, attempt, delay },
             SessionNotice::Reconnected { outage } => Self::Reconnected { outage },
             SessionNotice::Message(text) => Self::Message { text },
+            SessionNotice::SeemsUsed => Self::Warning { text: "the session was used by another client before".into() },
         }
     }
 }

@@ -16,7 +16,7 @@
 //!     parameters: [("host", "db.internal"), ("portNumber", "3306")]
 //!         .map(|(key, value)| (key.to_owned(), vec![value.to_owned()]))
 //!         .into(),
-//!     reason: None,
+//!     ..StartRequest::default()
 //! };
 //! let forwarder = Forwarder::builder(provider, request)
 //!     .on_event(|event| {
@@ -45,6 +45,7 @@
 //! # }
 //! ```
 
+mod awaiting;
 mod descriptors;
 mod error;
 mod event;
@@ -60,6 +61,7 @@ mod stats;
 mod transport;
 mod unanswered;
 
+pub use awaiting::await_target;
 pub use error::ForwardError;
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};

@@ -139,6 +139,8 @@ pub enum TimeoutReason {
     Pace,
     /// A keep-alive frame is due.
     KeepAlive,
+    /// A session that somebody else started does not begin.
+    Inherited,
 }
 
 impl Timeout {

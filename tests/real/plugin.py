@@ -12,7 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 from aws_api import client
-from harness import PATIENCE, SEARCH_PATH, TARGET, Manager, also_end, aws_cli, binary, clean_environment, contains, equal, run, wait_until
+from harness import PATIENCE, SEARCH_PATH, TARGET, Child, Manager, also_end, aws_cli, binary, clean_environment, contains, equal, run, wait_until
 from services import Upper, asked
 from terminal import CTRL_C, CTRL_D, ENTER, Terminal
 
@@ -54,6 +54,7 @@ def all_checks(cli, secret):
         ("a port of the node", node_port, cli),
         ("a port of a host that the node knows", remote_host, cli),
         ("a port: Ctrl-C ends it", port_interrupted, cli),
+        ("a port: the AWS CLI is killed, in the background too", port_cli_killed, cli),
         (f"an SSH session: {STREAM_BYTES // 10**6} MB through standard input and output", ssh_stream, cli),
         ("ECS: a shell in a container", ecs_shell, cli),
         ("ECS: a command in a container", ecs_command, cli),
@@ -254,6 +255,21 @@ def port_interrupted(cli):
             terminal.type(CTRL_C)
             equal(terminal.ended(), 0)
             assert session not in cli.active()
+
+
+def port_cli_killed(cli):
+    """In the background or not, the AWS CLI is the plugin's caller: without it nobody would end the session."""
+    for launcher in [[], ["nohup"], ["setsid"]]:
+        with Upper() as service:
+            arguments = cli.start_session("AWS-StartPortForwardingSession", portNumber=str(service.port))
+            child = Child([*launcher, aws_cli(), *arguments], env=cli.environment)
+            while not (line := child.line()).startswith("Starting session with SessionId: "):
+                pass
+            session = line.rpartition(" ")[2]
+            while child.line() != "Waiting for connections...":
+                pass
+            child.process.kill()
+            wait_until("the session to be terminated", lambda: session not in cli.active(), 10)
 
 
 def ssh_stream(cli):

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ssm_forward::{Pacing, PoolSize, ProviderError, TargetSpec};
+use ssm_forward::{Pacing, PoolSize, ProviderError, TargetSpec, Url};
 use ssm_local::Faults;
 
 use crate::local::{Document, EcsContainer};
@@ -93,6 +93,12 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 pub(super) fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
+}
+
+/// The URL of an API.
+pub(super) fn endpoint_url(text: &str) -> Result<String, String> {
+    let is_url = Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    if is_url { Ok(text.to_owned()) } else { Err("expected a URL that begins with https:// or http://".into()) }
 }
 
 /// The managed node of a session: an id that StartSession may take.

@@ -113,6 +113,7 @@ fn start_request(service: SocketAddr) -> StartRequest {
         document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
         parameters: parameters.into_iter().map(|(key, value)| (key.to_owned(), vec![value])).collect(),
         reason: Some("demo".into()),
+        ..StartRequest::default()
     }
 }
 

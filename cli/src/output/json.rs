@@ -80,6 +80,10 @@ enum Body<'a> {
         remote_host: Option<&'a str>,
         remote_port: u16,
     },
+    AwaitingTarget {
+        cause: &'a str,
+        up_to_ms: u64,
+    },
     SessionStarted {
         session_id: &'a str,
     },
@@ -184,6 +188,7 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
             remote_host: remote.host.as_deref(),
             remote_port: remote.port,
         },
+        ForwardEvent::AwaitingTarget { cause, patience } => Body::AwaitingTarget { cause, up_to_ms: millis(*patience) },
         ForwardEvent::SessionStarted { session_id } => Body::SessionStarted { session_id },
         ForwardEvent::Ready { local, session_id, agent_version, elapsed } => {
             let socket = match local {

@@ -67,6 +67,9 @@ impl<'a> TextWriter<'a> {
         let which = self.which(subject);
         match event {
             ForwardEvent::Starting { target } => self.progress(&format!("{which}Starting a session on {target}")),
+            ForwardEvent::AwaitingTarget { cause, patience } => {
+                self.progress(&format!("{which}{}", awaiting(&subject.target, cause, *patience)));
+            }
             ForwardEvent::SessionStarted { session_id } => {
                 self.progress(&format!("{which}Opening the data channel of session {session_id}"));
             }
@@ -157,6 +160,11 @@ impl<'a> TextWriter<'a> {
             let _ = writeln!(io::stderr().lock(), "{}", printable(text));
         });
     }
+}
+
+/// What a person waits for.
+pub(crate) fn awaiting(target: &str, cause: &str, patience: Duration) -> String {
+    format!("Waiting up to {} s for {target} to connect: {cause}", patience.as_secs_f32())
 }
 
 const TICK: Duration = Duration::from_millis(100);

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::NAME;
 use crate::exit_code::{ExitCode, Failure};
 
-const NAME: &str = "session-manager-plugin";
 /// What stood there before is kept under this name beside it.
 const KEPT: &str = "session-manager-plugin.replaced-by-aws-ssm-forward";
 

@@ -1,9 +1,11 @@
 //! What the caller wants, from the positions of the arguments. `docs/plugin.md` has the contract.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use ssm_forward::SessionTicket;
+use ssm_forward::{SessionTicket, Url};
 
 use crate::exit_code::{ExitCode, Failure};
 
@@ -39,6 +41,19 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// Where a session seems to be used before, how long it may still turn out to be a shell that says nothing for a while;
+    /// `None`: as long as it takes.
+    pub(super) fn patience_if_used(&self) -> Option<Duration> {
+        const UNKNOWN: Duration = Duration::from_secs(10);
+        let shakes_hands = |name: &str| {
+            ["AWS-StartPort", "AWS-StartSSH", "AWS-StartNonInteractive"].iter().any(|prefix| name.starts_with(prefix))
+        };
+        match &self.document {
+            Some(name) => shakes_hands(name).then_some(Duration::ZERO),
+            None => self.target.is_empty().then_some(UNKNOWN),
+        }
+    }
+
     /// Whether a session that says nothing at first may be as it should: without a handshake a command on a terminal is known
     /// by its first output only.
     pub(super) fn may_be_silent(&self) -> bool {
@@ -104,14 +119,30 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     let value: Value = serde_json::from_str(json)
         .map_err(|error| usage(format!("the session, the first argument, is not JSON ({:?})", error.classify())))?;
     let members = value.as_object().ok_or_else(|| usage("the session, the first argument, is not a JSON object"))?;
-    let text = |name: &str| {
-        let found =
-            members.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).and_then(|(_, value)| value.as_str());
-        let found = found.filter(|text| !text.is_empty()).map(str::to_owned);
-        found.ok_or_else(|| usage(format!("the session, the first argument, has no {name}")))
+    let found = |name: &str| {
+        let member = members.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        member.and_then(|(_, value)| value.as_str()).filter(|text| !text.is_empty())
     };
-    let (session_id, stream_url, token) = (text("SessionId")?, text("StreamUrl")?, text("TokenValue")?);
-    Ok(SessionTicket { session_id, stream_url, token, target: None })
+    let missing = |name: &str| usage(format!("the session, the first argument, has no {name}"));
+    let needed = |name: &str| found(name).ok_or_else(|| missing(name));
+    let (stream_url, token) = (needed("StreamUrl")?, needed("TokenValue")?);
+    // Some callers, such as the AWS Toolkits, have the token in both places. The id is printed, the token never.
+    let session_id = found("SessionId").filter(|id| *id != token).map(str::to_owned);
+    let session_id = session_id.or_else(|| session_of(stream_url).filter(|id| id != token));
+    Ok(SessionTicket {
+        session_id: session_id.ok_or_else(|| missing("SessionId"))?,
+        stream_url: stream_url.to_owned(),
+        token: token.to_owned(),
+        target: None,
+    })
+}
+
+/// The session that a data channel's URL is of: the last segment of its path.
+fn session_of(stream_url: &str) -> Option<String> {
+    let url = Url::parse(stream_url).ok()?;
+    let last = url.path_segments()?.rfind(|segment| !segment.is_empty())?;
+    let decoded = percent_decode_str(last).decode_utf8().ok()?;
+    Some(decoded.into_owned())
 }
 
 /// The request of StartSession; older callers pass none.
@@ -171,12 +202,42 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_missing_or_the_token_is_taken_from_the_stream_url() {
+        for (id, segment, read) in [
+            ("", "u-0a1", "u-0a1"),
+            ("T", "u-0a1?role=publish_subscribe", "u-0a1"),
+            ("T", "Tia%40b.example-0a1/", "Tia@b.example-0a1"),
+            ("given", "u-0a1", "given"),
+        ] {
+            let session =
+                format!(r#"{{"streamUrl":"wss://h/v1/data-channel/{segment}","tokenValue":"T","sessionId":"{id}"}}"#);
+            let ticket = request(&[&session, "r", "StartSession"]).ticket;
+            assert_eq!((ticket.session_id.as_str(), ticket.token.as_str()), (read, "T"));
+        }
+        let ticket = request(&[r#"{"streamUrl":"wss://h/s-1","tokenValue":"T"}"#, "r", "StartSession"]).ticket;
+        assert_eq!(ticket.session_id, "s-1");
+    }
+
+    #[test]
     fn only_commands_on_a_terminal_may_say_nothing_at_first() {
         let silent = |json| asked(Some(json)).unwrap().may_be_silent();
         assert!(silent(r#"{"Target":"i-1","DocumentName":"AWS-StartInteractiveCommand"}"#));
         assert!(silent(r#"{"Target":"i-1","DocumentName":"My-Document"}"#) && silent(r#"{"Target":"ecs:c_t_r"}"#));
         assert!(!silent(r#"{"Target":"i-1"}"#));
         assert!(!silent(r#"{"Target":"i-1","DocumentName":"AWS-StartPortForwardingSessionToRemoteHost"}"#));
+    }
+
+    #[test]
+    fn only_shells_may_seem_to_be_used_and_begin_all_the_same() {
+        let patience = |json| asked(Some(json)).unwrap().patience_if_used().map(|patience| patience.as_secs());
+        assert_eq!(
+            patience(r#"{"Target":"i-1","DocumentName":"AWS-StartPortForwardingSessionToRemoteHost"}"#),
+            Some(0)
+        );
+        assert_eq!(patience(r#"{"Target":"i-1","DocumentName":"AWS-StartSSHSession"}"#), Some(0));
+        assert_eq!(patience(r#"{"Target":"i-1"}"#), None);
+        assert_eq!(patience(r#"{"Target":"i-1","DocumentName":"My-Document"}"#), None);
+        assert_eq!(Asked::default().patience_if_used(), Some(Duration::from_secs(10)));
     }
 
     #[test]
@@ -191,7 +252,10 @@ mod tests {
             ("{", "not JSON"),
             ("[]", "not a JSON object"),
             (r#"{"SessionId":"s","TokenValue":"hush"}"#, "has no StreamUrl"),
+            (r#"{"SessionId":"s","StreamUrl":"u"}"#, "has no TokenValue"),
             (r#"{"SessionId":"","TokenValue":"hush","StreamUrl":"u"}"#, "has no SessionId"),
+            (r#"{"SessionId":"hush","TokenValue":"hush","StreamUrl":"wss://h/hush"}"#, "has no SessionId"),
+            (r#"{"SessionId":"hush","TokenValue":"hush","StreamUrl":"wss://h/"}"#, "has no SessionId"),
         ] {
             let failure = parse(&[session, "r", "StartSession"]).unwrap_err();
             assert!(failure.message.contains(what) && !failure.message.contains("hush"), "{failure}");

@@ -5,7 +5,7 @@ pub(crate) mod install;
 mod invocation;
 mod port;
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use ssm_forward::{
     AwsConfig, AwsProvider, Session, SessionConfig, SessionMode, SessionNotice, SessionProvider, StartRequest,
     StreamUrlPolicy, TicketProvider,
 };
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::{Shutdown, interrupted};
@@ -28,7 +29,18 @@ pub(crate) fn is_invoked_as_plugin() -> bool {
 }
 
 fn is_plugin_name(program: &Path) -> bool {
-    program.file_stem().is_some_and(|name| name == "session-manager-plugin")
+    program.file_stem().is_some_and(|name| name == NAME)
+}
+
+/// What callers start, and what their `killall` looks for.
+const NAME: &str = "session-manager-plugin";
+
+/// Gives the process the name again that it was started under: replacing itself, it took the executable's.
+fn take_name() {
+    #[cfg(target_os = "linux")]
+    if let Ok(name) = std::ffi::CString::new(NAME) {
+        let _ = rustix::thread::set_name(&name);
+    }
 }
 
 const BANNER: &str = "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n\n";
@@ -38,6 +50,7 @@ const SKIP_CREDENTIALS: &str = "SSM_PLUGIN_SKIP_CLIENT_CONFIGURE";
 const EXIT_CODE_VARIABLE: &str = "AWS_SSM_FORWARD_EXIT_CODE";
 /// Hosts that may get the token, beside AWS's own and this machine; separated by commas.
 const HOSTS_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS";
+const USED: &str = "the session was used by another client before, and does not begin again: start a new one";
 /// Credentials and the data channel together may take so long.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -47,6 +60,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is wrong, in one line. It was told already where callers look for it.
 pub(crate) fn run() -> Result<ExitCode, Failure> {
     let args = handover::arguments();
+    take_name();
     match Invocation::parse(&args, |name| std::env::var(name).ok())? {
         Invocation::Banner => say(BANNER),
         Invocation::Version => say(&format!("{}\n", SessionConfig::default().protocol.client_version)),
@@ -65,7 +79,7 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let session_id = request.ticket.session_id.clone();
     say(&format!("\nStarting session with SessionId: {session_id}\n"));
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
-    shutdown.watch_parent();
+    let watching_parent = shutdown.watch_parent();
     let api = api(&request).await.inspect_err(tell_caller)?;
     let provider: Arc<dyn SessionProvider> = Arc::new(TicketProvider::new(request.ticket, api));
     let opened = tokio::select! {
@@ -78,7 +92,13 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let session = opened.inspect_err(tell_caller)?;
     let outcome = match session.mode() {
         Some(SessionMode::Shell) => shell(&session, &shutdown).await,
-        Some(SessionMode::Plain) => stdio::run(&session, &shutdown, false).await.map(|()| ExitCode::Ok),
+        Some(SessionMode::Plain) => {
+            // Behind a pipe is an ssh, which may go to the background as another process: it counts, not who started us.
+            if !stdin().is_terminal() {
+                watching_parent.abort();
+            }
+            stdio::run(&session, &shutdown, false).await.map(|()| ExitCode::Ok)
+        }
         _ => port::serve(&session, provider, &shutdown).await.inspect_err(tell_caller),
     };
     terminal::restore();
@@ -96,24 +116,37 @@ fn tell_caller(failure: &Failure) {
 async fn open(provider: Arc<dyn SessionProvider>, asked: Asked) -> Result<Arc<Session>, Failure> {
     let mut config = SessionConfig::default();
     config.stream_url_policy = stream_url_policy();
-    let may_be_silent = asked.may_be_silent();
+    config.protocol.inherited = true;
+    let (may_be_silent, patience) = (asked.may_be_silent(), asked.patience_if_used());
     // The session is started already; of the request only the target still counts.
     let request = StartRequest { target: asked.target, ..StartRequest::default() };
-    let start = Session::start(provider, &request, config, |_| {}, tell);
-    let mut start = std::pin::pin!(start);
-    let session = match timeout(START_TIMEOUT, &mut start).await {
-        Ok(started) => started?,
-        Err(_) if may_be_silent => {
-            eprint!("the session is open, and the node has said nothing yet; Ctrl-C ends it\r\n");
-            start.await?
-        }
-        Err(_) => {
-            let seconds = START_TIMEOUT.as_secs();
-            let text = format!("the session did not get ready within {seconds} s: is its agent online?");
-            return Err(Failure::new(ExitCode::Channel, "timeout", text));
-        }
+    let seems_used = Arc::new(Notify::new());
+    let found = seems_used.clone();
+    let notify = move |notice| match notice {
+        SessionNotice::SeemsUsed => found.notify_one(),
+        other => tell(other),
     };
-    Ok(Arc::new(session))
+    let mut start = std::pin::pin!(Session::start(provider, &request, config, |_| {}, notify));
+    let mut deadline = Instant::now() + START_TIMEOUT;
+    let mut failure = "the session did not get ready within 60 s: is its agent online?".to_owned();
+    loop {
+        tokio::select! {
+            started = &mut start => return Ok(Arc::new(started?)),
+            () = seems_used.notified() => {
+                USED.clone_into(&mut failure);
+                deadline = patience.map_or(deadline, |patience| deadline.min(Instant::now() + patience));
+                if patience != Some(Duration::ZERO) {
+                    eprint!("the node answers, but the session does not begin; if it was used before, start a new one\r\n");
+                }
+            }
+            () = sleep_until(deadline) => break,
+        }
+    }
+    if may_be_silent && patience.is_none() {
+        eprint!("the session is open, and the node has said nothing yet; Ctrl-C ends it\r\n");
+        return Ok(Arc::new(start.await?));
+    }
+    Err(Failure::new(ExitCode::Channel, "timeout", failure))
 }
 
 /// What resumes, terminates and signs; `None` if the caller wants none of it.

@@ -59,8 +59,22 @@ impl Cli {
         variables: &[(&str, &str)],
         finish: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Self {
+        Self::spawn(env!("CARGO_BIN_EXE_aws-ssm-forward"), args, variables, finish)
+    }
+
+    /// Starts another program in the same surroundings.
+    pub(crate) fn start_program(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::spawn(program, args, variables, |command| command.stdin(Stdio::null()))
+    }
+
+    fn spawn(
+        program: &str,
+        args: &[&str],
+        variables: &[(&str, &str)],
+        finish: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_aws-ssm-forward"));
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

@@ -229,3 +229,20 @@ fn a_host_that_the_node_does_not_know_is_named() {
     ended.assert_one_line(8, &["nowhere.internal", "no such host"]);
     assert!(manager.sessions("Active").is_empty());
 }
+
+#[test]
+fn what_the_configuration_has_wrong_is_no_fault_of_the_api() {
+    for url in ["nonsense", "ftp://x", "127.0.0.1:4566", ""] {
+        let more = ["--region", "eu-central-1", "--endpoint-url", url];
+        run(&forward("0:80", &more), &CREDENTIALS).assert_one_line(2, &["--endpoint-url", url]);
+    }
+    for target in ["ecs:a/b/c/d", "ecs:web", "ecs:prod//app"] {
+        let ended = run(&["forward", "--target", target, "-L", "0:80"], &CREDENTIALS);
+        ended.assert_one_line(2, &[target]);
+    }
+    let bundle = tempfile::NamedTempFile::new().unwrap();
+    for path in [bundle.path().to_str().unwrap(), "/no/such/bundle.pem"] {
+        let variables = [&CREDENTIALS[..], &[("AWS_CA_BUNDLE", path)]].concat();
+        run(&forward("0:80", &[]), &variables).assert_one_line(4, &["AWS_CA_BUNDLE", path]);
+    }
+}

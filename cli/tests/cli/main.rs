@@ -5,6 +5,8 @@ mod common;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod exec;
@@ -15,6 +17,8 @@ mod forward;
 mod local;
 #[cfg(test)]
 mod plugin;
+#[cfg(test)]
+mod plugin_parent;
 #[cfg(test)]
 mod plugin_shell;
 #[cfg(test)]
@@ -29,3 +33,5 @@ mod shell;
 mod terminal;
 #[cfg(test)]
 mod usage;
+#[cfg(test)]
+mod wait_connected;

@@ -366,3 +366,66 @@ fn stopped_while_it_opens_it_terminates_the_session_once() {
         assert!(manager.sessions("Active").is_empty(), "{signal} leaves the session behind");
     }
 }
+
+#[test]
+fn a_session_that_was_used_before_is_told_in_seconds() {
+    let manager = LocalManager::start();
+    for request in [json!({ "Target": TARGET, "DocumentName": "AWS-StartPortForwardingSession" }), json!({})] {
+        let session = port_session(&manager, echo_server());
+        let first = start(&manager, &session);
+        port_of(&first, &session);
+        first.signal("KILL");
+        let resumed = manager.call("ResumeSession", &json!({ "SessionId": session["SessionId"] })).to_string();
+        let (request, endpoint) = (request.to_string(), manager.endpoint());
+        let args = [&resumed, "us-east-1", "StartSession", "", &request, &endpoint];
+        let ended = Cli::start_as_plugin(&args, &manager.variables()).end();
+        ended.assert_one_line(6, &["was used by another client before", "start a new one"]);
+        assert!(ended.stdout.iter().any(|line| line.starts_with("Cannot perform start session: ")), "{ended:?}");
+        assert!(!manager.sessions("Active").contains(&session["SessionId"].as_str().unwrap().to_owned()));
+    }
+}
+
+#[test]
+fn the_token_in_the_place_of_the_id_is_never_printed() {
+    let manager = LocalManager::start();
+    let session = port_session(&manager, echo_server());
+    let token = session["TokenValue"].as_str().unwrap();
+    let passed = json!({ "streamUrl": session["StreamUrl"], "tokenValue": token, "sessionId": token }).to_string();
+    let args = [&passed, "us-east-1", "StartSession"];
+    let cli = Cli::start_as_plugin(&args, &manager.variables());
+    let mut said = vec![cli.line(), cli.line()];
+    assert_eq!(said[1], format!("Starting session with SessionId: {}", session["SessionId"].as_str().unwrap()));
+    port_of(&cli, &session);
+    cli.signal("TERM");
+    let ended = cli.end();
+    said.extend([ended.stdout, ended.stderr].concat());
+    assert!(!said.iter().any(|line| line.contains(token)), "the token was printed");
+    assert!(manager.sessions("Active").is_empty(), "the session is left behind");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_process_is_found_under_the_name_that_was_started() {
+    use std::os::unix::fs::symlink;
+    let manager = LocalManager::start();
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("session-manager-plugin");
+    symlink(env!("CARGO_BIN_EXE_aws-ssm-forward"), &link).unwrap();
+    for program in [link.to_str().unwrap(), "session-manager-plugin"] {
+        let session = port_session(&manager, echo_server());
+        let args = arguments(&session, &manager.endpoint());
+        let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+        let mut variables = manager.variables();
+        variables.push(("PATH", &path));
+        let args: Vec<&str> =
+            ["-c", "exec \"$0\" \"$@\"", program].into_iter().chain(args.iter().map(String::as_str)).collect();
+        let cli = Cli::start_program("sh", &args, &variables);
+        port_of(&cli, &session);
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", cli.pid)).unwrap();
+        // The kernel keeps 15 characters of it.
+        assert_eq!(read("comm").trim_end(), "session-manager");
+        assert!(read("cmdline").split('\0').next().unwrap().ends_with("session-manager-plugin"));
+        cli.signal("TERM");
+        assert_eq!(cli.end().code, 0);
+    }
+}

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::state::{Number, Shared};
 use super::{Blueprint, PoolSize};
 use crate::session::{CloseReason, Session};
-use crate::{ForwardError, ForwardEvent, ProviderErrorKind};
+use crate::{ForwardError, ForwardEvent, ProviderErrorKind, await_target};
 
 /// The pool's first session, if the service closes it with a text within so long and it never carried a byte, was refused by
 /// the agent: an unknown host, a port that does not answer.
@@ -55,7 +55,7 @@ impl Member {
     pub(super) async fn start_first(&self) -> Result<Arc<Session>, ForwardError> {
         let session = match &self.blueprint.first {
             Some(session) => session.clone(),
-            None => self.start(true).await?,
+            None => self.start_awaiting_target().await?,
         };
         self.shared.ready(self.number, session.clone());
         Ok(session)
@@ -180,6 +180,12 @@ impl Member {
         let delay = super::RETRY.delay(self.attempt);
         self.emit(ForwardEvent::Restarting { cause, attempt: self.attempt, delay });
         sleep(delay).await;
+    }
+
+    async fn start_awaiting_target(&self) -> Result<Arc<Session>, ForwardError> {
+        let (target, patience) = (&self.blueprint.request.target, self.blueprint.wait_connected);
+        let waiting = |cause: &str| self.emit(ForwardEvent::AwaitingTarget { cause: cause.to_owned(), patience });
+        await_target(target, patience, waiting, || self.start(true)).await
     }
 
     async fn start(&self, probe: bool) -> Result<Arc<Session>, ForwardError> {

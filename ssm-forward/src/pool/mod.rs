@@ -87,6 +87,8 @@ pub(crate) struct Blueprint {
     pub(crate) pool: PoolConfig,
     /// Starting one may take so long.
     pub(crate) connect_timeout: Duration,
+    /// How long the first may wait for a target that is not connected.
+    pub(crate) wait_connected: Duration,
     /// See that the remote port takes a connection before the first one counts as ready.
     pub(crate) wait_ready: bool,
     pub(crate) on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,

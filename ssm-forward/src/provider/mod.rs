@@ -72,6 +72,9 @@ pub struct StartRequest {
     pub document: Option<String>,
     /// The document's parameters.
     pub parameters: BTreeMap<String, Vec<String>>,
+    /// Parameters that are sent as far as the document defines them: the service refuses others. [`AwsProvider`] looks the
+    /// document up (`ssm:DescribeDocument`). Where it may not, it offers all of them, then none. Default: none.
+    pub offered: BTreeMap<String, Vec<String>>,
     /// Shown in the session's history.
     pub reason: Option<String>,
 }
@@ -147,6 +150,8 @@ pub enum ProviderErrorKind {
     AccessDenied,
     /// No region is configured.
     Region,
+    /// The configuration can't be used: an endpoint, a bundle of certificates.
+    Configuration,
     /// The endpoint could not be reached.
     Unreachable,
     /// The API asked to slow down.

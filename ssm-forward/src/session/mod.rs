@@ -111,6 +111,9 @@ pub enum SessionNotice {
         /// How long it was away.
         outage: Duration,
     },
+    /// Another client used the session before, so that it does not begin. Shells that say nothing for a while look the same.
+    /// Only where [`ClientConfig::inherited`] is set.
+    SeemsUsed,
     /// A text from the agent.
     Message(String),
 }

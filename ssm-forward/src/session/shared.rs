@@ -171,6 +171,7 @@ impl Shared {
                 }
                 SessionEvent::ExitCode(code) => state.exit_code = Some(code),
                 SessionEvent::DataKeyNeeded(request) => state.key_request = Some(request),
+                SessionEvent::SeemsUsed => notify(SessionNotice::SeemsUsed),
                 SessionEvent::Message(text) => notify(SessionNotice::Message(text)),
                 SessionEvent::Closed(closed) => return Some(CloseReason::Closed(closed.output)),
                 SessionEvent::Failed(text) => return Some(CloseReason::Agent(text)),

@@ -9,6 +9,7 @@
     reason = "a test asserts so, and talks so"
 )]
 
+mod document;
 mod ecs;
 mod kms;
 
@@ -24,7 +25,7 @@ use tempfile::TempDir;
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "made-up")];
 const GRANTED: &str = r#"{"SessionId":"s-1","StreamUrl":"wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1","TokenValue":"t0ken"}"#;
 
-/// Calls by a part of their head, and the answer's status and body; the first that fits counts.
+/// Calls by a part of their text, and the answer's status and body; the first that fits counts.
 type Answers = Vec<(&'static str, &'static str, String)>;
 
 /// An API that gives the same answer to the same call, and keeps what it was asked.
@@ -71,8 +72,9 @@ fn answer(stream: TcpStream, seen: &Mutex<Vec<String>>, answers: &Answers) -> st
     }
     let mut asked = vec![0; length];
     reader.read_exact(&mut asked)?;
-    seen.lock().unwrap().push(format!("{head}\n{}", String::from_utf8_lossy(&asked)));
-    let (_, status, body) = answers.iter().find(|(call, ..)| head.contains(call)).unwrap();
+    let asked = format!("{head}\n{}", String::from_utf8_lossy(&asked));
+    seen.lock().unwrap().push(asked.clone());
+    let (_, status, body) = answers.iter().find(|(call, ..)| asked.contains(call)).unwrap();
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
@@ -176,11 +178,16 @@ async fn calls() -> Result<(), ProviderError> {
         document: Some("AWS-StartPortForwardingSession".into()),
         parameters: [("portNumber".to_owned(), vec!["80".to_owned()])].into(),
         reason: Some("test".into()),
+        ..StartRequest::default()
     };
     for call in variable("TEST_CALLS").unwrap().split(',') {
         let result = match call {
             "start" => {
                 provider.start(&request).await.map(|ticket| format!("{ticket:?}, {} bytes", ticket.token.len()))?
+            }
+            "offer" => {
+                let ticket = provider.start(&document::offering(&request)).await?;
+                format!("{ticket:?}")
             }
             start if let Some(target) = start.strip_prefix("start ") => {
                 let request = StartRequest { target: target.into(), ..request.clone() };
@@ -295,8 +302,12 @@ fn the_service_own_endpoint_variable_counts() {
     assert!(surroundings.run("start")[0].starts_with("OK"));
     let explicit = Surroundings::at("http://127.0.0.1:1").with("TEST_URL", &api.url);
     assert!(explicit.run("start")[0].starts_with("OK"));
-    Surroundings::at("http://127.0.0.1:1").with("TEST_URL", "ftp://x").assert_error("start", &["Invalid", "http://"]);
-    Surroundings::at("http://127.0.0.1:1").with("TEST_URL", "x").assert_error("start", &["Invalid", "--endpoint-url"]);
+    Surroundings::at("http://127.0.0.1:1")
+        .with("TEST_URL", "ftp://x")
+        .assert_error("start", &["Configuration", "http://"]);
+    Surroundings::at("http://127.0.0.1:1")
+        .with("TEST_URL", "x")
+        .assert_error("start", &["Configuration", "--endpoint-url"]);
 }
 
 #[test]
@@ -441,7 +452,7 @@ fn a_ca_bundle_that_cannot_be_read_is_an_error_not_a_panic() {
     for name in ["missing.pem", "empty.pem", "bad.pem"] {
         let path = files.join(name);
         let error = Surroundings::at("http://127.0.0.1:1").with("AWS_CA_BUNDLE", path.to_str().unwrap()).error("start");
-        assert!(error.starts_with("Invalid AWS_CA_BUNDLE") && error.contains(name), "{error}");
+        assert!(error.starts_with("Configuration AWS_CA_BUNDLE") && error.contains(name), "{error}");
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn request(port: u16) -> StartRequest {
         target: TARGET.into(),
         document: Some("AWS-StartPortForwardingSession".into()),
         parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
-        reason: None,
+        ..StartRequest::default()
     }
 }
 

@@ -18,6 +18,9 @@ pub struct ClientConfig {
     pub kms_on_ports: bool,
     /// Fail with a clear text if the session is a shell or a command. Default: no.
     pub ports_only: bool,
+    /// Somebody else started the session: tell by [`SessionEvent::SeemsUsed`](super::SessionEvent::SeemsUsed) if another
+    /// client used it before. Default: no.
+    pub inherited: bool,
     /// Largest payload of a message, in bytes, before encryption. Default: 1024, as the official client.
     pub max_payload: usize,
     /// The data channel.
@@ -33,6 +36,7 @@ impl Default for ClientConfig {
             identity: Identity::default(),
             kms_on_ports: false,
             ports_only: false,
+            inherited: false,
             max_payload: 1024,
             channel: ChannelConfig::default(),
             mux: MuxConfig::default(),

@@ -73,6 +73,9 @@ pub enum SessionEvent {
     Paused,
     /// It is active again.
     Resumed,
+    /// The agent is there, and does not begin: another client used the session before (client side). Shells without a
+    /// handshake that say nothing for a while look the same.
+    SeemsUsed,
     /// The client ends the session (agent side).
     Terminated,
     /// The service ended the session.

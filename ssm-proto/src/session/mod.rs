@@ -4,6 +4,7 @@ mod carrier;
 mod config;
 mod event;
 mod handshake;
+mod inherited;
 mod port;
 mod raw;
 mod shell;
@@ -26,6 +27,7 @@ use crate::wire::{ChannelClosed, DecodeError, MessageBuf, PayloadType};
 use crate::{Clock, Side, Timeout, TimeoutReason};
 use carrier::Carrier;
 use handshake::Handshake;
+use inherited::Inherited;
 
 const LOCAL_PORT_FORWARDING: &str = "LocalPortForwarding";
 
@@ -56,6 +58,7 @@ pub struct Session {
     size: Option<TerminalSize>,
     size_sent: Option<TerminalSize>,
     refusals: usize,
+    inherited: Inherited,
     /// What came can't be read, and nothing after it.
     broken: bool,
     events: VecDeque<SessionEvent>,
@@ -77,7 +80,7 @@ impl Session {
         let handshake = ClientHandshake::new(config.client_version, config.identity, config.kms_on_ports);
         let channel = DataChannel::new(Side::Client, config.channel, clock, seed);
         let session = Self::new(channel, Handshake::Client(handshake), config.max_payload, config.mux);
-        Self { ports_only: config.ports_only, ..session }
+        Self { ports_only: config.ports_only, inherited: Inherited::new(config.inherited), ..session }
     }
 
     /// The agent's side. It asks for the handshake as soon as it is connected, or is ready at once if it needs none.
@@ -110,6 +113,7 @@ impl Session {
             size: None,
             size_sent: None,
             refusals: 0,
+            inherited: Inherited::Unwatched,
             broken: false,
             events: VecDeque::new(),
         }
@@ -180,6 +184,7 @@ impl Session {
         if let Some(text) = unreadable {
             self.fail_reading(text);
         }
+        self.watch_inherited(now);
         self.collect_events();
         Ok(())
     }
@@ -256,6 +261,9 @@ impl Session {
     /// A WebSocket is up, the first or a later one: what is unacknowledged goes again, once, in order.
     pub fn handle_connected(&mut self, now: Instant) {
         self.channel.handle_connected(now);
+        if self.inherited == Inherited::Unconnected {
+            self.inherited = Inherited::Silent(now);
+        }
     }
 
     /// The WebSocket is gone. Everything is kept.
@@ -270,6 +278,7 @@ impl Session {
             self.data_from = None;
         }
         self.handle_answer_timeout(now);
+        self.watch_inherited(now);
         if let Err(silence) = self.carrier.handle_timeout(now) {
             let text = format!("the other end sent no keep-alive for {} s", silence.as_secs());
             self.events.push_back(SessionEvent::Failed(text));
@@ -427,6 +436,7 @@ impl Session {
         let waits = self.data_from.is_none() && (self.carrier.wants_transmit() || self.due_size().is_some());
         let turn = if waits { self.channel.poll_turn() } else { None };
         let own = Timeout::earliest(Timeout::earliest(answer, grace), turn);
+        let own = Timeout::earliest(own, self.inherited.poll_timeout());
         Timeout::earliest(own, Timeout::earliest(self.carrier.poll_timeout(), self.channel.poll_timeout()))
     }
 

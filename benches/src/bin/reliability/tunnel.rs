@@ -112,7 +112,7 @@ pub(crate) fn request(to: SocketAddr) -> StartRequest {
         parameters: [("host", to.ip().to_string()), ("portNumber", to.port().to_string())]
             .map(|(key, value)| (key.to_owned(), vec![value]))
             .into(),
-        reason: None,
+        ..StartRequest::default()
     }
 }
 

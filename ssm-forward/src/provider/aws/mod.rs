@@ -3,6 +3,7 @@
 mod apis;
 mod caller;
 mod credentials;
+mod document;
 mod ecs;
 mod endpoint;
 mod errors;
@@ -45,6 +46,7 @@ use url::Url;
 
 use self::apis::Apis;
 use self::credentials::CredentialsSource;
+use self::document::{Parameters, Ways};
 use self::errors::{Call, api_error};
 use self::profile::Profile;
 use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
@@ -107,10 +109,15 @@ impl AwsProvider {
     /// # Errors
     /// No region, an unknown profile, files that can't be read, a malformed endpoint.
     pub async fn new(config: AwsConfig) -> Result<Self, ProviderError> {
-        timeout(CONFIG_TIMEOUT, Self::load(&config)).await.unwrap_or_else(|_| {
+        let loaded = timeout(CONFIG_TIMEOUT, Self::load(&config)).await.unwrap_or_else(|_| {
             Err(errors::credentials(
                 "reading the AWS configuration took too long: is ~/.aws on a dead network drive?".into(),
             ))
+        });
+        loaded.map_err(|error| match error.kind {
+            // Nothing was asked of the API yet.
+            ProviderErrorKind::Invalid => ProviderError { kind: ProviderErrorKind::Configuration, ..error },
+            _ => error,
         })
     }
 
@@ -150,13 +157,29 @@ impl AwsProvider {
             None => None,
         };
         let credentials = self.credentials.resolve(CREDENTIALS_TIMEOUT).await?;
-        let parameters = (!request.parameters.is_empty()).then(|| request.parameters.clone().into_iter().collect());
+        let Ways { first, otherwise } = self.ways(request, &credentials).await?;
+        let start = |parameters| self.start_with(request, target.clone(), parameters, credentials.clone());
+        match (start(first).await, otherwise) {
+            (Err(refused), Some(parameters)) if refused.kind == ProviderErrorKind::Invalid => {
+                start(parameters).await.map_err(|error| document::both(&refused, error))
+            }
+            (done, _) => done,
+        }
+    }
+
+    async fn start_with(
+        &self,
+        request: &StartRequest,
+        target: Option<String>,
+        parameters: Parameters,
+        credentials: Credentials,
+    ) -> Result<SessionTicket, ProviderError> {
         let output = self
             .client
             .start_session()
             .target(target.as_ref().unwrap_or(&request.target))
             .set_document_name(request.document.clone())
-            .set_parameters(parameters)
+            .set_parameters((!parameters.is_empty()).then(|| parameters.into_iter().collect()))
             .set_reason(request.reason.clone())
             .customize()
             .config_override(called_by(credentials))

@@ -1,0 +1,73 @@
+//! The process that started this one, and whether this one is to end with it.
+//!
+//! The AWS CLI starts the plugin as a part of itself: when the CLI is killed, nobody is left who would end the session. A
+//! launcher that detaches the plugin (`setsid`, `nohup`, `&` in a script, a job of its own, Node's `detached`, Python's
+//! `start_new_session`) wants it to go on when the launcher is gone.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, getppid};
+
+/// How often the parent is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// The bits of SIGHUP and SIGINT in a mask of signals.
+const HANG_UP: u64 = 1;
+const INTERRUPT: u64 = 1 << 1;
+
+/// The process that started this one; `None` if it detached this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parent(Option<Pid>);
+
+impl Parent {
+    /// Looks who it is now. What it had this process ignore counts, so that this comes before any signal handler.
+    pub(crate) fn of_this_process() -> Self {
+        Self(getppid().filter(|parent| !is_detached(*parent)))
+    }
+
+    /// Completes when it is gone; never where this process is detached.
+    pub(crate) async fn gone(self) {
+        let Some(parent) = self.0 else { return std::future::pending().await };
+        while getppid() == Some(parent) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whether SIGHUP is ignored: whoever started this process wants it to outlive the terminal. Only Linux tells without unsafe
+/// code.
+pub(crate) fn ignores_hang_up() -> bool {
+    ignored("self") & HANG_UP != 0
+}
+
+/// A launcher that lets a process go gives it a session or a process group of its own, or has it ignore the signals that end
+/// what belongs together. `nohup` makes it ignore SIGHUP, a shell's `&` without job control SIGINT. What the parent ignores
+/// too was only inherited: the AWS CLI ignores SIGINT while the plugin runs, and may be under `nohup` itself.
+fn is_detached(parent: Pid) -> bool {
+    let of_parent = parent.as_raw_nonzero().to_string();
+    let ignores_more = ignored("self") & !ignored(&of_parent) & (HANG_UP | INTERRUPT) != 0;
+    ignores_more || group("self") != group(&of_parent)
+}
+
+/// A process's group and session. Both are 0 where their leaders are out of sight, as under `docker exec`, and the calls in
+/// `rustix` can't say that.
+#[cfg(target_os = "linux")]
+fn group(process: &str) -> Option<[String; 2]> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Behind the name, which may hold anything: state, parent, group, session.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(2).map(str::to_owned);
+    Some([fields.next()?, fields.next()?])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn group(process: &str) -> Option<[Pid; 2]> {
+    let pid = process.parse().ok().and_then(Pid::from_raw);
+    Some([rustix::process::getpgid(pid).ok()?, rustix::process::getsid(pid).ok()?])
+}
+
+/// The signals that a process ignores; none where the system does not tell.
+fn ignored(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}

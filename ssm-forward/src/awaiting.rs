@@ -1,0 +1,115 @@
+//! Starting a session on a node that may still be booting.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::session::RetryPolicy;
+use crate::{ForwardError, ProviderError, ProviderErrorKind};
+
+/// The pauses between two attempts: the API throttles them.
+const PAUSES: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(5) };
+
+/// Starts a session by `start`, and again for as long as `patience` while the target is not connected. A node that boots
+/// comes and goes, so that only a session that starts ends the wait. `waiting` is called once, with what the API answered.
+///
+/// # Errors
+/// That of the last attempt.
+pub async fn await_target<T, S>(
+    target: &str,
+    patience: Duration,
+    waiting: impl FnOnce(&str),
+    start: impl Fn() -> S,
+) -> Result<T, ForwardError>
+where
+    S: Future<Output = Result<T, ForwardError>>,
+{
+    let deadline = Instant::now() + patience;
+    let mut waiting = Some(waiting);
+    for attempt in 2.. {
+        let error = match start().await {
+            Err(error) if !patience.is_zero() && can_pass(&error, waiting.is_none()) => error,
+            done => return done,
+        };
+        let pause = PAUSES.delay(attempt);
+        if Instant::now() + pause >= deadline {
+            return Err(waited(error, target, patience));
+        }
+        if let Some(tell) = waiting.take() {
+            tell(&error.to_string());
+        }
+        sleep(pause).await;
+    }
+    Err(ForwardError::TimedOut(format!("{target} never connected")))
+}
+
+/// Whether to go on waiting. Once it waits, other things that pass do not end it: the API throttles, an agent that was there
+/// is away again.
+fn can_pass(error: &ForwardError, waits: bool) -> bool {
+    match error {
+        ForwardError::Provider(error) => {
+            error.kind == ProviderErrorKind::NotConnected || (waits && error.is_retryable())
+        }
+        ForwardError::TimedOut(_) => waits,
+        _ => false,
+    }
+}
+
+fn waited(error: ForwardError, target: &str, patience: Duration) -> ForwardError {
+    let told = |text: &str| format!("{text}; waited {} s for {target} to connect", patience.as_secs_f32());
+    match error {
+        ForwardError::Provider(ProviderError { kind, message }) => {
+            ForwardError::Provider(ProviderError { kind, message: told(&message) })
+        }
+        ForwardError::TimedOut(message) => ForwardError::TimedOut(told(&message)),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::ProviderErrorKind::{AccessDenied, NotConnected, Throttled};
+    use super::*;
+
+    /// Starts that are refused in this order, then succeed: how it ended, how often waiting was told, and the seconds.
+    async fn started(kinds: &[ProviderErrorKind], patience: u64) -> (Result<(), ProviderErrorKind>, usize, u64) {
+        let (left, mut told, before) = (Mutex::new(kinds.iter().rev().collect::<Vec<_>>()), 0, Instant::now());
+        let start = || {
+            let next = left.lock().unwrap().pop().copied();
+            let refused = |kind| ForwardError::Provider(ProviderError { kind, message: "no".into() });
+            std::future::ready(next.map_or(Ok(()), |kind| Err(refused(kind))))
+        };
+        let outcome = await_target("i-1", Duration::from_secs(patience), |_| told += 1, start).await;
+        let kind = |error| match error {
+            ForwardError::Provider(error) => {
+                assert_eq!(error.message.contains("waited 10 s for i-1"), error.kind == NotConnected && patience == 10);
+                error.kind
+            }
+            other => panic!("{other}"),
+        };
+        (outcome.map_err(kind), told, before.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_comes_and_goes_is_waited_for_and_that_is_told_once() {
+        let (outcome, told, _) = started(&[NotConnected, NotConnected, Throttled, NotConnected], 60).await;
+        assert_eq!((outcome, told), (Ok(()), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_is_bounded() {
+        let (outcome, told, waited) = started(&[NotConnected; 99], 10).await;
+        assert_eq!((outcome, told), (Err(NotConnected), 1));
+        assert!((4..=10).contains(&waited), "{waited}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_can_pass_is_waited_for() {
+        for (kinds, patience) in [(&[NotConnected], 0), (&[AccessDenied], 60), (&[Throttled], 60)] {
+            assert_eq!(started(kinds, patience).await, (Err(kinds[0]), 0, 0));
+        }
+        assert_eq!(started(&[NotConnected, AccessDenied], 60).await.0, Err(AccessDenied));
+    }
+}

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 
 pub(crate) use forward::ForwardArgs;
-pub(crate) use local::{DemoArgs, LocalArgs, LocalProfile};
+pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 
 use crate::completion;
 use crate::spec::ForwardSpec;

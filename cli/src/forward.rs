@@ -59,7 +59,10 @@ impl From<Failure> for Ended {
 
 async fn serve(args: &ForwardArgs, target: &str, reporter: &Reporter, shutdown: &Shutdown) -> Result<ExitCode, Ended> {
     check(args)?;
-    let manager = if args.aws.local { Some(LocalManager::start(connect::local_options(target)).await?) } else { None };
+    let manager = match args.aws.local {
+        true => Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?),
+        false => None,
+    };
     let result = serve_with(args, target, manager.as_ref(), reporter, shutdown).await;
     if let Some(manager) = manager {
         manager.shutdown().await;

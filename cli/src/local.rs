@@ -9,12 +9,16 @@ use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
 use ssm_local::{EcsTask, Faults, Local, LocalBuilder, LocalTarget, Profile, StartError};
 use tokio::time::timeout;
 
-use crate::args::{LocalArgs, LocalProfile};
+use crate::args::{InsecureCredentials, LocalArgs, LocalProfile};
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 
 /// The managed node of a local Session Manager, unless another id is asked for.
 pub(crate) const DEFAULT_TARGET: &str = "i-0123456789abcdef0";
+
+/// In every run the same.
+const FIXED_KEY_ID: &str = "AKIALOCALLOCALLOCAL0";
+const FIXED_SECRET: &str = "local-session-manager-fixed-no-secret-00";
 
 /// How long it may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +42,10 @@ pub(crate) struct Options {
     pub(crate) documents: Vec<Document>,
     /// What shells and commands are encrypted with.
     pub(crate) kms_key: Option<String>,
+    /// Credentials that are no secret, in place of a secret of this run.
+    pub(crate) insecure_credentials: Option<InsecureCredentials>,
+    /// No shells and no commands.
+    pub(crate) ports_only: bool,
     /// What goes wrong.
     pub(crate) faults: Faults,
 }
@@ -53,6 +61,8 @@ impl Default for Options {
             ecs_containers: Vec::new(),
             documents: Vec::new(),
             kms_key: None,
+            insecure_credentials: None,
+            ports_only: false,
             faults: Faults::new(),
         }
     }
@@ -85,6 +95,14 @@ impl LocalManager {
         }
         if let Some(key) = options.kms_key {
             builder = builder.encrypt_with(key);
+        }
+        builder = match options.insecure_credentials {
+            Some(InsecureCredentials::Fixed) => builder.fixed_credentials(FIXED_KEY_ID, FIXED_SECRET),
+            Some(InsecureCredentials::Any) => builder.any_credentials(),
+            None => builder,
+        };
+        if options.ports_only {
+            builder = builder.ports_only();
         }
         let local = builder.start().await.map_err(cannot_start)?;
         Ok(Self { local })
@@ -142,14 +160,14 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
         ecs_containers: args.ecs_containers,
         documents: args.documents,
         kms_key: args.kms_key,
+        insecure_credentials: args.insecure_credentials,
+        ports_only: false,
         faults,
     };
+    let insecure = options.insecure_credentials;
     let manager = LocalManager::start(options).await?;
-    if !manager.local.local_addr().ip().is_loopback() {
-        let text = "warning: other machines reach this port, and whoever reaches it can run commands as you";
-        let _ = writeln!(io::stderr(), "{text}");
-    }
-    // A closed stdout or stderr only means that nobody wants to read it.
+    // A closed stderr only means that nobody wants to read it.
+    let _ = warn(&manager.local, insecure);
     let _ = introduce(&manager.local, &target);
     shutdown.requested().await;
     manager.shutdown().await;
@@ -186,6 +204,28 @@ fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
     tasks.into_values().collect()
 }
 
+fn warn(local: &Local, insecure: Option<InsecureCredentials>) -> io::Result<()> {
+    let mut stderr = io::stderr();
+    let everybody = "everybody who can connect to this port can run commands as you";
+    match insecure {
+        Some(InsecureCredentials::Fixed) => {
+            writeln!(stderr, "warning: --insecure-credentials fixed: these credentials are no secret, {everybody}")?;
+        }
+        Some(InsecureCredentials::Any) => {
+            writeln!(stderr, "warning: --insecure-credentials any: signatures are not checked, {everybody}")?;
+        }
+        None => {}
+    }
+    if !local.local_addr().ip().is_loopback() {
+        writeln!(
+            stderr,
+            "warning: other machines can connect to this port, and what is sent is not encrypted: whoever can read it can \
+             take over a session"
+        )?;
+    }
+    Ok(())
+}
+
 fn introduce(local: &Local, target: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for (key, value) in local.environment() {
@@ -194,7 +234,8 @@ fn introduce(local: &Local, target: &str) -> io::Result<()> {
     stdout.flush()?;
     writeln!(
         io::stderr(),
-        "The local Session Manager is ready. In another terminal, after the lines above:\n  \
+        "The local Session Manager is ready. The lines above hold a secret of this run: whoever has it can run commands as \
+         you.\nIn another terminal, after these lines:\n  \
          aws-ssm-forward forward {target} -L 8080:80\n  \
          aws ssm start-session --target {target}\nCtrl-C stops it."
     )

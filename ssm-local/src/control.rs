@@ -1,4 +1,5 @@
-//! Faults at run time, over the same port.
+//! Faults at run time, over the same port, for requests that are signed as those of the API: with the same secret, for the
+//! service `ssm`.
 //!
 //! | request | what it does |
 //! |---|---|
@@ -8,12 +9,15 @@
 //! | `DELETE /faults` | removes all |
 //! | `POST /control/EFFECT` | makes one happen once, now; the body is what stands behind the effect in its text |
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
+use crate::api::SSM_SERVICE;
 use crate::broker::Broker;
 use crate::faults::{Fault, FaultError, Faults};
 
@@ -27,6 +31,9 @@ pub(crate) fn is_for(path: &str) -> bool {
 
 /// Answers one request: the faults that are in force then, or what is wrong.
 pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
+    if let Err(refusal) = broker.access().verify(head, body, SSM_SERVICE, SystemTime::now()) {
+        return respond(StatusCode::FORBIDDEN, json!({ "error": refusal.message }).to_string());
+    }
     let body = String::from_utf8_lossy(body);
     let body = body.trim();
     let outcome = match (&head.method, head.uri.path().strip_prefix("/control/")) {

@@ -46,7 +46,9 @@ enum SchemaVersion {
 }
 
 /// What a document's session may carry.
-const TYPES: [&str; 4] = ["Standard_Stream", "InteractiveCommands", "NonInteractiveCommands", "Port"];
+const TYPES: [&str; 4] = ["Standard_Stream", "InteractiveCommands", "NonInteractiveCommands", PORT];
+/// The only type that runs no program.
+pub(crate) const PORT: &str = "Port";
 
 fn known_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;

@@ -20,6 +20,8 @@ pub struct EcsTask {
     containers: Vec<Container>,
     enabled: bool,
     started: SystemTime,
+    /// A made-up id of its network interface's attachment.
+    attachment: Uuid,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +45,7 @@ impl EcsTask {
             containers: Vec::new(),
             enabled: true,
             started: SystemTime::now(),
+            attachment: Uuid::new_v4(),
         }
     }
 
@@ -85,6 +88,10 @@ impl EcsTask {
 
     pub(crate) fn started(&self) -> SystemTime {
         self.started
+    }
+
+    pub(crate) fn attachment(&self) -> Uuid {
+        self.attachment
     }
 
     pub(crate) fn containers(&self) -> &[Container] {

@@ -19,10 +19,18 @@
 //! # }
 //! ```
 //!
-//! The rooms: `api` answers the SSM operations, `broker` keeps sessions and joins a client's WebSocket with an agent,
+//! # Who may use it
+//!
+//! Shells and commands run as the user of this process, and every user of the machine can connect to its port. Therefore the
+//! credentials in [`Local::environment`] are made at random at each start, and each request's signature is verified as AWS does it.
+//! The token that opens a data channel is random too. A test that can't sign has [`LocalBuilder::fixed_credentials`] and
+//! [`LocalBuilder::any_credentials`]; what is to forward ports only has [`LocalBuilder::ports_only`].
+//!
+//! The rooms: `access` verifies who calls, `api` answers the SSM operations, `broker` keeps sessions and joins a client's WebSocket with an agent,
 //! `agent` is the managed node. Broker and agent exchange only what goes over the wire in AWS: agent messages. `faults`
 //! says what goes wrong in them.
 
+mod access;
 mod agent;
 mod api;
 mod broker;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::access::Access;
 use crate::broker::{Broker, BrokerSettings, SessionInfo, World};
 use crate::document::Documents;
 use crate::ecs::EcsTask;
@@ -53,9 +54,6 @@ pub enum StartError {
 }
 
 const REGION: &str = "us-east-1";
-/// Made up; no request's signature is checked.
-const ACCESS_KEY_ID: &str = "AKIALOCALLOCALLOCAL0";
-const SECRET_ACCESS_KEY: &str = "local-session-manager-takes-any-secret-0";
 /// Sessions get so long to say goodbye.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -80,15 +78,17 @@ impl Local {
         self.broker.stream_url(session_id)
     }
 
-    /// What to put into the environment of a client: endpoint, region and made-up credentials.
+    /// What to put into the environment of a client: endpoint, region and the credentials of this run. The last of them is a
+    /// secret: whoever has it can do on this machine what the user of this process can do.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let key = self.broker.access().key();
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint_url()),
             ("AWS_REGION", REGION.into()),
             // Older AWS tools know only this name.
             ("AWS_DEFAULT_REGION", REGION.into()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.into()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.into()),
+            ("AWS_ACCESS_KEY_ID", key.access_key_id().into()),
+            ("AWS_SECRET_ACCESS_KEY", key.secret_access_key().into()),
         ]
     }
 
@@ -138,6 +138,7 @@ pub struct LocalBuilder {
     tasks: Vec<EcsTask>,
     documents: Vec<(String, String)>,
     kms_keys: BTreeSet<String>,
+    access: Option<Access>,
     settings: BrokerSettings,
     faults: Faults,
 }
@@ -150,6 +151,7 @@ impl Default for LocalBuilder {
             tasks: Vec::new(),
             documents: Vec::new(),
             kms_keys: BTreeSet::new(),
+            access: None,
             settings: BrokerSettings {
                 profile: Profile::default(),
                 hosts: BTreeMap::new(),
@@ -161,6 +163,7 @@ impl Default for LocalBuilder {
                     .map_or_else(|| "/bin/sh".into(), PathBuf::from),
                 encrypt_with: None,
                 kms_fault: None,
+                ports_only: false,
             },
             faults: Faults::new(),
         }
@@ -171,6 +174,29 @@ impl LocalBuilder {
     /// Where to listen. Default: `127.0.0.1`, any free port.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
+        self
+    }
+
+    /// Accepts these credentials instead of a secret that is made at the start.
+    ///
+    /// For tests. Whoever knows or guesses them, and can connect, can run commands as the user of this process.
+    pub fn fixed_credentials(mut self, access_key_id: &str, secret_access_key: &str) -> Self {
+        self.access = Some(Access::fixed(access_key_id, secret_access_key));
+        self
+    }
+
+    /// Does not check who calls: any `Authorization` header will do.
+    ///
+    /// For tests. Whoever can connect can run commands as the user of this process, unless there are
+    /// [ports only](Self::ports_only).
+    pub fn any_credentials(mut self) -> Self {
+        self.access = Some(Access::open());
+        self
+    }
+
+    /// Refuses shells and commands, so that sessions can only forward ports. Default: they run.
+    pub fn ports_only(mut self) -> Self {
+        self.settings.ports_only = true;
         self
     }
 
@@ -282,7 +308,8 @@ impl LocalBuilder {
         let failed = |cause| StartError::Listen { address: self.listen, cause };
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = reachable(listener.local_addr().map_err(failed)?);
-        let broker = Arc::new(Broker::new(address, world, self.settings, self.faults));
+        let access = self.access.unwrap_or_else(Access::secret);
+        let broker = Arc::new(Broker::new(address, access, world, self.settings, self.faults));
         let faults = tokio::spawn({
             let broker = broker.clone();
             async move { broker.run_faults().await }

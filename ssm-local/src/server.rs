@@ -1,12 +1,14 @@
 //! The port: HTTP calls of the API, and upgrades to data channels.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -69,6 +71,10 @@ async fn serve(stream: TcpStream, broker: Arc<Broker>) {
 
 async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
+        _ if !is_own_name(&request) => text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "the Host header names another machine: connect by IP address or localhost",
+        ),
         // Only browsers send it, on behalf of pages that have no business here: a session is a shell of this user's.
         _ if request.headers().contains_key(ORIGIN) => text(StatusCode::FORBIDDEN, "not for web pages"),
         (&Method::POST, "/") => call(request, &broker).await,
@@ -87,10 +93,25 @@ async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Respo
     Ok(response)
 }
 
+/// Whether the caller wanted this machine. A page whose own name was made to lead here (DNS rebinding) names itself.
+fn is_own_name(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let named = request.uri().authority().cloned().or(host);
+    named.is_some_and(|authority| {
+        let host = authority.host();
+        let behind = authority.as_str().strip_prefix(host);
+        if !behind.is_some_and(|rest| rest.is_empty() || rest.starts_with(':')) {
+            return false;
+        }
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+    })
+}
+
 async fn call(request: Request<Incoming>, broker: &Broker) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     match whole(body).await {
-        Ok(body) => api::answer(broker, &head.headers, &body).await.map(Full::new),
+        Ok(body) => api::answer(broker, &head, &body).await.map(Full::new),
         Err(refusal) => refusal,
     }
 }

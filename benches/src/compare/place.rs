@@ -125,7 +125,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
     let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
     let faults = faults.into_iter().fold(Faults::new(), Faults::with);
-    let builder = Local::builder().target(LocalTarget::new(TARGET)).profile(args.profile.of_agent());
+    let builder = Local::builder()
+        .any_credentials()
+        .ports_only()
+        .target(LocalTarget::new(TARGET))
+        .profile(args.profile.of_agent());
     let local = builder.faults(faults).host(HOST, [std::net::Ipv4Addr::LOCALHOST]).start().await?;
     let environment: BTreeMap<_, _> = local.environment().into_iter().collect();
     say(&json!(environment).to_string());

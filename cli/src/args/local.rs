@@ -41,6 +41,9 @@ pub(crate) struct LocalArgs {
     /// Encrypt shells and commands with this key of a local KMS, for example alias/lab.
     #[arg(long, value_name = "ID", hide_short_help = true)]
     pub(crate) kms_key: Option<String>,
+    /// For tests: accept fixed credentials that everybody knows, or any. Whoever can connect can then run commands as you.
+    #[arg(long, value_enum, value_name = "WHICH", hide_short_help = true)]
+    pub(crate) insecure_credentials: Option<InsecureCredentials>,
     /// Inject a fault, for example drop,probability=0.01.
     ///
     /// The form is EFFECT[,key=value]...; the option may be repeated. These faults are added to those of --faults. docs/faults.md lists all effects.
@@ -69,6 +72,15 @@ pub(crate) struct DemoArgs {
     /// Pace of the agent.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) profile: LocalProfile,
+}
+
+/// Credentials that keep nobody out of the local Session Manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InsecureCredentials {
+    /// The same in every run.
+    Fixed,
+    /// Signatures are not checked.
+    Any,
 }
 
 /// How the agent of the local Session Manager behaves.

@@ -45,6 +45,7 @@ pub(crate) async fn run(args: &DemoArgs, verbosity: Verbosity) -> Result<ExitCod
     let _service = Service::start(listener, tunnel.clone());
     let manager = LocalManager::start(local::Options {
         profile: args.profile,
+        ports_only: true,
         hosts: vec![(PRIVATE_NAME.into(), address.ip())],
         ..local::Options::default()
     })

@@ -1,5 +1,6 @@
 //! Runs the real binary with a clean environment, and gives it servers to talk to. Every wait is bounded.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -7,8 +8,11 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -181,6 +185,7 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
 /// The command `local` as a process of its own.
 pub(crate) struct LocalManager {
     cli: Cli,
+    args: Vec<String>,
     variables: Vec<(String, String)>,
 }
 
@@ -194,11 +199,22 @@ impl LocalManager {
         Self::listen("127.0.0.1:0", args)
     }
 
+    /// One that can be restarted under its clients: the next has the same credentials.
+    pub(crate) fn start_restartable() -> Self {
+        Self::start_with(&["--insecure-credentials", "fixed"])
+    }
+
     /// Kills it and starts another one at the same address, which knows nothing of the sessions.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let address = self.address().to_owned();
-        *self = Self::listen(&address, &[]);
+        let (address, args) = (self.address().to_owned(), std::mem::take(&mut self.args));
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        *self = Self::listen(&address, &args);
+    }
+
+    /// The next line of its stderr.
+    pub(crate) fn stderr_line(&self) -> String {
+        self.cli.error_line()
     }
 
     /// Ends it without a word to anybody.
@@ -218,7 +234,8 @@ impl LocalManager {
             let (key, value) = line.strip_prefix("export ").and_then(|line| line.split_once('=')).expect(&line);
             variables.push((key.to_owned(), value.to_owned()));
         }
-        Self { cli, variables }
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Self { cli, args, variables }
     }
 
     /// What to start a client with.
@@ -245,17 +262,8 @@ impl LocalManager {
 
     /// Calls the API: the status and the body of its answer.
     pub(crate) fn answer(&self, operation: &str, body: &Value) -> (u16, Value) {
-        let address = self.address();
-        let mut stream = connect(address);
-        let body = body.to_string();
-        let request = format!(
-            "POST / HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/x-amz-json-1.1\r\nx-amz-target: \
-             AmazonSSM.{operation}\r\nauthorization: made-up\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let target = format!("AmazonSSM.{operation}");
+        let answer = self.send("POST", "/", &[("x-amz-target", &target)], &body.to_string());
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status =
             head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer}"));
@@ -265,13 +273,38 @@ impl LocalManager {
     /// Lets these faults happen from here on, in place of any others.
     pub(crate) fn set_faults(&self, faults: &[&str]) {
         let body = serde_json::json!({ "faults": faults }).to_string();
-        let mut stream = connect(self.address());
-        let (address, length) = (self.address(), body.len());
-        let head = format!("PUT /faults HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\nconnection: close");
-        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        let answer = self.send("PUT", "/faults", &[], &body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Sends a signed request; gives the whole answer.
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
+        let variables: BTreeMap<_, _> = self.variables().into_iter().collect();
+        let (id, secret) = (variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]);
+        let identity = Credentials::new(id, secret, None, None, "test").into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(variables["AWS_REGION"])
+            .name("ssm")
+            .time(SystemTime::now())
+            .settings(SigningSettings::default());
+        let host = self.address();
+        let headers = [&[("host", host)], headers].concat();
+        let request =
+            SignableRequest::new(method, path, headers.iter().copied(), SignableBody::Bytes(body.as_bytes())).unwrap();
+        let (signature, _) = sign(request, &params.build().unwrap().into()).unwrap().into_parts();
+        let signed: String = headers
+            .into_iter()
+            .chain(signature.headers())
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let mut stream = connect(host);
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\n{signed}content-length: {length}\r\nconnection: close\r\n");
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
     }
 
     /// The ids of the sessions in this state: `Active` or `History`.

@@ -242,3 +242,20 @@ fn duplicates_are_re_acked_and_a_malformed_message_does_not_kill_the_reader() {
         assert_eq!(ended.stdout.last().map(String::as_str), Some("200000"), "{fault}");
     }
 }
+
+/// As a shell without job control starts what it puts into the background, and as `nohup` does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_ignores_no_signal_that_the_session_manager_was_started_to_ignore() {
+    let script = "trap '' HUP INT QUIT USR1; exec \"$0\" exec --local -- 'grep SigIgn /proc/self/status'";
+    let home = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("timeout")
+        .args(["30", "sh", "-c", script, env!("CARGO_BIN_EXE_aws-ssm-forward")])
+        .env("HOME", home.path())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let ignored = u64::from_str_radix(stdout.trim().strip_prefix("SigIgn:\t").unwrap(), 16).unwrap();
+    // Those above are the C library's own.
+    assert_eq!(ignored & 0x7fff_ffff, 0, "{output:?}");
+}

@@ -37,3 +37,46 @@ fn a_file_that_is_no_document_is_one_line() {
     let missing = format!("My-Database={}", folder.path().join("missing.json").display());
     run(&["local", "--document", &missing], &[]).assert_one_line(2, &["--document", "missing.json"]);
 }
+
+#[test]
+fn each_run_has_a_secret_of_its_own() {
+    let (one, other) = (LocalManager::start(), LocalManager::start());
+    let keys = |manager: &LocalManager| {
+        let variables = manager.variables().into_iter();
+        variables.filter(|(name, _)| name.contains("KEY")).map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
+    };
+    assert!(keys(&one).iter().all(|key| !keys(&other).contains(key)));
+    let ended = run(&["exec", TARGET, "--", "id"], &with_endpoint_of(&other, &one.variables()));
+    ended.assert_one_line(4, &["security token"]);
+    assert!(ended.stdout.is_empty(), "{ended:?}");
+    for wrong in ["local-session-manager-takes-any-secret-0", "made-up"] {
+        let mut variables = one.variables();
+        variables.push(("AWS_SECRET_ACCESS_KEY", wrong));
+        run(&["exec", TARGET, "--", "id"], &variables).assert_one_line(4, &["signature"]);
+    }
+    assert_eq!(run(&["exec", TARGET, "--", "exit 3"], &one.variables()).code, 3);
+}
+
+/// The credentials of one, the address of the other.
+fn with_endpoint_of<'a>(manager: &'a LocalManager, variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let endpoint = manager.variables().into_iter().filter(|(name, _)| *name == "AWS_ENDPOINT_URL");
+    variables.iter().copied().chain(endpoint).collect()
+}
+
+#[test]
+fn insecure_credentials_are_loud() {
+    let secure = LocalManager::start();
+    assert!(!secure.stderr_line().contains("warning"));
+    for which in ["fixed", "any"] {
+        let manager = LocalManager::start_with(&["--insecure-credentials", which]);
+        let line = manager.stderr_line();
+        for part in ["warning: ", "--insecure-credentials", which, "run commands as you"] {
+            assert!(line.contains(part), "no {part:?} in {line:?}");
+        }
+        let mut variables = manager.variables();
+        if which == "any" {
+            variables.push(("AWS_SECRET_ACCESS_KEY", "made-up"));
+        }
+        assert_eq!(run(&["exec", TARGET, "--", "exit 3"], &variables).code, 3, "{which}");
+    }
+}

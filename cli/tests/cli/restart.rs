@@ -77,7 +77,7 @@ fn a_stop_resets_what_is_open() {
 
 #[test]
 fn a_session_manager_that_comes_back_is_found_again() {
-    let mut manager = LocalManager::start();
+    let mut manager = LocalManager::start_restartable();
     let (cli, ready) = start(&manager);
     assert_echo(&mut open(&ready));
     manager.restart();

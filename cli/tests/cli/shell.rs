@@ -136,7 +136,7 @@ fn a_signal_gives_the_terminal_back_and_ends_the_session() {
 
 #[test]
 fn a_session_that_ends_gives_the_terminal_back_and_says_why() {
-    let mut manager = LocalManager::start();
+    let mut manager = LocalManager::start_restartable();
     let mut terminal = Terminal::start(&["shell", TARGET], &manager.variables());
     terminal.expect_shell();
     manager.call("TerminateSession", &json!({ "SessionId": manager.sessions("Active")[0] }));

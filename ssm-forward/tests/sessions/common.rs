@@ -10,8 +10,13 @@ use tokio::net::TcpListener;
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 
 pub(crate) async fn aws(local: &Local) -> AwsProvider {
-    let credentials =
-        AwsCredentials { access_key_id: "any".into(), secret_access_key: "any".into(), session_token: None };
+    let environment = local.environment();
+    let variable = |wanted| environment.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
+    let credentials = AwsCredentials {
+        access_key_id: variable("AWS_ACCESS_KEY_ID"),
+        secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
+        session_token: None,
+    };
     let config = AwsConfig {
         profile: None,
         region: Some("us-east-1".into()),

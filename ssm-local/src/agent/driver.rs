@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use ssm_proto::{KeyRequest, SessionEvent, SessionMode, StreamId, Timeout, TimeoutReason};
+use ssm_proto::{DecodeError, KeyRequest, SessionEvent, SessionMode, StreamId, Timeout, TimeoutReason};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::AgentResult;
 use super::alarm::Alarm;
 use super::shared::{Shared, State};
-use crate::broker::{PipeReceiver, PipeSender};
+use crate::broker::{PipeReceiver, PipeSender, with_right_digest};
 
 /// What the owner of a session hears.
 #[derive(Debug)]
@@ -153,11 +153,22 @@ fn read(
     }
     while !state.protocol.is_congested() {
         let Some(message) = inbox.pop_front() else { break };
-        if let Err(error) = state.protocol.handle_input(now.into_std(), message) {
+        if let Err(error) = take(state, now, message) {
             tracing::debug!(%error, "the agent drops a message");
         }
     }
     Some(true)
+}
+
+/// Takes a message, also one with a wrong digest: the official agent checks none (WIRE-6).
+fn take(state: &mut State, now: Instant, message: Bytes) -> Result<(), DecodeError> {
+    match state.protocol.handle_input(now.into_std(), message.clone()) {
+        Err(DecodeError::BadDigest) => {
+            tracing::debug!("the agent takes a message with a wrong digest, as the official one does");
+            state.protocol.handle_input(now.into_std(), with_right_digest(&message))
+        }
+        taken => taken,
+    }
 }
 
 /// Passes the protocol's events on. Gives what ends the session, if something did.

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender, pipe};
-use crate::document::Inputs;
+use crate::document::{Inputs, PORT};
 use crate::faults::Armed;
 use crate::kms::Encryption;
 
@@ -92,7 +92,7 @@ pub(crate) fn spawn(spec: AgentSpec) -> AgentEnd {
 
 async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
     match spec.session_type.as_str() {
-        "Port" => port::serve(spec, input, output).await,
+        PORT => port::serve(spec, input, output).await,
         #[cfg(unix)]
         "Standard_Stream" | "InteractiveCommands" | "NonInteractiveCommands" => shell::serve(spec, input, output).await,
         other => AgentResult::failed(format!("Plugin with name {other} is not supported by this agent")),

@@ -15,6 +15,7 @@ use crate::ecs::{Container, EcsTask};
 pub(super) fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
     match operation {
         "ListClusters" => list_clusters(broker, parse(body)?),
+        "DescribeClusters" => describe_clusters(broker, parse(body)?),
         "ListServices" => list_services(broker, parse(body)?),
         "DescribeServices" => describe_services(broker, parse(body)?),
         "ListTasks" => list_tasks(broker, parse(body)?),
@@ -30,6 +31,7 @@ pub(super) fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome
 struct Input {
     cluster: Option<String>,
     service_name: Option<String>,
+    clusters: Vec<String>,
     services: Vec<String>,
     tasks: Vec<String>,
     desired_status: Option<String>,
@@ -70,6 +72,33 @@ fn name(id: &str) -> &str {
 fn list_clusters(broker: &Broker, input: Input) -> Outcome {
     let arns: BTreeSet<_> = broker.tasks().iter().map(EcsTask::cluster_arn).collect();
     input.list("clusterArns", arns)
+}
+
+fn describe_clusters(broker: &Broker, input: Input) -> Outcome {
+    let wanted = if input.clusters.is_empty() { vec!["default".to_owned()] } else { input.clusters };
+    let (mut clusters, mut failures) = (Vec::new(), Vec::new());
+    for wanted in &wanted {
+        let tasks: Vec<_> = broker.tasks().iter().filter(|task| task.cluster() == name(wanted)).collect();
+        let services: BTreeSet<_> = tasks.iter().map(|task| task.service()).collect();
+        match tasks.first() {
+            Some(task) => clusters.push(json!({
+                "clusterArn": task.cluster_arn(),
+                "clusterName": task.cluster(),
+                "status": "ACTIVE",
+                "registeredContainerInstancesCount": 0,
+                "runningTasksCount": tasks.len(),
+                "pendingTasksCount": 0,
+                "activeServicesCount": services.len(),
+                "statistics": [],
+                "tags": [],
+                "settings": [],
+                "capacityProviders": [],
+                "defaultCapacityProviderStrategy": [],
+            })),
+            None => failures.push(json!({ "arn": wanted, "reason": "MISSING" })),
+        }
+    }
+    Ok(json!({ "clusters": clusters, "failures": failures }))
 }
 
 fn list_services(broker: &Broker, input: Input) -> Outcome {
@@ -144,8 +173,30 @@ fn describe_task(task: &EcsTask) -> Value {
         "startedAt": timestamp(task.started()),
         "createdAt": timestamp(task.started()),
         "containers": containers,
+        "attachments": [attachment(task)],
+        "overrides": { "containerOverrides": [] },
+        "tags": [],
     })
 }
+
+/// The task's network interface, as tasks with a network of their own have one. Its address is this machine's.
+fn attachment(task: &EcsTask) -> Value {
+    let detail = |name: &str, value: &str| json!({ "name": name, "value": value });
+    json!({
+        "id": task.attachment().to_string(),
+        "type": "ElasticNetworkInterface",
+        "status": "ATTACHED",
+        "details": [
+            detail("subnetId", "subnet-00000000000000000"),
+            detail("networkInterfaceId", "eni-00000000000000000"),
+            detail("privateDnsName", "localhost"),
+            detail("privateIPv4Address", ADDRESS),
+        ],
+    })
+}
+
+/// Containers are this machine.
+const ADDRESS: &str = "127.0.0.1";
 
 fn describe_container(task: &EcsTask, container: &Container) -> Value {
     let status = if container.target.is_connected() { "RUNNING" } else { "STOPPED" };
@@ -157,7 +208,7 @@ fn describe_container(task: &EcsTask, container: &Container) -> Value {
         "runtimeId": container.runtime_id,
         "image": "local",
         "lastStatus": "RUNNING",
-        "networkInterfaces": [],
+        "networkInterfaces": [{ "attachmentId": task.attachment().to_string(), "privateIpv4Address": ADDRESS }],
         "managedAgents": Vec::from_iter(agents),
     })
 }
@@ -186,7 +237,7 @@ fn execute_command(broker: &Broker, input: Input) -> Outcome {
     let document = broker.documents().find(ECS_EXECUTE).ok_or_else(|| ApiError::no_document(ECS_EXECUTE))?.clone();
     let settings = document.settings(&BTreeMap::from([("command".to_owned(), vec![command.to_owned()])]))?;
     let request = StartRequest { target: container.target.clone(), document, settings, reason: None };
-    let (session, token) = broker.start(request);
+    let (session, token) = broker.start(request)?;
     Ok(json!({
         "clusterArn": task.cluster_arn(),
         "taskArn": task.arn(),

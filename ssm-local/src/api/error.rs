@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use crate::broker::PortsOnly;
 use crate::document::ParameterError;
 
 /// A refusal that a client sees as an exception of this name.
@@ -42,6 +43,12 @@ impl ApiError {
 
     pub(crate) fn filter_key(key: &str) -> Self {
         Self::new("InvalidFilterKey", format!("The filter key {key} is not valid."))
+    }
+}
+
+impl From<PortsOnly> for ApiError {
+    fn from(error: PortsOnly) -> Self {
+        Self::new("AccessDeniedException", error.to_string())
     }
 }
 

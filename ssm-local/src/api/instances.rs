@@ -105,7 +105,7 @@ fn ping_status(target: &LocalTarget) -> &'static str {
     if target.is_connected() { "Online" } else { "ConnectionLost" }
 }
 
-fn resource_type(target: &LocalTarget) -> &'static str {
+pub(super) fn resource_type(target: &LocalTarget) -> &'static str {
     if target.id().starts_with("mi-") { "ManagedInstance" } else { "EC2Instance" }
 }
 
@@ -120,7 +120,14 @@ fn describe_one(target: &LocalTarget) -> Value {
         "PlatformName": "Local",
         "PlatformVersion": "1",
         "ResourceType": resource_type(target),
-        "IPAddress": "127.0.0.1",
-        "ComputerName": target.tags().get("Name").map_or("local", String::as_str),
+        "IPAddress": ADDRESS,
+        "ComputerName": computer_name(target),
     })
+}
+
+/// All nodes are this machine.
+pub(super) const ADDRESS: &str = "127.0.0.1";
+
+pub(super) fn computer_name(target: &LocalTarget) -> &str {
+    target.tags().get("Name").map_or("local", String::as_str)
 }

@@ -6,6 +6,7 @@ mod error;
 mod fault;
 mod input;
 mod instances;
+mod inventory;
 mod kms;
 mod session;
 
@@ -14,7 +15,8 @@ pub(crate) use error::ApiError;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,16 +26,14 @@ use uuid::Uuid;
 use crate::broker::Broker;
 
 /// An operation's answer, or the exception that the client sees.
-type Outcome = Result<Value, ApiError>;
+pub(crate) type Outcome = Result<Value, ApiError>;
 
-/// Answers one call.
-pub(crate) async fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
-    let operation = operation(headers);
-    let call = || authenticate(headers).and_then(|()| dispatch(broker, operation, body));
-    let name = operation.rsplit('.').next().unwrap_or_default();
-    let outcome = match broker.faults().api(Instant::now().into_std(), name) {
-        Some(answer) => fault::answer(broker, answer, call).await,
-        None => call(),
+/// Answers one call, if it is signed with the right secret.
+pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
+    let operation = operation(&head.headers);
+    let outcome = match broker.access().verify(head, body, service(operation), SystemTime::now()) {
+        Ok(()) => outcome(broker, operation, body).await,
+        Err(refusal) => Err(refusal),
     };
     match &outcome {
         Ok(_) => tracing::debug!(operation, "answered"),
@@ -42,23 +42,40 @@ pub(crate) async fn answer(broker: &Broker, headers: &HeaderMap, body: &[u8]) ->
     respond(outcome)
 }
 
+async fn outcome(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
+    let call = || dispatch(broker, operation, body);
+    let name = operation.rsplit('.').next().unwrap_or_default();
+    match broker.faults().api(Instant::now().into_std(), name) {
+        Some(answer) => fault::answer(broker, answer, call).await,
+        None => call(),
+    }
+}
+
 fn operation(headers: &HeaderMap) -> &str {
     headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// There must be a signature; whose it is and whether it is right is not checked.
-fn authenticate(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key(AUTHORIZATION) {
-        return Ok(());
+/// What stands before the operation's name.
+const KMS: &str = "TrentService";
+const ECS: &str = "AmazonEC2ContainerServiceV20141113";
+
+/// The service that a signature for this operation is scoped to.
+fn service(operation: &str) -> &'static str {
+    match operation.split_once('.') {
+        Some((KMS, _)) => "kms",
+        Some((ECS, _)) => "ecs",
+        _ => SSM_SERVICE,
     }
-    Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"))
 }
+
+/// Also the service of what is no operation.
+pub(crate) const SSM_SERVICE: &str = "ssm";
 
 fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
     match operation.split_once('.') {
         Some(("AmazonSSM", operation)) => dispatch_ssm(broker, operation, body),
-        Some(("TrentService", operation)) => kms::dispatch(broker, operation, body),
-        Some(("AmazonEC2ContainerServiceV20141113", operation)) => ecs::dispatch(broker, operation, body),
+        Some((KMS, operation)) => kms::dispatch(broker, operation, body),
+        Some((ECS, operation)) => ecs::dispatch(broker, operation, body),
         _ => Err(unknown()),
     }
 }
@@ -75,6 +92,7 @@ fn dispatch_ssm(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
         "DescribeSessions" => session::describe(broker, parse(body)?),
         "GetConnectionStatus" => instances::connection_status(broker, parse(body)?),
         "DescribeInstanceInformation" => instances::describe(broker, parse(body)?),
+        "GetInventory" => inventory::get(broker, parse(body)?),
         "GetDocument" => documents::get(broker, parse(body)?),
         "DescribeDocument" => documents::describe(broker, parse(body)?),
         "ListDocuments" => documents::list(broker, parse(body)?),
@@ -87,7 +105,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::new("SerializationException", error.to_string()))
 }
 
-fn respond(outcome: Outcome) -> Response<Bytes> {
+/// An answer in the form of JSON 1.1.
+pub(crate) fn respond(outcome: Outcome) -> Response<Bytes> {
     let (status, code, body) = match outcome {
         Ok(body) => (StatusCode::OK, None, body),
         Err(error) => (error.status, Some(error.code), json!({ "__type": error.code, "message": error.message })),

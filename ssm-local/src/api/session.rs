@@ -1,8 +1,10 @@
 //! Operations on sessions.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -36,7 +38,7 @@ pub(super) fn start(broker: &Broker, input: StartInput) -> Outcome {
     let target = broker.target(target).filter(|found| found.is_connected());
     let target = target.ok_or_else(|| ApiError::not_connected(input.target.as_deref().unwrap_or_default()))?;
     let request = StartRequest { target, document, settings, reason: input.reason };
-    let (session, token) = broker.start(request);
+    let (session, token) = broker.start(request)?;
     Ok(ticket(broker, &session, Some(token)))
 }
 
@@ -140,24 +142,7 @@ impl Filter {
 }
 
 fn parse_date(text: &str) -> Option<SystemTime> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers =
-        |text: &str, separator| text.split(separator).map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
-    let ([year, month, day], [hour, minute, second]) =
-        (numbers(date, '-')?.try_into().ok()?, numbers(time, ':')?.try_into().ok()?);
-    let valid = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if !valid || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let seconds = days_since_epoch(year, month, day) * 86_400 + u64::from(hour * 3600 + minute * 60 + second);
-    Some(UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar; years are counted from March, so that the leap day is the last.
-fn days_since_epoch(year: u32, month: u32, day: u32) -> u64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year / 4 - year / 100 + year / 400;
-    u64::from(365 * year + leap_days + (153 * month + 2) / 5 + day - 1) - 719_468
+    DateTime::from_str(text, Format::DateTime).ok()?.try_into().ok()
 }
 
 fn describe_one(session: &SessionInfo) -> Value {
@@ -183,6 +168,8 @@ fn describe_one(session: &SessionInfo) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

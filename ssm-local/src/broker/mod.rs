@@ -10,7 +10,7 @@ pub(crate) use pipe::{PipeReceiver, PipeSender, pipe};
 pub(crate) use relay::ClientSocket;
 pub(crate) use session::Session;
 pub use session::{SessionInfo, SessionState};
-pub(crate) use wire::message_type;
+pub(crate) use wire::{message_type, with_right_digest};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +24,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use crate::Profile;
+use crate::access::Access;
 use crate::agent::AgentSpec;
-use crate::document::{Document, Documents, Settings};
+use crate::document::{Document, Documents, PORT, Settings};
 use crate::ecs::EcsTask;
 use crate::faults::{Armed, Effect, Fault, Faults, When};
 use crate::kms::{Encryption, Kms, KmsFault};
@@ -46,6 +47,8 @@ pub(crate) struct BrokerSettings {
     /// Encrypts the shells and commands whose document names no key.
     pub(crate) encrypt_with: Option<String>,
     pub(crate) kms_fault: Option<KmsFault>,
+    /// Shells and commands are refused.
+    pub(crate) ports_only: bool,
 }
 
 /// What there is, as the builder set it up.
@@ -66,10 +69,16 @@ pub(crate) struct StartRequest {
     pub(crate) reason: Option<String>,
 }
 
+/// Shells and commands are not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("This local Session Manager only forwards ports: it runs no shells and no commands.")]
+pub(crate) struct PortsOnly;
+
 /// Knows the targets and the sessions.
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
+    access: Access,
     world: World,
     settings: BrokerSettings,
     faults: Arc<Armed>,
@@ -91,13 +100,23 @@ const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// Commands to a relay that may wait.
 const COMMANDS: usize = 16;
 impl Broker {
-    pub(crate) fn new(address: SocketAddr, world: World, settings: BrokerSettings, faults: Faults) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        access: Access,
+        world: World,
+        settings: BrokerSettings,
+        faults: Faults,
+    ) -> Self {
         let faults = Arc::new(Armed::new(faults, now()));
-        Self { address, world, settings, faults, inner: Mutex::default() }
+        Self { address, access, world, settings, faults, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     /// All managed nodes as they are at the moment, by id.
@@ -206,7 +225,13 @@ impl Broker {
     }
 
     /// Starts a session and gives its first token. The agent begins when the client opens the data channel.
-    pub(crate) fn start(&self, request: StartRequest) -> (Arc<Session>, String) {
+    ///
+    /// # Errors
+    /// There are only ports here, and it is none.
+    pub(crate) fn start(&self, request: StartRequest) -> Result<(Arc<Session>, String), PortsOnly> {
+        if self.settings.ports_only && request.document.body.session_type != PORT {
+            return Err(PortsOnly);
+        }
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (session, token) = Session::new(&request, commands, self.settings.token_ttl);
         let session = Arc::new(session);
@@ -234,7 +259,7 @@ impl Broker {
         inner.relays.spawn(relay.run());
         inner.sessions.push_back(session.clone());
         inner.forget_old_sessions();
-        (session, token)
+        Ok((session, token))
     }
 
     fn encryption(&self, settings: &Settings) -> Option<Encryption> {

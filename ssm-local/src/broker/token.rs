@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 /// What is kept of a token: enough to recognize it, not enough to show it.
@@ -30,9 +31,7 @@ impl Token {
 
     /// Whether `presented` is this token and still good. Takes the same time wherever they differ.
     pub(super) fn accepts(&self, now: Instant, presented: &str) -> bool {
-        let presented = digest(presented);
-        let difference = self.digest.iter().zip(presented).fold(0, |difference, (a, b)| difference | (a ^ b));
-        difference == 0 && now < self.expires
+        bool::from(self.digest.ct_eq(&digest(presented))) && now < self.expires
     }
 }
 

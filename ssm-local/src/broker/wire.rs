@@ -1,6 +1,7 @@
 //! As much of a message as the service looks at.
 
-use ssm_proto::{MessageType, PayloadType};
+use bytes::{Bytes, BytesMut};
+use ssm_proto::{MessageType, PayloadDigest, PayloadType};
 
 /// The type in a message's header, without looking at the rest.
 pub(crate) fn message_type(message: &[u8]) -> Option<MessageType> {
@@ -15,6 +16,16 @@ pub(crate) fn is_data(message: &[u8]) -> bool {
     let payload_type = message.get(112..116).and_then(|field| field.try_into().ok()).map(u32::from_be_bytes);
     payload_type == Some(PayloadType::Output.into())
         && matches!(message_type(message), Some(MessageType::InputStreamData | MessageType::OutputStreamData))
+}
+
+/// A message in the long form with the digest that its payload has.
+pub(crate) fn with_right_digest(message: &[u8]) -> Bytes {
+    let digest = PayloadDigest::of(message.get(120..).unwrap_or_default());
+    let mut mended = BytesMut::from(message);
+    if let Some(field) = mended.get_mut(80..112) {
+        field.copy_from_slice(&digest.0);
+    }
+    mended.freeze()
 }
 
 #[cfg(test)]

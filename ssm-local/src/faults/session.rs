@@ -69,6 +69,8 @@ struct Parcel {
     copies: usize,
     due: Instant,
     late: bool,
+    /// Its digest is not that of its payload.
+    damaged: bool,
 }
 
 impl SessionFaults {
@@ -103,7 +105,7 @@ impl SessionFaults {
     pub(crate) fn pass(&mut self, now: Instant, direction: Direction, message: Bytes, out: &mut VecDeque<Bytes>) {
         let acknowledgement = message_type(&message) == Some(MessageType::Acknowledge);
         let line = if direction == Direction::Up { &mut self.up } else { &mut self.down };
-        let mut parcel = Parcel { message, copies: 1, due: now, late: false };
+        let mut parcel = Parcel { message, copies: 1, due: now, late: false, damaged: false };
         for active in &mut self.faults {
             if !active.fault.direction.covers(direction) || !active.fault.only.covers(acknowledgement) {
                 continue;
@@ -115,6 +117,10 @@ impl SessionFaults {
             } else if active.schedule.is_by_message() && active.schedule.hits(now, &mut self.rng) {
                 active.begin(now, &mut self.actions);
             }
+        }
+        // The agent checks no digests: it would take what is damaged, which no path that is secured by TLS lets happen.
+        if parcel.damaged && direction == Direction::Up {
+            parcel.message = mangle::bad_header(&parcel.message, &mut self.rng);
         }
         if !self.faults.iter().any(|active| active.is_on(&Effect::AgentAway)) {
             for _ in 0..parcel.copies {
@@ -257,8 +263,14 @@ impl Active {
                 parcel.due = later(parcel.due, *by);
                 parcel.late = true;
             }
-            Effect::Corrupt => parcel.message = mangle::corrupt(&parcel.message, rng),
-            Effect::BadDigest => parcel.message = mangle::bad_digest(&parcel.message, rng),
+            Effect::Corrupt => {
+                parcel.message = mangle::corrupt(&parcel.message, rng);
+                parcel.damaged = true;
+            }
+            Effect::BadDigest => {
+                parcel.message = mangle::bad_digest(&parcel.message, rng);
+                parcel.damaged = true;
+            }
             Effect::BadHeader => parcel.message = mangle::bad_header(&parcel.message, rng),
             Effect::Oversize { bytes } => parcel.message = mangle::oversize(&parcel.message, *bytes),
             _ => {}

@@ -9,12 +9,13 @@ use ssm_local::Local;
 use ssm_proto::{
     Acknowledge, AgentMessage, ChannelClosed, Header, MessageBuf, MessageType, OpenDataChannel, PayloadType,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
+
+use crate::http::send_signed;
 
 /// Nothing on loopback takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,25 +28,16 @@ pub(crate) struct Ticket {
     pub(crate) token: String,
 }
 
-/// An HTTP request; gives the status and the body.
-pub(crate) async fn http(local: &Local, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: local\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
-
 /// A call of the SSM API.
 pub(crate) async fn call(local: &Local, operation: &str, body: Value) -> (u16, Value) {
-    let headers = format!("X-Amz-Target: AmazonSSM.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 made-up\r\n");
-    let (status, body) = http(local, "POST", "/", &headers, &body.to_string()).await;
+    let target = format!("AmazonSSM.{operation}");
+    let (status, body) = send_signed(local, local, "ssm", ("POST", "/"), Some(&target), &body.to_string()).await;
     (status, serde_json::from_str(&body).unwrap())
+}
+
+/// A call of the control endpoint.
+pub(crate) async fn ask_control(local: &Local, method: &str, path: &str, body: &str) -> (u16, String) {
+    send_signed(local, local, "ssm", (method, path), None, body).await
 }
 
 /// Starts a session to a port of the node.

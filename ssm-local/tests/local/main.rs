@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
+mod access;
 mod common;
 mod faults;
+#[path = "../support/http.rs"]
+mod http;
 mod replay;
 mod service;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use ssm_local::{Local, SessionState};
-use ssm_proto::{HeaderForm, MessageType, Padding, PayloadType};
+use ssm_local::{Local, LocalTarget, SessionState};
+use ssm_proto::{Header, HeaderForm, MessageBuf, MessageType, Padding, PayloadDigest, PayloadType};
 use tokio_tungstenite::tungstenite::Error;
+use uuid::Uuid;
 
-use crate::common::{Channel, Incoming, PATIENCE, TARGET, Ticket, call, echo, frame, http, resume, start, ticket};
+use crate::common::{Channel, Incoming, PATIENCE, TARGET, Ticket, call, echo, frame, resume, start, ticket};
+use crate::http::send;
 
 async fn local() -> Local {
     Local::builder().start().await.unwrap()
@@ -84,10 +86,7 @@ async fn what_is_no_session_is_not_found() {
     let unknown = Ticket { session_id: String::new(), url, token: String::new() };
     let Err(Error::Http(response)) = Channel::try_open(&unknown).await else { panic!("the data channel opens") };
     assert_eq!(response.status(), 404);
-    assert_eq!(http(&local, "GET", "/", "", "").await.0, 404);
-    let (status, answer) = http(&local, "POST", "/", "X-Amz-Target: AmazonSSM.StartSession\r\n", "{}").await;
-    assert_eq!(status, 400);
-    assert!(answer.contains("MissingAuthenticationTokenException"), "{answer}");
+    assert_eq!(send(&local, "GET", "/", "", "").await.0, 404);
 }
 
 #[tokio::test]
@@ -143,6 +142,20 @@ async fn the_agent_sends_nothing_while_the_client_is_away() {
     let returned = tokio::time::Instant::now();
     assert_eq!(channel.message(MessageType::OutputStreamData).await.message_id(), lost.message_id());
     assert!(returned.elapsed() < Duration::from_millis(100), "it came after {:?}", returned.elapsed());
+}
+
+#[tokio::test]
+async fn the_agent_checks_no_digests_as_the_official_one() {
+    let local = local().await;
+    let port = echo().await;
+    let (_, mut channel) = Channel::connected(&local, port).await;
+    channel.send(PayloadType::Output, &frame(0, b"")).await;
+    let mut header = Header::new(MessageType::InputStreamData, 1, Uuid::new_v4());
+    header.sequence_number = 2;
+    header.payload_type = PayloadType::Output;
+    let payload = MessageBuf::from(frame(2, b"hello").as_slice());
+    channel.send_raw(header.seal_with_digest(payload, PayloadDigest([0; 32]))).await;
+    assert_eq!(channel.data().await, (PayloadType::Output, frame(2, b"hello").into()));
 }
 
 #[tokio::test]
@@ -211,6 +224,30 @@ async fn sessions_are_described_in_every_state() {
     assert_eq!(session["Target"], TARGET);
     assert_eq!(session["DocumentName"], "AWS-StartPortForwardingSession");
     assert!(session.get("EndDate").is_none() && session["StartDate"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn the_inventory_tells_who_there_is() {
+    let away = LocalTarget::new("mi-1").tag("Name", "away").disconnected();
+    let local = Local::builder().target(LocalTarget::new(TARGET)).target(away).start().await.unwrap();
+    let ids = async |filters: Value| {
+        let (status, answer) = call(&local, "GetInventory", json!({ "Filters": filters })).await;
+        assert_eq!(status, 200, "{answer}");
+        let entities = answer["Entities"].as_array().unwrap().clone();
+        entities.iter().map(|entity| entity["Id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let filter = |name: &str, kind: &str, value: &str| json!([{ "Key": format!("AWS:InstanceInformation.{name}"), "Type": kind, "Values": [value] }]);
+    assert_eq!(ids(json!([])).await, [TARGET, "mi-1"]);
+    assert_eq!(ids(filter("InstanceStatus", "Equal", "Active")).await, [TARGET]);
+    assert_eq!(ids(filter("InstanceStatus", "NotEqual", "Active")).await, ["mi-1"]);
+    assert_eq!(ids(filter("InstanceId", "BeginWith", "i-")).await, [TARGET]);
+    let (_, answer) = call(&local, "GetInventory", json!({ "MaxResults": 1 })).await;
+    let told = &answer["Entities"][0]["Data"]["AWS:InstanceInformation"]["Content"][0];
+    assert_eq!((told["ComputerName"].as_str(), told["ResourceType"].as_str()), (Some("local"), Some("EC2Instance")));
+    assert!(answer["NextToken"].is_string());
+    let (_, refused) =
+        call(&local, "GetInventory", json!({ "Filters": [{ "Key": "Color", "Values": ["red"] }] })).await;
+    assert_eq!(refused["__type"], "InvalidFilter");
 }
 
 #[tokio::test]

@@ -12,12 +12,13 @@ use ssm_proto::{
     ClientConfig, Clock, DataKey, Identity, KeyRequest, OpenDataChannel, Output, PlaintextKey, Session, SessionEvent,
     StreamId, TerminalSize, WriteError,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
+
+use crate::http::send_signed;
 
 /// Nothing here takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,18 +30,13 @@ pub(crate) const NON_INTERACTIVE: &str = "AWS-StartNonInteractiveCommand";
 
 /// A call of one of the APIs.
 pub(crate) async fn call(local: &Local, operation: &str, body: Value) -> (u16, Value) {
-    let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
-    let body = body.to_string();
-    let request = format!(
-        "POST / HTTP/1.1\r\nHost: local\r\nConnection: close\r\nX-Amz-Target: {operation}\r\n\
-         Authorization: AWS4-HMAC-SHA256 made-up\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+    let service = match operation.split_once('.') {
+        Some(("TrentService", _)) => "kms",
+        Some(("AmazonEC2ContainerServiceV20141113", _)) => "ecs",
+        _ => "ssm",
+    };
+    let (status, answer) = send_signed(local, local, service, ("POST", "/"), Some(operation), &body.to_string()).await;
+    (status, serde_json::from_str(&answer).unwrap())
 }
 
 /// What StartSession gives.

@@ -39,6 +39,12 @@ async fn a_command_runs_in_a_container_that_was_found_by_the_api() {
     assert_eq!((&task["lastStatus"], &task["enableExecuteCommand"]), (&json!("RUNNING"), &json!(true)));
     let container = &task["containers"][0];
     assert_eq!((&container["name"], &container["runtimeId"]), (&json!("app"), &json!(RUNTIME)));
+    let interface = &container["networkInterfaces"][0];
+    assert_eq!(interface["privateIpv4Address"], "127.0.0.1");
+    assert_eq!(
+        (&task["attachments"][0]["id"], task["attachments"][0]["type"].as_str()),
+        (&interface["attachmentId"], Some("ElasticNetworkInterface"))
+    );
     assert_eq!(container["managedAgents"], json!([{ "name": "ExecuteCommandAgent", "lastStatus": "RUNNING" }]));
 
     let body = json!({
@@ -147,4 +153,16 @@ async fn services_and_tasks_are_listed_and_described() {
     // Containers are no managed nodes.
     let (_, nodes) = call(&local, "AmazonSSM.DescribeInstanceInformation", json!({})).await;
     assert_eq!(nodes["InstanceInformationList"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn clusters_are_described() {
+    let local = local().await;
+    let both = ok(&local, "DescribeClusters", json!({ "clusters": ["prod", "none"] })).await;
+    let cluster = &both["clusters"][0];
+    assert_eq!((&cluster["clusterName"], &cluster["status"]), (&json!("prod"), &json!("ACTIVE")));
+    assert_eq!((&cluster["runningTasksCount"], &cluster["activeServicesCount"]), (&json!(3), &json!(2)));
+    assert_eq!(both["failures"], json!([{ "arn": "none", "reason": "MISSING" }]));
+    let default = ok(&local, "DescribeClusters", json!({})).await;
+    assert_eq!(default["failures"][0]["arn"], "default");
 }

@@ -6,5 +6,7 @@ mod client;
 mod commands;
 mod containers;
 mod encryption;
+#[path = "../support/http.rs"]
+mod http;
 mod replay;
 mod terminals;

@@ -55,7 +55,7 @@ const MAX_GROWTH: u64 = 8 << 20;
 /// # Errors
 /// If the set-up fails.
 pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
-    let local = Local::builder().start().await?;
+    let local = Local::builder().any_credentials().ports_only().start().await?;
     let service = Arc::new(Service::start().await?);
     let mut client = Client::start(&local, &service).await?;
     let watcher = Arc::new(Watcher::new());

@@ -39,7 +39,7 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Starts everything; returns when connections are served.
     pub(crate) async fn open(profile: Profile, faults: Faults, config: ForwardConfig) -> Result<Self, SetupError> {
-        let local = Local::builder().profile(profile).faults(faults).start().await?;
+        let local = Local::builder().any_credentials().ports_only().profile(profile).faults(faults).start().await?;
         let service = Service::start().await?;
         let provider = provider(&local.endpoint_url()).await?;
         let events: Arc<Mutex<Vec<ForwardEvent>>> = Arc::default();
@@ -88,7 +88,7 @@ impl Tunnel {
     }
 }
 
-/// The API of a local Session Manager, which takes any credentials.
+/// The API of a local Session Manager that takes any credentials.
 pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupError> {
     let credentials = AwsCredentials {
         access_key_id: "AKIALOCALLOCALLOCAL0".into(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::signals;
 use crate::agent::AgentSpec;
 
 /// What a session runs.
@@ -119,8 +120,9 @@ fn split(line: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-/// With the environment that the official agent gives, at home.
+/// With the environment that the official agent gives, at home, and with all signals as they are by default.
 fn prepared(mut command: Command) -> Command {
+    signals::inherit_none();
     command.env("TERM", "xterm-256color").kill_on_drop(true);
     if std::env::var_os("LANG").is_none_or(|lang| lang.is_empty()) {
         command.env("LANG", "C.UTF-8");

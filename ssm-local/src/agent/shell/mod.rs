@@ -6,6 +6,7 @@
 mod command;
 mod process;
 mod pty;
+mod signals;
 mod text;
 
 use std::sync::Arc;

@@ -197,19 +197,24 @@ fn a_stall_holds_everything_and_then_lets_it_go() {
     assert_eq!(down, up);
 }
 
-/// How a mangled message looks to the codec.
+/// How a mangled message looks to the agent's codec, or to the client's.
 fn mangled(spec: &str) -> Vec<Result<AgentMessage, DecodeError>> {
     let mut bench = Bench::new(&[spec]);
     (0..20).for_each(|_| bench.send());
-    bench.up.into_iter().map(AgentMessage::decode).collect()
+    let messages = if spec.ends_with("direction=down") { bench.down } else { bench.up };
+    messages.into_iter().map(AgentMessage::decode).collect()
 }
 
 #[test]
 fn mangled_messages_are_refused_for_the_right_reason() {
-    for spec in ["corrupt,direction=up", "bad-digest"] {
+    for spec in ["corrupt,direction=down", "bad-digest,direction=down"] {
         assert!(mangled(spec).iter().all(|result| matches!(result, Err(DecodeError::BadDigest))), "{spec}");
     }
-    assert!(mangled("bad-header").iter().all(|result| matches!(result, Err(DecodeError::BadHeaderLength { .. }))));
+    // An agent takes a wrong digest.
+    for spec in ["bad-header", "corrupt,direction=up", "bad-digest"] {
+        let refused = |result: &_| matches!(result, Err(DecodeError::BadHeaderLength { .. }));
+        assert!(mangled(spec).iter().all(refused), "{spec}");
+    }
     let large = mangled("oversize");
     assert!(large.iter().all(|result| matches!(result, Err(DecodeError::PayloadTooLarge { length: 1_048_577 }))));
     // Large, but right.

@@ -180,12 +180,14 @@ pub(crate) struct ExecArgs {
     #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
     pub(crate) target: Option<String>,
     /// Run it on a terminal of the node; no exit code comes back.
+    ///
+    /// `-it` does the same: a terminal always passes input.
     #[arg(short, long)]
     pub(crate) tty: bool,
     /// Pass standard input to the command.
     ///
     /// All of it is read first, at most 256 MiB.
-    #[arg(short = 'i', long, conflicts_with = "tty")]
+    #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
     /// One argument is a line for sh, several are the words.
     #[arg(last = true, required = true, value_name = "COMMAND")]

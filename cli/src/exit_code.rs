@@ -29,6 +29,10 @@ pub(crate) enum ExitCode {
     SessionLost,
     /// A bug in this program.
     Internal,
+    /// Standard output or standard error can't be written.
+    Output,
+    /// Whoever read standard output is gone; nothing is said of it.
+    ReaderGone,
     /// SIGHUP before it was ready.
     HangUp,
     /// Ctrl-C (SIGINT) before it was ready.
@@ -53,6 +57,9 @@ impl ExitCode {
             Self::RemotePort => 7,
             Self::SessionLost => 8,
             Self::Internal => 70,
+            Self::Output => 74,
+            // What a shell makes of SIGPIPE, which is how `cat` ends.
+            Self::ReaderGone => 141,
             Self::HangUp => 129,
             Self::Interrupted => 130,
             Self::Terminated => 143,

@@ -4,6 +4,7 @@ mod args;
 mod completion;
 mod connect;
 mod demo;
+mod exact;
 mod exec_input;
 mod exit_code;
 mod figures;
@@ -11,6 +12,7 @@ mod forward;
 mod local;
 mod logging;
 mod output;
+mod outputs;
 mod parent;
 mod plugin;
 mod port_holder;
@@ -20,6 +22,7 @@ mod spec;
 mod stdio;
 mod terminal;
 mod terminal_session;
+mod writer;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -110,6 +113,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn fail(failure: &Failure) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "error: {failure}");
+    if failure.code != ExitCode::ReaderGone {
+        let _ = writeln!(std::io::stderr(), "error: {failure}");
+    }
     failure.code
 }

@@ -1,11 +1,15 @@
 //! `shell`, `exec` and `ssh-proxy`: one session, and the standard streams of this process in it.
 
+use std::io::Write as _;
+
 use ssm_forward::TerminalSize;
 
 use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
+use crate::exact::{self, Verdict};
 use crate::exec_input::Input;
 use crate::exit_code::{ExitCode, Failure};
+use crate::outputs::Outputs;
 use crate::shutdown::Shutdown;
 use crate::terminal_session::{self, Ended};
 use crate::{stdio, terminal};
@@ -23,7 +27,8 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
         shutdown.watch_parent();
     }
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
-    let ended = terminal_session::run(&connection.session, &shutdown).await;
+    let mut outputs = Outputs::plain()?;
+    let ended = terminal_session::run(&connection.session, &shutdown, &mut outputs).await;
     terminal::restore();
     connection.close().await;
     match ended? {
@@ -38,59 +43,162 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
 /// # Errors
 /// In one line, what went wrong and what to do.
 pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
-    if args.stdin {
-        return exec_with_input(args, verbosity).await;
+    match (args.tty, args.stdin) {
+        // As docker's and kubectl's `-it`: a terminal has an input in any case.
+        (true, _) => exec_on_terminal(args, verbosity).await,
+        (false, true) => exec_with_input(args, verbosity).await,
+        (false, false) => exec_without_input(args, verbosity).await,
     }
-    let command = match (args.tty, args.command.as_slice()) {
-        (true, [line]) => command_line(&[speaking_first(line, terminal::size())])?,
-        (_, words) => command_line(words)?,
-    };
-    let (document, offered) = match args.tty {
-        true => ("AWS-StartInteractiveCommand", Vec::new()),
-        false => ("AWS-StartNonInteractiveCommand", vec![("separateOutputStream", "true".to_owned())]),
-    };
-    let (target, quiet) = (args.target.as_deref(), verbosity.quiet);
+}
+
+/// A command that gets no input; its outputs are apart.
+async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
+    let mut outputs = Outputs::plain()?;
+    let words = words_of(&args.command);
+    let exact = outputs.not_for_a_person();
+    // Another document, or another command line, need not run what is added here.
+    let is_ours =
+        args.session.document_name.is_none() && !args.session.parameters.iter().any(|(key, _)| key == "command");
+    if !exact.is_empty() && is_ours {
+        let mark = exact::mark();
+        outputs.expect_escaped(&mark, &exact);
+        let wrapped = command_line(&exact::wrap(&mark, &exact, &words))?;
+        let outcome = run_command(args, verbosity, &shutdown, &mut outputs, wrapped).await?;
+        let verdicts: Vec<_> = outputs.verdicts().collect();
+        match (outcome, verdict(&verdicts)) {
+            // A node without `sh` can run a program all the same.
+            (Outcome::Ended(_), Verdict::NotBegun(_)) if args.command.len() > 1 => {
+                tell("the node has no sh: bytes that are not text may be lost", verbosity);
+                outputs.expect_escaped(&mark, &[]);
+            }
+            (outcome, verdict) => return judge(outcome, verdict, verbosity),
+        }
+    }
+    let outcome = run_command(args, verbosity, &shutdown, &mut outputs, command_line(&words)?).await?;
+    judge(outcome, Verdict::Complete, verbosity)
+}
+
+/// How a command without a terminal ended.
+enum Outcome {
+    /// With this exit code.
+    Ended(i64),
+    /// It was stopped from here.
+    Stopped(ExitCode),
+}
+
+async fn run_command(
+    args: &ExecArgs,
+    verbosity: Verbosity,
+    shutdown: &Shutdown,
+    outputs: &mut Outputs,
+    line: String,
+) -> Result<Outcome, Failure> {
     let wanted = Wanted {
-        target,
-        document: Some(document),
-        parameters: vec![("command", command)],
-        offered,
-        quiet,
-        waits_quietly: quiet,
+        target: args.target.as_deref(),
+        document: Some("AWS-StartNonInteractiveCommand"),
+        parameters: vec![("command", line)],
+        offered: vec![("separateOutputStream", "true".to_owned())],
+        quiet: verbosity.quiet,
+        waits_quietly: verbosity.quiet,
+    };
+    let connection = Connection::open(wanted, &args.aws, &args.session, shutdown).await?;
+    let ended = terminal_session::run(&connection.session, shutdown, outputs).await;
+    let (code, version) = (connection.session.exit_code(), connection.session.agent_version());
+    connection.close().await;
+    match (ended?, code) {
+        (_, Some(code)) => Ok(Outcome::Ended(code)),
+        (Ended::Stopped(cause), None) => Ok(Outcome::Stopped(cause.exit_code())),
+        (Ended::Escaped, None) => Ok(Outcome::Stopped(ExitCode::Interrupted)),
+        (Ended::Closed(text), None) => Err(told(&text).unwrap_or_else(|| {
+            let text = format!("the agent (version {version:?}) did not tell how the command ended");
+            Failure::new(ExitCode::SessionLost, "no_exit_code", text)
+        })),
+    }
+}
+
+/// The worst of all.
+fn verdict(verdicts: &[Verdict]) -> Verdict {
+    let worst = verdicts.iter().max_by_key(|verdict| match verdict {
+        Verdict::Complete => 0,
+        Verdict::Plain => 1,
+        Verdict::NotBegun(_) => 2,
+        Verdict::Broken => 3,
+    });
+    worst.cloned().unwrap_or(Verdict::Complete)
+}
+
+/// The exit code is the command's, unless it says that all is well and the output is not all there.
+fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let code = match outcome {
+        Outcome::Ended(code) => code,
+        Outcome::Stopped(code) => return Ok(code),
+    };
+    let missing = match verdict {
+        Verdict::Complete => return Ok(ExitCode::Remote(code)),
+        Verdict::Plain => {
+            let text = "the node lacks sed, dd, mkfifo, mktemp or a place for temporary files: bytes that are not text may be lost";
+            tell(text, verbosity);
+            return Ok(ExitCode::Remote(code));
+        }
+        Verdict::NotBegun(noise) if noise.is_empty() => "the command did not begin".to_owned(),
+        Verdict::NotBegun(noise) => format!("the command did not begin; the node said: {noise}"),
+        Verdict::Broken => "bytes of the command's output are missing".to_owned(),
+    };
+    match code {
+        0 => Err(Failure::new(ExitCode::SessionLost, "incomplete", missing)),
+        code => {
+            tell(&missing, verbosity);
+            Ok(ExitCode::Remote(code))
+        }
+    }
+}
+
+/// A warning for who ran the command.
+fn tell(text: &str, verbosity: Verbosity) {
+    if !verbosity.quiet {
+        let _ = writeln!(terminal::Stderr, "warning: {text}");
+    }
+}
+
+/// A command on a terminal of the node.
+async fn exec_on_terminal(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let command = match args.command.as_slice() {
+        [line] => vec![speaking_first(line, terminal::size())],
+        words => words.to_vec(),
+    };
+    let wanted = Wanted {
+        target: args.target.as_deref(),
+        document: Some("AWS-StartInteractiveCommand"),
+        parameters: vec![("command", command_line(&words_of(&command))?)],
+        offered: Vec::new(),
+        quiet: verbosity.quiet,
+        waits_quietly: verbosity.quiet,
     };
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
-    let ended = terminal_session::run(&connection.session, &shutdown).await;
+    let mut outputs = Outputs::plain()?;
+    let ended = terminal_session::run(&connection.session, &shutdown, &mut outputs).await;
     terminal::restore();
-    let (code, version) = (connection.session.exit_code(), connection.session.agent_version());
+    let code = connection.session.exit_code();
     connection.close().await;
     match (ended?, code) {
         (_, Some(code)) => Ok(ExitCode::Remote(code)),
         (Ended::Stopped(cause), None) => Ok(cause.exit_code()),
         (Ended::Escaped, None) => Ok(ExitCode::Interrupted),
-        (Ended::Closed(text), None) => match told(&text) {
-            Some(failure) => Err(failure),
-            // On a terminal no agent tells how a command ended.
-            None if args.tty => Ok(ExitCode::Ok),
-            None => {
-                let text = format!("the agent (version {version:?}) did not tell how the command ended");
-                Err(Failure::new(ExitCode::SessionLost, "no_exit_code", text))
-            }
-        },
+        // On a terminal no agent tells how a command ended.
+        (Ended::Closed(text), None) => told(&text).map_or(Ok(ExitCode::Ok), Err),
     }
 }
 
 /// A command that gets standard input.
 async fn exec_with_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let input = Input::read()?;
-    let line = match args.command.as_slice() {
-        [line] => line.clone(),
-        words => command_line(words)?,
-    };
+    let line = command_line(&words_of(&args.command))?;
     let wanted = Wanted {
         target: args.target.as_deref(),
         document: Some("AWS-StartInteractiveCommand"),
-        parameters: vec![("command", command_line(&[input.script(&line)])?)],
+        parameters: vec![("command", command_line(&words_of(&[input.script(&line)]))?)],
         offered: Vec::new(),
         quiet: verbosity.quiet,
         waits_quietly: verbosity.quiet,
@@ -137,9 +245,13 @@ fn speaking_first(line: &str, size: TerminalSize) -> String {
 
 /// One argument is a line for a shell, several are the words of a command, which gets exactly these. Agents start commands
 /// without a shell: they only split the line into words.
+fn words_of(command: &[String]) -> Vec<String> {
+    let shell = ["sh", "-c"].into_iter().filter(|_| command.len() == 1);
+    shell.map(str::to_owned).chain(command.iter().cloned()).collect()
+}
+
 fn command_line(words: &[String]) -> Result<String, Failure> {
-    let shell = ["sh", "-c"].into_iter().filter(|_| words.len() == 1);
-    shlex::try_join(shell.chain(words.iter().map(String::as_str)))
+    shlex::try_join(words.iter().map(String::as_str))
         .map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("the command can't be quoted: {error}")))
 }
 
@@ -149,8 +261,9 @@ mod tests {
 
     #[test]
     fn a_command_gets_exactly_the_words_that_were_given() {
-        let line =
-            |words: &[&str]| command_line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
+        let line = |words: &[&str]| {
+            command_line(&words_of(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())).unwrap()
+        };
         assert_eq!(line(&["ls -l | wc -l"]), "sh -c 'ls -l | wc -l'");
         assert_eq!(line(&["ls", "-l", "a b", "it's"]), r#"ls -l 'a b' "it's""#);
     }

@@ -87,6 +87,16 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// From here on the next Ctrl-C ends the process at once.
+    pub(crate) fn end_on_interrupt(&self) {
+        let interrupted = interrupted();
+        tokio::spawn(async move {
+            interrupted.await;
+            crate::terminal::restore();
+            std::process::exit(ExitCode::Interrupted.number().into());
+        });
+    }
+
     /// Stops when the process that started this one is gone, unless it detached this one. Until the task is aborted.
     pub(crate) fn watch_parent(&self) -> AbortHandle {
         let this = self.clone();

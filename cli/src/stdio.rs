@@ -1,15 +1,20 @@
 //! The standard streams of this process as a connection to the far side: what ssh wants of a ProxyCommand.
 
+use std::cell::Cell;
+use std::future::pending;
 use std::io::Write as _;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use ssm_forward::{CloseReason, Session, StreamError, StreamSender};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
+use bytes::BytesMut;
+use ssm_forward::{CloseReason, Session, SessionStream, StreamError, StreamSender};
+use tokio::io::{AsyncReadExt, stdin};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
+use crate::terminal;
+use crate::writer::Writer;
 
 const READ_SIZE: usize = 64 << 10;
 /// What is taken at once for a slow standard output.
@@ -22,52 +27,91 @@ const LINGER: Duration = Duration::from_secs(30);
 /// is no reason, the answer may still be on its way; a long silence after it is.
 ///
 /// # Errors
-/// The destination refused, or the session is lost.
+/// The destination refused, the session is lost, the answer did not end, or standard output can't be written.
 pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> Result<(), Failure> {
-    let mut stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
+    let stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
     let sender = stream.sender();
-    let mut output = stdout();
-    let mut chunks = Vec::new();
-    let mut up = std::pin::pin!(send(&sender));
-    let mut sending = true;
-    let mut unheard = std::pin::pin!(tell_silence(session));
-    let mut waiting = !quiet;
+    let (heard, input_over) = (Cell::new(false), Notify::new());
     // An ssh that goes to the background is a new process: only without input its end says something.
-    let mut parent_gone = std::pin::pin!(shutdown.parent_gone());
+    let left_alone = async {
+        send(&sender).await;
+        input_over.notify_one();
+        shutdown.parent_gone().await;
+    };
+    tokio::select! {
+        received = receive(session, stream, &heard, &input_over) => received,
+        () = left_alone => Ok(()),
+        () = tell_silence(session, &heard), if !quiet => Ok(()),
+        _ = shutdown.requested() => Ok(()),
+    }
+}
+
+/// The far side's bytes to standard output, until it is done.
+async fn receive(
+    session: &Session,
+    mut stream: SessionStream,
+    heard: &Cell<bool>,
+    input_over: &Notify,
+) -> Result<(), Failure> {
+    let mut output = Writer::stdout()?;
+    let mut chunks = Vec::new();
     loop {
-        tokio::select! {
-            more = stream.read_chunks(&mut chunks, WRITE_SIZE) => match more {
-                Ok(true) => {
-                    waiting = false;
-                    if write(&mut output, &mut chunks).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(false) => return complaint(session).await.map_or(Ok(()), Err),
-                Err(error) => return Err(failure(session, &error)),
-            },
-            () = &mut unheard, if waiting => waiting = false,
-            () = &mut up, if sending => sending = false,
-            () = sleep(LINGER), if !sending => return Ok(()),
-            () = &mut parent_gone, if !sending => return Ok(()),
-            _ = shutdown.requested() => return Ok(()),
+        let more = tokio::select! {
+            more = stream.read_chunks(&mut chunks, WRITE_SIZE) => more,
+            () = silence(session, input_over) => return Err(unanswered()),
+        };
+        match more {
+            Ok(true) => {
+                heard.set(true);
+                output.write(&mut chunks).await?;
+            }
+            Ok(false) => return complaint(session).await.map_or(Ok(()), Err),
+            Err(error) => return Err(failure(session, &error)),
         }
     }
 }
 
-/// Tells once that the far side takes nothing. Where nothing listens on the port, some agents' workers crash, and a minute
-/// passes until the session ends.
-async fn tell_silence(session: &Session) {
+/// Completes when the far side has been silent for [`LINGER`] after the end of standard input. Time in which it was out of
+/// reach, or did not have all of the input, does not count.
+async fn silence(session: &Session, input_over: &Notify) {
+    const LOOK: Duration = Duration::from_secs(1);
+    input_over.notified().await;
+    // For the next call.
+    input_over.notify_one();
+    let mut silent = Duration::ZERO;
+    while silent < LINGER {
+        sleep(LOOK).await;
+        let could_answer = session.is_connected() && session.stats().channel.in_flight == 0;
+        silent = if could_answer { silent + LOOK } else { Duration::ZERO };
+    }
+}
+
+fn unanswered() -> Failure {
+    let text = format!(
+        "the far side said nothing for {} s after the end of standard input, and did not end its answer; it may be incomplete",
+        LINGER.as_secs()
+    );
+    Failure::new(ExitCode::SessionLost, "unanswered", text)
+}
+
+/// Tells once that the far side takes nothing, then does nothing more. Where nothing listens on the port, some agents' workers
+/// crash, and a minute passes until the session ends.
+async fn tell_silence(session: &Session, heard: &Cell<bool>) {
     const LOOK: Duration = Duration::from_secs(1);
     const LOOKS: u32 = 3;
     let mut unanswered = 0;
-    while unanswered < LOOKS {
+    while unanswered < LOOKS && !heard.get() {
         sleep(LOOK).await;
         let waits = session.is_connected() && session.stats().channel.in_flight > 0;
         unanswered = if waits { unanswered + 1 } else { 0 };
     }
-    let hint = "no answer from the node yet: does a server listen on that port there?";
-    let _ = writeln!(std::io::stderr(), "aws-ssm-forward: {hint}");
+    if !heard.get() {
+        let _ = writeln!(
+            terminal::Stderr,
+            "aws-ssm-forward: no answer from the node yet: does a server listen on that port there?"
+        );
+    }
+    pending().await
 }
 
 /// What the service had to say about the end, if that is a complaint: an agent that can't reach the port ends the session.
@@ -92,13 +136,6 @@ async fn send(sender: &StreamSender) {
             Ok(_) => return,
         }
     }
-}
-
-async fn write(output: &mut tokio::io::Stdout, chunks: &mut Vec<Bytes>) -> std::io::Result<()> {
-    for chunk in chunks.drain(..) {
-        output.write_all(&chunk).await?;
-    }
-    output.flush().await
 }
 
 fn failure(session: &Session, error: &StreamError) -> Failure {

@@ -1,14 +1,16 @@
 //! A shell or a command of the far side on the standard streams of this process.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ssm_forward::{CloseReason, Output, Session, SessionStream, SessionType, StreamError, StreamSender};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, stderr, stdin, stdout};
+use ssm_forward::{CloseReason, Session, SessionStream, SessionType, StreamError, StreamSender};
+use tokio::io::{AsyncReadExt, stdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit_code::Failure;
+use crate::outputs::Outputs;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::terminal::{self, Escapes, HELP, RawMode};
 
@@ -34,6 +36,8 @@ enum Input {
 
 /// Bytes of standard input that are taken at once.
 const READ_SIZE: usize = 64 << 10;
+/// Bytes that are taken at once for a slow standard output.
+const WRITE_SIZE: usize = 128 << 10;
 /// The character that ends a terminal's input.
 const END_OF_INPUT: u8 = 4;
 
@@ -43,8 +47,8 @@ const INTERRUPT: u8 = 3;
 /// Connects the standard streams with the session's stream until one of the ends is done. A terminal is raw meanwhile.
 ///
 /// # Errors
-/// The session is lost.
-pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<Ended, Failure> {
+/// The session is lost, or an output can't be written.
+pub(crate) async fn run(session: &Session, shutdown: &Shutdown, outputs: &mut Outputs) -> Result<Ended, Failure> {
     let kind = match session.session_type() {
         Some(SessionType::NonInteractiveCommands) => Input::None,
         kind => Input::Terminal { is_shell: kind == Some(SessionType::StandardStream) },
@@ -53,18 +57,21 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown) -> Result<Ended,
     let stream = session.open_stream().await.map_err(|error| lost(session, &error))?;
     let sender = stream.sender();
     let keys = Keys::install().map_err(Failure::internal)?;
+    let interrupted = Cell::new(false);
     let _raw = if kind == Input::None { None } else { RawMode::enter() };
     // Side by side, and in no order: a flood of output, or a reader that takes none, must not keep a key or a signal waiting.
-    tokio::select! {
-        ended = show(session, stream) => ended,
-        ended = type_in(&sender, kind) => Ok(ended),
-        ended = pass_on(session, &sender, keys) => Ok(ended),
+    let ended = tokio::select! {
+        ended = show(session, stream, outputs) => ended,
+        ended = type_in(&sender, kind, &interrupted) => Ok(ended),
+        ended = pass_on(session, &sender, keys, &interrupted) => Ok(ended),
         cause = shutdown.requested() => Ok(Ended::Stopped(cause)),
-    }
+    };
+    shutdown.end_on_interrupt();
+    ended
 }
 
 /// Standard input to the far side; completes if that ends the session.
-async fn type_in(sender: &StreamSender, kind: Input) -> Ended {
+async fn type_in(sender: &StreamSender, kind: Input, interrupted: &Cell<bool>) -> Ended {
     let Input::Terminal { is_shell } = kind else { return std::future::pending().await };
     let at_keyboard = terminal::has_keyboard();
     let mut escapes = Escapes::new(at_keyboard && is_shell);
@@ -81,6 +88,9 @@ async fn type_in(sender: &StreamSender, kind: Input) -> Ended {
             return Ended::Escaped;
         }
         last = typed.bytes.last().copied().unwrap_or(last);
+        if !typed.bytes.is_empty() {
+            interrupted.set(false);
+        }
         let over = !typed.bytes.is_empty() && sender.write_chunk(typed.bytes.into()).await.is_err();
         if over {
             return std::future::pending().await;
@@ -104,36 +114,35 @@ async fn type_in(sender: &StreamSender, kind: Input) -> Ended {
     std::future::pending().await
 }
 
-/// Keys and the window's size to the far side. While that is out of reach, Ctrl-C ends the session instead.
-async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys) -> Ended {
+/// Keys and the window's size to the far side. Ctrl-C ends the session instead while the far side is out of reach, and when
+/// nothing was typed since the last one: the command need not obey.
+async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys, interrupted: &Cell<bool>) -> Ended {
+    // What the far side does not take yet must not keep the next key waiting.
+    let mut unsent = Vec::new();
     loop {
-        match keys.next().await {
-            Key::Resized => session.resize(terminal::size()),
-            Key::Signal(INTERRUPT) if !session.is_connected() => return Ended::Stopped(StopCause::Interrupt),
-            Key::Signal(byte) => drop(sender.write_chunk(Bytes::copy_from_slice(&[byte])).await),
+        tokio::select! {
+            key = keys.next() => match key {
+                Key::Resized => session.resize(terminal::size()),
+                Key::Signal(INTERRUPT) if interrupted.replace(true) || !session.is_connected() => {
+                    return Ended::Stopped(StopCause::Interrupt);
+                }
+                Key::Signal(byte) => unsent.push(byte),
+            },
+            _ = sender.write_chunk(Bytes::copy_from_slice(&unsent)), if !unsent.is_empty() => unsent.clear(),
         }
     }
 }
 
-/// The far side's outputs on those of this process, until it is done or nobody reads them.
-async fn show(session: &Session, mut stream: SessionStream) -> Result<Ended, Failure> {
-    let (mut stdout, mut stderr) = (stdout(), stderr());
+/// The far side's outputs on those of this process, until it is done.
+async fn show(session: &Session, mut stream: SessionStream, outputs: &mut Outputs) -> Result<Ended, Failure> {
+    let mut pieces = Vec::new();
     loop {
-        let shown = match stream.read_output().await {
-            Ok(Some((Output::Stdout, chunk))) => write(&mut stdout, &chunk).await,
-            Ok(Some((Output::Stderr, chunk))) => write(&mut stderr, &chunk).await,
-            Ok(None) => return Ok(closed(session).await),
+        match stream.read_outputs(&mut pieces, WRITE_SIZE).await {
+            Ok(true) => outputs.show(&mut pieces).await?,
+            Ok(false) => return Ok(closed(session).await),
             Err(error) => return Err(lost(session, &error)),
-        };
-        if shown.is_err() {
-            return Ok(Ended::Stopped(StopCause::OutputClosed));
         }
     }
-}
-
-async fn write(output: &mut (impl AsyncWrite + Unpin), chunk: &[u8]) -> std::io::Result<()> {
-    output.write_all(chunk).await?;
-    output.flush().await
 }
 
 /// The reason comes with the end of the stream, or a moment later.

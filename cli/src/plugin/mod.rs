@@ -18,9 +18,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::exit_code::{ExitCode, Failure};
+use crate::outputs::Outputs;
 use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
-use crate::{stdio, terminal};
+use crate::{stdio, terminal, writer};
 use invocation::{Asked, Invocation, Request};
 
 /// Whether this process was started under the name that the AWS CLI and other tools start, rather than its own.
@@ -62,8 +63,8 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
     let args = handover::arguments();
     take_name();
     match Invocation::parse(&args, |name| std::env::var(name).ok())? {
-        Invocation::Banner => say(BANNER),
-        Invocation::Version => say(&format!("{}\n", SessionConfig::default().protocol.client_version)),
+        Invocation::Banner => say_or_fail(BANNER)?,
+        Invocation::Version => say_or_fail(&format!("{}\n", SessionConfig::default().protocol.client_version))?,
         Invocation::Start(request) => return crate::block_on(serve(*request)),
     }
     Ok(ExitCode::Ok)
@@ -71,8 +72,14 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
 
 /// Writes what callers look for, exactly, on standard output.
 fn say(text: &str) {
+    let _ = say_or_fail(text);
+}
+
+/// The same where the text is all there is, or the end of what was asked for.
+fn say_or_fail(text: &str) -> Result<(), Failure> {
     let mut stdout = stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    said.map_err(|error| writer::failure("standard output", stdout.is_terminal(), &error))
 }
 
 async fn serve(request: Request) -> Result<ExitCode, Failure> {
@@ -183,15 +190,15 @@ fn tell(notice: SessionNotice) {
 }
 
 async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
-    let ended = terminal_session::run(session, shutdown).await?;
+    let ended = terminal_session::run(session, shutdown, &mut Outputs::plain()?).await?;
     terminal::restore();
     let remote = session.exit_code();
     if let Some(code) = remote {
-        say(&format!("EXIT_CODE: {code}"));
+        say_or_fail(&format!("EXIT_CODE: {code}"))?;
     }
     match &ended {
-        Ended::Closed(text) => say(&exit_text(session.id(), text)),
-        Ended::Escaped => say(&exit_text(session.id(), "")),
+        Ended::Closed(text) => say_or_fail(&exit_text(session.id(), text))?,
+        Ended::Escaped => say_or_fail(&exit_text(session.id(), ""))?,
         // Who stopped it need not be reading any more.
         Ended::Stopped(_) => {}
     }

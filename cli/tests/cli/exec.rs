@@ -66,12 +66,14 @@ fn words_arrive_as_they_are_and_a_line_is_the_shells() {
 
 #[test]
 fn a_terminal_on_the_far_side_can_ask() {
-    let command = ["exec", "--local", "-t", "--", "test -t 0 && stty size; read name; echo hello $name"];
-    let mut terminal = Terminal::start(&command, &[]);
-    terminal.expect("33 101\r\n");
-    terminal.type_in("you\r");
-    terminal.expect("hello you\r\n");
-    assert_eq!(terminal.end(), 0);
+    for option in ["-t", "-it", "-ti"] {
+        let command = ["exec", "--local", option, "--", "test -t 0 && stty size; read name; echo hello $name"];
+        let mut terminal = Terminal::start(&command, &[]);
+        terminal.expect("33 101\r\n");
+        terminal.type_in("you\r");
+        terminal.expect("hello you\r\n");
+        assert_eq!(terminal.end(), 0);
+    }
 }
 
 #[test]

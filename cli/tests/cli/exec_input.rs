@@ -30,8 +30,12 @@ fn a_command_gets_its_input_byte_for_byte_and_its_end() {
 }
 
 #[test]
-fn a_command_that_could_not_begin_says_why() {
-    exec(b"", &["echo \"unterminated"]).assert_one_line(8, &["the node said: ", "ntermin"]);
+fn a_command_that_can_not_begin_is_told_by_its_shell() {
+    let ended = exec(b"", &["echo \"unterminated"]);
+    assert_eq!((ended.code, ended.stdout.len()), (2, 0), "{ended:?}");
+    assert!(ended.stderr.join(" ").contains("ntermin"), "{ended:?}");
+    let ended = exec(b"", &["no-such-program", "x"]);
+    assert_eq!((ended.code, ended.stdout.len()), (127, 0), "{ended:?}");
 }
 
 #[test]

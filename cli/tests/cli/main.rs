@@ -1,6 +1,8 @@
 //! Runs the real binary: what it does, what it says, and what it ends with.
 
 #[cfg(test)]
+mod bytes;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod demo;

@@ -105,21 +105,29 @@ impl SessionStream {
         poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 0)).await
     }
 
-    /// The next chunk of a shell or a command, and which output it belongs to; `None` at the end.
+    /// Takes what a shell or a command has said, appended to `chunks` with the output that each belongs to: at least one chunk,
+    /// and no further one after `limit` bytes. `false` at the end.
     ///
     /// # Errors
     /// The session is over before the far side ended it.
-    pub async fn read_output(&mut self) -> Result<Option<(Output, Bytes)>, StreamError> {
+    pub async fn read_outputs(&mut self, chunks: &mut Vec<(Output, Bytes)>, limit: usize) -> Result<bool, StreamError> {
         poll_fn(|cx| {
             let mut state = self.sender.shared.lock();
             let congested = state.protocol.is_congested();
-            let Some(chunk) = state.protocol.read_output(self.sender.id) else {
-                return self.end_or_wait(&mut state, cx).map_ok(|_| None);
-            };
+            let (mut bytes, mut any) = (0, false);
+            while bytes < limit || !any {
+                let Some(chunk) = state.protocol.read_output(self.sender.id) else { break };
+                bytes += chunk.1.len();
+                chunks.push(chunk);
+                any = true;
+            }
+            if !any {
+                return self.end_or_wait(&mut state, cx).map_ok(|_| false);
+            }
             if congested && !state.protocol.is_congested() {
                 state.wake_driver();
             }
-            Poll::Ready(Ok(Some(chunk)))
+            Poll::Ready(Ok(true))
         })
         .await
     }

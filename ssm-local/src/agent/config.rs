@@ -18,18 +18,19 @@ const REAL_PACE: Pace = Pace { interval: Duration::from_micros(1130), burst: 2 }
 /// It takes data so long after the handshake; before, it refuses without an acknowledgement.
 const REAL_START: Duration = Duration::from_millis(3);
 
-/// A session's protocol state, about to begin.
-pub(super) fn protocol(spec: &AgentSpec, session_type: SessionType) -> Session {
+/// A session's protocol state, about to begin. `is_paced`: what it sends comes from a loop that sleeps.
+pub(super) fn protocol(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> Session {
     let clock = Clock {
         start: Instant::now().into_std(),
         unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     };
-    Session::agent(config(spec, session_type), clock, fastrand::u64(..))
+    Session::agent(config(spec, session_type, is_paced), clock, fastrand::u64(..))
 }
 
-fn config(spec: &AgentSpec, session_type: SessionType) -> AgentConfig {
+fn config(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> AgentConfig {
     // No official agent encrypts ports (KMS-*).
     let encrypted = !matches!(session_type, SessionType::Port(_));
+    let has_terminal = matches!(session_type, SessionType::StandardStream | SessionType::InteractiveCommands);
     let base = AgentConfig {
         agent_version: spec.agent_version.clone(),
         session_type,
@@ -39,13 +40,29 @@ fn config(spec: &AgentSpec, session_type: SessionType) -> AgentConfig {
         channel: ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() },
         ..AgentConfig::default()
     };
+    let base = match has_terminal {
+        true => AgentConfig { channel: terminal_channel(base.channel), ..base },
+        false => base,
+    };
     match spec.profile {
         Profile::Fast => AgentConfig { max_payload: FAST_PAYLOAD, ..base },
         Profile::Real => AgentConfig {
             max_payload: REAL_PAYLOAD,
-            channel: ChannelConfig { retransmission: Retransmission::HeadOnly, pace: Some(REAL_PACE), ..base.channel },
+            channel: ChannelConfig {
+                retransmission: Retransmission::HeadOnly,
+                pace: is_paced.then_some(REAL_PACE),
+                ..base.channel
+            },
             quirks: AgentQuirks { refuse_for: REAL_START, ..AgentQuirks::default() },
             ..base
         },
     }
+}
+
+/// A terminal's output does not wait for acknowledgements: the official agent reads none while the program on it takes no
+/// input, and a program that waits for its output to be read would wait for ever.
+fn terminal_channel(channel: ChannelConfig) -> ChannelConfig {
+    const MESSAGES: usize = 100_000;
+    const BYTES: usize = 100 << 20;
+    ChannelConfig { window: MESSAGES, window_bytes: BYTES, retransmission: Retransmission::HeadOnly, ..channel }
 }

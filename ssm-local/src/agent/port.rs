@@ -27,7 +27,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     let knows_hosts = !Version::new(&spec.agent_version).is_older_than(Version::AGENT_REMOTE_HOST);
     let host = properties.host.clone().filter(|_| knows_hosts);
     let destination = Destination::resolve(&PortProperties { host, ..properties.clone() }, &spec.hosts);
-    let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties)));
+    let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties), true));
     let (happenings, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);
     let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));

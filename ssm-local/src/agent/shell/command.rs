@@ -90,6 +90,11 @@ impl Program {
     pub(super) fn has_terminal(&self) -> bool {
         matches!(self, Self::Terminal { .. })
     }
+
+    /// The official agent sleeps after each message, but not where it reads a command's outputs apart.
+    pub(super) fn is_paced(&self) -> bool {
+        !matches!(self, Self::Separate { .. })
+    }
 }
 
 impl Properties {

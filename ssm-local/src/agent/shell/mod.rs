@@ -34,7 +34,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         Ok(program) => program,
         Err(why) => return AgentResult::failed(why),
     };
-    let shared = Shared::new(config::protocol(&spec, session_type));
+    let shared = Shared::new(config::protocol(&spec, session_type, program.is_paced()));
     shared.lock().set_refusing(program.has_terminal());
     let farewell = if spec.profile == Profile::Fast { PATIENT_FAREWELL } else { FAREWELL };
     let (happenings, mut seen) = mpsc::unbounded_channel();

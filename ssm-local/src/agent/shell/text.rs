@@ -1,8 +1,8 @@
-//! Reading output so that no character is cut (SHELL-1).
+//! Reading output so that no character is cut, and the official agent's filter (SHELL-1).
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ssm_proto::Output;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -23,11 +23,8 @@ pub(super) async fn pump(
     prefix: &str,
     profile: Profile,
 ) {
-    let mut reader = Reader {
-        source,
-        pending: BytesMut::new(),
-        size: if profile == Profile::Fast { FAST_READ } else { REAL_PAYLOAD - prefix.len() },
-    };
+    let size = if profile == Profile::Fast { FAST_READ } else { REAL_PAYLOAD - prefix.len() };
+    let mut reader = Reader { source, pending: BytesMut::new(), size, profile };
     let mut at_line_start = true;
     while let Some(chunk) = reader.next().await {
         let ends_line = chunk.ends_with(b"\n");
@@ -45,27 +42,66 @@ struct Reader<R> {
     /// An incomplete character.
     pending: BytesMut,
     size: usize,
+    profile: Profile,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// What there is to read, but for a character that is not complete. At the end it is given as it is; the official agent
-    /// loses it.
+    /// What there is to read, but for a character that is not complete. At the end the fast agent gives it as it is.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            // Without room, no more than 64 bytes are read at a time.
+            self.pending.reserve(self.size);
             // A terminal's end is an error, EIO, where its last program is gone.
             let read = self.source.read_buf(&mut (&mut self.pending).limit(self.size)).await;
-            let length = match read {
-                Ok(0) | Err(_) => self.pending.len(),
-                Ok(_) => self.pending.len() - incomplete(&self.pending),
+            let is_over = !matches!(read, Ok(1..));
+            let chunk = match self.profile {
+                Profile::Real if is_over => return None,
+                Profile::Real => filter(&mut self.pending),
+                Profile::Fast if is_over => self.pending.split().freeze(),
+                Profile::Fast => self.pending.split_to(self.pending.len() - incomplete(&self.pending)).freeze(),
             };
-            if length > 0 {
-                return Some(self.pending.split_to(length).freeze());
+            if !chunk.is_empty() {
+                return Some(chunk);
             }
-            if !matches!(read, Ok(1..)) {
+            if is_over {
                 return None;
             }
         }
     }
+}
+
+/// Takes what the official agent lets pass. Whatever is no character, U+FFFD itself included, stays while fewer than four bytes
+/// are there; of a U+FFFD only the first byte passes then. What stays at the end of the output is lost.
+fn filter(pending: &mut BytesMut) -> Bytes {
+    const LONGEST: usize = 4;
+    let length = pending.len();
+    let mut passed = BytesMut::with_capacity(length);
+    let mut at = 0;
+    'all: for chunk in pending.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            let mut encoded = [0; LONGEST];
+            let encoded = character.encode_utf8(&mut encoded).as_bytes();
+            match encoded {
+                [first, ..] if character == char::REPLACEMENT_CHARACTER => {
+                    if length - at < LONGEST {
+                        break 'all;
+                    }
+                    passed.put_u8(*first);
+                }
+                whole => passed.put_slice(whole),
+            }
+            at += encoded.len();
+        }
+        for byte in chunk.invalid() {
+            if length - at < LONGEST {
+                break 'all;
+            }
+            passed.put_u8(*byte);
+            at += 1;
+        }
+    }
+    pending.advance(at);
+    passed.freeze()
 }
 
 /// How many bytes at the end are the beginning of a character whose rest is missing.
@@ -109,7 +145,8 @@ mod tests {
         let text = "aä€😀".repeat(50) + "\u{fffd}";
         let bytes = [text.as_bytes(), b"\xf0\x9f"].concat();
         for size in 1..20 {
-            let mut reader = Reader { source: bytes.as_slice(), pending: BytesMut::new(), size };
+            let mut reader =
+                Reader { source: bytes.as_slice(), pending: BytesMut::new(), size, profile: Profile::Fast };
             let mut chunks = Vec::new();
             while let Some(chunk) = reader.next().await {
                 assert!(chunk.len() <= size + 3);
@@ -119,6 +156,29 @@ mod tests {
             assert!(whole.iter().all(|chunk| std::str::from_utf8(chunk).is_ok()), "{size}");
             assert_eq!(tail, &b"\xf0\x9f"[..]);
             assert_eq!(chunks.concat(), bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_real_agent_loses_what_the_official_one_does() {
+        for (said, passes) in [
+            (&b"text \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80"[..], &b"text \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80"[..]),
+            (b"a\xef\xbf\xbdbcd", b"a\xefbcd"),
+            (b"a\xef\xbf\xbd", b"a"),
+            (b"\xff\xfe\xfd\xfc", b"\xff"),
+            (b"\x80abc", b"\x80abc"),
+            (b"\x80ab", b""),
+            (b"\xed\xa0\x80\xef\x01abc", b"\xed\xa0\x80\xef\x01abc"),
+            (b"cut \xe2\x82", b"cut "),
+        ] {
+            for size in [1024, 3, 1] {
+                let mut reader = Reader { source: said, pending: BytesMut::new(), size, profile: Profile::Real };
+                let mut passed = Vec::new();
+                while let Some(chunk) = reader.next().await {
+                    passed.extend_from_slice(&chunk);
+                }
+                assert_eq!(passed, passes, "{said:?} {size}");
+            }
         }
     }
 }

@@ -1,0 +1,403 @@
+//! Commands whose output arrives byte for byte.
+//!
+//! The official agent passes a command's output through a filter for UTF-8: of each U+FFFD (EF BF BD) it keeps one byte, and an
+//! incomplete character at the end is lost (SHELL-1). So the output is escaped on the node in such a way that EF is never followed by BF,
+//! and it ends with the number of its bytes (SHELL-10).
+//!
+//! The escaping runs beside the command, which takes the place of the shell that started both: its exit code, its signals and
+//! its end are its own.
+
+use bytes::{Buf, Bytes};
+use ssm_forward::Output;
+
+/// The byte that begins every code.
+const LEAD: u8 = 0xef;
+/// What follows it: the byte itself, …
+const LITERAL: u8 = 1;
+/// … the end of a piece (the newline before it is not the command's: some versions of sed end every line with one), …
+const PIECE: u8 = 2;
+/// … the end of an output, then the number of its bytes and a newline, …
+const END: u8 = 3;
+/// … a piece of standard output or of standard error where both share a terminal, …
+const STDOUT: u8 = 4;
+const STDERR: u8 = 5;
+/// … and the command's exit code, then a newline.
+const CODE: u8 = 6;
+
+/// A random text that no output contains by chance.
+pub(crate) fn mark() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
+
+/// What both scripts need: the expression that escapes, and a folder for pipes.
+const PREPARE: &str = r#"type sed dd mkfifo >/dev/null 2>&1&&r=$(printf 's/\357/\357\001/g')&&d=$(mktemp -d 2>/dev/null)&&mkfifo "$d/1" "$d/2" 2>/dev/null"#;
+
+/// Adds up what dd says of the piece in `$b`. Not every dd tells the number of bytes; then the sum is not told either.
+const COUNT: &str = r#"b=${b##*out?};b=${b%% *};case $n$b in *[!0-9]*)n=?;;*)n=$((n+b));;esac;"#;
+
+/// The words that run `command` with these of its outputs escaped: each begins with `mark` and `1`, or with `mark` and `0` where
+/// the node lacks what it takes.
+pub(crate) fn wrap(mark: &str, outputs: &[Output], command: &[String]) -> Vec<String> {
+    // Each piece is what one read gives, so that nothing waits for more. In the background both ignore Ctrl-C; they end when
+    // the last program that has the output does. The subshells leave the command no children that it does not know.
+    let mut script = format!(
+        r#"x(){{
+printf %s1 {mark} >&4;
+n=0;
+while b=$({{ {{ dd bs=65536 count=1 2>&3;echo;}}|sed "$r" >&4;}} 3>&1);do
+case $b in 0+0*)printf '\357\003%s\n' "$n" >&4;break;;esac;
+printf '\357\002' >&4;
+{COUNT}
+done;
+}};
+{PREPARE}||{{ rm -rf "$d";"#
+    );
+    let fds = || outputs.iter().map(|output| if *output == Output::Stderr { 2 } else { 1 });
+    fds().for_each(|fd| script += &format!("printf %s0 {mark} >&{fd};"));
+    script += "exec \"$@\";};\n";
+    fds().for_each(|fd| {
+        script += &format!("(export LC_ALL=C;x <\"$d/{fd}\" 4>&{fd} >/dev/null 2>&1 &);\n");
+    });
+    script += "exec";
+    fds().for_each(|fd| script += &format!(" {}>\"$d/{fd}\"", fd + 4));
+    script += ";\nrm -r \"$d\";\nexec \"$@\"";
+    fds().for_each(|fd| script += &format!(" {fd}>&{} {}>&-", fd + 4, fd + 4));
+    ["sh", "-c", &one_line(&script), "sh"]
+        .iter()
+        .map(|word| (*word).to_owned())
+        .chain(command.iter().cloned())
+        .collect()
+}
+
+/// The line for a terminal's shell that gives `command`, a quoted command line, the `length` bytes that are typed after `mark`
+/// and `1`, and escapes its outputs, piece by piece as they come, and its exit code.
+pub(crate) fn wrap_on_terminal(mark: &str, length: usize, command: &str) -> String {
+    // A piece waits in a file for its turn: whoever has read the newline from the third pipe may write. Pipes and files have
+    // lost their names before the command begins, so that nothing is left behind however it ends.
+    let script = format!(
+        r#"stty raw -echo -isig -opost;
+x(){{
+export LC_ALL=C;
+n=0;
+while b=$(dd bs=65536 count=1 of=/proc/self/fd/$1 2>&1);do
+echo >>/proc/self/fd/$1;
+read t <&7;
+printf "\357\\00$2";
+sed "$r" </proc/self/fd/$1||break;
+case $b in 0+0*)printf '\357\003%s\n' "$n";echo >&7;break;;esac;
+printf '\357\002';
+echo >&7;
+{COUNT}
+done;
+}};
+{PREPARE}&&mkfifo "$d/7"||{{ rm -rf "$d";echo "the node lacks sed, dd, mkfifo, mktemp or a place for temporary files";exit;}};
+exec 7<>"$d/7" 8>"$d/8" 9>"$d/9";
+echo >&7;
+x 8 4 <"$d/1" &
+x 9 5 <"$d/2" &
+exec 5>"$d/1" 6>"$d/2";
+rm -r "$d";
+printf %s1 {mark};
+head -c {length}|"#
+    );
+    let end = r#" >&5 2>&6 5>&- 6>&- 7>&- 8>&- 9>&-;c=$?;exec 5>&- 6>&-;wait;printf '\357\006%s\n' $c"#;
+    format!("{}{command}{end}", one_line(&script))
+}
+
+/// Session documents need not take a command of several lines.
+fn one_line(script: &str) -> String {
+    script.replace('\n', " ")
+}
+
+/// Undoes the escaping of an output, wherever it is cut.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    mark: Vec<u8>,
+    state: State,
+    /// To which output the bytes belong.
+    output: Output,
+    /// A newline that belongs to the output, unless the end of a piece follows.
+    newline: bool,
+    totals: [Total; 2],
+    code: Option<i64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Before the mark; what came so far.
+    Waiting(Vec<u8>),
+    /// The node can't escape: everything is as it is.
+    Plain,
+    Text,
+    /// After the leading byte of a code.
+    Lead,
+    /// The number that belongs to this code.
+    Number(u8, Vec<u8>),
+    /// Something that the script does not say.
+    Wrong,
+}
+
+/// The bytes of one output.
+#[derive(Debug, Default)]
+struct Total {
+    came: u64,
+    ended: bool,
+    /// What the node counted, where it can.
+    sent: Option<u64>,
+}
+
+/// What is known of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// All of it came.
+    Complete,
+    /// It came as the agent's filter left it.
+    Plain,
+    /// The script did not even begin; this was said instead.
+    NotBegun(String),
+    /// Bytes are missing, or others than the command's came.
+    Broken,
+}
+
+/// Keeps of what comes before the mark no more than this.
+const MAX_NOISE: usize = 4096;
+
+impl Decoder {
+    /// For an output that begins with `mark`.
+    pub(crate) fn new(mark: &str, output: Output) -> Self {
+        Self {
+            mark: mark.into(),
+            state: State::Waiting(Vec::new()),
+            output,
+            newline: false,
+            totals: Default::default(),
+            code: None,
+        }
+    }
+
+    /// Whether the mark came.
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(self.state, State::Waiting(_))
+    }
+
+    /// The exit code, where it comes among the output.
+    pub(crate) fn code(&self) -> Option<i64> {
+        self.code
+    }
+
+    /// How the output that this is for ended.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let complete = |total: &Total| total.ended && total.sent.is_none_or(|sent| sent == total.came);
+        let all_or_nothing = |total: &Total| complete(total) || (total.came == 0 && !total.ended);
+        match &self.state {
+            State::Waiting(noise) => {
+                let text = String::from_utf8_lossy(noise);
+                Verdict::NotBegun(text.split_whitespace().collect::<Vec<_>>().join(" "))
+            }
+            State::Plain => Verdict::Plain,
+            State::Text if complete(self.total(self.output)) && self.totals.iter().all(all_or_nothing) => {
+                Verdict::Complete
+            }
+            _ => Verdict::Broken,
+        }
+    }
+
+    /// Takes what came, and appends the command's bytes to `to`.
+    pub(crate) fn feed(&mut self, mut bytes: Bytes, to: &mut Vec<(Output, Bytes)>) {
+        while let Some(&first) = bytes.first() {
+            match &mut self.state {
+                State::Waiting(noise) => {
+                    noise.push(first);
+                    bytes.advance(1);
+                    self.look_for_mark();
+                }
+                State::Plain => to.push((self.output, std::mem::take(&mut bytes))),
+                State::Text if first == LEAD => {
+                    self.state = State::Lead;
+                    bytes.advance(1);
+                }
+                State::Text => {
+                    let length = bytes.iter().position(|byte| *byte == LEAD).unwrap_or(bytes.len());
+                    self.text(bytes.split_to(length), to);
+                }
+                State::Lead => {
+                    bytes.advance(1);
+                    self.state = self.follow(first, to);
+                }
+                State::Number(_, digits) if first != b'\n' && digits.len() < 20 => {
+                    digits.push(first);
+                    bytes.advance(1);
+                }
+                State::Number(code, digits) => {
+                    let (code, digits) = (*code, std::mem::take(digits));
+                    bytes.advance(1);
+                    self.state = self.number(code, &digits);
+                }
+                State::Wrong => return,
+            }
+        }
+    }
+
+    fn look_for_mark(&mut self) {
+        let State::Waiting(noise) = &mut self.state else { return };
+        let Some((kind, text)) = noise.split_last() else { return };
+        match kind {
+            b'0' if text.ends_with(&self.mark) => self.state = State::Plain,
+            b'1' if text.ends_with(&self.mark) => self.state = State::Text,
+            _ if noise.len() > MAX_NOISE => drop(noise.drain(..MAX_NOISE / 2)),
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, mut text: Bytes, to: &mut Vec<(Output, Bytes)>) {
+        self.release_newline(to);
+        if text.ends_with(b"\n") {
+            text.truncate(text.len() - 1);
+            self.newline = true;
+        }
+        self.give(text, to);
+    }
+
+    /// What comes after the leading byte and this one.
+    fn follow(&mut self, byte: u8, to: &mut Vec<(Output, Bytes)>) -> State {
+        match byte {
+            LITERAL => {
+                self.release_newline(to);
+                self.give(Bytes::from_static(&[LEAD]), to);
+            }
+            PIECE => self.newline = false,
+            STDOUT => self.output = Output::Stdout,
+            STDERR => self.output = Output::Stderr,
+            END | CODE => {
+                self.newline = false;
+                return State::Number(byte, Vec::new());
+            }
+            _ => return State::Wrong,
+        }
+        State::Text
+    }
+
+    fn number(&mut self, code: u8, digits: &[u8]) -> State {
+        let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
+        match (code, number) {
+            (CODE, Some(number)) => self.code = number.try_into().ok(),
+            (END, _) if number.is_some() || digits == b"?" => {
+                let output = self.output;
+                let total = self.total_mut(output);
+                (total.ended, total.sent) = (true, number);
+            }
+            _ => return State::Wrong,
+        }
+        State::Text
+    }
+
+    fn release_newline(&mut self, to: &mut Vec<(Output, Bytes)>) {
+        if std::mem::take(&mut self.newline) {
+            self.give(Bytes::from_static(b"\n"), to);
+        }
+    }
+
+    fn give(&mut self, bytes: Bytes, to: &mut Vec<(Output, Bytes)>) {
+        if !bytes.is_empty() {
+            let output = self.output;
+            self.total_mut(output).came += bytes.len() as u64;
+            to.push((output, bytes));
+        }
+    }
+
+    fn total(&self, output: Output) -> &Total {
+        let [stdout, stderr] = &self.totals;
+        if output == Output::Stderr { stderr } else { stdout }
+    }
+
+    fn total_mut(&mut self, output: Output) -> &mut Total {
+        let [stdout, stderr] = &mut self.totals;
+        if output == Output::Stderr { stderr } else { stdout }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn joined(pieces: &[(Output, Bytes)], wanted: Output) -> Vec<u8> {
+        pieces.iter().filter(|(output, _)| *output == wanted).flat_map(|(_, bytes)| bytes.to_vec()).collect()
+    }
+
+    /// What comes out, in pieces of this size.
+    fn decoded(escaped: &[u8], size: usize) -> (Vec<(Output, Bytes)>, Decoder) {
+        let (mut decoder, mut pieces) = (Decoder::new("MARK", Output::Stdout), Vec::new());
+        escaped.chunks(size).for_each(|chunk| decoder.feed(Bytes::copy_from_slice(chunk), &mut pieces));
+        (pieces, decoder)
+    }
+
+    fn run(words: &[String]) -> std::process::Output {
+        let (program, arguments) = words.split_first().unwrap();
+        Command::new(program).args(arguments).output().unwrap()
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn any_bytes_come_back_wherever_they_are_cut() {
+        let command = r"printf 'text\n\nä\357\277\275\357\275\277x\357\357\001\000\n'; printf 'tail \357\277'";
+        let output = run(&wrap("MARK", &[Output::Stdout, Output::Stderr], &words(&["sh", "-c", command])));
+        let expected = b"text\n\n\xc3\xa4\xef\xbf\xbd\xef\xbd\xbfx\xef\xef\x01\x00\ntail \xef\xbf";
+        assert!(!output.stdout.windows(2).any(|pair| pair == b"\xef\xbf"), "{:?}", output.stdout);
+        for size in 1..=output.stdout.len() {
+            let (pieces, decoder) = decoded(&output.stdout, size);
+            assert_eq!(joined(&pieces, Output::Stdout), expected, "{size}");
+            assert_eq!(decoder.verdict(), Verdict::Complete, "{size}");
+        }
+        let (pieces, decoder) = decoded(&output.stderr, 7);
+        assert_eq!((pieces.len(), decoder.verdict()), (0, Verdict::Complete));
+    }
+
+    #[test]
+    fn what_is_missing_is_seen() {
+        let output = run(&wrap("MARK", &[Output::Stdout], &words(&["printf", r"one\n\357two\n"]))).stdout;
+        for cut in 0..output.len() {
+            let (_, decoder) = decoded(&output[..cut], cut.max(1));
+            assert_ne!(decoder.verdict(), Verdict::Complete, "{cut}");
+        }
+        let without = |at: usize| [&output[..at], &output[at + 1..]].concat();
+        for (at, removed) in output.iter().enumerate() {
+            let (pieces, decoder) = decoded(&without(at), 64);
+            let has_all = joined(&pieces, Output::Stdout).len() == b"one\n\xeftwo\n".len();
+            assert!(decoder.verdict() != Verdict::Complete || has_all, "{at}: {:?}", *removed as char);
+        }
+    }
+
+    #[test]
+    fn scripts_suit_a_session_document() {
+        let scripts =
+            [wrap("MARK", &[Output::Stdout, Output::Stderr], &[]).join(" "), wrap_on_terminal("MARK", 1, "x")];
+        assert!(!scripts.iter().any(|script| script.contains('\n') || script.contains("{{") || script.contains("}}")));
+    }
+
+    #[test]
+    fn a_node_without_the_tools_gives_what_it_has() {
+        let mut command = wrap("MARK", &[Output::Stdout], &words(&["/bin/echo", "hello"]));
+        command[0] = "/bin/sh".into();
+        let output = Command::new(&command[0]).args(&command[1..]).env("PATH", "/nowhere").output().unwrap();
+        let (pieces, decoder) = decoded(&output.stdout, 3);
+        assert_eq!((joined(&pieces, Output::Stdout), decoder.verdict()), (b"hello\n".to_vec(), Verdict::Plain));
+        let (_, decoder) = decoded(b"sh: not found", 100);
+        assert_eq!(decoder.verdict(), Verdict::NotBegun("sh: not found".into()));
+    }
+
+    #[test]
+    fn outputs_of_a_terminal_are_taken_apart() {
+        let whole = b"noise MARK1\xef\x04out\xef\x01\n\xef\x02\xef\x05er\nr\n\xef\x02\xef\x04\n\xef\x034\n\xef\x05\n\xef\x034\n\xef\x067\n";
+        for size in 1..=whole.len() {
+            let (pieces, decoder) = decoded(whole, size);
+            assert_eq!(joined(&pieces, Output::Stdout), b"out\xef", "{size}");
+            assert_eq!(joined(&pieces, Output::Stderr), b"er\nr", "{size}");
+            assert_eq!((decoder.code(), decoder.verdict()), (Some(7), Verdict::Complete), "{size}");
+        }
+    }
+}

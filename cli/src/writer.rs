@@ -1,0 +1,154 @@
+//! The standard outputs of this process, for bytes from the far side.
+//!
+//! There is one writer for each, and it writes one batch after the other: what comes later can't overtake, and every error is
+//! seen. The system call runs on a thread that may block, so that a reader who takes nothing keeps no signal waiting.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, IsTerminal, Write as _};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::task::spawn_blocking;
+
+use crate::exit_code::{ExitCode, Failure};
+
+/// One standard output.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// Without the line buffer of the standard library, and without its silence about errors.
+    file: Arc<File>,
+    name: &'static str,
+    is_terminal: bool,
+}
+
+impl Writer {
+    /// Standard output.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(crate) fn stdout() -> Result<Self, Failure> {
+        Self::new(io::stdout(), "standard output")
+    }
+
+    /// Standard error.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(crate) fn stderr() -> Result<Self, Failure> {
+        Self::new(io::stderr(), "standard error")
+    }
+
+    fn new(output: impl AsFd + IsTerminal, name: &'static str) -> Result<Self, Failure> {
+        let is_terminal = output.is_terminal();
+        let file = output.as_fd().try_clone_to_owned().map_err(|error| failure(name, false, &error))?;
+        Ok(Self { file: Arc::new(file.into()), name, is_terminal })
+    }
+
+    /// Whether a person reads it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Writes all of `chunks`, and returns when the system has them. `chunks` is empty afterwards.
+    ///
+    /// # Errors
+    /// As [`failure`] tells them.
+    pub(crate) async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), Failure> {
+        if chunks.iter().all(Bytes::is_empty) {
+            chunks.clear();
+            return Ok(());
+        }
+        let (file, mut batch) = (self.file.clone(), std::mem::take(chunks));
+        let writing = spawn_blocking(move || {
+            let written = write_all(&file, &batch);
+            batch.clear();
+            (written, batch)
+        });
+        let (written, batch) = writing.await.map_err(Failure::internal)?;
+        *chunks = batch;
+        written.map_err(|error| failure(self.name, self.is_terminal, &error))
+    }
+}
+
+fn write_all(mut file: &File, chunks: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<_> = chunks.iter().filter(|chunk| !chunk.is_empty()).map(|chunk| IoSlice::new(chunk)).collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(length) => IoSlice::advance_slices(&mut left, length),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // A parent process may have made the shared description non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What it means that a standard output can't be written: a reader that is gone ends the program quietly, as a terminal that is
+/// gone does; everything else is told.
+pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failure {
+    const EIO: i32 = 5;
+    match error.kind() {
+        ErrorKind::BrokenPipe => Failure::new(ExitCode::ReaderGone, "reader_gone", format!("nobody reads {name}")),
+        _ if is_terminal && error.raw_os_error() == Some(EIO) => {
+            Failure::new(ExitCode::HangUp, "stopped", "the terminal is gone")
+        }
+        _ => {
+            let error = error.to_string();
+            let reason = error.split(" (os error").next().unwrap_or_default();
+            Failure::new(ExitCode::Output, "output", format!("cannot write to {name}: {reason}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn writer(file: impl Into<File>) -> Writer {
+        Writer { file: Arc::new(file.into()), name: "standard output", is_terminal: false }
+    }
+
+    #[tokio::test]
+    async fn batches_stay_in_order_and_a_non_blocking_pipe_is_waited_for() {
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let pipe = std::os::fd::OwnedFd::from(pipe);
+        rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let mut writer = writer(pipe);
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        let mut expected = Vec::new();
+        for number in 0..200u8 {
+            let mut chunks = vec![Bytes::new(), Bytes::from(vec![number; 3000]), Bytes::from_static(b"\n")];
+            expected.extend(chunks.concat());
+            writer.write(&mut chunks).await.unwrap();
+            assert!(chunks.is_empty());
+        }
+        drop(writer);
+        assert_eq!(reading.join().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn errors_say_what_they_mean() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let failure = writer(full).write(&mut vec![Bytes::from_static(b"x")]).await.unwrap_err();
+        assert_eq!(failure.code, ExitCode::Output);
+        assert_eq!(failure.message, "cannot write to standard output: No space left on device");
+        let (reader, pipe) = io::pipe().unwrap();
+        drop(reader);
+        let pipe = std::os::fd::OwnedFd::from(pipe);
+        let failure = writer(pipe).write(&mut vec![Bytes::from_static(b"x")]).await.unwrap_err();
+        assert_eq!(failure.code, ExitCode::ReaderGone);
+    }
+}

@@ -135,10 +135,14 @@ impl Shutdown {
     }
 }
 
-/// Completes with the next Ctrl-C.
-pub(crate) async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+/// Completes with the next Ctrl-C after the call, whenever it is polled first.
+pub(crate) fn interrupted() -> impl Future<Output = ()> + Send + 'static {
+    let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    async move {
+        match signal {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 

@@ -52,6 +52,7 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
             secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
             session_token: None,
         }),
+        person: None,
     };
     let provider = Arc::new(AwsProvider::new(config).await.expect("it is configured"));
     let parameters = [("host", HOST.to_owned()), ("portNumber", port.to_string())];

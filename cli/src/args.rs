@@ -15,6 +15,7 @@ pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 
 use crate::completion;
 use crate::spec::ForwardSpec;
+use ssm_forward::StreamEndpoint;
 
 /// The command's name.
 pub(crate) const NAME: &str = "aws-ssm-forward";
@@ -135,6 +136,10 @@ pub(crate) struct AwsArgs {
     /// Send the session's token to this host too, besides AWS's own endpoints. May be repeated.
     #[arg(long, value_name = "HOST", hide_short_help = true)]
     pub(crate) allow_stream_host: Vec<String>,
+    /// Reach the data channel at this host instead of the stream URL's, for example the name of a private endpoint: HOST,
+    /// HOST:PORT or a URL. Default: AWS_ENDPOINT_URL_SSMMESSAGES.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) stream_endpoint: Option<StreamEndpoint>,
 }
 
 /// What StartSession is asked for.

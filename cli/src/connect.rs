@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsProvider, EcsSpec, ForwardError, Session, SessionConfig, SessionNotice, SessionProvider,
-    StartRequest, StreamUrlPolicy, await_target,
+    AwsConfig, AwsProvider, EcsSpec, ForwardError, Person, Session, SessionConfig, SessionNotice, SessionProvider,
+    StartRequest, StreamEndpoint, StreamUrlPolicy, await_target,
 };
 use tokio::time::timeout;
 
@@ -16,6 +16,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::output::awaiting;
 use crate::shutdown::{Shutdown, StopCause, interrupted};
+use crate::terminal::{Asking, AtTerminal};
 
 /// A session, and the local Session Manager that it is one of, if it is.
 pub(crate) struct Connection {
@@ -23,7 +24,7 @@ pub(crate) struct Connection {
     manager: Option<LocalManager>,
 }
 
-/// Credentials, API, data channel and handshake together may take so long.
+/// API, data channel and handshake together may take so long.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a command starts a session with, unless the person says otherwise.
@@ -106,13 +107,14 @@ async fn open(
     session: &SessionArgs,
     manager: Option<&LocalManager>,
 ) -> Result<Arc<Session>, Failure> {
-    let provider = provider(aws, target, manager).await?;
+    let person = Arc::new(AtTerminal::new(wanted.quiet));
+    let aws_provider = provider(aws, target, manager, person.clone()).await?;
     let request = StartRequest {
         target: target.to_owned(),
         ..start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session)
     };
-    let mut config = SessionConfig::default();
-    config.stream_url_policy = stream_url_policy(aws);
+    let config = session_config(&aws_provider, &aws.allow_stream_host, aws.stream_endpoint.clone())?;
+    let provider: Arc<dyn SessionProvider> = aws_provider;
     let progress = Progress { shown: !wanted.quiet && stderr().is_terminal() };
     progress.show(&format!("Starting a session on {target}…"));
     let quiet = wanted.quiet;
@@ -130,7 +132,9 @@ async fn open(
     });
     let started = started.await;
     progress.clear();
-    Ok(Arc::new(started?))
+    let session = started?;
+    person.is_taken();
+    Ok(Arc::new(session))
 }
 
 fn timed_out(target: &str) -> ForwardError {
@@ -163,38 +167,52 @@ pub(crate) fn start_request(
     }
 }
 
-/// Where sessions come from.
+/// Where sessions come from, with credentials at hand: `person` was asked for what they need.
 ///
 /// # Errors
-/// The configuration is not right, or the target is no name.
+/// The configuration is not right, there are no credentials, or the target is no name.
 pub(crate) async fn provider(
     aws: &AwsArgs,
     target: &str,
     manager: Option<&LocalManager>,
-) -> Result<Arc<dyn SessionProvider>, Failure> {
+    person: Arc<dyn Person>,
+) -> Result<Arc<AwsProvider>, Failure> {
     EcsSpec::of_target(target).map_err(|error| Failure::new(ExitCode::Usage, "usage", error.message))?;
-    let provider = match manager {
-        Some(manager) => manager.provider().await?,
-        None => AwsProvider::new(config(aws)).await?,
-    };
-    Ok(Arc::new(provider))
-}
-
-fn config(aws: &AwsArgs) -> AwsConfig {
-    AwsConfig {
+    if let Some(manager) = manager {
+        return Ok(Arc::new(manager.provider().await?));
+    }
+    let config = AwsConfig {
         profile: aws.profile.clone(),
         region: aws.region.clone(),
         endpoint_url: aws.endpoint_url.clone(),
         credentials: None,
-    }
+        person: Some(person),
+    };
+    let provider = AwsProvider::new(config).await?;
+    let _asking = Asking;
+    provider.authenticate().await?;
+    Ok(Arc::new(provider))
 }
 
-/// Which hosts may get the token.
-pub(crate) fn stream_url_policy(aws: &AwsArgs) -> StreamUrlPolicy {
-    match aws.allow_stream_host.as_slice() {
-        [] => StreamUrlPolicy::default(),
-        hosts => StreamUrlPolicy::AlsoHosts(hosts.to_vec()),
+/// What the data channel needs of the configuration: `allowed` hosts may get the token, and `endpoint` is its place.
+///
+/// # Errors
+/// The environment or the profile names an endpoint that is none.
+pub(crate) fn session_config(
+    provider: &AwsProvider,
+    allowed: &[String],
+    endpoint: Option<StreamEndpoint>,
+) -> Result<SessionConfig, Failure> {
+    let mut config = SessionConfig::default();
+    if !allowed.is_empty() {
+        config.stream_url_policy = StreamUrlPolicy::AlsoHosts(allowed.to_vec());
     }
+    config.stream_endpoint = match endpoint {
+        Some(endpoint) => Some(endpoint),
+        None => provider.stream_endpoint()?,
+    };
+    config.transport.ca_bundle = provider.ca_bundle().map(Into::into);
+    Ok(config)
 }
 
 /// How `--local` sets up the Session Manager in this process.

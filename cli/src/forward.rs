@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionProvider, StartRequest};
+use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionConfig, SessionProvider, StartRequest};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
@@ -17,6 +17,7 @@ use crate::local::{self, LocalManager};
 use crate::output::{Output, Reporter, Style, Subject};
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::{ForwardSpec, Remote};
+use crate::terminal::AtTerminal;
 
 /// How long the sessions may take to end after the command was asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -77,14 +78,17 @@ async fn serve_with(
     reporter: &Reporter,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Ended> {
+    let person = AtTerminal::new(false);
     let provider = tokio::select! {
-        provider = connect::provider(&args.aws, target, manager) => provider?,
+        provider = connect::provider(&args.aws, target, manager, Arc::new(person)) => provider?,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
     };
     let metrics = match args.metrics {
         Some(address) => Some(Metrics::bind(address).await?),
         None => None,
     };
+    let session = connect::session_config(&provider, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
+    let provider: Arc<dyn SessionProvider> = provider;
     let mut forwards = Vec::new();
     for (index, spec) in args.forwards.iter().enumerate() {
         if spec.is_exposed() {
@@ -92,7 +96,7 @@ async fn serve_with(
             reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
         }
         let request = start_request(target, spec, &args.session);
-        let forward = Forward::bind(index, spec, request, &provider, config(args), reporter.clone()).await;
+        let forward = Forward::bind(index, spec, request, &provider, config(args, &session), reporter.clone()).await;
         forwards.push(forward.map_err(|failure| Ended { forward: Some(index), failure })?);
     }
     let trackers: Vec<_> = forwards.iter().map(|forward| forward.tracker.clone()).collect();
@@ -131,13 +135,13 @@ fn check(args: &ForwardArgs) -> Result<(), Ended> {
     Ok(())
 }
 
-fn config(args: &ForwardArgs) -> ForwardConfig {
+fn config(args: &ForwardArgs, session: &SessionConfig) -> ForwardConfig {
     let mut config = ForwardConfig::default();
     config.wait_ready = args.wait_ready;
     config.connect_timeout = args.connect_timeout;
     config.wait_connected = args.session.wait_connected.unwrap_or_default();
     config.linger = args.linger;
-    config.session.stream_url_policy = connect::stream_url_policy(&args.aws);
+    config.session = session.clone();
     config.session.pacing = args.message_rate;
     config.pool.size = args.sessions;
     config.pool.restart = !args.no_restart;

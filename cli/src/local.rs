@@ -122,6 +122,7 @@ impl LocalManager {
             region: Some(variable("AWS_REGION")),
             endpoint_url: Some(self.local.endpoint_url()),
             credentials: Some(credentials),
+            person: None,
         };
         Ok(AwsProvider::new(config).await?)
     }

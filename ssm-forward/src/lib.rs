@@ -71,9 +71,9 @@ pub use listener::ListenAddr;
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
-    AwsConfig, AwsCredentials, AwsProvider, BoxFuture, Caller, DataKey, DatabaseToken, Destination, EcsSpec, EcsTarget,
-    NamedProvider, Node, NodeSource, PlaintextKey, ProviderError, ProviderErrorKind, RunningTask, ServiceEndpoint,
-    ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, profile_names,
+    AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, BoxFuture, Caller, DataKey, DatabaseToken, Destination, EcsSpec,
+    EcsTarget, NamedProvider, Node, NodeSource, Person, PlaintextKey, ProviderError, ProviderErrorKind, RunningTask,
+    ServiceEndpoint, ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, profile_names,
 };
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,
@@ -81,6 +81,6 @@ pub use session::{
 };
 pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
-pub use transport::{Proxies, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
+pub use transport::{Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 /// Of [`SessionProvider::sign_upgrade`].
 pub use url::Url;

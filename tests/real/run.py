@@ -35,7 +35,7 @@ import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api", "plugin", "openssh", "clients", "callers", "reliability", "completion", "infrastructure"]
+SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability", "completion", "infrastructure"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ssm_forward::{
     AwsConfig, AwsProvider, Session, SessionConfig, SessionMode, SessionNotice, SessionProvider, StartRequest,
-    StreamUrlPolicy, TicketProvider,
+    StreamUrl, TicketProvider,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -21,7 +21,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::outputs::Outputs;
 use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
-use crate::{stdio, terminal, writer};
+use crate::{connect, stdio, terminal, writer};
 use invocation::{Asked, Invocation, Request};
 
 /// Whether this process was started under the name that the AWS CLI and other tools start, rather than its own.
@@ -87,12 +87,12 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     say(&format!("\nStarting session with SessionId: {session_id}\n"));
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let watching_parent = shutdown.watch_parent();
-    let api = api(&request).await.inspect_err(tell_caller)?;
+    let (api, config) = api(&request).await;
     let provider: Arc<dyn SessionProvider> = Arc::new(TicketProvider::new(request.ticket, api));
     let opened = tokio::select! {
         // First the session that the caller started becomes ours: from then on it is terminated, whatever happens.
         biased;
-        opened = open(provider.clone(), request.asked) => opened,
+        opened = open(provider.clone(), request.asked, config) => opened,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
         () = interrupted() => return Ok(ExitCode::Interrupted),
     };
@@ -120,9 +120,11 @@ fn tell_caller(failure: &Failure) {
     }
 }
 
-async fn open(provider: Arc<dyn SessionProvider>, asked: Asked) -> Result<Arc<Session>, Failure> {
-    let mut config = SessionConfig::default();
-    config.stream_url_policy = stream_url_policy();
+async fn open(
+    provider: Arc<dyn SessionProvider>,
+    asked: Asked,
+    mut config: SessionConfig,
+) -> Result<Arc<Session>, Failure> {
     config.protocol.inherited = true;
     let (may_be_silent, patience) = (asked.may_be_silent(), asked.patience_if_used());
     // The session is started already; of the request only the target still counts.
@@ -156,27 +158,36 @@ async fn open(provider: Arc<dyn SessionProvider>, asked: Asked) -> Result<Arc<Se
     Err(Failure::new(ExitCode::Channel, "timeout", failure))
 }
 
-/// What resumes, terminates and signs; `None` if the caller wants none of it.
-async fn api(request: &Request) -> Result<Option<Arc<dyn SessionProvider>>, Failure> {
-    if std::env::var(SKIP_CREDENTIALS).is_ok_and(|value| value == "true") {
-        return Ok(None);
+/// What resumes, terminates and signs, and how the data channel is opened. What can't be resolved is a warning: the session
+/// was started already, and its token is enough to use it.
+async fn api(request: &Request) -> (Option<Arc<dyn SessionProvider>>, SessionConfig) {
+    match configured(request).await {
+        Ok((_, config)) if std::env::var(SKIP_CREDENTIALS).is_ok_and(|value| value == "true") => (None, config),
+        Ok((provider, config)) => (Some(provider), config),
+        Err(failure) => {
+            let text = format!("warning: the session can't be signed, resumed or terminated: {failure}");
+            let _ = writeln!(terminal::Stderr, "{text}");
+            (None, SessionConfig::default())
+        }
     }
-    let config = AwsConfig {
-        profile: request.profile.clone(),
-        region: Some(request.region.clone()),
-        endpoint_url: request.endpoint.clone(),
-        credentials: None,
-    };
-    Ok(Some(Arc::new(AwsProvider::new(config).await?)))
 }
 
-fn stream_url_policy() -> StreamUrlPolicy {
-    match std::env::var(HOSTS_VARIABLE) {
-        Ok(hosts) if !hosts.trim().is_empty() => {
-            StreamUrlPolicy::AlsoHosts(hosts.split(',').map(|host| host.trim().to_owned()).collect())
-        }
-        _ => StreamUrlPolicy::default(),
-    }
+async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, SessionConfig), Failure> {
+    // A caller may name a wrong region, but where the session is can be seen.
+    let seen = StreamUrl::aws_region(&request.ticket.stream_url).filter(|_| request.endpoint.is_none());
+    let config = AwsConfig {
+        profile: request.profile.clone(),
+        region: Some(seen.unwrap_or_else(|| request.region.clone())),
+        endpoint_url: request.endpoint.clone(),
+        credentials: None,
+        person: Some(Arc::new(terminal::AtTerminal::only_told())),
+    };
+    let provider = AwsProvider::new(config).await?;
+    let allowed: Vec<String> = std::env::var(HOSTS_VARIABLE)
+        .map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect())
+        .unwrap_or_default();
+    let config = connect::session_config(&provider, &allowed, None)?;
+    Ok((Arc::new(provider), config))
 }
 
 /// What a person should know goes to standard error: other programs read standard output.

@@ -1,8 +1,10 @@
 //! The local terminal: raw while a remote one is shown on it, and given back on every way out.
 
 mod escape;
+mod person;
 
 pub(crate) use escape::{Escapes, HELP};
+pub(crate) use person::{Asking, AtTerminal};
 
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};

@@ -5,8 +5,8 @@ mod named;
 mod ticket;
 
 pub use aws::{
-    AwsConfig, AwsCredentials, AwsProvider, Caller, DatabaseToken, EcsSpec, EcsTarget, Node, RunningTask,
-    ServiceEndpoint, ServiceSummary, profile_names,
+    AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, Caller, DatabaseToken, EcsSpec, EcsTarget, Node, Person,
+    RunningTask, ServiceEndpoint, ServiceSummary, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
 /// Of [`SessionProvider::data_key`].
@@ -38,10 +38,18 @@ pub trait SessionProvider: Send + Sync + 'static {
     /// Ends a session (the API's TerminateSession).
     fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
 
-    /// Headers that sign the upgrade request to `url`, with credentials that are resolved for this dial.
+    /// Headers that sign the upgrade request to `url`, with credentials that can be had in a moment.
     ///
     /// An empty map means that the request goes out unsigned.
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
+
+    /// Headers for an upgrade that went out unsigned and was refused: now they may take long, for a person who is asked, say.
+    ///
+    /// An empty map means that nothing else can be tried, and is what there is without an implementation.
+    fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+        let _ = url;
+        Box::pin(async { Ok(HeaderMap::new()) })
+    }
 
     /// A new data key for a session that is to be encrypted (KMS's GenerateDataKey, 64 bytes).
     ///

@@ -157,6 +157,10 @@ impl SessionProvider for NamedProvider {
         self.aws.sign_upgrade(url)
     }
 
+    fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+        self.aws.sign_refused_upgrade(url)
+    }
+
     fn data_key<'a>(
         &'a self,
         key_id: &'a str,

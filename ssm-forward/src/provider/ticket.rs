@@ -67,6 +67,13 @@ impl SessionProvider for TicketProvider {
         }
     }
 
+    fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+        match &self.api {
+            Some(api) => api.sign_refused_upgrade(url),
+            None => Box::pin(async { Ok(HeaderMap::new()) }),
+        }
+    }
+
     fn data_key<'a>(
         &'a self,
         key_id: &'a str,

@@ -23,7 +23,7 @@ pub(crate) use stall::{Stall, StalledEnd};
 pub use stream::{SessionStream, StreamError, StreamSender};
 pub use termination::settle;
 
-use crate::transport::{StreamUrl, StreamUrlPolicy, TransportOptions};
+use crate::transport::{StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 use crate::{ForwardError, SessionProvider, SessionTicket, StartRequest};
 use resume::Dialer;
 use shared::Shared;
@@ -37,6 +37,8 @@ pub struct SessionConfig {
     pub protocol: ClientConfig,
     /// Which hosts may get the session's token.
     pub stream_url_policy: StreamUrlPolicy,
+    /// Where the data channel is, if not where the stream URL says. Default: there.
+    pub stream_endpoint: Option<StreamEndpoint>,
     /// How the WebSocket is opened.
     pub transport: TransportOptions,
     /// How many messages may leave per second (DC-16).
@@ -45,6 +47,13 @@ pub struct SessionConfig {
     pub retry: RetryPolicy,
     /// How the WebSocket's life is watched.
     pub liveness: Liveness,
+}
+
+impl SessionConfig {
+    /// Where the data channel is, with what is left of `text`.
+    fn stream_url(&self, text: &str) -> Result<StreamUrl, TransportError> {
+        StreamUrl::parse_at(text, &self.stream_url_policy, self.stream_endpoint.as_ref())
+    }
 }
 
 /// How many messages a session may send per second.
@@ -65,12 +74,9 @@ pub enum Pacing {
 const SAFE_PACE: u32 = 900;
 
 impl Pacing {
-    fn pace(self, stream_url: &str, policy: &StreamUrlPolicy) -> Option<Pace> {
+    fn pace(self, is_local: bool) -> Option<Pace> {
         match self {
-            Self::Auto => {
-                let is_local = StreamUrl::parse(stream_url, policy).is_ok_and(|url| url.is_loopback());
-                (!is_local).then(|| Pace::per_second(SAFE_PACE))
-            }
+            Self::Auto => (!is_local).then(|| Pace::per_second(SAFE_PACE)),
             Self::PerSecond(messages) => Some(Pace::per_second(messages)),
             Self::Unlimited => None,
         }
@@ -190,7 +196,8 @@ impl Session {
     ) -> Result<Self, ForwardError> {
         let ticket = provider.start(request).await?;
         on_granted(&ticket.session_id);
-        config.protocol.channel.pace = config.pacing.pace(&ticket.stream_url, &config.stream_url_policy);
+        let is_local = config.stream_url(&ticket.stream_url).is_ok_and(|url| url.is_loopback());
+        config.protocol.channel.pace = config.pacing.pace(is_local);
         let target = ticket.target.clone().unwrap_or_else(|| request.target.clone());
         config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target };
         let mut granted = Granted::new(provider.clone(), ticket.session_id.clone());

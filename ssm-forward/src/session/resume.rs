@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use ssm_proto::OpenDataChannel;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -36,8 +37,8 @@ impl RetryPolicy {
     }
 }
 
-/// Resolving credentials and calling the API may take so long, each time.
-const API_TIMEOUT: Duration = Duration::from_secs(30);
+/// Resolving credentials, which may need a person, and calling the API may take so long, each time.
+const API_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Knows the session's current URL and token, and gets new ones.
 pub(super) struct Dialer {
@@ -83,13 +84,35 @@ impl Dialer {
 
     /// Opens a WebSocket with the ticket at hand.
     pub(super) async fn dial(&mut self) -> Result<Transport, DialError> {
-        let url = StreamUrl::parse(&self.ticket.stream_url, &self.config.stream_url_policy)?;
-        let headers = bounded(self.provider.sign_upgrade(url.as_url())).await?;
-        let mut transport = transport::connect(&url, headers, &self.config.transport).await?;
+        let url = self.config.stream_url(&self.ticket.stream_url)?;
+        let mut transport = self.upgrade(&url).await?;
         let version = self.config.protocol.client_version.clone();
         let open = OpenDataChannel::client(Uuid::new_v4(), self.ticket.token.clone(), self.client_id, version);
         transport.send_text(open.to_json())?;
         Ok(transport)
+    }
+
+    /// Opens the WebSocket: signed if that takes no time. The other way once, if the service refuses the first: a caller may
+    /// have named the wrong region or profile, and the token counts more than the signature.
+    async fn upgrade(&self, url: &StreamUrl) -> Result<Transport, DialError> {
+        let headers = bounded(self.provider.sign_upgrade(url.as_url())).await?;
+        let signed = !headers.is_empty();
+        let refused = match transport::connect(url, headers, &self.config.transport).await {
+            Err(error) if error.is_forbidden() => error,
+            opened => return Ok(opened?),
+        };
+        let other = match signed {
+            true => HeaderMap::new(),
+            false => bounded(self.provider.sign_refused_upgrade(url.as_url())).await?,
+        };
+        if signed != other.is_empty() {
+            return Err(refused.into());
+        }
+        tracing::debug!(signed, %refused, "the upgrade is tried the other way");
+        match transport::connect(url, other, &self.config.transport).await {
+            Err(error) if error.is_forbidden() => Err(refused.into()),
+            opened => Ok(opened?),
+        }
     }
 
     /// Gets a fresh token, then opens a WebSocket (DC-13).
@@ -110,4 +133,121 @@ pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, ProviderErro
             message: format!("the API did not answer within {} s", API_TIMEOUT.as_secs()),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+    use url::Url;
+
+    use super::*;
+    use crate::{BoxFuture, StartRequest};
+
+    /// Signs as a provider whose credentials are, or are not, at hand.
+    struct Signer {
+        at_hand: bool,
+        has_any: bool,
+    }
+
+    impl Signer {
+        fn headers(signed: bool) -> BoxFuture<'static, Result<HeaderMap, ProviderError>> {
+            let headers = signed.then(|| (http::header::AUTHORIZATION, "AWS4-HMAC-SHA256 x".parse().unwrap()));
+            Box::pin(async { Ok(headers.into_iter().collect()) })
+        }
+    }
+
+    impl SessionProvider for Signer {
+        fn start<'a>(&'a self, _: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            unreachable!()
+        }
+
+        fn resume<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            unreachable!()
+        }
+
+        fn terminate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+            unreachable!()
+        }
+
+        fn sign_upgrade<'a>(&'a self, _: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+            Self::headers(self.at_hand)
+        }
+
+        fn sign_refused_upgrade<'a>(&'a self, _: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+            Self::headers(self.has_any)
+        }
+
+        fn data_key<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a BTreeMap<String, String>,
+        ) -> BoxFuture<'a, Result<crate::DataKey, ProviderError>> {
+            unreachable!()
+        }
+    }
+
+    /// A service that takes only signed upgrades, only unsigned ones, or none (`None`). Gives what it saw: signed or not.
+    async fn dial(signer: Signer, takes: Option<bool>) -> (Result<(), DialError>, Vec<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/v1/data-channel/s", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let service = tokio::spawn(async move {
+            loop {
+                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).await.unwrap() > 0 {}
+                let head = head.to_ascii_lowercase();
+                let signed = head.contains("authorization:");
+                told.lock().unwrap().push(signed);
+                let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default();
+                assert!(!key.is_empty());
+                // The upgrade itself needs the key's digest, which only the real handshake makes: 101 alone is told apart.
+                let status = if takes == Some(signed) { "101 Switching Protocols" } else { "403 Forbidden" };
+                let _ = stream
+                    .get_mut()
+                    .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())
+                    .await;
+            }
+        });
+        let ticket = SessionTicket { session_id: "s".into(), stream_url: url, token: "t".into(), target: None };
+        let mut dialer = Dialer::new(Arc::new(signer), ticket, SessionConfig::default());
+        let dialed = dialer.dial().await.map(drop);
+        service.abort();
+        let seen = seen.lock().unwrap().clone();
+        (dialed, seen)
+    }
+
+    fn is_forbidden(dialed: &Result<(), DialError>) -> bool {
+        matches!(dialed, Err(DialError::Transport(error)) if error.is_forbidden())
+    }
+
+    /// Past the 403 the half upgrade above fails as something else.
+    #[tokio::test]
+    async fn a_refused_signature_is_left_out_once() {
+        let (dialed, seen) = dial(Signer { at_hand: true, has_any: true }, Some(false)).await;
+        assert_eq!((seen, is_forbidden(&dialed)), (vec![true, false], false));
+        let (dialed, seen) = dial(Signer { at_hand: true, has_any: true }, Some(true)).await;
+        assert_eq!((seen, is_forbidden(&dialed)), (vec![true], false));
+    }
+
+    #[tokio::test]
+    async fn a_signature_that_takes_time_is_made_when_it_is_asked_for() {
+        let (dialed, seen) = dial(Signer { at_hand: false, has_any: true }, Some(true)).await;
+        assert_eq!((seen, is_forbidden(&dialed)), (vec![false, true], false));
+        let (dialed, seen) = dial(Signer { at_hand: false, has_any: true }, Some(false)).await;
+        assert_eq!((seen, is_forbidden(&dialed)), (vec![false], false));
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_both_ways_is_refused() {
+        let (dialed, seen) = dial(Signer { at_hand: true, has_any: true }, None).await;
+        assert_eq!((seen, is_forbidden(&dialed)), (vec![true, false], true));
+        let (dialed, seen) = dial(Signer { at_hand: false, has_any: false }, None).await;
+        assert_eq!((seen, is_forbidden(&dialed)), (vec![false], true));
+    }
 }

@@ -10,7 +10,8 @@ pub(crate) mod tls;
 mod tests;
 
 pub use proxy::Proxies;
-pub use stream_url::{StreamUrl, StreamUrlPolicy};
+pub(crate) use stream_url::region_of;
+pub use stream_url::{StreamEndpoint, StreamUrl, StreamUrlPolicy};
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -106,6 +107,11 @@ impl TransportError {
             Self::Refused { status, .. } => !matches!(status, 400 | 404 | 410),
             Self::Unreachable { .. } | Self::Closed(_) | Self::Broken(_) | Self::Silent(_) => true,
         }
+    }
+
+    /// Whether the upgrade was refused for who asks.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { status: 401 | 403, .. })
     }
 
     pub(crate) fn silent(silence: Duration) -> Self {

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use super::TransportError;
 
@@ -39,6 +40,38 @@ impl StreamUrl {
     /// # Errors
     /// [`TransportError::StreamUrl`] names the host and the way to allow it.
     pub fn parse(text: &str, policy: &StreamUrlPolicy) -> Result<Self, TransportError> {
+        let stream_url = Self::unchecked(text)?;
+        let host = stream_url.host();
+        if stream_url.is_loopback()
+            || (stream_url.is_secure() && region_of_host(&host).is_some())
+            || policy.allows(&host)
+        {
+            return Ok(stream_url);
+        }
+        Err(TransportError::StreamUrl(format!(
+            "the stream URL's host {host:?} is no AWS Session Manager endpoint, so it does not get the session's token; \
+             if you trust it, allow it with --allow-stream-host {host} (session-manager-plugin: \
+             AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS={host})"
+        )))
+    }
+
+    /// As [`StreamUrl::parse`], with the host that `endpoint` names in the place of the URL's own, if there is one. Who names
+    /// it trusts it.
+    ///
+    /// # Errors
+    /// As [`StreamUrl::parse`].
+    pub fn parse_at(
+        text: &str,
+        policy: &StreamUrlPolicy,
+        endpoint: Option<&StreamEndpoint>,
+    ) -> Result<Self, TransportError> {
+        match endpoint {
+            None => Self::parse(text, policy),
+            Some(endpoint) => Ok(Self { url: endpoint.replace(&Self::unchecked(text)?.url)? }),
+        }
+    }
+
+    fn unchecked(text: &str) -> Result<Self, TransportError> {
         let url = Url::parse(text)
             .map_err(|error| TransportError::StreamUrl(format!("the stream URL is not a URL ({error})")))?;
         if !matches!(url.scheme(), "ws" | "wss") {
@@ -48,16 +81,12 @@ impl StreamUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(TransportError::StreamUrl("the stream URL carries a login; Session Manager's has none".into()));
         }
-        let stream_url = Self { url };
-        let host = stream_url.host();
-        if stream_url.is_loopback() || (stream_url.is_secure() && is_aws(&host)) || policy.allows(&host) {
-            return Ok(stream_url);
-        }
-        Err(TransportError::StreamUrl(format!(
-            "the stream URL's host {host:?} is no AWS Session Manager endpoint, so it does not get the session's token; \
-             if you trust it, allow it with --allow-stream-host {host} (session-manager-plugin: \
-             AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS={host})"
-        )))
+        Ok(Self { url })
+    }
+
+    /// The region where a stream URL leads, if it is an endpoint of AWS.
+    pub fn aws_region(text: &str) -> Option<String> {
+        region_of(&Url::parse(text).ok()?)
     }
 
     /// The URL.
@@ -95,6 +124,43 @@ impl StreamUrl {
     }
 }
 
+/// Where the data channel is, if not where the stream URL says: the name of a private endpoint, say, that the public name
+/// does not lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEndpoint {
+    /// `wss://HOST[:PORT]` or `ws://…`.
+    url: Url,
+}
+
+impl FromStr for StreamEndpoint {
+    type Err = String;
+
+    /// Reads `HOST`, `HOST:PORT` or a URL of one of the schemes `https`, `wss`, `http` and `ws` without a path. The last two
+    /// are without TLS.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = |cause: &str| format!("{text:?} is no stream endpoint: {cause}");
+        let form = "it is HOST, HOST:PORT or https://HOST[:PORT]";
+        let (scheme, rest) = text.split_once("://").unwrap_or(("wss", text));
+        let scheme = match scheme {
+            "https" | "wss" => "wss",
+            "http" | "ws" => "ws",
+            _ => return Err(refused(form)),
+        };
+        let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|error| refused(&format!("{form} ({error})")))?;
+        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        let has_login = !url.username().is_empty() || url.password().is_some();
+        if is_bare && !has_login { Ok(Self { url }) } else { Err(refused(form)) }
+    }
+}
+
+impl StreamEndpoint {
+    fn replace(&self, url: &Url) -> Result<Url, TransportError> {
+        let rest = &url[Position::BeforePath..Position::AfterQuery];
+        let text = format!("{}{rest}", &self.url[..Position::BeforePath]);
+        Url::parse(&text).map_err(|error| TransportError::StreamUrl(format!("the stream URL is not a URL ({error})")))
+    }
+}
+
 impl StreamUrlPolicy {
     fn allows(&self, host: &str) -> bool {
         match self {
@@ -120,19 +186,25 @@ const PARTITIONS: [&str; 9] = [
     "api.amazonwebservices.com.cn",
 ];
 
-/// `ssmmessages[-fips].REGION.SUFFIX`, and `vpce-ID.ssmmessages.REGION.vpce.SUFFIX`.
-fn is_aws(host: &str) -> bool {
-    let labels = |suffix: &str| host.strip_suffix(suffix).and_then(|rest| rest.strip_suffix('.')).map(str::to_owned);
-    PARTITIONS.iter().filter_map(|suffix| labels(suffix)).any(|rest| {
+/// The region of AWS's endpoint at that host: `ssmmessages[-fips].REGION.SUFFIX`, or
+/// `vpce-ID.ssmmessages.REGION.vpce.SUFFIX`.
+fn region_of_host(host: &str) -> Option<&str> {
+    PARTITIONS.iter().filter_map(|suffix| host.strip_suffix(suffix)?.strip_suffix('.')).find_map(|rest| {
         let labels: Vec<&str> = rest.split('.').collect();
-        match labels.as_slice() {
-            ["ssmmessages" | "ssmmessages-fips", region] => !region.is_empty(),
-            [endpoint, "ssmmessages" | "ssmmessages-fips", region, "vpce"] => {
-                endpoint.starts_with("vpce-") && !region.is_empty()
+        match *labels.as_slice() {
+            ["ssmmessages" | "ssmmessages-fips", region] => Some(region),
+            [endpoint, "ssmmessages" | "ssmmessages-fips", region, "vpce"] if endpoint.starts_with("vpce-") => {
+                Some(region)
             }
-            _ => false,
+            _ => None,
         }
+        .filter(|region| !region.is_empty())
     })
+}
+
+/// The region where `url` leads, if it is an endpoint of AWS.
+pub(crate) fn region_of(url: &Url) -> Option<String> {
+    region_of_host(url.host_str()?).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -212,5 +284,46 @@ mod tests {
         assert_eq!(url.as_url().as_str(), text);
         let logged = format!("{url:?}");
         assert!(logged.ends_with("amazonaws.com:443/v1/data-channel/s)"), "{logged}");
+    }
+
+    #[test]
+    fn the_region_is_part_of_the_name() {
+        let region = |text| region_of(&Url::parse(text).unwrap());
+        for (url, expected) in [
+            ("wss://ssmmessages.eu-west-1.amazonaws.com/x", Some("eu-west-1")),
+            ("wss://ssmmessages-fips.us-gov-west-1.amazonaws.com/", Some("us-gov-west-1")),
+            ("wss://vpce-0a-1.ssmmessages.ap-south-1.vpce.amazonaws.com/", Some("ap-south-1")),
+            ("wss://ssmmessages.cn-north-1.api.amazonwebservices.com.cn/", Some("cn-north-1")),
+            ("wss://ssm.corp.example/", None),
+            ("ws://127.0.0.1:1/", None),
+        ] {
+            assert_eq!(region(url).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_named_endpoint_takes_the_place_of_the_host_and_nothing_else() {
+        let text = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s?role=x&cell-number=A+b/c==";
+        let at = |endpoint: &str| {
+            let endpoint = endpoint.parse().unwrap();
+            StreamUrl::parse_at(text, &StreamUrlPolicy::default(), Some(&endpoint)).unwrap().as_url().to_string()
+        };
+        let rest = "/v1/data-channel/s?role=x&cell-number=A+b/c==";
+        for (endpoint, start) in [
+            (
+                "vpce-0a-1.ssmmessages.eu-west-1.vpce.amazonaws.com",
+                "wss://vpce-0a-1.ssmmessages.eu-west-1.vpce.amazonaws.com",
+            ),
+            ("https://ssm.corp.example:8443/", "wss://ssm.corp.example:8443"),
+            ("ssm.corp.example:443", "wss://ssm.corp.example"),
+            ("ws://10.0.0.1:80", "ws://10.0.0.1"),
+        ] {
+            assert_eq!(at(endpoint), format!("{start}{rest}"));
+        }
+        for bad in ["", "https://", "ftp://x", "x/y", "https://a:b@x", "https://x?y", "a b"] {
+            assert!(bad.parse::<StreamEndpoint>().is_err(), "{bad}");
+        }
+        let elsewhere = StreamUrl::parse_at("wss://evil.example/x", &StreamUrlPolicy::default(), None);
+        assert!(elsewhere.is_err());
     }
 }

@@ -23,7 +23,7 @@ static NATIVE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
 /// # Errors
 /// One line that names the file, unless every certificate in it can be used and there is at least one.
 pub(crate) fn read_ca_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let failed = |cause: String| format!("AWS_CA_BUNDLE: {}: {cause}", path.display());
+    let failed = |cause: String| format!("{}: {cause}", path.display());
     let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()

@@ -132,17 +132,20 @@ fn a_busy_service_is_asked_again() {
 #[test]
 fn an_expired_token_is_replaced_once() {
     let expired = r#"{"__type":"ExpiredTokenException","message":"expired"}"#;
-    let keys = |key: &str| format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = made-up\n");
+    let keys = |key: &str| format!(r#"{{"Version":1,"AccessKeyId":"{key}","SecretAccessKey":"made-up"}}"#);
     let api = Api::answering_each(vec![
+        ("AmazonSSM.StartSession", "200 OK", GRANTED.into()),
         ("Credential=AKIDOLD/", "400 Bad Request", expired.into()),
         ("Credential=AKIDNEW/", "200 OK", granted()),
     ]);
     let surroundings = Surroundings::new(&[("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", &api.url)])
         .file("credentials", &keys("AKIDOLD"))
-        .file("rotated", &keys("AKIDNEW"));
-    // The upgrade's signature leaves the old ones in the cache.
-    let lines = surroundings.run("wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1,rotate,key");
-    assert!(lines[2].starts_with("OK") && api.requests().len() == 2, "{lines:?}");
+        .file("rotated", &keys("AKIDNEW"))
+        .file("config", "[default]\ncredential_process = sh -c 'cat \"$HOME/.aws/credentials\"'\n")
+        .with("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+    // The start leaves the old ones in the cache.
+    let lines = surroundings.run("start,rotate,key");
+    assert!(lines[2].starts_with("OK") && api.requests().len() == 3, "{lines:?}");
 }
 
 #[test]

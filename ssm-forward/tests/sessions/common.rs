@@ -22,6 +22,7 @@ pub(crate) async fn aws(local: &Local) -> AwsProvider {
         region: Some("us-east-1".into()),
         endpoint_url: Some(local.endpoint_url()),
         credentials: Some(credentials),
+        person: None,
     };
     AwsProvider::new(config).await.unwrap()
 }

@@ -100,6 +100,7 @@ pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupErr
         region: Some("us-east-1".into()),
         endpoint_url: Some(endpoint_url.into()),
         credentials: Some(credentials),
+        person: None,
     };
     Ok(AwsProvider::new(config).await?)
 }

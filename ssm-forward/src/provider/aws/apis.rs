@@ -1,17 +1,15 @@
 //! What calling any service beside SSM takes: endpoints follow from one configuration.
 
-use aws_config::SdkConfig;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
+use super::settings::Settings;
 use super::signed::{Service, SignedApi};
-use super::{AwsConfig, ProviderError, endpoint};
+use super::{ProviderError, endpoint, http};
 
 /// Makes the services' clients when they are needed: most sessions need none.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Apis {
-    pub(super) config: AwsConfig,
-    pub(super) shared: SdkConfig,
-    pub(super) region: String,
+    pub(super) settings: Settings,
     /// For hosts that are not on this machine.
     pub(super) http: SharedHttpClient,
 }
@@ -22,7 +20,8 @@ impl Apis {
     /// # Errors
     /// No endpoint of the service is known in the region.
     pub(super) async fn signed(&self, service: Service) -> Result<SignedApi, ProviderError> {
-        let endpoint = endpoint::of(service, &self.config, &self.shared).await?;
-        Ok(SignedApi::at(service, endpoint, self.region.clone(), self.http.clone()))
+        let endpoint = endpoint::of(service, &self.settings).await?;
+        let http = http::client_for(&endpoint, self.settings.ca_bundle.as_ref(), self.http.clone())?;
+        Ok(SignedApi::at(service, endpoint, self.settings.region.clone(), http))
     }
 }

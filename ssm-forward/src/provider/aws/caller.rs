@@ -27,7 +27,7 @@ impl AwsProvider {
 
     /// The region of all calls.
     pub fn region(&self) -> &str {
-        &self.region
+        &self.settings.region
     }
 }
 

@@ -1,27 +1,32 @@
-//! Who calls: credentials as every AWS tool finds them, but never old ones.
+//! Who calls: credentials as the AWS CLI finds them, but never old ones.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use ::http::HeaderValue;
 use aws_config::Region;
 use aws_config::ecs::EcsCredentialsProvider;
-use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::{self, credentials::ImdsCredentialsProvider};
-use aws_config::meta::credentials::CredentialsProviderChain;
-use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_config::sso::SsoCredentialsProvider;
+use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::time::timeout;
 
-use super::errors::{credentials, credentials_error};
-use super::profile::Profile;
-use super::{AwsCredentials, ProviderError};
+use super::apis::Apis;
+use super::errors::{credentials as refused, credentials_error};
+use super::files::Files;
+use super::person::Person;
+use super::source::{Selected, Source, Sso, option};
+use super::{AwsCredentials, BoxFuture, ProviderError, process, role, variable};
 
 /// An instance's metadata service answers at once, or this is no instance.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+/// A service that gives credentials may take so long. A credential process and a person have limits of their own.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Signing the upgrade is the better way, not the only one: it waits less.
+const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Credentials that end this soon are not used any more.
 const MARGIN: Duration = Duration::from_secs(60);
 
@@ -29,79 +34,230 @@ const MARGIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct CredentialsSource {
     given: Option<Credentials>,
-    profile: Profile,
-    region: String,
-    http: SharedHttpClient,
-    latest: Mutex<Option<Credentials>>,
+    selected: Selected,
+    surroundings: Surroundings,
+    /// The last answer. Who waits for it waits for the same answer: a person is asked once.
+    held: tokio::sync::Mutex<Option<Held>>,
+    remedy: Mutex<Option<String>>,
+}
+
+/// What getting credentials needs.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) apis: Apis,
+    pub(super) person: Arc<dyn Person>,
+}
+
+#[derive(Debug)]
+struct Held {
+    source: Source,
+    credentials: Credentials,
 }
 
 impl CredentialsSource {
-    pub(super) fn new(given: Option<AwsCredentials>, profile: Profile, region: String, http: SharedHttpClient) -> Self {
+    pub(super) fn new(given: Option<AwsCredentials>, selected: Selected, surroundings: Surroundings) -> Self {
         let given = given.map(|given| {
             Credentials::new(given.access_key_id, given.secret_access_key, given.session_token, None, "given")
         });
-        Self { given, profile, region, http, latest: Mutex::new(None) }
+        Self { given, selected, surroundings, held: tokio::sync::Mutex::default(), remedy: Mutex::default() }
+    }
+
+    pub(super) fn person(&self) -> &dyn Person {
+        &*self.surroundings.person
     }
 
     /// What to do when the credentials are no good.
-    pub(super) fn remedy(&self) -> &str {
-        &self.profile.remedy
+    pub(super) fn remedy(&self) -> String {
+        let remedy = self.remedy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        remedy.unwrap_or_else(|| "get other credentials and try again".to_owned())
     }
 
-    /// Resolves credentials from the beginning: the files are read again, so that a login since the last time counts.
+    /// Which credentials are meant, as a person would say it.
     ///
     /// # Errors
-    /// There are none, they can't be had, or not within `limit`.
-    pub(super) async fn resolve(&self, limit: Duration) -> Result<Credentials, ProviderError> {
+    /// As [`CredentialsSource::current`], as far as it can be known without asking for them.
+    pub(super) async fn describe(&self) -> Result<String, ProviderError> {
+        match self.given {
+            Some(_) => Ok("given by the program".to_owned()),
+            None => Ok(self.source().await?.describe()),
+        }
+    }
+
+    /// The credentials to call with. The files are read again each time, so that a login since the last time counts; what
+    /// was expensive to get is kept until it expires.
+    ///
+    /// # Errors
+    /// There are none, or they can't be had.
+    pub(super) async fn current(&self) -> Result<Credentials, ProviderError> {
         if let Some(given) = &self.given {
             return Ok(given.clone());
         }
-        let chain = self.chain();
-        let found = match timeout(limit, chain.provide_credentials()).await {
-            Ok(found) => found.map_err(|error| credentials_error(&error, &self.profile))?,
-            Err(_) => {
-                return Err(credentials(format!("getting AWS credentials took longer than {} s", limit.as_secs())));
-            }
-        };
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
-        Ok(found)
+        let source = self.source().await?;
+        let mut held = self.held.lock().await;
+        if let Some(held) = held.as_ref().filter(|held| held.source == source && is_good(&held.credentials)) {
+            return Ok(held.credentials.clone());
+        }
+        let credentials = self.surroundings.fetch(&source, &self.selected).await?;
+        *held = Some(Held { source, credentials: credentials.clone() });
+        Ok(credentials)
     }
 
-    /// What the call before used, if it is good for a while: one dial asks a credential process, and perhaps the person in
-    /// front of it, once.
+    /// New credentials after the service refused `expired`.
     ///
     /// # Errors
-    /// As [`CredentialsSource::resolve`].
-    pub(super) async fn current(&self, limit: Duration) -> Result<Credentials, ProviderError> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let good = |credentials: &Credentials| credentials.expiry().is_none_or(|end| end > SystemTime::now() + MARGIN);
-        match latest.filter(good) {
-            Some(credentials) => Ok(credentials),
-            None => self.resolve(limit).await,
+    /// As [`CredentialsSource::current`].
+    pub(super) async fn renewed(&self, expired: &Credentials) -> Result<Credentials, ProviderError> {
+        self.held.lock().await.take_if(|held| held.credentials.access_key_id() == expired.access_key_id());
+        self.current().await
+    }
+
+    /// What can be had without a person and in a moment; `None` if that is nothing.
+    ///
+    /// # Errors
+    /// As [`CredentialsSource::current`], or it takes too long.
+    pub(super) async fn at_hand(&self) -> Result<Option<Credentials>, ProviderError> {
+        if self.given.is_none() {
+            let source = self.source().await?;
+            if source.may_take_long() {
+                let held = self.held.try_lock().ok();
+                let held = held.as_deref().and_then(Option::as_ref);
+                let held = held.filter(|held| held.source == source && is_good(&held.credentials));
+                return Ok(held.map(|held| held.credentials.clone()));
+            }
+        }
+        let seconds = SIGNING_TIMEOUT.as_secs();
+        let late = |_| Err(refused(format!("getting AWS credentials takes longer than {seconds} s")));
+        timeout(SIGNING_TIMEOUT, self.current()).await.unwrap_or_else(late).map(Some)
+    }
+
+    async fn source(&self) -> Result<Source, ProviderError> {
+        let source = Source::choose(&Files::read().await?, &self.selected)?;
+        *self.remedy.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.remedy());
+        Ok(source)
+    }
+}
+
+pub(super) fn is_good(credentials: &Credentials) -> bool {
+    credentials.expiry().is_none_or(|end| end > SystemTime::now() + MARGIN)
+}
+
+/// The SDK's signer panics on what no header can carry, the second line of a value, say.
+fn sendable(credentials: Credentials, source: &Source) -> Result<Credentials, ProviderError> {
+    let plain = |text: &str| HeaderValue::from_str(text).is_ok();
+    if plain(credentials.access_key_id()) && credentials.session_token().is_none_or(plain) {
+        return Ok(credentials);
+    }
+    let place = source.describe();
+    Err(refused(format!(
+        "the access key id or the session token from {place} has a line break or a foreign character in it"
+    )))
+}
+
+impl Surroundings {
+    fn fetch<'a>(
+        &'a self,
+        source: &'a Source,
+        selected: &'a Selected,
+    ) -> BoxFuture<'a, Result<Credentials, ProviderError>> {
+        Box::pin(async move {
+            let found = match source {
+                Source::Keys { keys, .. } => Ok(keys.clone()),
+                Source::Process { profile, command } => process::run(profile, command, &*self.person).await,
+                Source::Login { profile } => Err(refused(format!(
+                    "the AWS profile {profile:?} comes from aws login (login_session), which only the AWS CLI can use: {}",
+                    source.remedy()
+                ))),
+                Source::Role(role) => match role::cached(role).await {
+                    Some(credentials) => Ok(credentials),
+                    None => role::assume(role, self.fetch(&role.base, selected).await?, self).await,
+                },
+                Source::Sso(sso) => self.ask(self.sso(sso), source, selected).await,
+                Source::WebIdentity { role_arn, token_file, session_name, .. } => {
+                    let provider = self.web_identity(role_arn, token_file, session_name.as_deref());
+                    self.ask(provider, source, selected).await
+                }
+                Source::Container => {
+                    let container = EcsCredentialsProvider::builder().configure(&self.config()).build();
+                    self.ask(container, source, selected).await
+                }
+                Source::Metadata => self.ask(self.metadata(), source, selected).await,
+            };
+            found.and_then(|credentials| sendable(credentials, source))
+        })
+    }
+
+    async fn ask(
+        &self,
+        provider: impl ProvideCredentials,
+        source: &Source,
+        selected: &Selected,
+    ) -> Result<Credentials, ProviderError> {
+        let limit = SERVICE_TIMEOUT.as_secs();
+        match timeout(SERVICE_TIMEOUT, provider.provide_credentials()).await {
+            Ok(Err(_)) if *source == Source::Metadata => Err(refused(none(selected))),
+            Ok(found) => found.map_err(|error| credentials_error(&error, source)),
+            Err(_) => Err(refused(format!("AWS credentials from {} took longer than {limit} s", source.describe()))),
         }
     }
 
-    /// The order of the AWS CLI: with an explicit profile the environment does not count.
-    fn chain(&self) -> CredentialsProviderChain {
-        let config = ProviderConfig::without_region()
-            .with_region(Some(Region::new(self.region.clone())))
-            .with_http_client(self.http.clone());
-        let files = ProfileFileCredentialsProvider::builder().configure(&config);
-        let chain = match &self.profile.explicit {
-            Some(name) => CredentialsProviderChain::first_try("Profile", files.profile_name(name).build()),
-            None => CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
-                .or_else("Profile", files.build())
-                .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(&config).build()),
+    fn config(&self) -> ProviderConfig {
+        ProviderConfig::without_region()
+            .with_region(Some(Region::new(self.apis.settings.region.clone())))
+            .with_http_client(self.apis.http.clone())
+    }
+
+    fn sso(&self, sso: &Sso) -> SsoCredentialsProvider {
+        let mut builder = SsoCredentialsProvider::builder();
+        builder.set_session_name(sso.session.clone());
+        builder
+            .configure(&self.config())
+            .account_id(&sso.account)
+            .role_name(&sso.role)
+            .start_url(&sso.start_url)
+            .region(Region::new(sso.region.clone()))
+            .build()
+    }
+
+    fn web_identity(&self, role: &str, file: &str, session: Option<&str>) -> WebIdentityTokenCredentialsProvider {
+        let configuration = StaticConfiguration {
+            web_identity_token_file: file.into(),
+            role_arn: role.to_owned(),
+            session_name: session.map_or_else(role::session_name, str::to_owned),
         };
-        let metadata = imds::Client::builder()
-            .configure(&config)
+        WebIdentityTokenCredentialsProvider::builder()
+            .configure(&self.config())
+            .static_configuration(configuration)
+            .build()
+    }
+
+    fn metadata(&self) -> ImdsCredentialsProvider {
+        let mut client = imds::Client::builder()
+            .configure(&self.config())
             .max_attempts(1)
             .connect_timeout(METADATA_TIMEOUT)
-            .read_timeout(METADATA_TIMEOUT)
-            .build();
-        chain.or_else("EcsContainer", EcsCredentialsProvider::builder().configure(&config).build()).or_else(
-            "Ec2InstanceMetadata",
-            ImdsCredentialsProvider::builder().configure(&config).imds_client(metadata).build(),
-        )
+            .read_timeout(METADATA_TIMEOUT);
+        // The SDK takes an empty variable for an endpoint.
+        if std::env::var_os(METADATA_ENDPOINT).is_some() && variable(METADATA_ENDPOINT).is_none() {
+            client = client.endpoint("http://169.254.169.254").unwrap_or_else(|never| {
+                tracing::debug!(%never, "metadata endpoint");
+                imds::Client::builder().configure(&self.config())
+            });
+        }
+        ImdsCredentialsProvider::builder().configure(&self.config()).imds_client(client.build()).build()
+    }
+}
+
+const METADATA_ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+
+/// The last place to look is an instance's metadata service: what it says where it is switched off helps nobody.
+fn none(selected: &Selected) -> String {
+    match selected {
+        Selected::Explicit(name) => {
+            let option = option(name);
+            format!("no AWS credentials in the profile {name:?}: add them with aws configure{option}")
+        }
+        Selected::Implicit(_) => "no AWS credentials: pass --profile, log in (aws sso login, aws configure) or set \
+                                  AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            .to_owned(),
     }
 }

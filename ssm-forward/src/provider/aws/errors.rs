@@ -6,7 +6,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use super::profile::Profile;
+use super::source::Source;
 use crate::{ProviderError, ProviderErrorKind};
 
 /// What was asked, for the errors.
@@ -133,20 +133,12 @@ fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16
 }
 
 /// Why there are no credentials.
-pub(super) fn credentials_error(error: &CredentialsError, profile: &Profile) -> ProviderError {
+pub(super) fn credentials_error(error: &CredentialsError, source: &Source) -> ProviderError {
     let text = chain(error);
-    // The last place to look is an instance's metadata service: what it says where it is switched off helps nobody.
-    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) || text.contains("IMDS") {
-        return credentials(match &profile.explicit {
-            Some(name) => format!("no AWS credentials in the profile {name:?}: add them with aws configure --profile {name}"),
-            None => "no AWS credentials: pass --profile, log in (aws sso login, aws configure) or set AWS_ACCESS_KEY_ID and \
-                     AWS_SECRET_ACCESS_KEY"
-                .to_owned(),
-        });
-    }
     let expired = text.to_ascii_lowercase().contains("expired");
     let kind = if expired { ProviderErrorKind::ExpiredCredentials } else { ProviderErrorKind::Credentials };
-    ProviderError { kind, message: format!("AWS credentials can't be had: {text}; {}", profile.remedy) }
+    let message = format!("AWS credentials can't be had from {}: {text}; {}", source.describe(), source.remedy());
+    ProviderError { kind, message }
 }
 
 /// An error of the credentials.
@@ -177,6 +169,6 @@ fn root(error: &dyn Error) -> String {
     one_line(&last.unwrap_or(error).to_string())
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

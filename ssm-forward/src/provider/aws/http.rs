@@ -1,7 +1,5 @@
 //! The HTTP client under AWS's SDK: one TLS stack, the environment's proxies, the system's roots and `AWS_CA_BUNDLE`.
 
-use std::path::Path;
-
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
@@ -9,17 +7,22 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use url::{Host, Url};
 
 use super::errors::{chain, invalid};
+use super::settings::CaBundle;
 use crate::ProviderError;
 use crate::transport::tls::{has_native_roots, read_ca_bundle};
 
 /// A client for hosts out there.
-pub(super) fn client() -> Result<SharedHttpClient, ProviderError> {
-    build(ProxyConfig::from_env())
+pub(super) fn client(ca_bundle: Option<&CaBundle>) -> Result<SharedHttpClient, ProviderError> {
+    build(ProxyConfig::from_env(), ca_bundle)
 }
 
 /// A client for `endpoint`: this machine is never behind a proxy.
-pub(super) fn client_for(endpoint: &str, outside: SharedHttpClient) -> Result<SharedHttpClient, ProviderError> {
-    if is_loopback(endpoint) { build(ProxyConfig::disabled()) } else { Ok(outside) }
+pub(super) fn client_for(
+    endpoint: &str,
+    ca_bundle: Option<&CaBundle>,
+    outside: SharedHttpClient,
+) -> Result<SharedHttpClient, ProviderError> {
+    if is_loopback(endpoint) { build(ProxyConfig::disabled(), ca_bundle) } else { Ok(outside) }
 }
 
 /// Whether `endpoint` is on this machine.
@@ -33,9 +36,9 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
     }
 }
 
-fn build(proxy: ProxyConfig) -> Result<SharedHttpClient, ProviderError> {
+fn build(proxy: ProxyConfig, ca_bundle: Option<&CaBundle>) -> Result<SharedHttpClient, ProviderError> {
     let context = TlsContext::builder()
-        .with_trust_store(trust_store()?)
+        .with_trust_store(trust_store(ca_bundle)?)
         .build()
         .map_err(|error| invalid(format!("TLS: {}", chain(&error))))?;
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
@@ -50,13 +53,11 @@ fn build(proxy: ProxyConfig) -> Result<SharedHttpClient, ProviderError> {
 }
 
 /// The SDK panics on a bundle that it can't read and, in debug builds, on a system without roots: both are looked at first.
-fn trust_store() -> Result<TrustStore, ProviderError> {
+fn trust_store(ca_bundle: Option<&CaBundle>) -> Result<TrustStore, ProviderError> {
     let roots = TrustStore::default().with_native_roots(has_native_roots());
-    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) else {
-        return Ok(roots);
-    };
-    read_ca_bundle(Path::new(&path)).map_err(invalid)?;
-    let pem = std::fs::read(&path).map_err(|error| invalid(format!("AWS_CA_BUNDLE: {error}")))?;
+    let Some(CaBundle { path, named_by }) = ca_bundle else { return Ok(roots) };
+    read_ca_bundle(path).map_err(|cause| invalid(format!("{named_by}: {cause}")))?;
+    let pem = std::fs::read(path).map_err(|error| invalid(format!("{named_by}: {error}")))?;
     Ok(roots.with_pem_certificate(pem))
 }
 

@@ -105,7 +105,7 @@ mod tests {
         input: &Value,
         token: Option<&str>,
     ) -> HttpRequest {
-        let http = http::client().unwrap();
+        let http = http::client(None).unwrap();
         let api = SignedApi::at(service.service, endpoint.to_owned(), region.to_owned(), http);
         let secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
         let credentials = Credentials::new("AKIDEXAMPLE", secret, token.map(str::to_owned), None, "test");

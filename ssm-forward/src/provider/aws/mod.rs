@@ -7,28 +7,38 @@ mod document;
 mod ecs;
 mod endpoint;
 mod errors;
+mod files;
 mod http;
 mod json;
 mod kms;
 mod nodes;
-mod profile;
+mod origin;
+mod person;
+mod process;
 mod query;
 mod rest;
+mod role;
 mod services;
+mod settings;
 mod signed;
+mod source;
 mod token;
 mod xml;
 
 pub use caller::Caller;
 pub use ecs::{EcsSpec, EcsTarget, RunningTask};
+pub use files::profile_names;
 pub use nodes::Node;
-pub use profile::names as profile_names;
+pub use origin::AwsOrigin;
+pub use person::Person;
 pub use services::{ServiceEndpoint, ServiceSummary};
 pub use token::DatabaseToken;
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ::http::HeaderMap;
@@ -40,17 +50,20 @@ use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::Builder as ConfigBuilder;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use tokio::time::timeout;
 use url::Url;
 
 use self::apis::Apis;
-use self::credentials::CredentialsSource;
+use self::credentials::{CredentialsSource, Surroundings};
 use self::document::{Parameters, Ways};
 use self::errors::{Call, api_error};
-use self::profile::Profile;
+use self::files::Files;
+use self::person::Nobody;
+use self::settings::Settings;
+use self::source::Selected;
 use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
-use crate::transport::sigv4;
+use crate::transport::{region_of, sigv4};
 
 /// Where the API is and who calls it. What is `None` comes from the environment and the profile, as with every AWS tool.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +76,9 @@ pub struct AwsConfig {
     pub endpoint_url: Option<String>,
     /// Who calls, if it is not whom the environment and the profile say.
     pub credentials: Option<AwsCredentials>,
+    /// Who can be asked for the code of an MFA device, and told what is waited for. `None`: nobody is asked, and the log is
+    /// told.
+    pub person: Option<Arc<dyn Person>>,
 }
 
 /// Long-lived or temporary credentials, as the AWS tools call their parts.
@@ -82,73 +98,70 @@ impl fmt::Debug for AwsCredentials {
     }
 }
 
-/// Reading the configuration files may take so long.
-const CONFIG_TIMEOUT: Duration = Duration::from_secs(5);
-/// Credential processes and SSO may take so long.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Signing the upgrade is the better way, not the only one: it waits less.
-const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 3;
+
+/// A variable of the environment. An empty one is not set.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
 
 /// Sessions from the SSM API.
 #[derive(Debug)]
 pub struct AwsProvider {
     client: Client,
     credentials: CredentialsSource,
-    region: String,
+    settings: Settings,
+    selected: Selected,
     endpoint: String,
     apis: Apis,
+    told_unsigned: AtomicBool,
 }
 
 impl AwsProvider {
-    /// Reads the configuration. Calls nothing yet.
+    /// Reads the configuration. Calls nothing yet, and looks for no credentials: those are needed, and can fail, with the
+    /// first call.
     ///
     /// # Errors
-    /// No region, an unknown profile, files that can't be read, a malformed endpoint.
+    /// No region, a malformed endpoint, a CA bundle that can't be read.
     pub async fn new(config: AwsConfig) -> Result<Self, ProviderError> {
-        let loaded = timeout(CONFIG_TIMEOUT, Self::load(&config)).await.unwrap_or_else(|_| {
-            Err(errors::credentials(
-                "reading the AWS configuration took too long: is ~/.aws on a dead network drive?".into(),
-            ))
-        });
-        loaded.map_err(|error| match error.kind {
+        Self::load(config).await.map_err(|error| match error.kind {
             // Nothing was asked of the API yet.
             ProviderErrorKind::Invalid => ProviderError { kind: ProviderErrorKind::Configuration, ..error },
             _ => error,
         })
     }
 
-    async fn load(config: &AwsConfig) -> Result<Self, ProviderError> {
+    async fn load(config: AwsConfig) -> Result<Self, ProviderError> {
+        let selected = Selected::new(config.profile.as_deref());
+        let files = Files::read().await;
+        // Files that can't be read matter with the first call; a session that somebody else started may need none.
+        let settings = match &files {
+            Ok(files) => Settings::new(&config, files, &selected)?,
+            Err(error) => Settings::new(&config, &Files::default(), &selected).map_err(|_| error.clone())?,
+        };
         if let Some(endpoint) = &config.endpoint_url {
-            endpoint::check(endpoint)?;
+            endpoint::check("--endpoint-url", endpoint)?;
         }
-        let profile = Profile::load(config).await?;
-        let region = profile::region(config).await?;
-        let http = http::client()?;
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .region(Region::new(region.clone()))
-            .http_client(http.clone())
-            .timeout_config(timeouts())
-            .retry_config(retries())
-            // Each call brings its own.
-            .no_credentials()
-            .identity_cache(IdentityCache::no_cache());
-        if let Some(profile) = &config.profile {
-            loader = loader.profile_name(profile);
-        }
-        let shared = loader.load().await;
-        let endpoint = endpoint::of_ssm(config, &shared).await?;
-        let mut service = ConfigBuilder::from(&shared).http_client(http::client_for(&endpoint, http.clone())?);
-        if let Some(endpoint) = &config.endpoint_url {
-            // On the service alone: the credentials' own calls (SSO, STS) go where they belong.
-            service = service.endpoint_url(endpoint);
-        }
-        let credentials = CredentialsSource::new(config.credentials.clone(), profile, region.clone(), http.clone());
-        let apis = Apis { config: config.clone(), shared, region: region.clone(), http };
-        Ok(Self { client: Client::from_conf(service.build()), credentials, region, endpoint, apis })
+        let endpoint = endpoint::of_ssm(&settings).await?;
+        endpoint::check("the endpoint of SSM", &endpoint)?;
+        let http = http::client(settings.ca_bundle.as_ref())?;
+        let client = client(&settings, http::client_for(&endpoint, settings.ca_bundle.as_ref(), http.clone())?);
+        let person = config.person.unwrap_or_else(|| Arc::new(Nobody));
+        let apis = Apis { settings: settings.clone(), http };
+        let surroundings = Surroundings { apis: apis.clone(), person };
+        let credentials = CredentialsSource::new(config.credentials, selected.clone(), surroundings);
+        Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned: AtomicBool::new(false) })
+    }
+
+    /// Gets credentials, so that what follows need not wait for a person.
+    ///
+    /// # Errors
+    /// There are none, or they can't be had.
+    pub async fn authenticate(&self) -> Result<(), ProviderError> {
+        self.credentials.current().await.map(drop)
     }
 
     async fn start(&self, request: &StartRequest) -> Result<SessionTicket, ProviderError> {
@@ -156,9 +169,9 @@ impl AwsProvider {
             Some(spec) => Some(self.resolve_ecs(&spec).await?.target),
             None => None,
         };
-        let credentials = self.credentials.resolve(CREDENTIALS_TIMEOUT).await?;
+        let credentials = self.credentials.current().await?;
         let Ways { first, otherwise } = self.ways(request, &credentials).await?;
-        let start = |parameters| self.start_with(request, target.clone(), parameters, credentials.clone());
+        let start = |parameters| self.start_with(request, target.clone(), parameters);
         match (start(first).await, otherwise) {
             (Err(refused), Some(parameters)) if refused.kind == ProviderErrorKind::Invalid => {
                 start(parameters).await.map_err(|error| document::both(&refused, error))
@@ -172,20 +185,17 @@ impl AwsProvider {
         request: &StartRequest,
         target: Option<String>,
         parameters: Parameters,
-        credentials: Credentials,
     ) -> Result<SessionTicket, ProviderError> {
-        let output = self
-            .client
-            .start_session()
-            .target(target.as_ref().unwrap_or(&request.target))
-            .set_document_name(request.document.clone())
-            .set_parameters((!parameters.is_empty()).then(|| parameters.into_iter().collect()))
-            .set_reason(request.reason.clone())
-            .customize()
-            .config_override(called_by(credentials))
-            .send()
-            .await
-            .map_err(|error| self.error("StartSession", &error))?;
+        let parameters = (!parameters.is_empty()).then(|| parameters.into_iter().collect());
+        let call = |credentials| {
+            let target = target.as_ref().unwrap_or(&request.target);
+            let call = self.client.start_session().target(target).set_document_name(request.document.clone());
+            let call = call.set_parameters(Option::clone(&parameters)).set_reason(request.reason.clone()).customize();
+            async {
+                call.config_override(called_by(credentials)).send().await.map_err(|e| self.error("StartSession", &e))
+            }
+        };
+        let output = self.renewing(call).await?;
         let field = |name: &str, value: Option<String>| {
             value.filter(|value| !value.is_empty()).ok_or_else(|| self.missing("StartSession", name))
         };
@@ -198,16 +208,13 @@ impl AwsProvider {
     }
 
     async fn resume(&self, session_id: &str) -> Result<SessionTicket, ProviderError> {
-        let credentials = self.credentials.resolve(CREDENTIALS_TIMEOUT).await?;
-        let output = self
-            .client
-            .resume_session()
-            .session_id(session_id)
-            .customize()
-            .config_override(called_by(credentials))
-            .send()
-            .await
-            .map_err(|error| self.error("ResumeSession", &error))?;
+        let call = |credentials| {
+            let call = self.client.resume_session().session_id(session_id).customize();
+            async {
+                call.config_override(called_by(credentials)).send().await.map_err(|e| self.error("ResumeSession", &e))
+            }
+        };
+        let output = self.renewing(call).await?;
         let token = output.token_value.filter(|token| !token.is_empty()).ok_or_else(|| ProviderError {
             kind: ProviderErrorKind::SessionGone,
             message: format!("session {session_id} is over: it timed out or was terminated"),
@@ -228,51 +235,74 @@ impl AwsProvider {
 
     /// The profile that was asked for, by the configuration or by the environment.
     fn profile_name(&self) -> Option<String> {
-        let variable = || std::env::var("AWS_PROFILE").ok();
-        self.apis.config.profile.clone().or_else(variable).filter(|name| !name.is_empty())
+        self.selected.asked().map(str::to_owned)
     }
 
-    /// Calls with the credentials of the call before; once more with new ones if those are expired.
+    /// Calls; once more with new credentials if those at hand are expired.
     async fn renewing<O, F>(&self, call: impl Fn(Credentials) -> F) -> Result<O, ProviderError>
     where
         F: Future<Output = Result<O, ProviderError>>,
     {
-        match call(self.credentials.current(CREDENTIALS_TIMEOUT).await?).await {
+        let credentials = self.credentials.current().await?;
+        match call(credentials.clone()).await {
             Err(error) if error.kind == ProviderErrorKind::ExpiredCredentials => {
-                call(self.credentials.resolve(CREDENTIALS_TIMEOUT).await?).await
+                let renewed = self.credentials.renewed(&credentials).await?;
+                if renewed == credentials { Err(error) } else { call(renewed).await }
             }
             answer => answer,
         }
     }
 
-    /// Signs if it can. What can't be signed goes out unsigned, as the official client's does.
+    /// Signs if it can do so in a moment. What can't be signed goes out unsigned, as the official client's does.
     async fn sign(&self, url: &Url) -> HeaderMap {
         if sigv4::is_presigned(url) {
             return HeaderMap::new();
         }
-        let signed = match self.credentials.current(SIGNING_TIMEOUT).await {
-            Ok(credentials) => sigv4::sign_upgrade(url, &self.region, credentials, SystemTime::now()),
+        let signed = match self.credentials.at_hand().await {
+            Ok(Some(credentials)) => self.signed(url, credentials),
+            Ok(None) => {
+                tracing::debug!("the data channel is opened unsigned: credentials would take a while");
+                return HeaderMap::new();
+            }
             Err(error) => Err(error.message),
         };
         signed.unwrap_or_else(|error| {
-            tracing::info!(error, "the data channel is opened unsigned");
+            if !self.told_unsigned.swap(true, Ordering::Relaxed) {
+                let person = self.credentials.person();
+                person.tell(&format!("warning: the data channel is opened without a signature: {error}"));
+            }
             HeaderMap::new()
         })
+    }
+
+    /// The headers for `url`, in the region where the URL leads.
+    fn signed(&self, url: &Url, credentials: Credentials) -> Result<HeaderMap, String> {
+        let region = region_of(url).unwrap_or_else(|| self.settings.region.clone());
+        sigv4::sign_upgrade(url, &region, credentials, SystemTime::now())
+    }
+
+    /// Signs, however long it takes: the service refused what was not signed.
+    async fn sign_at_any_cost(&self, url: &Url) -> Result<HeaderMap, ProviderError> {
+        if sigv4::is_presigned(url) {
+            return Ok(HeaderMap::new());
+        }
+        let credentials = self.credentials.current().await?;
+        self.signed(url, credentials).map_err(errors::invalid)
     }
 
     fn error<E>(&self, call: &str, error: &SdkError<E, HttpResponse>) -> ProviderError
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        api_error(&self.named(call), error)
+        api_error(&self.named(call, &self.credentials.remedy()), error)
     }
 
     fn missing(&self, call: &str, field: &str) -> ProviderError {
-        self.named(call).answered_without(field)
+        self.named(call, "").answered_without(field)
     }
 
-    fn named<'a>(&'a self, name: &'a str) -> Call<'a> {
-        Call { service: "ssm", name, endpoint: &self.endpoint, remedy: self.credentials.remedy() }
+    fn named<'a>(&'a self, name: &'a str, remedy: &'a str) -> Call<'a> {
+        Call { service: "ssm", name, endpoint: &self.endpoint, remedy }
     }
 }
 
@@ -293,6 +323,10 @@ impl SessionProvider for AwsProvider {
         Box::pin(async move { Ok(self.sign(url).await) })
     }
 
+    fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+        Box::pin(self.sign_at_any_cost(url))
+    }
+
     fn data_key<'a>(
         &'a self,
         key_id: &'a str,
@@ -300,6 +334,22 @@ impl SessionProvider for AwsProvider {
     ) -> BoxFuture<'a, Result<DataKey, ProviderError>> {
         Box::pin(self.data_key(key_id, context))
     }
+}
+
+/// SSM's client. Each call brings its own credentials.
+fn client(settings: &Settings, http: SharedHttpClient) -> Client {
+    let given = settings.ssm_endpoint();
+    let mut config = ConfigBuilder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(settings.region.clone()))
+        .http_client(http)
+        .timeout_config(timeouts())
+        .retry_config(retries())
+        .identity_cache(IdentityCache::no_cache())
+        .use_fips(settings.fips && given.is_none())
+        .use_dual_stack(settings.dual_stack && given.is_none());
+    config.set_endpoint_url(given);
+    Client::from_conf(config.build())
 }
 
 /// One call's override of the client's configuration.

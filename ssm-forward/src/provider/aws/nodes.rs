@@ -160,8 +160,8 @@ impl AwsProvider {
     /// Where names are looked up, for errors: `eu-west-1 (profile "staging")`.
     pub fn place(&self) -> String {
         match self.profile_name() {
-            Some(profile) => format!("{} (profile {profile:?})", self.region),
-            None => self.region.clone(),
+            Some(profile) => format!("{} (profile {profile:?})", self.settings.region),
+            None => self.settings.region.clone(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::{AwsProvider, ProviderError};
 /// A service of this protocol.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueryService {
-    service: Service,
+    pub(super) service: Service,
     /// The date of its model, which each call carries.
     version: &'static str,
 }
@@ -51,20 +51,28 @@ impl AwsProvider {
         O: DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let api = self.apis.signed(service.service).await?;
-        let body = form_urlencoded::Serializer::new(String::new())
-            .append_pair("Action", name)
-            .append_pair("Version", service.version)
-            .extend_pairs(parameters)
-            .finish();
-        let request = Request::post("/")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
-            .body(body)
-            .map_err(|error| not_asked(name, &error))?;
+        let request = request(service, name, parameters)?;
         self.renewing(|credentials| api.send(name, request.clone(), credentials, self.credentials.remedy(), read)).await
     }
 }
 
-fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>> {
+pub(super) fn request(
+    service: QueryService,
+    name: &str,
+    parameters: &[(&str, &str)],
+) -> Result<Request<String>, ProviderError> {
+    let body = form_urlencoded::Serializer::new(String::new())
+        .append_pair("Action", name)
+        .append_pair("Version", service.version)
+        .extend_pairs(parameters)
+        .finish();
+    Request::post("/")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
+        .body(body)
+        .map_err(|error| not_asked(name, &error))
+}
+
+pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>> {
     let body = std::str::from_utf8(response.body().bytes().unwrap_or_default()).map_err(|_| malformed("not UTF-8"))?;
     if !response.status().is_success() {
         return Err(OrchestratorError::operation(refusal(body)));

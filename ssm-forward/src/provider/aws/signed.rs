@@ -22,7 +22,7 @@ use aws_smithy_types::config_bag::Layer;
 use url::{Position, Url};
 
 use super::errors::{Call, api_error, invalid};
-use super::{ProviderError, endpoint, http, retries, timeouts};
+use super::{ProviderError, endpoint, retries, timeouts};
 
 /// A service's names.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ pub(super) struct SignedApi {
 pub(super) type Read<O> = fn(&HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>>;
 
 impl SignedApi {
-    /// The service at `endpoint`. `http` is the client for hosts that are not on this machine.
+    /// The service at `endpoint`. `http` is the client that reaches it.
     pub(super) fn at(service: Service, endpoint: String, region: String, http: SharedHttpClient) -> Self {
         Self { service, endpoint, region, http }
     }
@@ -61,7 +61,7 @@ impl SignedApi {
         name: &'static str,
         request: Request<String>,
         credentials: Credentials,
-        remedy: &str,
+        remedy: String,
         read: Read<O>,
     ) -> Result<O, ProviderError>
     where
@@ -74,7 +74,7 @@ impl SignedApi {
             .service_name(self.service.name)
             .operation_name(name)
             .behavior_version(BehaviorVersion::latest())
-            .http_client(http::client_for(&self.endpoint, self.http.clone())?)
+            .http_client(self.http.clone())
             .endpoint_url(&self.endpoint)
             .no_auth()
             .timeout_config(timeouts())
@@ -86,7 +86,7 @@ impl SignedApi {
             .serializer(|request: HttpRequest| Ok(request))
             .deserializer(read)
             .build();
-        operation.invoke(request).await.map_err(|error| api_error(&self.named(name, remedy), &error))
+        operation.invoke(request).await.map_err(|error| api_error(&self.named(name, &remedy), &error))
     }
 
     /// What the errors say about a call.

@@ -9,7 +9,7 @@ use aws_sigv4::sign::v4;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
-use super::{AwsProvider, CREDENTIALS_TIMEOUT, ProviderError, ServiceEndpoint};
+use super::{AwsProvider, ProviderError, ServiceEndpoint};
 use crate::ProviderErrorKind;
 
 /// A password for one database user, made of the caller's credentials. A secret.
@@ -47,9 +47,9 @@ impl AwsProvider {
     /// # Errors
     /// There are no credentials.
     pub async fn database_token(&self, service: &ServiceEndpoint, user: &str) -> Result<DatabaseToken, ProviderError> {
-        let credentials = self.credentials.current(CREDENTIALS_TIMEOUT).await?;
+        let credentials = self.credentials.current().await?;
         let host = format!("{}:{}", service.host, service.port);
-        token(&host, &self.region, user, credentials, SystemTime::now()).map_err(|error| ProviderError {
+        token(&host, &self.settings.region, user, credentials, SystemTime::now()).map_err(|error| ProviderError {
             kind: ProviderErrorKind::Invalid,
             message: format!("the token for {} cannot be signed: {error}", service.spec),
         })

@@ -1,0 +1,253 @@
+//! AWS's configuration files, by the rules of the AWS CLI: `~/.aws/config` and `~/.aws/credentials`, or wherever the
+//! environment says they are. The SDK's own reader refuses much of what the AWS CLI takes, so it gets no file to read.
+
+mod ini;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+pub(super) use ini::words;
+use ini::{Keys, nested, parse};
+
+use super::errors::credentials;
+use super::variable;
+use crate::ProviderError;
+
+/// Reading a file may take so long.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const ACCESS_KEY: &str = "aws_access_key_id";
+
+/// What both files say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Files {
+    profiles: BTreeMap<String, Profile>,
+    sso_sessions: BTreeMap<String, Keys>,
+    services: BTreeMap<String, Keys>,
+}
+
+/// One profile. What the credentials file says goes before what the config file says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Profile {
+    keys: Keys,
+    /// Whether its access key stands in the credentials file.
+    pub(super) in_credentials_file: bool,
+}
+
+impl Profile {
+    /// The value as it is written, if there is one that is not empty.
+    pub(super) fn raw(&self, key: &str) -> Option<&str> {
+        self.keys.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The value up to a comment that follows it. The AWS CLI takes the comment for a part of the value and then fails; other
+    /// tools drop it.
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.raw(key).map(without_comment).filter(|value| !value.is_empty())
+    }
+
+    /// Whether other credentials assume a role here; a web identity's role is none of these.
+    pub(super) fn assumes_role(&self) -> bool {
+        self.get("role_arn").is_some() && self.get("web_identity_token_file").is_none()
+    }
+}
+
+fn without_comment(value: &str) -> &str {
+    let comment = value
+        .match_indices([' ', '\t'])
+        .find(|(at, _)| value.get(*at..).is_some_and(|rest| rest.trim_start().starts_with(['#', ';'])));
+    comment.and_then(|(at, _)| value.get(..at)).unwrap_or(value).trim_end()
+}
+
+impl Files {
+    /// Reads both files. One that does not exist is empty.
+    ///
+    /// # Errors
+    /// A file can't be read, or a line of it makes no sense; the message names both.
+    pub(super) async fn read() -> Result<Self, ProviderError> {
+        let mut files = Self::default();
+        files.add_config(sections(&config_file()).await?);
+        files.add_credentials(sections(&credentials_file()).await?);
+        Ok(files)
+    }
+
+    /// A profile's name may be quoted, as a word of a shell is.
+    fn add_config(&mut self, sections: Vec<(String, Keys)>) {
+        for (section, keys) in sections {
+            if section == "default" {
+                self.profiles.insert(section, Profile { keys, in_credentials_file: false });
+                continue;
+            }
+            let [_, name] = &*words(&section).unwrap_or_default() else { continue };
+            if section.starts_with("profile") {
+                self.profiles.insert(name.clone(), Profile { keys, in_credentials_file: false });
+            } else if section.starts_with("sso-session") {
+                self.sso_sessions.insert(name.clone(), keys);
+            } else if section.starts_with("services") {
+                self.services.insert(name.clone(), keys);
+            }
+        }
+    }
+
+    /// The whole section is the profile's name.
+    fn add_credentials(&mut self, sections: Vec<(String, Keys)>) {
+        for (name, keys) in sections {
+            let profile = self.profiles.entry(name).or_default();
+            profile.in_credentials_file = keys.get(ACCESS_KEY).is_some_and(|key| !key.is_empty());
+            profile.keys.extend(keys);
+        }
+    }
+
+    /// A profile by its name.
+    pub(super) fn profile(&self, name: &str) -> Option<&Profile> {
+        self.profiles.get(name)
+    }
+
+    /// All profiles, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.profiles.keys().map(String::as_str)
+    }
+
+    /// A value of the section `sso-session` of that name; `None` if there is no such section.
+    pub(super) fn sso_session(&self, name: &str) -> Option<Profile> {
+        self.sso_sessions.get(name).map(|keys| Profile { keys: keys.clone(), in_credentials_file: false })
+    }
+
+    /// The endpoints in the `services` section that `profile` names, by service.
+    pub(super) fn service_endpoints(&self, profile: &Profile) -> BTreeMap<String, String> {
+        let services = profile.get("services").and_then(|name| self.services.get(name));
+        let endpoint = |block| nested(block, "endpoint_url").map(without_comment).filter(|url| !url.is_empty());
+        let endpoints = services.into_iter().flatten();
+        endpoints.filter_map(|(service, block)| Some((service.clone(), endpoint(block)?.to_owned()))).collect()
+    }
+}
+
+/// The names of the profiles in the AWS configuration files, sorted; none if the files can't be read.
+pub async fn profile_names() -> Vec<String> {
+    let files = Files::read().await.unwrap_or_default();
+    files.names().map(str::to_owned).collect()
+}
+
+/// Where a profile may stand, for the errors.
+pub(super) fn places() -> String {
+    format!("{} and {}", config_file().display(), credentials_file().display())
+}
+
+pub(super) fn config_file() -> PathBuf {
+    place("AWS_CONFIG_FILE", "config")
+}
+
+pub(super) fn credentials_file() -> PathBuf {
+    place("AWS_SHARED_CREDENTIALS_FILE", "credentials")
+}
+
+/// The folder that AWS's tools share.
+pub(super) fn folder() -> PathBuf {
+    std::env::home_dir().unwrap_or_default().join(".aws")
+}
+
+fn place(named: &str, name: &str) -> PathBuf {
+    variable(named).map_or_else(|| folder().join(name), |path| expanded(&path))
+}
+
+/// With `~` at the beginning, and with `$NAME` and `${NAME}` of variables that are set.
+fn expanded(path: &str) -> PathBuf {
+    let (mut text, mut rest) = (String::new(), path);
+    while let Some((before, after)) = rest.split_once('$') {
+        text.push_str(before);
+        let braced = after.strip_prefix('{').and_then(|after| after.split_once('}'));
+        let end = after.find(|char: char| !char.is_ascii_alphanumeric() && char != '_').unwrap_or(after.len());
+        let (name, then) = braced.unwrap_or_else(|| after.split_at(end));
+        match std::env::var(name) {
+            Ok(value) if !name.is_empty() => {
+                text.push_str(&value);
+                rest = then;
+            }
+            _ => {
+                text.push('$');
+                rest = after;
+            }
+        }
+    }
+    text.push_str(rest);
+    let home = (text == "~" || text.starts_with("~/")).then(std::env::home_dir).flatten();
+    home.map_or_else(|| PathBuf::from(&text), |home| home.join(text.trim_start_matches(['~', '/'])))
+}
+
+async fn sections(path: &Path) -> Result<Vec<(String, Keys)>, ProviderError> {
+    let failed = |cause: String| credentials(format!("the AWS configuration file {} {cause}", path.display()));
+    let read = timeout(TIMEOUT, tokio::fs::read(path)).await;
+    let text = match read.map_err(|_| failed("can't be read: is it on a dead network drive?".into()))? {
+        Ok(text) => text,
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(format!("can't be read: {error}"))),
+    };
+    parse(&String::from_utf8_lossy(&text))
+        .map_err(|malformed| failed(format!("can't be used: line {}: {}", malformed.line, malformed.what)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(config: &str, credentials: &str) -> Files {
+        let mut files = Files::default();
+        files.add_config(parse(config).unwrap());
+        files.add_credentials(parse(credentials).unwrap());
+        files
+    }
+
+    #[test]
+    fn profiles_have_the_names_that_the_aws_cli_gives_them() {
+        let config = r#"
+            [default]
+            region: a
+            [profile "my dev"]
+            region = b
+            [profile a,b#[1]ü]
+            region = c
+            [profile my\ prod]
+            [profile two words]
+            [preview]
+            [sso-session s]
+            sso_region = d
+        "#;
+        let files = files(config, "[plain name]\naws_access_key_id = x\n[profile odd]\n[default]\nregion = z");
+        let names: Vec<&str> = files.names().collect();
+        assert_eq!(names, ["a,b#[1]ü", "default", "my dev", "my prod", "plain name", "profile odd"]);
+        assert_eq!(files.profile("default").unwrap().get("region"), Some("z"));
+        assert_eq!(files.profile("my dev").unwrap().get("region"), Some("b"));
+        assert!(files.profile("plain name").unwrap().in_credentials_file);
+        assert_eq!(files.sso_session("s").unwrap().get("sso_region"), Some("d"));
+    }
+
+    #[test]
+    fn the_endpoint_of_a_service_is_two_steps_away() {
+        let config = "[default]\nservices = x\n[services x]\nssm =\n  endpoint_url = http://ssm/\nkms =\n  a = b";
+        let files = files(config, "");
+        let endpoints = files.service_endpoints(files.profile("default").unwrap());
+        assert_eq!(endpoints, BTreeMap::from([("ssm".to_owned(), "http://ssm/".to_owned())]));
+    }
+
+    #[test]
+    fn a_comment_after_a_value_is_none_of_it() {
+        assert_eq!(without_comment("eu-west-1  # Dublin"), "eu-west-1");
+        assert_eq!(without_comment("https://x.example/start#/ ; y"), "https://x.example/start#/");
+        assert_eq!(without_comment("a b"), "a b");
+    }
+
+    #[test]
+    fn paths_may_begin_at_home() {
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(expanded("~/x/y"), home.join("x/y"));
+        assert_eq!(expanded("$NO_SUCH_VARIABLE_HERE/a$"), Path::new("$NO_SUCH_VARIABLE_HERE/a$"));
+        assert_eq!(expanded("${HOME}/a"), home.join("a"));
+    }
+}

@@ -1,0 +1,137 @@
+//! What is configured, beside who calls: region, endpoints, roots to trust. The environment goes before the profile.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::files::{Files, Profile, config_file};
+use super::http::is_loopback;
+use super::source::Selected;
+use super::{AwsConfig, variable};
+use crate::{ProviderError, ProviderErrorKind};
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) region: String,
+    pub(super) fips: bool,
+    pub(super) dual_stack: bool,
+    /// A PEM file of roots to trust.
+    pub(super) ca_bundle: Option<CaBundle>,
+    given_endpoint: Option<String>,
+    endpoints: Endpoints,
+}
+
+/// A PEM file, and who named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CaBundle {
+    pub(super) path: PathBuf,
+    pub(super) named_by: String,
+}
+
+/// Endpoints that are not AWS's own.
+#[derive(Clone, Debug, Default)]
+struct Endpoints {
+    /// By service, as the profile names them: `ssm`, `route_53`.
+    of_services: BTreeMap<String, String>,
+    of_profile: Option<String>,
+    ignored: bool,
+}
+
+impl Settings {
+    /// # Errors
+    /// There is no region, or it is none.
+    pub(super) fn new(config: &AwsConfig, files: &Files, selected: &Selected) -> Result<Self, ProviderError> {
+        let nothing = Profile::default();
+        let profile = files.profile(selected.name()).unwrap_or(&nothing);
+        Ok(Self {
+            region: region(config, profile, selected)?,
+            fips: is_on("AWS_USE_FIPS_ENDPOINT", "use_fips_endpoint", profile),
+            dual_stack: is_on("AWS_USE_DUALSTACK_ENDPOINT", "use_dualstack_endpoint", profile),
+            ca_bundle: ca_bundle(profile, selected),
+            given_endpoint: config.endpoint_url.clone(),
+            endpoints: Endpoints {
+                of_services: files.service_endpoints(profile),
+                of_profile: profile.get("endpoint_url").map(str::to_owned),
+                ignored: is_on("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls", profile),
+            },
+        })
+    }
+
+    /// The endpoint of SSM that the argument, the environment or the profile gives; `None` is AWS's own. One that is given
+    /// rules, whatever is said of FIPS and dual-stack.
+    pub(super) fn ssm_endpoint(&self) -> Option<String> {
+        self.endpoint("SSM", self.given_endpoint.clone())
+    }
+
+    /// The endpoint of another service, by its id. The argument is SSM's; on this machine, where one port
+    /// serves every API, it is the service's too unless the service has one of its own.
+    pub(super) fn other_endpoint(&self, service: &str) -> Option<String> {
+        let local = self.given_endpoint.clone().filter(|url| is_loopback(url) && own_variable(service).is_none());
+        self.endpoint(service, local)
+    }
+
+    /// `given` or what the environment and the profile say.
+    fn endpoint(&self, service: &str, given: Option<String>) -> Option<String> {
+        if given.is_some() || self.endpoints.ignored {
+            return given;
+        }
+        own_variable(service)
+            .or_else(|| variable("AWS_ENDPOINT_URL"))
+            .or_else(|| self.endpoints.of_services.get(&key(service)).cloned())
+            .or_else(|| self.endpoints.of_profile.clone())
+    }
+
+    /// What replaces the host of stream URLs: said of this service alone, since no other API is there.
+    pub(super) fn stream_endpoint(&self) -> Option<String> {
+        const SERVICE: &str = "ssmmessages";
+        if self.endpoints.ignored {
+            return None;
+        }
+        own_variable(SERVICE).or_else(|| self.endpoints.of_services.get(SERVICE).cloned())
+    }
+}
+
+fn own_variable(service: &str) -> Option<String> {
+    variable(&format!("AWS_ENDPOINT_URL_{}", key(service).to_ascii_uppercase()))
+}
+
+/// A service's id as a key of the files.
+fn key(service: &str) -> String {
+    service.to_ascii_lowercase().replace(' ', "_")
+}
+
+fn is_on(name: &str, key: &str, profile: &Profile) -> bool {
+    variable(name)
+        .or_else(|| profile.get(key).map(str::to_owned))
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+fn ca_bundle(profile: &Profile, selected: &Selected) -> Option<CaBundle> {
+    let of_environment = variable(CA_BUNDLE).map(|path| CaBundle { path: path.into(), named_by: CA_BUNDLE.to_owned() });
+    of_environment.or_else(|| {
+        let named_by = format!("ca_bundle of the profile {:?} in {}", selected.name(), config_file().display());
+        profile.get("ca_bundle").map(|path| CaBundle { path: path.into(), named_by })
+    })
+}
+
+const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
+/// The instance's own metadata is not asked: on a laptop that is a wait for nothing.
+fn region(config: &AwsConfig, profile: &Profile, selected: &Selected) -> Result<String, ProviderError> {
+    let error = |message| ProviderError { kind: ProviderErrorKind::Region, message };
+    let given = config.region.clone().filter(|region| !region.is_empty());
+    let region = given
+        .or_else(|| variable("AWS_REGION"))
+        .or_else(|| variable("AWS_DEFAULT_REGION"))
+        .or_else(|| profile.get("region").map(str::to_owned));
+    let region = region.ok_or_else(|| {
+        error(format!(
+            "no AWS region: pass --region, set AWS_REGION, or put a region into the profile {:?} in {}",
+            selected.name(),
+            config_file().display()
+        ))
+    })?;
+    if !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(error(format!("{region:?} is not the name of an AWS region, such as eu-central-1")));
+    }
+    Ok(region)
+}

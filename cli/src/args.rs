@@ -2,6 +2,7 @@
 
 mod forward;
 mod local;
+mod lookup;
 mod values;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 pub(crate) use forward::ForwardArgs;
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
+pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 
 use crate::completion;
 use crate::spec::ForwardSpec;
@@ -74,6 +76,21 @@ pub(crate) enum Command {
   Host i-* mi-*
     ProxyCommand aws-ssm-forward ssh-proxy %h %p")]
     SshProxy(Box<SshProxyArgs>),
+    /// List the managed nodes, databases or containers that can be reached.
+    #[command(after_help = "Examples:
+  aws-ssm-forward ls
+  aws-ssm-forward ls rds --profile staging
+  aws-ssm-forward ls ecs -o json")]
+    Ls(LsArgs),
+    /// Print a token that logs in to an RDS database instead of a password.
+    #[command(after_help = "Example:
+  aws-ssm-forward token rds:example-db --user app")]
+    Token(TokenArgs),
+    /// Print the least IAM policy for given targets and forwards.
+    #[command(after_help = "Examples:
+  aws-ssm-forward policy i-0123456789abcdef0 -L 8080:80
+  aws-ssm-forward policy tag:Role=bastion rds:example-db --db-user app -o terraform")]
+    Policy(Box<PolicyArgs>),
     /// Take the place of AWS's session-manager-plugin.
     Plugin {
         #[command(subcommand)]
@@ -142,10 +159,28 @@ pub(crate) struct AwsArgs {
     pub(crate) stream_endpoint: Option<StreamEndpoint>,
 }
 
+/// Which account and which identity, for commands that only look things up.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "AWS")]
+pub(crate) struct LookupAwsArgs {
+    /// Profile of the AWS configuration files.
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::profiles))]
+    pub(crate) profile: Option<String>,
+    /// Region, for example eu-central-1.
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::regions))]
+    pub(crate) region: Option<String>,
+    /// URL of the SSM API, instead of the region's.
+    #[arg(long, value_name = "URL", hide_short_help = true)]
+    pub(crate) endpoint_url: Option<String>,
+}
+
 /// What StartSession is asked for.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub(crate) struct SessionArgs {
+    /// Take any node of the name that is online, if there are several.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) any: bool,
     /// Session document, instead of the one that fits.
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) document_name: Option<String>,
@@ -169,7 +204,10 @@ pub(crate) struct SessionArgs {
 /// `shell`.
 #[derive(Debug, Args)]
 pub(crate) struct ShellArgs {
-    /// The managed node: i-…, mi-… or ecs:CLUSTER/SERVICE[/CONTAINER].
+    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
+    ///
+    /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
+    /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
     pub(crate) target: Option<String>,
     #[command(flatten)]
@@ -181,7 +219,10 @@ pub(crate) struct ShellArgs {
 /// `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// The managed node: i-…, mi-… or ecs:CLUSTER/SERVICE[/CONTAINER].
+    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
+    ///
+    /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
+    /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
     pub(crate) target: Option<String>,
     /// Run it on a terminal of the node; no exit code comes back.
@@ -206,7 +247,10 @@ pub(crate) struct ExecArgs {
 /// `ssh-proxy`.
 #[derive(Debug, Args)]
 pub(crate) struct SshProxyArgs {
-    /// The managed node: i-…, mi-… or ecs:CLUSTER/SERVICE[/CONTAINER].
+    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
+    ///
+    /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
+    /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
     pub(crate) target: Option<String>,
     /// Port of the SSH server.
@@ -327,14 +371,5 @@ mod tests {
         let cli = parse(&["--faults", path.to_str().unwrap()]).unwrap();
         let Command::Local(args) = cli.command else { panic!("another command") };
         assert_eq!(args.faults, Some(Faults::new().seed(3).with("reset".parse().unwrap())));
-    }
-
-    #[test]
-    fn a_target_is_needed_unless_local() {
-        let parse = |args: &[&str]| Cli::try_parse_from(["aws-ssm-forward", "forward", "-L", "1:2"].iter().chain(args));
-        assert!(parse(&[]).is_err());
-        assert!(parse(&["--target", "i-1"]).is_ok());
-        assert!(parse(&["--local"]).is_ok());
-        assert!(parse(&["--local", "--region", "eu-central-1"]).is_err());
     }
 }

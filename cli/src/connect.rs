@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsProvider, EcsSpec, ForwardError, Person, Session, SessionConfig, SessionNotice, SessionProvider,
-    StartRequest, StreamEndpoint, StreamUrlPolicy, await_target,
+    AwsConfig, AwsProvider, ForwardError, NamedProvider, Person, ProviderError, Session, SessionConfig, SessionNotice,
+    SessionProvider, StartRequest, StreamEndpoint, StreamUrlPolicy, TargetSpec, await_target,
 };
 use tokio::time::timeout;
 
-use crate::args::{AwsArgs, LocalProfile, SessionArgs};
+use crate::args::{AwsArgs, LocalProfile, LookupAwsArgs, SessionArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::output::awaiting;
 use crate::shutdown::{Shutdown, StopCause, interrupted};
+use crate::targets;
 use crate::terminal::{Asking, AtTerminal};
 
 /// A session, and the local Session Manager that it is one of, if it is.
@@ -108,13 +109,13 @@ async fn open(
     manager: Option<&LocalManager>,
 ) -> Result<Arc<Session>, Failure> {
     let person = Arc::new(AtTerminal::new(wanted.quiet));
-    let aws_provider = provider(aws, target, manager, person.clone()).await?;
+    let aws_provider = aws_or_local(aws, manager, person.clone()).await?;
+    let provider = named(&aws_provider, target, session.any).await?;
     let request = StartRequest {
         target: target.to_owned(),
         ..start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session)
     };
     let config = session_config(&aws_provider, &aws.allow_stream_host, aws.stream_endpoint.clone())?;
-    let provider: Arc<dyn SessionProvider> = aws_provider;
     let progress = Progress { shown: !wanted.quiet && stderr().is_terminal() };
     progress.show(&format!("Starting a session on {target}…"));
     let quiet = wanted.quiet;
@@ -167,17 +168,28 @@ pub(crate) fn start_request(
     }
 }
 
-/// Where sessions come from, with credentials at hand: `person` was asked for what they need.
+/// Where the sessions on a target come from: a name is looked up.
 ///
 /// # Errors
-/// The configuration is not right, there are no credentials, or the target is no name.
-pub(crate) async fn provider(
+/// No node has the name, or none that is online.
+async fn named(aws: &Arc<AwsProvider>, target: &str, any: bool) -> Result<Arc<dyn SessionProvider>, Failure> {
+    let usage = |error: ProviderError| Failure::new(ExitCode::Usage, "usage", error.message);
+    let target: TargetSpec = target.parse().map_err(usage)?;
+    let source = targets::source(aws, &target, any).await?;
+    let provider = NamedProvider::new(aws.clone(), source, None);
+    provider.find().await?;
+    Ok(Arc::new(provider))
+}
+
+/// AWS's API, with credentials at hand: `person` was asked for what they need. With `--local` the API of this process.
+///
+/// # Errors
+/// The configuration is not right, or there are no credentials.
+pub(crate) async fn aws_or_local(
     aws: &AwsArgs,
-    target: &str,
     manager: Option<&LocalManager>,
     person: Arc<dyn Person>,
 ) -> Result<Arc<AwsProvider>, Failure> {
-    EcsSpec::of_target(target).map_err(|error| Failure::new(ExitCode::Usage, "usage", error.message))?;
     if let Some(manager) = manager {
         return Ok(Arc::new(manager.provider().await?));
     }
@@ -188,6 +200,29 @@ pub(crate) async fn provider(
         credentials: None,
         person: Some(person),
     };
+    authenticated(config).await
+}
+
+/// AWS's API, for commands that look things up.
+///
+/// # Errors
+/// As [`aws_or_local`].
+pub(crate) async fn aws(args: &LookupAwsArgs) -> Result<Arc<AwsProvider>, Failure> {
+    authenticated(lookup_config(args)).await
+}
+
+/// The configuration of a command that looks things up.
+pub(crate) fn lookup_config(args: &LookupAwsArgs) -> AwsConfig {
+    AwsConfig {
+        profile: args.profile.clone(),
+        region: args.region.clone(),
+        endpoint_url: args.endpoint_url.clone(),
+        credentials: None,
+        person: Some(Arc::new(AtTerminal::new(false))),
+    }
+}
+
+async fn authenticated(config: AwsConfig) -> Result<Arc<AwsProvider>, Failure> {
     let provider = AwsProvider::new(config).await?;
     let _asking = Asking;
     provider.authenticate().await?;

@@ -29,7 +29,7 @@ pub(crate) enum ExitCode {
     SessionLost,
     /// A bug in this program.
     Internal,
-    /// Standard output or standard error can't be written.
+    /// Standard output, standard error or a file can't be written.
     Output,
     /// Whoever read standard output is gone; nothing is said of it.
     ReaderGone,
@@ -113,6 +113,7 @@ impl From<ProviderError> for Failure {
             Kind::Service => (ExitCode::Api, "service"),
             Kind::NotConnected => (ExitCode::Api, "not_connected"),
             Kind::SessionGone => (ExitCode::Api, "session_gone"),
+            Kind::NotFound => (ExitCode::Api, "not_found"),
             Kind::Invalid => (ExitCode::Api, "invalid_request"),
             _ => (ExitCode::Api, "api"),
         };

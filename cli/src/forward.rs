@@ -1,20 +1,24 @@
 //! `forward`: every `-L` listens before the first session starts; the first failure, or a signal, ends them all.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionConfig, SessionProvider, StartRequest};
+use ssm_forward::{
+    AwsProvider, ForwardConfig, ForwardError, ForwardEvent, Forwarder, SessionConfig, SessionProvider, StartRequest,
+};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
 
 use crate::args::{ForwardArgs, SessionArgs, Verbosity};
+use crate::client_hint;
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::figures::{self, Metrics};
 use crate::local::{self, LocalManager};
 use crate::output::{Output, Reporter, Style, Subject};
+use crate::plan::{self, Planned};
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::{ForwardSpec, Remote};
 use crate::terminal::AtTerminal;
@@ -32,18 +36,44 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };
-    let target = args.target().unwrap_or(local::DEFAULT_TARGET);
-    let subjects = args.forwards.iter().map(|spec| Subject { target: target.into(), spec: spec.clone() }).collect();
-    let output = Output::start(style, subjects, shutdown.clone());
-    let code = match serve(args, target, output.reporter(), &shutdown).await {
-        Ok(code) => code,
-        Err(Ended { forward, failure }) => {
-            output.reporter().fail(forward, &failure);
-            failure.code
+    let manager = match args.aws.local {
+        true => {
+            let target = args.target().unwrap_or(local::DEFAULT_TARGET);
+            Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?)
         }
+        false => None,
     };
+    let prepared = tokio::select! {
+        prepared = prepare(args, manager.as_ref()) => prepared,
+        cause = shutdown.requested() => return Ok(cause.exit_code()),
+    };
+    let subject = |planned: &Planned| Subject { target: planned.target.clone(), spec: planned.spec.clone() };
+    let subjects = prepared.iter().flat_map(|(_, planned)| planned).map(subject).collect();
+    let output = Output::start(style, subjects, shutdown.clone());
+    let served = match prepared {
+        Ok((aws, planned)) => serve(args, &aws, planned, output.reporter(), &shutdown).await,
+        Err(failure) => Err(failure.into()),
+    };
+    let code = served.unwrap_or_else(|Ended { forward, failure }| {
+        output.reporter().fail(forward, &failure);
+        failure.code
+    });
     output.close().await;
+    if let Some(manager) = manager {
+        manager.shutdown().await;
+    }
     Ok(code)
+}
+
+/// Looks up what the command line names.
+async fn prepare(
+    args: &ForwardArgs,
+    manager: Option<&LocalManager>,
+) -> Result<(Arc<AwsProvider>, Vec<Planned>), Failure> {
+    let person = Arc::new(AtTerminal::new(false));
+    let aws = connect::aws_or_local(&args.aws, manager, person).await?;
+    let planned = plan::plan(args, &aws).await?;
+    Ok((aws, planned))
 }
 
 /// What ended the command, and the index of the `-L` if it was one of them.
@@ -58,58 +88,35 @@ impl From<Failure> for Ended {
     }
 }
 
-async fn serve(args: &ForwardArgs, target: &str, reporter: &Reporter, shutdown: &Shutdown) -> Result<ExitCode, Ended> {
-    check(args)?;
-    let manager = match args.aws.local {
-        true => Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?),
-        false => None,
-    };
-    let result = serve_with(args, target, manager.as_ref(), reporter, shutdown).await;
-    if let Some(manager) = manager {
-        manager.shutdown().await;
-    }
-    result
-}
-
-async fn serve_with(
+async fn serve(
     args: &ForwardArgs,
-    target: &str,
-    manager: Option<&LocalManager>,
+    aws: &Arc<AwsProvider>,
+    planned: Vec<Planned>,
     reporter: &Reporter,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Ended> {
-    let person = AtTerminal::new(false);
-    let provider = tokio::select! {
-        provider = connect::provider(&args.aws, target, manager, Arc::new(person)) => provider?,
-        cause = shutdown.requested() => return Ok(cause.exit_code()),
-    };
+    check(args, &planned)?;
     let metrics = match args.metrics {
         Some(address) => Some(Metrics::bind(address).await?),
         None => None,
     };
-    let session = connect::session_config(&provider, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
-    let provider: Arc<dyn SessionProvider> = provider;
+    let session = connect::session_config(aws, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
+    let specs: Vec<_> = planned.iter().map(|planned| planned.spec.text.clone()).collect();
     let mut forwards = Vec::new();
-    for (index, spec) in args.forwards.iter().enumerate() {
-        if spec.is_exposed() {
-            let listen = &spec.text;
-            reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
-        }
-        let request = start_request(target, spec, &args.session);
-        let forward = Forward::bind(index, spec, request, &provider, config(args, &session), reporter.clone()).await;
+    let mut watching = JoinSet::new();
+    for (index, planned) in planned.into_iter().enumerate() {
+        let forward = bind(index, args, &session, aws, planned, reporter, &mut watching).await;
         forwards.push(forward.map_err(|failure| Ended { forward: Some(index), failure })?);
     }
     let trackers: Vec<_> = forwards.iter().map(|forward| forward.tracker.clone()).collect();
     let stats: Vec<_> = forwards.iter().map(|forward| forward.forwarder.stats()).collect();
-    let mut watching = JoinSet::new();
     watching.spawn(figures::tell(stats.clone(), reporter.clone()));
     if let Some(metrics) = metrics {
-        let specs = args.forwards.iter().map(|spec| spec.text.clone());
-        watching.spawn(metrics.serve(specs.zip(stats).collect()));
+        watching.spawn(metrics.serve(specs.iter().cloned().zip(stats).collect()));
     }
-    let runs = forwards.into_iter().zip(&args.forwards).map(|(forward, spec)| {
+    let runs = forwards.into_iter().zip(&specs).map(|(forward, spec)| {
         // Log lines say which -L they are about where there are several. A span costs a little each time a task runs.
-        let span = if args.forwards.len() > 1 { tracing::warn_span!("forward", L = spec.text) } else { Span::none() };
+        let span = if specs.len() > 1 { tracing::warn_span!("forward", L = spec) } else { Span::none() };
         forward.run(shutdown.clone(), span)
     });
     supervise(runs, shutdown).await?;
@@ -121,12 +128,47 @@ async fn serve_with(
     })
 }
 
+/// Opens the local end of one `-L`, and prepares the client of its service.
+async fn bind(
+    index: usize,
+    args: &ForwardArgs,
+    session: &SessionConfig,
+    aws: &Arc<AwsProvider>,
+    planned: Planned,
+    reporter: &Reporter,
+    watching: &mut JoinSet<()>,
+) -> Result<Forward, Failure> {
+    let Planned { spec, target, provider, service, found } = planned;
+    if let Some(found) = found {
+        reporter.found(index, found);
+    }
+    if spec.is_exposed() {
+        let listen = &spec.text;
+        reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
+    }
+    let request = start_request(&target, &spec, &args.session);
+    let client = Arc::new(OnceLock::new());
+    let forward =
+        Forward::bind(index, &spec, request, &provider, config(args, session), reporter.clone(), client.clone())
+            .await?;
+    if let Some(service) = service {
+        let hint = client_hint::prepare(args, aws, &service, &forward.forwarder.local_addr()).await?;
+        let _ = client.set(hint.lines);
+        if let Some(mut login) = hint.login {
+            let reporter = reporter.clone();
+            // Ends, and removes the file, when the forwards end.
+            watching.spawn(async move { login.renew(|text| reporter.warn(text)).await });
+        }
+    }
+    Ok(forward)
+}
+
 /// Refuses what the service would refuse. A document of the user's own may take more than AWS's.
-fn check(args: &ForwardArgs) -> Result<(), Ended> {
+fn check(args: &ForwardArgs, planned: &[Planned]) -> Result<(), Ended> {
     if args.session.document_name.is_some() {
         return Ok(());
     }
-    for (index, spec) in args.forwards.iter().enumerate() {
+    for (index, spec) in planned.iter().map(|planned| &planned.spec).enumerate() {
         spec.remote.check().map_err(|why| {
             let text = format!("-L '{}': {why}", spec.text);
             Ended { forward: Some(index), failure: Failure::new(ExitCode::Usage, "usage", text) }
@@ -199,6 +241,7 @@ impl Forward {
         provider: &Arc<dyn SessionProvider>,
         config: ForwardConfig,
         reporter: Reporter,
+        client: Arc<OnceLock<Vec<String>>>,
     ) -> Result<Self, Failure> {
         let tracker = Tracker::default();
         let watching = tracker.clone();
@@ -206,7 +249,11 @@ impl Forward {
             .config(config)
             .on_event(move |event| {
                 watching.note(&event);
+                let is_ready = matches!(event, ForwardEvent::Ready { .. });
                 reporter.event(index, event);
+                for line in client.get().into_iter().flatten().filter(|_| is_ready) {
+                    reporter.client(index, line.clone());
+                }
             })
             .bind(spec.listen.clone())
             .await?;
@@ -320,7 +367,7 @@ mod tests {
     fn request(spec: &str, parameters: &[(&str, &str)], document_name: Option<&str>) -> StartRequest {
         let parameters = parameters.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let document_name = document_name.map(Into::into);
-        let session = SessionArgs { document_name, parameters, reason: None, wait_connected: None };
+        let session = SessionArgs { any: false, document_name, parameters, reason: None, wait_connected: None };
         start_request("i-1", &spec.parse().unwrap(), &session)
     }
 

@@ -1,6 +1,8 @@
 //! The command `aws-ssm-forward`: parses its arguments, calls the libraries, and ends with a documented exit code.
 
 mod args;
+mod client_hint;
+mod client_line;
 mod completion;
 mod connect;
 mod demo;
@@ -9,19 +11,26 @@ mod exec_input;
 mod exit_code;
 mod figures;
 mod forward;
+mod iam_auth;
+mod kubeconfig;
 mod local;
 mod logging;
+mod ls;
 mod output;
 mod outputs;
 mod parent;
+mod plan;
 mod plugin;
+mod policy;
 mod port_holder;
 mod remote;
 mod shutdown;
 mod spec;
 mod stdio;
+mod targets;
 mod terminal;
 mod terminal_session;
+mod token;
 mod writer;
 
 use std::io::Write as _;
@@ -95,6 +104,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
         Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
         Command::SshProxy(args) => remote::ssh_proxy(&args, cli.verbosity).await,
+        Command::Ls(args) => ls::run(&args).await,
+        Command::Token(args) => token::run(&args).await,
+        Command::Policy(args) => policy::run(&args).await,
         Command::Plugin { action } => {
             let done = match action {
                 PluginAction::Install { dir, copy } => plugin::install::install(dir.as_deref(), copy)?,

@@ -56,6 +56,8 @@ pub(crate) struct Reporter {
 enum Notice {
     Event { at: SystemTime, forward: usize, event: ForwardEvent },
     Warning { at: SystemTime, text: String },
+    Found { at: SystemTime, forward: usize, text: String },
+    Client { at: SystemTime, forward: usize, command: String },
     Failure { at: SystemTime, forward: Option<usize>, failure: Failure },
     Figures { at: SystemTime, forwards: Vec<Figures> },
     End,
@@ -65,6 +67,16 @@ impl Reporter {
     /// Tells that something happened to the forward of this index.
     pub(crate) fn event(&self, forward: usize, event: ForwardEvent) {
         self.send(Notice::Event { at: SystemTime::now(), forward, event });
+    }
+
+    /// Tells what a name was found to mean.
+    pub(crate) fn found(&self, forward: usize, text: String) {
+        self.send(Notice::Found { at: SystemTime::now(), forward, text });
+    }
+
+    /// Tells how the service's client is started, ready to paste.
+    pub(crate) fn client(&self, forward: usize, command: String) {
+        self.send(Notice::Client { at: SystemTime::now(), forward, command });
     }
 
     /// Tells what the person should know.

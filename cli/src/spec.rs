@@ -5,7 +5,98 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ssm_forward::ListenAddr;
+use ssm_forward::{ListenAddr, ProviderError, ServiceEndpoint, ServiceSpec};
+
+/// What `-L` says, before names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ForwardRequest {
+    /// It names the host and the port.
+    Plain(ForwardSpec),
+    /// It names a service.
+    Service(ServiceForward),
+}
+
+/// A `-L` to a service by name: `[[bind:]port:]rds:NAME`, `unix:/path:rds:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceForward {
+    /// The local end; `None` is the service's own port on this machine if it is free, else any.
+    pub(crate) listen: Option<ListenAddr>,
+    /// The far end.
+    pub(crate) service: ServiceSpec,
+    /// As it was written.
+    pub(crate) text: String,
+}
+
+impl ForwardRequest {
+    /// As it was written.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Plain(spec) => &spec.text,
+            Self::Service(forward) => &forward.text,
+        }
+    }
+}
+
+impl FromStr for ForwardRequest {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let Some((listen, service)) = split_service(text) else { return text.parse().map(Self::Plain) };
+        let service = service.map_err(|error: ProviderError| SpecError(error.message))?;
+        let listen = match listen {
+            "" => None,
+            listen => Some(parse_listen(listen)?),
+        };
+        Ok(Self::Service(ServiceForward { listen, service, text: text.to_owned() }))
+    }
+}
+
+/// Where the name of a service begins. A plain number behind it is a port: the part before it is then a host of that name.
+fn split_service(text: &str) -> Option<(&str, Result<ServiceSpec, ProviderError>)> {
+    let starts = std::iter::once(0).chain(text.match_indices(':').map(|(at, _)| at + 1));
+    starts.filter_map(|at| text.split_at_checked(at)).find_map(|(listen, rest)| {
+        let service = ServiceSpec::of_text(rest)?;
+        let is_port = rest.split_once(':').is_some_and(|(_, name)| name.parse::<u16>().is_ok());
+        (!is_port).then(|| (listen.strip_suffix(':').unwrap_or(listen), service))
+    })
+}
+
+/// The local end alone: `port`, `bind:port` or `unix:/path`.
+fn parse_listen(text: &str) -> Result<ListenAddr, SpecError> {
+    match text.strip_prefix("unix:") {
+        Some("") => refuse("the path of the Unix socket is empty"),
+        Some(path) => Ok(ListenAddr::Unix(PathBuf::from(path))),
+        None => {
+            let parts = split(text)?;
+            let (bind, port) = match parts.as_slice() {
+                [port] => (IpAddr::V4(Ipv4Addr::LOCALHOST), *port),
+                [bind, port] => (parse_bind(*bind)?, *port),
+                _ => return refuse("it has too many parts before the service"),
+            };
+            Ok(ListenAddr::Tcp(SocketAddr::new(bind, parse_port("local", port)?)))
+        }
+    }
+}
+
+impl ServiceForward {
+    /// The forward to the service's endpoint of the moment.
+    pub(crate) fn at(&self, endpoint: &ServiceEndpoint) -> ForwardSpec {
+        let own = || ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, free_or_any(endpoint.port))));
+        ForwardSpec {
+            listen: self.listen.clone().unwrap_or_else(own),
+            remote: Remote { host: Some(endpoint.host.clone()), port: endpoint.port },
+            text: self.text.clone(),
+        }
+    }
+}
+
+/// `port` if nobody listens there, else 0.
+fn free_or_any(port: u16) -> u16 {
+    match std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => port,
+        Err(_) => 0,
+    }
+}
 
 /// One `-L`: where to listen, and where its connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +314,33 @@ fn parse_port(which: &str, part: Part<'_>) -> Result<u16, SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_stand_in_the_place_of_hosts() {
+        let service = |text: &str| match text.parse::<ForwardRequest>().unwrap() {
+            ForwardRequest::Service(forward) => {
+                (forward.listen.map(|listen| listen.to_string()), forward.service.to_string())
+            }
+            ForwardRequest::Plain(spec) => panic!("{spec:?}"),
+        };
+        assert_eq!(service("rds:db"), (None, "rds:db".into()));
+        assert_eq!(service("3307:rds:db:reader"), (Some("127.0.0.1:3307".into()), "rds:db:reader".into()));
+        assert_eq!(service("127.0.0.2:0:eks:prod"), (Some("127.0.0.2:0".into()), "eks:prod".into()));
+        assert_eq!(service("[::1]:1:elasticache:c"), (Some("[::1]:1".into()), "elasticache:c".into()));
+        assert_eq!(service("unix:/run/db.sock:rds:db"), (Some("/run/db.sock".into()), "rds:db".into()));
+        // A host that is called like a service.
+        let plain: ForwardRequest = "3306:rds:3306".parse().unwrap();
+        assert!(matches!(plain, ForwardRequest::Plain(spec) if spec.remote.host.as_deref() == Some("rds")));
+        for (text, what) in [
+            ("x:rds:db", "local port"),
+            ("1:2:3:rds:db", "too many parts"),
+            ("rds:", "lacks a name"),
+            ("rds:db:x", "reader"),
+        ] {
+            let error = text.parse::<ForwardRequest>().unwrap_err().to_string();
+            assert!(error.contains(what), "{text}: {error}");
+        }
+    }
 
     fn parsed(text: &str) -> (String, Option<String>, u16) {
         let spec: ForwardSpec = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));

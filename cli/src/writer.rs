@@ -90,6 +90,16 @@ fn write_all(mut file: &File, chunks: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes a result that is complete to standard output.
+///
+/// # Errors
+/// As [`failure`] tells them.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| failure("standard output", stdout.is_terminal(), &error))
+}
+
 /// What it means that a standard output can't be written: a reader that is gone ends the program quietly, as a terminal that is
 /// gone does; everything else is told.
 pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failure {

@@ -203,8 +203,8 @@ class Server:
     user = "app"
     password = "not-a-secret"
 
-    def __init__(self, folder):
-        self.port = free_port()
+    def __init__(self, folder, port=None, options=()):
+        self.port = port or free_port()
         data, sock = folder / "data", folder / "server.sock"
         data.mkdir()
         account = None
@@ -219,6 +219,7 @@ class Server:
                 *["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={sock}", f"--port={self.port}"],
                 *[f"--pid-file={data}/pid", "--bind-address=127.0.0.1", "--skip-name-resolve", "--local-infile=1"],
                 *["--innodb-flush-log-at-trx-commit=0", "--max-connections=100", "--character-set-server=utf8mb4"],
+                *options,
             ],
             env={"PATH": SEARCH_PATH},
             user=account,

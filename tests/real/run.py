@@ -35,7 +35,8 @@ import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability", "completion", "infrastructure"]
+SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
+SUITES += ["completion", "infrastructure", "names"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -106,6 +107,10 @@ def run_suite(pair):
 def present(component):
     if component == "boto3":
         return importlib.util.find_spec("boto3") is not None
+    if component == "moto":
+        return importlib.util.find_spec("moto") is not None
+    if component == "postgres":
+        return any(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if component == "aws":
         return harness.aws_cli() is not None
     if component == "pyssm":
@@ -147,6 +152,11 @@ INSTALL = {
     "curl": "apt-get install curl",
     "aws": VENV,
     "boto3": VENV,
+    "moto": VENV,
+    **dict.fromkeys(["postgres", "psql"], "apt-get install postgresql"),
+    **dict.fromkeys(["redis-server", "redis-cli"], "apt-get install redis-server"),
+    "kubectl": "apt-get install kubernetes-client",
+    "openssl": "apt-get install openssl",
     "pyssm": VENV,
     "checkov": VENV,
     "hcl-tools": VENV,

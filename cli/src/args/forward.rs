@@ -7,40 +7,50 @@ use clap::Args;
 use ssm_forward::{Pacing, PoolSize};
 
 use super::{AwsArgs, OutputFormat, SessionArgs, values};
-use crate::spec::ForwardSpec;
+use crate::spec::ForwardRequest;
 
 /// `forward`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forwarding")]
 pub(crate) struct ForwardArgs {
-    /// The managed node: i-…, mi-… or ecs:CLUSTER/SERVICE[/CONTAINER].
+    /// The managed node by id, name or tag, or the service to reach: rds:NAME.
     ///
-    /// ecs:CLUSTER_TASK_RUNTIME, as the AWS CLI takes it, works too. With --local it may be omitted.
-    #[arg(
-        value_name = "TARGET",
-        help_heading = "Arguments",
-        value_parser = values::target,
-        required_unless_present_any = ["local", "target_option"],
-        conflicts_with = "target_option"
-    )]
+    /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
+    /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME[:reader], elasticache:NAME[:reader], opensearch:NAME or eks:NAME:
+    /// without --target a managed node in its VPC is chosen. With --local the node may be omitted.
+    #[arg(value_name = "TARGET", help_heading = "Arguments", value_parser = values::target_or_service)]
     target: Option<String>,
-    /// The same as TARGET.
-    #[arg(short, long = "target", value_name = "TARGET", value_parser = values::target, hide_short_help = true)]
+    /// The managed node, where TARGET is a service or is omitted.
+    #[arg(short, long = "target", value_name = "NODE", value_parser = values::target, hide_short_help = true)]
     target_option: Option<String>,
     /// Where to listen, and where connections go.
     #[arg(
         short = 'L',
         value_name = "SPEC",
-        required = true,
         allow_hyphen_values = true,
         help = "[bind:]port:host:hostport, or [bind:]port:hostport",
-        long_help = "[bind:]port:host:hostport, or [bind:]port:hostport for a port of the node itself.
+        long_help = "[bind:]port:host:hostport, or [bind:]port:hostport for a port of the node itself, or [[bind:]port:]rds:NAME \
+                     for a service.
 
 The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport. The option may be repeated: each -L has \
                      sessions of its own. Port 0 picks a free port. The default bind address is 127.0.0.1; '*' or an empty \
                      one is every IPv4 address of this machine. IPv6 addresses go in brackets."
     )]
-    pub(crate) forwards: Vec<ForwardSpec>,
+    pub(crate) forwards: Vec<ForwardRequest>,
+    /// Log in to an RDS database as USER with IAM authentication.
+    ///
+    /// A file that only you can read holds the token while the tunnel runs; the client's command line names it. The database
+    /// must have IAM authentication enabled.
+    #[arg(long, value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new(), hide_short_help = true)]
+    pub(crate) iam_auth: Option<String>,
+    /// File with the certificate authorities of RDS, for the client's command line.
+    ///
+    /// By default rds-ca.pem in the folder aws-ssm-forward of the user's data folder.
+    #[arg(long, value_name = "FILE", env = "AWS_SSM_FORWARD_RDS_CA", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
+    pub(crate) rds_ca: Option<std::path::PathBuf>,
+    /// Write a kubeconfig for an eks:CLUSTER to this file.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
+    pub(crate) kubeconfig: Option<std::path::PathBuf>,
     /// Be ready only after the remote port accepted a connection.
     #[arg(long)]
     pub(crate) wait_ready: bool,
@@ -153,8 +163,13 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
 }
 
 impl ForwardArgs {
-    /// The managed node, as an argument or as an option. `None` only with `--local`.
+    /// The managed node or the service, as an argument or as an option.
     pub(crate) fn target(&self) -> Option<&str> {
         self.target.as_deref().or(self.target_option.as_deref())
+    }
+
+    /// The managed node, where the argument names a service.
+    pub(crate) fn via(&self) -> Option<&str> {
+        self.target_option.as_deref().filter(|_| self.target.is_some())
     }
 }

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ssm_forward::{Pacing, PoolSize, ProviderError, TargetSpec, Url};
+use ssm_forward::{Pacing, PoolSize, ProviderError, ServiceKind, ServiceSpec, TargetSpec, Url};
 use ssm_local::Faults;
 
+use super::Named;
 use crate::local::{Document, EcsContainer};
 use crate::spec;
 
@@ -103,19 +104,45 @@ pub(super) fn endpoint_url(text: &str) -> Result<String, String> {
 
 /// The managed node of a session: an id that StartSession may take.
 pub(super) fn target(text: &str) -> Result<String, String> {
-    let expected = "expected i-0123456789abcdef0, mi-0123456789abcdef0 or ecs:CLUSTER/SERVICE";
-    if text.trim().is_empty() {
-        return Err(format!("the target is empty; {expected}"));
-    }
-    let spec: TargetSpec = text.parse().map_err(|error: ProviderError| error.message)?;
-    let is_id = match text.split_once(':') {
-        Some((kind, rest)) => kind.starts_with(|c: char| c.is_ascii_alphabetic()) && !rest.is_empty(),
-        None => true,
-    };
-    let is_printable = text.chars().all(|character| character.is_ascii_graphic());
-    match !spec.is_name() && is_id && is_printable && text.len() <= MAX_TARGET {
+    let _: TargetSpec = text.parse().map_err(|error: ProviderError| error.message)?;
+    let is_printable = !text.contains(char::is_control);
+    match is_printable && text.len() <= MAX_TARGET {
         true => Ok(text.to_owned()),
-        false => Err(format!("it is not the id of a managed node; {expected}")),
+        false => Err(format!("a target has at most {MAX_TARGET} bytes and no control characters")),
+    }
+}
+
+/// A managed node, or a service behind one.
+pub(super) fn target_or_service(text: &str) -> Result<String, String> {
+    match ServiceSpec::of_text(text) {
+        Some(service) => service.map(|_| text.to_owned()).map_err(|error| error.message),
+        None => target(text),
+    }
+}
+
+/// A node or a service.
+pub(super) fn named(text: &str) -> Result<Named, String> {
+    let message = |error: ProviderError| error.message;
+    match ServiceSpec::of_text(text) {
+        Some(service) => service.map(Named::Service).map_err(message),
+        None => target(text).and_then(|text| text.parse().map(Named::Target).map_err(message)),
+    }
+}
+
+/// A database that takes tokens.
+pub(super) fn database(text: &str) -> Result<ServiceSpec, String> {
+    let service: ServiceSpec = text.parse().map_err(|error: ProviderError| error.message)?;
+    match service.kind {
+        ServiceKind::Rds => Ok(service),
+        _ => Err("only databases of RDS take tokens: rds:NAME".to_owned()),
+    }
+}
+
+/// An account's id.
+pub(super) fn account(text: &str) -> Result<String, String> {
+    match text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => Ok(text.to_owned()),
+        false => Err("expected the twelve digits of an account's id".to_owned()),
     }
 }
 
@@ -239,20 +266,20 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_the_id_of_a_node() {
+    fn a_target_is_an_id_or_a_name() {
         for text in [
             "i-1",
-            "i-0123456789abcdef0",
             "mi-0123456789abcdef0",
             "ecs:prod/web",
-            "ecs:prod_0123_0123-456",
             "sagemaker-cluster:abc_worker-i-1",
+            "db.internal",
+            "tag:A=b",
         ] {
             assert_eq!(target(text), Ok(text.to_owned()));
         }
-        for text in ["", " ", "i-", "mi-", "i-x", "db.internal", "web", "10.0.0.1", "i-0123 ", "i-1\n", ":x", "[::1]"] {
+        for text in ["", " ", "i-0123 ", "i-1\n", ":x", "[::1]", "tag:x", "ecs:a"] {
             let error = target(text).unwrap_err();
-            assert!(error.contains("ecs:CLUSTER/SERVICE"), "{text:?}: {error}");
+            assert!(error.contains("ecs:CLUSTER/SERVICE") || error.contains("tag:Key=Value"), "{text:?}: {error}");
         }
         assert!(target(&format!("ecs:{}", "x".repeat(MAX_TARGET))).is_err());
     }

@@ -87,6 +87,12 @@ enum Body<'a> {
     SessionStarted {
         session_id: &'a str,
     },
+    Found {
+        text: &'a str,
+    },
+    Client {
+        command: &'a str,
+    },
     Ready(Ready<'a>),
     ConnectionOpened {
         connection: u64,
@@ -169,6 +175,8 @@ fn line<'a>(subjects: &'a [Subject], notice: &'a Notice) -> Option<Line<'a>> {
     let (at, forward, body) = match notice {
         Notice::Event { at, forward, event } => (at, Some(*forward), event_body(subjects.get(*forward)?, event)?),
         Notice::Warning { at, text } => (at, None, Body::Warning { text }),
+        Notice::Found { at, forward, text } => (at, Some(*forward), Body::Found { text }),
+        Notice::Client { at, forward, command } => (at, Some(*forward), Body::Client { command }),
         Notice::Failure { at, forward, failure } => {
             let (kind, message) = (failure.kind, failure.message.as_str());
             (at, *forward, Body::Error { kind, message, exit_code: failure.code.number() })

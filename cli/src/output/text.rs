@@ -47,6 +47,12 @@ impl<'a> TextWriter<'a> {
                     return self.event(subject, event);
                 }
             }
+            Notice::Found { forward, text, .. } => {
+                if let Some(subject) = self.subjects.get(*forward) {
+                    self.note(&format!("{}{text}", self.which(subject)));
+                }
+            }
+            Notice::Client { command, .. } => return self.result(&format!("    {command}")),
             Notice::Figures { forwards, .. } => self.figures(forwards),
             Notice::End => {}
         }
@@ -132,6 +138,11 @@ impl<'a> TextWriter<'a> {
         if self.waiting == 0 {
             self.finish();
         }
+        self.result(line)
+    }
+
+    /// A line of the result.
+    fn result(&self, line: &str) -> io::Result<()> {
         self.spinner.suspend(|| {
             let mut stdout = io::stdout().lock();
             writeln!(stdout, "{}", printable(line))?;

@@ -51,8 +51,12 @@ impl FromStr for TargetSpec {
     type Err = ProviderError;
 
     fn from_str(text: &str) -> Result<Self, ProviderError> {
+        const FORMS: &str = "expected an instance id, a name, tag:Key=Value, asg:NAME or ecs:CLUSTER/SERVICE";
         if text.trim().is_empty() {
-            return Err(invalid("the target is empty: give an instance id, a name, tag:Key=Value or asg:NAME".into()));
+            return Err(invalid(format!("the target is empty; {FORMS}")));
+        }
+        if text.trim() != text {
+            return Err(invalid(format!("{text:?} begins or ends with white space; {FORMS}")));
         }
         if is_node_id(text) {
             return Ok(Self::Id(text.to_owned()));
@@ -65,7 +69,8 @@ impl FromStr for TargetSpec {
             Some(("asg", name)) => named(text, name).map(Self::AutoScalingGroup),
             Some(("name", name)) => named(text, name).map(Self::Name),
             Some(("ecs", _)) => Ok(EcsSpec::of_target(text)?.map_or_else(|| Self::Id(text.to_owned()), Self::Ecs)),
-            Some(_) => Ok(Self::Id(text.to_owned())),
+            Some((kind, rest)) if is_kind(kind) && !rest.is_empty() => Ok(Self::Id(text.to_owned())),
+            Some(_) => Err(invalid(format!("{text:?} is no target; {FORMS}"))),
             None => Ok(Self::Name(text.to_owned())),
         }
     }
@@ -75,6 +80,12 @@ impl FromStr for TargetSpec {
 fn is_node_id(text: &str) -> bool {
     let digits = text.strip_prefix("mi-").or_else(|| text.strip_prefix("i-"));
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// What stands before the colon of an id that is passed as it is.
+fn is_kind(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn named(text: &str, name: &str) -> Result<String, ProviderError> {
@@ -150,6 +161,10 @@ mod tests {
             ("tag:Role", "is not Key=Value"),
             ("tag:=x", "is not Key=Value"),
             ("tag:A=1,,B=2", "is not Key=Value"),
+            (":x", "is no target"),
+            ("[::1]", "is no target"),
+            ("x:", "is no target"),
+            ("i-0123 ", "white space"),
             ("asg:", "lacks the name"),
             ("name:", "lacks the name"),
             ("ecs:a/b/c/d", "ecs:CLUSTER/SERVICE"),

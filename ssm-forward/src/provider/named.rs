@@ -137,8 +137,12 @@ impl SessionProvider for NamedProvider {
             let Destination { node, service, .. } = self.destination().await?;
             let mut request = StartRequest { target: node.clone(), ..request.clone() };
             if let Some(service) = service {
-                request.parameters.insert("host".to_owned(), vec![service.host]);
-                request.parameters.insert("portNumber".to_owned(), vec![service.port.to_string()]);
+                for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
+                    // A document of the user's own gets only what it defines.
+                    let is_offered = request.offered.contains_key(name);
+                    let place = if is_offered { &mut request.offered } else { &mut request.parameters };
+                    place.insert(name.to_owned(), vec![value]);
+                }
             }
             let ticket = self.aws.start(&request).await?;
             Ok(SessionTicket { target: ticket.target.or(Some(node)), ..ticket })

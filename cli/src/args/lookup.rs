@@ -1,0 +1,102 @@
+//! The options of the commands that look things up: `ls`, `token`, `policy`.
+
+use clap::{Args, ValueEnum};
+use ssm_forward::{ServiceSpec, TargetSpec};
+
+use super::{LookupAwsArgs, OutputFormat, values};
+use crate::spec::ForwardSpec;
+
+/// `ls`.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// What to list.
+    #[arg(value_enum, default_value_t)]
+    pub(crate) what: Listed,
+    /// text, or json: an array of objects.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    pub(crate) output: OutputFormat,
+    #[command(flatten)]
+    pub(crate) aws: LookupAwsArgs,
+}
+
+/// What `ls` lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Listed {
+    /// Managed nodes.
+    #[default]
+    Nodes,
+    /// Instances and clusters of RDS.
+    Rds,
+    /// Containers of running ECS tasks.
+    Ecs,
+}
+
+impl Listed {
+    /// In a sentence.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Nodes => "managed nodes",
+            Self::Rds => "databases of RDS",
+            Self::Ecs => "running ECS tasks",
+        }
+    }
+}
+
+/// `token`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// The database: rds:NAME or rds:NAME:reader.
+    #[arg(value_name = "DATABASE", value_parser = values::database)]
+    pub(crate) database: ServiceSpec,
+    /// The database user.
+    #[arg(long, value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) user: String,
+    #[command(flatten)]
+    pub(crate) aws: LookupAwsArgs,
+}
+
+/// `policy`.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    /// Managed nodes (ids, tag:Key=Value, names, asg:NAME, ecs:CLUSTER/SERVICE) and services (rds:NAME).
+    #[arg(value_name = "TARGET|SERVICE", value_parser = values::named)]
+    pub(crate) names: Vec<Named>,
+    /// A forward to allow, as for the command forward. May be repeated.
+    #[arg(short = 'L', value_name = "SPEC")]
+    pub(crate) forwards: Vec<ForwardSpec>,
+    /// Allow shells.
+    #[arg(long)]
+    pub(crate) shell: bool,
+    /// Allow commands (exec).
+    #[arg(long)]
+    pub(crate) exec: bool,
+    /// Allow ssh (ssh-proxy).
+    #[arg(long)]
+    pub(crate) ssh: bool,
+    /// Allow IAM authentication at the RDS databases as this user. May be repeated.
+    #[arg(long = "db-user", value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) database_users: Vec<String>,
+    /// The account's id, instead of that of the credentials in use.
+    #[arg(long, value_name = "ID", value_parser = values::account)]
+    pub(crate) account: Option<String>,
+    /// A policy document in JSON, or a data source of Terraform.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: PolicyFormat,
+    #[command(flatten)]
+    pub(crate) aws: LookupAwsArgs,
+}
+
+/// A node or a service.
+#[derive(Clone, Debug)]
+pub(crate) enum Named {
+    Target(TargetSpec),
+    Service(ServiceSpec),
+}
+
+/// How `policy` writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyFormat {
+    #[default]
+    Json,
+    Terraform,
+}

@@ -1,0 +1,152 @@
+//! What a forward needs to know before it listens: names are looked up, once for all `-L`.
+
+use std::sync::Arc;
+
+use ssm_forward::{
+    AwsProvider, Destination, NamedProvider, NodeSource, ServiceEndpoint, ServiceSpec, SessionProvider, TargetSpec,
+};
+
+use crate::args::ForwardArgs;
+use crate::exit_code::{ExitCode, Failure};
+use crate::local;
+use crate::spec::{ForwardRequest, ForwardSpec, ServiceForward};
+use crate::targets;
+
+/// One `-L` whose names are looked up.
+pub(crate) struct Planned {
+    /// With the real host and port.
+    pub(crate) spec: ForwardSpec,
+    /// What StartSession takes for the first session.
+    pub(crate) target: String,
+    /// Starts the sessions; looks names up again for each.
+    pub(crate) provider: Arc<dyn SessionProvider>,
+    /// The service that it leads to, if one was named.
+    pub(crate) service: Option<ServiceEndpoint>,
+    /// What to tell about what was found; `None` if nothing was looked up.
+    pub(crate) found: Option<String>,
+}
+
+/// Looks up everything that the command line names.
+///
+/// # Errors
+/// In one line: what is not there, or may not be looked up.
+pub(crate) async fn plan(args: &ForwardArgs, aws: &Arc<AwsProvider>) -> Result<Vec<Planned>, Failure> {
+    let (target, requests) = requests(args)?;
+    let source = match &target {
+        Some(target) => targets::source(aws, target, args.session.any).await?,
+        None => NodeSource::InVpcOfService,
+    };
+    let mut planned = Vec::new();
+    for request in requests {
+        planned.push(one(aws, source.clone(), request).await?);
+    }
+    Ok(planned)
+}
+
+/// The node, if one is named, and the `-L`. A service in the place of the node is what to forward to.
+fn requests(args: &ForwardArgs) -> Result<(Option<TargetSpec>, Vec<ForwardRequest>), Failure> {
+    let usage = |text: &str| Failure::new(ExitCode::Usage, "usage", text);
+    let mut requests = args.forwards.clone();
+    let target = match args.target() {
+        Some(text) => match ServiceSpec::of_text(text) {
+            Some(service) => {
+                let forward = ServiceForward { listen: None, service: service?, text: text.to_owned() };
+                requests.insert(0, ForwardRequest::Service(forward));
+                args.via().map(str::parse).transpose()?
+            }
+            None if args.via().is_some() => {
+                return Err(usage("the managed node is named twice, as an argument and with --target"));
+            }
+            None => Some(text.parse()?),
+        },
+        None if args.aws.local => Some(local::DEFAULT_TARGET.parse()?),
+        None => None,
+    };
+    if requests.is_empty() {
+        return Err(usage(
+            "what to forward is missing: -L port:host:hostport, or a service such as rds:NAME; see --help",
+        ));
+    }
+    let plain = requests.iter().find(|request| matches!(request, ForwardRequest::Plain(_)));
+    match (&target, plain) {
+        (None, Some(plain)) => Err(usage(&format!("-L {} needs a managed node: name one with --target", plain.text()))),
+        _ => Ok((target, requests)),
+    }
+}
+
+async fn one(aws: &Arc<AwsProvider>, source: NodeSource, request: ForwardRequest) -> Result<Planned, Failure> {
+    let service = match &request {
+        ForwardRequest::Plain(_) => None,
+        ForwardRequest::Service(forward) => Some(forward.service.clone()),
+    };
+    let provider = NamedProvider::new(aws.clone(), source, service);
+    let destination = provider.find().await?;
+    let spec = match (request, &destination.service) {
+        (ForwardRequest::Plain(spec), _) => spec,
+        (ForwardRequest::Service(forward), Some(service)) => forward.at(service),
+        (ForwardRequest::Service(forward), None) => {
+            return Err(Failure::internal(format!("{} was not looked up", forward.service)));
+        }
+    };
+    let found = tell(&destination);
+    let Destination { node, service, .. } = destination;
+    Ok(Planned { spec, target: node, provider: Arc::new(provider), service, found })
+}
+
+/// What was found, in one line.
+fn tell(destination: &Destination) -> Option<String> {
+    let service = destination
+        .service
+        .as_ref()
+        .map(|service| format!("{} is {}:{} ({})", service.spec, service.host, service.port, service.engine));
+    let node = destination.details.as_ref().map(|node| format!("the managed node is {node}"));
+    let parts: Vec<_> = service.into_iter().chain(node).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    /// The node, and the text of each forward.
+    fn read(words: &[&str]) -> Result<(Option<String>, Vec<String>), String> {
+        let cli = Cli::try_parse_from(["aws-ssm-forward", "forward"].iter().chain(words))
+            .map_err(|error| error.to_string())?;
+        let Command::Forward(args) = cli.command else { panic!("another command") };
+        let (target, requests) = requests(&args).map_err(|failure| failure.message)?;
+        Ok((
+            target.map(|target| target.to_string()),
+            requests.iter().map(|request| request.text().to_owned()).collect(),
+        ))
+    }
+
+    #[test]
+    fn a_service_may_stand_in_the_place_of_the_node() {
+        let some = |target: &str, forwards: &[&str]| {
+            Ok((Some(target.to_owned()), forwards.iter().map(|&text| text.to_owned()).collect()))
+        };
+        assert_eq!(read(&["i-1", "-L", "1:2"]), some("i-1", &["1:2"]));
+        assert_eq!(read(&["-t", "web", "-L", "rds:db"]), some("web", &["rds:db"]));
+        assert_eq!(read(&["rds:db", "-t", "web", "-L", "1:2"]), some("web", &["rds:db", "1:2"]));
+        assert_eq!(read(&["rds:db", "-L", "rds:other"]), Ok((None, vec!["rds:db".into(), "rds:other".into()])));
+        assert_eq!(read(&["-L", "rds:db"]), Ok((None, vec!["rds:db".into()])));
+        assert_eq!(read(&["--local", "-L", "1:2"]), some(local::DEFAULT_TARGET, &["1:2"]));
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        for (words, part) in [
+            (&["i-1"][..], "what to forward is missing"),
+            (&["-L", "1:2"], "needs a managed node"),
+            (&["rds:db", "-L", "1:2"], "needs a managed node"),
+            (&["i-1", "-t", "i-2", "-L", "1:2"], "named twice"),
+            (&["--local", "--region", "eu-central-1", "-L", "1:2"], "--region"),
+        ] {
+            let error = read(words).unwrap_err();
+            assert!(error.contains(part), "{words:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `policy`: the least IAM policy that given targets and forwards need.
+
+mod render;
+mod statements;
+
+use std::io::{Write as _, stderr};
+
+use ssm_forward::{AwsProvider, ServiceKind, ServiceSpec};
+
+use crate::args::{Named, PolicyArgs, PolicyFormat};
+use crate::connect;
+use crate::exit_code::{ExitCode, Failure};
+use crate::writer;
+
+use statements::{Account, Wanted};
+
+/// Prints the policy on standard output, and how to narrow it on standard error.
+///
+/// # Errors
+/// In one line: the account or the region is not known, or a target has no policy of its own.
+pub(crate) async fn run(args: &PolicyArgs) -> Result<ExitCode, Failure> {
+    // With the account given, and without databases to look up, no credentials are needed.
+    let aws = AwsProvider::new(connect::lookup_config(&args.aws)).await?;
+    let account = match &args.account {
+        Some(account) => account.clone(),
+        None => aws.caller().await.map_err(without_account)?.account,
+    };
+    let (mut targets, mut services) = (Vec::new(), Vec::new());
+    for name in args.names.iter().cloned() {
+        match name {
+            Named::Target(target) => targets.push(target),
+            Named::Service(service) => services.push(service),
+        }
+    }
+    let mut wanted = Wanted {
+        account: Account::new(aws.region(), account),
+        targets,
+        services,
+        remotes: args.forwards.iter().map(|spec| spec.remote.clone()).collect(),
+        shell: args.shell,
+        exec: args.exec,
+        ssh: args.ssh,
+        database_users: Vec::new(),
+    };
+    for user in &args.database_users {
+        for spec in wanted.services.iter().filter(|spec| spec.kind == ServiceKind::Rds) {
+            wanted.database_users.push((resource_id(&aws, spec).await, user.clone()));
+        }
+    }
+    let policy = statements::policy(&wanted)?;
+    let text = match args.output {
+        PolicyFormat::Json => render::json(&policy),
+        PolicyFormat::Terraform => render::terraform(&policy),
+    };
+    writer::print(&text)?;
+    if args.output == PolicyFormat::Json {
+        for note in &policy.notes {
+            let _ = writeln!(stderr(), "note: {note}");
+        }
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn without_account(error: ssm_forward::ProviderError) -> Failure {
+    let failure = Failure::from(error);
+    Failure { message: format!("{}; or name the account with --account", failure.message), ..failure }
+}
+
+/// The id by which IAM knows a database; one that cannot be looked up stands for all of the account.
+async fn resource_id(aws: &AwsProvider, spec: &ServiceSpec) -> Option<String> {
+    match aws.find_service(spec).await {
+        Ok(service) => service.resource_id,
+        Err(error) => {
+            let _ = writeln!(stderr(), "warning: the policy allows any database: {error}");
+            None
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Which managed node is meant: names are looked up before the first session starts.
+
+use std::io::{IsTerminal, stderr, stdin};
+
+use dialoguer::FuzzySelect;
+use dialoguer::theme::ColorfulTheme;
+use ssm_forward::{AwsProvider, Node, NodeSource, TargetSpec};
+
+use crate::exit_code::{ExitCode, Failure};
+
+/// Through which node the sessions of a command go. `any` takes any node of the name that is online, without asking.
+///
+/// # Errors
+/// There is no such node, none is online, or several are and nobody is there to choose one.
+pub(crate) async fn source(aws: &AwsProvider, spec: &TargetSpec, any: bool) -> Result<NodeSource, Failure> {
+    if !spec.is_name() {
+        return Ok(NodeSource::Fixed(spec.to_string()));
+    }
+    if any || spec.means_any() { Ok(NodeSource::AnyOf(spec.clone())) } else { only_one(aws, spec).await }
+}
+
+/// The only node of the name that is online, or the one that a person chooses.
+async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Failure> {
+    let nodes = aws.find_nodes(spec).await?;
+    let online: Vec<Node> = nodes.iter().filter(|node| node.online).cloned().collect();
+    match online.as_slice() {
+        [] => Err(aws.no_node(spec, &nodes).await.into()),
+        // Of a name that only one node has, whoever has it when the next session starts is meant.
+        [_] => Ok(NodeSource::AnyOf(spec.clone())),
+        _ if stdin().is_terminal() && stderr().is_terminal() => choose(spec, online).await.map(NodeSource::Fixed),
+        _ => {
+            let list: Vec<_> = online.iter().map(describe).collect();
+            let text = format!(
+                "{:?} names {} managed nodes that are online: {}; name one by its id, or take any with --any",
+                spec.to_string(),
+                online.len(),
+                list.join("; ")
+            );
+            Err(Failure::new(ExitCode::Usage, "ambiguous", text))
+        }
+    }
+}
+
+/// Lets the person at the terminal choose; typing filters the list.
+async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> {
+    let prompt = format!("{spec} names {} managed nodes; type to filter, Enter takes one", nodes.len());
+    let lines: Vec<_> = nodes.iter().map(describe).collect();
+    let chosen = tokio::task::spawn_blocking(move || {
+        FuzzySelect::with_theme(&ColorfulTheme::default()).with_prompt(prompt).items(&lines).default(0).interact_opt()
+    });
+    match chosen.await.map_err(Failure::internal)? {
+        Ok(Some(index)) => nodes
+            .into_iter()
+            .nth(index)
+            .map(|node| node.id)
+            .ok_or_else(|| Failure::internal("the prompt gave a line that it does not have")),
+        Ok(None) => Err(Failure::new(ExitCode::Interrupted, "stopped", "no managed node was chosen")),
+        Err(error) => {
+            Err(Failure::new(ExitCode::Interrupted, "stopped", format!("no managed node was chosen: {error}")))
+        }
+    }
+}
+
+/// A node in one line.
+fn describe(node: &Node) -> String {
+    let agent = node.agent_version.as_deref().unwrap_or("unknown");
+    format!("{node}, agent {agent}, {}", node.connection())
+}

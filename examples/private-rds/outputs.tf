@@ -1,0 +1,24 @@
+output "forward" {
+  description = "Opens the tunnel and prints the command line of the MySQL client."
+  value       = "aws-ssm-forward forward rds:${aws_db_instance.this.identifier} --region ${var.region}"
+}
+
+output "forward_explicit" {
+  description = "The same without looking anything up."
+  value       = "aws-ssm-forward forward ${aws_instance.this.id} -L 3306:${aws_db_instance.this.address}:${aws_db_instance.this.port} --region ${var.region}"
+}
+
+output "password" {
+  description = "Prints the master user's password from Secrets Manager."
+  value       = "aws secretsmanager get-secret-value --secret-id ${aws_db_instance.this.master_user_secret[0].secret_arn} --query SecretString --output text --region ${var.region}"
+}
+
+output "instance_id" {
+  description = "The managed node."
+  value       = aws_instance.this.id
+}
+
+output "database_host" {
+  description = "The database's host name, which only the VPC resolves to an address that it can reach."
+  value       = aws_db_instance.this.address
+}

@@ -155,7 +155,7 @@ pub(crate) struct AwsArgs {
     pub(crate) allow_stream_host: Vec<String>,
     /// Reach the data channel at this host instead of the stream URL's, for example the name of a private endpoint: HOST,
     /// HOST:PORT or a URL. Default: AWS_ENDPOINT_URL_SSMMESSAGES.
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", hide_short_help = true)]
     pub(crate) stream_endpoint: Option<StreamEndpoint>,
 }
 

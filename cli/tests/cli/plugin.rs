@@ -88,8 +88,18 @@ fn malformed_arguments_are_one_line_and_an_honest_exit_code() {
         ended.assert_one_line(2, &[what]);
         assert!(!format!("{ended:?}").contains("hush"), "{ended:?}");
     }
-    let unknown = run(&[whole, "us-east-1", "StartSession", "no-such-profile"], &[]);
-    unknown.assert_one_line(4, &["no-such-profile"]);
+}
+
+/// The session was started already, and its token is enough: only the data channel's own failure ends it.
+#[test]
+fn a_profile_that_is_gone_is_one_warning() {
+    let session = r#"{"SessionId":"s","StreamUrl":"ws://127.0.0.1:1/","TokenValue":"hush-hush"}"#;
+    let ended = run(&[session, "us-east-1", "StartSession", "no-such-profile"], &[]);
+    assert_eq!(ended.code, 6, "{ended:?}");
+    let warnings: Vec<_> = ended.stderr.iter().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(matches!(warnings[..], [warning] if warning.contains("no AWS profile \"no-such-profile\"")), "{ended:?}");
+    assert!(ended.stderr.iter().any(|line| line.contains("cannot reach 127.0.0.1:1")), "{ended:?}");
+    assert!(!format!("{ended:?}").contains("hush"), "{ended:?}");
 }
 
 #[test]

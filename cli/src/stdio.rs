@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use ssm_forward::{CloseReason, Session, SessionStream, StreamError, StreamSender};
 use tokio::io::{AsyncReadExt, stdin};
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::exit_code::{ExitCode, Failure};
@@ -19,27 +18,23 @@ use crate::writer::Writer;
 const READ_SIZE: usize = 64 << 10;
 /// What is taken at once for a slow standard output.
 const WRITE_SIZE: usize = 128 << 10;
-/// How long the far side may be silent once standard input has ended. Nothing on the wire tells it, so it may wait for more
-/// for ever.
-const LINGER: Duration = Duration::from_secs(30);
 
 /// Passes bytes, and nothing but them, until the far side is done or somebody asks to stop. The end of standard input alone
-/// is no reason, the answer may still be on its way; a long silence after it is.
+/// is no reason, the answer may still be on its way.
 ///
 /// # Errors
 /// The destination refused, the session is lost, the answer did not end, or standard output can't be written.
 pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> Result<(), Failure> {
     let stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
     let sender = stream.sender();
-    let (heard, input_over) = (Cell::new(false), Notify::new());
+    let heard = Cell::new(false);
     // An ssh that goes to the background is a new process: only without input its end says something.
     let left_alone = async {
         send(&sender).await;
-        input_over.notify_one();
         shutdown.parent_gone().await;
     };
     tokio::select! {
-        received = receive(session, stream, &heard, &input_over) => received,
+        received = receive(session, stream, &heard) => received,
         () = left_alone => Ok(()),
         () = tell_silence(session, &heard), if !quiet => Ok(()),
         _ = shutdown.requested() => Ok(()),
@@ -47,20 +42,11 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
 }
 
 /// The far side's bytes to standard output, until it is done.
-async fn receive(
-    session: &Session,
-    mut stream: SessionStream,
-    heard: &Cell<bool>,
-    input_over: &Notify,
-) -> Result<(), Failure> {
+async fn receive(session: &Session, mut stream: SessionStream, heard: &Cell<bool>) -> Result<(), Failure> {
     let mut output = Writer::stdout()?;
     let mut chunks = Vec::new();
     loop {
-        let more = tokio::select! {
-            more = stream.read_chunks(&mut chunks, WRITE_SIZE) => more,
-            () = silence(session, input_over) => return Err(unanswered()),
-        };
-        match more {
+        match stream.read_chunks(&mut chunks, WRITE_SIZE).await {
             Ok(true) => {
                 heard.set(true);
                 output.write(&mut chunks).await?;
@@ -69,29 +55,6 @@ async fn receive(
             Err(error) => return Err(failure(session, &error)),
         }
     }
-}
-
-/// Completes when the far side has been silent for [`LINGER`] after the end of standard input. Time in which it was out of
-/// reach, or did not have all of the input, does not count.
-async fn silence(session: &Session, input_over: &Notify) {
-    const LOOK: Duration = Duration::from_secs(1);
-    input_over.notified().await;
-    // For the next call.
-    input_over.notify_one();
-    let mut silent = Duration::ZERO;
-    while silent < LINGER {
-        sleep(LOOK).await;
-        let could_answer = session.is_connected() && session.stats().channel.in_flight == 0;
-        silent = if could_answer { silent + LOOK } else { Duration::ZERO };
-    }
-}
-
-fn unanswered() -> Failure {
-    let text = format!(
-        "the far side said nothing for {} s after the end of standard input, and did not end its answer; it may be incomplete",
-        LINGER.as_secs()
-    );
-    Failure::new(ExitCode::SessionLost, "unanswered", text)
 }
 
 /// Tells once that the far side takes nothing, then does nothing more. Where nothing listens on the port, some agents' workers
@@ -141,6 +104,9 @@ async fn send(sender: &StreamSender) {
 fn failure(session: &Session, error: &StreamError) -> Failure {
     let reason = session.close_reason().map_or_else(|| error.to_string(), |reason| reason.to_string());
     match error {
+        StreamError::Silent { .. } => {
+            Failure::new(ExitCode::SessionLost, "unanswered", format!("{error}: the answer may be incomplete"))
+        }
         StreamError::Refused => Failure::new(ExitCode::RemotePort, "remote_refused", reason),
         _ => Failure::new(ExitCode::SessionLost, "session_ended", reason),
     }

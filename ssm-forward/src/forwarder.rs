@@ -32,7 +32,8 @@ pub struct ForwardConfig {
     /// How long the first session is tried again while the target is not connected; each attempt has `connect_timeout`.
     /// Default: zero, not at all.
     pub wait_connected: Duration,
-    /// After a local program ends its sending side: how long the far side may be silent before it is told. Default: 30 s.
+    /// After a local program ends its sending side: how long the far side may be silent before the connection is given up and
+    /// reset. Only silence counts in which the far side would have been heard. Default: 30 s.
     pub linger: Duration,
     /// A connection that has had no answer for so long gets a warning, at most one a minute. Default: 10 s.
     pub answer_patience: Duration,
@@ -342,10 +343,17 @@ impl Connection {
         };
         let (bytes_up, bytes_down) = traffic.get();
         let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused)));
+        let silent = match outcome {
+            Err(PumpError::Stream(StreamError::Silent { answered, .. })) => Some(answered),
+            _ => None,
+        };
         let error = outcome.err().map(|error| error.to_string());
         let connection = self.number;
         tracing::info!(connection, bytes_up, bytes_down, error = error.as_deref(), "connection closed");
         (self.on_event)(ForwardEvent::ConnectionClosed { connection, bytes_up, bytes_down, refused, error });
+        if let Some(text) = silent.and_then(|answered| self.unanswered.explain_reset(connection, answered)) {
+            (self.on_event)(ForwardEvent::Warning { text });
+        }
     }
 
     /// Warns if the destination leaves this connection without an answer.

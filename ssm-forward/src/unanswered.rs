@@ -4,6 +4,7 @@
 //! are dropped, a connection therefore looks like one whose server is silent, until the node's system gives up after two
 //! minutes or so. Nothing can be asked meanwhile: the agent connects one stream after the other.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) struct Unanswered {
     destination: String,
     patience: Duration,
     told: Mutex<Told>,
+    explained: AtomicBool,
 }
 
 /// What was told lately.
@@ -32,7 +34,7 @@ struct Told {
 impl Unanswered {
     /// `patience`: how long a connection waits before it is told about.
     pub(crate) fn new(destination: String, patience: Duration) -> Self {
-        Self { destination, patience, told: Mutex::default() }
+        Self { destination, patience, told: Mutex::default(), explained: AtomicBool::new(false) }
     }
 
     /// Waits until this connection has had no answer for too long, and gives what to tell, if there is something.
@@ -57,6 +59,21 @@ impl Unanswered {
         }
     }
 
+    /// Why this connection was reset after its linger; `None` once it was told. `answered`: something came before.
+    pub(crate) fn explain_reset(&self, connection: u64, answered: bool) -> Option<String> {
+        let cause = match answered {
+            true => "sent a part of its answer and then paused for longer than the linger, or keeps connections open",
+            false => "needs longer than the linger to answer, or answers only at the end of the input",
+        };
+        (!self.explained.swap(true, Ordering::Relaxed)).then(|| {
+            format!(
+                "connection {connection} was reset after the linger: {} {cause}. The agent can't pass on the end of the input \
+                 without losing the answer",
+                self.destination
+            )
+        })
+    }
+
     fn tell(&self, connection: u64, now: Instant) -> Option<String> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.at.is_some_and(|at| now < at + PAUSE) {
@@ -79,7 +96,7 @@ impl Unanswered {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 

@@ -13,7 +13,7 @@
 //! assert!(pair.run_until(Duration::from_secs(60), |pair| pair.agent.session.stats().receive_bytes == 5));
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,6 +53,8 @@ pub struct End {
     pub malformed: u64,
     connected: bool,
     back_at: Option<Instant>,
+    /// What a congested driver leaves in its socket.
+    unread: VecDeque<Bytes>,
     /// Largest number of bytes that ever waited to be read.
     pub peak_receive: usize,
 }
@@ -153,6 +155,7 @@ impl Pair {
         let end = self.end(side);
         if end.connected {
             end.connected = false;
+            end.unread.clear();
             end.session.handle_disconnected(now);
         }
         end.back_at = Some(now + outage);
@@ -192,16 +195,8 @@ impl Pair {
         if !end.connected {
             return;
         }
-        // A congested driver does not read: the message stays in the socket.
-        if end.session.is_congested() {
-            let again = (now + Duration::from_millis(1), self.next_count());
-            self.flight.insert(again, (to, message));
-            return;
-        }
-        if end.session.handle_input(now, message).is_err() {
-            end.malformed += 1;
-        }
-        end.peak_receive = end.peak_receive.max(end.session.stats().receive_bytes);
+        end.unread.push_back(message);
+        end.read(now);
     }
 
     fn drain(&mut self) {
@@ -211,6 +206,7 @@ impl Pair {
                 Side::Client => &mut self.client,
                 Side::Agent => &mut self.agent,
             };
+            end.read(now);
             while let Some(event) = end.session.poll_event() {
                 self.kms.answer(now, &mut self.rng, &event, &mut end.session);
                 if matches!(event, SessionEvent::Ready(_)) {
@@ -291,7 +287,19 @@ impl End {
             malformed: 0,
             connected: false,
             back_at: None,
+            unread: VecDeque::new(),
             peak_receive: 0,
+        }
+    }
+
+    /// Takes what is in the socket, unless the session is congested.
+    fn read(&mut self, now: Instant) {
+        while !self.session.is_congested() {
+            let Some(message) = self.unread.pop_front() else { break };
+            if self.session.handle_input(now, message).is_err() {
+                self.malformed += 1;
+            }
+            self.peak_receive = self.peak_receive.max(self.session.stats().receive_bytes);
         }
     }
 

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ struct Flow {
     read: usize,
     finished: bool,
     ended: bool,
+    /// The reader found nothing more.
+    caught_up: bool,
 }
 
 impl Flow {
@@ -49,7 +51,11 @@ impl Flow {
     /// Reads a random number of chunks and compares them.
     fn read(&mut self, rng: &mut Rng, end: &mut End, id: StreamId) {
         for _ in 0..rng.usize(..8) {
-            let Some(chunk) = end.session.read(id) else { break };
+            let Some(chunk) = end.session.read(id) else {
+                self.caught_up = true;
+                break;
+            };
+            self.caught_up = false;
             let expected = self.bytes.get(self.read..self.read + chunk.len());
             assert_eq!(expected, Some(&chunk[..]), "stream {id} at byte {}", self.read);
             self.read += chunk.len();
@@ -64,6 +70,42 @@ impl Flow {
     }
 }
 
+/// What becomes of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Both directions arrive as a whole.
+    Whole,
+    /// The agent can't reach its destination.
+    Refused,
+    /// The client drops it somewhere on the way, and sends what it had written if it abandons it.
+    Dropped { abandon: bool },
+}
+
+/// One stream.
+struct Talk {
+    up: Flow,
+    down: Flow,
+    fate: Fate,
+    /// What was to become of it did.
+    done: bool,
+    /// The client's program reads nothing until then.
+    paused_until: Option<Instant>,
+}
+
+impl Talk {
+    fn random(rng: &mut Rng, bytes: usize) -> Self {
+        let fate = match rng.u8(..8) {
+            0 => Fate::Refused,
+            1 => Fate::Dropped { abandon: rng.bool() },
+            _ => Fate::Whole,
+        };
+        let (up, mut down) = (Flow::random(rng, bytes), Flow::random(rng, bytes));
+        // The flag of a refusal names no stream: an empty answer between it and its FIN would take it.
+        down.bytes.push(7);
+        Self { up, down, fate, done: false, paused_until: None }
+    }
+}
+
 /// What a run does to the link, and how the agent behaves.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -74,6 +116,8 @@ struct Plan {
     rumours: usize,
     head_only: bool,
     quirks: AgentQuirks,
+    /// The longest outage of a side, and pause of a reader.
+    outage: Duration,
     streams: usize,
     bytes: usize,
 }
@@ -85,8 +129,11 @@ const RECEIVE_TOTAL: usize = 96 << 10;
 /// More than any message of these runs.
 const MESSAGE: usize = 2 << 10;
 
-/// The longest outage of a side.
+/// Longer than any retransmission takes, and shorter than some outages and pauses.
+const LINGER: Duration = Duration::from_secs(12);
+/// The longest outage of a side, and pause of a reader: most of the time, and in some runs.
 const OUTAGE: Duration = Duration::from_secs(3);
+const LONG_OUTAGE: Duration = Duration::from_secs(40);
 
 /// Once the link works again and all sides are back, everything is delivered within this, however long the faults lasted.
 ///
@@ -99,7 +146,7 @@ const HEAD_ONLY_BOUND: Duration = Duration::from_secs(3 + 64 * 3 / 10);
 
 impl Plan {
     fn bound(&self) -> Duration {
-        OUTAGE + if self.head_only { HEAD_ONLY_BOUND } else { PER_MESSAGE_BOUND }
+        self.outage + if self.head_only { HEAD_ONLY_BOUND } else { PER_MESSAGE_BOUND }
     }
 }
 
@@ -110,6 +157,7 @@ fn run(plan: &Plan) -> Duration {
         receive_store: 64 << 10,
         receive_total: RECEIVE_TOTAL,
         send_queue: 16 << 10,
+        linger: LINGER,
         ..MuxConfig::default()
     };
     let channel = ChannelConfig {
@@ -128,14 +176,8 @@ fn run(plan: &Plan) -> Duration {
     };
     let mut pair = Pair::new(Instant::now(), plan.seed, plan.link, client, agent);
     assert!(pair.run_until(Duration::from_secs(120), |pair| pair.client.ready), "no handshake");
-    let mut streams: BTreeMap<StreamId, [Flow; 2]> = (0..plan.streams)
-        .map(|_| {
-            (
-                pair.client.session.open().unwrap(),
-                [Flow::random(&mut rng, plan.bytes), Flow::random(&mut rng, plan.bytes)],
-            )
-        })
-        .collect();
+    let mut streams: BTreeMap<StreamId, Talk> =
+        (0..plan.streams).map(|_| (pair.client.session.open().unwrap(), Talk::random(&mut rng, plan.bytes))).collect();
     let mut healed = None;
     for round in 0.. {
         let faulty = round < 200;
@@ -145,17 +187,24 @@ fn run(plan: &Plan) -> Duration {
         }
         if faulty && rng.usize(..200) < plan.cuts {
             let side = if rng.bool() { Side::Client } else { Side::Agent };
-            pair.cut(side, Duration::from_millis(rng.u64(..u64::try_from(OUTAGE.as_millis()).unwrap())));
+            pair.cut(side, plan.outage.mul_f64(rng.f64()));
         }
         if faulty && rng.usize(..200) < plan.rumours {
             let word = publication(rng.u8(..4) == 0, 1, uuid::Uuid::nil());
             let (now, end) = (pair.now, if rng.bool() { &mut pair.client } else { &mut pair.agent });
             end.session.handle_input(now, word).unwrap();
         }
-        for (id, [up, down]) in &mut streams {
-            step(&mut rng, &mut pair, *id, up, down);
+        for (id, talk) in &mut streams {
+            if faulty && rng.u8(..) == 0 {
+                talk.paused_until = Some(pair.now + plan.outage.mul_f64(rng.f64()));
+            }
+            match talk.fate {
+                Fate::Whole => step(&mut rng, &mut pair, *id, talk),
+                Fate::Refused => refuse(&mut pair, *id, talk),
+                Fate::Dropped { abandon } => drop_somewhere(&mut rng, &mut pair, *id, talk, abandon),
+            }
         }
-        if streams.values().all(|flows| flows.iter().all(|flow| flow.ended)) {
+        if streams.values().all(|talk| talk.done) {
             break;
         }
         let late = healed.map_or(Duration::ZERO, |since| pair.now - since);
@@ -171,7 +220,7 @@ fn run(plan: &Plan) -> Duration {
         });
     }
     let took = healed.map_or(Duration::ZERO, |since| pair.now - since);
-    check_ends(&mut pair);
+    check_ends(&mut pair, &streams);
     took
 }
 
@@ -187,8 +236,47 @@ fn check_memory(pair: &Pair) {
     }
 }
 
-fn step(rng: &mut Rng, pair: &mut Pair, id: StreamId, up: &mut Flow, down: &mut Flow) {
-    let opened = pair.agent.events.iter().any(|event| matches!(event, SessionEvent::Opened(opened) if *opened == id));
+fn is_opened(pair: &Pair, id: StreamId) -> bool {
+    pair.agent.events.iter().any(|event| matches!(event, SessionEvent::Opened(opened) if *opened == id))
+}
+
+fn refuse(pair: &mut Pair, id: StreamId, talk: &mut Talk) {
+    if is_opened(pair, id) && !talk.down.finished {
+        pair.agent.session.refuse(id);
+        talk.down.finished = true;
+    }
+    talk.done =
+        pair.client.events.iter().any(|event| matches!(event, SessionEvent::Refused(refused) if *refused == id));
+}
+
+fn drop_somewhere(rng: &mut Rng, pair: &mut Pair, id: StreamId, talk: &mut Talk, abandon: bool) {
+    if !talk.up.ended {
+        talk.up.write(rng, &mut pair.client, id);
+        while pair.client.session.read(id).is_some() {}
+        if rng.u8(..20) == 0 {
+            match abandon {
+                true => pair.client.session.abandon(id),
+                false => pair.client.session.reset(id),
+            }
+            talk.up.ended = true;
+        }
+    }
+    if is_opened(pair, id) && !talk.done {
+        if !talk.down.finished {
+            // It may refuse: the client is gone already.
+            talk.down.finished = pair.agent.session.write(id, Bytes::from_static(b"banner")).is_ok();
+        }
+        while pair.agent.session.read(id).is_some() {}
+        if talk.down.finished && pair.agent.session.is_finished(id) {
+            pair.agent.session.finish(pair.now, id);
+            talk.done = true;
+        }
+    }
+}
+
+fn step(rng: &mut Rng, pair: &mut Pair, id: StreamId, talk: &mut Talk) {
+    let Talk { up, down, paused_until, .. } = talk;
+    let opened = is_opened(pair, id);
     up.write(rng, &mut pair.client, id);
     if up.written == up.bytes.len() && !up.finished && rng.bool() {
         pair.client.session.finish(pair.now, id);
@@ -204,13 +292,31 @@ fn step(rng: &mut Rng, pair: &mut Pair, id: StreamId, up: &mut Flow, down: &mut 
             up.ended = true;
         }
     }
-    down.read(rng, &mut pair.client, id);
+    if paused_until.is_none_or(|until| pair.now >= until) {
+        down.read(rng, &mut pair.client, id);
+        if down.caught_up {
+            pair.client.session.wait_for_data(pair.now, id);
+        }
+    }
+    talk.done = talk.up.ended && talk.down.ended;
 }
 
-fn check_ends(pair: &mut Pair) {
+fn check_ends(pair: &mut Pair, streams: &BTreeMap<StreamId, Talk>) {
     assert!(
         pair.run_until(Duration::from_secs(60), |pair| pair.client.session.is_idle() && pair.agent.session.is_idle())
     );
+    let refused: BTreeSet<_> = pair
+        .client
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            SessionEvent::Refused(id) => Some(*id),
+            SessionEvent::Silent { stream, .. } => panic!("stream {stream} was given up"),
+            _ => None,
+        })
+        .collect();
+    let wanted = streams.iter().filter(|(_, talk)| talk.fate == Fate::Refused).map(|(id, _)| *id);
+    assert_eq!(refused, wanted.collect(), "the refusal of another stream");
     for end in [&pair.client, &pair.agent] {
         assert_eq!(end.session.stats().streams, 0, "streams are left");
         assert!(!end.events.iter().any(|event| matches!(event, SessionEvent::Failed(_))), "{:?}", end.events);
@@ -235,7 +341,8 @@ fn plan_of(seed: u64) -> Plan {
         refuse_for: Duration::from_millis(rng.u64(..300)),
     };
     let (cuts, rumours) = (rng.usize(..10), rng.usize(..10));
-    Plan { seed, link, cuts, rumours, head_only: rng.bool(), quirks, streams: rng.usize(1..6), bytes: 20_000 }
+    let outage = if rng.u8(..4) == 0 { LONG_OUTAGE } else { OUTAGE };
+    Plan { seed, link, cuts, rumours, head_only: rng.bool(), quirks, outage, streams: rng.usize(1..6), bytes: 20_000 }
 }
 
 /// `SEEDS` and `SEED` choose how many, and which one alone.
@@ -275,6 +382,6 @@ proptest! {
         streams in 1usize..8,
     ) {
         let link = Link { latency: Duration::from_millis(latency), loss, duplicate, reorder, ..Link::default() };
-        run(&Plan { seed, link, cuts, rumours, head_only, quirks: AgentQuirks::default(), streams, bytes: 5000 });
+        run(&Plan { seed, link, cuts, rumours, head_only, quirks: AgentQuirks::default(), outage: OUTAGE, streams, bytes: 5000 });
     }
 }

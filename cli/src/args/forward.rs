@@ -66,7 +66,7 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
         hide_short_help = true
     )]
     pub(crate) connect_timeout: Duration,
-    /// After a local program has sent everything: how long the far side may stay silent before the connection is closed.
+    /// After a local program has ended its sending side: how long the far side may be silent before the connection is reset.
     #[arg(
         long,
         value_name = "DURATION",

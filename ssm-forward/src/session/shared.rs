@@ -10,6 +10,7 @@ use ssm_proto::{KeyRequest, Session, SessionEvent, SessionMode, StreamId};
 use tokio::sync::watch;
 
 use super::stall::{Congestion, Stall};
+use super::stream::StreamError;
 use super::{CloseReason, SessionNotice};
 
 /// The state behind one lock. The driver takes it once per batch of messages, a stream once per chunk of up to 64 KiB:
@@ -45,12 +46,18 @@ pub(super) struct State {
 
 #[derive(Default)]
 pub(super) struct StreamState {
-    pub(super) refused: bool,
+    /// How it came to an end that is none of the far side's own.
+    pub(super) failed: Option<StreamError>,
     pub(super) reader: Option<Waker>,
     writers: Vec<Waker>,
 }
 
 impl StreamState {
+    fn fail(&mut self, error: StreamError) {
+        self.failed = Some(error);
+        self.wake();
+    }
+
     fn wake(&mut self) {
         self.reader.take().into_iter().chain(self.writers.drain(..)).for_each(Waker::wake);
     }
@@ -159,8 +166,12 @@ impl Shared {
                 SessionEvent::Refused(id) => {
                     tracing::debug!(stream = ?id, "the agent could not connect to the destination");
                     if let Some(stream) = state.streams.get_mut(&id) {
-                        stream.refused = true;
-                        stream.wake();
+                        stream.fail(StreamError::Refused);
+                    }
+                }
+                SessionEvent::Silent { stream: id, answered, silence } => {
+                    if let Some(stream) = state.streams.get_mut(&id) {
+                        stream.fail(StreamError::Silent { answered, silence });
                     }
                 }
                 SessionEvent::Finished(id) => {
@@ -252,13 +263,26 @@ impl State {
 
     /// Tells the protocol that nobody uses the stream any more.
     pub(super) fn drop_stream(&mut self, id: StreamId, keep_sending: bool) {
-        self.streams.remove(&id);
         match keep_sending {
             true => self.protocol.abandon(id),
             false => self.protocol.reset(id),
         }
+        // A sender may wait for room: it is to see that there will be none.
+        if let Some(mut stream) = self.streams.remove(&id) {
+            stream.wake();
+        }
         self.wake_openers();
         self.wake_driver();
+    }
+
+    /// The stream's reader took everything and waits: from now on the far side's silence may count.
+    pub(super) fn wait_to_read(&mut self, id: StreamId, waker: &Waker) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.reader = Some(waker.clone());
+        }
+        if self.protocol.wait_for_data(Instant::now(), id) {
+            self.wake_driver();
+        }
     }
 
     pub(super) fn finish_stream(&mut self, id: StreamId) {

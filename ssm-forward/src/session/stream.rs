@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use ssm_proto::{OpenError, Output, StreamId, WriteError};
@@ -21,6 +22,18 @@ pub enum StreamError {
         "the agent could not connect to the destination: nothing listens there, or it is not reachable from the node"
     )]
     Refused,
+    /// The destination sent nothing for as long as [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was
+    /// finished here, though it would have been heard. It was given up, and nobody knows whether its answer was whole.
+    #[error("the destination sent nothing for {} s after the end of the input, {}", .silence.as_secs_f32(), match .answered {
+        true => "and did not end the connection",
+        false => "and never answered",
+    })]
+    Silent {
+        /// Whether it ever sent anything.
+        answered: bool,
+        /// How long it was silent, at least.
+        silence: Duration,
+    },
     /// The far side took the stream away, or it was finished here.
     #[error("the stream is closed")]
     Closed,
@@ -33,6 +46,7 @@ impl From<StreamError> for io::Error {
     fn from(error: StreamError) -> Self {
         let kind = match error {
             StreamError::Refused => io::ErrorKind::ConnectionRefused,
+            StreamError::Silent { .. } => io::ErrorKind::TimedOut,
             StreamError::Closed => io::ErrorKind::BrokenPipe,
             StreamError::SessionEnded(_) => io::ErrorKind::ConnectionReset,
         };
@@ -180,9 +194,9 @@ impl SessionStream {
         let id = self.sender.id;
         let finished = state.protocol.is_finished(id);
         let ended = state.ended.as_ref().map(ToString::to_string);
-        let Some(stream) = state.streams.get_mut(&id) else { return Poll::Ready(Err(StreamError::Closed)) };
-        if stream.refused {
-            return Poll::Ready(Err(StreamError::Refused));
+        let Some(stream) = state.streams.get(&id) else { return Poll::Ready(Err(StreamError::Closed)) };
+        if let Some(error) = &stream.failed {
+            return Poll::Ready(Err(error.clone()));
         }
         if finished {
             return Poll::Ready(Ok(None));
@@ -190,7 +204,7 @@ impl SessionStream {
         if let Some(reason) = ended {
             return Poll::Ready(Err(StreamError::SessionEnded(reason)));
         }
-        stream.reader = Some(cx.waker().clone());
+        state.wait_to_read(id, cx.waker());
         Poll::Pending
     }
 
@@ -237,10 +251,11 @@ impl StreamSender {
                 Poll::Ready(Ok(()))
             }
             Err(WriteError::Full(data)) => {
+                let Some(stream) = state.streams.get_mut(&self.id) else {
+                    return Poll::Ready(Err(StreamError::Closed));
+                };
                 *refused = Some(data);
-                if let Some(stream) = state.streams.get_mut(&self.id) {
-                    stream.wait_to_write(cx.waker());
-                }
+                stream.wait_to_write(cx.waker());
                 Poll::Pending
             }
             Err(_) => Poll::Ready(Err(StreamError::Closed)),

@@ -7,6 +7,8 @@ mod common;
 #[cfg(test)]
 mod detour;
 #[cfg(test)]
+mod half_close;
+#[cfg(test)]
 mod pool;
 #[cfg(test)]
 mod running;

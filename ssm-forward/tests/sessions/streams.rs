@@ -119,3 +119,24 @@ async fn where_connections_take_turns_the_next_begins_when_one_ends() {
     assert_eq!(timeout(Duration::from_secs(20), all).await.unwrap(), ["one", "two", "six"]);
     session.terminate().await;
 }
+
+#[tokio::test]
+async fn a_sender_that_waits_for_room_hears_of_the_end_of_its_stream() {
+    let local = Local::builder().start().await.unwrap();
+    let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let session = session(&local, destination.local_addr().unwrap().port()).await;
+    for abandon in [true, false] {
+        let stream = session.open_stream().await.unwrap();
+        let sender = stream.sender();
+        // Nobody reads at the far end.
+        let writer =
+            tokio::spawn(async move { while sender.write_chunk(Bytes::from(vec![7; 64 << 10])).await.is_ok() {} });
+        sleep(Duration::from_millis(500)).await;
+        match abandon {
+            true => stream.abandon(),
+            false => drop(stream),
+        }
+        timeout(Duration::from_secs(20), writer).await.unwrap().unwrap();
+    }
+    session.terminate().await;
+}

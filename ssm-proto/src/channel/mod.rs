@@ -222,6 +222,17 @@ impl DataChannel {
         sequence_number < self.inflight.next_sequence_number() - i64::try_from(self.inflight.span()).unwrap_or(i64::MAX)
     }
 
+    /// The number of the newest message that was handed to [`DataChannel::send`]; -1 before the first.
+    pub(crate) fn last_sequence_number(&self) -> i64 {
+        self.inflight.next_sequence_number() - 1
+    }
+
+    /// Whether what the peer sends would come in: there is a WebSocket, the peer is not said to be away, and nothing that it
+    /// sent is missing, as far as anybody knows.
+    pub(crate) fn hears_peer(&self) -> bool {
+        self.connected && self.paused.is_none() && self.reorder.bytes() == 0
+    }
+
     /// One binary WebSocket message arrived.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ mod stream;
 pub use frame::{Deframer, Frame, FrameError, FrameKind, StreamId};
 pub(crate) use stream::ByteQueue;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,9 @@ pub struct MuxConfig {
     pub receive_total: usize,
     /// What a stream may send before the next one's turn, in bytes. Default: 1024, one message.
     pub quantum: usize,
-    /// Client side: how long the far side may be silent after the local end finished before it is told (MUX-9).
-    /// Default: 30 s.
+    /// Client side, heeded by [`Session`](crate::Session): how long the far side may be silent after the local end finished
+    /// before the stream is given up (MUX-9). Only silence counts in which the far side had all that was written and would
+    /// have been heard. Default: 30 s.
     pub linger: Duration,
     /// Send a keep-alive frame this often. Default: never; agents that expect them are served all the same.
     pub keep_alive: Option<Duration>,
@@ -55,6 +56,8 @@ impl Default for MuxConfig {
 const MAX_FRAME_DATA: usize = 32_768;
 /// The client's first stream (MUX-5).
 const FIRST_STREAM: u32 = 3;
+/// Streams that are over at this end while the peer may still refuse them. Agents answer each FIN, so that there are few.
+const MAX_FORGOTTEN: usize = 4096;
 
 /// One side of the multiplexer.
 ///
@@ -73,8 +76,10 @@ pub struct Mux {
     keep_alive_due: Option<Instant>,
     keep_alive_queued: bool,
     silent_since: Option<Instant>,
-    /// No linger ends before this; a lower bound.
-    linger_check: Option<Instant>,
+    /// Refusals whose FIN is still to come: the flag names no stream, the FIN that follows it does (PORT-6).
+    refusals: usize,
+    /// Client side: streams that were dropped before anything came for them.
+    forgotten: BTreeSet<StreamId>,
     receive_bytes: usize,
     streams_over_limit: usize,
     events: VecDeque<MuxEvent>,
@@ -91,12 +96,9 @@ pub enum MuxEvent {
     /// A stream that refused a write has room.
     Writable(StreamId),
     /// The peer ended the stream: end of file after what is still to be read.
-    Finished {
-        /// Which.
-        stream: StreamId,
-        /// Whether any byte ever came.
-        received_any: bool,
-    },
+    Finished(StreamId),
+    /// The agent could not connect to the destination, and ended the stream.
+    Refused(StreamId),
 }
 
 /// Why a write was not taken.
@@ -138,7 +140,8 @@ impl Mux {
             keep_alive_due: config.keep_alive.map(|interval| now + interval),
             keep_alive_queued: false,
             silent_since: config.peer_timeout.map(|_| now),
-            linger_check: None,
+            refusals: 0,
+            forgotten: BTreeSet::new(),
             receive_bytes: 0,
             streams_over_limit: 0,
             events: VecDeque::new(),
@@ -234,18 +237,48 @@ impl Mux {
 
     /// The local end sends nothing more.
     ///
-    /// The agent side says so to the peer once everything is sent. The client side holds the FIN until the peer's FIN or
-    /// a linger of silence: the peer forgets a stream on FIN and would throw its answer away (MUX-8, MUX-9).
-    pub fn finish(&mut self, now: Instant, id: StreamId) {
-        let (side, linger) = (self.side, self.config.linger);
+    /// The agent side says so to the peer once everything is sent. The client side holds the FIN until the peer's, or until
+    /// the stream is abandoned: the peer forgets a stream on FIN and would throw its answer away (MUX-8, MUX-9).
+    pub fn finish(&mut self, id: StreamId) {
+        let side = self.side;
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local == Local::Open) else { return };
         if side == Side::Client && !stream.remote_finished {
-            stream.local = Local::Held { until: now + linger };
-            self.expect_linger(now + linger);
+            stream.local = Local::Held;
         } else {
             stream.local = Local::Finishing;
             self.schedule(id);
         }
+    }
+
+    /// Whether the local end finished and the peer was not told.
+    pub(crate) fn is_held(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.local == Local::Held)
+    }
+
+    /// Whether something of the stream is still to be sent.
+    pub(crate) fn has_unsent(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(Stream::has_something_to_send)
+    }
+
+    /// Whether any byte ever came for the stream.
+    pub(crate) fn is_answered(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.received_any)
+    }
+
+    /// The reader took everything and waits for more.
+    pub(crate) fn set_reader_waits(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.reader_waits = true;
+        }
+    }
+
+    pub(crate) fn reader_waits(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.reader_waits)
+    }
+
+    /// The agent could not reach the destination of one of the streams; its FIN follows and tells which.
+    pub fn handle_refusal(&mut self) {
+        self.refusals += 1;
     }
 
     /// Ends the stream at both ends once what waits is sent, without waiting for an answer; the peer's FIN still comes as
@@ -288,7 +321,7 @@ impl Mux {
         self.deframer.push(chunk);
         while let Some(frame) = self.deframer.next_frame()? {
             match frame.kind {
-                FrameKind::Psh => self.handle_data(now, frame.stream, frame.data),
+                FrameKind::Psh => self.handle_data(frame.stream, frame.data),
                 FrameKind::Syn => self.handle_syn(frame.stream),
                 FrameKind::Fin => self.handle_fin(frame.stream),
                 FrameKind::Nop | FrameKind::Upd => {}
@@ -304,14 +337,17 @@ impl Mux {
         }
     }
 
-    fn handle_data(&mut self, now: Instant, id: StreamId, data: Bytes) {
-        let linger = self.config.linger;
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.discard) else { return };
-        if let Local::Held { until } = &mut stream.local {
-            *until = now + linger;
+    fn handle_data(&mut self, id: StreamId, data: Bytes) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            self.forgotten.remove(&id);
+            return;
+        };
+        stream.received_any = true;
+        if stream.discard {
+            return;
         }
         let before = stream.receive.len();
-        stream.received_any = true;
+        stream.reader_waits = false;
         stream.receive.push(data);
         if before == 0 {
             self.events.push_back(MuxEvent::Readable(id));
@@ -321,14 +357,20 @@ impl Mux {
 
     fn handle_fin(&mut self, id: StreamId) {
         let side = self.side;
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            if self.forgotten.remove(&id) {
+                self.refusals = self.refusals.saturating_sub(1);
+            }
+            return;
+        };
         if stream.remote_finished {
             return;
         }
         stream.remote_finished = true;
+        let refused = self.refusals > 0 && !stream.received_any;
+        self.refusals -= usize::from(refused);
         if !stream.discard {
-            let received_any = stream.received_any;
-            self.events.push_back(MuxEvent::Finished { stream: id, received_any });
+            self.events.push_back(if refused { MuxEvent::Refused(id) } else { MuxEvent::Finished(id) });
         }
         // The agent forgot the stream when it sent this: what waits to be sent has nowhere to go (MUX-8).
         if side == Side::Client && stream.local != Local::Finished {
@@ -350,40 +392,18 @@ impl Mux {
             self.keep_alive_due = Some(now + interval);
             self.keep_alive_queued = true;
         }
-        if self.linger_check.is_some_and(|at| now >= at) {
-            self.end_lingers(now);
-        }
         match (self.silent_since, self.config.peer_timeout) {
             (Some(since), Some(limit)) if now >= since + limit => Err(limit),
             _ => Ok(()),
         }
     }
 
-    fn end_lingers(&mut self, now: Instant) {
-        self.linger_check = None;
-        let mut over = Vec::new();
-        for (id, stream) in &mut self.streams {
-            if let Local::Held { until } = stream.local {
-                if now >= until {
-                    stream.local = Local::Finishing;
-                    over.push(*id);
-                } else {
-                    self.linger_check = Some(self.linger_check.map_or(until, |check| check.min(until)));
-                }
-            }
-        }
-        for id in over {
-            self.schedule(id);
-        }
-    }
-
     /// When [`Mux::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Timeout> {
-        let linger = self.linger_check.map(|at| Timeout { at, reason: TimeoutReason::Linger });
         let keep_alive = self.keep_alive_due.map(|at| Timeout { at, reason: TimeoutReason::KeepAlive });
         let silence = self.silent_since.zip(self.config.peer_timeout).map(|(since, limit)| since + limit);
         let silence = silence.map(|at| Timeout { at, reason: TimeoutReason::KeepAlive });
-        Timeout::earliest(linger, Timeout::earliest(keep_alive, silence))
+        Timeout::earliest(keep_alive, silence)
     }
 
     /// The next event.
@@ -482,16 +502,19 @@ impl Mux {
             && !stream.scheduled
         {
             let before = stream.receive.len();
+            let may_be_refused = self.side == Side::Client && !stream.remote_finished && !stream.received_any;
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.receive.clear();
             }
             self.account(id, before);
             self.streams.remove(&id);
+            if may_be_refused {
+                self.forgotten.insert(id);
+                if self.forgotten.len() > MAX_FORGOTTEN {
+                    self.forgotten.pop_first();
+                }
+            }
         }
-    }
-
-    fn expect_linger(&mut self, at: Instant) {
-        self.linger_check = Some(self.linger_check.map_or(at, |check| check.min(at)));
     }
 }
 

@@ -1,9 +1,7 @@
 //! One stream's two stores.
 
-use std::collections::VecDeque;
-use std::time::Instant;
-
 use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
 
 use crate::wire::MessageBuf;
 
@@ -57,7 +55,7 @@ impl ByteQueue {
 }
 
 /// ```text
-///  local:  Open ── finish ──► Held ── linger over, or peer's FIN ──► Finishing ── FIN sent ──► Finished
+///  local:  Open ── finish ──► Held ── abandoned, or peer's FIN ──► Finishing ── FIN sent ──► Finished
 ///            └───────────────── (agent side, or reset) ─────────────────▲
 ///  remote: Open ── FIN ──► finished
 /// ```
@@ -74,6 +72,8 @@ pub(super) struct Stream {
     /// The owner was refused a write and waits for room.
     pub(super) wants_room: bool,
     pub(super) received_any: bool,
+    /// The reader took everything and waits for more.
+    pub(super) reader_waits: bool,
     /// Stands in one of the scheduler's queues.
     pub(super) scheduled: bool,
     /// Bytes that it may still send in this turn.
@@ -83,7 +83,8 @@ pub(super) struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Local {
     Open,
-    Held { until: Instant },
+    /// Nothing more is to be written; the peer is not told yet.
+    Held,
     Finishing,
     Finished,
 }
@@ -99,6 +100,7 @@ impl Stream {
             discard: false,
             wants_room: false,
             received_any: false,
+            reader_waits: false,
             scheduled: false,
             deficit: 0,
         }

@@ -104,12 +104,12 @@ fn half_close_holds_the_fin_until_the_answer_came() {
     let mut ends = Ends::new(MuxConfig::default());
     let id = ends.client.open();
     ends.client.write(id, Bytes::from_static(b"question")).unwrap();
-    ends.client.finish(ends.now, id);
+    ends.client.finish(id);
     ends.exchange();
     assert!(!ends.agent.is_finished(id) && Ends::read_all(&mut ends.agent, id) == b"question");
     assert!(!ends.agent.is_finished(id), "no FIN yet");
     ends.agent.write(id, Bytes::from_static(b"answer")).unwrap();
-    ends.agent.finish(ends.now, id);
+    ends.agent.finish(id);
     ends.exchange();
     assert_eq!(Ends::read_all(&mut ends.client, id), b"answer");
     assert!(ends.client.is_finished(id));
@@ -129,20 +129,44 @@ fn an_abandoned_stream_still_sends_what_waits() {
 }
 
 #[test]
-fn a_silent_peer_is_told_after_the_linger() {
+fn a_refusal_belongs_to_the_stream_that_it_was_said_of_also_once_that_is_forgotten() {
+    // Dropped after its FIN, and before it: both leave before the agent's dial has failed.
+    for told in [true, false] {
+        let mut ends = Ends::new(MuxConfig::default());
+        let [dropped, next, refused] = [ends.client.open(), ends.client.open(), ends.client.open()];
+        ends.exchange();
+        ends.client.abandon(dropped);
+        if told {
+            ends.exchange();
+        }
+        ends.client.handle_refusal();
+        ends.agent.reset(dropped);
+        ends.exchange();
+        ends.agent.finish(next);
+        ends.exchange();
+        ends.client.handle_refusal();
+        ends.agent.reset(refused);
+        ends.exchange();
+        let events: Vec<_> = std::iter::from_fn(|| ends.client.poll_event()).collect();
+        assert_eq!(events, [MuxEvent::Finished(next), MuxEvent::Refused(refused)], "{told}");
+    }
+}
+
+#[test]
+fn a_stream_for_which_something_came_was_not_refused() {
     let mut ends = Ends::new(MuxConfig::default());
-    let id = ends.client.open();
-    ends.client.write(id, Bytes::from_static(b"bye")).unwrap();
-    ends.client.finish(ends.now, id);
+    let [dropped, refused] = [ends.client.open(), ends.client.open()];
+    ends.client.abandon(dropped);
+    ends.agent.write(dropped, Bytes::from_static(b"too late")).unwrap_err();
+    let mut late = frame::header(FrameKind::Psh, dropped, 4).to_vec();
+    late.extend(b"late");
     ends.exchange();
-    let linger = ends.client.poll_timeout().unwrap();
-    assert_eq!(linger.reason, TimeoutReason::Linger);
-    ends.client.handle_timeout(linger.at - Duration::from_millis(1)).unwrap();
-    assert!(!ends.client.wants_transmit());
-    ends.client.handle_timeout(linger.at).unwrap();
+    ends.client.handle_input(ends.now, late.into()).unwrap();
+    ends.client.handle_refusal();
+    ends.client.handle_input(ends.now, Bytes::copy_from_slice(&frame::header(FrameKind::Fin, dropped, 0))).unwrap();
+    ends.agent.reset(refused);
     ends.exchange();
-    assert_eq!(Ends::read_all(&mut ends.agent, id), b"bye");
-    assert!(ends.agent.is_finished(id));
+    assert_eq!(std::iter::from_fn(|| ends.client.poll_event()).collect::<Vec<_>>(), [MuxEvent::Refused(refused)]);
 }
 
 #[test]

@@ -35,9 +35,7 @@ impl Carrier {
                 }
                 Self::Mux(Mux::new(side, config, now))
             }
-            SessionMode::Basic | SessionMode::Plain => {
-                Self::Raw(Raw::new(side, mode == SessionMode::Basic, config.send_queue, config.receive_store))
-            }
+            SessionMode::Basic | SessionMode::Plain => Self::Raw(Raw::new(side, mode == SessionMode::Basic, &config)),
             SessionMode::Shell => Self::Shell(Shell::new(side, config.send_queue, config.receive_store)),
         }
     }
@@ -134,13 +132,66 @@ impl Carrier {
         }
     }
 
-    pub(super) fn finish(&mut self, now: Instant, id: StreamId) {
+    pub(super) fn finish(&mut self, id: StreamId) {
         match self {
             Self::Pending => {}
-            Self::Mux(mux) => mux.finish(now, id),
-            Self::Raw(raw) => raw.finish(now, id),
+            Self::Mux(mux) => mux.finish(id),
+            Self::Raw(raw) => raw.finish(id),
             Self::Shell(shell) => shell.finish(id),
         }
+    }
+
+    /// Whether the local end of the stream finished and the far side was not told (client side).
+    pub(super) fn is_held(&self, id: StreamId) -> bool {
+        match self {
+            Self::Pending | Self::Shell(_) => false,
+            Self::Mux(mux) => mux.is_held(id),
+            Self::Raw(raw) => raw.is_held(id),
+        }
+    }
+
+    pub(super) fn has_unsent(&self, id: StreamId) -> bool {
+        match self {
+            Self::Pending | Self::Shell(_) => false,
+            Self::Mux(mux) => mux.has_unsent(id),
+            Self::Raw(raw) => raw.has_unsent(id),
+        }
+    }
+
+    pub(super) fn set_reader_waits(&mut self, id: StreamId) {
+        match self {
+            Self::Pending | Self::Shell(_) => {}
+            Self::Mux(mux) => mux.set_reader_waits(id),
+            Self::Raw(raw) => raw.set_reader_waits(id),
+        }
+    }
+
+    pub(super) fn reader_waits(&self, id: StreamId) -> bool {
+        match self {
+            Self::Pending | Self::Shell(_) => false,
+            Self::Mux(mux) => mux.reader_waits(id),
+            Self::Raw(raw) => raw.reader_waits(),
+        }
+    }
+
+    /// How much silence ends a held stream; `usual` where nothing else is known.
+    pub(super) fn linger(&self, usual: Duration) -> Duration {
+        if let Self::Raw(raw) = self { raw.linger() } else { usual }
+    }
+
+    /// Whether the far side said anything, as far as it could be an answer.
+    pub(super) fn is_answered(&self, id: StreamId) -> bool {
+        match self {
+            Self::Pending | Self::Shell(_) => false,
+            Self::Mux(mux) => mux.is_answered(id),
+            Self::Raw(raw) => raw.is_answered(),
+        }
+    }
+
+    /// A held stream's far side was silent for its linger. `true`: that is how its answer ends here, and the stream's end is
+    /// told as an event.
+    pub(super) fn end_by_silence(&mut self) -> bool {
+        if let Self::Raw(raw) = self { raw.end_by_silence() } else { false }
     }
 
     pub(super) fn close(&mut self, id: StreamId) {
@@ -179,18 +230,15 @@ impl Carrier {
     /// The error is how long the peer was silent that ought to send keep-alive frames.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
         match self {
-            Self::Pending | Self::Shell(_) => {}
-            Self::Mux(mux) => return mux.handle_timeout(now),
-            Self::Raw(raw) => raw.handle_timeout(now),
+            Self::Mux(mux) => mux.handle_timeout(now),
+            Self::Pending | Self::Raw(_) | Self::Shell(_) => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         match self {
-            Self::Pending | Self::Shell(_) => None,
             Self::Mux(mux) => mux.poll_timeout(),
-            Self::Raw(raw) => raw.poll_timeout(),
+            Self::Pending | Self::Raw(_) | Self::Shell(_) => None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a session tells its driver.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,16 @@ pub enum SessionEvent {
     Finished(StreamId),
     /// The agent could not reach the destination; the stream is over.
     Refused(StreamId),
+    /// The far side said nothing for as long as [`MuxConfig::linger`](crate::MuxConfig::linger) after the local end had
+    /// finished (client side). The stream is over, and nobody knows whether its answer was whole.
+    Silent {
+        /// Which.
+        stream: StreamId,
+        /// Whether the far side ever said anything.
+        answered: bool,
+        /// How long it was silent, at least.
+        silence: Duration,
+    },
     /// The command ended (client side). What it wrote may still be to be read, or to come.
     ExitCode(i64),
     /// The client's terminal has this size (agent side).

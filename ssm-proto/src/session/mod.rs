@@ -5,6 +5,7 @@ mod config;
 mod event;
 mod handshake;
 mod inherited;
+mod linger;
 mod port;
 mod raw;
 mod shell;
@@ -28,6 +29,7 @@ use crate::{Clock, Side, Timeout, TimeoutReason};
 use carrier::Carrier;
 use handshake::Handshake;
 use inherited::Inherited;
+use linger::{Lingers, Path};
 
 const LOCAL_PORT_FORWARDING: &str = "LocalPortForwarding";
 
@@ -57,8 +59,8 @@ pub struct Session {
     /// The client's terminal, and what of it the agent knows.
     size: Option<TerminalSize>,
     size_sent: Option<TerminalSize>,
-    refusals: usize,
     inherited: Inherited,
+    lingers: Lingers,
     /// What came can't be read, and nothing after it.
     broken: bool,
     events: VecDeque<SessionEvent>,
@@ -112,8 +114,8 @@ impl Session {
             control: VecDeque::new(),
             size: None,
             size_sent: None,
-            refusals: 0,
             inherited: Inherited::Unwatched,
+            lingers: Lingers::default(),
             broken: false,
             events: VecDeque::new(),
         }
@@ -160,7 +162,11 @@ impl Session {
 
     /// Whether everything that was sent is acknowledged and nothing waits to be sent.
     pub fn is_idle(&self) -> bool {
-        !self.carrier.wants_transmit() && self.due_size().is_none() && self.control.is_empty() && self.channel.is_idle()
+        !self.wants_transmit() && self.control.is_empty() && self.channel.is_idle()
+    }
+
+    fn wants_transmit(&self) -> bool {
+        self.carrier.wants_transmit() || self.due_size().is_some() || self.lingers.wants_probe()
     }
 
     /// One binary WebSocket message arrived.
@@ -186,6 +192,7 @@ impl Session {
         }
         self.watch_inherited(now);
         self.collect_events();
+        self.watch_silence(now);
         Ok(())
     }
 
@@ -231,7 +238,7 @@ impl Session {
             Carrier::Pending => Ok(()),
             Carrier::Mux(mux) => mux.handle_input(now, data),
             Carrier::Raw(raw) => {
-                raw.handle_input(now, data, |number| self.channel.is_acknowledged(number));
+                raw.handle_input(data, |number| self.channel.is_acknowledged(number));
                 Ok(())
             }
             Carrier::Shell(shell) => {
@@ -264,11 +271,13 @@ impl Session {
         if self.inherited == Inherited::Unconnected {
             self.inherited = Inherited::Silent(now);
         }
+        self.watch_silence(now);
     }
 
     /// The WebSocket is gone. Everything is kept.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.channel.handle_disconnected(now);
+        self.watch_silence(now);
     }
 
     /// The clock reached what [`Session::poll_timeout`] said; a spurious call changes nothing.
@@ -282,6 +291,29 @@ impl Session {
         if let Err(silence) = self.carrier.handle_timeout(now) {
             let text = format!("the other end sent no keep-alive for {} s", silence.as_secs());
             self.events.push_back(SessionEvent::Failed(text));
+        }
+        self.collect_events();
+        self.watch_silence(now);
+    }
+
+    /// Gives up the half-closed streams whose far side was silent for too long.
+    fn watch_silence(&mut self, now: Instant) {
+        if self.lingers.is_empty() {
+            return;
+        }
+        let channel = &self.channel;
+        let path = Path {
+            hears: channel.hears_peer() && !self.carrier.is_congested(),
+            srtt: channel.stats().srtt,
+            arrived: |number| channel.is_acknowledged(number),
+        };
+        let silence = self.mux_config.linger;
+        for stream in self.lingers.look(now, path) {
+            let answered = self.carrier.is_answered(stream);
+            if !self.carrier.end_by_silence() {
+                self.carrier.abandon(stream);
+                self.events.push_back(SessionEvent::Silent { stream, answered, silence });
+            }
         }
         self.collect_events();
     }
@@ -328,6 +360,15 @@ impl Session {
         self.carrier.read(id)
     }
 
+    /// The reader of a stream has dealt with everything that it took, finds no more, and waits. Only then does the far side's
+    /// silence count: a stream whose reader never waits is never given up (see [`MuxConfig::linger`](crate::MuxConfig::linger)).
+    ///
+    /// Says whether [`Session::poll_timeout`] may be earlier now.
+    pub fn wait_for_data(&mut self, now: Instant, id: StreamId) -> bool {
+        self.carrier.set_reader_waits(id);
+        self.lingers.reader_waits(now, id)
+    }
+
     /// Whether the peer ended the stream and everything was read; `true` for a stream that is over.
     pub fn is_finished(&self, id: StreamId) -> bool {
         self.carrier.is_finished(id)
@@ -335,22 +376,32 @@ impl Session {
 
     /// The local end of a stream sends nothing more; see [`Mux::finish`](crate::Mux::finish).
     pub fn finish(&mut self, now: Instant, id: StreamId) {
-        self.carrier.finish(now, id);
+        let was_held = self.carrier.is_held(id);
+        self.carrier.finish(id);
+        if self.carrier.is_held(id) && !was_held {
+            let last = (!self.carrier.has_unsent(id)).then(|| self.channel.last_sequence_number());
+            let limit = self.carrier.linger(self.mux_config.linger);
+            self.lingers.begin(now, id, limit, last, self.carrier.reader_waits(id));
+            self.watch_silence(now);
+        }
     }
 
     /// Ends a stream at both ends without waiting for an answer; see [`Mux::close`](crate::Mux::close).
     pub fn close(&mut self, id: StreamId) {
+        self.lingers.end(id);
         self.carrier.close(id);
     }
 
     /// Drops a stream now, with what waits in it.
     pub fn reset(&mut self, id: StreamId) {
+        self.lingers.end(id);
         self.carrier.reset(id);
     }
 
     /// Ends a stream whose answer nobody wants, once what waits to be sent is sent; see
     /// [`Mux::abandon`](crate::Mux::abandon).
     pub fn abandon(&mut self, id: StreamId) {
+        self.lingers.end(id);
         self.carrier.abandon(id);
     }
 
@@ -396,7 +447,8 @@ impl Session {
     }
 
     fn send_data(&mut self, now: Instant) {
-        let next = self.take_size().or_else(|| self.carrier.poll_transmit(self.max_payload));
+        let special = self.take_size().or_else(|| self.take_probe());
+        let next = special.or_else(|| self.carrier.poll_transmit(self.max_payload));
         self.collect_events();
         let Some((payload_type, mut buf)) = next else { return };
         if let Some(cipher) = self.handshake.cipher() {
@@ -406,11 +458,19 @@ impl Session {
             }
         }
         // The caller saw that the window has room.
-        if let (Ok(number), PayloadType::Flag, Carrier::Raw(raw)) =
-            (self.channel.send(now, payload_type, buf), payload_type, &mut self.carrier)
-        {
-            raw.flag_sent(number);
+        let Ok(number) = self.channel.send(now, payload_type, buf) else { return };
+        match (payload_type, &mut self.carrier) {
+            (PayloadType::Flag, Carrier::Raw(raw)) => raw.flag_sent(number),
+            (PayloadType::Size, Carrier::Mux(_) | Carrier::Raw(_)) => self.lingers.probe_sent(now, number),
+            _ => {}
         }
+        self.lingers.sent(number, |id| self.carrier.has_unsent(id));
+    }
+
+    /// A message that agents acknowledge and otherwise ignore in a port session (PORT-10).
+    fn take_probe(&self) -> Option<(PayloadType, MessageBuf)> {
+        const NOBODYS: TerminalSize = TerminalSize { cols: 80, rows: 24 };
+        self.lingers.wants_probe().then(|| (PayloadType::Size, shell::size_payload(NOBODYS)))
     }
 
     fn take_size(&mut self) -> Option<(PayloadType, MessageBuf)> {
@@ -433,10 +493,11 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Timeout> {
         let answer = self.answer_timeout().map(|at| Timeout { at, reason: TimeoutReason::HandshakeAnswer });
         let grace = self.data_from.map(|at| Timeout { at, reason: TimeoutReason::HandshakeGrace });
-        let waits = self.data_from.is_none() && (self.carrier.wants_transmit() || self.due_size().is_some());
+        let waits = self.data_from.is_none() && self.wants_transmit();
         let turn = if waits { self.channel.poll_turn() } else { None };
         let own = Timeout::earliest(Timeout::earliest(answer, grace), turn);
         let own = Timeout::earliest(own, self.inherited.poll_timeout());
+        let own = Timeout::earliest(own, self.lingers.poll_timeout());
         Timeout::earliest(own, Timeout::earliest(self.carrier.poll_timeout(), self.channel.poll_timeout()))
     }
 
@@ -445,14 +506,19 @@ impl Session {
         while let Some(event) = self.carrier.poll_event() {
             let event = match event {
                 MuxEvent::Opened(id) => SessionEvent::Opened(id),
-                MuxEvent::Readable(id) => SessionEvent::Readable(id),
-                MuxEvent::Writable(id) => SessionEvent::Writable(id),
-                // The flag names no stream; the FIN that follows it does (PORT-6).
-                MuxEvent::Finished { stream, received_any: false } if self.refusals > 0 => {
-                    self.refusals -= 1;
-                    SessionEvent::Refused(stream)
+                MuxEvent::Readable(id) => {
+                    self.lingers.heard(id, self.carrier.linger(self.mux_config.linger));
+                    SessionEvent::Readable(id)
                 }
-                MuxEvent::Finished { stream, .. } => SessionEvent::Finished(stream),
+                MuxEvent::Writable(id) => SessionEvent::Writable(id),
+                MuxEvent::Finished(id) => {
+                    self.lingers.end(id);
+                    SessionEvent::Finished(id)
+                }
+                MuxEvent::Refused(id) => {
+                    self.lingers.end(id);
+                    SessionEvent::Refused(id)
+                }
             };
             self.events.push_back(event);
         }

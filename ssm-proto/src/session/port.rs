@@ -24,7 +24,11 @@ impl Session {
         }
         match PortFlag::decode(payload) {
             Some(PortFlag::TerminateSession) => self.events.push_back(SessionEvent::Terminated),
-            Some(PortFlag::ConnectToPortError) => self.refusals += 1,
+            Some(PortFlag::ConnectToPortError) => {
+                if let Carrier::Mux(mux) = &mut self.carrier {
+                    mux.handle_refusal();
+                }
+            }
             Some(PortFlag::DisconnectToPort) => {
                 if let Carrier::Raw(raw) = &mut self.carrier {
                     raw.handle_disconnect();

@@ -1,16 +1,17 @@
 //! Port sessions without a multiplexer: the payloads are one stream's bytes. `docs/protocol.md`, PORT-*.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::mux::{ByteQueue, MuxEvent, StreamId, WriteError};
+use crate::Side;
+use crate::mux::{ByteQueue, MuxConfig, MuxEvent, StreamId, WriteError};
 use crate::wire::{MessageBuf, PortFlag};
-use crate::{Side, Timeout, TimeoutReason};
 
-/// In basic mode nobody ever says that the far side is done: this much silence after the local end finished counts as it.
-const QUIET: Duration = Duration::from_secs(1);
+/// In basic mode nobody ever says that the far side is done: this much silence after some of its answer counts as the end,
+/// once the local end has finished.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// One connection at a time over a session that knows no streams.
 #[derive(Debug)]
@@ -20,11 +21,17 @@ pub(super) struct Raw {
     basic: bool,
     send_queue: usize,
     receive_store: usize,
+    /// How long an answer may take once the local end has finished.
+    linger: Duration,
     current: Option<StreamId>,
     next: u32,
     send: ByteQueue,
     receive: ByteQueue,
     wants_room: bool,
+    /// Something came after what was last written.
+    answered: bool,
+    /// The reader took everything and waits for more.
+    reader_waits: bool,
     finished: Option<Finish>,
     /// The flag that is to follow the data.
     flag: Option<PortFlag>,
@@ -45,22 +52,26 @@ struct Later {
 
 #[derive(Clone, Copy, Debug)]
 enum Finish {
-    AfterQuiet { until: Instant },
+    /// Nothing more is to be written; the far side is not told yet.
+    Held,
     Now,
 }
 
 impl Raw {
-    pub(super) fn new(side: Side, basic: bool, send_queue: usize, receive_store: usize) -> Self {
+    pub(super) fn new(side: Side, basic: bool, config: &MuxConfig) -> Self {
         let mut raw = Self {
             side,
             basic,
-            send_queue,
-            receive_store,
+            send_queue: config.send_queue,
+            receive_store: config.receive_store,
+            linger: config.linger,
             current: None,
             next: 1,
             send: ByteQueue::default(),
             receive: ByteQueue::default(),
             wants_room: false,
+            answered: false,
+            reader_waits: false,
             finished: None,
             flag: None,
             discard_until: None,
@@ -79,6 +90,7 @@ impl Raw {
         self.next += 1;
         self.current = Some(id);
         self.finished = None;
+        (self.answered, self.reader_waits) = (false, false);
         if self.side == Side::Agent {
             self.remote_finished = false;
             self.events.push_back(MuxEvent::Opened(id));
@@ -87,7 +99,7 @@ impl Raw {
             self.events.push_back(MuxEvent::Readable(id));
         }
         if self.remote_finished {
-            self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
+            self.events.push_back(MuxEvent::Finished(id));
         }
         id
     }
@@ -119,6 +131,7 @@ impl Raw {
             return Err(WriteError::Full(data));
         }
         self.send.push(data);
+        self.answered = false;
         Ok(())
     }
 
@@ -137,15 +150,52 @@ impl Raw {
         self.current != Some(id) || (self.remote_finished && self.receive.is_empty())
     }
 
-    pub(super) fn finish(&mut self, now: Instant, id: StreamId) {
+    pub(super) fn finish(&mut self, id: StreamId) {
         if self.current != Some(id) || self.finished.is_some() {
             return;
         }
         self.finished = match self.side {
-            Side::Client => Some(Finish::AfterQuiet { until: now + QUIET }),
+            Side::Client => Some(Finish::Held),
             Side::Agent => Some(Finish::Now),
         };
         self.end_if_done();
+    }
+
+    /// Whether the local end finished and the far side was not told.
+    pub(super) fn is_held(&self, id: StreamId) -> bool {
+        self.current == Some(id) && matches!(self.finished, Some(Finish::Held)) && !self.remote_finished
+    }
+
+    pub(super) fn has_unsent(&self, id: StreamId) -> bool {
+        self.current == Some(id) && !self.send.is_empty()
+    }
+
+    /// Whether something came after what was last written.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// How much silence is the end.
+    pub(super) fn linger(&self) -> Duration {
+        if self.basic && self.answered { self.linger.min(QUIET) } else { self.linger }
+    }
+
+    pub(super) fn set_reader_waits(&mut self, id: StreamId) {
+        self.reader_waits |= self.current == Some(id);
+    }
+
+    pub(super) fn reader_waits(&self) -> bool {
+        self.reader_waits
+    }
+
+    /// The far side was silent for [`Raw::linger`]. `true`: that is the end of its answer; the stream stays until it is
+    /// dropped.
+    pub(super) fn end_by_silence(&mut self) -> bool {
+        let ends = self.basic && self.answered;
+        if ends {
+            self.handle_closed();
+        }
+        ends
     }
 
     pub(super) fn reset(&mut self, id: StreamId) {
@@ -162,15 +212,12 @@ impl Raw {
         }
     }
 
-    pub(super) fn handle_input(&mut self, now: Instant, data: Bytes, acknowledged: impl Fn(i64) -> bool) {
+    pub(super) fn handle_input(&mut self, data: Bytes, acknowledged: impl Fn(i64) -> bool) {
         if let Some(number) = self.discard_until {
             if !acknowledged(number) {
                 return;
             }
             self.discard_until = None;
-        }
-        if let Some(Finish::AfterQuiet { until }) = &mut self.finished {
-            *until = now + QUIET;
         }
         if self.side == Side::Agent && self.current.is_some() && self.remote_finished {
             if self.later.back().is_none_or(|later| later.finished) {
@@ -181,6 +228,7 @@ impl Raw {
             }
             return;
         }
+        (self.answered, self.reader_waits) = (true, false);
         let was_empty = self.receive.is_empty();
         self.receive.push(data);
         match self.current {
@@ -197,36 +245,17 @@ impl Raw {
             later.finished = true;
         } else if let Some(id) = self.current.filter(|_| !self.remote_finished) {
             self.remote_finished = true;
-            self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
+            self.events.push_back(MuxEvent::Finished(id));
         }
     }
 
-    /// The session is over.
+    /// The session is over, or this end takes the answer for whole.
     pub(super) fn handle_closed(&mut self) {
         if std::mem::replace(&mut self.remote_finished, true) {
             return;
         }
-        let finished = self.current.map(|id| MuxEvent::Finished { stream: id, received_any: true });
+        let finished = self.current.map(MuxEvent::Finished);
         self.events.extend(finished);
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if let Some(Finish::AfterQuiet { until }) = self.finished
-            && now >= until
-            && self.basic
-        {
-            self.finished = Some(Finish::Now);
-            self.end_if_done();
-        }
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Timeout> {
-        match self.finished {
-            Some(Finish::AfterQuiet { until }) if self.basic => {
-                Some(Timeout { at: until, reason: TimeoutReason::Linger })
-            }
-            _ => None,
-        }
     }
 
     pub(super) fn poll_event(&mut self) -> Option<MuxEvent> {
@@ -275,7 +304,7 @@ impl Raw {
                 let id = self.begin();
                 if later.finished {
                     self.remote_finished = true;
-                    self.events.push_back(MuxEvent::Finished { stream: id, received_any: true });
+                    self.events.push_back(MuxEvent::Finished(id));
                 }
             }
         }
@@ -288,12 +317,12 @@ mod tests {
 
     #[test]
     fn a_connection_that_ended_before_anybody_looked_is_read_to_its_end() {
-        let mut raw = Raw::new(Side::Client, false, 100, 100);
-        raw.handle_input(Instant::now(), Bytes::from_static(b"banner"), |_| true);
+        let mut raw = Raw::new(Side::Client, false, &MuxConfig::default());
+        raw.handle_input(Bytes::from_static(b"banner"), |_| true);
         raw.handle_closed();
         let id = raw.open().unwrap();
         assert_eq!(raw.poll_event(), Some(MuxEvent::Readable(id)));
-        assert_eq!(raw.poll_event(), Some(MuxEvent::Finished { stream: id, received_any: true }));
+        assert_eq!(raw.poll_event(), Some(MuxEvent::Finished(id)));
         assert!(!raw.is_finished(id));
         assert_eq!(raw.read(id).unwrap(), "banner");
         assert!(raw.is_finished(id));

@@ -227,7 +227,7 @@ impl Shell {
     }
 
     fn tell_finished(&mut self) {
-        self.events.push_back(MuxEvent::Finished { stream: STREAM, received_any: true });
+        self.events.push_back(MuxEvent::Finished(STREAM));
     }
 
     fn end_if_done(&mut self) {
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(client.poll_event(), None, "nobody knows the stream");
         let id = client.open().unwrap();
         assert_eq!(client.poll_event(), Some(MuxEvent::Readable(id)));
-        assert_eq!(client.poll_event(), Some(MuxEvent::Finished { stream: id, received_any: true }));
+        assert_eq!(client.poll_event(), Some(MuxEvent::Finished(id)));
         client.finish(id);
         assert!(!client.is_finished(id));
         assert_eq!(client.read(id), Some((Output::Stdout, Bytes::from_static(b"out"))));

@@ -1,0 +1,343 @@
+//! Half-closed streams (client side): how long the far side has been silent, as far as this end can tell. MUX-9.
+//!
+//! ```text
+//!  begin ──► what was written arrived, and the reader waits for more ──► silent for the limit ──► probe ──► expired
+//!                         ▲ data came, or the far side could not be heard │                        │
+//!                         └───────────────────────────────────────────────┴────────────────────────┘
+//! ```
+//!
+//! Silence counts only while the far side could be heard. A probe, a message whose acknowledgement has to come all the way
+//! back from the agent, proves it at the end: what the agent sent before is then here too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::mux::StreamId;
+use crate::{Timeout, TimeoutReason};
+
+/// While a silence counts, the clock is looked at this often, so that a process that stood still notices it.
+const TICK: Duration = Duration::from_secs(2);
+/// Two looks that are further apart than this: the process stood still.
+const STOOD_STILL: Duration = Duration::from_secs(4);
+/// A probe that takes this much longer than two round trips met a path that was stalled, or was lost and sent again; unless
+/// the one before took about as long: then the way is long.
+const PROMPT: Duration = Duration::from_secs(1);
+/// No way is as long as this.
+const LONGEST_WAY: Duration = Duration::from_secs(10);
+
+/// The half-closed streams of a session.
+#[derive(Debug, Default)]
+pub(super) struct Lingers {
+    streams: BTreeMap<StreamId, Linger>,
+    /// Those with data that is not sent yet.
+    unsent: BTreeSet<StreamId>,
+    /// Those whose data has arrived once the message with this number is acknowledged.
+    undelivered: BTreeSet<(i64, StreamId)>,
+    /// Whether the far side could not be heard at the last look.
+    deaf: bool,
+    /// No silence before this counts.
+    floor: Option<Instant>,
+    looked_at: Option<Instant>,
+    /// No limit is reached before this; a lower bound.
+    check_at: Option<Instant>,
+    probe: Probe,
+    /// How long the last probe took that took long.
+    last_slow: Duration,
+}
+
+#[derive(Debug)]
+struct Linger {
+    limit: Duration,
+    /// The newest message that may carry its data, until it arrived.
+    awaits: Option<i64>,
+    delivered: bool,
+    reader_waits: bool,
+    /// Since when both of the above hold.
+    since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Probe {
+    #[default]
+    None,
+    Wanted,
+    Sent {
+        number: i64,
+        at: Instant,
+    },
+}
+
+/// What the data channel knows.
+pub(super) struct Path<F> {
+    /// Whether what the far side says now would be heard.
+    pub(super) hears: bool,
+    /// Smoothed round trip.
+    pub(super) srtt: Option<Duration>,
+    /// Whether the message with this number and all before it arrived.
+    pub(super) arrived: F,
+}
+
+impl Lingers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// The local end of a stream finished. `last`: the newest message that may carry its data; `None` if some is still to be
+    /// sent.
+    pub(super) fn begin(&mut self, now: Instant, id: StreamId, limit: Duration, last: Option<i64>, reader_waits: bool) {
+        if self.streams.is_empty() {
+            *self = Self { looked_at: Some(now), ..Self::default() };
+        }
+        self.streams.insert(id, Linger { limit, awaits: last, delivered: false, reader_waits, since: None });
+        match last {
+            Some(number) => drop(self.undelivered.insert((number, id))),
+            None => drop(self.unsent.insert(id)),
+        }
+    }
+
+    /// The stream is over.
+    pub(super) fn end(&mut self, id: StreamId) {
+        if let Some(linger) = self.streams.remove(&id) {
+            self.unsent.remove(&id);
+            linger.awaits.map(|number| self.undelivered.remove(&(number, id)));
+        }
+    }
+
+    /// Data came. From now on this much silence is the limit.
+    pub(super) fn heard(&mut self, id: StreamId, limit: Duration) {
+        if let Some(linger) = self.streams.get_mut(&id) {
+            (linger.limit, linger.reader_waits, linger.since) = (limit, false, None);
+        }
+    }
+
+    /// The reader took everything and waits for more. Says whether the silence counts from now on.
+    pub(super) fn reader_waits(&mut self, now: Instant, id: StreamId) -> bool {
+        let Some(linger) = self.streams.get_mut(&id).filter(|linger| !linger.reader_waits) else { return false };
+        linger.reader_waits = true;
+        self.start(now, id)
+    }
+
+    /// A message was sent.
+    pub(super) fn sent(&mut self, number: i64, has_unsent: impl Fn(StreamId) -> bool) {
+        if self.unsent.is_empty() {
+            return;
+        }
+        for id in self.unsent.extract_if(.., |id| !has_unsent(*id)) {
+            self.undelivered.insert((number, id));
+            self.streams.entry(id).and_modify(|linger| linger.awaits = Some(number));
+        }
+    }
+
+    pub(super) fn wants_probe(&self) -> bool {
+        matches!(self.probe, Probe::Wanted)
+    }
+
+    pub(super) fn probe_sent(&mut self, at: Instant, number: i64) {
+        self.probe = Probe::Sent { number, at };
+    }
+
+    /// Looks at the clock and at what the channel knows; gives the streams whose far side was silent for too long.
+    pub(super) fn look(&mut self, now: Instant, path: Path<impl Fn(i64) -> bool>) -> Vec<StreamId> {
+        while let Some((_, id)) = self.undelivered.first().copied().filter(|(number, _)| (path.arrived)(*number)) {
+            self.undelivered.pop_first();
+            if let Some(linger) = self.streams.get_mut(&id) {
+                (linger.awaits, linger.delivered) = (None, true);
+                self.start(now, id);
+            }
+        }
+        let stood_still = self.looked_at.is_some_and(|at| now.saturating_duration_since(at) > STOOD_STILL);
+        if stood_still || (self.deaf && path.hears) {
+            self.begin_anew(now);
+        }
+        (self.looked_at, self.deaf) = (Some(now), !path.hears);
+        if self.deaf {
+            return Vec::new();
+        }
+        match self.probe {
+            Probe::Sent { number, at } if (path.arrived)(number) => {
+                self.probe = Probe::None;
+                let took = now.saturating_duration_since(at);
+                let usual = (PROMPT + path.srtt.unwrap_or_default() * 2).max(self.last_slow * 3 / 2);
+                if took <= usual.min(LONGEST_WAY) {
+                    return self.expire(at);
+                }
+                self.last_slow = took;
+                self.begin_anew(now);
+            }
+            Probe::None if self.check_at.is_some_and(|at| now >= at) => {
+                self.check_at = self.streams.values().filter_map(|linger| self.due(linger)).min();
+                if self.check_at.is_some_and(|at| now >= at) {
+                    self.probe = Probe::Wanted;
+                }
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    /// When to look next.
+    pub(super) fn poll_timeout(&self) -> Option<Timeout> {
+        let check = self.check_at.filter(|_| !self.is_empty())?;
+        let tick = self.looked_at.map_or(check, |at| at + TICK);
+        let counts = !self.deaf && matches!(self.probe, Probe::None);
+        let at = if counts { check.min(tick) } else { tick };
+        Some(Timeout { at, reason: TimeoutReason::Linger })
+    }
+
+    fn start(&mut self, now: Instant, id: StreamId) -> bool {
+        let Some(linger) = self.streams.get_mut(&id).filter(|linger| linger.delivered && linger.reader_waits) else {
+            return false;
+        };
+        linger.since = Some(now);
+        let due = now + linger.limit;
+        self.check_at = Some(self.check_at.map_or(due, |check| check.min(due)));
+        true
+    }
+
+    /// What was silent until now may have been out of hearing.
+    fn begin_anew(&mut self, now: Instant) {
+        self.floor = Some(now);
+        self.probe = Probe::None;
+    }
+
+    fn due(&self, linger: &Linger) -> Option<Instant> {
+        let since = linger.since?;
+        Some(self.floor.map_or(since, |floor| since.max(floor)) + linger.limit)
+    }
+
+    /// Takes the streams away that had reached their limit when the probe was sent.
+    fn expire(&mut self, probed_at: Instant) -> Vec<StreamId> {
+        let over = |linger| self.due(linger).is_some_and(|due| due <= probed_at);
+        let expired: Vec<_> = self.streams.iter().filter(|(_, linger)| over(linger)).map(|(id, _)| *id).collect();
+        for id in &expired {
+            self.end(*id);
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+    const ID: StreamId = StreamId(3);
+
+    /// One half-closed stream whose data arrived and whose reader waits, in virtual time.
+    struct Clock {
+        lingers: Lingers,
+        start: Instant,
+        arrived: i64,
+    }
+
+    impl Clock {
+        fn new() -> Self {
+            let (start, mut lingers) = (Instant::now(), Lingers::default());
+            lingers.begin(start, ID, LIMIT, Some(7), true);
+            let mut clock = Self { lingers, start, arrived: 7 };
+            assert!(clock.look(0, true).is_empty());
+            clock
+        }
+
+        fn at(&self, second: u64) -> Instant {
+            self.start + Duration::from_secs(second)
+        }
+
+        fn look(&mut self, second: u64, hears: bool) -> Vec<StreamId> {
+            let arrived = self.arrived;
+            let path = Path { hears, srtt: None, arrived: |number| number <= arrived };
+            self.lingers.look(self.at(second), path)
+        }
+
+        /// Looks every other second, and answers a probe at once; gives the second at which the stream expired.
+        fn run(&mut self, from: u64, to: u64) -> Option<u64> {
+            (from..to).step_by(2).find(|second| {
+                assert!(self.look(*second, true).is_empty(), "without a proof");
+                if !self.lingers.wants_probe() {
+                    return false;
+                }
+                self.arrived += 1;
+                self.lingers.probe_sent(self.at(*second), self.arrived);
+                !self.look(*second, true).is_empty()
+            })
+        }
+    }
+
+    #[test]
+    fn a_silence_that_could_be_heard_ends_the_stream() {
+        let mut clock = Clock::new();
+        assert_eq!(clock.run(2, 100), Some(30));
+        assert!(clock.lingers.is_empty());
+        assert_eq!(clock.lingers.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_heard_does_not_count() {
+        let mut clock = Clock::new();
+        assert_eq!(clock.run(2, 20), None);
+        assert!(clock.look(20, false).is_empty() && clock.look(22, false).is_empty());
+        assert_eq!(clock.run(24, 100), Some(54));
+    }
+
+    #[test]
+    fn a_process_that_stood_still_heard_nothing() {
+        let mut clock = Clock::new();
+        assert_eq!(clock.run(2, 20), None);
+        assert_eq!(clock.run(80, 200), Some(110));
+    }
+
+    #[test]
+    fn unread_data_and_a_busy_reader_stop_the_clock() {
+        let mut clock = Clock::new();
+        clock.lingers.heard(ID, LIMIT);
+        assert_eq!(clock.run(2, 90), None);
+        assert_eq!(clock.lingers.poll_timeout(), None);
+        clock.lingers.reader_waits(clock.at(90), ID);
+        clock.lingers.reader_waits(clock.at(100), ID);
+        assert_eq!(clock.run(90, 200), Some(120));
+    }
+
+    #[test]
+    fn the_clock_starts_when_what_was_written_has_arrived() {
+        let (start, mut lingers) = (Instant::now(), Lingers::default());
+        lingers.begin(start, ID, LIMIT, None, true);
+        let mut clock = Clock { lingers, start, arrived: 7 };
+        assert_eq!(clock.run(0, 50), None, "something is still to be sent");
+        clock.lingers.sent(8, |_| true);
+        clock.lingers.sent(9, |_| false);
+        clock.arrived = 8;
+        assert_eq!(clock.run(50, 90), None, "it is still on its way");
+        clock.arrived = 9;
+        assert_eq!(clock.run(90, 200), Some(120));
+    }
+
+    #[test]
+    fn a_probe_that_takes_long_met_a_stalled_path_and_the_silence_begins_anew() {
+        let mut clock = Clock::new();
+        for second in (2..=30).step_by(2) {
+            assert!(clock.look(second, true).is_empty());
+        }
+        assert!(clock.lingers.wants_probe());
+        clock.lingers.probe_sent(clock.at(30), 8);
+        for second in (32..60).step_by(2) {
+            assert!(clock.look(second, true).is_empty(), "no proof yet");
+        }
+        clock.arrived = 8;
+        assert!(clock.look(60, true).is_empty());
+        assert_eq!(clock.run(62, 200), Some(90));
+    }
+
+    #[test]
+    fn what_comes_before_the_proof_saves_the_stream() {
+        let mut clock = Clock::new();
+        for second in (2..=30).step_by(2) {
+            clock.look(second, true);
+        }
+        clock.lingers.probe_sent(clock.at(30), 8);
+        clock.lingers.heard(ID, LIMIT);
+        clock.arrived = 8;
+        assert!(clock.look(30, true).is_empty());
+        clock.lingers.end(ID);
+        assert!(clock.lingers.is_empty());
+    }
+}

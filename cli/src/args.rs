@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
+use ssm_forward::TargetSpec;
 
 pub(crate) use forward::ForwardArgs;
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
@@ -30,12 +31,12 @@ pub(crate) const NAME: &str = "aws-ssm-forward";
     about,
     max_term_width = 100,
     disable_help_flag = true,
+    disable_help_subcommand = true,
     disable_version_flag = true,
     args = flags(),
     after_help = "Examples:
-  aws-ssm-forward demo
-  aws-ssm-forward forward i-0123456789abcdef0 -L 5432:db.internal:5432
-  aws-ssm-forward shell i-0123456789abcdef0"
+  aws-ssm-forward forward rds:example-db
+  aws-ssm-forward forward i-0123456789abcdef0 -L 5432:db.internal:5432"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -49,7 +50,7 @@ fn flags() -> [Arg; 2] {
     let flag = |name, short| Arg::new(name).long(name).short(short).help_heading("Output");
     [
         flag("help", 'h').global(true).action(ArgAction::Help).help("Print help; --help prints all of it"),
-        flag("version", 'V').action(ArgAction::Version).help("Print the version"),
+        flag("version", 'V').hide_short_help(true).action(ArgAction::Version).help("Print the version"),
     ]
 }
 
@@ -58,8 +59,8 @@ fn flags() -> [Arg; 2] {
 pub(crate) enum Command {
     /// Forward local ports to hosts that a managed node can reach.
     #[command(after_help = "Examples:
-  aws-ssm-forward forward i-0123456789abcdef0 -L 8080:80
-  aws-ssm-forward forward i-0123456789abcdef0 -L 5432:db.internal:5432")]
+  aws-ssm-forward forward i-0123456789abcdef0 -L 8080:db.internal:80
+  aws-ssm-forward forward rds:example-db")]
     Forward(Box<ForwardArgs>),
     /// Open a shell on a managed node.
     #[command(after_help = "Examples:
@@ -76,13 +77,13 @@ pub(crate) enum Command {
   Host i-* mi-*
     ProxyCommand aws-ssm-forward ssh-proxy %h %p")]
     SshProxy(Box<SshProxyArgs>),
-    /// List the managed nodes, databases or containers that can be reached.
+    /// List managed nodes, databases or containers.
     #[command(after_help = "Examples:
   aws-ssm-forward ls
   aws-ssm-forward ls rds --profile staging
   aws-ssm-forward ls ecs -o json")]
     Ls(LsArgs),
-    /// Print a token that logs in to an RDS database instead of a password.
+    /// Print a token that logs in to an RDS database.
     #[command(after_help = "Example:
   aws-ssm-forward token rds:example-db --user app")]
     Token(TokenArgs),
@@ -306,7 +307,7 @@ pub(crate) fn parse() -> Cli {
 /// A usage error as one line; clap would spread it over many. `None`: it is no error, or the help says it better.
 fn one_line(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
-    let is_target = |word: &str| values::target(word).is_ok();
+    let is_target = |word: &str| word.parse().is_ok_and(|target: TargetSpec| !matches!(target, TargetSpec::Name(_)));
     let is_forward = |word: &str| word.parse::<ForwardSpec>().is_ok();
     let invalid =
         |kind, is_known: fn(&str) -> bool| error.get(kind).map(ToString::to_string).filter(|word| is_known(word));

@@ -18,7 +18,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::figures::{self, Metrics};
 use crate::local::{self, LocalManager};
 use crate::output::{Output, Reporter, Style, Subject};
-use crate::plan::{self, Planned};
+use crate::plan::{self, Planned, Requests};
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::{ForwardSpec, Remote};
 use crate::terminal::AtTerminal;
@@ -36,6 +36,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };
+    let requests = plan::requests(args);
     let manager = match args.aws.local {
         true => {
             let target = args.target().unwrap_or(local::DEFAULT_TARGET);
@@ -44,7 +45,7 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         false => None,
     };
     let prepared = tokio::select! {
-        prepared = prepare(args, manager.as_ref()) => prepared,
+        prepared = prepare(args, requests, manager.as_ref()) => prepared,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
     };
     let subject = |planned: &Planned| Subject { target: planned.target.clone(), spec: planned.spec.clone() };
@@ -68,11 +69,13 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
 /// Looks up what the command line names.
 async fn prepare(
     args: &ForwardArgs,
+    requests: Result<Requests, Failure>,
     manager: Option<&LocalManager>,
 ) -> Result<(Arc<AwsProvider>, Vec<Planned>), Failure> {
+    let requests = requests?;
     let person = Arc::new(AtTerminal::new(false));
     let aws = connect::aws_or_local(&args.aws, manager, person).await?;
-    let planned = plan::plan(args, &aws).await?;
+    let planned = plan::plan(args, requests, &aws).await?;
     Ok((aws, planned))
 }
 
@@ -95,7 +98,6 @@ async fn serve(
     reporter: &Reporter,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Ended> {
-    check(args, &planned)?;
     let metrics = match args.metrics {
         Some(address) => Some(Metrics::bind(address).await?),
         None => None,
@@ -161,20 +163,6 @@ async fn bind(
         }
     }
     Ok(forward)
-}
-
-/// Refuses what the service would refuse. A document of the user's own may take more than AWS's.
-fn check(args: &ForwardArgs, planned: &[Planned]) -> Result<(), Ended> {
-    if args.session.document_name.is_some() {
-        return Ok(());
-    }
-    for (index, spec) in planned.iter().map(|planned| &planned.spec).enumerate() {
-        spec.remote.check().map_err(|why| {
-            let text = format!("-L '{}': {why}", spec.text);
-            Ended { forward: Some(index), failure: Failure::new(ExitCode::Usage, "usage", text) }
-        })?;
-    }
-    Ok(())
 }
 
 fn config(args: &ForwardArgs, session: &SessionConfig) -> ForwardConfig {

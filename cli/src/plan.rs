@@ -30,21 +30,35 @@ pub(crate) struct Planned {
 ///
 /// # Errors
 /// In one line: what is not there, or may not be looked up.
-pub(crate) async fn plan(args: &ForwardArgs, aws: &Arc<AwsProvider>) -> Result<Vec<Planned>, Failure> {
-    let (target, requests) = requests(args)?;
+pub(crate) async fn plan(
+    args: &ForwardArgs,
+    Requests { target, forwards }: Requests,
+    aws: &Arc<AwsProvider>,
+) -> Result<Vec<Planned>, Failure> {
     let source = match &target {
         Some(target) => targets::source(aws, target, args.session.any).await?,
         None => NodeSource::InVpcOfService,
     };
     let mut planned = Vec::new();
-    for request in requests {
+    for request in forwards {
         planned.push(one(aws, source.clone(), request).await?);
     }
     Ok(planned)
 }
 
-/// The node, if one is named, and the `-L`. A service in the place of the node is what to forward to.
-fn requests(args: &ForwardArgs) -> Result<(Option<TargetSpec>, Vec<ForwardRequest>), Failure> {
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    /// The node, if one is named.
+    target: Option<TargetSpec>,
+    forwards: Vec<ForwardRequest>,
+}
+
+/// Reads what the command line asks for. A service in the place of the node is what to forward to.
+///
+/// # Errors
+/// Something is missing or contradicts itself, or the service would refuse it. Nothing is looked up yet.
+pub(crate) fn requests(args: &ForwardArgs) -> Result<Requests, Failure> {
     let usage = |text: &str| Failure::new(ExitCode::Usage, "usage", text);
     let mut requests = args.forwards.clone();
     let target = match args.target() {
@@ -55,7 +69,7 @@ fn requests(args: &ForwardArgs) -> Result<(Option<TargetSpec>, Vec<ForwardReques
                 args.via().map(str::parse).transpose()?
             }
             None if args.via().is_some() => {
-                return Err(usage("the managed node is named twice, as an argument and with --target"));
+                return Err(usage("the managed node is named twice, as TARGET and with --target; see --help"));
             }
             None => Some(text.parse()?),
         },
@@ -67,11 +81,19 @@ fn requests(args: &ForwardArgs) -> Result<(Option<TargetSpec>, Vec<ForwardReques
             "what to forward is missing: -L port:host:hostport, or a service such as rds:NAME; see --help",
         ));
     }
-    let plain = requests.iter().find(|request| matches!(request, ForwardRequest::Plain(_)));
-    match (&target, plain) {
-        (None, Some(plain)) => Err(usage(&format!("-L {} needs a managed node: name one with --target", plain.text()))),
-        _ => Ok((target, requests)),
+    for request in &requests {
+        let ForwardRequest::Plain(spec) = request else { continue };
+        if target.is_none() {
+            let text =
+                format!("-L {} needs a managed node: name it as <TARGET> or with --target; see --help", spec.text);
+            return Err(usage(&text));
+        }
+        // A document of the user's own may take more than AWS's.
+        if args.session.document_name.is_none() {
+            spec.remote.check().map_err(|why| usage(&format!("-L '{}': {why}", spec.text)))?;
+        }
     }
+    Ok(Requests { target, forwards: requests })
 }
 
 async fn one(aws: &Arc<AwsProvider>, source: NodeSource, request: ForwardRequest) -> Result<Planned, Failure> {
@@ -116,11 +138,13 @@ mod tests {
         let cli = Cli::try_parse_from(["aws-ssm-forward", "forward"].iter().chain(words))
             .map_err(|error| error.to_string())?;
         let Command::Forward(args) = cli.command else { panic!("another command") };
-        let (target, requests) = requests(&args).map_err(|failure| failure.message)?;
-        Ok((
-            target.map(|target| target.to_string()),
-            requests.iter().map(|request| request.text().to_owned()).collect(),
-        ))
+        let Requests { target, forwards } = requests(&args).map_err(|failure| failure.message)?;
+        let text = |request: &ForwardRequest| match request {
+            ForwardRequest::Plain(spec) => spec.text.clone(),
+            ForwardRequest::Service(forward) => forward.text.clone(),
+        };
+        let texts = forwards.iter().map(text).collect();
+        Ok((target.map(|target| target.to_string()), texts))
     }
 
     #[test]

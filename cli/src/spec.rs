@@ -27,16 +27,6 @@ pub(crate) struct ServiceForward {
     pub(crate) text: String,
 }
 
-impl ForwardRequest {
-    /// As it was written.
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            Self::Plain(spec) => &spec.text,
-            Self::Service(forward) => &forward.text,
-        }
-    }
-}
-
 impl FromStr for ForwardRequest {
     type Err = SpecError;
 

@@ -13,7 +13,7 @@ use crate::spec::ForwardRequest;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forwarding")]
 pub(crate) struct ForwardArgs {
-    /// The managed node by id, name or tag, or the service to reach: rds:NAME.
+    /// The managed node: id, name or tag; or a service: rds:NAME.
     ///
     /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME[:reader], elasticache:NAME[:reader], opensearch:NAME or eks:NAME:

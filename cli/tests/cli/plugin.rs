@@ -295,7 +295,8 @@ fn a_node_that_takes_nothing_is_told_once() {
     let _server = listener.accept().unwrap();
     manager.set_faults(&["agent-deaf"]);
     cli.stdin.as_mut().unwrap().write_all(b"SSH-2.0-x\r\n").unwrap();
-    assert!(cli.error_line().contains("does a server listen on that port"));
+    let line = cli.error_line();
+    assert!(line.contains("does a server listen on that port"), "{line}");
     cli.signal("TERM");
     let ended = cli.end();
     assert!(ended.stderr.is_empty(), "{ended:?}");

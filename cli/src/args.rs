@@ -88,9 +88,8 @@ pub(crate) enum Command {
   aws-ssm-forward token rds:example-db --user app")]
     Token(TokenArgs),
     /// Print the least IAM policy for given targets and forwards.
-    #[command(after_help = "Examples:
-  aws-ssm-forward policy i-0123456789abcdef0 -L 8080:80
-  aws-ssm-forward policy tag:Role=bastion rds:example-db --db-user app -o terraform")]
+    #[command(after_help = "Example:
+  aws-ssm-forward policy tag:Role=bastion rds:example-db --db-user app")]
     Policy(Box<PolicyArgs>),
     /// Take the place of AWS's session-manager-plugin.
     Plugin {

@@ -58,29 +58,37 @@ pub(crate) struct TokenArgs {
 /// `policy`.
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArgs {
-    /// Managed nodes (ids, tag:Key=Value, names, asg:NAME, ecs:CLUSTER/SERVICE) and services (rds:NAME).
+    /// Managed nodes (by id, name or tag) and services (rds:NAME).
     #[arg(value_name = "TARGET|SERVICE", value_parser = values::named)]
     pub(crate) names: Vec<Named>,
-    /// A forward to allow, as for the command forward. May be repeated.
+    /// A forward to allow; may be repeated.
     #[arg(short = 'L', value_name = "SPEC")]
     pub(crate) forwards: Vec<ForwardSpec>,
     /// Allow shells.
     #[arg(long)]
     pub(crate) shell: bool,
-    /// Allow commands (exec).
-    #[arg(long)]
+    /// Allow commands.
+    #[arg(long, hide_short_help = true)]
     pub(crate) exec: bool,
-    /// Allow ssh (ssh-proxy).
-    #[arg(long)]
+    /// Allow ssh.
+    #[arg(long, hide_short_help = true)]
     pub(crate) ssh: bool,
-    /// Allow IAM authentication at the RDS databases as this user. May be repeated.
+    /// A database user to log in as; may be repeated.
     #[arg(long = "db-user", value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) database_users: Vec<String>,
-    /// The account's id, instead of that of the credentials in use.
-    #[arg(long, value_name = "ID", value_parser = values::account)]
+    /// The account, instead of the credentials' own.
+    #[arg(long, value_name = "ID", value_parser = values::account, hide_short_help = true)]
     pub(crate) account: Option<String>,
-    /// A policy document in JSON, or a data source of Terraform.
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    /// json, or terraform: a data source.
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
     pub(crate) output: PolicyFormat,
     #[command(flatten)]
     pub(crate) aws: LookupAwsArgs,

@@ -8,6 +8,7 @@ mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::TargetSpec;
@@ -151,7 +152,7 @@ pub(crate) struct AwsArgs {
     #[arg(long)]
     pub(crate) local: bool,
     /// Send the session's token to this host too, besides AWS's own endpoints. May be repeated.
-    #[arg(long, value_name = "HOST", hide_short_help = true)]
+    #[arg(long, value_name = "HOST", value_parser = values::host_name, hide_short_help = true)]
     pub(crate) allow_stream_host: Vec<String>,
     /// Reach the data channel at this host instead of the stream URL's, for example the name of a private endpoint: HOST,
     /// HOST:PORT or a URL. Default: AWS_ENDPOINT_URL_SSMMESSAGES.
@@ -182,7 +183,7 @@ pub(crate) struct SessionArgs {
     #[arg(long, hide_short_help = true)]
     pub(crate) any: bool,
     /// Session document, instead of the one that fits.
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), hide_short_help = true)]
     pub(crate) document_name: Option<String>,
     /// Set or replace a parameter of the document. May be repeated.
     #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = values::parameter, hide_short_help = true)]
@@ -330,7 +331,9 @@ fn one_line(error: &clap::Error) -> Option<String> {
         _ => {
             let text = error.render().to_string();
             let paragraphs = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n");
-            let told = paragraphs.filter(|paragraph| !paragraph.starts_with("For more information"));
+            // No option takes a value that looks like one: the tip on how to pass it is of no use.
+            let useless = ["For more information", "  tip: to pass"];
+            let told = paragraphs.filter(|paragraph| !useless.iter().any(|start| paragraph.starts_with(start)));
             let told: Vec<_> = told.map(|told| told.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
             Some(format!("{}; see --help", told.join("; ").replace("Usage:", "usage:")))
         }

@@ -161,6 +161,14 @@ pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The name or address of a host, without a scheme, a port or a path.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let is_host = (!text.is_empty() && text.bytes().all(is_name)) || text.parse::<IpAddr>().is_ok();
+    let text = is_host.then(|| text.to_owned());
+    text.ok_or_else(|| "expected the name of a host, without https://, a port or a path".into())
+}
+
 pub(super) fn host(text: &str) -> Result<(String, IpAddr), String> {
     let host = text.split_once('=').filter(|(name, _)| !name.is_empty());
     host.and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
@@ -289,6 +297,14 @@ mod tests {
         assert_eq!(parameter("a=b=c,d"), Ok(("a".into(), "b=c,d".into())));
         assert_eq!(parameter("a="), Ok(("a".into(), String::new())));
         assert!(parameter("a").is_err() && parameter("=b").is_err());
+    }
+
+    #[test]
+    fn a_host_is_neither_a_url_nor_an_authority() {
+        for text in ["vpce-0123.ssmmessages.eu-west-1.vpce.amazonaws.com", "10.0.0.7", "fd00::7", "my_host"] {
+            assert_eq!(host_name(text), Ok(text.to_owned()));
+        }
+        assert!(["", "https://a.b", "a.b:443", "a.b/", "a b", "*"].iter().all(|text| host_name(text).is_err()));
     }
 
     #[test]

@@ -42,6 +42,8 @@ fn other_malformed_values_are_one_line() {
         (&["demo", "--size", "1 parsec"][..], &["--size", "10MB"][..]),
         (&["demo", "--port", "-1"], &["--port '-1'", "from 0 to 65535"]),
         (&["local", "--seed", "-1"], &["--seed '-1'", "from 0 to"]),
+        (&["shell", TARGET, "--document-name", ""], &["--document-name"]),
+        (&["shell", TARGET, "--allow-stream-host", "https://a.b/"], &["--allow-stream-host", "without https://"]),
         (&["ssh-proxy", TARGET, "-22"], &["PORT '-22'", "from 1 to 65535"]),
         (&["forward", TARGET, "-L", "-1:80"], &["-L '-1:80'", "neither a local port nor an address"]),
     ] {
@@ -124,6 +126,7 @@ fn what_was_meant_is_suggested() {
         (&["ssh"], &["'ssh-proxy'"]),
         (&["forward", "--wait-redy"], &["'--wait-ready'"]),
         (&["plugin", "instal"], &["'install'"]),
+        (&["forward", TARGET, "-D", "1080"], &["unexpected argument '-D' found; usage:"]),
         (&[TARGET], &["a command is missing", &format!("shell {TARGET}")]),
         (&["forward", TARGET, "8080:80"], &["-L is missing before '8080:80'"]),
     ] {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsProvider, ForwardError, NamedProvider, Person, ProviderError, Session, SessionConfig, SessionNotice,
-    SessionProvider, StartRequest, StreamEndpoint, StreamUrlPolicy, TargetSpec, await_target,
+    AwsConfig, AwsOrigin, AwsProvider, ForwardError, NamedProvider, Person, ProviderError, Session, SessionConfig,
+    SessionNotice, SessionProvider, StartRequest, StreamEndpoint, StreamUrlPolicy, TargetSpec, await_target,
 };
 use tokio::time::timeout;
 
@@ -224,6 +224,8 @@ pub(crate) fn lookup_config(args: &LookupAwsArgs) -> AwsConfig {
 
 async fn authenticated(config: AwsConfig) -> Result<Arc<AwsProvider>, Failure> {
     let provider = AwsProvider::new(config).await?;
+    let AwsOrigin { profile, credentials, region, endpoint, .. } = provider.origin().await;
+    tracing::info!(profile, credentials, region, endpoint, "AWS configuration");
     let _asking = Asking;
     provider.authenticate().await?;
     Ok(Arc::new(provider))

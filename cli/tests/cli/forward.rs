@@ -160,7 +160,17 @@ fn log_of(verbosity: &str) -> Vec<String> {
 fn each_v_tells_more() {
     let has = |log: &[String], text: &str| log.iter().any(|line| line.contains(text));
     let [one, two, three] = ["-v", "-vv", "-vvv"].map(log_of);
-    for text in ["agent_version=", "connection opened", "connection closed", "connecting to="] {
+    let endpoint = "endpoint=\"http://127.0.0.1:";
+    for text in [
+        "profile=\"default\"",
+        "credentials=",
+        "region=\"us-east-1\"",
+        endpoint,
+        "agent_version=",
+        "connection opened",
+        "connection closed",
+        "connecting to=",
+    ] {
         assert!(has(&one, text), "no {text:?} in {one:#?}");
     }
     assert!(!has(&one, "stream opened") && has(&two, "stream opened"), "{two:#?}");

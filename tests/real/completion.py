@@ -1,5 +1,6 @@
 """Completion in real shells: the user types, presses Tab, and sees what the shell makes of it."""
 
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +18,13 @@ region = eu-central-1
 region = eu-west-1
 [profile prod-reader]
 region = eu-west-1
+[profile "my dev"]
+region = eu-west-1
 [profile sandbox]
 region = us-east-1
 """
 
-COMMANDS = ["completions", "demo", "exec", "forward", "help", "local", "plugin", "shell", "ssh-proxy"]
+COMMANDS = ["completions", "demo", "exec", "forward", "local", "ls", "plugin", "policy", "shell", "ssh-proxy", "token"]
 
 # What is typed, and the words that may follow; more may be offered beside them.
 CASES = [
@@ -32,7 +35,7 @@ CASES = [
     ("forward i-0123 --pay", ["--payload-size"]),
     ("forward -L 1:2 -o ", ["text", "json"]),
     ("forward --output j", ["json"]),
-    ("forward --profile ", ["default", "prod-admin", "prod-reader", "sandbox"]),
+    ("forward --profile ", ["default", "my dev", "prod-admin", "prod-reader", "sandbox"]),
     ("forward --profile prod-", ["prod-admin", "prod-reader"]),
     ("shell --profile sand", ["sandbox"]),
     ("exec i-0123 --region eu-central-", ["eu-central-1", "eu-central-2"]),
@@ -123,7 +126,8 @@ complete --do-complete "$argv[1]"
 
 def bash(environment, line, program="aws-ssm-forward"):
     done = run(["bash", "--norc", "-c", BASH, "bash", program, line], env=environment)
-    return words(done.ok())
+    # bash is given words as they are to be typed.
+    return [shlex.split(word)[0] for word in words(done.ok())]
 
 
 def zsh(environment, line, program="aws-ssm-forward"):
@@ -161,6 +165,10 @@ def at_a_terminal(shell, environment):
         terminal.type("aws-ssm-forward forward --profile prod-\t\t")
         terminal.expect("prod-admin")
         terminal.expect("prod-reader")
+        # A name with a blank stays one word: else what follows it would be refused.
+        terminal.type("\x15aws-ssm-forward shell i-1 --profile my\t--local")
+        terminal.enter("")
+        terminal.expect("--profile <NAME>.*cannot be used with.*--local")
 
 
 def broken_files(environment):

@@ -18,6 +18,7 @@ use crate::output::awaiting;
 use crate::shutdown::{Shutdown, StopCause, interrupted};
 use crate::targets;
 use crate::terminal::{Asking, AtTerminal};
+use crate::{console, outside};
 
 /// A session, and the local Session Manager that it is one of, if it is.
 pub(crate) struct Connection {
@@ -265,7 +266,7 @@ fn tell(notice: SessionNotice, quiet: bool) {
         _ => return,
     };
     if !quiet {
-        let _ = writeln!(crate::terminal::Stderr, "{text}");
+        text.lines().for_each(|line| console::note(&outside::line(line)));
     }
 }
 

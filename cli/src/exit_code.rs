@@ -4,7 +4,7 @@ use std::process::Termination;
 
 use ssm_forward::{ForwardError, ProviderError, ProviderErrorKind};
 
-use crate::port_holder;
+use crate::{outside, port_holder};
 
 /// The exit codes of the command. They are part of its interface, `docs/cli.md` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +88,9 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure of this kind; line breaks in `message` become spaces.
+    /// A failure of this kind; line breaks in `message` become spaces, and what can't be seen is spelled.
     pub(crate) fn new(code: ExitCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, message: one_line(&message.into()), code }
+        Self { kind, message: outside::line(&one_line(&message.into())), code }
     }
 
     /// A bug in this program.
@@ -202,5 +202,7 @@ mod tests {
     fn a_failure_is_one_line() {
         let failure = Failure::from(ForwardError::Agent("first\n  second\r\n\nthird".into()));
         assert_eq!(failure.message, "first second third");
+        let failure = Failure::from(ProviderError { kind: ProviderErrorKind::Invalid, message: "no\u{1b}[2J".into() });
+        assert_eq!(failure.message, "no\\u{1b}[2J");
     }
 }

@@ -55,11 +55,17 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         Ok((aws, planned)) => serve(args, &aws, planned, output.reporter(), &shutdown).await,
         Err(failure) => Err(failure.into()),
     };
-    let code = served.unwrap_or_else(|Ended { forward, failure }| {
-        output.reporter().fail(forward, &failure);
-        failure.code
-    });
-    output.close().await;
+    let code = match served {
+        Ok(code) => {
+            output.close(None).await;
+            code
+        }
+        Err(Ended { forward, failure }) => {
+            output.reporter().fail(forward, &failure);
+            output.close(Some(&failure)).await;
+            failure.code
+        }
+    };
     if let Some(manager) = manager {
         manager.shutdown().await;
     }

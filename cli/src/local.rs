@@ -1,7 +1,6 @@
 //! The local Session Manager: the command `local`, and what `--local` and `demo` start in this process.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use ssm_local::{EcsTask, Faults, Local, LocalBuilder, LocalTarget, Profile, Star
 use tokio::time::timeout;
 
 use crate::args::{InsecureCredentials, LocalArgs, LocalProfile};
+use crate::console;
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 
@@ -167,9 +167,8 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     };
     let insecure = options.insecure_credentials;
     let manager = LocalManager::start(options).await?;
-    // A closed stderr only means that nobody wants to read it.
-    let _ = warn(&manager.local, insecure);
-    let _ = introduce(&manager.local, &target);
+    warn(&manager.local, insecure);
+    introduce(&manager.local, &target);
     shutdown.requested().await;
     manager.shutdown().await;
     Ok(ExitCode::Ok)
@@ -205,39 +204,37 @@ fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
     tasks.into_values().collect()
 }
 
-fn warn(local: &Local, insecure: Option<InsecureCredentials>) -> io::Result<()> {
-    let mut stderr = io::stderr();
+fn warn(local: &Local, insecure: Option<InsecureCredentials>) {
     let everybody = "everybody who can connect to this port can run commands as you";
     match insecure {
         Some(InsecureCredentials::Fixed) => {
-            writeln!(stderr, "warning: --insecure-credentials fixed: these credentials are no secret, {everybody}")?;
+            console::note(&format!(
+                "warning: --insecure-credentials fixed: these credentials are no secret, {everybody}"
+            ));
         }
         Some(InsecureCredentials::Any) => {
-            writeln!(stderr, "warning: --insecure-credentials any: signatures are not checked, {everybody}")?;
+            console::note(&format!("warning: --insecure-credentials any: signatures are not checked, {everybody}"));
         }
         None => {}
     }
     if !local.local_addr().ip().is_loopback() {
-        writeln!(
-            stderr,
+        console::note(
             "warning: other machines can connect to this port, and what is sent is not encrypted: whoever can read it can \
-             take over a session"
-        )?;
+             take over a session",
+        );
     }
-    Ok(())
 }
 
-fn introduce(local: &Local, target: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+fn introduce(local: &Local, target: &str) {
     for (key, value) in local.environment() {
-        writeln!(stdout, "export {key}={value}")?;
+        console::say(format!("export {key}={value}\n"));
     }
-    stdout.flush()?;
-    writeln!(
-        io::stderr(),
+    // On a terminal the hint comes after them.
+    console::flush();
+    console::note(&format!(
         "The local Session Manager is ready. The lines above hold a secret of this run: whoever has it can run commands as \
          you.\nIn another terminal, after these lines:\n  \
          aws-ssm-forward forward {target} -L 8080:80\n  \
          aws ssm start-session --target {target}\nCtrl-C stops it."
-    )
+    ));
 }

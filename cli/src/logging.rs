@@ -1,10 +1,20 @@
 //! The log on stderr, and what is said of a panic.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::Verbosity;
+use crate::{console, outside};
 
 /// Whose log is shown. Other crates' is not at any level: an HTTP client's trace would print the session's token.
 const OURS: [&str; 4] = ["aws_ssm_forward", "ssm_forward", "ssm_local", "ssm_proto"];
@@ -19,9 +29,97 @@ pub(crate) fn init(verbosity: Verbosity) {
         Verbosity { .. } => LevelFilter::TRACE,
     };
     let ours = Targets::new().with_targets(OURS.map(|target| (target, level)));
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| crate::terminal::Stderr).with_ansi(ansi);
+    let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt::layer().with_writer(ToConsole).with_ansi(ansi);
     tracing_subscriber::registry().with(lines).with(ours).init();
+}
+
+/// Tells how many lines were suppressed that nothing followed.
+pub(crate) fn finish() {
+    let mut places = LINES.places.lock().unwrap_or_else(PoisonError::into_inner);
+    let suppressed: u64 = places.values_mut().map(|place| std::mem::take(&mut place.suppressed)).sum();
+    if suppressed > 0 {
+        console::note(&format!("{suppressed} more lines of the log were suppressed"));
+    }
+}
+
+static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
+
+/// Which lines go to the console: from each place in the code only so many a second. A peer can cause any number of them.
+#[derive(Debug, Default)]
+struct Lines {
+    places: Mutex<HashMap<Identifier, Place>>,
+}
+
+/// A place in the code that writes lines.
+#[derive(Debug)]
+struct Place {
+    /// When its current second began.
+    since: Instant,
+    /// Lines in that second.
+    lines: u64,
+    /// Lines that were not written, since the last time that was told.
+    suppressed: u64,
+}
+
+const WINDOW: Duration = Duration::from_secs(1);
+/// Lines of one place in a second, if somebody should look at them.
+const MOST_WARNINGS: u64 = 10;
+/// The same for all other lines, which somebody asked for.
+const MOST: u64 = 100;
+
+impl Lines {
+    /// `None` if there were too many lines of this place; otherwise what is to be written before the line.
+    fn admit(&self, from: &Metadata<'_>, now: Instant) -> Option<String> {
+        let most = if *from.level() <= Level::WARN { MOST_WARNINGS } else { MOST };
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = places.entry(from.callsite()).or_insert(Place { since: now, lines: 0, suppressed: 0 });
+        let is_over = now >= place.since + WINDOW;
+        if is_over {
+            (place.since, place.lines) = (now, 0);
+        } else if place.lines >= most {
+            place.suppressed += 1;
+            return None;
+        }
+        place.lines += 1;
+        let mut before = String::new();
+        if let suppressed @ 1.. = std::mem::take(&mut place.suppressed) {
+            let _ = writeln!(before, "{suppressed} more lines like the next one were suppressed");
+        }
+        Some(before)
+    }
+}
+
+/// Writes the lines that [`Lines`] admits.
+#[derive(Debug)]
+struct ToConsole;
+
+impl MakeWriter<'_> for ToConsole {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line(Some(String::new()))
+    }
+
+    fn make_writer_for(&self, from: &Metadata<'_>) -> Line {
+        Line(LINES.admit(from, Instant::now()))
+    }
+}
+
+/// One line, or none.
+struct Line(Option<String>);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(before) = self.0.take() {
+            console::log(before + &outside::log_line(&String::from_utf8_lossy(line)));
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A panic gives the terminal back and is told in one line; `RUST_BACKTRACE` asks for more.
@@ -33,7 +131,44 @@ pub(crate) fn tell_panics_in_one_line() {
             return detailed(panic);
         }
         let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
-        let payload = panic.payload_as_str().unwrap_or("panicked").replace('\n', " ");
-        eprintln!("error: internal error{place}: {payload}; please report it");
+        let payload = outside::line(panic.payload_as_str().unwrap_or("panicked"));
+        console::note(&format!("error: internal error{place}: {payload}; please report it"));
+        console::flush();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_gets_so_many_lines_a_second_and_the_rest_is_counted() {
+        let (lines, start) = (Lines::default(), Instant::now());
+        let metadata = metadata();
+        let admitted =
+            |at: Duration| (0..1000).filter_map(|_| lines.admit(metadata, start + at)).collect::<Vec<String>>();
+        let first = admitted(Duration::ZERO);
+        assert_eq!(first.len(), 10);
+        assert!(first.iter().all(String::is_empty), "{first:?}");
+        assert!(admitted(Duration::from_millis(999)).is_empty());
+        let next = admitted(WINDOW);
+        assert_eq!(next.len(), 10);
+        assert_eq!(next[0], "1990 more lines like the next one were suppressed\n");
+        assert!(next[1..].iter().all(String::is_empty), "{next:?}");
+    }
+
+    /// Of a warning.
+    fn metadata() -> &'static Metadata<'static> {
+        use tracing::Callsite as _;
+        static WARNING: tracing::callsite::DefaultCallsite = tracing::callsite::DefaultCallsite::new(&METADATA);
+        static METADATA: Metadata<'static> = tracing::metadata! {
+            name: "warning",
+            target: "test",
+            level: Level::WARN,
+            fields: &[],
+            callsite: &WARNING,
+            kind: tracing::metadata::Kind::EVENT
+        };
+        WARNING.metadata()
+    }
 }

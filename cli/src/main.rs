@@ -5,6 +5,7 @@ mod client_hint;
 mod client_line;
 mod completion;
 mod connect;
+mod console;
 mod demo;
 mod exact;
 mod exec_input;
@@ -18,6 +19,7 @@ mod logging;
 mod ls;
 mod output;
 mod outputs;
+mod outside;
 mod parent;
 mod plan;
 mod plugin;
@@ -53,7 +55,15 @@ fn main() -> ExitCode {
         logging::init(cli.verbosity);
         block_on(dispatch(cli))
     };
-    result.unwrap_or_else(|failure| fail(&failure))
+    let code = result.unwrap_or_else(|failure| {
+        if failure.code != ExitCode::ReaderGone {
+            console::note(&format!("error: {failure}"));
+        }
+        failure.code
+    });
+    logging::finish();
+    console::flush();
+    code
 }
 
 /// glibc gives memory back as soon as 128 KiB at the end of a heap are free, and a fast download fetches it again page by page, a
@@ -122,11 +132,4 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(ExitCode::Ok)
         }
     }
-}
-
-fn fail(failure: &Failure) -> ExitCode {
-    if failure.code != ExitCode::ReaderGone {
-        let _ = writeln!(std::io::stderr(), "error: {failure}");
-    }
-    failure.code
 }

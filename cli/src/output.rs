@@ -10,14 +10,15 @@ pub(crate) use text::awaiting;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use ssm_forward::ForwardEvent;
 use tokio::sync::oneshot;
 
 use crate::args::OutputFormat;
+use crate::console;
 use crate::exit_code::Failure;
 use crate::figures::Figures;
 use crate::shutdown::{Shutdown, StopCause};
@@ -46,9 +47,18 @@ pub(crate) struct Subject {
 /// Takes what is to be told. Clones go to the same place; none of the calls blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    notices: SyncSender<Notice>,
+    notices: Sender<Notice>,
+    backlog: Arc<Backlog>,
+}
+
+/// What waits for a slow reader, and what did not even wait.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: AtomicUsize,
+    /// Notices that were dropped, since the last time that was told.
+    dropped: AtomicU64,
     /// Whether it was said that something could not be told.
-    complained: Arc<AtomicBool>,
+    complained: AtomicBool,
 }
 
 /// Something to tell.
@@ -60,7 +70,14 @@ enum Notice {
     Client { at: SystemTime, forward: usize, command: String },
     Failure { at: SystemTime, forward: Option<usize>, failure: Failure },
     Figures { at: SystemTime, forwards: Vec<Figures> },
+    Dropped { at: SystemTime, count: u64 },
     End,
+}
+
+/// How it is said that events were dropped.
+fn dropped(count: u64) -> String {
+    let plural = if count == 1 { " was" } else { "s were" };
+    format!("{count} event{plural} not told: nobody read the output for a while")
 }
 
 impl Reporter {
@@ -86,19 +103,31 @@ impl Reporter {
 
     /// Tells the live figures of each forward. They are for who looks now: a slow reader does not get old ones.
     pub(crate) fn figures(&self, forwards: Vec<Figures>) {
-        let _ = self.notices.try_send(Notice::Figures { at: SystemTime::now(), forwards });
+        if self.backlog.waiting.load(Ordering::Relaxed) == 0 {
+            self.send(Notice::Figures { at: SystemTime::now(), forwards });
+        }
     }
 
-    /// Tells why the command ends.
+    /// Tells why the command ends, however much waits.
     pub(crate) fn fail(&self, forward: Option<usize>, failure: &Failure) {
-        self.send(Notice::Failure { at: SystemTime::now(), forward, failure: failure.clone() });
+        self.queue(Notice::Failure { at: SystemTime::now(), forward, failure: failure.clone() });
     }
 
     fn send(&self, notice: Notice) {
+        if self.backlog.waiting.load(Ordering::Relaxed) < QUEUE {
+            return self.queue(notice);
+        }
+        self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
         // Once: a script that reads up to the ready line and no further is to be expected.
-        if self.notices.try_send(notice).is_err() && !self.complained.swap(true, Ordering::Relaxed) {
+        if !self.backlog.complained.swap(true, Ordering::Relaxed) {
             tracing::warn!("events are not told: whoever reads the output is too slow, or gone");
         }
+    }
+
+    fn queue(&self, notice: Notice) {
+        self.backlog.waiting.fetch_add(1, Ordering::Relaxed);
+        // Where the thread is gone, so is whoever reads.
+        let _ = self.notices.send(notice);
     }
 }
 
@@ -107,6 +136,7 @@ impl Reporter {
 pub(crate) struct Output {
     reporter: Reporter,
     done: oneshot::Receiver<()>,
+    quiet: bool,
 }
 
 /// Notices that wait for a slow reader; past it they are dropped rather than kept without end.
@@ -118,13 +148,15 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 impl Output {
     /// Starts to write; asks `shutdown` to stop when stdout is closed.
     pub(crate) fn start(style: Style, subjects: Vec<Subject>, shutdown: Shutdown) -> Self {
-        let (notices, receiver) = sync_channel(QUEUE);
+        let (notices, receiver) = channel();
         let (finished, done) = oneshot::channel();
+        let backlog = Arc::new(Backlog::default());
+        let behind = backlog.clone();
         std::thread::spawn(move || {
-            write_all(style, &subjects, &receiver, &shutdown);
+            write_all(style, &subjects, &receiver, &behind, &shutdown);
             let _ = finished.send(());
         });
-        Self { reporter: Reporter { notices, complained: Arc::default() }, done }
+        Self { reporter: Reporter { notices, backlog }, done, quiet: style.quiet }
     }
 
     /// Where to tell things.
@@ -132,26 +164,46 @@ impl Output {
         &self.reporter
     }
 
-    /// Writes what is left, within a second.
-    pub(crate) async fn close(self) {
-        self.reporter.send(Notice::End);
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.done).await;
+    /// Writes what is left, within a second. Why the command ends is told on standard error where the output takes no more.
+    pub(crate) async fn close(self, failure: Option<&Failure>) {
+        self.reporter.queue(Notice::End);
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.done).await.is_ok() {
+            return;
+        }
+        if let Some(failure) = failure {
+            console::note(&format!("error: {failure}"));
+        }
+        let Backlog { waiting, dropped: more, .. } = &*self.reporter.backlog;
+        // The last one is the end itself.
+        let waiting = waiting.load(Ordering::Relaxed).saturating_sub(1) as u64;
+        if !self.quiet {
+            console::note(&format!("warning: {}", dropped(waiting + more.load(Ordering::Relaxed))));
+        }
     }
 }
 
-fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, shutdown: &Shutdown) {
+fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, backlog: &Backlog, shutdown: &Shutdown) {
     let mut text = text::TextWriter::new(style, subjects);
     let mut json = json::JsonWriter::default();
-    for notice in notices {
-        if matches!(notice, Notice::End) {
-            break;
-        }
+    let mut write = |notice: &Notice| {
         let written = match style.format {
-            OutputFormat::Json => json.write(&mut io::stdout().lock(), subjects, &notice),
+            OutputFormat::Json => json.write(&mut io::stdout().lock(), subjects, notice),
             OutputFormat::Text => Ok(()),
         };
-        if written.and_then(|()| text.write(&notice)).is_err() {
+        if written.and_then(|()| text.write(notice)).is_err() {
             shutdown.stop(StopCause::OutputClosed);
+        }
+    };
+    for notice in notices {
+        let is_end = matches!(notice, Notice::End);
+        write(&notice);
+        backlog.waiting.fetch_sub(1, Ordering::Relaxed);
+        // Everything before them was told just now, or soon will be.
+        if let count @ 1.. = backlog.dropped.swap(0, Ordering::Relaxed) {
+            write(&Notice::Dropped { at: SystemTime::now(), count });
+        }
+        if is_end {
+            break;
         }
     }
     text.finish();
@@ -164,15 +216,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_does_not_read_is_complained_about_once() {
+    fn who_does_not_read_is_complained_about_once_and_what_was_not_told_is_counted() {
         let mut log = tempfile::tempfile().unwrap();
         let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.try_clone().unwrap())).finish();
-        let (notices, _nobody_reads) = sync_channel(1);
-        let reporter = Reporter { notices, complained: Arc::default() };
-        tracing::subscriber::with_default(subscriber, || (0..4).for_each(|_| reporter.clone().warn("x")));
+        let (notices, nobody_reads) = channel();
+        let reporter = Reporter { notices, backlog: Arc::default() };
+        tracing::subscriber::with_default(subscriber, || (0..QUEUE + 3).for_each(|_| reporter.clone().warn("x")));
         let mut text = String::new();
         log.rewind().unwrap();
         log.read_to_string(&mut text).unwrap();
         assert_eq!(text.matches("events are not told").count(), 1, "{text}");
+        assert_eq!(reporter.backlog.dropped.load(Ordering::Relaxed), 3);
+        reporter.fail(None, &Failure::internal("why it ends is always told"));
+        assert_eq!(nobody_reads.try_iter().count(), QUEUE + 1);
     }
 }

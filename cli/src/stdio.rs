@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::pending;
-use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -10,9 +9,9 @@ use ssm_forward::{CloseReason, Session, SessionStream, StreamError, StreamSender
 use tokio::io::{AsyncReadExt, stdin};
 use tokio::time::{sleep, timeout};
 
+use crate::console;
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
-use crate::terminal;
 use crate::writer::Writer;
 
 const READ_SIZE: usize = 64 << 10;
@@ -69,10 +68,7 @@ async fn tell_silence(session: &Session, heard: &Cell<bool>) {
         unanswered = if waits { unanswered + 1 } else { 0 };
     }
     if !heard.get() {
-        let _ = writeln!(
-            terminal::Stderr,
-            "aws-ssm-forward: no answer from the node yet: does a server listen on that port there?"
-        );
+        console::note("aws-ssm-forward: no answer from the node yet: does a server listen on that port there?");
     }
     pending().await
 }

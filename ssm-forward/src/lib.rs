@@ -58,6 +58,7 @@ mod provider;
 mod pump;
 mod session;
 mod stats;
+mod text;
 mod transport;
 mod unanswered;
 

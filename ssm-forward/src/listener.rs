@@ -3,9 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -46,8 +49,7 @@ impl Listener {
             ListenAddr::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
             ListenAddr::Unix(path) => {
                 remove_if_stale(path).await?;
-                let listener = UnixListener::bind(path)?;
-                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+                let listener = bind_for_user_alone(path)?;
                 Ok(Self::Unix { listener, path: path.clone() })
             }
         }
@@ -87,6 +89,19 @@ impl Drop for Listener {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// A Unix socket that nobody else can connect to, from its first moment on: a connection that was made before its mode is set
+/// would stay. The mask is the whole process's; for a moment other files are made with fewer rights, never with more.
+fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
+    static MASKED: Mutex<()> = Mutex::new(());
+    let _alone = MASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = umask(Mode::RWXG | Mode::RWXO);
+    let bound = UnixListener::bind(path);
+    umask(before);
+    let listener = bound?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// A socket that nobody listens on is what a process left behind that was killed. Other files refuse connections too.
@@ -152,5 +167,40 @@ impl Local {
 fn reset_on_close(stream: &TcpStream, reset: bool) {
     if let Err(error) = SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)) {
         tracing::debug!(%error, "the way of closing a connection cannot be set");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_never_open_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let done = AtomicBool::new(false);
+        let before = umask(Mode::empty());
+        let seen = std::thread::scope(|scope| {
+            let look = scope.spawn(|| {
+                let mut seen = 0;
+                while !done.load(Ordering::Relaxed) {
+                    if let Ok(metadata) = std::fs::metadata(&path) {
+                        seen |= metadata.permissions().mode() & 0o777;
+                    }
+                }
+                seen
+            });
+            for _ in 0..500 {
+                drop(bind_for_user_alone(&path).unwrap());
+                std::fs::remove_file(&path).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            look.join().unwrap()
+        });
+        assert_eq!(umask(before), Mode::empty(), "the process's mask is as it was");
+        assert!(seen & 0o600 == 0o600 && seen & 0o077 == 0, "{seen:o}");
     }
 }

@@ -5,7 +5,7 @@ mod client;
 mod data;
 mod service;
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{IsTerminal, stderr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::args::{DemoArgs, Verbosity};
+use crate::console;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::shutdown::{Shutdown, StopCause};
@@ -209,13 +210,13 @@ struct Screen {
 impl Screen {
     fn result(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(stdout(), "{text}");
+            console::say(format!("{text}\n"));
         }
     }
 
     fn note(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(stderr(), "{text}");
+            console::note(text);
         }
     }
 

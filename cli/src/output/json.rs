@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 use ssm_forward::{ForwardEvent, LocalAddr, StatsSnapshot};
 
 use super::{Notice, Subject};
@@ -57,9 +59,24 @@ impl JsonWriter {
 }
 
 fn write_line(to: &mut impl Write, line: &Line<'_>) -> io::Result<()> {
-    serde_json::to_writer(&mut *to, line)?;
+    line.serialize(&mut Serializer::with_formatter(&mut *to, Visible))?;
     to.write_all(b"\n")?;
     to.flush()
+}
+
+/// JSON in ASCII: a program reads the same, and a terminal obeys nothing that the far side wrote.
+struct Visible;
+
+impl Formatter for Visible {
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, to: &mut W, text: &str) -> io::Result<()> {
+        for character in text.chars() {
+            match character {
+                ' '..='~' => write!(to, "{character}")?,
+                _ => character.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(to, "\\u{unit:04x}"))?,
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Serialize)]
@@ -138,6 +155,10 @@ enum Body<'a> {
     Warning {
         text: &'a str,
     },
+    /// Nobody read the output for a while.
+    EventsDropped {
+        count: u64,
+    },
     Error {
         kind: &'a str,
         message: &'a str,
@@ -181,6 +202,7 @@ fn line<'a>(subjects: &'a [Subject], notice: &'a Notice) -> Option<Line<'a>> {
             let (kind, message) = (failure.kind, failure.message.as_str());
             (at, *forward, Body::Error { kind, message, exit_code: failure.code.number() })
         }
+        Notice::Dropped { at, count } => (at, None, Body::EventsDropped { count: *count }),
         Notice::Figures { .. } | Notice::End => return None,
     };
     Some(Line { time: timestamp(*at), forward, body })

@@ -4,7 +4,7 @@
 //! that the caller sees.
 
 use std::ffi::OsString;
-use std::io::{Read, Write, pipe};
+use std::io::{PipeWriter, Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -15,7 +15,7 @@ use super::invocation::RESPONSE_VARIABLE;
 
 /// Names the descriptor that the session is to be read from.
 const DESCRIPTOR_VARIABLE: &str = "AWS_SSM_FORWARD_SESSION_FD";
-/// What a pipe takes without a reader.
+/// What every system's pipe takes without a reader.
 const PIPE: usize = 16 << 10;
 
 /// The arguments, with the session in its place.
@@ -41,10 +41,11 @@ fn hand_over(args: &[OsString]) -> std::io::Result<()> {
         Some(name) => std::env::var(name).unwrap_or_default(),
         None => first.to_owned(),
     };
-    if session.is_empty() || session.len() > PIPE {
+    if session.is_empty() {
         return Ok(());
     }
     let (reader, mut writer) = pipe()?;
+    make_room(&writer, session.len())?;
     writer.write_all(session.as_bytes())?;
     drop(writer);
     fcntl_setfd(&reader, FdFlags::empty())?;
@@ -55,6 +56,18 @@ fn hand_over(args: &[OsString]) -> std::io::Result<()> {
         again.env_remove(name);
     }
     Err(again.exec())
+}
+
+/// Nobody reads before everything is written: the pipe must take it as a whole. No argument is longer than a pipe may be.
+fn make_room(pipe: &PipeWriter, length: usize) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if length > PIPE {
+        rustix::pipe::fcntl_setpipe_size(pipe, length)?;
+        return Ok(());
+    }
+    // Elsewhere a pipe grows by itself, if it does: what it does not take at once is given up.
+    rustix::io::ioctl_fionbio(pipe, length > PIPE)?;
+    Ok(())
 }
 
 fn receive(descriptor: &str) -> Option<String> {

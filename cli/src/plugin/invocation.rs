@@ -37,7 +37,9 @@ pub(super) struct Request {
 pub(super) struct Asked {
     /// The node, for the context of a data key.
     pub(super) target: String,
-    document: Option<String>,
+    pub(super) document: Option<String>,
+    /// The parameter `localUnixSocket`: where to listen.
+    pub(super) local_unix_socket: Option<String>,
 }
 
 impl Asked {
@@ -155,7 +157,10 @@ fn asked(json: Option<&str>) -> Result<Asked, Failure> {
         None => String::new(),
         Some(_) => return Err(usage("Target in the request, the fifth argument, is no text")),
     };
-    Ok(Asked { target, document: value.get("DocumentName").and_then(Value::as_str).map(str::to_owned) })
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let document = text(value.get("DocumentName"));
+    let local_unix_socket = text(value.pointer("/Parameters/localUnixSocket/0"));
+    Ok(Asked { target, document, local_unix_socket })
 }
 
 #[cfg(test)]
@@ -190,7 +195,9 @@ mod tests {
             [SESSION, "r", "StartSession", "p", r#"{"Target":"i-1","Reason":"x"}"#, "https://ssm.example", "more"];
         let full = request(&whole);
         assert_eq!((full.profile.as_deref(), full.endpoint.as_deref()), (Some("p"), Some("https://ssm.example")));
-        assert_eq!(full.asked.target, "i-1");
+        assert_eq!((full.asked.target.as_str(), full.asked.local_unix_socket), ("i-1", None));
+        let unix = asked(Some(r#"{"Target":"i-1","Parameters":{"localUnixSocket":["/run/s"],"portNumber":["80"]}}"#));
+        assert_eq!(unix.unwrap().local_unix_socket.as_deref(), Some("/run/s"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::outputs::Outputs;
 use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
-use crate::{connect, stdio, terminal, writer};
+use crate::{connect, console, outside, stdio, terminal, writer};
 use invocation::{Asked, Invocation, Request};
 
 /// Whether this process was started under the name that the AWS CLI and other tools start, rather than its own.
@@ -70,7 +70,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// Writes what callers look for, exactly, on standard output.
+/// Writes what callers look for, exactly, on standard output, and waits until it is written: before and after a session's bytes.
 fn say(text: &str) {
     let _ = say_or_fail(text);
 }
@@ -84,7 +84,7 @@ fn say_or_fail(text: &str) -> Result<(), Failure> {
 
 async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let session_id = request.ticket.session_id.clone();
-    say(&format!("\nStarting session with SessionId: {session_id}\n"));
+    say(&format!("\nStarting session with SessionId: {}\n", outside::line(&session_id)));
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let watching_parent = shutdown.watch_parent();
     let (api, config) = api(&request).await;
@@ -92,7 +92,7 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let opened = tokio::select! {
         // First the session that the caller started becomes ours: from then on it is terminated, whatever happens.
         biased;
-        opened = open(provider.clone(), request.asked, config) => opened,
+        opened = open(provider.clone(), &request.asked, config) => opened,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
         () = interrupted() => return Ok(ExitCode::Interrupted),
     };
@@ -106,7 +106,7 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
             }
             stdio::run(&session, &shutdown, false).await.map(|()| ExitCode::Ok)
         }
-        _ => port::serve(&session, provider, &shutdown).await.inspect_err(tell_caller),
+        _ => port::serve(&session, provider, &request.asked, &shutdown).await.inspect_err(tell_caller),
     };
     terminal::restore();
     session.terminate().await;
@@ -116,19 +116,19 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
 /// Who reads standard output by program waits for this text; a person reads the same on standard error.
 fn tell_caller(failure: &Failure) {
     if !stdout().is_terminal() {
-        say(&format!("Cannot perform start session: {failure}\n"));
+        console::say(format!("Cannot perform start session: {failure}\n"));
     }
 }
 
 async fn open(
     provider: Arc<dyn SessionProvider>,
-    asked: Asked,
+    asked: &Asked,
     mut config: SessionConfig,
 ) -> Result<Arc<Session>, Failure> {
     config.protocol.inherited = true;
     let (may_be_silent, patience) = (asked.may_be_silent(), asked.patience_if_used());
     // The session is started already; of the request only the target still counts.
-    let request = StartRequest { target: asked.target, ..StartRequest::default() };
+    let request = StartRequest { target: asked.target.clone(), ..StartRequest::default() };
     let seems_used = Arc::new(Notify::new());
     let found = seems_used.clone();
     let notify = move |notice| match notice {
@@ -145,14 +145,14 @@ async fn open(
                 USED.clone_into(&mut failure);
                 deadline = patience.map_or(deadline, |patience| deadline.min(Instant::now() + patience));
                 if patience != Some(Duration::ZERO) {
-                    eprint!("the node answers, but the session does not begin; if it was used before, start a new one\r\n");
+                    console::note("the node answers, but the session does not begin; if it was used before, start a new one");
                 }
             }
             () = sleep_until(deadline) => break,
         }
     }
     if may_be_silent && patience.is_none() {
-        eprint!("the session is open, and the node has said nothing yet; Ctrl-C ends it\r\n");
+        console::note("the session is open, and the node has said nothing yet; Ctrl-C ends it");
         return Ok(Arc::new(start.await?));
     }
     Err(Failure::new(ExitCode::Channel, "timeout", failure))
@@ -194,10 +194,10 @@ async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, Sess
 fn tell(notice: SessionNotice) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
-        SessionNotice::Message(text) => return say(&format!("{text}\n")),
+        SessionNotice::Message(text) => return console::say(outside::lines(&text) + "\n"),
         _ => return,
     };
-    let _ = writeln!(terminal::Stderr, "{text}");
+    console::note(&outside::line(&text));
 }
 
 async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
@@ -223,7 +223,8 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
 
 /// The last words of a session.
 fn exit_text(session_id: &str, output: &str) -> String {
-    match output {
+    let session_id = outside::line(session_id);
+    match &*outside::lines(output) {
         "" => format!("\n\nExiting session with sessionId: {session_id}.\n\n"),
         output => format!("\n\nSessionId: {session_id} : {output}\n\n"),
     }
@@ -244,5 +245,7 @@ mod tests {
     fn last_words_are_those_that_other_tools_parse() {
         assert_eq!(exit_text("s-1", ""), "\n\nExiting session with sessionId: s-1.\n\n");
         assert_eq!(exit_text("s-1", "gone"), "\n\nSessionId: s-1 : gone\n\n");
+        let hostile = exit_text("s\u{1b}]0;x\u{7}", "one\u{1b}[2J\n\u{202e}two");
+        assert_eq!(hostile, "\n\nSessionId: s\\u{1b}]0;x\\u{7} : one\\u{1b}[2J\n  \\u{202e}two\n\n");
     }
 }

@@ -1,6 +1,5 @@
 //! A port session for whoever started the plugin: a listener where the document says, and the texts that callers wait for.
 
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,15 +11,19 @@ use ssm_forward::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{exit_text, say};
+use super::{Asked, exit_text};
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
-use crate::terminal;
+use crate::{console, outside};
+
+/// A path that the document may have listened on although nobody asked for it.
+const SOCKET_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_UNIX_SOCKET";
 
 /// Serves connections until the session is over or somebody asks to stop.
 pub(super) async fn serve(
     session: &Arc<Session>,
     provider: Arc<dyn SessionProvider>,
+    asked: &Asked,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Failure> {
     let Some(SessionType::Port(properties)) = session.session_type() else {
@@ -31,29 +34,29 @@ pub(super) async fn serve(
     config.pool.restart = false;
     // The caller gave one session, and no right to start others.
     config.pool.size = PoolSize::Fixed(1);
-    let texts = Texts { session_id: session.id().to_owned(), mux, accepted: AtomicBool::new(false) };
+    let texts = Texts { session_id: outside::line(session.id()), mux, accepted: AtomicBool::new(false) };
     let forwarder = Forwarder::builder(provider, StartRequest::default())
         .session(session.clone())
         .config(config)
         .on_event(move |event| texts.tell(&event))
-        .bind(listen_address(&properties)?)
+        .bind(listen_address(&properties, asked)?)
         .await?;
     let stopped = AtomicBool::new(false);
     let stop = async {
         tokio::select! {
             _ = shutdown.requested() => {}
-            () = key() => say("Terminate signal received, exiting.\n"),
+            () = key() => console::say("Terminate signal received, exiting.\n"),
         }
         stopped.store(true, Ordering::Relaxed);
     };
     let ended = forwarder.run(stop).await;
     if stopped.into_inner() {
-        say(&exit_text(session.id(), ""));
+        console::say(exit_text(session.id(), ""));
         return Ok(ExitCode::Ok);
     }
     match session.close_reason() {
         Some(CloseReason::Closed(text)) => {
-            say(&exit_text(session.id(), &text));
+            console::say(exit_text(session.id(), &text));
             Ok(ExitCode::Ok)
         }
         _ => ended.map(|()| ExitCode::Ok).map_err(Failure::from),
@@ -74,16 +77,24 @@ async fn key() {
     }
 }
 
-fn listen_address(properties: &PortProperties) -> Result<ListenAddr, Failure> {
+/// The port may be whatever the document says. A path is another matter: whoever answers for the node would choose a file of
+/// this machine, such as the socket of an SSH agent that is not running. It must be what was asked for.
+fn listen_address(properties: &PortProperties, asked: &Asked) -> Result<ListenAddr, Failure> {
+    let refused = |why: String| Failure::new(ExitCode::Channel, "agent", why);
     if properties.local_connection_type.as_deref() == Some("unix") {
         let path = properties.local_unix_socket.as_deref().filter(|path| !path.is_empty());
-        let missing = || Failure::new(ExitCode::Channel, "agent", "the document names no localUnixSocket to listen on");
-        return path.map(|path| ListenAddr::Unix(PathBuf::from(path))).ok_or_else(missing);
+        let path = path.ok_or_else(|| refused("the document names no localUnixSocket to listen on".into()))?;
+        let allowed = std::env::var(SOCKET_VARIABLE).ok();
+        if asked.local_unix_socket.as_deref() != Some(path) && allowed.as_deref() != Some(path) {
+            return Err(refused(format!(
+                "the session wants to listen on the Unix socket {path}, which was not asked for: pass the parameter \
+                 localUnixSocket, or set {SOCKET_VARIABLE} to that path"
+            )));
+        }
+        return Ok(ListenAddr::Unix(PathBuf::from(path)));
     }
     let port = properties.local_port_number.as_deref().filter(|port| !port.is_empty()).unwrap_or("0");
-    let port: u16 = port.parse().map_err(|_| {
-        Failure::new(ExitCode::Channel, "agent", format!("the document's localPortNumber {port:?} is no port"))
-    })?;
+    let port: u16 = port.parse().map_err(|_| refused(format!("the document's localPortNumber {port:?} is no port")))?;
     Ok(ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
@@ -101,7 +112,7 @@ impl Texts {
             ForwardEvent::Ready { local, .. } => {
                 let opened = match local {
                     LocalAddr::Tcp(address) => format!("Port {} opened for sessionId {id}.", address.port()),
-                    _ => format!("Unix socket {local} opened for sessionId {id}."),
+                    _ => format!("Unix socket {} opened for sessionId {id}.", outside::line(&local.to_string())),
                 };
                 if self.mux { format!("{opened}\nWaiting for connections...\n") } else { format!("{opened}\n") }
             }
@@ -116,11 +127,33 @@ impl Texts {
                 "\nConnection to destination port failed, check SSM Agent logs.\n".into()
             }
             ForwardEvent::Warning { text } => {
-                let _ = writeln!(terminal::Stderr, "warning: {text}");
-                return;
+                return console::note(&format!("warning: {}", outside::line(text)));
             }
             _ => return,
         };
-        say(&text);
+        console::say(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_made_only_where_it_was_asked_for() {
+        let properties = PortProperties {
+            local_connection_type: Some("unix".into()),
+            local_unix_socket: Some("/home/u/.ssh/agent".into()),
+            ..PortProperties::default()
+        };
+        let address = |asked: Option<&str>| {
+            let asked = Asked { local_unix_socket: asked.map(str::to_owned), ..Asked::default() };
+            listen_address(&properties, &asked)
+        };
+        assert_eq!(address(Some("/home/u/.ssh/agent")).unwrap(), ListenAddr::Unix("/home/u/.ssh/agent".into()));
+        for asked in [None, Some(""), Some("/home/u/.ssh"), Some("/run/db.sock")] {
+            let failure = address(asked).unwrap_err();
+            assert!(failure.message.contains("/home/u/.ssh/agent, which was not asked for"), "{failure}");
+        }
     }
 }

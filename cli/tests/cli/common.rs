@@ -338,6 +338,12 @@ pub(crate) fn connect(address: &str) -> TcpStream {
 pub(crate) fn echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    echo_on(listener);
+    port
+}
+
+/// The same on a listener that is there.
+pub(crate) fn echo_on(listener: TcpListener) {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || {
@@ -347,7 +353,6 @@ pub(crate) fn echo_server() -> u16 {
             });
         }
     });
-    port
 }
 
 /// A port on which nothing listens.

@@ -1,5 +1,6 @@
 //! Bad input and bad surroundings: each is one line that says what is wrong and what to do, with its exit code.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use crate::common::{CREDENTIALS, Cli, FakeApi, LocalManager, TARGET, closed_port, echo_server, run};
@@ -245,4 +246,60 @@ fn what_the_configuration_has_wrong_is_no_fault_of_the_api() {
         let variables = [&CREDENTIALS[..], &[("AWS_CA_BUNDLE", path)]].concat();
         run(&forward("0:80", &[]), &variables).assert_one_line(4, &["AWS_CA_BUNDLE", path]);
     }
+}
+
+#[test]
+fn what_the_api_says_does_not_reach_the_terminal_as_it_is() {
+    let api = FakeApi::start(|_, _| {
+        let body = json!({ "__type": "ValidationException", "message": "no\u{1b}[2J\u{202e}\nerror: fake\u{9b}" });
+        Some(("400 Bad Request", body.to_string()))
+    });
+    let spelled = "no\\u{1b}[2J\\u{202e} error: fake\\u{9b}";
+    for args in [
+        &["exec", TARGET, "--", "true"][..],
+        &["shell", TARGET],
+        &["ssh-proxy", TARGET],
+        &["forward", "-t", TARGET, "-L", "0:80"],
+        &["forward", "-t", TARGET, "-L", "0:80", "-o", "json"],
+    ] {
+        let ended = run(args, &at(&api.url()));
+        ended.assert_one_line(5, &[spelled]);
+        let told = format!("{}{}", ended.stdout.concat(), ended.stderr.concat());
+        assert!(!told.contains(|character: char| character.is_control() || character == '\u{202e}'), "{told:?}");
+    }
+}
+
+#[test]
+fn an_answer_without_an_end_is_given_up() {
+    // Far more than an answer has, and then more, for as long as somebody reads.
+    for head in ["content-length: 1073741824", "transfer-encoding: chunked"] {
+        let url = endless(head);
+        let variables = at(&url);
+        let ended = run(&["exec", TARGET, "--", "true"], &variables);
+        ended.assert_one_line(5, &["StartSession", "longer than 16 MiB"]);
+    }
+}
+
+/// An API that answers without an end.
+fn endless(head: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 16 << 10]);
+                let mut chunk = format!("{:x}\r\n", 64 << 10).into_bytes();
+                if !head.contains("chunked") {
+                    chunk.clear();
+                }
+                chunk.extend([b' '; 64 << 10]);
+                chunk.extend_from_slice(if chunk[0] == b' ' { b"" } else { b"\r\n" });
+                let mut written = stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").as_bytes());
+                while written.is_ok() {
+                    written = stream.write_all(&chunk);
+                }
+            });
+        }
+    });
+    url
 }

@@ -34,6 +34,8 @@ mod shell;
 #[cfg(test)]
 mod terminal;
 #[cfg(test)]
+mod unread;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod wait_connected;

@@ -168,7 +168,16 @@ fn the_session_may_come_in_any_variable_with_the_prefix_and_in_the_spelling_of_e
 #[cfg(target_os = "linux")]
 fn the_token_is_in_no_argument_and_no_variable_that_others_can_read() {
     let manager = LocalManager::start();
-    let session = port_session(&manager, echo_server());
+    // As long as an argument may be, nearly: the answer's other members can be of any size.
+    for padding in [0, 20 << 10, 100 << 10] {
+        let mut session = port_session(&manager, echo_server());
+        session["ResponseMetadata"] = "x".repeat(padding).into();
+        assert_token_is_hidden(&manager, &session);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn assert_token_is_hidden(manager: &LocalManager, session: &Value) {
     let token = session["TokenValue"].as_str().unwrap();
     let text = session.to_string();
     let mut variables = manager.variables();
@@ -182,6 +191,23 @@ fn the_token_is_in_no_argument_and_no_variable_that_others_can_read() {
             let other = first == text && file == "environ";
             assert!(other || !String::from_utf8_lossy(&bytes).contains(token), "{file}");
         }
+    }
+}
+
+#[test]
+fn what_the_far_side_says_does_not_reach_the_terminal_as_it_is() {
+    let text = "one\u{1b}]0;title\u{7}\u{9b}2J\nPort 1 opened\u{202e}";
+    let manager = LocalManager::start_with(&["--fault", &format!("end,after=500ms,status=failed,text={text}")]);
+    let session = port_session(&manager, echo_server());
+    let ended = start(&manager, &session).end();
+    let told = ended.stdout.join("\n");
+    assert!(told.contains("one\\u{1b}]0;title\\u{7}\\u{9b}2J\n  Port 1 opened\\u{202e}"), "{told:?}");
+    let spec = format!("0:{}", echo_server());
+    let ended = Cli::start(&["forward", "-t", TARGET, "-L", &spec, "--no-restart"], &manager.variables()).end();
+    let told = [ended.stdout, ended.stderr].concat().join("\n");
+    assert!(told.contains("one\\u{1b}]0;title\\u{7}\\u{9b}2J") && told.contains("opened\\u{202e}"), "{told:?}");
+    for hidden in ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}'] {
+        assert!(!told.contains(hidden), "{told:?}");
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ssm_proto::{ChannelStats, KeyRequest};
+use ssm_proto::{ChannelStats, DecodeError, KeyRequest};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::Instrument as _;
 
+use super::pace::{Backoff, Seldom};
 use super::resume::{Dialer, bounded};
-use super::shared::Shared;
+use super::shared::{Shared, State};
 use super::surroundings::Surroundings;
 use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
 use crate::SessionProvider;
@@ -24,8 +25,6 @@ pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
 const READ_BATCH: usize = 64;
 /// Messages handed to the WebSocket under one lock.
 const WRITE_BATCH: usize = 32;
-/// A WebSocket that lived for so long was of use, also if nothing was said.
-const STABLE: Duration = Duration::from_secs(5);
 /// How long the last words may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -41,8 +40,7 @@ pub(super) async fn run(
     let _end = EndOnDrop(shared.clone());
     let mut transport = first;
     shared.lock().set_connected(true);
-    // Since the last WebSocket that was of use.
-    let mut attempt = 0;
+    let mut backoff = Backoff::new(config.retry);
     let reason = loop {
         let (since, before) = (Instant::now(), shared.lock().progress());
         let connection = Connection::new(&shared, dialer.provider(), transport, config.liveness, &*notify);
@@ -50,10 +48,8 @@ pub(super) async fn run(
             Outcome::Over(reason) => break reason,
             Outcome::Lost(cause) => cause,
         };
-        if since.elapsed() >= STABLE || shared.lock().progress() != before {
-            attempt = 0;
-        }
-        match reconnect(&shared, &mut dialer, &config, &*notify, cause, &mut attempt).await {
+        backoff.lost(since.elapsed(), shared.lock().progress() != before);
+        match reconnect(&shared, &mut dialer, &*notify, cause, &mut backoff).await {
             Ok(next) => transport = next,
             Err(reason) => break reason,
         }
@@ -87,17 +83,14 @@ async fn provide_data_key(shared: Arc<Shared>, provider: Arc<dyn SessionProvider
 async fn reconnect(
     shared: &Shared,
     dialer: &mut Dialer,
-    config: &SessionConfig,
     notify: &(dyn Fn(SessionNotice) + Send + Sync),
     cause: TransportError,
-    attempt: &mut u32,
+    backoff: &mut Backoff,
 ) -> Result<Transport, CloseReason> {
     let since = Instant::now();
     let mut cause = cause.to_string();
-    loop {
-        *attempt = attempt.saturating_add(1);
-        let attempt = *attempt;
-        let delay = config.retry.delay(attempt);
+    for attempt in 1.. {
+        let delay = backoff.next();
         tracing::info!(cause, attempt, ?delay, "reconnecting");
         notify(SessionNotice::Reconnecting { cause: cause.clone(), attempt, delay });
         let resumed = tokio::select! {
@@ -117,6 +110,7 @@ async fn reconnect(
             Err(error) => return Err(CloseReason::Lost(format!("the session cannot be resumed: {error}"))),
         }
     }
+    unreachable!("the attempts have no end")
 }
 
 async fn terminating(shared: &Shared) {
@@ -149,6 +143,8 @@ struct Connection<'a> {
     pinged: Option<Instant>,
     upstream: Upstream,
     surroundings: Surroundings,
+    /// Messages that are none.
+    malformed: Seldom,
     /// Since when the last words are being sent.
     goodbye: Option<(Instant, CloseReason)>,
 }
@@ -174,6 +170,7 @@ impl<'a> Connection<'a> {
             pinged: None,
             upstream: Upstream { proven: now, asked: None, acknowledged: 0 },
             surroundings,
+            malformed: Seldom::default(),
             goodbye: None,
         }
     }
@@ -224,6 +221,23 @@ impl<'a> Connection<'a> {
 
     /// Takes a batch of messages, unless the receive stores are full.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
+        let mut malformed = Vec::new();
+        let outcome = self.read_batch(cx, now, &mut malformed);
+        // Without the lock: a log may block, and a peer can cause any number of lines.
+        let times = malformed.len() as u64;
+        if let Some(more) = self.malformed.tell(now, times) {
+            let error = malformed.last().map(ToString::to_string);
+            tracing::warn!(error, more, "malformed messages dropped");
+        }
+        outcome
+    }
+
+    fn read_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        malformed: &mut Vec<DecodeError>,
+    ) -> Result<bool, TransportError> {
         let mut state = self.shared.lock();
         for taken in 0..READ_BATCH {
             if state.protocol.is_congested() {
@@ -241,13 +255,9 @@ impl<'a> Connection<'a> {
             if let Incoming::Pong = incoming {
                 self.upstream.prove(now);
             }
-            if let Incoming::Binary(message) = &incoming {
+            if let Incoming::Binary(message) = incoming {
                 tracing::trace!(bytes = message.len(), "message received");
-            }
-            if let Incoming::Binary(message) = incoming
-                && let Err(error) = state.protocol.handle_input(now.into_std(), message)
-            {
-                tracing::warn!(%error, "message dropped");
+                malformed.extend(state.protocol.handle_input(now.into_std(), message).err());
             }
         }
         Ok(true)
@@ -256,13 +266,22 @@ impl<'a> Connection<'a> {
     fn dispatch(&mut self, now: Instant) -> Option<CloseReason> {
         let mut state = self.shared.lock();
         state.protocol.handle_timeout(now.into_std());
-        let ended = self.shared.dispatch(&mut state, self.notify);
+        let ended = self.shared.dispatch(&mut state);
         if let Some(request) = state.key_request.take() {
             let provide = provide_data_key(self.shared.clone(), self.provider.clone(), request);
             tokio::spawn(provide.in_current_span());
         }
         let told = state.ended.clone();
-        ended.or(told).or_else(|| state.terminating.then_some(CloseReason::Terminated))
+        let terminating = state.terminating.then_some(CloseReason::Terminated);
+        self.tell(state);
+        ended.or(told).or(terminating)
+    }
+
+    /// Tells the owner what there is to tell, without the lock: nobody knows how long that takes.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        let notices = state.take_notices();
+        drop(state);
+        notices.into_iter().for_each(self.notify);
     }
 
     /// Hands over what is to be sent while the WebSocket takes it, and flushes once.
@@ -283,8 +302,8 @@ impl<'a> Connection<'a> {
             state.wake_openers_in_turn();
         }
         // Sending makes room in queues.
-        let ended = self.shared.dispatch(&mut state, self.notify);
-        drop(state);
+        let ended = self.shared.dispatch(&mut state);
+        self.tell(state);
         if let Some(reason) = ended {
             self.goodbye.get_or_insert((now, reason));
         }

@@ -1,6 +1,7 @@
 //! A session: one data channel to one agent, and the streams in it.
 
 mod driver;
+mod pace;
 mod resume;
 mod shared;
 mod stall;
@@ -23,6 +24,7 @@ pub(crate) use stall::{Stall, StalledEnd};
 pub use stream::{SessionStream, StreamError, StreamSender};
 pub use termination::settle;
 
+use crate::text::one_line;
 use crate::transport::{StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 use crate::{ForwardError, SessionProvider, SessionTicket, StartRequest};
 use resume::Dialer;
@@ -149,11 +151,6 @@ impl std::fmt::Display for CloseReason {
     }
 }
 
-/// One line of a text that may have several.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// How long an agent that carries one connection at a time may take to find out that nobody answers it.
 const SINGLE_PROBE: Duration = Duration::from_secs(1);
 
@@ -182,8 +179,8 @@ impl Drop for Driver {
 impl Session {
     /// Starts a session: the API call, the WebSocket and the handshake.
     ///
-    /// `on_granted` is called with the session's id as soon as there is one, `on_notice` on what happens later; neither may
-    /// block.
+    /// `on_granted` is called with the session's id as soon as there is one, `on_notice` on what happens later, from the task
+    /// that moves the session's bytes: neither may block.
     ///
     /// # Errors
     /// What went wrong, and where. A session that was granted is terminated again.

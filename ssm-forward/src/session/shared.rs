@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::stall::{Congestion, Stall};
 use super::stream::StreamError;
 use super::{CloseReason, SessionNotice};
+use crate::text::bounded;
 
 /// The state behind one lock. The driver takes it once per batch of messages, a stream once per chunk of up to 64 KiB:
 /// uncontended it costs some 20 ns, a queue and a task switch per chunk would cost a hundred times that.
@@ -38,6 +39,8 @@ pub(super) struct State {
     /// The agent wants encryption and KMS was not asked yet.
     pub(super) key_request: Option<KeyRequest>,
     pub(super) terminating: bool,
+    /// For the session's owner, who is told without the lock.
+    notices: Vec<SessionNotice>,
     pub(super) streams: BTreeMap<StreamId, StreamState>,
     pub(super) ended: Option<CloseReason>,
     driver: Option<Waker>,
@@ -80,6 +83,7 @@ impl Shared {
             exit_code: None,
             key_request: None,
             terminating: false,
+            notices: Vec::new(),
             streams: BTreeMap::new(),
             ended: None,
             driver: None,
@@ -144,8 +148,9 @@ impl Shared {
         state.wake_driver();
     }
 
-    /// Passes the protocol's events on. Gives what ends the session, if something did.
-    pub(super) fn dispatch(&self, state: &mut State, notify: &dyn Fn(SessionNotice)) -> Option<CloseReason> {
+    /// Passes the protocol's events on; [`State::take_notices`] has those for the owner. Gives what ends the session, if
+    /// something did.
+    pub(super) fn dispatch(&self, state: &mut State) -> Option<CloseReason> {
         while let Some(event) = state.protocol.poll_event() {
             match event {
                 SessionEvent::Ready(mode) => {
@@ -182,10 +187,10 @@ impl Shared {
                 }
                 SessionEvent::ExitCode(code) => state.exit_code = Some(code),
                 SessionEvent::DataKeyNeeded(request) => state.key_request = Some(request),
-                SessionEvent::SeemsUsed => notify(SessionNotice::SeemsUsed),
-                SessionEvent::Message(text) => notify(SessionNotice::Message(text)),
-                SessionEvent::Closed(closed) => return Some(CloseReason::Closed(closed.output)),
-                SessionEvent::Failed(text) => return Some(CloseReason::Agent(text)),
+                SessionEvent::SeemsUsed => state.notices.push(SessionNotice::SeemsUsed),
+                SessionEvent::Message(text) => state.notices.push(SessionNotice::Message(bounded(text))),
+                SessionEvent::Closed(closed) => return Some(CloseReason::Closed(bounded(closed.output))),
+                SessionEvent::Failed(text) => return Some(CloseReason::Agent(bounded(text))),
                 SessionEvent::Paused => tracing::debug!("the agent's data channel is inactive"),
                 SessionEvent::Resumed => tracing::debug!("the agent's data channel is active again"),
                 other => tracing::debug!(?other, "event ignored"),
@@ -223,6 +228,11 @@ impl State {
 
     pub(super) fn stall(&mut self, now: Instant) -> Option<Stall> {
         Stall::of(&self.protocol, &mut self.congestion, now)
+    }
+
+    /// What the owner is to be told once the lock is free.
+    pub(super) fn take_notices(&mut self) -> Vec<SessionNotice> {
+        std::mem::take(&mut self.notices)
     }
 
     pub(super) fn is_connected(&self) -> bool {

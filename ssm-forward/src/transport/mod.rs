@@ -133,6 +133,8 @@ const MAX_MESSAGE: usize = 2 << 20;
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: WebSocketStream<Socket>,
+    /// A message came that is larger than what is read at once.
+    had_large_message: bool,
 }
 
 /// Opens a WebSocket, with the signature's headers in the upgrade.
@@ -163,7 +165,7 @@ async fn upgrade(url: &StreamUrl, headers: HeaderMap, options: &TransportOptions
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
     match tokio_tungstenite::client_async_with_config(request, socket, Some(config)).await {
-        Ok((socket, _)) => Ok(Transport { socket }),
+        Ok((socket, _)) => Ok(Transport { socket, had_large_message: false }),
         Err(WsError::Http(response)) => {
             Err(TransportError::Refused { host: url.host(), status: response.status().as_u16() })
         }
@@ -181,9 +183,9 @@ impl Transport {
     /// The next message. An end of any kind is an error: the data channel never ends by closing.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, TransportError>> {
         Pin::new(&mut self.socket).poll_next(cx).map(|message| match message {
-            Some(Ok(Message::Binary(message))) => Ok(Incoming::Binary(message)),
+            Some(Ok(Message::Binary(message))) => Ok(Incoming::Binary(self.detached(message))),
             // Both official ends take an agent message in either kind of frame.
-            Some(Ok(Message::Text(message))) => Ok(Incoming::Binary(message.into())),
+            Some(Ok(Message::Text(message))) => Ok(Incoming::Binary(self.detached(message.into()))),
             Some(Ok(Message::Pong(_))) => Ok(Incoming::Pong),
             Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(Incoming::Sign),
             Some(Ok(Message::Close(Some(frame)))) => {
@@ -193,6 +195,14 @@ impl Transport {
             Some(Err(error)) => Err(broken(error)),
             None => Err(TransportError::Broken(HUNG_UP.into())),
         })
+    }
+
+    /// A message that keeps little more alive than itself. Short ones are slices of what is read at once. The memory of a
+    /// large one serves further reads: from then on short ones are copied out, else each could keep that alive.
+    fn detached(&mut self, message: Bytes) -> Bytes {
+        let is_large = message.len() > READ_BUFFER;
+        self.had_large_message |= is_large;
+        if self.had_large_message && !is_large { Bytes::copy_from_slice(&message) } else { message }
     }
 
     /// Whether [`Transport::start_send`] may be called.

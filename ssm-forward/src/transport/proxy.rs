@@ -53,7 +53,7 @@ impl fmt::Debug for Proxies {
 pub(super) struct Proxy(Intercept);
 
 /// Longest answer of a proxy to CONNECT, in bytes.
-const MAX_ANSWER: u64 = 16 << 10;
+const MAX_ANSWER: usize = 16 << 10;
 
 impl Proxy {
     /// Host and port to connect to.
@@ -103,9 +103,12 @@ impl Proxy {
 
 /// Reads up to the empty line, byte by byte: what follows belongs to the tunnel.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
-    let mut stream = stream.take(MAX_ANSWER);
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == MAX_ANSWER {
+            let what = format!("its answer to CONNECT has no end within {} KiB", MAX_ANSWER >> 10);
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+        }
         head.push(stream.read_u8().await?);
     }
     Ok(String::from_utf8_lossy(&head).into_owned())

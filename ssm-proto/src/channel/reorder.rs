@@ -18,7 +18,8 @@ impl ReorderStore {
         Self { messages: BTreeMap::new(), bytes: 0, max_messages, max_bytes }
     }
 
-    /// Keeps `message`; `false` if there is no room and so it must not be acknowledged. A second copy counts as kept.
+    /// Keeps a copy of `message`, which is a slice of what may be a large buffer; `false` if there is no room and so it must
+    /// not be acknowledged. A second copy counts as kept.
     pub(super) fn insert(&mut self, message: AgentMessage) -> bool {
         let size = message.payload().len();
         if self.messages.contains_key(&message.sequence_number()) {
@@ -28,7 +29,7 @@ impl ReorderStore {
             return false;
         }
         self.bytes += size;
-        self.messages.insert(message.sequence_number(), message);
+        self.messages.insert(message.sequence_number(), message.into_owned());
         true
     }
 

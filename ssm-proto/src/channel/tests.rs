@@ -71,3 +71,19 @@ fn what_is_early_or_came_before_is_acknowledged_at_once() {
     client.handle_input(now, messages[0].clone()).unwrap();
     assert_eq!(leaving(&mut client, now), [MessageType::Acknowledge; 2], "again");
 }
+
+#[test]
+fn a_message_that_waits_for_an_earlier_one_keeps_no_buffer_alive() {
+    let (mut client, messages, now) = client_and_messages(20);
+    let buffer: Bytes = messages.iter().flatten().copied().collect();
+    let mut rest = buffer.clone();
+    let first = rest.split_to(messages[0].len());
+    for message in &messages[1..] {
+        client.handle_input(now, rest.split_to(message.len())).unwrap();
+    }
+    drop((rest, first));
+    assert_eq!(client.stats().reordered, 19);
+    assert!(buffer.is_unique(), "early messages are slices of what was read");
+    client.handle_input(now, messages[0].clone()).unwrap();
+    assert_eq!(client.stats().messages_received, 20);
+}

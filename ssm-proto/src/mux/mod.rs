@@ -1,9 +1,11 @@
 //! Many streams over one: smux version 1, both sides. `docs/protocol.md`, MUX-*.
 
 mod frame;
+mod receive;
 mod stream;
 
 pub use frame::{Deframer, Frame, FrameError, FrameKind, StreamId};
+pub(crate) use receive::ReceiveQueue;
 pub(crate) use stream::ByteQueue;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +17,8 @@ use bytes::Bytes;
 use crate::wire::MessageBuf;
 use crate::{Side, Timeout, TimeoutReason};
 use frame::FRAME_HEADER;
-use stream::{Local, Stream};
+use receive::owned_if_small;
+use stream::{Held, Local, Stream};
 
 /// Knobs of a [`Mux`].
 #[derive(Clone, Debug)]
@@ -54,6 +57,8 @@ impl Default for MuxConfig {
 
 /// A sender never makes longer frames; receivers take up to 65 535 bytes (MUX-3).
 const MAX_FRAME_DATA: usize = 32_768;
+/// What all receive stores together may keep alive beyond the bytes in them; past it, what waits is copied.
+const MAX_SLACK: usize = 16 << 20;
 /// The client's first stream (MUX-5).
 const FIRST_STREAM: u32 = 3;
 /// Streams that are over at this end while the peer may still refuse them. Agents answer each FIN, so that there are few.
@@ -81,6 +86,7 @@ pub struct Mux {
     /// Client side: streams that were dropped before anything came for them.
     forgotten: BTreeSet<StreamId>,
     receive_bytes: usize,
+    receive_slack: usize,
     streams_over_limit: usize,
     events: VecDeque<MuxEvent>,
 }
@@ -143,6 +149,7 @@ impl Mux {
             refusals: 0,
             forgotten: BTreeSet::new(),
             receive_bytes: 0,
+            receive_slack: 0,
             streams_over_limit: 0,
             events: VecDeque::new(),
             config,
@@ -223,9 +230,10 @@ impl Mux {
     /// Takes the next chunk that waits to be read.
     pub fn read(&mut self, id: StreamId) -> Option<Bytes> {
         let stream = self.streams.get_mut(&id)?;
-        let before = stream.receive.len();
+        let before = stream.held();
         let chunk = stream.receive.pop()?;
-        self.account(id, before);
+        let after = stream.held();
+        self.account(before, after);
         self.remove_if_over(id);
         Some(chunk)
     }
@@ -301,13 +309,13 @@ impl Mux {
     /// Nobody wants what the peer still sends: what waits to be sent is sent, then the peer is told by FIN.
     pub fn abandon(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let before = stream.receive.len();
+        let before = stream.held();
         stream.receive.clear();
         stream.discard = true;
         if stream.local != Local::Finished {
             stream.local = Local::Finishing;
         }
-        self.account(id, before);
+        self.account(before, Held::default());
         self.schedule(id);
         self.remove_if_over(id);
     }
@@ -318,10 +326,11 @@ impl Mux {
     /// It is not smux: the session is lost.
     pub fn handle_input(&mut self, now: Instant, chunk: Bytes) -> Result<(), FrameError> {
         self.silent_since = self.silent_since.map(|_| now);
+        let message = chunk.len();
         self.deframer.push(chunk);
         while let Some(frame) = self.deframer.next_frame()? {
             match frame.kind {
-                FrameKind::Psh => self.handle_data(frame.stream, frame.data),
+                FrameKind::Psh => self.handle_data(frame.stream, frame.data, message),
                 FrameKind::Syn => self.handle_syn(frame.stream),
                 FrameKind::Fin => self.handle_fin(frame.stream),
                 FrameKind::Nop | FrameKind::Upd => {}
@@ -337,7 +346,7 @@ impl Mux {
         }
     }
 
-    fn handle_data(&mut self, id: StreamId, data: Bytes) {
+    fn handle_data(&mut self, id: StreamId, data: Bytes, message: usize) {
         let Some(stream) = self.streams.get_mut(&id) else {
             self.forgotten.remove(&id);
             return;
@@ -346,13 +355,14 @@ impl Mux {
         if stream.discard {
             return;
         }
-        let before = stream.receive.len();
+        let before = stream.held();
         stream.reader_waits = false;
-        stream.receive.push(data);
-        if before == 0 {
+        stream.receive.push(owned_if_small(data, message));
+        if before.bytes == 0 {
             self.events.push_back(MuxEvent::Readable(id));
         }
-        self.account(id, before);
+        let after = stream.held();
+        self.account(before, after);
     }
 
     fn handle_fin(&mut self, id: StreamId) {
@@ -484,15 +494,19 @@ impl Mux {
         }
     }
 
-    /// Keeps the totals right after a stream's receive store changed from `before` bytes.
-    fn account(&mut self, id: StreamId, before: usize) {
-        let Some(after) = self.streams.get(&id).map(|stream| stream.receive.len()) else { return };
-        self.receive_bytes = self.receive_bytes + after - before;
+    /// Keeps the totals right after a stream's receive store changed.
+    fn account(&mut self, before: Held, after: Held) {
+        self.receive_bytes = self.receive_bytes + after.bytes - before.bytes;
+        self.receive_slack = self.receive_slack + after.slack - before.slack;
         let limit = self.config.receive_store;
-        match (before >= limit, after >= limit) {
+        match (before.bytes >= limit, after.bytes >= limit) {
             (false, true) => self.streams_over_limit += 1,
             (true, false) => self.streams_over_limit -= 1,
             _ => {}
+        }
+        if self.receive_slack > MAX_SLACK {
+            self.streams.values_mut().for_each(|stream| stream.receive.settle());
+            self.receive_slack = 0;
         }
     }
 
@@ -501,13 +515,10 @@ impl Mux {
             && stream.is_over()
             && !stream.scheduled
         {
-            let before = stream.receive.len();
+            let before = stream.held();
             let may_be_refused = self.side == Side::Client && !stream.remote_finished && !stream.received_any;
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.receive.clear();
-            }
-            self.account(id, before);
             self.streams.remove(&id);
+            self.account(before, Held::default());
             if may_be_refused {
                 self.forgotten.insert(id);
                 if self.forgotten.len() > MAX_FORGOTTEN {

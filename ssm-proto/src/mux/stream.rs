@@ -3,9 +3,10 @@
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 
+use super::receive::ReceiveQueue;
 use crate::wire::MessageBuf;
 
-/// Chunks that wait, and their bytes.
+/// Chunks that wait to be sent, and their bytes.
 #[derive(Debug, Default)]
 pub(crate) struct ByteQueue {
     chunks: VecDeque<Bytes>,
@@ -24,12 +25,6 @@ impl ByteQueue {
     pub(crate) fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.chunks.push_back(chunk);
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<Bytes> {
-        let chunk = self.chunks.pop_front()?;
-        self.bytes -= chunk.len();
-        Some(chunk)
     }
 
     pub(crate) fn clear(&mut self) {
@@ -62,7 +57,7 @@ impl ByteQueue {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) send: ByteQueue,
-    pub(super) receive: ByteQueue,
+    pub(super) receive: ReceiveQueue,
     pub(super) local: Local,
     pub(super) remote_finished: bool,
     /// SYN is still to be sent.
@@ -89,11 +84,19 @@ pub(super) enum Local {
     Finished,
 }
 
+/// What a receive store holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    pub(super) bytes: usize,
+    /// What it keeps alive beyond them.
+    pub(super) slack: usize,
+}
+
 impl Stream {
     pub(super) fn new(opening: bool) -> Self {
         Self {
             send: ByteQueue::default(),
-            receive: ByteQueue::default(),
+            receive: ReceiveQueue::default(),
             local: Local::Open,
             remote_finished: false,
             opening,
@@ -104,6 +107,10 @@ impl Stream {
             scheduled: false,
             deficit: 0,
         }
+    }
+
+    pub(super) fn held(&self) -> Held {
+        Held { bytes: self.receive.len(), slack: self.receive.slack() }
     }
 
     pub(super) fn has_something_to_send(&self) -> bool {

@@ -219,3 +219,63 @@ fn a_peer_that_must_send_keep_alives_and_does_not_is_given_up() {
     ends.agent.handle_input(ends.now + Duration::from_secs(20), nop).unwrap();
     assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(45)).is_ok());
 }
+
+/// A message whose memory is known to be kept alive or not.
+fn counted(message: Vec<u8>, alive: &std::sync::Arc<()>) -> Bytes {
+    struct Counted(Vec<u8>, #[expect(dead_code, reason = "counted")] std::sync::Arc<()>);
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Counted(message, alive.clone()))
+}
+
+#[test]
+fn a_byte_that_waits_keeps_no_message_alive() {
+    const MESSAGE: usize = 1 << 20;
+    let alive = std::sync::Arc::new(());
+    let now = Instant::now();
+    let mut client = Mux::new(Side::Client, MuxConfig::default(), now);
+    let streams: Vec<StreamId> = (0..3).map(|_| client.open()).collect();
+    for _ in 0..50 {
+        let mut message = Vec::with_capacity(MESSAGE);
+        for stream in &streams {
+            message.extend(frame::header(FrameKind::Psh, *stream, 1));
+            message.push(7);
+        }
+        while message.len() < MESSAGE {
+            message.extend(frame::header(FrameKind::Nop, StreamId(0), 0));
+        }
+        client.handle_input(now, counted(message, &alive)).unwrap();
+    }
+    // The last one may still be in the deframer's hands.
+    assert!(std::sync::Arc::strong_count(&alive) <= 2, "messages of 1 MiB are kept alive");
+    for stream in streams {
+        assert_eq!(Ends::read_all(&mut client, stream), [7; 50]);
+    }
+}
+
+#[test]
+fn many_streams_with_a_byte_each_keep_few_buffers_alive() {
+    const BUFFER: usize = 32 << 10;
+    let alive = std::sync::Arc::new(());
+    let now = Instant::now();
+    let mut client = Mux::new(Side::Client, MuxConfig::default(), now);
+    let streams: Vec<StreamId> = (0..2000).map(|_| client.open()).collect();
+    let mut most = 0;
+    for stream in streams.iter().cycle().take(10_000) {
+        let mut buffer = frame::header(FrameKind::Psh, *stream, 1).to_vec();
+        buffer.push(7);
+        let length = buffer.len();
+        buffer.resize(BUFFER, 0);
+        client.handle_input(now, counted(buffer, &alive).slice(..length)).unwrap();
+        most = most.max(std::sync::Arc::strong_count(&alive) - 1);
+    }
+    assert!(most * BUFFER <= MAX_SLACK + BUFFER, "{most} buffers were kept alive");
+    assert_eq!(client.receive_bytes(), 10_000);
+    for stream in streams {
+        assert_eq!(Ends::read_all(&mut client, stream), [7; 5]);
+    }
+    assert_eq!((client.receive_bytes(), client.receive_slack), (0, 0));
+}

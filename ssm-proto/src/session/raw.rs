@@ -6,12 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::Side;
-use crate::mux::{ByteQueue, MuxConfig, MuxEvent, StreamId, WriteError};
+use crate::mux::{ByteQueue, MuxConfig, MuxEvent, ReceiveQueue, StreamId, WriteError};
 use crate::wire::{MessageBuf, PortFlag};
 
 /// In basic mode nobody ever says that the far side is done: this much silence after some of its answer counts as the end,
 /// once the local end has finished.
 const QUIET: Duration = Duration::from_secs(3);
+/// What a connection that waits for its turn counts beside its bytes.
+const LATER: usize = 256;
 
 /// One connection at a time over a session that knows no streams.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub(super) struct Raw {
     current: Option<StreamId>,
     next: u32,
     send: ByteQueue,
-    receive: ByteQueue,
+    receive: ReceiveQueue,
     wants_room: bool,
     /// Something came after what was last written.
     answered: bool,
@@ -46,7 +48,7 @@ pub(super) struct Raw {
 /// What came for a connection whose turn it is not yet.
 #[derive(Debug, Default)]
 struct Later {
-    data: ByteQueue,
+    data: ReceiveQueue,
     finished: bool,
 }
 
@@ -68,7 +70,7 @@ impl Raw {
             current: None,
             next: 1,
             send: ByteQueue::default(),
-            receive: ByteQueue::default(),
+            receive: ReceiveQueue::default(),
             wants_room: false,
             answered: false,
             reader_waits: false,
@@ -119,7 +121,7 @@ impl Raw {
     }
 
     pub(super) fn is_congested(&self) -> bool {
-        self.receive_bytes() >= self.receive_store
+        self.receive_bytes() + self.later.len() * LATER >= self.receive_store
     }
 
     pub(super) fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {

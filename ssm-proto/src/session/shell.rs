@@ -6,12 +6,14 @@ use bytes::Bytes;
 
 use super::event::{Output, TerminalSize};
 use crate::Side;
-use crate::mux::{ByteQueue, MuxEvent, StreamId, WriteError};
+use crate::mux::{ByteQueue, MuxEvent, ReceiveQueue, StreamId, WriteError};
 use crate::wire::{MessageBuf, PayloadType};
 
 /// The one stream's number.
 const STREAM: StreamId = StreamId(1);
 const EXIT_CODE: &str = "EXIT_CODE: ";
+/// What a change from one output to the other counts beside the bytes.
+const CHANGE: usize = 256;
 
 /// ```text
 ///  client: Waiting ── open ──► Open ── reset, or: finished here, closed there and all read ──► Over
@@ -25,7 +27,8 @@ pub(super) struct Shell {
     state: State,
     send: VecDeque<Segment>,
     send_bytes: usize,
-    receive: VecDeque<(Output, Bytes)>,
+    /// In order; none is empty.
+    receive: VecDeque<(Output, ReceiveQueue)>,
     receive_bytes: usize,
     wants_room: bool,
     finished: bool,
@@ -94,7 +97,7 @@ impl Shell {
     }
 
     pub(super) fn is_congested(&self) -> bool {
-        self.receive_bytes >= self.receive_store
+        self.receive_bytes + self.receive.len().saturating_sub(1) * CHANGE >= self.receive_store
     }
 
     pub(super) fn wants_transmit(&self) -> bool {
@@ -142,7 +145,11 @@ impl Shell {
         if !self.is_open(id) {
             return None;
         }
-        let (output, chunk) = self.receive.pop_front()?;
+        let (output, queue) = self.receive.front_mut()?;
+        let (output, chunk) = (*output, queue.pop()?);
+        if queue.is_empty() {
+            self.receive.pop_front();
+        }
         self.receive_bytes -= chunk.len();
         self.end_if_done();
         Some((output, chunk))
@@ -174,7 +181,18 @@ impl Shell {
             self.events.push_back(MuxEvent::Readable(STREAM));
         }
         self.receive_bytes += data.len();
-        self.receive.push_back((output, data));
+        match self.receive.back_mut() {
+            Some((last, queue)) if *last == output => queue.push(data),
+            other => {
+                // What both outputs wrote in turn is not to keep a buffer alive for each turn.
+                if let Some((_, queue)) = other {
+                    queue.settle();
+                }
+                let mut queue = ReceiveQueue::default();
+                queue.push(data);
+                self.receive.push_back((output, queue));
+            }
+        }
     }
 
     /// The session is over; what was received is still there to be read.

@@ -95,6 +95,11 @@ impl AgentMessage {
         self.raw.slice(offset..)
     }
 
+    /// The same in memory of its own: whatever it was a slice of can be freed.
+    pub(crate) fn into_owned(self) -> Self {
+        Self { raw: Bytes::copy_from_slice(&self.raw), ..self }
+    }
+
     fn payload_offset(&self) -> usize {
         self.header.form.header_length() + 4
     }

@@ -7,6 +7,7 @@ use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::source::Source;
+use crate::text::{bounded, one_line};
 use crate::{ProviderError, ProviderErrorKind};
 
 /// What was asked, for the errors.
@@ -129,7 +130,7 @@ fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16
     let parts = [format!("{name}: {code}"), text, hint];
     let parts: Vec<&str> =
         parts.iter().map(|part| part.trim_end_matches(['.', ';'])).filter(|part| !part.is_empty()).collect();
-    ProviderError { kind, message: parts.join("; ").replacen("; ", ": ", 1) }
+    ProviderError { kind, message: bounded(parts.join("; ").replacen("; ", ": ", 1)) }
 }
 
 /// Why there are no credentials.
@@ -167,8 +168,4 @@ pub(super) fn chain(error: &dyn Error) -> String {
 fn root(error: &dyn Error) -> String {
     let last = std::iter::successors(Some(error), |&error| error.source()).last();
     one_line(&last.unwrap_or(error).to_string())
-}
-
-pub(super) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -6,6 +6,7 @@ use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use url::{Host, Url};
 
+use super::bounded::bounded;
 use super::errors::{chain, invalid};
 use super::settings::CaBundle;
 use crate::ProviderError;
@@ -41,7 +42,7 @@ fn build(proxy: ProxyConfig, ca_bundle: Option<&CaBundle>) -> Result<SharedHttpC
         .with_trust_store(trust_store(ca_bundle)?)
         .build()
         .map_err(|error| invalid(format!("TLS: {}", chain(&error))))?;
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+    Ok(bounded(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut builder = Connector::builder()
             .proxy_config(proxy.clone())
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
@@ -49,7 +50,7 @@ fn build(proxy: ProxyConfig, ca_bundle: Option<&CaBundle>) -> Result<SharedHttpC
         builder.set_connector_settings(settings.cloned());
         builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
         builder.build()
-    }))
+    })))
 }
 
 /// The SDK panics on a bundle that it can't read and, in debug builds, on a system without roots: both are looked at first.

@@ -1,6 +1,7 @@
 //! Sessions from the SSM API, and what they need of KMS and ECS. The only room that knows AWS's SDK.
 
 mod apis;
+mod bounded;
 mod caller;
 mod credentials;
 mod document;

@@ -13,10 +13,11 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::errors::{credentials as refused, one_line};
+use super::errors::credentials as refused;
 use super::files::{config_file, words};
 use super::person::Person;
 use crate::ProviderError;
+use crate::text::one_line;
 
 /// A person may have to find a key and touch it.
 const TIMEOUT: Duration = Duration::from_secs(120);

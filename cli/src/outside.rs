@@ -1,0 +1,102 @@
+//! Text that others wrote, before it is shown: the far side, the API and the documents decide what it says, not what the
+//! terminal does.
+
+/// Most characters of one text. Whoever wants to fill the screen is cut short.
+const MAX: usize = 4096;
+
+/// The text as one line that shows every character: control characters, line breaks, marks that turn the direction of writing
+/// and characters without a width are spelled, such as `\u{202e}`. What is shown already stays as it is.
+pub(crate) fn line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(MAX));
+    let mut characters = text.chars();
+    characters.by_ref().take(MAX).for_each(|character| show(character, &mut line));
+    match characters.count() {
+        0 => {}
+        more => line.push_str(&format!("… ({more} more characters)")),
+    }
+    line
+}
+
+/// As [`line`], but line breaks stay. All lines but the first are indented, so that none looks like one of this program's.
+pub(crate) fn lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(line).collect();
+    lines.join("\n  ")
+}
+
+/// A line of the log as its formatter made it: as [`line`], but it ends as it did, and the formatter's own colors stay.
+pub(crate) fn log_line(text: &str) -> String {
+    let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
+    let mut shown = String::with_capacity(text.len() + end.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        before.chars().for_each(|character| show(character, &mut shown));
+        let color = after.strip_prefix('[').and_then(|code| {
+            let length = code.find(|character: char| !matches!(character, '0'..='9' | ';'))?;
+            code.get(length..)?.starts_with('m').then_some(length + "[m".len())
+        });
+        let (color, after) = color.map_or((None, after), |length| {
+            let (color, after) = after.split_at(length);
+            (Some(color), after)
+        });
+        match color {
+            Some(color) => shown.extend(["\u{1b}", color]),
+            None => show('\u{1b}', &mut shown),
+        }
+        rest = after;
+    }
+    rest.chars().for_each(|character| show(character, &mut shown));
+    shown + end
+}
+
+fn show(character: char, line: &mut String) {
+    match character {
+        ' '..='~' => line.push(character),
+        // The standard library knows what can be seen. Behind a letter, an accent is nothing to escape.
+        _ => line.extend(['a', character].iter().collect::<String>().escape_debug().skip(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_seen_stays_and_what_is_not_is_spelled() {
+        for plain in ["a \"b\" 'c' \\ d", "é ü ß 日本語 Ελ", "e\u{301}", "✓ … →", "\\u{202e}"] {
+            assert_eq!(line(plain), plain);
+        }
+        for (hidden, spelled) in [
+            ("\u{1b}[2J\u{1b}]0;x\u{7}", "\\u{1b}[2J\\u{1b}]0;x\\u{7}"),
+            ("a\nb\r\nc\td\0", "a\\nb\\r\\nc\\td\\0"),
+            ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
+            ("\u{202e}\u{2066}\u{2069}\u{200f}\u{61c}", "\\u{202e}\\u{2066}\\u{2069}\\u{200f}\\u{61c}"),
+            ("\u{200b}\u{200d}\u{feff}\u{2060}\u{ad}", "\\u{200b}\\u{200d}\\u{feff}\\u{2060}\\u{ad}"),
+            ("\u{2028}\u{2029}\u{85}", "\\u{2028}\\u{2029}\\u{85}"),
+            ("\u{e0041}\u{fff9}", "\\u{e0041}\\u{fff9}"),
+        ] {
+            assert_eq!(line(hidden), spelled);
+            assert_eq!(line(spelled), spelled, "once shown, it stays");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_cut() {
+        let shown = line(&"x".repeat(1 << 20));
+        assert!(shown.len() < 5000 && shown.ends_with("(1044480 more characters)"), "{}", shown.len());
+    }
+
+    #[test]
+    fn several_lines_stay_lines_and_none_looks_like_another() {
+        assert_eq!(lines("one\r\nError: \u{1b}c\n"), "one\n  Error: \\u{1b}c");
+        assert_eq!(lines(""), "");
+    }
+
+    #[test]
+    fn a_log_keeps_its_own_colors_and_nothing_else() {
+        let text = "\u{1b}[2m12:00\u{1b}[0m \u{1b}[1;33mWARN\u{1b}[0m a\nb \u{1b}[2J \u{1b}]0;x \u{202e}\u{1b}";
+        assert_eq!(
+            log_line(&format!("{text}\n")),
+            "\u{1b}[2m12:00\u{1b}[0m \u{1b}[1;33mWARN\u{1b}[0m a\\nb \\u{1b}[2J \\u{1b}]0;x \\u{202e}\\u{1b}\n"
+        );
+    }
+}

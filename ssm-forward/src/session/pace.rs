@@ -1,0 +1,100 @@
+//! How often the same may happen that a peer can cause as often as it likes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::RetryPolicy;
+
+/// Told once a second at most; how often it was not told is counted.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    told: Option<Instant>,
+    suppressed: u64,
+}
+
+/// How often [`Seldom`] lets something be told.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+impl Seldom {
+    /// It happened `times` more. `Some` if it is to be told now, with how many were not told since the last time.
+    pub(super) fn tell(&mut self, now: Instant, times: u64) -> Option<u64> {
+        self.suppressed += times;
+        if self.suppressed == 0 || self.told.is_some_and(|at| now < at + TELL_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.suppressed) - 1)
+    }
+}
+
+/// The waits before the attempts to open a WebSocket again. Only one that lasted makes the next outage begin without a wait: a
+/// service that says one word and closes would be asked for a new one without end.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    policy: RetryPolicy,
+    attempts: u32,
+}
+
+/// A WebSocket that lived for so long was of use.
+const STABLE: Duration = Duration::from_secs(5);
+/// After a WebSocket that did not last but moved something, no wait is longer than before the attempt that follows: 800 ms.
+const LIVELY: u32 = 4;
+
+impl Backoff {
+    pub(super) fn new(policy: RetryPolicy) -> Self {
+        Self { policy, attempts: 0 }
+    }
+
+    /// A WebSocket is gone that lived for so long, and moved something or nothing.
+    pub(super) fn lost(&mut self, lived: Duration, moved: bool) {
+        if lived >= STABLE {
+            self.attempts = 0;
+        } else if moved {
+            self.attempts = self.attempts.min(LIVELY);
+        }
+    }
+
+    /// The wait before the next attempt.
+    pub(super) fn next(&mut self) -> Duration {
+        self.attempts = self.attempts.saturating_add(1);
+        self.policy.delay(self.attempts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_causes_is_told_once_a_second_and_the_rest_is_counted() {
+        let start = Instant::now();
+        let mut seldom = Seldom::default();
+        assert_eq!(seldom.tell(start, 0), None);
+        assert_eq!(seldom.tell(start, 3), Some(2));
+        let told: Vec<_> =
+            (1..=2500).filter_map(|millis| seldom.tell(start + Duration::from_millis(millis), 10)).collect();
+        assert_eq!(told, [9999, 9999]);
+        assert_eq!(seldom.tell(start + Duration::from_secs(9), 0), Some(4999));
+        assert_eq!(seldom.tell(start + Duration::from_secs(19), 0), None);
+    }
+
+    #[test]
+    fn only_what_lasted_makes_the_next_outage_begin_without_a_wait() {
+        let mut backoff = Backoff::new(RetryPolicy::default());
+        assert_eq!(backoff.next(), Duration::ZERO);
+        let mut waited = Duration::ZERO;
+        for _ in 0..20 {
+            backoff.lost(Duration::from_millis(1), true);
+            waited += backoff.next();
+        }
+        assert!((6..=17).contains(&waited.as_secs()), "20 short lives in {waited:?}");
+        for _ in 0..20 {
+            backoff.lost(Duration::from_millis(1), false);
+            waited = backoff.next();
+        }
+        assert!(waited >= Duration::from_secs(10), "{waited:?}");
+        backoff.lost(STABLE, false);
+        assert_eq!(backoff.next(), Duration::ZERO);
+    }
+}

@@ -1,5 +1,5 @@
 //! `exec -i`: a command with standard input. Session Manager gives one only to commands on a terminal, so the command runs on
-//! one that is raw, and gets exactly as many bytes as there are. Its outputs come escaped (see [`exact`](crate::exact)).
+//! one that is raw, and gets exactly as many bytes as there are. Its outputs come escaped (see [`crate::exact`]).
 
 use std::convert::Infallible;
 use std::future::pending;

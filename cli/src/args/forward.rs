@@ -16,7 +16,7 @@ pub(crate) struct ForwardArgs {
     /// The managed node: id, name or tag; or a service: rds:NAME.
     ///
     /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
-    /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME[:reader], elasticache:NAME[:reader], opensearch:NAME or eks:NAME:
+    /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME, elasticache:NAME, opensearch:NAME or eks:NAME:
     /// without --target a managed node in its VPC is chosen. With --local the node may be omitted.
     #[arg(value_name = "TARGET", help_heading = "Arguments", value_parser = values::target_or_service)]
     target: Option<String>,

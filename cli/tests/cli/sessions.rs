@@ -99,9 +99,13 @@ fn at_the_limit_of_open_files_connections_wait_and_are_served_at_once_when_other
     let pid = Pid::from_raw(i32::try_from(cli.pid).unwrap());
     prlimit(pid, Resource::Nofile, limit).unwrap();
     let many = || -> Vec<_> { (0..100).map(|_| connect(&address)).collect() };
-    let streams = many();
+    let mut streams = many();
     let warning = cli.event("warning");
     assert!(warning["text"].as_str().unwrap().contains("limit of 64 open files"), "{warning}");
+    // Their streams are open, so that each has to be found to be gone.
+    for stream in &mut streams[..20] {
+        assert!(echoes(stream).unwrap());
+    }
     drop(streams);
     // Nobody lingers: each of the hundred makes room as soon as it is gone.
     let mut stream = connect(&address);

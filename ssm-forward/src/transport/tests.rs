@@ -359,7 +359,7 @@ async fn the_ca_bundle_is_trusted_and_nobody_else() {
     assert!(error.to_string().contains("TLS"), "{error}");
     let missing = TransportOptions { ca_bundle: Some("/nonexistent.pem".into()), ..direct() };
     let error = refusal(&format!("wss://localhost:{port}/"), &missing).await;
-    assert!(error.to_string().contains("AWS_CA_BUNDLE: /nonexistent.pem"), "{error}");
+    assert!(error.to_string().contains("the CA bundle /nonexistent.pem: No such file"), "{error}");
 }
 
 /// A proxy that takes every tunnel to `target` on this machine, and tells what it was asked.

@@ -47,7 +47,8 @@ pub(crate) fn has_native_roots() -> bool {
 pub(super) fn client_config(ca_bundle: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = NATIVE_ROOTS.clone();
     if let Some(path) = ca_bundle {
-        roots.add_parsable_certificates(read_ca_bundle(path)?);
+        let certificates = read_ca_bundle(path).map_err(|cause| format!("the CA bundle {cause}"))?;
+        roots.add_parsable_certificates(certificates);
     }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -17,13 +17,13 @@ pub(crate) fn line(text: &str) -> String {
     line
 }
 
-/// As [`line`], but line breaks stay. All lines but the first are indented, so that none looks like one of this program's.
+/// As [`line()`], but line breaks stay. All lines but the first are indented, so that none looks like one of this program's.
 pub(crate) fn lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(line).collect();
     lines.join("\n  ")
 }
 
-/// A line of the log as its formatter made it: as [`line`], but it ends as it did, and the formatter's own colors stay.
+/// A line of the log as its formatter made it: as [`line()`], but it ends as it did, and the formatter's own colors stay.
 pub(crate) fn log_line(text: &str) -> String {
     let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
     let mut shown = String::with_capacity(text.len() + end.len());

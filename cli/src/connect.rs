@@ -111,7 +111,7 @@ async fn open(
 ) -> Result<Arc<Session>, Failure> {
     let person = Arc::new(AtTerminal::new(wanted.quiet));
     let aws_provider = aws_or_local(aws, manager, person.clone()).await?;
-    let provider = named(&aws_provider, target, session.any).await?;
+    let provider = named(&aws_provider, target, session).await?;
     let request = StartRequest {
         target: target.to_owned(),
         ..start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session)
@@ -173,10 +173,15 @@ pub(crate) fn start_request(
 ///
 /// # Errors
 /// No node has the name, or none that is online.
-async fn named(aws: &Arc<AwsProvider>, target: &str, any: bool) -> Result<Arc<dyn SessionProvider>, Failure> {
+async fn named(
+    aws: &Arc<AwsProvider>,
+    target: &str,
+    session: &SessionArgs,
+) -> Result<Arc<dyn SessionProvider>, Failure> {
     let usage = |error: ProviderError| Failure::new(ExitCode::Usage, "usage", error.message);
     let target: TargetSpec = target.parse().map_err(usage)?;
-    let source = targets::source(aws, &target, any).await?;
+    targets::await_online(aws, &target, session.wait_connected.unwrap_or_default()).await?;
+    let source = targets::source(aws, &target, session.any).await?;
     let provider = NamedProvider::new(aws.clone(), source, None);
     provider.find().await?;
     Ok(Arc::new(provider))

@@ -36,7 +36,10 @@ pub(crate) async fn plan(
     aws: &Arc<AwsProvider>,
 ) -> Result<Vec<Planned>, Failure> {
     let source = match &target {
-        Some(target) => targets::source(aws, target, args.session.any).await?,
+        Some(target) => {
+            targets::await_online(aws, target, args.session.wait_connected.unwrap_or_default()).await?;
+            targets::source(aws, target, args.session.any).await?
+        }
         None => NodeSource::InVpcOfService,
     };
     let mut planned = Vec::new();

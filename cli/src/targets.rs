@@ -1,12 +1,17 @@
 //! Which managed node is meant: names are looked up before the first session starts.
 
 use std::io::{IsTerminal, stderr, stdin};
+use std::time::Duration;
 
 use dialoguer::FuzzySelect;
 use dialoguer::theme::ColorfulTheme;
-use ssm_forward::{AwsProvider, Node, NodeSource, TargetSpec};
+use ssm_forward::{
+    AwsProvider, ForwardError, Node, NodeSource, ProviderError, ProviderErrorKind, TargetSpec, await_target,
+};
 
 use crate::exit_code::{ExitCode, Failure};
+use crate::output::awaiting;
+use crate::{console, outside};
 
 /// Through which node the sessions of a command go. `any` takes any node of the name that is online, without asking.
 ///
@@ -17,6 +22,27 @@ pub(crate) async fn source(aws: &AwsProvider, spec: &TargetSpec, any: bool) -> R
         return Ok(NodeSource::Fixed(spec.to_string()));
     }
     if any || spec.means_any() { Ok(NodeSource::AnyOf(spec.clone())) } else { only_one(aws, spec).await }
+}
+
+/// Waits until a node of this name is online, for at most `patience`: one that boots is not known at first.
+///
+/// # Errors
+/// None came, or the lookup fails otherwise.
+pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience: Duration) -> Result<(), Failure> {
+    if patience.is_zero() || !spec.is_name() {
+        return Ok(());
+    }
+    let name = spec.to_string();
+    let waiting = |cause: &str| console::note(&awaiting(&name, &outside::line(cause), patience));
+    let look = || async {
+        aws.any_node(spec, None).await.map(drop).map_err(|error| match error.kind {
+            ProviderErrorKind::NotFound => {
+                ForwardError::Provider(ProviderError { kind: ProviderErrorKind::NotConnected, ..error })
+            }
+            _ => error.into(),
+        })
+    };
+    Ok(await_target(&name, patience, waiting, look).await?)
 }
 
 /// The only node of the name that is online, or the one that a person chooses.

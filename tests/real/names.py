@@ -46,6 +46,7 @@ def targets(suite, lab):
     for target in ["local", "tag:Name=local", "127.0.0.1", lab.aws.node]:
         suite.check(f"exec on {target}", executed, lab, target)
     suite.check("a name that nothing has is told, with region and what to do", no_name, lab)
+    suite.check("a name that nothing has yet is waited for", awaited, lab)
     suite.check("an instance without an agent is told by its id", unmanaged, lab)
     suite.check("a database that is not there is told", no_database, lab)
     suite.check("what may not be looked up names the permission", denied, lab)
@@ -93,6 +94,12 @@ def no_name(lab):
     equal(ended.code, 5)
     contains(ended.stderr, "nobody", REGION, "aws-ssm-forward ls")
     equal(len(ended.stderr.splitlines()), 1)
+
+
+def awaited(lab):
+    ended = run_tool(lab, "exec", "nobody", "--wait-connected", "3s", "--", "true")
+    equal(ended.code, 5)
+    contains(ended.stderr, "nobody", "waited 3 s")
 
 
 def unmanaged(lab):

@@ -1,14 +1,12 @@
 //! `ls`: what can be reached, so that nobody has to look it up in the console.
 
-use std::io::{Write as _, stderr};
-
 use serde_json::{Value, json};
 use ssm_forward::{Node, RunningTask, ServiceSummary};
 
 use crate::args::{Listed, LsArgs, OutputFormat};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
-use crate::writer;
+use crate::{console, outside, writer};
 
 /// Prints the list.
 ///
@@ -23,7 +21,7 @@ pub(crate) async fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
     };
     if rows.rows.is_empty() && args.output == OutputFormat::Text {
         let (what, place) = (args.what.words(), aws.place());
-        let _ = writeln!(stderr(), "there are no {what} in {place}");
+        console::note(&format!("there are no {what} in {place}"));
     }
     writer::print(&match args.output {
         OutputFormat::Json => json(&rows),
@@ -83,7 +81,7 @@ fn table(rows: &Rows) -> String {
         return String::new();
     }
     let head = rows.columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
-    let text = |cell: &Value| printable(cell.as_str().unwrap_or("-"));
+    let text = |cell: &Value| outside::line(cell.as_str().unwrap_or("-"));
     let body = rows.rows.iter().map(|row| row.iter().map(text).collect());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
     let width = |at: usize| lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max();
@@ -93,11 +91,6 @@ fn table(rows: &Rows) -> String {
         format!("{}\n", cells.join("  ").trim_end())
     };
     lines.iter().map(line).collect()
-}
-
-/// What others wrote, such as tags, without characters that a terminal obeys.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]
@@ -111,7 +104,7 @@ mod tests {
             columns: &["id", "agent_version"],
             rows: vec![row(["i-1", "3"]), vec![json!("i-long"), json!(null)], row(["a\u{1b}b", "3"])],
         };
-        assert_eq!(table(&rows), "ID      AGENT VERSION\ni-1     3\ni-long  -\na b     3\n");
+        assert_eq!(table(&rows), "ID        AGENT VERSION\ni-1       3\ni-long    -\na\\u{1b}b  3\n");
         assert_eq!(json(&Rows { columns: &["id"], rows: Vec::new() }), "[]\n");
     }
 }

@@ -90,5 +90,5 @@ async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> 
 /// A node in one line.
 fn describe(node: &Node) -> String {
     let agent = node.agent_version.as_deref().unwrap_or("unknown");
-    format!("{node}, agent {agent}, {}", node.connection())
+    outside::line(&format!("{node}, agent {agent}, {}", node.connection()))
 }

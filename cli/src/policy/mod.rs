@@ -3,14 +3,12 @@
 mod render;
 mod statements;
 
-use std::io::{Write as _, stderr};
-
 use ssm_forward::{AwsProvider, ServiceKind, ServiceSpec};
 
 use crate::args::{Named, PolicyArgs, PolicyFormat};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
-use crate::writer;
+use crate::{console, outside, writer};
 
 use statements::{Account, Wanted};
 
@@ -55,7 +53,7 @@ pub(crate) async fn run(args: &PolicyArgs) -> Result<ExitCode, Failure> {
     writer::print(&text)?;
     if args.output == PolicyFormat::Json {
         for note in &policy.notes {
-            let _ = writeln!(stderr(), "note: {note}");
+            console::note(&format!("note: {}", outside::line(note)));
         }
     }
     Ok(ExitCode::Ok)
@@ -71,7 +69,7 @@ async fn resource_id(aws: &AwsProvider, spec: &ServiceSpec) -> Option<String> {
     match aws.find_service(spec).await {
         Ok(service) => service.resource_id,
         Err(error) => {
-            let _ = writeln!(stderr(), "warning: the policy allows any database: {error}");
+            console::note(&format!("warning: the policy allows any database: {}", outside::line(&error.to_string())));
             None
         }
     }

@@ -139,10 +139,11 @@ fn output_comes_as_it_is_made() {
         let line = format!("printf a; {wait}; printf b >&2; {wait}; printf 'c\\n'; {wait}");
         let mut child = command(&[args, &[&line]].concat(), &[]).spawn().unwrap();
         let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let mut piece = [0; 16];
         for expected in ["a", "b", "c\n"] {
-            let length = if expected == "b" { stderr.read(&mut piece) } else { stdout.read(&mut piece) }.unwrap();
-            assert_eq!(String::from_utf8_lossy(&piece[..length]), expected, "{args:?}");
+            // What is made at once may come in several pieces.
+            let mut made = vec![0; expected.len()];
+            if expected == "b" { stderr.read_exact(&mut made) } else { stdout.read_exact(&mut made) }.unwrap();
+            assert_eq!(String::from_utf8_lossy(&made), expected, "{args:?}");
             eventually("the command goes on", || !go.exists());
             File::create(&go).unwrap();
         }

@@ -1,6 +1,7 @@
 //! Output that nobody reads stops nothing: neither bytes, nor signals, nor the end.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -80,7 +81,11 @@ fn be_refused(address: &str, times: usize) {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..times / 8 {
-                    let _ = connect(address).read(&mut [0; 1]);
+                    // The reset may be there before the connection is told to be.
+                    if let Ok(mut stream) = TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE) {
+                        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                        let _ = stream.read(&mut [0; 1]);
+                    }
                 }
             });
         }

@@ -198,6 +198,6 @@ fn a_local_session_manager_whose_output_nobody_reads_serves_and_ends() {
     command.args(["local", "--listen", &address]).stdin(Stdio::null());
     command.stderr(writer.try_clone().unwrap()).stdout(writer);
     let cli = Unread::spawn(command, BufReader::with_capacity(1, reader));
-    eventually("it listens", || std::net::TcpStream::connect(&address).is_ok());
+    eventually("it listens", || TcpStream::connect(&address).is_ok());
     assert_eq!(cli.end_by("TERM"), 0);
 }

@@ -2,15 +2,16 @@
 
 import http.server
 import json
-import os
 import random
 import re
+import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import TARGET, binary, clean_environment, equal, run
+from harness import TARGET, Child, binary, clean_environment, equal, run
 
 NEEDS = ["boto3"]
 
@@ -19,7 +20,8 @@ PROCESS = "echo '{\"Version\":1,\"AccessKeyId\":\"%s\",\"SecretAccessKey\":\"x\"
 
 
 def checks(suite):
-    with Api() as api:
+    with Api() as api, botocore_reader() as reader:
+        api.reader = reader
         for what, config, credentials, profile in CASES:
             suite.check(f"as botocore: {what}", compare, api, config, credentials, profile)
         suite.check("as botocore: 150 files made up", made_up, api)
@@ -62,7 +64,7 @@ CASES = [
 def compare(api, config, credentials, profile):
     """Both sign with the same key for the same region; what botocore refuses is not compared. Whether it was."""
     with files(config, credentials) as environment:
-        expected = of_botocore(environment, profile)
+        expected = of_botocore(api.reader, environment, profile)
         if expected is None:
             return False
         options = ["--profile", profile] if profile else []
@@ -74,29 +76,43 @@ def compare(api, config, credentials, profile):
     return True
 
 
-def of_botocore(environment, profile):
-    import botocore.exceptions
-    import botocore.session
+# botocore reads the environment of its process, which the suites share: it gets a process of its own.
+READER = """
+import json, os, re, sys
+import botocore.exceptions, botocore.session
 
-    saved = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith("AWS_") and name != "AWS_SSM_FORWARD_BIN":
-            del os.environ[name]
-    os.environ.update(environment)
+before = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+for line in sys.stdin:
+    environment, profile = json.loads(line)
+    os.environ.clear()
+    os.environ.update({**before, **environment})
+    answer = None
     try:
         session = botocore.session.Session(profile=profile)
         credentials = session.get_credentials()
         region = session.get_config_variable("region")
-        if credentials is None or not re.fullmatch("[a-zA-Z0-9-]+", region or ""):
-            return None
-        key = credentials.get_frozen_credentials().access_key
-        # What no header can carry fails with both.
-        return (key, region) if re.fullmatch("[!-~]+", key) else None
+        if credentials is not None and re.fullmatch("[a-zA-Z0-9-]+", region or ""):
+            key = credentials.get_frozen_credentials().access_key
+            # What no header can carry fails with both.
+            answer = (key, region) if re.fullmatch("[!-~]+", key) else None
     except (botocore.exceptions.BotoCoreError, OSError, ValueError):
-        return None
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+        pass
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@contextmanager
+def botocore_reader():
+    with Child([sys.executable, "-c", READER], stdin=subprocess.PIPE) as reader:
+        yield reader
+        reader.process.stdin.close()
+        reader.finish()
+
+
+def of_botocore(reader, environment, profile):
+    reader.type(json.dumps([environment, profile]))
+    answer = json.loads(reader.line())
+    return answer and tuple(answer)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ pub(crate) async fn prepare(
     };
     let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
     let local = LocalEnd { host: &host, port: address.port() };
-    let login = match &args.iam_auth {
+    let user = args.iam_auth.as_ref().filter(|_| service.spec.kind == ServiceKind::Rds);
+    let login = match user {
         Some(user) => Some(LoginFile::create(aws.clone(), service.clone(), user, local).await?),
         None => None,
     };
@@ -49,7 +50,7 @@ pub(crate) async fn prepare(
     let ca = args.rds_ca.clone().unwrap_or_else(default_ca);
     let password_file = login.as_ref().map(LoginFile::path);
     let client =
-        Client { local, ca: &ca, user: args.iam_auth.as_deref(), password_file: password_file.as_deref(), kubeconfig };
+        Client { local, ca: &ca, user: user.map(String::as_str), password_file: password_file.as_deref(), kubeconfig };
     let mut lines: Vec<_> = client_line::command_line(service, &client).into_iter().collect();
     if needs_ca(service) && !ca.exists() {
         lines.insert(0, download(&ca));

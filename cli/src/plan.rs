@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ssm_forward::{
-    AwsProvider, Destination, NamedProvider, NodeSource, ServiceEndpoint, ServiceSpec, SessionProvider, TargetSpec,
+    AwsProvider, Destination, NamedProvider, NodeSource, ServiceEndpoint, ServiceKind, ServiceSpec, SessionProvider,
+    TargetSpec,
 };
 
 use crate::args::ForwardArgs;
@@ -96,6 +97,17 @@ pub(crate) fn requests(args: &ForwardArgs) -> Result<Requests, Failure> {
             spec.remote.check().map_err(|why| usage(&format!("-L '{}': {why}", spec.text)))?;
         }
     }
+    let leads_to = |kind| {
+        requests
+            .iter()
+            .any(|request| matches!(request, ForwardRequest::Service(forward) if forward.service.kind == kind))
+    };
+    if args.iam_auth.is_some() && !leads_to(ServiceKind::Rds) {
+        return Err(usage("--iam-auth needs a database to log in to, such as rds:NAME; see --help"));
+    }
+    if args.kubeconfig.is_some() && !leads_to(ServiceKind::Eks) {
+        return Err(usage("--kubeconfig needs a cluster, eks:NAME; see --help"));
+    }
     Ok(Requests { target, forwards: requests })
 }
 
@@ -170,6 +182,8 @@ mod tests {
             (&["-L", "1:2"], "needs a managed node"),
             (&["rds:db", "-L", "1:2"], "needs a managed node"),
             (&["i-1", "-t", "i-2", "-L", "1:2"], "named twice"),
+            (&["i-1", "-L", "1:2", "--iam-auth", "app"], "--iam-auth needs a database"),
+            (&["rds:db", "--kubeconfig", "file"], "--kubeconfig needs a cluster"),
             (&["--local", "--region", "eu-central-1", "-L", "1:2"], "--region"),
         ] {
             let error = read(words).unwrap_err();

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks what ARCHITECTURE.md says of the rooms: who depends on whom, and which words stay where.
+# Checks what ARCHITECTURE.md says about the crates: who depends on whom, and which words stay where.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -57,6 +57,6 @@ for room in ssm-proto ssm-forward ssm-local cli benches; do
 done
 
 if ((failures)); then
-    echo "$failures arrows do not hold"
+    echo "$failures dependency rules are broken"
     exit 1
 fi

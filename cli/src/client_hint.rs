@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ssm_forward::{AwsProvider, LocalAddr, ServiceEndpoint, ServiceKind};
 
-use crate::args::ForwardArgs;
+use crate::args::TunnelArgs;
 use crate::client_line::{self, Client, Family, LocalEnd, RDS_CA_URL, family};
 use crate::exit_code::{ExitCode, Failure};
 use crate::iam_auth::LoginFile;
@@ -24,7 +24,7 @@ pub(crate) struct ClientHint {
 /// # Errors
 /// The files that were asked for cannot be written, or do not fit the service.
 pub(crate) async fn prepare(
-    args: &ForwardArgs,
+    args: &TunnelArgs,
     aws: &Arc<AwsProvider>,
     service: &ServiceEndpoint,
     local: &LocalAddr,

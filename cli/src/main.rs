@@ -33,6 +33,7 @@ mod targets;
 mod terminal;
 mod terminal_session;
 mod token;
+mod tunnels;
 mod writer;
 
 use std::io::Write as _;

@@ -7,7 +7,7 @@ use ssm_forward::{
     TargetSpec,
 };
 
-use crate::args::ForwardArgs;
+use crate::args::TunnelArgs;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local;
 use crate::spec::{ForwardRequest, ForwardSpec, ServiceForward};
@@ -32,7 +32,7 @@ pub(crate) struct Planned {
 /// # Errors
 /// In one line: what is not there, or may not be looked up.
 pub(crate) async fn plan(
-    args: &ForwardArgs,
+    args: &TunnelArgs,
     Requests { target, forwards }: Requests,
     aws: &Arc<AwsProvider>,
 ) -> Result<Vec<Planned>, Failure> {
@@ -62,7 +62,7 @@ pub(crate) struct Requests {
 ///
 /// # Errors
 /// Something is missing or contradicts itself, or the service would refuse it. Nothing is looked up yet.
-pub(crate) fn requests(args: &ForwardArgs) -> Result<Requests, Failure> {
+pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
     let usage = |text: &str| Failure::new(ExitCode::Usage, "usage", text);
     let mut requests = args.forwards.clone();
     let target = match args.target() {
@@ -153,7 +153,7 @@ mod tests {
         let cli = Cli::try_parse_from(["aws-ssm-forward", "forward"].iter().chain(words))
             .map_err(|error| error.to_string())?;
         let Command::Forward(args) = cli.command else { panic!("another command") };
-        let Requests { target, forwards } = requests(&args).map_err(|failure| failure.message)?;
+        let Requests { target, forwards } = requests(&args.tunnel).map_err(|failure| failure.message)?;
         let text = |request: &ForwardRequest| match request {
             ForwardRequest::Plain(spec) => spec.text.clone(),
             ForwardRequest::Service(forward) => forward.text.clone(),

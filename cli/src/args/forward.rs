@@ -11,8 +11,39 @@ use crate::spec::ForwardRequest;
 
 /// `forward`.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Forwarding")]
 pub(crate) struct ForwardArgs {
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelArgs,
+    /// text, or json: one event per line on stdout.
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: OutputFormat,
+    /// Serve live figures as Prometheus text at http://ADDR/metrics.
+    ///
+    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = values::listen_address,
+        allow_negative_numbers = true,
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// What to forward, and how: the options of every command that opens tunnels.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Forwarding")]
+pub(crate) struct TunnelArgs {
     /// The managed node: id, name or tag; or a service: rds:NAME.
     ///
     /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
@@ -136,33 +167,9 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     pub(crate) payload_size: usize,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
-    /// text, or json: one event per line on stdout.
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        hide_default_value = true,
-        hide_possible_values = true,
-        help_heading = "Output"
-    )]
-    pub(crate) output: OutputFormat,
-    /// Serve live figures as Prometheus text at http://ADDR/metrics.
-    ///
-    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        value_parser = values::listen_address,
-        allow_negative_numbers = true,
-        help_heading = "Output",
-        hide_short_help = true
-    )]
-    pub(crate) metrics: Option<SocketAddr>,
 }
 
-impl ForwardArgs {
+impl TunnelArgs {
     /// The managed node or the service, as an argument or as an option.
     pub(crate) fn target(&self) -> Option<&str> {
         self.target.as_deref().or(self.target_option.as_deref())

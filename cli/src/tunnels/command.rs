@@ -1,0 +1,77 @@
+//! What every command that opens tunnels does around them: names are looked up, the output is started, failures are told.
+
+use std::sync::Arc;
+
+use ssm_forward::AwsProvider;
+
+use super::Ended;
+use crate::args::TunnelArgs;
+use crate::connect;
+use crate::exit_code::{ExitCode, Failure};
+use crate::local::{self, LocalManager};
+use crate::output::{Output, Reporter, Style, Subject};
+use crate::plan::{self, Planned, Requests};
+use crate::shutdown::Shutdown;
+use crate::terminal::AtTerminal;
+
+/// Looks up what the command line names, has `serve` use it, and tells its failure.
+///
+/// # Errors
+/// `--local` can't be had. Other failures are told through the command's own output, and are its exit code.
+pub(crate) async fn command<F>(
+    args: &TunnelArgs,
+    style: Style,
+    shutdown: &Shutdown,
+    serve: F,
+) -> Result<ExitCode, Failure>
+where
+    F: AsyncFnOnce(&Arc<AwsProvider>, Vec<Planned>, &Reporter) -> Result<ExitCode, Ended>,
+{
+    let requests = plan::requests(args);
+    let manager = match args.aws.local {
+        true => {
+            let target = args.target().unwrap_or(local::DEFAULT_TARGET);
+            Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?)
+        }
+        false => None,
+    };
+    let prepared = tokio::select! {
+        prepared = prepare(args, requests, manager.as_ref()) => prepared,
+        cause = shutdown.requested() => return Ok(cause.exit_code()),
+    };
+    let subject = |planned: &Planned| Subject { target: planned.target.clone(), spec: planned.spec.clone() };
+    let subjects = prepared.iter().flat_map(|(_, planned)| planned).map(subject).collect();
+    let output = Output::start(style, subjects, shutdown.clone());
+    let served = match prepared {
+        Ok((aws, planned)) => serve(&aws, planned, output.reporter()).await,
+        Err(failure) => Err(failure.into()),
+    };
+    let code = match served {
+        Ok(code) => {
+            output.close(None).await;
+            code
+        }
+        Err(Ended { forward, failure }) => {
+            output.reporter().fail(forward, &failure);
+            output.close(Some(&failure)).await;
+            failure.code
+        }
+    };
+    if let Some(manager) = manager {
+        manager.shutdown().await;
+    }
+    Ok(code)
+}
+
+/// Looks up what the command line names.
+async fn prepare(
+    args: &TunnelArgs,
+    requests: Result<Requests, Failure>,
+    manager: Option<&LocalManager>,
+) -> Result<(Arc<AwsProvider>, Vec<Planned>), Failure> {
+    let requests = requests?;
+    let person = Arc::new(AtTerminal::new(false));
+    let aws = connect::aws_or_local(&args.aws, manager, person).await?;
+    let planned = plan::plan(args, requests, &aws).await?;
+    Ok((aws, planned))
+}

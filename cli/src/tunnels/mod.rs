@@ -1,0 +1,169 @@
+//! Local ends whose connections go through sessions: how every command opens its tunnels, runs them and ends them.
+
+mod command;
+mod tunnel;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ssm_forward::{AwsProvider, ForwardStats};
+use tokio::task::JoinSet;
+use tracing::Span;
+
+pub(crate) use command::command;
+pub(crate) use tunnel::{Tracker, Tunnel};
+
+use crate::args::TunnelArgs;
+use crate::connect;
+use crate::exit_code::Failure;
+use crate::output::Reporter;
+use crate::plan::Planned;
+use crate::shutdown::{Shutdown, StopCause};
+
+/// How long the sessions may take to end after the command was asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What ended the command, and the index of the `-L` if it was one of them.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) forward: Option<usize>,
+    pub(crate) failure: Failure,
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self { forward: None, failure }
+    }
+}
+
+/// The tunnels of one command line: all listen, none has a session yet.
+pub(crate) struct Tunnels {
+    tunnels: Vec<Tunnel>,
+    reporter: Reporter,
+}
+
+impl Tunnels {
+    /// Opens the local end of each.
+    ///
+    /// # Errors
+    /// An address can't be had, or a file for a client can't be written.
+    pub(crate) async fn bind(
+        args: &TunnelArgs,
+        aws: &Arc<AwsProvider>,
+        planned: Vec<Planned>,
+        reporter: &Reporter,
+    ) -> Result<Self, Ended> {
+        let session = connect::session_config(aws, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
+        let mut tunnels = Vec::new();
+        for (index, planned) in planned.into_iter().enumerate() {
+            let tunnel = Tunnel::bind(index, args, &session, aws, planned, reporter).await;
+            tunnels.push(tunnel.map_err(|failure| Ended { forward: Some(index), failure })?);
+        }
+        Ok(Self { tunnels, reporter: reporter.clone() })
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Tunnel> {
+        self.tunnels.iter()
+    }
+
+    /// The live figures of each, with its `-L`.
+    pub(crate) fn stats(&self) -> Vec<(String, ForwardStats)> {
+        self.iter().map(|tunnel| (tunnel.spec().text.clone(), tunnel.stats())).collect()
+    }
+
+    /// Serves until all have ended: the first failure, or `shutdown`, ends them all. Tells whether all had been ready.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub(crate) async fn run(self, shutdown: &Shutdown) -> Result<bool, Ended> {
+        let trackers = self.trackers();
+        let several = self.tunnels.len() > 1;
+        let runs = self.tunnels.into_iter().map(|tunnel| {
+            // Log lines say which -L they are about where there are several. A span costs a little each time a task runs.
+            let span = if several { tracing::warn_span!("forward", L = tunnel.spec().text) } else { Span::none() };
+            tunnel.run(shutdown.clone(), span)
+        });
+        supervise(runs, shutdown).await?;
+        warn_of_leftovers(&trackers, &self.reporter);
+        Ok(trackers.iter().all(|tracker| tracker.state().was_ready))
+    }
+
+    fn trackers(&self) -> Vec<Tracker> {
+        self.iter().map(Tunnel::tracker).collect()
+    }
+}
+
+/// Runs all until the last has ended. The first failure stops the others; none gets more than [`GRACE`] after that.
+async fn supervise<F>(runs: impl Iterator<Item = F>, shutdown: &Shutdown) -> Result<(), Ended>
+where
+    F: Future<Output = Result<(), Ended>> + Send + 'static,
+{
+    let mut running: JoinSet<_> = runs.collect();
+    let mut first = Ok(());
+    let grace = async {
+        shutdown.requested().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::pin!(grace);
+    loop {
+        let ended = tokio::select! {
+            ended = running.join_next() => ended,
+            () = &mut grace => None,
+        };
+        let Some(ended) = ended else { return first };
+        let result = ended.unwrap_or_else(|error| Err(Failure::internal(error).into()));
+        if result.is_err() {
+            shutdown.stop(StopCause::Failed);
+        }
+        first = first.and(result);
+    }
+}
+
+/// Names the sessions that did not end in time: somebody may want to terminate them by hand.
+fn warn_of_leftovers(trackers: &[Tracker], reporter: &Reporter) {
+    for session_id in trackers.iter().filter_map(|tracker| tracker.state().session_id) {
+        reporter.warn(format!(
+            "session {session_id} did not end in time; end it with: aws ssm terminate-session --session-id {session_id}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use ssm_forward::BoxFuture;
+
+    use super::*;
+    use crate::exit_code::ExitCode;
+
+    fn failed(forward: usize, code: ExitCode) -> Ended {
+        Ended { forward: Some(forward), failure: Failure::new(code, "test", "test") }
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_stops_the_others() {
+        let shutdown = Shutdown::new();
+        let other = shutdown.clone();
+        let runs: [BoxFuture<'static, Result<(), Ended>>; 2] = [
+            Box::pin(async move {
+                other.requested().await;
+                Err(failed(0, ExitCode::SessionLost))
+            }),
+            Box::pin(ready(Err(failed(1, ExitCode::Api)))),
+        ];
+        let ended = supervise(runs.into_iter(), &shutdown).await.unwrap_err();
+        assert_eq!((ended.forward, ended.failure.code), (Some(1), ExitCode::Api));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_is_bounded() {
+        let shutdown = Shutdown::new();
+        shutdown.stop(StopCause::Interrupt);
+        let before = tokio::time::Instant::now();
+        assert!(supervise([pending::<Result<(), Ended>>()].into_iter(), &shutdown).await.is_ok());
+        assert_eq!(before.elapsed(), GRACE);
+    }
+}

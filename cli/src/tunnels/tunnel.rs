@@ -1,0 +1,327 @@
+//! One `-L` that listens: its session's request, its forwarder, and what is known of it from its events.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ssm_forward::{
+    AwsProvider, ForwardConfig, ForwardError, ForwardEvent, ForwardStats, Forwarder, ListenAddr, SessionConfig,
+    SessionProvider, StartRequest,
+};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{Instrument as _, Span};
+
+use super::Ended;
+use crate::args::{SessionArgs, TunnelArgs};
+use crate::client_hint;
+use crate::connect;
+use crate::exit_code::Failure;
+use crate::iam_auth::LoginFile;
+use crate::output::Reporter;
+use crate::plan::Planned;
+use crate::shutdown::Shutdown;
+use crate::spec::{ForwardSpec, Remote};
+
+/// How long terminating a session from here may take.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One `-L` that listens.
+pub(crate) struct Tunnel {
+    index: usize,
+    spec: ForwardSpec,
+    /// With `--iam-auth`; it is renewed while the tunnel runs.
+    login: Option<LoginFile>,
+    forwarder: Forwarder,
+    provider: Arc<dyn SessionProvider>,
+    tracker: Tracker,
+    reporter: Reporter,
+}
+
+impl Tunnel {
+    /// Opens the local end, and prepares the client of its service. No session is started yet. `index` is the place of the
+    /// tunnel among those that `reporter` tells of.
+    ///
+    /// # Errors
+    /// The address can't be had, or a file for the client can't be written.
+    pub(crate) async fn bind(
+        index: usize,
+        args: &TunnelArgs,
+        session: &SessionConfig,
+        aws: &Arc<AwsProvider>,
+        planned: Planned,
+        reporter: &Reporter,
+    ) -> Result<Self, Failure> {
+        let Planned { spec, target, provider, service, found } = planned;
+        if let Some(found) = found {
+            reporter.found(index, found);
+        }
+        if spec.is_exposed() {
+            let listen = &spec.text;
+            reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
+        }
+        let tracker = Tracker::default();
+        let client = Arc::new(OnceLock::new());
+        let forwarder = Forwarder::builder(provider.clone(), start_request(&target, &spec, &args.session))
+            .config(config(args, session))
+            .on_event(tell(index, &tracker, reporter, &client))
+            .bind(spec.listen.clone())
+            .await?;
+        let mut login = None;
+        if let Some(service) = service {
+            let hint = client_hint::prepare(args, aws, &service, &forwarder.local_addr()).await?;
+            let _ = client.set(hint.lines);
+            login = hint.login;
+        }
+        Ok(Self { index, spec, login, forwarder, provider, tracker, reporter: reporter.clone() })
+    }
+
+    /// What it forwards.
+    pub(crate) fn spec(&self) -> &ForwardSpec {
+        &self.spec
+    }
+
+    /// Live figures.
+    pub(crate) fn stats(&self) -> ForwardStats {
+        self.forwarder.stats()
+    }
+
+    /// What is known of it, also while it runs.
+    pub(crate) fn tracker(&self) -> Tracker {
+        self.tracker.clone()
+    }
+
+    /// Serves until it is stopped or fails. Its login file is renewed meanwhile, and removed at the end.
+    ///
+    /// # Errors
+    /// Whatever ended it, except `shutdown`.
+    pub(crate) async fn run(self, shutdown: Shutdown, span: Span) -> Result<(), Ended> {
+        let stop = async move {
+            shutdown.requested().await;
+        };
+        let Self { index, forwarder, provider, tracker, mut login, reporter, .. } = self;
+        let renew = async {
+            match &mut login {
+                Some(login) => login.renew(|text| reporter.warn(text)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = contain(forwarder.run(stop).instrument(span), &provider, &tracker) => ended,
+            () = renew => Ok(()),
+        };
+        ended.map_err(|failure| Ended { forward: Some(index), failure })
+    }
+}
+
+/// Notes and tells what happens; once it is ready, also the lines for the service's client.
+fn tell(
+    index: usize,
+    tracker: &Tracker,
+    reporter: &Reporter,
+    client: &Arc<OnceLock<Vec<String>>>,
+) -> impl Fn(ForwardEvent) + Send + Sync + use<> {
+    let (tracker, reporter, client) = (tracker.clone(), reporter.clone(), client.clone());
+    move |event| {
+        tracker.note(&event);
+        let is_ready = matches!(event, ForwardEvent::Ready { .. });
+        reporter.event(index, event);
+        for line in client.get().into_iter().flatten().filter(|_| is_ready) {
+            reporter.client(index, line.clone());
+        }
+    }
+}
+
+fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
+    let mut config = ForwardConfig::default();
+    config.wait_ready = args.wait_ready;
+    config.connect_timeout = args.connect_timeout;
+    config.wait_connected = args.session.wait_connected.unwrap_or_default();
+    config.linger = args.linger;
+    config.session = session.clone();
+    config.session.pacing = args.message_rate;
+    config.pool.size = args.sessions;
+    config.pool.restart = !args.no_restart;
+    config.pool.hold = args.hold;
+    config.keep_alive = args.keep_alive;
+    config.max_payload = args.payload_size;
+    config
+}
+
+/// The document that fits the remote end, or the one that the person names, and its parameters.
+fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
+    let (document, host) = document(&spec.remote);
+    let port = match &spec.listen {
+        ListenAddr::Tcp(address) => address.port(),
+        _ => 0,
+    };
+    // A document that was named may want what the one that fits can do without.
+    let named = session.document_name.is_some();
+    let own = [
+        ("portNumber", Some(spec.remote.port.to_string())),
+        ("host", if named { spec.remote.host.clone() } else { host }),
+        ("localPortNumber", (named || port != 0).then(|| port.to_string())),
+    ];
+    let offered = own.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let request = connect::start_request(Some(document), Vec::new(), offered, session);
+    StartRequest { target: target.to_owned(), ..request }
+}
+
+/// For the node itself, by whatever name, there is a document that policies allow more often.
+fn document(remote: &Remote) -> (&'static str, Option<String>) {
+    match &remote.host {
+        Some(host) if !is_node_itself(host) => ("AWS-StartPortForwardingSessionToRemoteHost", Some(host.clone())),
+        _ => ("AWS-StartPortForwardingSession", None),
+    }
+}
+
+/// Not the rest of 127.0.0.0/8: what listens on 127.0.0.53 is not reached at `localhost`, which that document means.
+fn is_node_itself(host: &str) -> bool {
+    host.trim_end_matches('.').eq_ignore_ascii_case("localhost") || matches!(host, "127.0.0.1" | "::1")
+}
+
+/// Runs a forward on a task of its own. Where it ended by a panic, its session is terminated from here: the forwarder could
+/// not.
+async fn contain(
+    run: impl Future<Output = Result<(), ForwardError>> + Send + 'static,
+    provider: &Arc<dyn SessionProvider>,
+    tracker: &Tracker,
+) -> Result<(), Failure> {
+    let result = tokio::spawn(run).await;
+    let state = tracker.state();
+    let must_terminate = result.is_err();
+    let is_terminated = match state.session_id {
+        Some(session_id) if must_terminate => {
+            matches!(timeout(TERMINATE_TIMEOUT, provider.terminate(&session_id)).await, Ok(Ok(())))
+        }
+        _ => true,
+    };
+    if is_terminated {
+        tracker.ended();
+    }
+    result.map_err(|_| Failure::internal("a forward panicked"))?.map_err(Failure::from)
+}
+
+/// What is known of a tunnel from its events. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tracker {
+    state: Arc<watch::Sender<State>>,
+}
+
+/// See [`Tracker`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    /// The session that is to be terminated.
+    pub(crate) session_id: Option<String>,
+    /// Whether it was ready once.
+    pub(crate) was_ready: bool,
+}
+
+impl Tracker {
+    fn note(&self, event: &ForwardEvent) {
+        match event {
+            ForwardEvent::SessionStarted { session_id } => {
+                self.state.send_modify(|state| state.session_id = Some(session_id.clone()));
+            }
+            ForwardEvent::Ready { .. } => self.state.send_modify(|state| state.was_ready = true),
+            _ => {}
+        }
+    }
+
+    fn ended(&self) {
+        self.state.send_modify(|state| state.session_id = None);
+    }
+
+    /// What is known now.
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::Mutex;
+
+    use ssm_forward::{BoxFuture, ProviderError, SessionTicket};
+
+    use super::*;
+    use crate::exit_code::ExitCode;
+
+    fn request(spec: &str, parameters: &[(&str, &str)], document_name: Option<&str>) -> StartRequest {
+        let parameters = parameters.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let document_name = document_name.map(Into::into);
+        let session = SessionArgs { any: false, document_name, parameters, reason: None, wait_connected: None };
+        start_request("i-1", &spec.parse().unwrap(), &session)
+    }
+
+    fn parameters(request: &StartRequest) -> Vec<(&str, &str)> {
+        request.parameters.iter().map(|(key, value)| (key.as_str(), value[0].as_str())).collect()
+    }
+
+    #[test]
+    fn the_host_chooses_the_document() {
+        let node = request("8080:80", &[], None);
+        assert_eq!(node.document.as_deref(), Some("AWS-StartPortForwardingSession"));
+        assert_eq!(parameters(&node), [("localPortNumber", "8080"), ("portNumber", "80")]);
+        let remote = request("0:db:3306", &[], None);
+        assert_eq!(remote.document.as_deref(), Some("AWS-StartPortForwardingSessionToRemoteHost"));
+        assert_eq!(parameters(&remote), [("host", "db"), ("portNumber", "3306")]);
+    }
+
+    #[test]
+    fn a_loopback_host_is_the_node_itself() {
+        for host in ["localhost", "LocalHost.", "127.0.0.1", "[::1]"] {
+            let node = request(&format!("0:{host}:5432"), &[], None);
+            assert_eq!(node.document.as_deref(), Some("AWS-StartPortForwardingSession"), "{host}");
+            assert_eq!(parameters(&node), [("portNumber", "5432")], "{host}");
+        }
+        for host in ["127.0.0.53", "localhost.example", "[::2]", "0.0.0.0"] {
+            let remote = request(&format!("0:{host}:53"), &[], None);
+            assert_eq!(remote.document.as_deref(), Some("AWS-StartPortForwardingSessionToRemoteHost"), "{host}");
+        }
+    }
+
+    #[test]
+    fn another_document_gets_what_is_given_and_is_offered_the_rest() {
+        let request = request("3307:db:3306", &[("host", "other"), ("extra", "a,b")], Some("My-Document"));
+        assert_eq!(request.document.as_deref(), Some("My-Document"));
+        assert_eq!(parameters(&request), [("extra", "a,b"), ("host", "other")]);
+        let offered: Vec<_> = request.offered.iter().map(|(name, value)| (name.as_str(), value[0].as_str())).collect();
+        assert_eq!(offered, [("host", "db"), ("localPortNumber", "3307"), ("portNumber", "3306")]);
+    }
+
+    #[derive(Default)]
+    struct Terminated(Mutex<Vec<String>>);
+
+    impl SessionProvider for Terminated {
+        fn start<'a>(&'a self, _: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            Box::pin(pending())
+        }
+        fn resume<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            Box::pin(pending())
+        }
+        fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+            self.0.lock().unwrap().push(session_id.into());
+            Box::pin(ready(Ok(())))
+        }
+        fn sign_upgrade<'a>(
+            &'a self,
+            _: &'a ssm_forward::Url,
+        ) -> BoxFuture<'a, Result<ssm_forward::HeaderMap, ProviderError>> {
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_terminates_the_session() {
+        let terminated = Arc::new(Terminated::default());
+        let provider: Arc<dyn SessionProvider> = terminated.clone();
+        let tracker = Tracker::default();
+        tracker.note(&ForwardEvent::SessionStarted { session_id: "s-1".into() });
+        let failure = contain(async { panic!("on purpose") }, &provider, &tracker).await.unwrap_err();
+        assert_eq!(failure.code, ExitCode::Internal);
+        assert_eq!(*terminated.0.lock().unwrap(), ["s-1"]);
+        assert_eq!(tracker.state().session_id, None);
+    }
+}

@@ -1,4 +1,4 @@
-//! AES-256-GCM under a data key of KMS. `docs/protocol.md`, KMS-*.
+//! AES-256-GCM encryption of payloads with a data key from KMS. `docs/protocol.md`, KMS-*.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use crate::wire::{MessageBuf, PayloadType};
 
 const NONCE: usize = 12;
 const TAG: usize = 16;
-/// Bytes that a payload grows by.
+/// Number of bytes that encryption adds to a payload.
 const OVERHEAD: usize = NONCE + TAG;
 
-/// A KMS data key in the clear: one key for each direction. Wiped from memory when dropped.
+/// A plaintext KMS data key: one key for each direction. It is wiped from memory when it is dropped.
 pub struct PlaintextKey {
     agent_to_client: [u8; 32],
     client_to_agent: [u8; 32],
 }
 
 impl PlaintextKey {
-    /// `None` unless there are 64 bytes.
+    /// Returns `None` unless `bytes` has a length of 64.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let (&[agent_to_client, client_to_agent], []) = bytes.as_chunks() else { return None };
         Some(Self { agent_to_client, client_to_agent })
@@ -47,25 +47,25 @@ impl fmt::Debug for PlaintextKey {
     }
 }
 
-/// Why a payload can't be decrypted.
+/// Why a payload cannot be decrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CipherError {
-    /// Shorter than a nonce and a tag.
+    /// The payload is shorter than a nonce and a tag.
     #[error("the ciphertext has {have} bytes, at least {OVERHEAD} are needed")]
     TooShort {
-        /// Its length.
+        /// Length of the payload.
         have: usize,
     },
-    /// Changed on the way, or made with another key.
+    /// The payload was changed on the way, or encrypted with another key.
     #[error("the ciphertext does not match its tag: it was changed on the way, or the keys differ")]
     BadTag,
-    /// Longer than AES-GCM takes, which no message is.
+    /// The payload is longer than AES-GCM allows. No message can be that long.
     #[error("the payload is too long to be encrypted")]
     TooLong,
 }
 
-/// One end's pair of keys. On the wire: nonce, ciphertext, tag; no associated data.
+/// One end's pair of keys. On the wire: nonce, ciphertext, tag. There is no associated data.
 pub(crate) struct Cipher {
     side: Side,
     sealing: Aes256Gcm,
@@ -84,7 +84,7 @@ impl Cipher {
         }
     }
 
-    /// Encrypts what `payload_type` says is to be encrypted, and leaves the rest as it is.
+    /// Encrypts the payload if payloads of this type are encrypted, and returns it unchanged otherwise.
     pub(crate) fn seal_payload(
         &mut self,
         payload_type: PayloadType,
@@ -96,7 +96,7 @@ impl Cipher {
         self.seal(buf.payload())
     }
 
-    /// Decrypts what `payload_type` says is encrypted; `None` for the rest.
+    /// Decrypts the payload if payloads of this type are encrypted; otherwise returns `None`.
     pub(crate) fn open_payload(
         &self,
         payload_type: PayloadType,
@@ -139,7 +139,7 @@ impl fmt::Debug for Cipher {
     }
 }
 
-/// Size, flags and the handshake stay clear (KMS-6).
+/// Size, flags and the handshake are not encrypted (KMS-6).
 fn is_encrypted(sender: Side, payload_type: PayloadType) -> bool {
     match payload_type {
         PayloadType::Output => true,
@@ -148,8 +148,8 @@ fn is_encrypted(sender: Side, payload_type: PayloadType) -> bool {
     }
 }
 
-/// A 96-bit little-endian counter, as the official agent's (KMS-4): no nonce comes twice under one key, which is what GCM
-/// stands on. A random start keeps two sessions apart that share a key.
+/// A 96-bit little-endian counter, like the official agent's (KMS-4). The security of GCM depends on a nonce never
+/// being used twice with one key. The random start value separates two sessions that share a key.
 struct NonceCounter(u128);
 
 impl NonceCounter {

@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, as ordinary functions that tests run over the corpus.
+//! The bodies of the fuzz targets, as ordinary functions that tests also run over the corpus.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use crate::{
     PlaintextKey, Session, SessionEvent, SessionType,
 };
 
-/// Any bytes are a message or an error, and a message written again is the same bytes. Both ways to read an acknowledgement
-/// give the same number.
+/// Any bytes decode to a message or to an error. A decoded message, encoded again, gives the same bytes. Both ways to
+/// read an acknowledgement give the same number.
 ///
 /// # Panics
-/// If that does not hold.
+/// If one of these properties does not hold.
 pub fn decode_message(data: &[u8]) {
     let Ok(message) = AgentMessage::decode(Bytes::copy_from_slice(data)) else { return };
     if message.message_type() == MessageType::Acknowledge
@@ -27,10 +27,10 @@ pub fn decode_message(data: &[u8]) {
     assert_eq!(twice.payload(), message.payload());
 }
 
-/// Any bytes, cut anywhere, are frames or an error; data never exceeds what came in.
+/// Any bytes, split anywhere, give frames or an error. The frames never contain more data than the input.
 ///
 /// # Panics
-/// If that does not hold.
+/// If one of these properties does not hold.
 pub fn deframe(data: &[u8]) {
     let mut deframer = Deframer::new(1);
     let cut = data.first().map_or(1, |byte| usize::from(*byte) + 1);
@@ -48,7 +48,7 @@ pub fn deframe(data: &[u8]) {
     assert!(out <= data.len());
 }
 
-/// Any sequence of length-prefixed messages leaves both sides of a session alive, whatever it carries.
+/// No sequence of length-prefixed messages, whatever they contain, makes either side of a session panic.
 ///
 /// # Panics
 /// If a session does.

@@ -1,28 +1,29 @@
 //! The AWS Session Manager data channel as pure state machines.
 //!
-//! Nothing here does I/O, reads a clock or draws randomness: bytes, the time and a seed come in as arguments, bytes and
-//! events come out. A driver owns the sockets; see [`Session`] for its contract.
+//! Nothing here does I/O, reads a clock or draws random numbers. Received bytes, the time and a seed are arguments;
+//! bytes to send and events are results. A driver owns the sockets; see [`Session`] for its contract.
 //!
-//! The floors, from the bottom:
+//! The layers, from the bottom up:
 //!
-//! | module | what it turns into what |
+//! | module | converts between |
 //! |---|---|
 //! | wire | bytes ↔ [`AgentMessage`], a zero-copy view |
-//! | channel | messages that get lost, repeated and reordered ↔ payloads in order, exactly once ([`DataChannel`]) |
-//! | handshake | payloads ↔ what the two ends agreed on |
-//! | cipher | payloads ↔ payloads that only the holders of a KMS data key read ([`PlaintextKey`]) |
+//! | channel | messages that can be lost, repeated and reordered ↔ payloads in order, exactly once ([`DataChannel`]) |
+//! | handshake | payloads ↔ what the two ends have negotiated |
+//! | cipher | payloads ↔ encrypted payloads, with a data key from KMS ([`PlaintextKey`]) |
 //! | mux | one byte stream ↔ many streams ([`Mux`], smux version 1) |
 //! | session | all of it together ([`Session`]) |
 //!
-//! Every type speaks the same four verbs: getters, `handle_*` (something happened), commands, and `poll_*` (what is to be
-//! done). A driver's whole loop:
+//! Every type has the same four kinds of methods: getters, `handle_*` (something happened), commands, and `poll_*`
+//! (what to do next). The whole loop of a driver:
 //!
 //! ```
 //! use std::time::Instant;
 //! use bytes::Bytes;
 //! use ssm_proto::Session;
 //!
-//! /// One message arrived from the WebSocket. Gives what is to be sent now; `poll_timeout` tells when to call again.
+//! /// Handles one message from the WebSocket. Returns the messages to send now.
+//! /// `session.poll_timeout()` tells when to call `handle_timeout` again.
 //! fn drive(session: &mut Session, message: Bytes, now: Instant) -> Vec<Bytes> {
 //!     if let Err(error) = session.handle_input(now, message) {
 //!         eprintln!("dropped: {error}");
@@ -44,7 +45,7 @@
 //! # assert_eq!(drive(&mut client, request, now).len(), 2, "an acknowledgement and the answer");
 //! ```
 //!
-//! Requirements are numbered in `docs/protocol.md`; comments cite the numbers.
+//! The requirements are numbered in `docs/protocol.md`. Comments cite the numbers.
 
 mod channel;
 mod cipher;
@@ -75,12 +76,12 @@ pub use wire::{
 
 use std::time::{Duration, Instant};
 
-/// Which end of the session this is.
+/// The end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The end that asked for the session; sends `input_stream_data`.
+    /// The end that requested the session. It sends `input_stream_data`.
     Client,
-    /// The end on the managed node; sends `output_stream_data`.
+    /// The end on the managed node. It sends `output_stream_data`.
     Agent,
 }
 
@@ -93,12 +94,12 @@ impl Side {
     }
 }
 
-/// Ties the monotonic clock of `now` arguments to the wall clock that messages carry (their CreatedDate).
+/// Relates the monotonic clock of the `now` arguments to the wall clock that messages carry (CreatedDate).
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// A moment of the monotonic clock.
+    /// A time of the monotonic clock.
     pub start: Instant,
-    /// The same moment as time since the Unix epoch.
+    /// The same time, as the time since the Unix epoch.
     pub unix: Duration,
 }
 
@@ -110,41 +111,41 @@ impl Clock {
     }
 }
 
-/// The next moment at which `handle_timeout` has something to do, and what.
+/// The next time at which `handle_timeout` has something to do, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout {
-    /// When.
+    /// The time.
     pub at: Instant,
-    /// What for.
+    /// The reason.
     pub reason: TimeoutReason,
 }
 
-/// What a [`Timeout`] is for.
+/// The reason for a [`Timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TimeoutReason {
-    /// A message was not acknowledged in time.
+    /// The retransmission timeout of a message expires.
     Retransmit,
-    /// Acknowledgements waited long enough for company.
+    /// The acknowledgement delay is over.
     Acknowledge,
-    /// The other end is said to be away; see whether it is back.
+    /// The other end is said to be inactive; probe whether it is active again.
     PauseProbe,
-    /// The agent needs a moment after the handshake before it takes data.
+    /// The agent needs a moment after the handshake before it accepts data.
     HandshakeGrace,
-    /// The other end did not answer the handshake.
+    /// The other end did not answer the handshake in time.
     HandshakeAnswer,
-    /// A stream whose local end is finished waited long enough for the answer.
+    /// A half-closed stream has waited for the linger time without an answer.
     Linger,
-    /// The message budget allows the next message.
+    /// The rate limit allows the next message.
     Pace,
     /// A keep-alive frame is due.
     KeepAlive,
-    /// A session that somebody else started does not begin.
+    /// A session that another client started does not begin.
     Inherited,
 }
 
 impl Timeout {
-    /// The earlier of two optional time-outs.
+    /// Returns the earlier of two optional timeouts.
     pub(crate) fn earliest(a: Option<Self>, b: Option<Self>) -> Option<Self> {
         match (a, b) {
             (Some(a), Some(b)) => Some(if b.at < a.at { b } else { a }),

@@ -1,4 +1,4 @@
-//! Two sides of a session joined by a seeded link, in virtual time.
+//! Two sides of a session, connected by a simulated link with a seed, in virtual time.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -23,43 +23,44 @@ use crate::{
     AgentConfig, ClientConfig, Clock, DataKey, KeyRequest, PlaintextKey, Session, SessionEvent, Side, publication,
 };
 
-/// What a link does to messages, each way. Probabilities are from 0 to 1.
+/// What a link does to messages, in each direction. Probabilities are from 0 to 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Link {
-    /// Time on the way.
+    /// Transit time.
     pub latency: Duration,
-    /// Up to so much more, drawn per message; order is kept unless `reorder` says otherwise.
+    /// Upper limit of an additional random transit time, drawn for each message. The order is kept unless `reorder`
+    /// changes it.
     pub jitter: Duration,
-    /// How many messages vanish.
+    /// Probability that a message is lost.
     pub loss: f64,
-    /// How many arrive twice.
+    /// Probability that a message arrives twice.
     pub duplicate: f64,
-    /// How many may be overtaken.
+    /// Probability that later messages can overtake a message.
     pub reorder: f64,
-    /// How many arrive with one bit changed.
+    /// Probability that a message arrives with one bit changed.
     pub corrupt: f64,
 }
 
-/// One end: a session, what it told, and whether its WebSocket is up.
+/// One end: a session, what it reported, and whether its WebSocket is connected.
 #[derive(Debug)]
 pub struct End {
-    /// The protocol.
+    /// The protocol state.
     pub session: Session,
-    /// The handshake is over.
+    /// Whether the handshake is complete.
     pub ready: bool,
-    /// What happened that the pair did not look at, oldest first.
+    /// Events that the pair does not handle itself, oldest first.
     pub events: Vec<SessionEvent>,
-    /// Messages that were no messages.
+    /// Number of received messages that could not be decoded.
     pub malformed: u64,
     connected: bool,
     back_at: Option<Instant>,
-    /// What a congested driver leaves in its socket.
+    /// Messages that the driver has not read from its socket because the session is congested.
     unread: VecDeque<Bytes>,
-    /// Largest number of bytes that ever waited to be read.
+    /// Largest number of received bytes that were ever buffered.
     pub peak_receive: usize,
 }
 
-/// Two sides and the service between them: messages to a side that is away are lost, and the other side is told.
+/// Two sides and the service between them. Messages to a disconnected side are lost, and the other side is notified.
 #[derive(Debug)]
 pub struct Pair {
     /// The virtual clock.
@@ -68,7 +69,7 @@ pub struct Pair {
     pub client: End,
     /// The agent.
     pub agent: End,
-    /// What happens to messages; may be changed on the way.
+    /// What happens to messages; may be changed at any time.
     pub link: Link,
     rng: Rng,
     flight: BTreeMap<(Instant, u64), (Side, Bytes)>,
@@ -77,7 +78,7 @@ pub struct Pair {
     kms: Kms,
 }
 
-/// Makes and decrypts the data keys that the two sides ask for.
+/// Creates and decrypts the data keys that the two sides request.
 #[derive(Debug, Default)]
 struct Kms {
     keys: BTreeMap<Bytes, ([u8; 64], KeyRequest)>,
@@ -97,7 +98,7 @@ impl Kms {
                 }
             }
             SessionEvent::DecryptNeeded(request, ciphertext) => {
-                // A key that was made for one is decrypted for no other.
+                // A key is decrypted only for the context that it was created for.
                 let known = self.keys.get(ciphertext).filter(|(_, made_for)| made_for == request);
                 if let Some(key) = known.and_then(|(bytes, _)| PlaintextKey::new(bytes)) {
                     session.provide_plaintext_key(now, &key);
@@ -109,7 +110,7 @@ impl Kms {
 }
 
 impl Pair {
-    /// Two sides that are connected and about to shake hands. The same seed gives the same run.
+    /// Creates two connected sides before their handshake. The same seed gives the same run.
     pub fn new(now: Instant, seed: u64, link: Link, client: ClientConfig, agent: AgentConfig) -> Self {
         let clock = Clock { start: now, unix: Duration::from_secs(1_700_000_000) };
         let mut rng = Rng::with_seed(seed);
@@ -130,7 +131,7 @@ impl Pair {
         pair
     }
 
-    /// Moves on, event by event, until `done` or until `limit` has passed; says whether it was done.
+    /// Advances event by event until `done` returns `true` or `limit` has passed. Returns whether it was done.
     pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + limit;
         loop {
@@ -149,7 +150,8 @@ impl Pair {
         }
     }
 
-    /// Takes a side's WebSocket away for a while. What is on the way to it is lost, and so is some of what comes from it.
+    /// Disconnects a side's WebSocket for a while. Messages on the way to it are lost, and so are some of those that it
+    /// sent.
     pub fn cut(&mut self, side: Side, outage: Duration) {
         let now = self.now;
         let end = self.end(side);
@@ -248,7 +250,8 @@ impl Pair {
     fn corrupt(&mut self, message: &Bytes) -> Bytes {
         let mut bytes = message.to_vec();
         let at = self.rng.usize(..bytes.len().max(1));
-        // The digest covers the payload only; a flipped number or type in the header is not what TCP and TLS let through.
+        // The digest covers only the payload. TCP and TLS would not let a changed header through, so only the payload
+        // is changed.
         if let Some(byte) = bytes.get_mut(at.max(120)) {
             *byte ^= 1 << self.rng.u8(..8);
         }
@@ -292,7 +295,7 @@ impl End {
         }
     }
 
-    /// Takes what is in the socket, unless the session is congested.
+    /// Reads what is in the socket, unless the session is congested.
     fn read(&mut self, now: Instant) {
         while !self.session.is_congested() {
             let Some(message) = self.unread.pop_front() else { break };

@@ -1,21 +1,22 @@
-//! Acknowledgements that are to be sent: which wait for company, and for how long.
+//! Pending acknowledgements: which are delayed, and for how long.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::wire::Acknowledge;
 
-/// So many wait for no more. At the agent's pace they come together before the delay is over, so that no timer fires.
+/// When this many are pending, they are sent. At the agent's pace this happens before the delay is over, so that no
+/// timer has to fire.
 const BATCH: usize = 4;
-/// That may wait for the socket; beyond it messages are refused, and so will be sent again.
+/// Limit of the queue. Messages beyond it are neither accepted nor acknowledged, so the peer retransmits them.
 const MOST: usize = 20_000;
 
-/// A queue that is held back for a moment, and leaves as a whole.
+/// A queue that is delayed for a moment and then sent as a whole.
 #[derive(Debug)]
 pub(super) struct Acks {
     waiting: VecDeque<Acknowledge>,
     delay: Duration,
-    /// When those that wait are to leave.
+    /// When the delayed acknowledgements are sent.
     due: Option<Instant>,
 }
 
@@ -32,27 +33,27 @@ impl Acks {
         self.waiting.len() >= MOST
     }
 
-    /// One that may wait for company.
+    /// Adds an acknowledgement that may be delayed.
     pub(super) fn push(&mut self, ack: Acknowledge, now: Instant) {
         self.waiting.push_back(ack);
         let full = self.waiting.len() >= BATCH;
         self.expect(if full { now } else { now + self.delay });
     }
 
-    /// One that leaves at once, with those that wait.
+    /// Adds an acknowledgement that is sent immediately, together with the delayed ones.
     pub(super) fn push_urgent(&mut self, ack: Acknowledge, now: Instant) {
         self.waiting.push_back(ack);
         self.expect(now);
     }
 
-    /// Something else is sent: those that wait go with it.
+    /// Ends the delay, because another message is sent and the acknowledgements can share its write.
     pub(super) fn hasten(&mut self, now: Instant) {
         if !self.is_empty() {
             self.expect(now);
         }
     }
 
-    /// The next one, if it is time.
+    /// Takes the next acknowledgement, if the delay is over.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Acknowledge> {
         self.due.filter(|due| *due <= now)?;
         let next = self.waiting.pop_front();
@@ -62,7 +63,7 @@ impl Acks {
         next
     }
 
-    /// When they leave without company.
+    /// When the delay is over.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }

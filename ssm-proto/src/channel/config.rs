@@ -1,33 +1,36 @@
-//! What an owner decides about a channel.
+//! The settings of a channel.
 
 use std::time::Duration;
 
 use super::Pace;
 
-/// Knobs of a [`DataChannel`](super::DataChannel).
+/// Settings of a [`DataChannel`](super::DataChannel).
 #[derive(Clone, Debug)]
 pub struct ChannelConfig {
-    /// Most messages in flight before [`DataChannel::send`](super::DataChannel::send) refuses; how many there really may be follows the path's delay.
-    /// Default: 1000, a tenth of what the official client's reorder buffer holds.
+    /// Maximum number of messages in flight before [`DataChannel::send`](super::DataChannel::send) refuses. Within it,
+    /// the actual limit follows the delay of the path. Default: 1000, a tenth of the official client's reorder buffer.
     pub window: usize,
-    /// Bytes in flight before [`DataChannel::send`](super::DataChannel::send) refuses. Default: 8 MiB.
+    /// Maximum number of bytes in flight before [`DataChannel::send`](super::DataChannel::send) refuses. Default: 8
+    /// MiB.
     pub window_bytes: usize,
-    /// Messages that may wait for an earlier one. Default: 10 000, as the official client.
+    /// Maximum number of messages in the reorder buffer. Default: 10 000, like the official client.
     pub reorder_messages: usize,
-    /// Bytes that may wait for an earlier message. Default: 16 MiB.
+    /// Maximum number of bytes in the reorder buffer. Default: 16 MiB.
     pub reorder_bytes: usize,
-    /// Guess of the round trip before the first sample. Default: 100 ms, as both peers.
+    /// Assumed round-trip time before the first sample. Default: 100 ms, like both peers.
     pub initial_rtt: Duration,
-    /// Shortest retransmission time-out. Default: 200 ms: the agent's loops sleep, its acknowledgements come in bursts.
+    /// Minimum retransmission timeout. Default: 200 ms, because the agent's loops sleep and its acknowledgements arrive
+    /// in bursts.
     pub min_rto: Duration,
-    /// Longest retransmission time-out, after back-off. Default: 5 s.
+    /// Maximum retransmission timeout, after back-off. Default: 5 s.
     pub max_rto: Duration,
-    /// What is sent again when an acknowledgement is late.
+    /// What is retransmitted when an acknowledgement is late.
     pub retransmission: Retransmission,
-    /// How long the acknowledgement of data may wait for company: for something to send, or for three others, so that they share
-    /// a write to the socket. Default: 5 ms, half of what the peers' time-out leaves beyond their mean round trip (DC-9).
+    /// Maximum delay of an acknowledgement of data. It is sent earlier if there is something else to send or three more
+    /// are pending, so that they share a write to the socket. Default: 5 ms, half of the smallest margin that the
+    /// peers' retransmission timeout has beyond their mean round-trip time (DC-9).
     pub ack_delay: Duration,
-    /// How many numbered messages may leave per second; acknowledgements do not count. Default: as many as there are.
+    /// Rate limit of numbered messages; acknowledgements do not count. Default: no limit.
     pub pace: Option<Pace>,
 }
 
@@ -48,12 +51,12 @@ impl Default for ChannelConfig {
     }
 }
 
-/// What is sent again when an acknowledgement is late (DC-10).
+/// What is retransmitted when an acknowledgement is late (DC-10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Retransmission {
-    /// Each message on its own, backing off.
+    /// Each message by its own deadline, with back-off.
     #[default]
     PerMessage,
-    /// Only the oldest, looked at every 100 ms, never backing off: what both official peers do.
+    /// Only the oldest message, checked every 100 ms, without back-off, like both official peers.
     HeadOnly,
 }

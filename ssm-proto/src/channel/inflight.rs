@@ -1,4 +1,4 @@
-//! Sent, not acknowledged: the ring that keeps messages until they are.
+//! The in-flight ring: sent messages that are not acknowledged yet.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ pub(super) struct InFlight {
     cursor: usize,
     unacked: usize,
     unacked_bytes: usize,
-    /// Nothing is due before this; a lower bound, so that a sent or acknowledged message costs no search.
+    /// No message is due before this time. It is a lower bound, so that sending and acknowledging need no search.
     check_at: Option<Instant>,
-    /// Since when an acknowledgement is waited for and none came.
+    /// Since when an acknowledgement has been outstanding without any being received.
     silent_since: Option<Instant>,
 }
 
@@ -33,7 +33,7 @@ struct Slot {
     state: SlotState,
     sent_at: Option<Instant>,
     deadline: Option<Instant>,
-    /// Times it was sent, over all WebSockets.
+    /// Number of times that it was sent, over all WebSockets.
     sent: u32,
 }
 
@@ -44,17 +44,18 @@ enum SlotState {
     Acked,
 }
 
-/// A message that [`InFlight::transmit`] hands out.
+/// A message that [`InFlight::transmit`] returns.
 pub(super) struct Sent {
     pub(super) message: Bytes,
     pub(super) again: bool,
 }
 
-/// What an acknowledgement told.
+/// The effect of an acknowledgement.
 pub(super) enum Acked {
-    /// Nothing new.
+    /// It acknowledges nothing new.
     Stale,
-    /// A message arrived; `sample` is its round trip unless it was sent more than once (Karn's rule).
+    /// It acknowledges a message. `sample` is the round-trip time, unless the message was sent more than once (Karn's
+    /// algorithm).
     Fresh { sample: Option<Duration> },
 }
 
@@ -63,12 +64,13 @@ impl InFlight {
         self.base + i64::try_from(self.slots.len()).unwrap_or(i64::MAX)
     }
 
-    /// Distance from the oldest unacknowledged message to the next: what a receiver's reorder store must hold.
+    /// Number of messages from the oldest unacknowledged one to the newest. The receiver's reorder buffer must be able
+    /// to hold them.
     pub(super) fn span(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether something waits for its first time on this WebSocket.
+    /// Whether a message has not been sent on this WebSocket yet.
     pub(super) fn has_unsent(&self) -> bool {
         self.cursor < self.slots.len()
     }
@@ -86,19 +88,21 @@ impl InFlight {
         self.unacked_bytes
     }
 
-    /// Since when an acknowledgement is waited for on this WebSocket and none came; `None` while none is waited for.
+    /// Since when an acknowledgement has been outstanding on this WebSocket without any being received; `None` while
+    /// none is outstanding.
     pub(super) fn silent_since(&self) -> Option<Instant> {
         self.silent_since
     }
 
-    /// Keeps the message that carries [`InFlight::next_sequence_number`].
+    /// Stores the message with the number [`InFlight::next_sequence_number`].
     pub(super) fn push(&mut self, message: Bytes) {
         self.unacked += 1;
         self.unacked_bytes += message.len();
         self.slots.push_back(Slot { message, state: SlotState::Waiting, sent_at: None, deadline: None, sent: 0 });
     }
 
-    /// The next message that was not yet sent on this WebSocket; `rto` gives the time-out for a message sent n times.
+    /// Returns the next message that was not sent on this WebSocket yet. `rto(n)` is the timeout of a message that was
+    /// sent n times.
     pub(super) fn transmit(&mut self, now: Instant, rto: impl Fn(u32) -> Duration) -> Option<Sent> {
         while let Some(slot) = self.slots.get_mut(self.cursor) {
             self.cursor += 1;
@@ -112,7 +116,7 @@ impl InFlight {
         None
     }
 
-    /// Sends the message with this number again, if that is still called for.
+    /// Returns the message with this number for retransmission, if it is still queued for it.
     pub(super) fn retransmit(&mut self, number: i64, now: Instant, rto: impl Fn(u32) -> Duration) -> Option<Sent> {
         let offset = self.offset(number)?;
         let slot = self.slots.get_mut(offset).filter(|slot| slot.state == SlotState::QueuedAgain)?;
@@ -139,7 +143,7 @@ impl InFlight {
             self.base += 1;
             self.cursor = self.cursor.saturating_sub(1);
         }
-        // What waits to be sent for the first time is not waited for.
+        // Messages that were not sent yet cannot be acknowledged.
         self.silent_since = self.has_sent().then_some(now);
         if self.unacked == 0 {
             self.check_at = None;
@@ -147,12 +151,12 @@ impl InFlight {
         Acked::Fresh { sample }
     }
 
-    /// When to call [`InFlight::take_due`]: not later than the first deadline, maybe earlier.
+    /// When to call [`InFlight::take_due`]: not later than the first deadline, possibly earlier.
     pub(super) fn check_at(&self) -> Option<Instant> {
         self.check_at
     }
 
-    /// Queues what is due, at most `limit` messages, oldest first; the rest waits for `patience` more.
+    /// Queues up to `limit` due messages, oldest first. The others become due again after `patience`.
     pub(super) fn take_due(
         &mut self,
         now: Instant,
@@ -180,7 +184,7 @@ impl InFlight {
         self.check_at = earliest;
     }
 
-    /// Queues the oldest message if it was sent: the probe of a paused or silent peer.
+    /// Queues the oldest message if it was sent: the probe of an inactive or silent peer.
     pub(super) fn queue_head(&mut self, queue: &mut VecDeque<i64>) {
         if let Some(head) = self.slots.front_mut().filter(|slot| self.cursor > 0 && slot.state == SlotState::Waiting) {
             head.state = SlotState::QueuedAgain;
@@ -188,7 +192,7 @@ impl InFlight {
         }
     }
 
-    /// Everything that was sent and is not acknowledged is due now.
+    /// Makes everything that was sent and not acknowledged due now.
     pub(super) fn hasten(&mut self, now: Instant) {
         for slot in self.slots.iter_mut().take(self.cursor) {
             slot.deadline = slot.deadline.map(|deadline| deadline.min(now));
@@ -198,7 +202,7 @@ impl InFlight {
         }
     }
 
-    /// A new WebSocket: everything unacknowledged is to be sent again, once, in order (DC-14).
+    /// Prepares for a new WebSocket: everything unacknowledged is sent again once, in order (DC-14).
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
         self.check_at = None;

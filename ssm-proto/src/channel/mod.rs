@@ -1,4 +1,5 @@
-//! The data channel: numbered messages, acknowledged one by one, over WebSockets that come and go. `docs/protocol.md`, DC-*.
+//! The data channel: numbered messages, acknowledged one by one, over a succession of WebSockets. `docs/protocol.md`,
+//! DC-*.
 
 mod acks;
 mod config;
@@ -30,39 +31,39 @@ use pacer::Pacer;
 use reorder::ReorderStore;
 use window::Window;
 
-/// Head-only senders look at their oldest message this often.
+/// How often a head-only sender checks its oldest message.
 const HEAD_SCAN: Duration = Duration::from_millis(100);
-/// First time-out while the peer may not be ready yet: in most starts the agent refuses the first message without an
-/// acknowledgement, and nobody should notice (DC-11).
+/// Initial timeout while the peer may not be ready yet. In most sessions the agent does not acknowledge the first
+/// message, and this must not cause a noticeable delay (DC-11).
 const QUICK_RTO: Duration = Duration::from_millis(30);
-/// Quick retransmissions before backing off all the same.
+/// Number of quick retransmissions before back-off begins.
 const QUICK_TRIES: u32 = 8;
-/// Messages sent again per time-out while nothing at all is acknowledged.
+/// Maximum number of retransmissions per timeout while nothing is acknowledged.
 const SILENT_BURST: usize = 32;
-/// How often a peer that is said to be away is probed with the oldest message, should the word of its return be lost. If
-/// there is none, the next one is sent as the first probe.
+/// How often an inactive peer is probed with the oldest message, because the message that it is active again may be
+/// lost. If there is no such message, the next new one is sent as the probe.
 const PAUSE_PROBE: Duration = Duration::from_secs(5);
-/// Messages beyond the window for what must not wait: handshake and flags.
+/// Number of messages that handshake and flags may use beyond the window.
 const CONTROL_RESERVE: usize = 64;
 
-/// One side's end of a data channel.
+/// One end of a data channel.
 ///
-/// Mutate once, then drain [`DataChannel::poll_event`] and [`DataChannel::poll_transmit`] until both are quiet, then look at
-/// [`DataChannel::poll_timeout`].
+/// After each change of the state, drain [`DataChannel::poll_event`] and [`DataChannel::poll_transmit`] until both
+/// return `None`, then wait until [`DataChannel::poll_timeout`].
 pub struct DataChannel {
     side: Side,
     config: ChannelConfig,
     clock: Clock,
     rng: Rng,
     connected: bool,
-    /// Since when the peer is said to be away, and when it was last probed.
+    /// Since when the peer has been inactive, or when it was last probed.
     paused: Option<Instant>,
     /// The peer may not be ready for data yet.
     quick: bool,
-    /// Refuse in-order data without an acknowledgement: this end is not ready.
+    /// In-order data is not accepted and not acknowledged, because this end is not ready.
     refusing: bool,
     inflight: InFlight,
-    /// `None`: as many as the configuration allows, as both official peers.
+    /// `None`: only the configured limit applies, as with both official peers.
     window: Option<Window>,
     retransmit_queue: VecDeque<i64>,
     pacer: Option<Pacer>,
@@ -77,66 +78,67 @@ pub struct DataChannel {
     stats: ChannelStats,
 }
 
-/// Something that a [`DataChannel`] wants its owner to know.
+/// Something that a [`DataChannel`] reports to its owner.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ChannelEvent {
     /// The next payload in order.
     Payload {
-        /// Its message's number.
+        /// The message's number.
         sequence_number: i64,
-        /// What it is.
+        /// The payload type.
         payload_type: PayloadType,
-        /// Its bytes.
+        /// The payload.
         payload: Bytes,
     },
     /// The service ended the session.
     Closed(ChannelClosed),
-    /// The other end's data channel is inactive: nothing is sent until it is back.
+    /// The other end's data channel is inactive. Nothing is sent until it is active again.
     Paused,
-    /// The other end is back.
+    /// The other end is active again.
     Resumed,
 }
 
-/// Counters since the start, and what is in flight now.
+/// Counters since the start, and the current amount in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChannelStats {
     /// Numbered messages sent for the first time.
     pub messages_sent: u64,
-    /// Numbered messages taken in order.
+    /// Numbered messages received in order.
     pub messages_received: u64,
-    /// Messages sent again.
+    /// Retransmitted messages.
     pub retransmissions: u64,
-    /// Messages that came a second time.
+    /// Messages received more than once.
     pub duplicates: u64,
-    /// Messages that came before their turn and were kept.
+    /// Messages received early and buffered.
     pub reordered: u64,
-    /// Messages that were dropped without an acknowledgement: malformed, refused, or no room.
+    /// Messages dropped without an acknowledgement: malformed, refused, or beyond a limit.
     pub dropped: u64,
-    /// Messages of a type that means nothing here.
+    /// Messages of a type that has no meaning here.
     pub ignored: u64,
     /// Acknowledgements sent.
     pub acks_sent: u64,
-    /// Messages sent and not acknowledged.
+    /// Unacknowledged messages.
     pub in_flight: usize,
-    /// Their bytes.
+    /// Bytes of unacknowledged messages.
     pub in_flight_bytes: usize,
-    /// Since when an acknowledgement is waited for on this WebSocket and none came; `None` while none is waited for.
+    /// Since when an acknowledgement has been outstanding on this WebSocket without any being received; `None` while
+    /// none is outstanding.
     pub unacknowledged_since: Option<Instant>,
-    /// Bytes that wait for an earlier message.
+    /// Bytes in the reorder buffer.
     pub reorder_bytes: usize,
-    /// Smoothed round trip.
+    /// Smoothed round-trip time.
     pub srtt: Option<Duration>,
-    /// Messages per second that the budget allows at the moment; `None`: as many as there are.
+    /// The current rate limit in messages per second; `None`: no limit.
     pub budget: Option<u32>,
 }
 
-/// The window is full: nothing was sent, here is the payload back.
+/// The window is full. Nothing was sent; the payload is returned.
 #[derive(Debug)]
 pub struct Full<T>(pub T);
 
-/// Not what is in flight: it is what people type and read.
+/// Messages in flight are left out, because they contain what people type and read.
 impl fmt::Debug for DataChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataChannel").field("side", &self.side).field("stats", &self.stats()).finish_non_exhaustive()
@@ -144,7 +146,7 @@ impl fmt::Debug for DataChannel {
 }
 
 impl DataChannel {
-    /// A channel that is not connected yet; `seed` decides message ids.
+    /// Creates a channel that is not connected yet. `seed` determines the message ids.
     pub fn new(side: Side, config: ChannelConfig, clock: Clock, seed: u64) -> Self {
         Self {
             side,
@@ -189,10 +191,10 @@ impl DataChannel {
         }
     }
 
-    /// Whether a payload of the session would be taken by [`DataChannel::send`]. While a message waits for its turn in the
-    /// message budget there is no second one: what comes meanwhile is to share it.
+    /// Whether [`DataChannel::send`] would accept session data. While a message waits for the rate limit, no second one
+    /// is accepted, so that data that arrives in the meantime shares the next message.
     pub fn can_send(&self) -> bool {
-        // Towards a peer that is said to be away the first one is the probe.
+        // If the peer is inactive and nothing is in flight, the first message is the probe.
         (self.paused.is_none() || self.inflight.span() == 0)
             && !(self.pacer.is_some() && self.inflight.has_unsent())
             && self.inflight.span() < self.config.window
@@ -200,53 +202,53 @@ impl DataChannel {
             && self.inflight.unacked_bytes() < self.config.window_bytes
     }
 
-    /// Whether the message budget is used up for the moment. What is to be sent is best kept until it is not: then more fits
-    /// into the message.
+    /// Whether the rate limit does not allow a message now. Data is best held back until it does, because more of it
+    /// then fits into the message.
     pub fn is_paced(&self, now: Instant) -> bool {
         self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some())
     }
 
-    /// When a payload that waits for the message budget may be sent.
+    /// When session data that waits for the rate limit may be sent.
     pub fn poll_turn(&self) -> Option<Timeout> {
         let turn = self.turn().filter(|_| self.connected && self.can_send());
         turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
     }
 
-    /// Whether everything that was sent is acknowledged, and everything that came too.
+    /// Whether everything sent is acknowledged, and everything received too.
     pub fn is_idle(&self) -> bool {
         self.inflight.unacked() == 0 && self.acks.is_empty()
     }
 
-    /// Whether the message with this number, which was sent, and all before it were acknowledged.
+    /// Whether the message with this number, which must have been sent, and all before it were acknowledged.
     pub fn is_acknowledged(&self, sequence_number: i64) -> bool {
         sequence_number < self.inflight.next_sequence_number() - i64::try_from(self.inflight.span()).unwrap_or(i64::MAX)
     }
 
-    /// The number of the newest message that was handed to [`DataChannel::send`]; -1 before the first.
+    /// The number of the newest message passed to [`DataChannel::send`]; -1 before the first.
     pub(crate) fn last_sequence_number(&self) -> i64 {
         self.inflight.next_sequence_number() - 1
     }
 
-    /// Whether what the peer sends would come in: there is a WebSocket, the peer is not said to be away, and nothing that it
-    /// sent is missing, as far as anybody knows.
+    /// Whether data that the peer sends would be delivered: there is a WebSocket, the peer is not inactive, and no
+    /// message is known to be missing.
     pub(crate) fn hears_peer(&self) -> bool {
         self.connected && self.paused.is_none() && self.reorder.bytes() == 0
     }
 
-    /// One binary WebSocket message arrived.
+    /// Handles one binary WebSocket message.
     ///
     /// # Errors
-    /// The bytes are no message. They are dropped without an acknowledgement; the channel lives on.
+    /// The bytes are not a valid message. It is dropped without an acknowledgement; the channel continues.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
         self.handle_input_through(now, raw, |_, payload| Some(payload))
     }
 
-    /// As [`DataChannel::handle_input`], but each payload whose turn it is goes through `gate`, which may change it; where
-    /// it gives `None`, the message is not delivered, nor is anything after it, and not acknowledged unless it came before its
-    /// turn: the session is to end.
+    /// Like [`DataChannel::handle_input`], but each payload passes through `gate` when it is delivered in order. `gate`
+    /// may change it. If it returns `None`, the session must end: neither this message nor any later one is delivered.
+    /// The message is not acknowledged, unless it arrived early and was acknowledged then.
     ///
     /// # Errors
-    /// As [`DataChannel::handle_input`].
+    /// As for [`DataChannel::handle_input`].
     pub(crate) fn handle_input_through(
         &mut self,
         now: Instant,
@@ -315,7 +317,7 @@ impl DataChannel {
         self.refusing && matches!(payload_type, PayloadType::Output | PayloadType::Size)
     }
 
-    /// `false`: the gate let nothing through.
+    /// Returns `false` if the gate rejected the payload.
     fn deliver(&mut self, message: AgentMessage, gate: &mut impl FnMut(PayloadType, Bytes) -> Option<Bytes>) -> bool {
         let (sequence_number, payload_type) = (message.sequence_number(), message.payload_type());
         let Some(payload) = gate(payload_type, message.into_payload()) else { return false };
@@ -353,14 +355,14 @@ impl DataChannel {
         }
     }
 
-    /// The peer has a new WebSocket. Whether or not it was known to be away, what was sent to the old one may be lost: it goes
-    /// again as over a new WebSocket of ours, without waiting for time-outs that may have become long.
+    /// The peer has a new WebSocket. Messages sent to its old one may be lost, even if it was not known to be inactive.
+    /// They are sent again as after our own reconnect, without waiting for timeouts, which may have become long.
     fn handle_start(&mut self, now: Instant) {
         self.handle_peer_alive(now);
         self.send_all_again();
     }
 
-    /// Any word from the peer ends a pause (DC-12).
+    /// Any message from the peer ends a pause (DC-12).
     fn handle_peer_alive(&mut self, now: Instant) {
         if self.paused.take().is_some() {
             self.inflight.hasten(now);
@@ -368,7 +370,7 @@ impl DataChannel {
         }
     }
 
-    /// A WebSocket is up, the first or a later one: what is unacknowledged goes again, once, in order.
+    /// A WebSocket is connected, the first or a later one. Everything unacknowledged is sent again once, in order.
     pub fn handle_connected(&mut self, _now: Instant) {
         self.connected = true;
         self.paused = None;
@@ -381,7 +383,7 @@ impl DataChannel {
         self.inflight.rewind();
     }
 
-    /// The WebSocket is gone. Everything is kept.
+    /// The WebSocket is gone. All state is kept.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.connected = false;
         if let Some(pacer) = &mut self.pacer {
@@ -389,7 +391,7 @@ impl DataChannel {
         }
     }
 
-    /// The clock reached what [`DataChannel::poll_timeout`] said; a spurious call changes nothing.
+    /// To be called at the time of [`DataChannel::poll_timeout`]. A call without need changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.looked_at = Some(now);
         if !self.connected {
@@ -414,14 +416,17 @@ impl DataChannel {
         {
             window.handle_late(number, self.inflight.next_sequence_number());
         }
-        // A silent peer is not flooded: once the burst is used up, the oldest message alone asks whether it is back.
+        // A silent peer is not flooded: once the burst is used up, only the oldest message is retransmitted, as a
+        // probe.
         self.burst_left = self.burst_left.saturating_sub(self.retransmit_queue.len() - queued_before).max(1);
     }
 
-    /// Numbers a payload, seals it and keeps it until it is acknowledged; [`DataChannel::poll_transmit`] hands it out.
+    /// Numbers a payload, adds the header and keeps the message until it is acknowledged.
+    /// [`DataChannel::poll_transmit`] returns it.
     ///
     /// # Errors
-    /// [`Full`] gives the payload back when the window is full. Handshake messages and flags have a reserve beyond it.
+    /// [`Full`] returns the payload when the window is full. Handshake messages and flags may use a reserve beyond the
+    /// window.
     pub fn send(
         &mut self,
         now: Instant,
@@ -446,19 +451,19 @@ impl DataChannel {
         Ok(number)
     }
 
-    /// The peer may refuse the first data without an acknowledgement: retransmit quickly until the first one.
+    /// The peer may not accept the first data: retransmit quickly until the first acknowledgement.
     pub fn expect_unready_peer(&mut self) {
         self.quick = true;
     }
 
-    /// While set, in-order session data is refused without an acknowledgement, as an agent does whose port or terminal is
-    /// not up.
+    /// While set, in-order session data is neither accepted nor acknowledged, as by an agent whose port or terminal is
+    /// not open yet.
     pub fn set_refusing(&mut self, refusing: bool) {
         self.refusing = refusing;
     }
 
-    /// The next binary message for the WebSocket: acknowledgements that are due first, then what is late, then what is new, and
-    /// with it the other acknowledgements.
+    /// The next binary message for the WebSocket. The order is: due acknowledgements, retransmissions, new messages,
+    /// and after one of these the delayed acknowledgements.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         if !self.connected {
             return None;
@@ -479,7 +484,7 @@ impl DataChannel {
         Some(sent)
     }
 
-    /// What is late, then what is new.
+    /// Retransmissions first, then new messages.
     fn transmit(&mut self, now: Instant) -> Option<Bytes> {
         let (rtt, config, quick) = (self.rtt, &self.config, self.quick);
         let rto = |sent| time_out(&rtt, config, quick, sent);
@@ -529,12 +534,13 @@ impl DataChannel {
         Timeout::earliest(acks, data)
     }
 
-    /// When the message budget lets the next one leave.
+    /// When the rate limit allows the next message.
     fn turn(&self) -> Option<Instant> {
         self.pacer.as_ref()?.turn().filter(|at| self.is_to_come(*at))
     }
 
-    /// What has come is no time-out any more: who did not send then waits for the socket.
+    /// A time that [`DataChannel::handle_timeout`] has already seen is not reported again. Otherwise a caller whose
+    /// socket was full at that time would be woken over and over while it waits for the socket.
     fn is_to_come(&self, at: Instant) -> bool {
         self.looked_at.is_none_or(|looked_at| at > looked_at)
     }
@@ -549,7 +555,7 @@ impl DataChannel {
     }
 }
 
-/// The retransmission time-out of a message that was sent `sent` times.
+/// The retransmission timeout of a message that was sent `sent` times.
 fn time_out(rtt: &RttEstimator, config: &ChannelConfig, quick: bool, sent: u32) -> Duration {
     if config.retransmission == Retransmission::HeadOnly {
         let ticks = rtt.rto().min(Duration::from_secs(1)).as_millis().div_ceil(HEAD_SCAN.as_millis());

@@ -1,18 +1,18 @@
-//! How many messages leave per second (DC-16).
+//! The rate limit of messages (DC-16).
 
 use std::time::{Duration, Instant};
 
-/// A message budget: one message per `interval` in the long run, `burst` at once after a silence.
+/// A rate limit: one message per `interval` on average, and up to `burst` immediately after a period without messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Time that one message takes.
+    /// Average interval between messages.
     pub interval: Duration,
-    /// Messages that may leave at once; at least 1.
+    /// Messages that may be sent immediately one after the other; at least 1.
     pub burst: u32,
 }
 
 impl Pace {
-    /// So many messages per second, with a burst of a twentieth of a second.
+    /// This many messages per second, with a burst of a twentieth of a second.
     ///
     /// ```
     /// let pace = ssm_proto::Pace::per_second(900);
@@ -24,17 +24,17 @@ impl Pace {
     }
 }
 
-/// After trouble the pace is halved, down to a sixteenth; it recovers by a tenth each second without trouble.
+/// When the service objects, the rate is halved, down to a sixteenth. It recovers by a tenth each second.
 const SLOWEST: f64 = 16.0;
 const RECOVERY: f64 = 0.9;
 const RECOVERY_STEP: Duration = Duration::from_secs(1);
 
-/// A token bucket, kept as the moment at which it would be full again (GCRA): no counting, no timer.
+/// A token bucket, stored as the time at which it will be full again (GCRA). It needs neither a counter nor a timer.
 #[derive(Debug)]
 pub(super) struct Pacer {
     pace: Pace,
     full_at: Option<Instant>,
-    /// How much longer than its due a message takes since there was trouble; 1 is none.
+    /// Factor by which the interval is longer than configured; 1 in normal operation.
     slowness: f64,
     recovered_at: Option<Instant>,
 }
@@ -44,18 +44,18 @@ impl Pacer {
         Self { pace, full_at: None, slowness: 1.0, recovered_at: None }
     }
 
-    /// The first moment at which a message may leave; it may be past. `None`: none left yet.
+    /// The earliest time at which the next message may be sent, possibly in the past. `None`: none was sent yet.
     pub(super) fn turn(&self) -> Option<Instant> {
         let depth = self.interval() * (self.pace.burst.max(1) - 1);
         self.full_at.and_then(|full| full.checked_sub(depth))
     }
 
-    /// When the next message may leave; `None`: at once.
+    /// When the next message may be sent; `None`: immediately.
     pub(super) fn ready_at(&self, now: Instant) -> Option<Instant> {
         self.turn().filter(|at| *at > now)
     }
 
-    /// A message leaves.
+    /// Accounts for a message that is sent.
     pub(super) fn take(&mut self, now: Instant) {
         if let Some(at) = self.recovered_at.filter(|at| now >= *at + RECOVERY_STEP) {
             let steps = now.saturating_duration_since(at).as_secs_f64();
@@ -65,7 +65,7 @@ impl Pacer {
         self.full_at = Some(self.full_at.map_or(now, |full| full.max(now)) + self.interval());
     }
 
-    /// The service pauses or cuts: if messages left at the pace's limit, that was too fast.
+    /// The service paused or closed the channel. If messages were sent at the limit, the rate was too high.
     pub(super) fn slow_down(&mut self, now: Instant) {
         if self.full_at.is_some_and(|full| full > now) {
             self.slowness = (self.slowness * 2.0).min(SLOWEST);
@@ -73,7 +73,7 @@ impl Pacer {
         }
     }
 
-    /// What is allowed at the moment, in messages.
+    /// The current limit in messages per second.
     pub(super) fn per_second(&self) -> u32 {
         let per_second = Duration::from_secs(1).as_nanos() / self.interval().as_nanos().max(1);
         u32::try_from(per_second).unwrap_or(u32::MAX)
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(pacer.ready_at(later), Some(later + interval));
     }
 
-    /// Messages in the second after `now`, as many as the budget allows.
+    /// Number of messages in the second after `now`, if as many are sent as the limit allows.
     fn per_second(pacer: &mut Pacer, mut now: Instant) -> usize {
         let end = now + Duration::from_secs(1);
         let mut sent = 0;

@@ -1,10 +1,10 @@
-//! Messages that came before their turn.
+//! The reorder buffer: messages that arrived early.
 
 use std::collections::BTreeMap;
 
 use crate::wire::AgentMessage;
 
-/// Keeps messages with numbers beyond the expected one, bounded in messages and bytes.
+/// Keeps messages with numbers beyond the expected one, limited in messages and bytes.
 #[derive(Debug)]
 pub(super) struct ReorderStore {
     messages: BTreeMap<i64, AgentMessage>,
@@ -18,8 +18,8 @@ impl ReorderStore {
         Self { messages: BTreeMap::new(), bytes: 0, max_messages, max_bytes }
     }
 
-    /// Keeps a copy of `message`, which is a slice of what may be a large buffer; `false` if there is no room and so it must
-    /// not be acknowledged. A second copy counts as kept.
+    /// Stores a copy of `message`, which may be a slice of a large buffer. Returns `false` if the message does not fit;
+    /// it must then not be acknowledged. Returns `true` for a message that is already stored.
     pub(super) fn insert(&mut self, message: AgentMessage) -> bool {
         let size = message.payload().len();
         if self.messages.contains_key(&message.sequence_number()) {
@@ -33,7 +33,7 @@ impl ReorderStore {
         true
     }
 
-    /// Takes the message with this number out.
+    /// Takes the message with this number.
     pub(super) fn take(&mut self, sequence_number: i64) -> Option<AgentMessage> {
         if self.messages.is_empty() {
             return None;

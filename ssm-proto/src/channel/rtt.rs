@@ -1,11 +1,11 @@
-//! Round-trip estimation and the retransmission time-out (DC-9).
+//! Round-trip time estimation and the retransmission timeout (DC-9).
 
 use std::time::Duration;
 
-/// Never retransmit faster than this beyond the smoothed round trip.
+/// Minimum margin of the retransmission timeout beyond the smoothed round-trip time.
 const GRANULARITY: Duration = Duration::from_millis(10);
 
-/// Smoothed round trip, its variation and the retransmission time-out, in the arithmetic that both peers use.
+/// Smoothed round-trip time, its variation and the retransmission timeout, with the arithmetic that both peers use.
 #[derive(Clone, Copy, Debug)]
 pub struct RttEstimator {
     srtt: Duration,
@@ -14,17 +14,18 @@ pub struct RttEstimator {
 }
 
 impl RttEstimator {
-    /// No sample yet: the first one sets the estimate (RFC 6298, section 2.2).
+    /// Creates an estimator whose first sample sets the estimate (RFC 6298, section 2.2).
     pub fn new(initial: Duration) -> Self {
         Self { srtt: initial, rttvar: initial / 2, sampled: false }
     }
 
-    /// As both official peers begin: `initial` counts as if it had been measured, without variation.
+    /// Creates an estimator that starts like those of the official peers: as if `initial` had been measured, with no
+    /// variation.
     pub fn seeded(initial: Duration) -> Self {
         Self { srtt: initial, rttvar: Duration::ZERO, sampled: true }
     }
 
-    /// Takes a sample from a message that was sent exactly once.
+    /// Adds a sample from a message that was sent exactly once.
     pub fn update(&mut self, sample: Duration) {
         if !self.sampled {
             *self = Self { srtt: sample, rttvar: sample / 2, sampled: true };
@@ -34,12 +35,12 @@ impl RttEstimator {
         self.srtt = (self.srtt * 7 + sample) / 8;
     }
 
-    /// The smoothed round trip; `None` before the first sample.
+    /// The smoothed round-trip time; `None` before the first sample.
     pub fn srtt(&self) -> Option<Duration> {
         self.sampled.then_some(self.srtt)
     }
 
-    /// The smoothed round trip, or the initial guess.
+    /// The smoothed round-trip time, or the initial value.
     pub fn srtt_or_initial(&self) -> Duration {
         self.srtt
     }
@@ -49,7 +50,7 @@ impl RttEstimator {
         self.rttvar
     }
 
-    /// The time-out that follows from the estimate, without bounds.
+    /// The timeout computed from the estimate, without limits.
     pub fn rto(&self) -> Duration {
         self.srtt + GRANULARITY.max(self.rttvar * 4)
     }

@@ -1,10 +1,10 @@
-//! When acknowledgements leave.
+//! Tests of when acknowledgements are sent.
 
 use super::*;
 
 const DELAY: Duration = Duration::from_millis(5);
 
-/// A client's channel, and an agent's that has sent it so many messages, which are here.
+/// A client's channel, and `count` messages for it from an agent's channel.
 fn client_and_messages(count: usize) -> (DataChannel, Vec<Bytes>, Instant) {
     let now = Instant::now();
     let clock = Clock { start: now, unix: Duration::from_secs(1_700_000_000) };
@@ -20,7 +20,7 @@ fn client_and_messages(count: usize) -> (DataChannel, Vec<Bytes>, Instant) {
     (client, messages, now)
 }
 
-/// The kinds of all messages that leave now.
+/// The types of all messages that are sent now.
 fn leaving(channel: &mut DataChannel, now: Instant) -> Vec<MessageType> {
     channel.handle_timeout(now);
     let raw = std::iter::from_fn(|| channel.poll_transmit(now));

@@ -15,14 +15,14 @@ use crate::wire::PayloadType;
 /// How long the client may take to answer (HS-7).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the official agent tells the person at the client of an encrypted session.
+/// The text that the official agent shows to the user of an encrypted session.
 const KMS_TEXT: &str = "This session is encrypted using AWS KMS.";
 
 /// ```text
 ///  NotStarted ── request ──► AwaitingResponse ── response ──► Complete
 ///                                └─ with KMS ─► AwaitingKey ── key ──► AwaitingProof ── right answer ──► Complete
 /// ```
-/// An agent that needs no handshake (HS-1) is complete from the start.
+/// Without a handshake (HS-1), the agent is complete from the start.
 #[derive(Debug)]
 pub struct AgentHandshake {
     request: HandshakeRequest,
@@ -46,7 +46,7 @@ enum State {
 }
 
 impl AgentHandshake {
-    /// A handshake of an agent of this version for this session.
+    /// Creates the handshake of an agent of this version for this session.
     pub fn new(
         agent_version: impl Into<String>,
         session_type: SessionType,
@@ -74,22 +74,22 @@ impl AgentHandshake {
         &self.session_type
     }
 
-    /// Whether the session's bytes may flow.
+    /// Whether session data may flow.
     pub fn is_complete(&self) -> bool {
         self.state == State::Complete
     }
 
-    /// Whether an agent of the version that this one claims knows how to multiplex.
+    /// Whether an agent of the configured version supports multiplexing.
     pub fn agent_multiplexes(&self) -> bool {
         Version::new(&self.request.agent_version).client_sees_newer_than(Version::AGENT_MUX)
     }
 
-    /// Whether the client multiplexes, judged from its version (HS-9).
+    /// Whether the client multiplexes, according to its version (HS-9).
     pub fn client_multiplexes(&self) -> bool {
         Version::new(&self.client_version).agent_compares(Version::CLIENT_MUX) != Ordering::Less
     }
 
-    /// Whether smux keep-alives are expected of the client, judged from its version (HS-9).
+    /// Whether the client is expected to send smux keep-alives, according to its version (HS-9).
     pub fn client_sends_keep_alive(&self) -> bool {
         Version::new(&self.client_version).agent_compares(Version::CLIENT_NO_KEEP_ALIVE) != Ordering::Greater
     }
@@ -108,16 +108,16 @@ impl AgentHandshake {
         Some(HandshakeStep::send(PayloadType::HandshakeRequest, &self.request))
     }
 
-    /// Whether the payload is to be acknowledged: not so a wrong answer to the encryption challenge (KMS-5).
+    /// Whether the payload is to be acknowledged. A wrong answer to the encryption challenge is not (KMS-5).
     pub fn admits(&self, payload_type: PayloadType, payload: &[u8]) -> bool {
         let proof_due = matches!(self.state, State::AwaitingProof { .. });
         !(proof_due && payload_type == PayloadType::EncChallengeResponse) || self.is_proof(payload)
     }
 
-    /// The client's payload, in order. `None`: nothing to do.
+    /// Handles the client's next payload in order. Returns `None` if there is nothing to do.
     ///
     /// # Errors
-    /// The answer can't be read, or says that an action was not done: the session is to end.
+    /// The answer cannot be read, or reports a failed action. The session must be ended.
     pub fn handle_payload(
         &mut self,
         now: Instant,
@@ -136,7 +136,7 @@ impl AgentHandshake {
         }
     }
 
-    /// KMS decrypted the data key. `None`: nobody asked.
+    /// To be called when KMS has decrypted the data key. Returns `None` if no key was requested.
     pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) -> Option<HandshakeStep> {
         let kms = self.kms.as_ref().filter(|_| self.state == State::AwaitingKey)?;
         let mut cipher = Cipher::new(Side::Agent, key, kms.first_nonce);
@@ -183,7 +183,7 @@ impl AgentHandshake {
         })
     }
 
-    /// When the answer is too late.
+    /// The deadline for the client's answer.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::AwaitingResponse { since } | State::AwaitingProof { since } => Some(since + ANSWER_TIMEOUT),
@@ -191,7 +191,7 @@ impl AgentHandshake {
         }
     }
 
-    /// The clock moved on.
+    /// To be called when the time has advanced.
     ///
     /// # Errors
     /// [`HandshakeError::TimedOut`], once.

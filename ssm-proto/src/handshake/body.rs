@@ -5,14 +5,14 @@ use serde_json::Value;
 
 use super::kms::KmsResult;
 
-/// Agent to client: what the agent is, and what the client is to do.
+/// Agent to client: the agent's version, and what the client is asked to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HandshakeRequest {
     /// The agent's version.
     #[serde(default)]
     pub agent_version: String,
-    /// What the client is to do, in order.
+    /// The requested actions, in order.
     #[serde(default)]
     pub requested_client_actions: Vec<RequestedAction>,
 }
@@ -23,7 +23,7 @@ pub struct HandshakeRequest {
 pub struct RequestedAction {
     /// `SessionType` or `KMSEncryption`.
     pub action_type: String,
-    /// What it takes; its shape depends on the type.
+    /// The parameters. Their structure depends on the type.
     #[serde(default)]
     pub action_parameters: Value,
 }
@@ -37,35 +37,35 @@ pub(super) struct SessionTypeParameters {
     pub(super) properties: Value,
 }
 
-/// Client to agent: what came of the actions.
+/// Client to agent: the results of the actions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HandshakeResponse {
-    /// The client's version; decides multiplexing and keep-alives at the agent.
+    /// The client's version. The agent decides about multiplexing and keep-alives by it.
     pub client_version: String,
     /// One entry per requested action.
     pub processed_client_actions: Vec<ProcessedAction>,
-    /// Texts of what failed.
+    /// Error texts of failed actions.
     pub errors: Option<Vec<String>>,
 }
 
-/// What came of one action.
+/// The result of one action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ProcessedAction {
     /// The same as in the request.
     pub action_type: String,
-    /// Whether it was done.
+    /// Whether it succeeded.
     pub action_status: ActionStatus,
-    /// What a `KMSEncryption` gives; `None` for everything else, whatever a client writes there.
+    /// The result of a `KMSEncryption` action; `None` for all others, whatever a client writes there.
     #[serde(default, deserialize_with = "lenient")]
     pub action_result: Option<KmsResult>,
-    /// Why it was not done.
+    /// Why it failed.
     #[serde(default)]
     pub error: String,
 }
 
-/// Whether an action was done. Anything but success makes the agent end the session.
+/// The status of an action. After anything but success the agent ends the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "i64", into = "i64")]
 #[non_exhaustive]
@@ -76,7 +76,7 @@ pub enum ActionStatus {
     Failed,
     /// 3.
     Unsupported,
-    /// Anything else: an old client that puts its status elsewhere says 0.
+    /// Any other number. An old client, which puts its status in another place, sends 0.
     Other(i64),
 }
 
@@ -108,7 +108,7 @@ impl From<ActionStatus> for i64 {
 pub struct HandshakeComplete {
     /// Nanoseconds.
     pub handshake_time_to_complete: i64,
-    /// A text for the person at the client.
+    /// A text for the user of the client.
     pub customer_message: String,
 }
 
@@ -120,9 +120,9 @@ pub enum SessionType {
     StandardStream,
     /// A command on a terminal.
     InteractiveCommands,
-    /// A command without one.
+    /// A command without a terminal.
     NonInteractiveCommands,
-    /// Bytes of ports.
+    /// Connections to a port.
     Port(PortProperties),
 }
 
@@ -160,26 +160,26 @@ impl SessionType {
     }
 }
 
-/// A port session's properties, as the document resolved them: all are text.
+/// The properties of a port session, as the document resolved them. All are strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortProperties {
-    /// Where the client is to listen; `0` or absent: anywhere.
+    /// The client's listening port; any port if it is `0` or absent.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub local_port_number: Option<String>,
     /// The destination's port.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub port_number: Option<String>,
-    /// The destination, if it is not the agent's own machine.
+    /// The destination's host; absent for the agent's own machine.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub host: Option<String>,
     /// `LocalPortForwarding`; absent for plain streams (SSH).
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub kind: Option<String>,
-    /// `unix` where the client is to listen on a Unix socket.
+    /// `unix` if the client is to listen on a Unix socket.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub local_connection_type: Option<String>,
-    /// The Unix socket's path.
+    /// The path of the Unix socket.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text")]
     pub local_unix_socket: Option<String>,
 }
@@ -189,7 +189,7 @@ fn lenient<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<K
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
-/// Text, or a number that some document did not quote.
+/// Accepts a string, or a number that a document did not quote.
 fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => Some(text),

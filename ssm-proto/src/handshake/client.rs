@@ -30,7 +30,7 @@ pub struct ClientHandshake {
 #[derive(Debug)]
 enum State {
     AwaitingRequest,
-    /// What is to be answered once there is a data key, and the challenge that it is bound to.
+    /// The request that is answered once there is a data key, and the challenge that the key is bound to.
     AwaitingKey {
         processed: Vec<ProcessedAction>,
         challenge: Option<String>,
@@ -41,8 +41,8 @@ enum State {
 }
 
 impl ClientHandshake {
-    /// A handshake in which the client says that it has this version. `kms_on_ports`: encrypt a port session if the agent
-    /// asks for it, which no official agent does; otherwise it is refused as unsupported.
+    /// Creates a handshake of a client that reports this version. `kms_on_ports`: encrypt a port session if the agent
+    /// requests it, which no official agent does. Otherwise the request is refused as unsupported.
     pub fn new(client_version: impl Into<String>, identity: Identity, kms_on_ports: bool) -> Self {
         Self {
             client_version: client_version.into(),
@@ -55,17 +55,17 @@ impl ClientHandshake {
         }
     }
 
-    /// What the agent says its version is; empty before its request, and in shells without a handshake.
+    /// The version that the agent reports; empty before its request, and in shells without a handshake.
     pub fn agent_version(&self) -> &str {
         &self.agent_version
     }
 
-    /// What the session carries, once known.
+    /// What the session carries, once it is known.
     pub fn session_type(&self) -> Option<&SessionType> {
         self.session_type.as_ref()
     }
 
-    /// Whether the session's bytes may flow.
+    /// Whether session data may flow.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
@@ -74,22 +74,22 @@ impl ClientHandshake {
         self.cipher.as_mut()
     }
 
-    /// Whether the agent multiplexes, judged from its version (HS-9).
+    /// Whether the agent multiplexes, according to its version (HS-9).
     pub fn agent_multiplexes(&self) -> bool {
         Version::new(&self.agent_version).client_sees_newer_than(Version::AGENT_MUX)
     }
 
-    /// Whether the agent expects smux keep-alives, judged from its version (HS-9).
+    /// Whether the agent expects smux keep-alives, according to its version (HS-9).
     pub fn agent_expects_keep_alive(&self) -> bool {
         !Version::new(&self.agent_version).client_sees_newer_than(Version::AGENT_NO_KEEP_ALIVE)
     }
 
-    /// The agent's payload, in order. `None`: nothing to do.
+    /// Handles the agent's next payload in order. Returns `None` if there is nothing to do.
     ///
-    /// The steps of a failed action are to be sent all the same: the agent waits for exactly one answer.
+    /// The steps must be sent even if an action failed, because the agent waits for exactly one answer.
     ///
     /// # Errors
-    /// The request can't be read or asks for what this client can't do.
+    /// The request cannot be read, or asks for something that this client does not support.
     pub fn handle_payload(
         &mut self,
         payload_type: PayloadType,
@@ -111,13 +111,14 @@ impl ClientHandshake {
                 self.session_type = Some(SessionType::StandardStream);
                 (Some(HandshakeStep::Skip), Ok(()))
             }
-            // A second request must not be answered: a second response blocks the agent's reader for good (HS-6).
+            // A second request must not be answered: a second response blocks the agent's reader permanently (HS-6).
             _ => (None, Ok(())),
         }
     }
 
-    /// KMS made the data key. `first_nonce` must come from the system's randomness: the nonces count from there, and none
-    /// may ever come twice under one key. `None`: nobody asked.
+    /// To be called when KMS has created the data key. `first_nonce` must come from the system's random number
+    /// generator: the nonces count up from it, and no nonce may ever be used twice with one key. Returns `None` if no
+    /// key was requested.
     pub fn provide_data_key(&mut self, key: &DataKey, first_nonce: [u8; 12]) -> Option<HandshakeStep> {
         let (mut processed, challenge) = self.take_pending()?;
         let result = KmsResult {
@@ -132,7 +133,8 @@ impl ClientHandshake {
         Some(self.response(processed, None))
     }
 
-    /// KMS made no data key, and this is why: the agent is told, the session is to end. `None`: nobody asked.
+    /// To be called when KMS did not create a data key. `why` is sent to the agent, and the session must be ended.
+    /// Returns `None` if no key was requested.
     pub fn refuse_data_key(&mut self, why: &str) -> Option<HandshakeStep> {
         let (mut processed, _) = self.take_pending()?;
         for action in processed.iter_mut().filter(|action| action.action_type == KMS_ENCRYPTION) {
@@ -167,7 +169,7 @@ impl ClientHandshake {
                 SESSION_TYPE => self.take_session_type(action).map(|()| success(SESSION_TYPE, None)),
                 KMS_ENCRYPTION if key.is_none() => self.check_kms(action).map(|parameters| {
                     key = Some(parameters);
-                    // Stands until there is a key.
+                    // A placeholder until there is a key.
                     unsuccessful(action, ActionStatus::Failed, "no data key was made".into())
                 }),
                 other => Err(HandshakeError::Unsupported(format!("the action {other:?}"))),
@@ -205,7 +207,8 @@ impl ClientHandshake {
         }
     }
 
-    /// Proves that this end has the key of either direction (KMS-5). A challenge without a key means nothing.
+    /// Proves that this end has the keys of both directions (KMS-5). A challenge that arrives before there is a key is
+    /// ignored.
     fn answer_challenge(&mut self, payload: &[u8]) -> Result<Option<HandshakeStep>, HandshakeError> {
         let Some(cipher) = &mut self.cipher else { return Ok(None) };
         let request: EncChallenge = serde_json::from_slice(payload)
@@ -346,7 +349,7 @@ mod tests {
     fn the_recorded_challenge_gets_the_recorded_answer() {
         let mut handshake = client(false);
         let request = String::from_utf8(vector("handshake_request_kms")).unwrap();
-        // An agent of a time before the random challenge, which is what the recorded response answers.
+        // An agent older than the random challenge. The recorded response answers such an agent.
         let (head, tail) = request.split_once(r#","Challenge":""#).unwrap();
         let request = format!("{head}{}", tail.split_once('"').unwrap().1);
         let _ = handshake.handle_payload(PayloadType::HandshakeRequest, request.as_bytes());

@@ -1,4 +1,5 @@
-//! The KMS data key: who makes it, for whom, and the proof that both ends have it. `docs/protocol.md`, KMS-*.
+//! The KMS data key: who creates it, what it is bound to, and the proof that both ends have it. `docs/protocol.md`,
+//! KMS-*.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,17 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::cipher::PlaintextKey;
 
-/// Whom a data key is for. KMS binds the key to it, so both ends must spell it alike.
+/// The session that a data key belongs to. KMS binds the key to it, so both ends must spell it identically.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The session's id.
     pub session_id: String,
-    /// The managed node's own id: the agent knows itself by no alias.
+    /// The managed node's own id, because the agent does not know its aliases.
     pub target: String,
 }
 
 impl Identity {
-    /// The encryption context; `challenge` as its base64 text, if the client acknowledges it (KMS-2).
+    /// The encryption context. `challenge` is its base64 text, if the client acknowledges the challenge (KMS-2).
     pub(super) fn context(&self, challenge: Option<&str>) -> BTreeMap<String, String> {
         let mut context = BTreeMap::from([
             ("aws:ssm:SessionId".into(), self.session_id.clone()),
@@ -33,7 +34,7 @@ impl Identity {
     }
 }
 
-/// What KMS is asked with.
+/// The parameters of a request to KMS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRequest {
     /// The KMS key's id, ARN or alias.
@@ -42,27 +43,27 @@ pub struct KeyRequest {
     pub context: BTreeMap<String, String>,
 }
 
-/// What `kms:GenerateDataKey` gives for 64 bytes.
+/// The result of `kms:GenerateDataKey` for 64 bytes.
 #[derive(Debug)]
 pub struct DataKey {
-    /// The key; stays at this end.
+    /// The key. It never leaves this end.
     pub plaintext: PlaintextKey,
-    /// The same, encrypted by KMS, for the agent.
+    /// The key, encrypted by KMS, for the agent.
     pub ciphertext: Bytes,
 }
 
-/// An agent's wish for KMS encryption.
+/// How an agent requests KMS encryption.
 #[derive(Clone)]
 pub struct AgentKms {
     /// The KMS key's id, ARN or alias.
     pub key_id: String,
-    /// 16 random bytes that the client may have bound to the data key; old agents have none.
+    /// 16 random bytes that the client may bind to the data key; old agents have none.
     pub challenge: Option<[u8; 16]>,
-    /// Whether a client that does not bind them is sent away. Default of the official agent: no.
+    /// Whether to refuse a client that does not bind them. The official agent's default: no.
     pub require_acknowledgement: bool,
-    /// 64 random bytes that the client proves to be able to decrypt.
+    /// 64 random bytes that the client must prove to be able to decrypt.
     pub proof: [u8; 64],
-    /// Random: the nonce of the first encrypted payload, from which the agent counts.
+    /// The nonce of the first encrypted payload, from which the agent counts up. It must be random.
     pub first_nonce: [u8; 12],
 }
 
@@ -90,16 +91,16 @@ pub(super) struct KmsParameters {
     pub(super) challenge: Option<String>,
 }
 
-/// What a `KMSEncryption` action gives.
+/// The result of a `KMSEncryption` action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KmsResult {
     /// The encrypted data key.
     #[serde(rename = "KMSCipherTextKey", with = "base64_text")]
     pub ciphertext_key: Vec<u8>,
-    /// Neither peer fills it.
+    /// Neither official peer uses it.
     #[serde(rename = "KMSCipherTextHash", default)]
     pub ciphertext_hash: Option<String>,
-    /// Whether the data key is bound to the agent's challenge. Clients before it say nothing.
+    /// Whether the data key is bound to the agent's challenge. Clients older than the challenge do not send this field.
     #[serde(rename = "ChallengeAcknowledgement", default, skip_serializing_if = "std::ops::Not::not")]
     pub challenge_acknowledgement: bool,
 }

@@ -1,4 +1,4 @@
-//! What the two ends tell each other before the session's bytes flow. `docs/protocol.md`, HS-*.
+//! The negotiation between the two ends before session data flows. `docs/protocol.md`, HS-*.
 
 mod agent;
 mod body;
@@ -29,13 +29,13 @@ const KMS_ENCRYPTION: &str = "KMSEncryption";
 pub enum HandshakeStep {
     /// Send this payload.
     Send(PayloadType, Vec<u8>),
-    /// Client side: have KMS make a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
+    /// Client side: have KMS create a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
     GenerateDataKey(KeyRequest),
     /// Agent side: have KMS decrypt this data key, then call [`AgentHandshake::provide_plaintext_key`].
     DecryptDataKey(KeyRequest, Bytes),
     /// There is no handshake: the agent's session has begun (HS-1).
     Skip,
-    /// The handshake is over and the session may begin.
+    /// The handshake is complete and the session can begin.
     Complete(HandshakeComplete),
 }
 
@@ -45,28 +45,28 @@ impl HandshakeStep {
     }
 }
 
-/// Why a handshake failed. Says who is to blame.
+/// Why a handshake failed. The variants tell which end is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The other end sent something that can't be read.
+    /// The other end sent something that cannot be read.
     #[error("the other end's {what} can't be read: {why}")]
     Malformed {
-        /// Which message.
+        /// The message.
         what: &'static str,
         /// What is wrong with it.
         why: String,
     },
-    /// The agent asks for something that this client can't do.
+    /// The agent requests something that this client does not support.
     #[error("the agent asks for {0}, which this client does not support")]
     Unsupported(String),
-    /// The client could not do what it was asked.
+    /// The client could not do what was requested.
     #[error("the client refused: {0}")]
     Refused(String),
-    /// The agent's challenge is not made with the session's data key.
+    /// The agent's challenge is not encrypted with the session's data key.
     #[error("the agent's challenge can't be decrypted: {0}")]
     Challenge(CipherError),
-    /// The other end said nothing in time.
+    /// The other end did not answer in time.
     #[error("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.")]
     TimedOut,
 }

@@ -1,8 +1,8 @@
-//! Version strings and the gates that hang on them (HS-9).
+//! Version strings, and the features that depend on them (HS-9).
 
 use std::cmp::Ordering;
 
-/// A dotted version, compared as each peer compares.
+/// A dotted version. Each peer compares versions in its own way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     parts: Option<Vec<u64>>,
@@ -13,21 +13,21 @@ impl Version {
     pub const TERMINATE_FLAG: &'static str = "2.3.722.0";
     /// Agents newer than this multiplex.
     pub const AGENT_MUX: &'static str = "3.0.196.0";
-    /// Agents from this one on know other hosts than their own; older ones overlook the name.
+    /// Agents from this version on can connect to other hosts; older ones ignore the host name.
     pub const AGENT_REMOTE_HOST: &'static str = "3.1.1188.0";
     /// With agents newer than this, neither end sends smux keep-alives.
     pub const AGENT_NO_KEEP_ALIVE: &'static str = "3.1.1511.0";
-    /// Clients from this one on are answered with multiplexing.
+    /// The agent multiplexes with clients from this version on.
     pub const CLIENT_MUX: &'static str = "1.1.70";
     /// Clients newer than this are not expected to send smux keep-alives.
     pub const CLIENT_NO_KEEP_ALIVE: &'static str = "1.2.331.0";
 
-    /// Reads a version; what is none compares as older than everything.
+    /// Parses a version. A string that is not a version compares as older than all versions.
     pub fn new(text: &str) -> Self {
         Self { parts: text.split('.').map(|part| part.parse().ok()).collect() }
     }
 
-    /// The client's rule about agents: strictly newer, and `false` unless both have the same number of components.
+    /// The client's rule for agents: strictly newer, and `false` unless both have the same number of components.
     pub fn client_sees_newer_than(&self, constant: &str) -> bool {
         match (&self.parts, Self::new(constant).parts) {
             (Some(own), Some(other)) if own.len() == other.len() => *own > other,
@@ -35,12 +35,12 @@ impl Version {
         }
     }
 
-    /// Whether it is certain to be older.
+    /// Whether the version is certainly older.
     pub fn is_older_than(&self, constant: &str) -> bool {
         self.parts.is_some() && self.parts < Self::new(constant).parts
     }
 
-    /// The agent's rule about clients: by component, the shorter one is smaller on a tie.
+    /// The agent's rule for clients: compared by component; on a tie, the shorter one is smaller.
     pub fn agent_compares(&self, constant: &str) -> Ordering {
         self.parts.cmp(&Self::new(constant).parts)
     }

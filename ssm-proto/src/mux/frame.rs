@@ -1,14 +1,14 @@
-//! smux frames and the byte stream that they make. `docs/protocol.md`, MUX-1 … MUX-4.
+//! smux frames and the byte stream that they form. `docs/protocol.md`, MUX-1 … MUX-4.
 
 use std::fmt;
 
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, Bytes};
 
-/// Bytes in front of a frame's data.
+/// Length of a frame's header.
 pub(super) const FRAME_HEADER: usize = 8;
 
-/// A stream within a session. Clients count 3, 5, 7 …
+/// The number of a stream within a session. Clients use 3, 5, 7 …
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
@@ -18,12 +18,12 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// What a frame does.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
     /// Opens a stream.
     Syn,
-    /// Ends a stream: the sender forgets it at once.
+    /// Ends a stream. The sender forgets the stream immediately.
     Fin,
     /// Carries data.
     Psh,
@@ -33,18 +33,18 @@ pub enum FrameKind {
     Upd,
 }
 
-/// A frame, or a piece of a data frame whose rest is still to come.
+/// A frame, or a part of a data frame whose remainder has not arrived yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What it does.
+    /// The kind.
     pub kind: FrameKind,
-    /// Whose it is; 0 for [`FrameKind::Nop`].
+    /// The stream; 0 for [`FrameKind::Nop`].
     pub stream: StreamId,
-    /// Its data. A data frame may come in several pieces.
+    /// The data. A data frame may be returned in several parts.
     pub data: Bytes,
 }
 
-/// Writes a frame's header.
+/// Encodes a frame's header.
 pub(super) fn header(kind: FrameKind, stream: StreamId, length: u16) -> [u8; FRAME_HEADER] {
     let command = match kind {
         FrameKind::Syn => 0,
@@ -58,24 +58,25 @@ pub(super) fn header(kind: FrameKind, stream: StreamId, length: u16) -> [u8; FRA
     [1, command, low, high, a, b, c, d]
 }
 
-/// Why a byte stream is not smux. There is no way to find the next frame: the session is lost.
+/// Why a byte stream is not smux. The next frame cannot be found, so the session is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
     /// The version byte is not the one in use.
     #[error("smux version {0} instead of {1}")]
     BadVersion(u8, u8),
-    /// No such command in this version.
+    /// This version has no such command.
     #[error("smux command {0} does not exist")]
     BadCommand(u8),
-    /// A frame that has no data says that it has.
+    /// A frame of a kind without data has a length.
     #[error("smux frame of kind {0:?} with {1} bytes of data")]
     UnexpectedData(FrameKind, u16),
 }
 
-/// Cuts a byte stream, which comes in chunks that know nothing of frames, into frames. Slices, never copies data.
+/// Splits a byte stream into frames. The chunks of the stream may begin and end anywhere. Data is sliced, never copied.
 ///
-/// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds what was not looked at.
+/// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds the bytes that were not
+/// processed yet.
 #[derive(Debug)]
 pub struct Deframer {
     version: u8,
@@ -88,7 +89,7 @@ pub struct Deframer {
 }
 
 impl Deframer {
-    /// For smux of this version; session data channels speak version 1.
+    /// Creates a deframer for this version of smux. Session Manager's data channels use version 1.
     pub fn new(version: u8) -> Self {
         Self {
             version,
@@ -101,7 +102,7 @@ impl Deframer {
         }
     }
 
-    /// Takes the next chunk; [`Deframer::next_frame`] must have said `None` since the last one.
+    /// Adds the next chunk. [`Deframer::next_frame`] must have returned `None` since the last one.
     pub fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty(), "the last chunk was not drained");
         self.chunk = chunk;
@@ -117,10 +118,10 @@ impl Deframer {
         self.body.is_some()
     }
 
-    /// The next frame, or piece of one; `None`: more bytes are needed.
+    /// The next frame or part of a frame; `None`: more bytes are needed.
     ///
     /// # Errors
-    /// The stream is not smux of this version. It stays unusable: whatever is pushed after that gives the same error.
+    /// The stream is not smux of this version. The deframer stays unusable: every later call returns the same error.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(error) = self.broken {
             self.chunk.clear();

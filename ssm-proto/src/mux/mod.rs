@@ -1,4 +1,4 @@
-//! Many streams over one: smux version 1, both sides. `docs/protocol.md`, MUX-*.
+//! Many streams over one byte stream: smux version 1, both sides. `docs/protocol.md`, MUX-*.
 
 mod frame;
 mod receive;
@@ -20,24 +20,25 @@ use frame::FRAME_HEADER;
 use receive::owned_if_small;
 use stream::{Held, Local, Stream};
 
-/// Knobs of a [`Mux`].
+/// Settings of a [`Mux`].
 #[derive(Clone, Debug)]
 pub struct MuxConfig {
-    /// Bytes of one stream that may wait to be sent before [`Mux::write`] refuses. Default: 256 KiB.
+    /// Maximum number of bytes in a stream's send queue before [`Mux::write`] refuses. Default: 256 KiB.
     pub send_queue: usize,
-    /// Bytes of one stream that may wait to be read before the session is congested. Default: 4 MiB, as the peers.
+    /// Maximum number of unread bytes of one stream before the session is congested. Default: 4 MiB, like the peers.
     pub receive_store: usize,
-    /// The same over all streams. Default: 16 MiB.
+    /// The same, over all streams. Default: 16 MiB.
     pub receive_total: usize,
-    /// What a stream may send before the next one's turn, in bytes. Default: 1024, one message.
+    /// The scheduler's quantum: how many bytes a stream may send before the next stream's turn. Default: 1024, one
+    /// message.
     pub quantum: usize,
-    /// Client side, heeded by [`Session`](crate::Session): how long the far side may be silent after the local end finished
-    /// before the stream is given up (MUX-9). Only silence counts in which the far side had all that was written and would
-    /// have been heard. Default: 30 s.
+    /// Client side, used by [`Session`](crate::Session): how long the far side may be silent after the local end
+    /// finished, before the stream is given up (MUX-9). Silence counts only while the far side has received everything
+    /// that was written and could have been heard. Default: 30 s.
     pub linger: Duration,
-    /// Send a keep-alive frame this often. Default: never; agents that expect them are served all the same.
+    /// Interval of keep-alive frames. Default: none are sent, except to agents that expect them.
     pub keep_alive: Option<Duration>,
-    /// Give the session up when nothing came from the peer for this long. Default: never.
+    /// End the session when nothing was received from the peer for this long. Default: never.
     pub peer_timeout: Option<Duration>,
 }
 
@@ -55,19 +56,21 @@ impl Default for MuxConfig {
     }
 }
 
-/// A sender never makes longer frames; receivers take up to 65 535 bytes (MUX-3).
+/// Maximum length of sent frames; received frames may have up to 65 535 bytes (MUX-3).
 const MAX_FRAME_DATA: usize = 32_768;
-/// What all receive stores together may keep alive beyond the bytes in them; past it, what waits is copied.
+/// How much memory all receive buffers together may keep alive beyond their own bytes. Beyond it, buffered data is
+/// copied.
 const MAX_SLACK: usize = 16 << 20;
 /// The client's first stream (MUX-5).
 const FIRST_STREAM: u32 = 3;
-/// Streams that are over at this end while the peer may still refuse them. Agents answer each FIN, so that there are few.
+/// Limit of streams that are over at this end but may still be refused by the peer. Agents answer each FIN, so there
+/// are few.
 const MAX_FORGOTTEN: usize = 4096;
 
 /// One side of the multiplexer.
 ///
-/// Streams take turns by deficit round robin; a stream that was idle goes first, so that a keystroke or a new connection does
-/// not wait behind bulk data (FQ-CoDel's scheduler, RFC 8290 section 4).
+/// Streams are scheduled by deficit round robin. A stream that was idle goes first, so that a keystroke or a new
+/// connection does not wait behind bulk data (FQ-CoDel's scheduler, RFC 8290 section 4).
 pub struct Mux {
     side: Side,
     config: MuxConfig,
@@ -81,9 +84,9 @@ pub struct Mux {
     keep_alive_due: Option<Instant>,
     keep_alive_queued: bool,
     silent_since: Option<Instant>,
-    /// Refusals whose FIN is still to come: the flag names no stream, the FIN that follows it does (PORT-6).
+    /// Refusals whose FIN has not arrived yet. The flag names no stream; the FIN that follows it does (PORT-6).
     refusals: usize,
-    /// Client side: streams that were dropped before anything came for them.
+    /// Client side: streams that were dropped before anything arrived for them.
     forgotten: BTreeSet<StreamId>,
     receive_bytes: usize,
     receive_slack: usize,
@@ -91,30 +94,30 @@ pub struct Mux {
     events: VecDeque<MuxEvent>,
 }
 
-/// Something that a [`Mux`] wants its owner to know.
+/// Something that a [`Mux`] reports to its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MuxEvent {
     /// The peer opened a stream (agent side).
     Opened(StreamId),
-    /// A stream that had nothing to read has something.
+    /// A stream without unread data has data now.
     Readable(StreamId),
-    /// A stream that refused a write has room.
+    /// A stream that refused a write accepts data again.
     Writable(StreamId),
-    /// The peer ended the stream: end of file after what is still to be read.
+    /// The peer ended the stream: end of file after the unread data.
     Finished(StreamId),
     /// The agent could not connect to the destination, and ended the stream.
     Refused(StreamId),
 }
 
-/// Why a write was not taken.
+/// Why data was not accepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The stream's queue is full; here is the data back. [`MuxEvent::Writable`] tells when to try again.
+    /// The stream's send queue is full; the data is returned. [`MuxEvent::Writable`] tells when to try again.
     #[error("the stream's send queue is full")]
     Full(Bytes),
-    /// The stream is finished, reset, or never was.
+    /// The stream was finished or reset, or never existed.
     #[error("the stream is closed")]
     Closed,
     /// Only the agent's side of a shell or a command has a standard error.
@@ -122,7 +125,7 @@ pub enum WriteError {
     NoStderr,
 }
 
-/// Not what waits to be sent or read: it is what people type and see.
+/// Buffered data is left out, because it is what people type and read.
 impl fmt::Debug for Mux {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mux")
@@ -134,7 +137,7 @@ impl fmt::Debug for Mux {
 }
 
 impl Mux {
-    /// A multiplexer without streams.
+    /// Creates a multiplexer without streams.
     pub fn new(side: Side, config: MuxConfig, now: Instant) -> Self {
         Self {
             side,
@@ -156,39 +159,41 @@ impl Mux {
         }
     }
 
-    /// Streams that are not over.
+    /// Number of streams that are not over.
     pub fn stream_count(&self) -> usize {
         self.streams.len()
     }
 
-    /// Bytes that wait to be read, over all streams.
+    /// Number of unread bytes, over all streams.
     pub fn receive_bytes(&self) -> usize {
         self.receive_bytes
     }
 
-    /// The stream with the most bytes that wait to be read: while the session is congested, whose reader it waits for.
+    /// The stream with the most unread bytes. While the session is congested, this is the stream whose reader it waits
+    /// for.
     pub fn slowest_reader(&self) -> Option<StreamId> {
         self.longest(|stream| stream.receive.len())
     }
 
-    /// The stream with the most bytes that wait to be sent: while the peer takes nothing more, likely whose destination it
-    /// waits for.
+    /// The stream with the most unsent bytes. While the peer accepts nothing, the session probably waits for this
+    /// stream's destination.
     pub fn slowest_destination(&self) -> Option<StreamId> {
         self.longest(|stream| stream.send.len())
     }
 
     fn longest(&self, bytes: impl Fn(&Stream) -> usize) -> Option<StreamId> {
         let waiting = self.streams.iter().map(|(id, stream)| (bytes(stream), *id)).filter(|(bytes, _)| *bytes > 0);
-        // Of those that are alike the oldest.
+        // Among equals, the oldest stream.
         waiting.max_by_key(|(bytes, id)| (*bytes, std::cmp::Reverse(*id))).map(|(_, id)| id)
     }
 
-    /// Whether a stream's or the whole receive store is full: take no more from the peer until streams are read.
+    /// Whether the receive buffer of a stream, or all together, are full. Read nothing more from the peer until streams
+    /// are read.
     pub fn is_congested(&self) -> bool {
         self.streams_over_limit > 0 || self.receive_bytes >= self.config.receive_total
     }
 
-    /// Whether [`Mux::poll_transmit`] has something.
+    /// Whether [`Mux::poll_transmit`] has something to write.
     pub fn wants_transmit(&self) -> bool {
         self.keep_alive_queued || !self.fresh.is_empty() || !self.busy.is_empty()
     }
@@ -205,7 +210,7 @@ impl Mux {
     /// Queues data.
     ///
     /// # Errors
-    /// [`WriteError::Full`] gives the data back; nothing is ever dropped.
+    /// [`WriteError::Full`] returns the data; nothing is ever dropped.
     pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
         let limit = self.config.send_queue;
         let stream =
@@ -221,13 +226,13 @@ impl Mux {
         Ok(())
     }
 
-    /// Bytes that [`Mux::write`] would take now without a refusal of the next.
+    /// Number of bytes that can be written before the send queue is full.
     pub fn writable(&self, id: StreamId) -> usize {
         let stream = self.streams.get(&id).filter(|stream| stream.local == Local::Open);
         stream.map_or(0, |stream| self.config.send_queue.saturating_sub(stream.send.len()))
     }
 
-    /// Takes the next chunk that waits to be read.
+    /// Takes the next chunk of unread data.
     pub fn read(&mut self, id: StreamId) -> Option<Bytes> {
         let stream = self.streams.get_mut(&id)?;
         let before = stream.held();
@@ -243,10 +248,10 @@ impl Mux {
         self.streams.get(&id).is_none_or(|stream| stream.remote_finished && stream.receive.is_empty())
     }
 
-    /// The local end sends nothing more.
+    /// Ends the local sending side.
     ///
-    /// The agent side says so to the peer once everything is sent. The client side holds the FIN until the peer's, or until
-    /// the stream is abandoned: the peer forgets a stream on FIN and would throw its answer away (MUX-8, MUX-9).
+    /// The agent side sends FIN once everything is sent. The client side holds FIN back until the peer's FIN arrives or
+    /// the stream is abandoned, because the peer forgets a stream on FIN and would discard its answer (MUX-8, MUX-9).
     pub fn finish(&mut self, id: StreamId) {
         let side = self.side;
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local == Local::Open) else { return };
@@ -258,17 +263,17 @@ impl Mux {
         }
     }
 
-    /// Whether the local end finished and the peer was not told.
+    /// Whether the local end finished and the FIN is held back.
     pub(crate) fn is_held(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.local == Local::Held)
     }
 
-    /// Whether something of the stream is still to be sent.
+    /// Whether something of the stream has not been sent yet.
     pub(crate) fn has_unsent(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(Stream::has_something_to_send)
     }
 
-    /// Whether any byte ever came for the stream.
+    /// Whether any data ever arrived for the stream.
     pub(crate) fn is_answered(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.received_any)
     }
@@ -284,13 +289,13 @@ impl Mux {
         self.streams.get(&id).is_some_and(|stream| stream.reader_waits)
     }
 
-    /// The agent could not reach the destination of one of the streams; its FIN follows and tells which.
+    /// The agent could not reach the destination of one of the streams. The FIN that follows tells which.
     pub fn handle_refusal(&mut self) {
         self.refusals += 1;
     }
 
-    /// Ends the stream at both ends once what waits is sent, without waiting for an answer; the peer's FIN still comes as
-    /// [`MuxEvent::Finished`], and after a refused destination nothing else tells.
+    /// Ends the stream in both directions once the queued data is sent, without waiting for an answer. The peer's FIN
+    /// is still reported as [`MuxEvent::Finished`]. After a refused destination this is the only report.
     pub fn close(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local != Local::Finished) {
             stream.local = Local::Finishing;
@@ -298,7 +303,7 @@ impl Mux {
         }
     }
 
-    /// Drops the stream now, with what waits in it; the peer is told by FIN.
+    /// Drops the stream and its queued data now. The peer gets FIN.
     pub fn reset(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.send.clear();
@@ -306,7 +311,7 @@ impl Mux {
         self.abandon(id);
     }
 
-    /// Nobody wants what the peer still sends: what waits to be sent is sent, then the peer is told by FIN.
+    /// Nobody reads what the peer still sends. Queued data is sent, then FIN.
     pub fn abandon(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let before = stream.held();
@@ -320,10 +325,10 @@ impl Mux {
         self.remove_if_over(id);
     }
 
-    /// The next chunk of the peer's byte stream, in order.
+    /// Handles the next chunk of the peer's byte stream, in order.
     ///
     /// # Errors
-    /// It is not smux: the session is lost.
+    /// The stream is not smux; the session is lost.
     pub fn handle_input(&mut self, now: Instant, chunk: Bytes) -> Result<(), FrameError> {
         self.silent_since = self.silent_since.map(|_| now);
         let message = chunk.len();
@@ -382,7 +387,7 @@ impl Mux {
         if !stream.discard {
             self.events.push_back(if refused { MuxEvent::Refused(id) } else { MuxEvent::Finished(id) });
         }
-        // The agent forgot the stream when it sent this: what waits to be sent has nowhere to go (MUX-8).
+        // The agent forgot the stream when it sent FIN, so queued data has no destination any more (MUX-8).
         if side == Side::Client && stream.local != Local::Finished {
             stream.send.clear();
             stream.local = Local::Finishing;
@@ -391,7 +396,7 @@ impl Mux {
         self.remove_if_over(id);
     }
 
-    /// The clock reached what [`Mux::poll_timeout`] said.
+    /// To be called at the time of [`Mux::poll_timeout`].
     ///
     /// # Errors
     /// The peer was silent for longer than the configuration allows.
@@ -438,7 +443,8 @@ impl Mux {
         }
     }
 
-    /// Bytes that [`Mux::poll_transmit`] would write if `buf` had room: a guess for the allocation.
+    /// Estimate, for the allocation, of the number of bytes that [`Mux::poll_transmit`] would write into an empty
+    /// `buf`.
     pub fn pending_hint(&self) -> usize {
         let first = self.fresh.front().or_else(|| self.busy.front());
         let bytes = first.and_then(|id| self.streams.get(id)).map_or(0, |stream| stream.send.len());
@@ -470,7 +476,7 @@ impl Mux {
         if stream.send.is_empty() && stream.local == Local::Finishing && buf.remaining() >= FRAME_HEADER {
             buf.put_slice(&frame::header(FrameKind::Fin, id, 0));
             stream.local = Local::Finished;
-            // As the peer's own library: the agent side forgets a stream with its FIN.
+            // Like the peer's own library, the agent side forgets a stream with its FIN.
             stream.discard |= self.side == Side::Agent;
         }
         if !stream.has_something_to_send() {
@@ -494,7 +500,7 @@ impl Mux {
         }
     }
 
-    /// Keeps the totals right after a stream's receive store changed.
+    /// Updates the totals after a stream's receive buffer changed.
     fn account(&mut self, before: Held, after: Held) {
         self.receive_bytes = self.receive_bytes + after.bytes - before.bytes;
         self.receive_slack = self.receive_slack + after.slack - before.slack;
@@ -533,9 +539,9 @@ impl Mux {
 enum Turn {
     /// It has nothing more to send.
     Done,
-    /// It used up its turn.
+    /// Its quantum is used up.
     Over,
-    /// The message is full; the turn goes on in the next one.
+    /// The message is full; the turn continues in the next one.
     MessageFull,
 }
 

@@ -1,30 +1,31 @@
-//! What waits to be read, bounded by the memory that it keeps alive.
+//! The receive buffer, limited by the memory that it keeps alive.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// What a WebSocket reads at once: a short message is a slice of so much memory.
+/// Size of the WebSocket's read buffer: a short message is a slice of this much memory.
 const READ_BUFFER: usize = 32 << 10;
-/// A queue's slices may keep so much more alive than they hold; past it they are copied.
+/// How much memory a queue's slices may keep alive beyond their own bytes. Beyond it, they are copied.
 const MAX_SLACK: usize = 2 << 20;
-/// Copies are cut into pieces of this size, so that a reader takes no more at once than it asks for.
+/// Copies are split into pieces of this size, so that a reader takes no more at a time than it asks for.
 const PIECE: usize = 64 << 10;
-/// A shorter copy at the end is copied again together with what follows, so that single bytes do not end as chunks.
+/// A copy shorter than this at the end is copied again together with what follows, so that single bytes do not become
+/// chunks.
 const SHORT: usize = 4 << 10;
 
-/// Chunks that wait to be read, and their bytes.
+/// Unread chunks and their total length.
 ///
-/// A chunk is a slice of what came from the network, so that one byte can keep a whole buffer alive. A reader that keeps up
-/// takes the slices as they are. What a slow one leaves is copied together into memory of its own, each byte about once:
-/// what waits then takes as much memory as it has bytes.
+/// A chunk is a slice of what the network delivered, so that one byte can keep a whole buffer alive. A reader that
+/// keeps up takes the slices as they are. Data for a slow reader is copied into compact memory, each byte about once,
+/// so that it takes only as much memory as it has bytes.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiveQueue {
     chunks: VecDeque<Bytes>,
     bytes: usize,
-    /// How many chunks, from the front, have memory of their own.
+    /// Number of chunks, from the front, that have memory of their own.
     settled: usize,
-    /// What the other chunks may keep alive beyond their bytes. An estimate from above.
+    /// Upper estimate of what the other chunks keep alive beyond their own bytes.
     slack: usize,
 }
 
@@ -41,7 +42,7 @@ impl ReceiveQueue {
         self.slack
     }
 
-    /// Takes a chunk that is not much shorter than the message that it came in; see [`owned_if_small`].
+    /// Adds a chunk that is not much shorter than the message that it arrived in; see [`owned_if_small`].
     pub(crate) fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.slack += READ_BUFFER.saturating_sub(chunk.len());
@@ -65,7 +66,7 @@ impl ReceiveQueue {
         *self = Self::default();
     }
 
-    /// Copies the slices, so that the queue keeps nothing alive but its own bytes.
+    /// Copies the slices, so that the queue keeps only its own bytes alive.
     pub(crate) fn settle(&mut self) {
         if self.settled == self.chunks.len() {
             return;
@@ -91,7 +92,7 @@ impl ReceiveQueue {
     }
 }
 
-/// `data` as it is, or copied if it is a small part of a large message of `message` bytes.
+/// Returns `data` unchanged, or a copy if it is a small part of a large message of `message` bytes.
 pub(crate) fn owned_if_small(data: Bytes, message: usize) -> Bytes {
     if message > READ_BUFFER && data.len() < message / 4 { Bytes::copy_from_slice(&data) } else { data }
 }
@@ -100,7 +101,7 @@ pub(crate) fn owned_if_small(data: Bytes, message: usize) -> Bytes {
 mod tests {
     use super::*;
 
-    /// A chunk that keeps a whole buffer alive; tells by its owner when that is free.
+    /// A chunk that keeps a whole buffer alive. Its reference to `buffers` is dropped when the buffer is freed.
     fn slice_of_buffer(buffers: &std::sync::Arc<()>, length: usize) -> Bytes {
         struct Buffer(Vec<u8>, #[expect(dead_code, reason = "counted")] std::sync::Arc<()>);
         impl AsRef<[u8]> for Buffer {

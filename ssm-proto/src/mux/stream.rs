@@ -1,4 +1,4 @@
-//! One stream's two stores.
+//! One stream's state and its two queues.
 
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::receive::ReceiveQueue;
 use crate::wire::MessageBuf;
 
-/// Chunks that wait to be sent, and their bytes.
+/// Unsent chunks and their total length.
 #[derive(Debug, Default)]
 pub(crate) struct ByteQueue {
     chunks: VecDeque<Bytes>,
@@ -32,7 +32,7 @@ impl ByteQueue {
         self.bytes = 0;
     }
 
-    /// Moves exactly `length` bytes, which are there, into `buf`.
+    /// Moves exactly `length` bytes, which must be present, into `buf`.
     pub(crate) fn copy_to(&mut self, buf: &mut MessageBuf, mut length: usize) {
         self.bytes -= length;
         while length > 0 {
@@ -60,35 +60,35 @@ pub(super) struct Stream {
     pub(super) receive: ReceiveQueue,
     pub(super) local: Local,
     pub(super) remote_finished: bool,
-    /// SYN is still to be sent.
+    /// SYN has not been sent yet.
     pub(super) opening: bool,
-    /// Nobody wants what comes any more.
+    /// Nobody reads what arrives any more.
     pub(super) discard: bool,
-    /// The owner was refused a write and waits for room.
+    /// A write was refused, and the owner waits for space in the queue.
     pub(super) wants_room: bool,
     pub(super) received_any: bool,
     /// The reader took everything and waits for more.
     pub(super) reader_waits: bool,
-    /// Stands in one of the scheduler's queues.
+    /// The stream is in one of the scheduler's queues.
     pub(super) scheduled: bool,
-    /// Bytes that it may still send in this turn.
+    /// Number of bytes that it may still send in this turn.
     pub(super) deficit: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Local {
     Open,
-    /// Nothing more is to be written; the peer is not told yet.
+    /// The local end finished; the peer was not told yet.
     Held,
     Finishing,
     Finished,
 }
 
-/// What a receive store holds.
+/// The contents of a receive buffer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
     pub(super) bytes: usize,
-    /// What it keeps alive beyond them.
+    /// How much memory they keep alive beyond themselves.
     pub(super) slack: usize,
 }
 

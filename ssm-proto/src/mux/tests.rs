@@ -1,4 +1,4 @@
-//! What the multiplexer promises, two ends joined back to back.
+//! Tests of the multiplexer: two ends connected directly to each other.
 
 use super::*;
 
@@ -14,7 +14,7 @@ impl Ends {
         Self { client: Mux::new(Side::Client, config.clone(), now), agent: Mux::new(Side::Agent, config, now), now }
     }
 
-    /// Moves everything both ways; gives the payloads that the client sent.
+    /// Exchanges everything in both directions. Returns the payloads that the client sent.
     fn exchange(&mut self) -> Vec<Vec<u8>> {
         let mut sent = Vec::new();
         while self.client.wants_transmit() || self.agent.wants_transmit() {
@@ -130,7 +130,7 @@ fn an_abandoned_stream_still_sends_what_waits() {
 
 #[test]
 fn a_refusal_belongs_to_the_stream_that_it_was_said_of_also_once_that_is_forgotten() {
-    // Dropped after its FIN, and before it: both leave before the agent's dial has failed.
+    // Dropped after its FIN, and before it. Both are sent before the agent's connection attempt fails.
     for told in [true, false] {
         let mut ends = Ends::new(MuxConfig::default());
         let [dropped, next, refused] = [ends.client.open(), ends.client.open(), ends.client.open()];
@@ -220,7 +220,7 @@ fn a_peer_that_must_send_keep_alives_and_does_not_is_given_up() {
     assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(45)).is_ok());
 }
 
-/// A message whose memory is known to be kept alive or not.
+/// A message whose memory can be observed: `alive` has one reference for each that is not freed.
 fn counted(message: Vec<u8>, alive: &std::sync::Arc<()>) -> Bytes {
     struct Counted(Vec<u8>, #[expect(dead_code, reason = "counted")] std::sync::Arc<()>);
     impl AsRef<[u8]> for Counted {
@@ -249,7 +249,7 @@ fn a_byte_that_waits_keeps_no_message_alive() {
         }
         client.handle_input(now, counted(message, &alive)).unwrap();
     }
-    // The last one may still be in the deframer's hands.
+    // The last one may still be held by the deframer.
     assert!(std::sync::Arc::strong_count(&alive) <= 2, "messages of 1 MiB are kept alive");
     for stream in streams {
         assert_eq!(Ends::read_all(&mut client, stream), [7; 50]);

@@ -1,4 +1,4 @@
-//! How the bytes of a session's streams travel: one face for the three ways.
+//! How the bytes of a session's streams are carried: one interface for the three ways.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) enum Carrier {
-    /// Nobody knows yet.
+    /// Not known yet.
     Pending,
     Mux(Mux),
     Raw(Raw),
@@ -58,7 +58,7 @@ impl Carrier {
         }
     }
 
-    /// Where there is one stream, it is no other's burden.
+    /// A single stream cannot hold up others.
     pub(super) fn slowest_reader(&self) -> Option<StreamId> {
         if let Self::Mux(mux) = self { mux.slowest_reader() } else { None }
     }
@@ -174,12 +174,12 @@ impl Carrier {
         }
     }
 
-    /// How much silence ends a held stream; `usual` where nothing else is known.
+    /// How much silence ends a half-closed stream; `usual` unless the carrier has a value of its own.
     pub(super) fn linger(&self, usual: Duration) -> Duration {
         if let Self::Raw(raw) = self { raw.linger() } else { usual }
     }
 
-    /// Whether the far side said anything, as far as it could be an answer.
+    /// Whether the far side sent anything that could be an answer.
     pub(super) fn is_answered(&self, id: StreamId) -> bool {
         match self {
             Self::Pending | Self::Shell(_) => false,
@@ -188,8 +188,8 @@ impl Carrier {
         }
     }
 
-    /// A held stream's far side was silent for its linger. `true`: that is how its answer ends here, and the stream's end is
-    /// told as an event.
+    /// The far side of a half-closed stream was silent for its linger. Returns `true` if this is how an answer ends
+    /// with this carrier; the end of the stream is then reported as an event.
     pub(super) fn end_by_silence(&mut self) -> bool {
         if let Self::Raw(raw) = self { raw.end_by_silence() } else { false }
     }
@@ -227,7 +227,7 @@ impl Carrier {
         }
     }
 
-    /// The error is how long the peer was silent that ought to send keep-alive frames.
+    /// The error is how long the peer, which should send keep-alive frames, was silent.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
         match self {
             Self::Mux(mux) => mux.handle_timeout(now),

@@ -1,4 +1,4 @@
-//! Knobs of a session.
+//! Settings of a session.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use crate::channel::ChannelConfig;
 use crate::handshake::{AgentKms, Identity, PortProperties, SessionType};
 use crate::mux::MuxConfig;
 
-/// Knobs of a client's session.
+/// Settings of a client's session.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// What the client says its version is. Default: `1.2.764.0`, the oldest that AWS supports.
+    /// The version that the client reports. Default: `1.2.764.0`, the oldest that AWS supports.
     pub client_version: String,
-    /// Whom a KMS data key is for. Default: empty; only encrypted sessions need it.
+    /// The session that a KMS data key is bound to. Default: empty; only encrypted sessions need it.
     pub identity: Identity,
-    /// Encrypt a port session if the agent asks for it. Default: no; it is refused as unsupported, and the session fails.
-    /// No official agent asks.
+    /// Encrypt a port session if the agent requests it. Default: no; the request is refused as unsupported, and the
+    /// session fails. No official agent requests it.
     pub kms_on_ports: bool,
-    /// Fail with a clear text if the session is a shell or a command. Default: no.
+    /// Fail with a clear message if the session is a shell or a command. Default: no.
     pub ports_only: bool,
-    /// Somebody else started the session: tell by [`SessionEvent::SeemsUsed`](super::SessionEvent::SeemsUsed) if another
-    /// client used it before. Default: no.
+    /// Another program started the session. Report by [`SessionEvent::SeemsUsed`](super::SessionEvent::SeemsUsed) if
+    /// another client used it before. Default: no.
     pub inherited: bool,
-    /// Largest payload of a message, in bytes, before encryption. Default: 1024, as the official client.
+    /// Maximum payload of a message in bytes, before encryption. Default: 1024, like the official client.
     pub max_payload: usize,
     /// The data channel.
     pub channel: ChannelConfig,
-    /// The streams; of them, a session without a multiplexer heeds the send queue and the receive store of one stream.
+    /// The streams. A session without a multiplexer uses only the send queue and the receive buffer of one stream.
     pub mux: MuxConfig,
 }
 
@@ -44,24 +44,24 @@ impl Default for ClientConfig {
     }
 }
 
-/// Knobs of an agent's session.
+/// Settings of an agent's session.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// What the agent says its version is; decides the mode together with the client's.
+    /// The version that the agent reports. Together with the client's version it decides the mode.
     pub agent_version: String,
-    /// What the session carries, as the document says. Default: a port, multiplexed.
+    /// What the session carries, according to the document. Default: a port, multiplexed.
     pub session_type: SessionType,
-    /// Encrypt with a data key of KMS. Default: no.
+    /// Encrypt with a data key from KMS. Default: no.
     pub kms: Option<AgentKms>,
-    /// Whom the data key is for. Default: empty.
+    /// The session that the data key is bound to. Default: empty.
     pub identity: Identity,
-    /// Largest payload of a message, in bytes, before encryption. Default: 1024, as the official agent.
+    /// Maximum payload of a message in bytes, before encryption. Default: 1024, like the official agent.
     pub max_payload: usize,
     /// The data channel.
     pub channel: ChannelConfig,
     /// The streams; see [`ClientConfig::mux`].
     pub mux: MuxConfig,
-    /// Habits of the official agent that a client must survive.
+    /// Behaviour of the official agent that clients must cope with.
     pub quirks: AgentQuirks,
 }
 
@@ -81,11 +81,11 @@ impl Default for AgentConfig {
     }
 }
 
-/// Habits of the official agent right after the handshake (HS-8, DC-11). All off by default.
+/// Behaviour of the official agent right after the handshake (HS-8, DC-11). All off by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AgentQuirks {
-    /// For this long after HandshakeComplete, data is acknowledged and thrown away.
+    /// For this long after HandshakeComplete, data is acknowledged and discarded.
     pub discard_for: Duration,
-    /// For this long after HandshakeComplete, data is refused without an acknowledgement.
+    /// For this long after HandshakeComplete, data is neither accepted nor acknowledged.
     pub refuse_for: Duration,
 }

@@ -1,4 +1,4 @@
-//! What a session tells its driver.
+//! What a session reports to its driver.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use crate::handshake::KeyRequest;
 use crate::mux::StreamId;
 use crate::wire::ChannelClosed;
 
-/// How a session's bytes travel.
+/// How a session carries its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionMode {
     /// A port, many streams at a time (smux).
     Mux,
-    /// A port, one connection at a time, one after the other: agents up to 3.0.196.0.
+    /// A port, one connection after the other: agents up to 3.0.196.0.
     Basic,
     /// A port, and the session is one connection (SSH).
     Plain,
-    /// A shell or a command: one stream whose output has two kinds, beside it terminal size and exit code.
+    /// A shell or a command: one stream whose output has two kinds, with terminal size and exit code.
     Shell,
 }
 
-/// Which output of a command a chunk belongs to. On a terminal all is [`Output::Stdout`].
+/// The output of a command that a chunk belongs to. On a terminal it is always [`Output::Stdout`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Output {
-    /// Standard output, or both where they are not kept apart. Also a client's input.
+    /// Standard output, or both if they are not kept separate. Also a client's input.
     #[default]
     Stdout,
     /// Standard error.
@@ -42,80 +42,81 @@ pub struct TerminalSize {
     pub rows: u32,
 }
 
-/// Something that a [`Session`](super::Session) wants its driver to know.
+/// Something that a [`Session`](super::Session) reports to its driver.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// The handshake is over, or there is none: streams can be opened.
+    /// The handshake is complete, or there is none. Streams can be opened.
     Ready(SessionMode),
-    /// There is a stream (agent side): the client opened it, or the session is one.
+    /// There is a new stream (agent side): the client opened it, or the whole session is one.
     Opened(StreamId),
-    /// A stream that had nothing to read has something.
+    /// A stream without unread data has data now.
     Readable(StreamId),
-    /// A stream that refused a write has room.
+    /// A stream that refused a write accepts data again.
     Writable(StreamId),
-    /// The peer ended the stream: end of file after what is still to be read.
+    /// The peer ended the stream: end of file after the unread data.
     Finished(StreamId),
     /// The agent could not reach the destination; the stream is over.
     Refused(StreamId),
-    /// The far side said nothing for as long as [`MuxConfig::linger`](crate::MuxConfig::linger) after the local end had
-    /// finished (client side). The stream is over, and nobody knows whether its answer was whole.
+    /// The far side was silent for [`MuxConfig::linger`](crate::MuxConfig::linger) after the local end had finished
+    /// (client side). The stream is over, and it is not known whether the answer was complete.
     Silent {
-        /// Which.
+        /// The stream.
         stream: StreamId,
-        /// Whether the far side ever said anything.
+        /// Whether the far side ever sent anything.
         answered: bool,
-        /// How long it was silent, at least.
+        /// Minimum duration of the silence.
         silence: Duration,
     },
-    /// The command ended (client side). What it wrote may still be to be read, or to come.
+    /// The command ended (client side). There may still be unread output, or output that has not arrived yet.
     ExitCode(i64),
     /// The client's terminal has this size (agent side).
     Resized(TerminalSize),
-    /// The session is to be encrypted (client side): have KMS make a data key (`kms:GenerateDataKey`, 64 bytes), then call
-    /// [`Session::provide_data_key`](super::Session::provide_data_key) or
+    /// The session is to be encrypted (client side): have KMS create a data key (`kms:GenerateDataKey`, 64 bytes), then
+    /// call [`Session::provide_data_key`](super::Session::provide_data_key) or
     /// [`Session::refuse_data_key`](super::Session::refuse_data_key).
     DataKeyNeeded(KeyRequest),
-    /// The client made a data key (agent side): have KMS decrypt this one (`kms:Decrypt`), then call
+    /// The client had a data key created (agent side): have KMS decrypt this one (`kms:Decrypt`), then call
     /// [`Session::provide_plaintext_key`](super::Session::provide_plaintext_key).
     DecryptNeeded(KeyRequest, Bytes),
-    /// A text for the person at the client.
+    /// A text for the user of the client.
     Message(String),
     /// The other end's data channel is inactive.
     Paused,
     /// It is active again.
     Resumed,
-    /// The agent is there, and does not begin: another client used the session before (client side). Shells without a
-    /// handshake that say nothing for a while look the same.
+    /// The agent is connected but does not begin: another client used the session before (client side). Shells without
+    /// a handshake that have no output for a while look the same.
     SeemsUsed,
     /// The client ends the session (agent side).
     Terminated,
     /// The service ended the session.
     Closed(ChannelClosed),
-    /// The session can't go on. Drain [`Session::poll_transmit`](super::Session::poll_transmit) once more, then end it.
+    /// The session cannot continue. Drain [`Session::poll_transmit`](super::Session::poll_transmit) once more, then end
+    /// it.
     Failed(String),
 }
 
-/// Why a stream can't be opened.
+/// Why a stream cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The handshake is not over.
+    /// The handshake is not complete.
     #[error("the session is not ready")]
     NotReady,
-    /// The agent carries one connection at a time and there is one.
+    /// The agent carries one connection at a time, and there is one already.
     #[error("the agent carries one connection at a time")]
     Busy,
 }
 
-/// What a session did so far, and what it holds now.
+/// Counters of a session and its current state.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct SessionStats {
     /// The data channel's counters.
     pub channel: ChannelStats,
-    /// Streams that are not over.
+    /// Number of streams that are not over.
     pub streams: usize,
-    /// Bytes that wait to be read, over all streams.
+    /// Number of unread bytes, over all streams.
     pub receive_bytes: usize,
 }

@@ -13,9 +13,9 @@ use crate::handshake::{
 };
 use crate::wire::{MessageBuf, PayloadType};
 
-/// The agent acknowledges and discards what arrives in the moment after its HandshakeComplete (HS-8).
+/// For a moment after its HandshakeComplete, the agent acknowledges and discards what arrives (HS-8).
 const GRACE: Duration = Duration::from_millis(5);
-/// The same on paths so short that the message would arrive within that moment.
+/// The same for paths so short that a message would arrive within that moment.
 const GRACE_ON_LOOPBACK: Duration = Duration::from_millis(50);
 const LOOPBACK_RTT: Duration = Duration::from_millis(1);
 
@@ -47,7 +47,8 @@ impl Handshake {
         }
     }
 
-    /// Looks at a payload before it is acknowledged, and decrypts it. The error is a text if the session can't go on.
+    /// Checks a payload before it is acknowledged, and decrypts it. The error contains a text if the session cannot
+    /// continue.
     pub(super) fn admit(&mut self, payload_type: PayloadType, payload: Bytes) -> Result<Bytes, Option<String>> {
         if let Self::Agent(handshake) = self
             && !handshake.admits(payload_type, &payload)
@@ -61,7 +62,7 @@ impl Handshake {
         }
     }
 
-    /// Of a complete handshake: which way its session's bytes travel, and whether the peer expects keep-alive frames.
+    /// After a complete handshake: how the session carries its data, and whether the peer expects keep-alive frames.
     fn outcome(&self) -> (Side, SessionMode, bool) {
         let (side, multiplexes, old_peer) = match self {
             Self::Client(client) => (Side::Client, client.agent_multiplexes(), client.agent_expects_keep_alive()),
@@ -78,7 +79,7 @@ impl Handshake {
 }
 
 impl Session {
-    /// Before the handshake is complete, everything else is acknowledged and discarded, as the official agent does (HS-8).
+    /// Until the handshake is complete, everything else is acknowledged and discarded, as by the official agent (HS-8).
     pub(super) fn handle_handshake(&mut self, now: Instant, payload_type: PayloadType, payload: &[u8]) {
         let (step, outcome) = match &mut self.handshake {
             Handshake::Client(handshake) => handshake.handle_payload(payload_type, payload),
@@ -111,10 +112,10 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionEvent::DataKeyNeeded`]. Without that question it does nothing.
+    /// Answers [`SessionEvent::DataKeyNeeded`]. Without that event it has no effect.
     ///
-    /// `first_nonce` must come from the system's randomness, never from the session's seed: every payload gets the next
-    /// number from there, and a nonce that comes twice under one key gives the plaintext away.
+    /// `first_nonce` must come from the system's random number generator, never from the session's seed. The nonces
+    /// count up from it, and a nonce that is used twice with one key reveals the plaintext.
     pub fn provide_data_key(&mut self, now: Instant, key: &DataKey, first_nonce: [u8; 12]) {
         if let Handshake::Client(handshake) = &mut self.handshake
             && let Some(step) = handshake.provide_data_key(key, first_nonce)
@@ -123,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionEvent::DataKeyNeeded`] where KMS refused: the agent is told why, and the session fails.
+    /// Answers [`SessionEvent::DataKeyNeeded`] if KMS refused: `why` is sent to the agent, and the session fails.
     pub fn refuse_data_key(&mut self, now: Instant, why: &str) {
         if let Handshake::Client(handshake) = &mut self.handshake
             && let Some(step) = handshake.refuse_data_key(why)
@@ -133,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionEvent::DecryptNeeded`] (agent side). Without that question it does nothing.
+    /// Answers [`SessionEvent::DecryptNeeded`] (agent side). Without that event it has no effect.
     pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) {
         if let Handshake::Agent(handshake) = &mut self.handshake
             && let Some(step) = handshake.provide_plaintext_key(now, key)
@@ -161,7 +162,7 @@ impl Session {
         self.begin(now, side, mode, old_peer);
     }
 
-    /// A session that needs no handshake begins at once (HS-1).
+    /// A session without a handshake begins immediately (HS-1).
     pub(super) fn begin_without_handshake(&mut self, now: Instant) {
         let (side, mode, old_peer) = self.handshake.outcome();
         self.begin(now, side, mode, old_peer);

@@ -1,37 +1,38 @@
-//! Whether a session that somebody else started was used before (HS-11).
+//! Detects whether a session that another program started was used before (HS-11).
 //!
-//! An agent shakes hands once (DC-2). With a second client that comes to the session it goes on as if that were the first:
-//! there is no handshake and, in a port session, nothing at all. Time alone tells little, a new agent may be slow. But an agent
-//! that is there repeats its first message until it is acknowledged (DC-10). So one that answers a message of ours, or sends
-//! later ones, and not the first, has been through it.
+//! An agent performs the handshake once (DC-2). With a second client it continues as if that were the first one: there
+//! is no handshake and, in a port session, no message at all. Waiting alone proves little, because a new agent may be
+//! slow. But an agent that is connected retransmits its first message until it is acknowledged (DC-10). So an agent
+//! that acknowledges our message, or sends later messages, without sending its first one has completed its handshake
+//! with another client.
 
 use std::time::{Duration, Instant};
 
 use super::{PayloadType, Session, SessionEvent, TerminalSize, shell};
 use crate::{Timeout, TimeoutReason};
 
-/// How long the agent may be silent before it is asked.
+/// How long the agent may be silent before it is probed.
 const ASK_AFTER: Duration = Duration::from_secs(3);
-/// Once the agent is there, its first message takes no longer: it is repeated at least every second.
+/// Once the agent is connected, its first message takes no longer than this: it is retransmitted at least every second.
 const BELIEVE_AFTER: Duration = Duration::from_secs(2);
-/// What the agent is asked with is the size of a terminal. Agents discard it before the handshake (HS-8) and in port sessions,
-/// and a shell would be told it anyway.
+/// The probe is a terminal size. Agents discard it before the handshake (HS-8) and in port sessions, and a shell needs
+/// it anyway.
 const SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
-/// The number of the message that asks.
+/// The number of the probe's message.
 const QUESTION: i64 = 0;
 
-/// How much is known.
+/// What is known so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inherited {
-    /// It is new, or nobody wants to know.
+    /// The session is new, or the check is not wanted.
     Unwatched,
-    /// The WebSocket is not up yet.
+    /// The WebSocket is not connected yet.
     Unconnected,
-    /// Nothing was heard since then.
+    /// Nothing has been received since this time.
     Silent(Instant),
-    /// The question is on its way.
+    /// The probe was sent.
     Asked,
-    /// Since then the agent is known to be there.
+    /// The agent has been known to be connected since this time.
     Answered(Instant),
 }
 
@@ -51,7 +52,7 @@ impl Inherited {
 }
 
 impl Session {
-    /// To be called whenever something came or time has passed.
+    /// To be called whenever something was received or time has passed.
     pub(super) fn watch_inherited(&mut self, now: Instant) {
         if self.inherited == Inherited::Unwatched {
             return;
@@ -102,7 +103,7 @@ mod tests {
         AgentConfig::default().session_type
     }
 
-    /// Lets time pass and messages cross; when the client found that the session was used, if it did.
+    /// Exchanges messages for this long. Returns when the client found that the session was used before, if it did.
     fn run(client: &mut Session, agent: &mut Session, now: &mut Instant, time: Duration) -> Option<Duration> {
         let (since, mut found) = (*now, None);
         while *now < since + time {
@@ -161,7 +162,7 @@ mod tests {
             let until = now + silence;
             while now < until {
                 client.handle_timeout(now);
-                // Nobody takes it.
+                // The messages are lost.
                 while client.poll_transmit(now).is_some() {}
                 now += STEP;
             }

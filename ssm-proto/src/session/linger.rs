@@ -6,8 +6,9 @@
 //!                         └───────────────────────────────────────────────┴────────────────────────┘
 //! ```
 //!
-//! Silence counts only while the far side could be heard. A probe, a message whose acknowledgement has to come all the way
-//! back from the agent, proves it at the end: what the agent sent before is then here too.
+//! Silence counts only while the far side could be heard. At the end a probe proves it: a message whose acknowledgement
+//! must travel all the way back from the agent. Everything that the agent sent before that acknowledgement has then
+//! arrived too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,44 +16,44 @@ use std::time::{Duration, Instant};
 use crate::mux::StreamId;
 use crate::{Timeout, TimeoutReason};
 
-/// While a silence counts, the clock is looked at this often, so that a process that stood still notices it.
+/// While silence is counted, the clock is checked this often, to notice that the process was stopped.
 const TICK: Duration = Duration::from_secs(2);
-/// Two looks that are further apart than this: the process stood still.
+/// If two checks are further apart than this, the process was stopped.
 const STOOD_STILL: Duration = Duration::from_secs(4);
-/// A probe that takes this much longer than two round trips met a path that was stalled, or was lost and sent again; unless
-/// the one before took about as long: then the way is long.
+/// A probe that takes this much longer than two round trips met a stalled path, or was lost and retransmitted. If the
+/// previous slow probe took about as long, the path itself is long instead.
 const PROMPT: Duration = Duration::from_secs(1);
-/// No way is as long as this.
+/// No path is longer than this.
 const LONGEST_WAY: Duration = Duration::from_secs(10);
 
 /// The half-closed streams of a session.
 #[derive(Debug, Default)]
 pub(super) struct Lingers {
     streams: BTreeMap<StreamId, Linger>,
-    /// Those with data that is not sent yet.
+    /// Streams with data that has not been sent yet.
     unsent: BTreeSet<StreamId>,
-    /// Those whose data has arrived once the message with this number is acknowledged.
+    /// Streams whose data has arrived once the message with this number is acknowledged.
     undelivered: BTreeSet<(i64, StreamId)>,
-    /// Whether the far side could not be heard at the last look.
+    /// Whether the far side could not be heard at the last check.
     deaf: bool,
-    /// No silence before this counts.
+    /// Silence before this time does not count.
     floor: Option<Instant>,
     looked_at: Option<Instant>,
-    /// No limit is reached before this; a lower bound.
+    /// No limit is reached before this time; a lower bound.
     check_at: Option<Instant>,
     probe: Probe,
-    /// How long the last probe took that took long.
+    /// Duration of the last slow probe.
     last_slow: Duration,
 }
 
 #[derive(Debug)]
 struct Linger {
     limit: Duration,
-    /// The newest message that may carry its data, until it arrived.
+    /// The newest message that may carry the stream's data, until it has arrived.
     awaits: Option<i64>,
     delivered: bool,
     reader_waits: bool,
-    /// Since when both of the above hold.
+    /// Since when `delivered` and `reader_waits` have both been true.
     since: Option<Instant>,
 }
 
@@ -67,11 +68,11 @@ enum Probe {
     },
 }
 
-/// What the data channel knows.
+/// The state of the data channel.
 pub(super) struct Path<F> {
-    /// Whether what the far side says now would be heard.
+    /// Whether data that the far side sends now would be heard.
     pub(super) hears: bool,
-    /// Smoothed round trip.
+    /// Smoothed round-trip time.
     pub(super) srtt: Option<Duration>,
     /// Whether the message with this number and all before it arrived.
     pub(super) arrived: F,
@@ -82,8 +83,8 @@ impl Lingers {
         self.streams.is_empty()
     }
 
-    /// The local end of a stream finished. `last`: the newest message that may carry its data; `None` if some is still to be
-    /// sent.
+    /// The local end of a stream finished. `last`: the newest message that may carry its data; `None` if some data has
+    /// not been sent yet.
     pub(super) fn begin(&mut self, now: Instant, id: StreamId, limit: Duration, last: Option<i64>, reader_waits: bool) {
         if self.streams.is_empty() {
             *self = Self { looked_at: Some(now), ..Self::default() };
@@ -103,14 +104,14 @@ impl Lingers {
         }
     }
 
-    /// Data came. From now on this much silence is the limit.
+    /// Data arrived. From now on the limit is this much silence.
     pub(super) fn heard(&mut self, id: StreamId, limit: Duration) {
         if let Some(linger) = self.streams.get_mut(&id) {
             (linger.limit, linger.reader_waits, linger.since) = (limit, false, None);
         }
     }
 
-    /// The reader took everything and waits for more. Says whether the silence counts from now on.
+    /// The reader took everything and waits for more. Returns whether silence counts from now on.
     pub(super) fn reader_waits(&mut self, now: Instant, id: StreamId) -> bool {
         let Some(linger) = self.streams.get_mut(&id).filter(|linger| !linger.reader_waits) else { return false };
         linger.reader_waits = true;
@@ -136,7 +137,7 @@ impl Lingers {
         self.probe = Probe::Sent { number, at };
     }
 
-    /// Looks at the clock and at what the channel knows; gives the streams whose far side was silent for too long.
+    /// Checks the clock and the state of the data channel. Returns the streams whose far side was silent for too long.
     pub(super) fn look(&mut self, now: Instant, path: Path<impl Fn(i64) -> bool>) -> Vec<StreamId> {
         while let Some((_, id)) = self.undelivered.first().copied().filter(|(number, _)| (path.arrived)(*number)) {
             self.undelivered.pop_first();
@@ -175,7 +176,7 @@ impl Lingers {
         Vec::new()
     }
 
-    /// When to look next.
+    /// When to call [`Lingers::look`] next.
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         let check = self.check_at.filter(|_| !self.is_empty())?;
         let tick = self.looked_at.map_or(check, |at| at + TICK);
@@ -194,7 +195,7 @@ impl Lingers {
         true
     }
 
-    /// What was silent until now may have been out of hearing.
+    /// Restarts the silence of all streams, because the far side could possibly not be heard until now.
     fn begin_anew(&mut self, now: Instant) {
         self.floor = Some(now);
         self.probe = Probe::None;
@@ -205,7 +206,7 @@ impl Lingers {
         Some(self.floor.map_or(since, |floor| since.max(floor)) + linger.limit)
     }
 
-    /// Takes the streams away that had reached their limit when the probe was sent.
+    /// Removes and returns the streams that had reached their limit when the probe was sent.
     fn expire(&mut self, probed_at: Instant) -> Vec<StreamId> {
         let over = |linger| self.due(linger).is_some_and(|due| due <= probed_at);
         let expired: Vec<_> = self.streams.iter().filter(|(_, linger)| over(linger)).map(|(id, _)| *id).collect();
@@ -249,7 +250,7 @@ mod tests {
             self.lingers.look(self.at(second), path)
         }
 
-        /// Looks every other second, and answers a probe at once; gives the second at which the stream expired.
+        /// Checks every other second and answers a probe immediately. Returns the second at which the stream expired.
         fn run(&mut self, from: u64, to: u64) -> Option<u64> {
             (from..to).step_by(2).find(|second| {
                 assert!(self.look(*second, true).is_empty(), "without a proof");

@@ -33,15 +33,15 @@ use linger::{Lingers, Path};
 
 const LOCAL_PORT_FORWARDING: &str = "LocalPortForwarding";
 
-/// One side of a session, whatever it carries: ports, a shell, or a command. A client learns from the agent's first message
-/// which it is.
+/// One side of a session of any type: ports, a shell, or a command. A client learns the type from the agent's first
+/// message.
 ///
-/// The driver's contract: call one `handle_*` or one command, then drain [`Session::poll_event`] and
-/// [`Session::poll_transmit`] until both say `None`, then wait for input or for [`Session::poll_timeout`]. While
-/// [`Session::is_congested`], read no more from the WebSocket.
+/// The driver's contract: call one `handle_*` method or one command, then drain [`Session::poll_event`] and
+/// [`Session::poll_transmit`] until both return `None`, then wait for input or for [`Session::poll_timeout`]. While
+/// [`Session::is_congested`], do not read from the WebSocket.
 ///
-/// A shell or a command ([`SessionMode::Shell`]) is one stream, which the client opens once: it writes the input and reads
-/// the output with [`Session::read_output`]; [`SessionEvent::Finished`] comes when the session is closed.
+/// A shell or a command ([`SessionMode::Shell`]) is one stream, which the client opens once. It writes the input and
+/// reads the output with [`Session::read_output`]. [`SessionEvent::Finished`] is reported when the session is closed.
 pub struct Session {
     channel: DataChannel,
     handshake: Handshake,
@@ -50,23 +50,23 @@ pub struct Session {
     mux_config: MuxConfig,
     ports_only: bool,
     quirks: AgentQuirks,
-    /// The agent's shell is not up yet.
+    /// The agent's shell is not open yet.
     refusing: bool,
-    /// Before this, no session data leaves.
+    /// No session data is sent before this time.
     data_from: Option<Instant>,
     completed_at: Option<Instant>,
     control: VecDeque<(PayloadType, MessageBuf)>,
-    /// The client's terminal, and what of it the agent knows.
+    /// The size of the client's terminal, and what the agent knows of it.
     size: Option<TerminalSize>,
     size_sent: Option<TerminalSize>,
     inherited: Inherited,
     lingers: Lingers,
-    /// What came can't be read, and nothing after it.
+    /// Received data could not be decoded; nothing after it can be either.
     broken: bool,
     events: VecDeque<SessionEvent>,
 }
 
-/// Not what waits to be sent or read: it is what people type and see.
+/// Buffered data is left out, because it is what people type and read.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -77,7 +77,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// The client's side.
+    /// Creates the client's side.
     pub fn client(config: ClientConfig, clock: Clock, seed: u64) -> Self {
         let handshake = ClientHandshake::new(config.client_version, config.identity, config.kms_on_ports);
         let channel = DataChannel::new(Side::Client, config.channel, clock, seed);
@@ -85,7 +85,8 @@ impl Session {
         Self { ports_only: config.ports_only, inherited: Inherited::new(config.inherited), ..session }
     }
 
-    /// The agent's side. It asks for the handshake as soon as it is connected, or is ready at once if it needs none.
+    /// Creates the agent's side. It requests the handshake as soon as it is connected, or is ready immediately if it
+    /// needs none.
     pub fn agent(config: AgentConfig, clock: Clock, seed: u64) -> Self {
         let mut handshake = AgentHandshake::new(config.agent_version, config.session_type, config.kms, config.identity);
         let first = handshake.start(clock.start);
@@ -121,7 +122,8 @@ impl Session {
         }
     }
 
-    /// The agent's version; empty before its handshake request, in sessions without a handshake, and on the agent's side.
+    /// The agent's version; empty before its handshake request, in sessions without a handshake, and on the agent's
+    /// side.
     pub fn agent_version(&self) -> &str {
         match &self.handshake {
             Handshake::Client(handshake) => handshake.agent_version(),
@@ -129,7 +131,7 @@ impl Session {
         }
     }
 
-    /// What the session carries; on the client's side `None` until the agent said so.
+    /// What the session carries; `None` on the client's side until the agent has sent it.
     pub fn session_type(&self) -> Option<&SessionType> {
         self.handshake.session_type()
     }
@@ -143,24 +145,24 @@ impl Session {
         }
     }
 
-    /// Whether the receive stores are full: read no more from the WebSocket until streams are read.
+    /// Whether the receive buffers are full. Read nothing more from the WebSocket until streams are read.
     pub fn is_congested(&self) -> bool {
         self.carrier.is_congested()
     }
 
     /// The stream whose reader the session waits for while it is congested; see
-    /// [`Mux::slowest_reader`](crate::Mux::slowest_reader). `None` where there is only one stream.
+    /// [`Mux::slowest_reader`](crate::Mux::slowest_reader). `None` if there is only one stream.
     pub fn slowest_reader(&self) -> Option<StreamId> {
         self.carrier.slowest_reader()
     }
 
-    /// The stream whose destination the session likely waits for while nothing is acknowledged; see
-    /// [`Mux::slowest_destination`](crate::Mux::slowest_destination). `None` where there is only one stream.
+    /// The stream whose destination the session probably waits for while nothing is acknowledged; see
+    /// [`Mux::slowest_destination`](crate::Mux::slowest_destination). `None` if there is only one stream.
     pub fn slowest_destination(&self) -> Option<StreamId> {
         self.carrier.slowest_destination()
     }
 
-    /// Whether everything that was sent is acknowledged and nothing waits to be sent.
+    /// Whether everything sent is acknowledged and nothing is queued.
     pub fn is_idle(&self) -> bool {
         !self.wants_transmit() && self.control.is_empty() && self.channel.is_idle()
     }
@@ -169,10 +171,10 @@ impl Session {
         self.carrier.wants_transmit() || self.due_size().is_some() || self.lingers.wants_probe()
     }
 
-    /// One binary WebSocket message arrived.
+    /// Handles one binary WebSocket message.
     ///
     /// # Errors
-    /// The bytes are no message. They are dropped without an acknowledgement; the session lives on.
+    /// The bytes are not a valid message. It is dropped without an acknowledgement; the session continues.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
         self.refuse_while_unready(now);
         let mut unreadable = None;
@@ -205,7 +207,7 @@ impl Session {
         if !self.handshake.is_complete() {
             self.handle_handshake(now, payload_type, &payload);
         }
-        // What ended the wait for a handshake by not being one is data all the same (HS-1).
+        // A message that shows that there is no handshake is data itself (HS-1).
         if self.handshake.is_complete() {
             self.handle_session_payload(now, payload_type, payload);
         }
@@ -252,7 +254,7 @@ impl Session {
         self.collect_events();
     }
 
-    /// Told once, however often the peer sends it again.
+    /// Reported once, however often the peer retransmits the message.
     fn fail_reading(&mut self, text: String) {
         if !std::mem::replace(&mut self.broken, true) {
             self.events.push_back(SessionEvent::Failed(text));
@@ -265,7 +267,7 @@ impl Session {
         self.events.push_back(SessionEvent::Closed(closed));
     }
 
-    /// A WebSocket is up, the first or a later one: what is unacknowledged goes again, once, in order.
+    /// A WebSocket is connected, the first or a later one. Everything unacknowledged is sent again once, in order.
     pub fn handle_connected(&mut self, now: Instant) {
         self.channel.handle_connected(now);
         if self.inherited == Inherited::Unconnected {
@@ -274,13 +276,13 @@ impl Session {
         self.watch_silence(now);
     }
 
-    /// The WebSocket is gone. Everything is kept.
+    /// The WebSocket is gone. All state is kept.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.channel.handle_disconnected(now);
         self.watch_silence(now);
     }
 
-    /// The clock reached what [`Session::poll_timeout`] said; a spurious call changes nothing.
+    /// To be called at the time of [`Session::poll_timeout`]. A call without need changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.channel.handle_timeout(now);
         if self.data_from.is_some_and(|at| now >= at) {
@@ -318,10 +320,12 @@ impl Session {
         self.collect_events();
     }
 
-    /// Opens a stream (client side). The one stream of a shell can be opened even after it was closed: what came is there.
+    /// Opens a stream (client side). The one stream of a shell can be opened even after the session was closed; what
+    /// was received can then be read.
     ///
     /// # Errors
-    /// [`OpenError::NotReady`] before the handshake is over; [`OpenError::Busy`] where only one connection is possible.
+    /// [`OpenError::NotReady`] before the handshake is complete; [`OpenError::Busy`] if only one connection is
+    /// possible.
     pub fn open(&mut self) -> Result<StreamId, OpenError> {
         let id = self.carrier.open();
         self.collect_events();
@@ -331,39 +335,40 @@ impl Session {
     /// Queues data of a stream.
     ///
     /// # Errors
-    /// [`WriteError::Full`] gives the data back; nothing is ever dropped.
+    /// [`WriteError::Full`] returns the data; nothing is ever dropped.
     pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
         self.carrier.write(id, Output::Stdout, data)
     }
 
-    /// As [`Session::write`], for a command whose outputs are kept apart (agent side). They share one queue, and keep their
-    /// order.
+    /// Like [`Session::write`], for a command whose outputs are kept separate (agent side). They share one queue and
+    /// keep their order.
     ///
     /// # Errors
-    /// As [`Session::write`], and [`WriteError::NoStderr`].
+    /// As for [`Session::write`], and [`WriteError::NoStderr`].
     pub fn write_output(&mut self, id: StreamId, output: Output, data: Bytes) -> Result<(), WriteError> {
         self.carrier.write(id, output, data)
     }
 
-    /// Bytes that [`Session::write`] would take now without a refusal of the next.
+    /// Number of bytes that can be written before the stream's send queue is full.
     pub fn writable(&self, id: StreamId) -> usize {
         self.carrier.writable(id)
     }
 
-    /// Takes the next chunk of a stream that waits to be read.
+    /// Takes the next chunk of a stream's unread data.
     pub fn read(&mut self, id: StreamId) -> Option<Bytes> {
         self.read_output(id).map(|(_, chunk)| chunk)
     }
 
-    /// As [`Session::read`], and says which output the chunk belongs to.
+    /// Like [`Session::read`], and returns which output the chunk belongs to.
     pub fn read_output(&mut self, id: StreamId) -> Option<(Output, Bytes)> {
         self.carrier.read(id)
     }
 
-    /// The reader of a stream has dealt with everything that it took, finds no more, and waits. Only then does the far side's
-    /// silence count: a stream whose reader never waits is never given up (see [`MuxConfig::linger`](crate::MuxConfig::linger)).
+    /// To be called when the reader of a stream has processed everything that it took and waits for more. Only from
+    /// then on does silence of the far side count: a stream whose reader never waits is never given up (see
+    /// [`MuxConfig::linger`](crate::MuxConfig::linger)).
     ///
-    /// Says whether [`Session::poll_timeout`] may be earlier now.
+    /// Returns whether [`Session::poll_timeout`] may have become earlier.
     pub fn wait_for_data(&mut self, now: Instant, id: StreamId) -> bool {
         self.carrier.set_reader_waits(id);
         self.lingers.reader_waits(now, id)
@@ -374,7 +379,7 @@ impl Session {
         self.carrier.is_finished(id)
     }
 
-    /// The local end of a stream sends nothing more; see [`Mux::finish`](crate::Mux::finish).
+    /// Ends the local sending side of a stream; see [`Mux::finish`](crate::Mux::finish).
     pub fn finish(&mut self, now: Instant, id: StreamId) {
         let was_held = self.carrier.is_held(id);
         self.carrier.finish(id);
@@ -386,40 +391,41 @@ impl Session {
         }
     }
 
-    /// Ends a stream at both ends without waiting for an answer; see [`Mux::close`](crate::Mux::close).
+    /// Ends a stream in both directions without waiting for an answer; see [`Mux::close`](crate::Mux::close).
     pub fn close(&mut self, id: StreamId) {
         self.lingers.end(id);
         self.carrier.close(id);
     }
 
-    /// Drops a stream now, with what waits in it.
+    /// Drops a stream and its queued data now.
     pub fn reset(&mut self, id: StreamId) {
         self.lingers.end(id);
         self.carrier.reset(id);
     }
 
-    /// Ends a stream whose answer nobody wants, once what waits to be sent is sent; see
+    /// Ends a stream whose answer nobody reads, once the queued data is sent; see
     /// [`Mux::abandon`](crate::Mux::abandon).
     pub fn abandon(&mut self, id: StreamId) {
         self.lingers.end(id);
         self.carrier.abandon(id);
     }
 
-    /// The client's terminal has this size. The latest is kept until the session is known to be a shell and ready.
+    /// Sets the size of the client's terminal. The latest one is kept until the session is known to be a shell and
+    /// ready.
     pub fn resize(&mut self, size: TerminalSize) {
         self.size = Some(size);
     }
 
-    /// The command ended (agent side of a shell or a command): tells how, after what was written before. Comes before
-    /// [`Session::finish`], which ends the stream.
+    /// The command ended (agent side of a shell or a command): sends the exit code after what was written before. To be
+    /// called before [`Session::finish`], which ends the stream.
     pub fn exit(&mut self, code: i64) {
         if let Carrier::Shell(shell) = &mut self.carrier {
             shell.exit(code);
         }
     }
 
-    /// While set, input and sizes are refused without an acknowledgement, so that they come again (agent side): the terminal
-    /// is not up yet.
+    /// While set, input and sizes are neither accepted nor acknowledged, so that the client retransmits them (agent
+    /// side): the terminal is not open yet.
     pub fn set_refusing(&mut self, refusing: bool) {
         self.refusing = refusing;
     }
@@ -457,7 +463,7 @@ impl Session {
                 Err(error) => return self.events.push_back(SessionEvent::Failed(error.to_string())),
             }
         }
-        // The caller saw that the window has room.
+        // The caller has checked that the window is not full.
         let Ok(number) = self.channel.send(now, payload_type, buf) else { return };
         match (payload_type, &mut self.carrier) {
             (PayloadType::Flag, Carrier::Raw(raw)) => raw.flag_sent(number),
@@ -489,7 +495,7 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// When [`Session::handle_timeout`] is to be called next, and what for.
+    /// When [`Session::handle_timeout`] is to be called next, and why.
     pub fn poll_timeout(&self) -> Option<Timeout> {
         let answer = self.answer_timeout().map(|at| Timeout { at, reason: TimeoutReason::HandshakeAnswer });
         let grace = self.data_from.map(|at| Timeout { at, reason: TimeoutReason::HandshakeGrace });
@@ -501,7 +507,7 @@ impl Session {
         Timeout::earliest(own, Timeout::earliest(self.carrier.poll_timeout(), self.channel.poll_timeout()))
     }
 
-    /// Turns what happened to streams into what the driver sees.
+    /// Converts stream events into events for the driver.
     fn collect_events(&mut self) {
         while let Some(event) = self.carrier.poll_event() {
             let event = match event {

@@ -7,7 +7,7 @@ use crate::handshake::{PortProperties, Version};
 use crate::mux::StreamId;
 use crate::wire::{MessageBuf, PayloadType, PortFlag};
 
-/// Which way the bytes of a port session travel.
+/// How a port session carries its data.
 pub(super) fn mode(port: &PortProperties, multiplexes: bool) -> SessionMode {
     match port.kind.as_deref() {
         Some(LOCAL_PORT_FORWARDING) if multiplexes => SessionMode::Mux,
@@ -39,14 +39,14 @@ impl Session {
         self.collect_events();
     }
 
-    /// The destination of a stream can't be reached (agent side): says so, then ends the stream (PORT-6).
+    /// The destination of a stream cannot be reached (agent side). Sends the flag, then ends the stream (PORT-6).
     pub fn refuse(&mut self, id: StreamId) {
         self.send_flag(PortFlag::ConnectToPortError);
         self.reset(id);
     }
 
-    /// Tells the agent to end the session (client side), where it understands that: shells and commands have no such flag.
-    /// The API's TerminateSession is the sure way.
+    /// Tells the agent to end the session (client side), if it understands that. Shells and commands have no such flag.
+    /// The API's TerminateSession always works.
     pub fn terminate(&mut self) {
         let understood = match (&self.handshake, &self.carrier) {
             (Handshake::Client(_), Carrier::Mux(_)) => true,

@@ -9,13 +9,13 @@ use crate::Side;
 use crate::mux::{ByteQueue, MuxConfig, MuxEvent, ReceiveQueue, StreamId, WriteError};
 use crate::wire::{MessageBuf, PortFlag};
 
-/// In basic mode nobody ever says that the far side is done: this much silence after some of its answer counts as the end,
-/// once the local end has finished.
+/// In basic mode the end of the answer is never reported. After the local end has finished and a part of the answer has
+/// arrived, this much silence counts as its end.
 const QUIET: Duration = Duration::from_secs(3);
-/// What a connection that waits for its turn counts beside its bytes.
+/// What a queued connection counts in addition to its bytes.
 const LATER: usize = 256;
 
-/// One connection at a time over a session that knows no streams.
+/// One connection at a time, in a session without streams.
 #[derive(Debug)]
 pub(super) struct Raw {
     side: Side,
@@ -23,29 +23,29 @@ pub(super) struct Raw {
     basic: bool,
     send_queue: usize,
     receive_store: usize,
-    /// How long an answer may take once the local end has finished.
+    /// How long an answer may take after the local end has finished.
     linger: Duration,
     current: Option<StreamId>,
     next: u32,
     send: ByteQueue,
     receive: ReceiveQueue,
     wants_room: bool,
-    /// Something came after what was last written.
+    /// Something arrived after the last write.
     answered: bool,
     /// The reader took everything and waits for more.
     reader_waits: bool,
     finished: Option<Finish>,
-    /// The flag that is to follow the data.
+    /// The flag to send after the data.
     flag: Option<PortFlag>,
-    /// What comes before this number is acknowledged belongs to a connection that is over.
+    /// What arrives before this number is acknowledged belongs to a connection that is over.
     discard_until: Option<i64>,
     remote_finished: bool,
-    /// Agent side: connections that follow one that the client has ended and the destination not yet.
+    /// Agent side: connections that follow one that the client has ended but the destination has not.
     later: VecDeque<Later>,
     events: VecDeque<MuxEvent>,
 }
 
-/// What came for a connection whose turn it is not yet.
+/// What arrived for a connection that has not begun yet.
 #[derive(Debug, Default)]
 struct Later {
     data: ReceiveQueue,
@@ -54,7 +54,7 @@ struct Later {
 
 #[derive(Clone, Copy, Debug)]
 enum Finish {
-    /// Nothing more is to be written; the far side is not told yet.
+    /// The local end finished; the far side was not told yet.
     Held,
     Now,
 }
@@ -106,7 +106,7 @@ impl Raw {
         id
     }
 
-    /// `None`: the one connection that is possible is there already.
+    /// Returns `None` if the only possible connection exists already.
     pub(super) fn open(&mut self) -> Option<StreamId> {
         let taken = self.current.is_some() || self.flag.is_some() || (!self.basic && self.next > 1);
         (!taken).then(|| self.begin())
@@ -172,12 +172,12 @@ impl Raw {
         self.current == Some(id) && !self.send.is_empty()
     }
 
-    /// Whether something came after what was last written.
+    /// Whether something arrived after the last write.
     pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// How much silence is the end.
+    /// How much silence counts as the end.
     pub(super) fn linger(&self) -> Duration {
         if self.basic && self.answered { self.linger.min(QUIET) } else { self.linger }
     }
@@ -190,8 +190,8 @@ impl Raw {
         self.reader_waits
     }
 
-    /// The far side was silent for [`Raw::linger`]. `true`: that is the end of its answer; the stream stays until it is
-    /// dropped.
+    /// The far side was silent for [`Raw::linger`]. Returns `true` if this is the end of its answer; the stream then
+    /// remains until it is dropped.
     pub(super) fn end_by_silence(&mut self) -> bool {
         let ends = self.basic && self.answered;
         if ends {
@@ -235,7 +235,7 @@ impl Raw {
         self.receive.push(data);
         match self.current {
             Some(id) if was_empty => self.events.push_back(MuxEvent::Readable(id)),
-            // The agent connects again for data that comes after its destination was gone (PORT-3).
+            // The agent connects again when data arrives after its destination closed (PORT-3).
             None if self.side == Side::Agent => drop(self.begin()),
             _ => {}
         }
@@ -251,7 +251,7 @@ impl Raw {
         }
     }
 
-    /// The session is over, or this end takes the answer for whole.
+    /// The session is over, or this end considers the answer complete.
     pub(super) fn handle_closed(&mut self) {
         if std::mem::replace(&mut self.remote_finished, true) {
             return;
@@ -284,12 +284,12 @@ impl Raw {
         self.end_if_done();
     }
 
-    /// The flag that is due once the data before it is sent.
+    /// Takes the flag, if all data before it is sent.
     pub(super) fn take_flag(&mut self) -> Option<PortFlag> {
         if self.send.is_empty() { self.flag.take() } else { None }
     }
 
-    /// The flag went out with this number.
+    /// The flag was sent with this number.
     pub(super) fn flag_sent(&mut self, number: i64) {
         self.discard_until = Some(number);
     }

@@ -1,4 +1,5 @@
-//! Shells and commands: one stream of input one way, of tagged output the other. `docs/protocol.md`, SHELL-*.
+//! Shells and commands: one stream of input in one direction, of tagged output in the other. `docs/protocol.md`,
+//! SHELL-*.
 
 use std::collections::VecDeque;
 
@@ -9,10 +10,10 @@ use crate::Side;
 use crate::mux::{ByteQueue, MuxEvent, ReceiveQueue, StreamId, WriteError};
 use crate::wire::{MessageBuf, PayloadType};
 
-/// The one stream's number.
+/// The number of the only stream.
 const STREAM: StreamId = StreamId(1);
 const EXIT_CODE: &str = "EXIT_CODE: ";
-/// What a change from one output to the other counts beside the bytes.
+/// What a change between the outputs counts in addition to the bytes.
 const CHANGE: usize = 256;
 
 /// ```text
@@ -43,7 +44,7 @@ enum State {
     Over,
 }
 
-/// What waits to be sent, in order.
+/// A part of the send queue, in order.
 #[derive(Debug)]
 enum Segment {
     Data(Output, ByteQueue),
@@ -73,7 +74,7 @@ impl Shell {
         shell
     }
 
-    /// What came before is told again; `None`: it was opened already.
+    /// Reports again what arrived before. Returns `None` if the stream was opened already.
     pub(super) fn open(&mut self) -> Option<StreamId> {
         if self.state != State::Waiting {
             return None;
@@ -134,7 +135,7 @@ impl Shell {
         if self.takes_writes(id) { self.send_queue.saturating_sub(self.send_bytes) } else { 0 }
     }
 
-    /// Agent side: follows what was written before.
+    /// Agent side: sent after what was written before.
     pub(super) fn exit(&mut self, code: i64) {
         if self.side == Side::Agent && self.state == State::Open {
             self.send.push_back(Segment::ExitCode(code));
@@ -159,7 +160,7 @@ impl Shell {
         !self.is_open(id) || (self.remote_finished && self.receive.is_empty())
     }
 
-    /// Nothing on the wire says that there is no more input.
+    /// The protocol has no message for the end of the input.
     pub(super) fn finish(&mut self, id: StreamId) {
         if self.is_open(id) {
             self.finished = true;
@@ -184,7 +185,7 @@ impl Shell {
         match self.receive.back_mut() {
             Some((last, queue)) if *last == output => queue.push(data),
             other => {
-                // What both outputs wrote in turn is not to keep a buffer alive for each turn.
+                // Alternating short outputs must not keep one buffer alive each.
                 if let Some((_, queue)) = other {
                     queue.settle();
                 }
@@ -195,7 +196,7 @@ impl Shell {
         }
     }
 
-    /// The session is over; what was received is still there to be read.
+    /// The session is over; what was received can still be read.
     pub(super) fn handle_closed(&mut self) {
         if !self.remote_finished && self.state != State::Over {
             self.remote_finished = true;
@@ -266,12 +267,12 @@ impl Shell {
     }
 }
 
-/// Reads the payload that tells how a command ended.
+/// Parses the payload with a command's exit code.
 pub(super) fn exit_code(payload: &[u8]) -> Option<i64> {
     std::str::from_utf8(payload).ok()?.trim().strip_prefix(EXIT_CODE.trim_end())?.trim_start().parse().ok()
 }
 
-/// The payload that tells a terminal's size.
+/// Encodes a terminal's size.
 pub(super) fn size_payload(size: TerminalSize) -> MessageBuf {
     MessageBuf::from(format!(r#"{{"cols":{},"rows":{}}}"#, size.cols, size.rows).as_bytes())
 }

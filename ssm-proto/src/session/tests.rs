@@ -1,4 +1,4 @@
-//! What a session promises beyond its parts.
+//! Tests of a session beyond those of its parts.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ fn kms() -> AgentKms {
     }
 }
 
-/// Two sessions back to back, without a link.
+/// Two sessions connected directly, without a link.
 struct Ends {
     now: Instant,
     client: Session,
     agent: Session,
-    /// Numbered messages that crossed, either way.
+    /// Numbered messages exchanged, in both directions.
     crossed: Vec<AgentMessage>,
 }
 
@@ -54,7 +54,7 @@ impl Ends {
         Self::new(ClientConfig::default(), agent)
     }
 
-    /// An encrypted shell on which everything is agreed.
+    /// An encrypted shell after a complete handshake.
     fn encrypted() -> Self {
         let mut ends = Self::shell(Some(kms()));
         ends.exchange();
@@ -85,7 +85,7 @@ impl Ends {
         }
     }
 
-    /// Everything that is ready crosses, and a second passes after it.
+    /// Exchanges everything, advances the time by a second, and exchanges everything again.
     fn settle(&mut self) {
         self.exchange();
         self.now += Duration::from_secs(1);
@@ -115,7 +115,7 @@ fn failure(session: &mut Session) -> Option<String> {
     })
 }
 
-/// A message of the peer's, made by hand.
+/// A hand-made message from the peer.
 fn message(message_type: MessageType, number: i64, payload_type: PayloadType, payload: &[u8]) -> Bytes {
     let header = Header::new(message_type, 1, uuid::Uuid::nil());
     Header { sequence_number: number, payload_type, ..header }.seal(MessageBuf::from(payload))
@@ -155,7 +155,7 @@ fn an_agent_whose_terminal_is_not_up_gets_size_and_input_again() {
     ends.client.write(id, Bytes::from_static(b"ls\n")).unwrap();
     ends.exchange();
     assert_eq!(ends.agent.read(stream), None);
-    // The input waits behind the size, so it was taken.
+    // The size is refused. The input after it is in the reorder buffer, and therefore acknowledged.
     assert_eq!(ends.client.stats().channel.in_flight, 1);
     assert!(events(&mut ends.agent).iter().all(|event| !matches!(event, SessionEvent::Resized(_))));
     ends.agent.set_refusing(false);
@@ -339,7 +339,7 @@ fn a_peer_that_is_said_to_be_away_is_asked_also_when_nothing_is_in_flight() {
     let mut pair = crate::testing::Pair::new(Instant::now(), 1, link, ClientConfig::default(), AgentConfig::default());
     assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready && pair.client.session.is_idle()));
     let stream = pair.client.session.open().unwrap();
-    // The word of the agent's return is lost.
+    // The message that the agent is active again is lost.
     let away = crate::publication(false, 1, uuid::Uuid::nil());
     pair.client.session.handle_input(pair.now, away).unwrap();
     for _ in 0..50 {
@@ -357,7 +357,7 @@ fn what_was_sent_into_a_black_hole_goes_again_as_soon_as_the_peer_has_a_new_webs
     assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready));
     let stream = pair.client.session.open().unwrap();
     assert!(pair.run_until(Duration::from_secs(1), |pair| pair.agent.session.stats().streams == 1));
-    // Nobody tells the agent that the client hears nothing.
+    // The agent is not told that the client receives nothing.
     pair.link.loss = 1.0;
     for _ in 0..100 {
         pair.agent.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
@@ -381,7 +381,7 @@ fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
         let stream = ends.client.open().unwrap();
         ends.client.write(stream, Bytes::from_static(bytes)).unwrap();
         ends.client.abandon(stream);
-        // The destination of the first has not noticed its end.
+        // The first connection's destination has not noticed its end.
         ends.exchange();
     }
     let mut arrived = Vec::new();
@@ -418,7 +418,7 @@ fn a_turn_that_has_come_does_not_wake_again_while_the_socket_takes_nothing() {
     }
     let mut wakes = 0;
     let end = ends.now + Duration::from_secs(60);
-    // Nothing is taken from the session: its WebSocket is full.
+    // No message is taken from the session, as if its WebSocket were full.
     while let Some(at) = ends.client.poll_timeout().map(|timeout| timeout.at).filter(|at| *at < end) {
         assert!(at > ends.now || wakes == 0, "a time-out that is past wakes for ever");
         ends.now = at.max(ends.now);

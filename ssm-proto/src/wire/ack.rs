@@ -7,17 +7,17 @@ use super::message::{AgentMessage, Header};
 use super::outgoing::MessageBuf;
 use super::types::MessageType;
 
-/// SYN and FIN: what both peers set on acknowledgements (DC-4).
+/// SYN and FIN, which both peers set on acknowledgements (DC-4).
 const ACK_FLAGS: u64 = 3;
 
-/// "The message with this number arrived": acknowledges exactly one message (DC-4).
+/// Acknowledges exactly one message (DC-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledge {
     /// The acknowledged message's type.
     pub message_type: MessageType,
     /// The acknowledged message's id.
     pub message_id: Uuid,
-    /// The acknowledged message's number: the only thing that peers match on.
+    /// The acknowledged message's number, the only field that peers match on.
     pub sequence_number: i64,
 }
 
@@ -27,7 +27,7 @@ const NUMBER: &[u8; 38] = br#"","AcknowledgedMessageSequenceNumber":"#;
 const TAIL: &[u8; 28] = br#","IsSequentialMessage":true}"#;
 
 impl Acknowledge {
-    /// The acknowledgement of `message`.
+    /// Creates the acknowledgement of `message`.
     pub fn of(message: &AgentMessage) -> Self {
         Self {
             message_type: message.message_type(),
@@ -36,7 +36,7 @@ impl Acknowledge {
         }
     }
 
-    /// The whole message that says it.
+    /// Encodes the whole message.
     pub fn encode(&self, created_date: u64, message_id: Uuid) -> bytes::Bytes {
         let (mut id, mut number) = (Uuid::encode_buffer(), itoa::Buffer::new());
         let id = self.message_id.hyphenated().encode_lower(&mut id);
@@ -49,12 +49,13 @@ impl Acknowledge {
         header.seal(payload)
     }
 
-    /// Reads the payload of an `acknowledge` message. `None` if it is none.
+    /// Decodes the payload of an `acknowledge` message. Returns `None` if it is not an acknowledgement.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         Self::decode_canonical(payload).or_else(|| Self::decode_json(payload))
     }
 
-    /// Reads the number alone, which is all that peers match on (DC-4): the hot path's way. Does not look at the id.
+    /// Decodes only the number, because peers match on nothing else (DC-4). This is the hot path. The id is not
+    /// checked.
     pub fn decode_number(payload: &[u8]) -> Option<i64> {
         let number = canonical(payload).and_then(|(_, _, digits)| decimal(digits));
         number.or_else(|| Self::decode_json(payload).map(|ack| ack.sequence_number))
@@ -75,8 +76,8 @@ impl Acknowledge {
     }
 }
 
-/// Type, id and digits in the one spelling that every known peer writes, of the only two types that they acknowledge. Pieces
-/// of a constant length are compared without a call.
+/// Returns type, id and digits if the payload has the exact form that every known peer writes, for one of the only two
+/// types that they acknowledge. Comparing pieces of constant length needs no function call.
 fn canonical(payload: &[u8]) -> Option<(MessageType, &[u8; 36], &[u8])> {
     let rest = strip(payload, TYPE)?;
     let (message_type, rest) = match (strip(rest, b"input_stream_data"), strip(rest, b"output_stream_data")) {
@@ -103,7 +104,7 @@ fn strip<'a, const N: usize>(text: &'a [u8], prefix: &[u8; N]) -> Option<&'a [u8
     text.split_first_chunk().and_then(|(start, rest)| (start == prefix).then_some(rest))
 }
 
-/// Up to 18 digits, which fit for certain.
+/// Up to 18 digits, which always fit.
 fn decimal(digits: &[u8]) -> Option<i64> {
     if digits.is_empty() || digits.len() > 18 {
         return None;

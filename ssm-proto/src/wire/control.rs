@@ -1,4 +1,4 @@
-//! Messages that the service makes, and the text frame that opens a data channel.
+//! Messages that the service sends, and the text frame that opens a data channel.
 
 use std::fmt;
 
@@ -10,31 +10,31 @@ use super::message::Header;
 use super::outgoing::MessageBuf;
 use super::types::{HeaderForm, MessageType, Padding};
 
-/// The first frame of a WebSocket, as text: opens the data channel (OPEN-3).
+/// The first frame of a WebSocket, which is text: opens the data channel (OPEN-3).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct OpenDataChannel {
-    /// `1.0`. Some clients say it as a number.
+    /// `1.0`. Some clients send it as a number.
     #[serde(default, deserialize_with = "text_or_number")]
     pub message_schema_version: String,
     /// A fresh UUID.
     #[serde(default)]
     pub request_id: String,
-    /// The session's token. A secret.
+    /// The session's token. It is a secret.
     pub token_value: String,
-    /// Only the agent says it.
+    /// Only sent by the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_instance_id: Option<String>,
     /// A UUID, chosen once per process and kept across reconnects.
     #[serde(default)]
     pub client_id: String,
-    /// Only the client says it.
+    /// Only sent by the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_version: Option<String>,
 }
 
 impl OpenDataChannel {
-    /// The client's form.
+    /// Creates the client's form.
     pub fn client(request_id: Uuid, token: impl Into<String>, client_id: Uuid, version: impl Into<String>) -> Self {
         Self {
             message_schema_version: "1.0".into(),
@@ -46,15 +46,15 @@ impl OpenDataChannel {
         }
     }
 
-    /// The text frame.
+    /// Encodes the text frame.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads the text frame.
+    /// Decodes the text frame.
     ///
     /// # Errors
-    /// What is wrong with the JSON; the message never contains the token.
+    /// What is wrong with the JSON. The text never contains the token.
     pub fn from_json(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| format!("not an OpenDataChannel message ({:?})", error.classify()))
     }
@@ -83,7 +83,7 @@ impl fmt::Debug for OpenDataChannel {
     }
 }
 
-/// The service's word that the session is over (WIRE-9).
+/// The service's message that the session is over (WIRE-9).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ChannelClosed {
@@ -99,17 +99,18 @@ pub struct ChannelClosed {
     pub schema_version: i64,
     /// Milliseconds since the Unix epoch, as text.
     pub created_date: String,
-    /// What the agent has to say about the end; often empty.
+    /// The agent's reason for the end; often empty.
     pub output: String,
 }
 
 impl ChannelClosed {
-    /// Reads the payload. What cannot be read counts as an end without a text: the session is over all the same.
+    /// Decodes the payload. One that cannot be decoded counts as an end without a text, because the session is over in
+    /// any case.
     pub fn decode(payload: &[u8]) -> Self {
         serde_json::from_slice(payload).unwrap_or_default()
     }
 
-    /// The whole message in the form that the service is reported to send: short header, NUL padding.
+    /// Encodes the whole message in the form that the service is reported to send: short header, NUL padding.
     pub fn encode(session_id: &str, target: &str, output: &str, created_date: u64, message_id: Uuid) -> Bytes {
         let body = Self {
             message_type: "channel_closed".into(),
@@ -125,7 +126,8 @@ impl ChannelClosed {
     }
 }
 
-/// A whole `start_publication` or `pause_publication` message: the other end's data channel is active, or is not (DC-12).
+/// Encodes a whole `start_publication` or `pause_publication` message: the other end's data channel is active, or
+/// inactive (DC-12).
 pub fn publication(start: bool, created_date: u64, message_id: Uuid) -> Bytes {
     let message_type = if start { MessageType::StartPublication } else { MessageType::PausePublication };
     let header = Header { form: HeaderForm::Full, ..service_header(message_type, created_date, message_id) };

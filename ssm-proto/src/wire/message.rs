@@ -1,4 +1,4 @@
-//! The header and the zero-copy view of a whole message.
+//! The header, and the zero-copy view of a whole message.
 
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
@@ -8,13 +8,13 @@ use super::digest::PayloadDigest;
 use super::outgoing::MessageBuf;
 use super::types::{HeaderForm, MessageType, Padding, PayloadType};
 
-/// Largest payload that is accepted, in bytes. Not a constant of the wire: the agent takes payloads up to 1 MB, and a length
-/// field must be bounded before it is used (WIRE-7).
+/// Largest payload that is accepted, in bytes. The protocol does not define it: the agent accepts payloads up to 1 MB,
+/// and a length field must be limited before it is used (WIRE-7).
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
-/// A message whose lengths and digest are right: holding one means that it is valid.
+/// A message with correct lengths and a correct digest. A value of this type is always valid.
 ///
-/// A view over the received bytes; nothing is copied.
+/// It is a view of the received bytes; nothing is copied.
 ///
 /// ```text
 ///  0        4             36        40         48        56     64         80             112           116            120
@@ -31,10 +31,10 @@ pub struct AgentMessage {
 }
 
 impl AgentMessage {
-    /// Checks and takes over one binary WebSocket message.
+    /// Checks one binary WebSocket message and takes ownership of it.
     ///
     /// # Errors
-    /// The first thing that is wrong with the bytes, in the order of the fields.
+    /// The first error in the bytes, in the order of the fields.
     pub fn decode(raw: Bytes) -> Result<Self, DecodeError> {
         let (header, digest) = Header::decode(&raw)?;
         let payload = raw.get(header.form.header_length() + 4..).unwrap_or_default();
@@ -49,32 +49,32 @@ impl AgentMessage {
         Ok(Self { raw, header, digest })
     }
 
-    /// Everything in front of the payload but the digest and the length.
+    /// Everything in front of the payload except the digest and the length.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// What the message is.
+    /// The message type.
     pub fn message_type(&self) -> MessageType {
         self.header.message_type
     }
 
-    /// Its number within its direction; 0 in messages that are not numbered.
+    /// The number within its direction; 0 in messages that are not numbered.
     pub fn sequence_number(&self) -> i64 {
         self.header.sequence_number
     }
 
-    /// Bit 0 SYN, bit 1 FIN. Neither peer looks at them.
+    /// Bit 0 SYN, bit 1 FIN. Neither peer reads them.
     pub fn flags(&self) -> u64 {
         self.header.flags
     }
 
-    /// The message's own id; retransmissions carry the same.
+    /// The message's own id. Retransmissions carry the same id.
     pub fn message_id(&self) -> Uuid {
         self.header.message_id
     }
 
-    /// What the payload is.
+    /// The payload type.
     pub fn payload_type(&self) -> PayloadType {
         self.header.payload_type
     }
@@ -89,13 +89,13 @@ impl AgentMessage {
         self.raw.get(self.payload_offset()..).unwrap_or_default()
     }
 
-    /// The payload, without the rest.
+    /// Returns the payload and drops the rest.
     pub fn into_payload(self) -> Bytes {
         let offset = self.payload_offset();
         self.raw.slice(offset..)
     }
 
-    /// The same in memory of its own: whatever it was a slice of can be freed.
+    /// Copies the message into memory of its own, so that the buffer that it was a slice of can be freed.
     pub(crate) fn into_owned(self) -> Self {
         Self { raw: Bytes::copy_from_slice(&self.raw), ..self }
     }
@@ -105,14 +105,14 @@ impl AgentMessage {
     }
 }
 
-/// What stands in front of a payload, except the digest and the length, which follow from the payload.
+/// What is in front of a payload, except the digest and the length, which follow from the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// With or without a payload type.
     pub form: HeaderForm,
-    /// What fills the type's field.
+    /// The padding of the MessageType field.
     pub padding: Padding,
-    /// What the message is.
+    /// The message type.
     pub message_type: MessageType,
     /// 1.
     pub schema_version: u32,
@@ -124,12 +124,12 @@ pub struct Header {
     pub flags: u64,
     /// The message's own id.
     pub message_id: Uuid,
-    /// What the payload is; not on the wire in the short form.
+    /// The payload type; not on the wire in the short form.
     pub payload_type: PayloadType,
 }
 
 impl Header {
-    /// A header in the form that both peers send.
+    /// Creates a header in the form that both peers send.
     pub fn new(message_type: MessageType, created_date: u64, message_id: Uuid) -> Self {
         Self {
             form: HeaderForm::Full,
@@ -144,13 +144,13 @@ impl Header {
         }
     }
 
-    /// Writes the header in front of the payload, digest included, and gives the whole message.
+    /// Writes the header, digest included, in front of the payload and returns the whole message.
     pub fn seal(&self, payload: MessageBuf) -> Bytes {
         let digest = PayloadDigest::of(payload.payload());
         self.seal_with_digest(payload, digest)
     }
 
-    /// As [`Header::seal`], with a digest that may be wrong: for tests and fault injection.
+    /// Like [`Header::seal`], with a digest that may be wrong: for tests and fault injection.
     pub fn seal_with_digest(&self, payload: MessageBuf, digest: PayloadDigest) -> Bytes {
         payload.seal(self, digest)
     }
@@ -198,45 +198,45 @@ impl Header {
     }
 }
 
-/// Why bytes are not a message. The session goes on: the message is dropped and not acknowledged (WIRE-8).
+/// Why bytes are not a message. The message is dropped and not acknowledged; the session continues (WIRE-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// Shorter than its header.
     #[error("message is truncated: needs {need} bytes, has {have}")]
     Truncated {
-        /// Bytes that the next field needs.
+        /// Number of bytes that the next field needs.
         need: usize,
-        /// Bytes that are there.
+        /// Number of bytes that are present.
         have: usize,
     },
     /// HeaderLength is neither 112 nor 116.
     #[error("header length {length} is neither 112 nor 116")]
     BadHeaderLength {
-        /// The field.
+        /// The field's value.
         length: u32,
     },
-    /// PayloadLength is beyond [`MAX_PAYLOAD`].
+    /// PayloadLength is greater than [`MAX_PAYLOAD`].
     #[error("payload length {length} is over the limit of {MAX_PAYLOAD}")]
     PayloadTooLarge {
-        /// The field.
+        /// The field's value.
         length: u32,
     },
-    /// PayloadLength is not what follows.
+    /// PayloadLength differs from the number of bytes that follow.
     #[error("payload length field says {field}, message has {have}")]
     PayloadLengthMismatch {
-        /// The field.
+        /// The field's value.
         field: usize,
-        /// Bytes that are there.
+        /// Number of bytes that are present.
         have: usize,
     },
-    /// The type's field is blank.
+    /// The MessageType field contains only padding.
     #[error("message has no type")]
     NoMessageType,
     /// CreatedDate is 0.
     #[error("message has no creation date")]
     NoCreatedDate,
-    /// The payload is not what was digested.
+    /// The digest does not match the payload.
     #[error("payload does not match its digest")]
     BadDigest,
 }

@@ -1,4 +1,4 @@
-//! A message that is being written: payload first, header put in front of it in place.
+//! A message under construction: the payload is written first, then the header is put in front of it in place.
 
 use byteorder::{BigEndian, ByteOrder};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -7,11 +7,11 @@ use super::digest::PayloadDigest;
 use super::message::Header;
 use super::types::{HeaderForm, Padding};
 
-/// Room for the longest header and the payload's length, and a little more: a multiple of what an allocator aligns to aligns the
-/// payload too, which is then digested a trifle faster.
+/// Space for the longest header and the payload's length field, rounded up to a multiple of the allocator's alignment.
+/// This aligns the payload too, which makes its digest slightly faster.
 const HEADROOM: usize = 128;
 
-/// A payload under construction, with headroom so that sealing copies nothing.
+/// A payload under construction, with headroom for the header, so that sealing copies nothing.
 #[derive(Debug)]
 pub struct MessageBuf {
     bytes: BytesMut,
@@ -19,19 +19,19 @@ pub struct MessageBuf {
 }
 
 impl MessageBuf {
-    /// An empty payload that may grow to `limit` bytes; `expected` bytes are allocated at once.
+    /// Creates an empty payload that may grow to `limit` bytes, and allocates `expected` bytes immediately.
     pub fn with_limit(limit: usize, expected: usize) -> Self {
         let mut bytes = BytesMut::with_capacity(HEADROOM + expected.min(limit));
         bytes.put_bytes(0, HEADROOM);
         Self { bytes, limit }
     }
 
-    /// Bytes that still fit.
+    /// Number of bytes that still fit.
     pub fn remaining(&self) -> usize {
         self.limit.saturating_sub(self.len())
     }
 
-    /// Bytes of payload so far.
+    /// Length of the payload so far.
     pub fn len(&self) -> usize {
         self.bytes.len() - HEADROOM
     }
@@ -41,7 +41,7 @@ impl MessageBuf {
         self.len() == 0
     }
 
-    /// Appends `data`, which the caller has checked to fit into [`MessageBuf::remaining`].
+    /// Appends `data`. The caller must have checked that it fits into [`MessageBuf::remaining`].
     pub fn put_slice(&mut self, data: &[u8]) {
         debug_assert!(data.len() <= self.remaining(), "payload over its limit");
         self.bytes.put_slice(data);

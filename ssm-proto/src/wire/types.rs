@@ -1,22 +1,22 @@
-//! The small vocabulary of the header.
+//! The header's enumerations.
 
 use std::fmt;
 
-/// What a message is: the header's MessageType.
+/// The type of a message: the header's MessageType.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageType {
-    /// Client to agent: everything that is numbered.
+    /// Client to agent: all numbered messages.
     InputStreamData,
-    /// Agent to client: everything that is numbered.
+    /// Agent to client: all numbered messages.
     OutputStreamData,
-    /// Either way: one numbered message arrived.
+    /// Both directions: one numbered message arrived.
     Acknowledge,
-    /// Service to both: the session is over.
+    /// Service to both ends: the session is over.
     ChannelClosed,
-    /// Service to either: the other end's data channel is active.
+    /// Service to either end: the other end's data channel is active.
     StartPublication,
-    /// Service to either: the other end's data channel is inactive.
+    /// Service to either end: the other end's data channel is inactive.
     PausePublication,
     /// Agent to service.
     AgentSessionState,
@@ -36,7 +36,7 @@ pub enum MessageType {
     AgentJobReply,
     /// Service to agent, control channel.
     AgentJobReplyAck,
-    /// A type that this crate does not know; it survives a round trip.
+    /// A type that this crate does not know. It is preserved when the message is encoded again.
     Unknown(UnknownType),
 }
 
@@ -78,7 +78,7 @@ const NAMES: [(&[u8], MessageType); 15] = [
     (b"agent_job_reply_ack", MessageType::AgentJobReplyAck),
 ];
 
-/// The header's field of each of them as both peers write it: filled up with blanks (WIRE-4).
+/// Each type's header field as both peers write it: padded with spaces (WIRE-4).
 #[expect(clippy::indexing_slicing, reason = "the compiler runs it")]
 const FIELDS: [[u8; 32]; NAMES.len()] = {
     let mut fields = [[b' '; 32]; NAMES.len()];
@@ -92,7 +92,8 @@ const FIELDS: [[u8; 32]; NAMES.len()] = {
 };
 
 impl MessageType {
-    /// Reads the header's 32-byte field: NULs and white space are trimmed at both ends (WIRE-4). `None` if nothing is left.
+    /// Parses the header's 32-byte field. NULs and white space are trimmed at both ends (WIRE-4). Returns `None` if
+    /// nothing is left.
     pub(super) fn from_field(field: &[u8; 32]) -> Option<(Self, Padding)> {
         if let Some((_, (_, known))) = FIELDS.iter().zip(&NAMES).find(|(usual, _)| *usual == field) {
             return Some((*known, Padding::Space));
@@ -105,7 +106,7 @@ impl MessageType {
         Some((Self::from_name(name)?, padding))
     }
 
-    /// Reads a name as it stands in JSON. `None` if it is empty or longer than the header's field.
+    /// Parses a name as it is written in JSON. Returns `None` if it is empty or longer than the header's field.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         if name.is_empty() {
             return None;
@@ -133,13 +134,13 @@ impl fmt::Display for MessageType {
     }
 }
 
-/// What the payload of a numbered message is.
+/// The payload type of a numbered message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PayloadType {
     /// No payload type: acknowledgements, state, and messages in the short form.
     None,
-    /// Bytes of the session.
+    /// Session data.
     Output,
     /// Defined, never sent.
     Error,
@@ -159,7 +160,7 @@ pub enum PayloadType {
     EncChallengeResponse,
     /// A [`PortFlag`].
     Flag,
-    /// A command's standard error, where it is kept apart.
+    /// A command's standard error, if it is kept separate.
     StdErr,
     /// A command's exit code as text, `EXIT_CODE: n`.
     ExitCode,
@@ -217,12 +218,12 @@ pub enum PortFlag {
     DisconnectToPort,
     /// Client to agent: end the session.
     TerminateSession,
-    /// Agent to client: a stream's destination could not be reached. Names no stream.
+    /// Agent to client: a stream's destination could not be reached. The stream is not named.
     ConnectToPortError,
 }
 
 impl PortFlag {
-    /// Reads a payload; `None` if it is no flag that this crate knows.
+    /// Decodes a payload. Returns `None` if it is not a flag that this crate knows.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         match payload {
             [0, 0, 0, 1] => Some(Self::DisconnectToPort),
@@ -232,7 +233,7 @@ impl PortFlag {
         }
     }
 
-    /// The payload that says this flag.
+    /// Encodes the flag as a payload.
     pub fn encode(self) -> [u8; 4] {
         match self {
             Self::DisconnectToPort => [0, 0, 0, 1],
@@ -242,13 +243,13 @@ impl PortFlag {
     }
 }
 
-/// How long the header is: whether it has a payload type (WIRE-2).
+/// The form of the header: with or without a payload type (WIRE-2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeaderForm {
     /// HeaderLength 116, with a payload type: what both peers send.
     #[default]
     Full,
-    /// HeaderLength 112, without one: reported of the service's `channel_closed`.
+    /// HeaderLength 112, without a payload type: reported for the service's `channel_closed`.
     Short,
 }
 
@@ -262,10 +263,10 @@ impl HeaderForm {
     }
 }
 
-/// What fills the rest of the MessageType field (WIRE-4).
+/// The padding of the MessageType field (WIRE-4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Padding {
-    /// Blanks: both peers.
+    /// Spaces: both peers.
     #[default]
     Space,
     /// NULs: the service.

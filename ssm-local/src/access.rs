@@ -1,4 +1,4 @@
-//! Who may call: requests are signed with Signature Version 4, and the signature is recomputed and compared.
+//! Access control: requests are signed with Signature Version 4. The signature is computed again and compared.
 
 use std::str;
 use std::time::{Duration, SystemTime};
@@ -19,14 +19,14 @@ use zeroize::Zeroizing;
 use crate::api::ApiError;
 use crate::kms::random;
 
-/// Whose calls are answered.
+/// Whose calls are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     key: Credentials,
     checked: bool,
 }
 
-/// As AWS: a clock may differ by so much.
+/// Maximum difference between the clocks, the same as AWS's.
 const MAX_SKEW: Duration = Duration::from_secs(5 * 60);
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: &str = "x-amz-date";
@@ -34,20 +34,20 @@ const SECURITY_TOKEN: &str = "x-amz-security-token";
 const PROVIDER: &str = "ssm-local";
 
 impl Access {
-    /// For whoever knows a secret that is made now.
+    /// Accepts callers that know a random secret, which is created now.
     pub(crate) fn secret() -> Self {
         let id: String = random::<16>().iter().map(|byte| char::from(base32(byte % 32))).collect();
-        // 240 bits; as AWS's, 40 characters.
+        // 240 bits in 40 characters, like AWS's.
         let secret = Zeroizing::new(random::<30>());
         Self::fixed(&format!("AKIA{id}"), &STANDARD.encode(*secret))
     }
 
-    /// For whoever knows these.
+    /// Accepts callers that know these credentials.
     pub(crate) fn fixed(access_key_id: &str, secret_access_key: &str) -> Self {
         Self { key: Credentials::new(access_key_id, secret_access_key, None, None, PROVIDER), checked: true }
     }
 
-    /// For everybody.
+    /// Accepts every caller.
     pub(crate) fn open() -> Self {
         Self {
             key: Credentials::new("AKIAANYBODYANYBODY00", "any-secret-will-do", None, None, PROVIDER),
@@ -55,17 +55,17 @@ impl Access {
         }
     }
 
-    /// Credentials that are accepted.
+    /// The credentials that are accepted.
     pub(crate) fn key(&self) -> &Credentials {
         &self.key
     }
 
-    /// Verifies that a request to `service` was signed with the secret, just now and as it is.
+    /// Verifies that a request to `service` was signed with the secret a short time ago and was not changed.
     ///
-    /// The scope's region may be any: there is one endpoint for all.
+    /// The region of the scope is not checked: there is one endpoint for all regions.
     ///
     /// # Errors
-    /// AWS's exceptions.
+    /// The exceptions that AWS returns.
     pub(crate) fn verify(&self, head: &Parts, body: &[u8], service: &str, now: SystemTime) -> Result<(), ApiError> {
         let authorization = head.headers.get(AUTHORIZATION);
         let authorization = authorization
@@ -100,13 +100,13 @@ impl Access {
     fn signature(&self, head: &Parts, body: &[u8], claim: &Claim<'_>, time: SystemTime) -> Result<String, ApiError> {
         let headers = claim.headers(head)?;
         let token = headers.iter().find(|(name, _)| *name == SECURITY_TOKEN).map(|(_, token)| (*token).to_owned());
-        // The token goes with the credentials, so that the signer's own log does not show it.
+        // The token is passed with the credentials, so that the signer's own log does not show it.
         let headers = headers.iter().copied().filter(|(name, _)| *name != SECURITY_TOKEN);
         let key = &self.key;
         let identity: Identity =
             Credentials::new(key.access_key_id(), key.secret_access_key(), token, None, PROVIDER).into();
         let mut settings = SigningSettings::default();
-        // What was signed is what the client says.
+        // The client decides which headers are signed, so none is excluded.
         settings.excluded_headers = None;
         let params = v4::SigningParams::builder()
             .identity(&identity)
@@ -125,7 +125,7 @@ impl Access {
     }
 }
 
-/// One of AWS's 32 characters for ids.
+/// One of the 32 characters of AWS's ids.
 fn base32(digit: u8) -> u8 {
     match digit {
         0..26 => b'A' + digit,
@@ -133,7 +133,7 @@ fn base32(digit: u8) -> u8 {
     }
 }
 
-/// What an Authorization header says.
+/// The content of an Authorization header.
 #[derive(Debug, PartialEq, Eq)]
 struct Claim<'a> {
     access_key_id: &'a str,
@@ -158,7 +158,7 @@ impl<'a> Claim<'a> {
         Some(Self { access_key_id, day, region, service, signed_headers, signature: member("Signature")? })
     }
 
-    /// When it was signed, if that is just now.
+    /// The time of signing, if it is close enough to `now`.
     fn time(&self, head: &Parts, now: SystemTime) -> Result<SystemTime, ApiError> {
         let text = head.headers.get(DATE).and_then(|value| value.to_str().ok());
         let text =
@@ -181,7 +181,7 @@ impl<'a> Claim<'a> {
         Ok(time)
     }
 
-    /// The headers that were signed. What decides on the request is among them.
+    /// The signed headers. Those that decide about the request must be among them.
     fn headers<'h>(&self, head: &'h Parts) -> Result<Vec<(&'h str, &'h str)>, ApiError> {
         let is_signed = |name: &str| self.signed_headers.contains(&name);
         let decisive = |name: &&str| *name == HOST.as_str() || name.starts_with("x-amz-");
@@ -189,7 +189,7 @@ impl<'a> Claim<'a> {
         if let Some(name) = names.chain([HOST.as_str(), DATE]).filter(decisive).find(|name| !is_signed(name)) {
             return Err(invalid(format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.")));
         }
-        // Beside, the signer does not take a request without a host.
+        // The signer does not accept a request without a host either.
         if let Some(name) = self.signed_headers.iter().find(|&&name| !head.headers.contains_key(name)) {
             return Err(invalid(format!("'{name}' is a 'SignedHeader' but not in the request.")));
         }

@@ -1,4 +1,4 @@
-//! Faults at run time, over the same port, for requests that are signed as those of the API: with the same secret, for the
+//! Faults at run time, over the same port. Requests are signed like those of the API: with the same secret, for the
 //! service `ssm`.
 //!
 //! | request | what it does |
@@ -21,15 +21,15 @@ use crate::api::SSM_SERVICE;
 use crate::broker::Broker;
 use crate::faults::{Fault, FaultError, Faults};
 
-/// Names of effects that read better as commands.
+/// Effects that have another name as commands.
 const COMMANDS: [(&str, &str); 1] = [("terminate", "end")];
 
-/// Whether a path is one of these.
+/// Whether a path belongs to the control endpoint.
 pub(crate) fn is_for(path: &str) -> bool {
     path == "/faults" || path.starts_with("/control/")
 }
 
-/// Answers one request: the faults that are in force then, or what is wrong.
+/// Answers one request: the faults that are then in force, or an error.
 pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
     if let Err(refusal) = broker.access().verify(head, body, SSM_SERVICE, SystemTime::now()) {
         return respond(StatusCode::FORBIDDEN, json!({ "error": refusal.message }).to_string());

@@ -1,4 +1,4 @@
-//! The session documents: which properties a session has, and what of them a caller may set.
+//! The session documents: the properties of a session, and which of them a caller may set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) struct Document {
     /// The JSON text.
     pub(crate) content: String,
     pub(crate) body: Body,
-    /// One of AWS's, not of the builder's.
+    /// Whether it is one of AWS's documents.
     pub(crate) is_aws: bool,
 }
 
@@ -38,14 +38,14 @@ pub(crate) struct Body {
     inputs: Option<Value>,
 }
 
-/// What there is of session documents.
+/// The schema versions of session documents.
 #[derive(Debug, Deserialize)]
 enum SchemaVersion {
     #[serde(rename = "1.0")]
     One,
 }
 
-/// What a document's session may carry.
+/// The session types that a document may have.
 const TYPES: [&str; 4] = ["Standard_Stream", "InteractiveCommands", "NonInteractiveCommands", PORT];
 /// The only type that runs no program.
 pub(crate) const PORT: &str = "Port";
@@ -71,7 +71,8 @@ fn text_or_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
     }))
 }
 
-/// A shell document's preferences: those that the local Session Manager heeds. S3, CloudWatch and run-as it has none.
+/// A shell document's preferences, as far as the local Session Manager supports them. S3, CloudWatch and run-as are not
+/// supported.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Inputs {
@@ -84,14 +85,14 @@ pub(crate) struct Inputs {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ShellProfile {
-    /// On any Unix.
+    /// For any Unix.
     pub(crate) linux: String,
 }
 
-/// How a session is to be.
+/// The settings of a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The document's, with the parameters filled in.
+    /// The document's properties, with the parameters filled in.
     pub(crate) properties: Value,
     pub(crate) inputs: Inputs,
 }
@@ -103,13 +104,13 @@ pub(crate) struct Parameter {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) description: String,
-    /// Of a StringList it is a list.
+    /// For a StringList it is a list.
     #[serde(default, deserialize_with = "text_or_list")]
     pub(crate) default: Option<String>,
     allowed_pattern: Option<String>,
 }
 
-/// Why a document does not take the parameters.
+/// Why a document does not accept the parameters.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParameterError {
     #[error("Parameter \"{parameter}\" is not defined in the document {document}.")]
@@ -144,7 +145,7 @@ const TEXTS: [(&str, &str); 9] = texts![
 ];
 
 impl Default for Documents {
-    /// AWS's.
+    /// AWS's documents.
     fn default() -> Self {
         let parse = |(name, content): (&str, &str)| {
             let document = Document::parse(name.into(), content.into()).ok()?;
@@ -155,7 +156,7 @@ impl Default for Documents {
 }
 
 impl Documents {
-    /// Adds a document, or puts it in place of the one with this name.
+    /// Adds a document, or replaces the one with this name.
     pub(crate) fn insert(&mut self, name: String, content: String) -> Result<(), serde_json::Error> {
         let document = Document::parse(name, content)?;
         self.0.insert(document.name.clone(), Arc::new(document));
@@ -179,7 +180,7 @@ impl Document {
         Ok(Self { name, content, body, is_aws: false })
     }
 
-    /// What a session is that is started with `given`.
+    /// The settings of a session that is started with the parameters `given`.
     pub(crate) fn settings(&self, given: &BTreeMap<String, Vec<String>>) -> Result<Settings, ParameterError> {
         if let Some(parameter) = given.keys().find(|name| !self.body.parameters.contains_key(*name)) {
             return Err(ParameterError::Unknown { document: self.name.clone(), parameter: parameter.clone() });
@@ -222,7 +223,7 @@ fn fill(properties: &Value, values: &BTreeMap<&str, String>) -> Value {
     }
 }
 
-/// Puts values in place of `{{ name }}`, once: what comes in by a value is not looked at again.
+/// Replaces each `{{ name }}` by its value, in one pass: inserted values are not searched again.
 fn fill_text(text: &str, values: &BTreeMap<&str, String>) -> String {
     let mut filled = String::new();
     let mut rest = text;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::target::LocalTarget;
 
-/// A running task of the local ECS, in which commands can be executed. Its containers are this machine.
+/// A running task of the local ECS, in which commands can be executed. Its containers are on this machine.
 ///
 /// ```
 /// let task = ssm_local::EcsTask::new("prod", "web", "0123456789abcdef0123456789abcdef")
@@ -36,7 +36,7 @@ pub(crate) struct Container {
 const ARN: &str = "arn:aws:ecs:us-east-1:123456789012:";
 
 impl EcsTask {
-    /// A task of a service, started just now, without containers.
+    /// Creates a task of a service, started just now, without containers.
     pub fn new(cluster: impl Into<String>, service: impl Into<String>, task_id: impl Into<String>) -> Self {
         Self {
             cluster: cluster.into(),
@@ -49,7 +49,7 @@ impl EcsTask {
         }
     }
 
-    /// Adds a container. Sessions know it as `ecs:CLUSTER_TASK_RUNTIMEID`.
+    /// Adds a container. Its target id for sessions is `ecs:CLUSTER_TASK_RUNTIMEID`.
     #[must_use]
     pub fn container(mut self, name: impl Into<String>, runtime_id: impl Into<String>) -> Self {
         let runtime_id = runtime_id.into();

@@ -1,4 +1,4 @@
-//! A KMS on one machine: keys that make data keys and decrypt them again, for sessions that are encrypted. KMS-*.
+//! A local KMS: keys that create and decrypt data keys, for encrypted sessions. KMS-*.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 /// What a data key is bound to.
 pub(crate) type Context = BTreeMap<String, String>;
 
-/// How the agents of an encrypted session fail at their data key.
+/// How the agents of an encrypted session fail to get their data key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KmsFault {
@@ -21,7 +21,7 @@ pub enum KmsFault {
     WrongKey,
     /// The encrypted data key is changed on its way to KMS: Decrypt refuses.
     TamperedCiphertext,
-    /// Decrypt gives another data key than the client's: the client can't read the challenge.
+    /// Decrypt returns another data key than the client's: the client cannot decrypt the challenge.
     WrongDataKey,
 }
 
@@ -63,7 +63,7 @@ impl Kms {
         Self { keys: names.into_iter().map(key).collect() }
     }
 
-    /// Encrypts a key's bytes for later; gives the KMS key's ARN and the ciphertext.
+    /// Encrypts the bytes of a key. Returns the KMS key's ARN and the ciphertext.
     pub(crate) fn encrypt(&self, key: &str, context: &Context, bytes: &[u8]) -> Result<(String, Vec<u8>), KmsError> {
         let key = self.find(key)?;
         let (nonce, mut body) = (random::<NONCE>(), bytes.to_vec());
@@ -73,7 +73,7 @@ impl Kms {
         Ok((key.arn(), [key.id.as_bytes().as_slice(), &nonce, &body, &tag].concat()))
     }
 
-    /// Gives the KMS key's ARN and the bytes that were encrypted. Without a key, the ciphertext says which it was.
+    /// Returns the KMS key's ARN and the decrypted bytes. If no key is given, the ciphertext tells which one was used.
     pub(crate) fn decrypt(
         &self,
         key: Option<&str>,
@@ -120,7 +120,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The key and the context, unmistakably: each text after its length.
+/// The key and the context in an unambiguous form: each string follows its length.
 fn associated(id: Uuid, context: &Context) -> Vec<u8> {
     let texts = context.iter().flat_map(|(key, value)| [key, value]);
     let mut bytes = id.as_bytes().to_vec();
@@ -138,10 +138,10 @@ fn split(ciphertext: &[u8]) -> Option<(Uuid, Nonce<aes_gcm::aead::consts::U12>, 
     Some((Uuid::from_bytes(*id), Nonce::from(*nonce), body, Tag::from(*tag)))
 }
 
-/// Bytes of the system's randomness.
+/// Random bytes from the system.
 ///
 /// # Panics
-/// If the system has none.
+/// If the system has no random numbers.
 #[expect(clippy::expect_used, reason = "without randomness there are no secrets; no Linux, macOS or Windows is so")]
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -149,7 +149,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// A session that is to be encrypted, as its agent needs it.
+/// How an agent gets the keys of an encrypted session.
 #[derive(Clone, Debug)]
 pub(crate) struct Encryption {
     pub(crate) key_id: String,
@@ -158,7 +158,7 @@ pub(crate) struct Encryption {
 }
 
 impl Encryption {
-    /// What the agent asks the client for.
+    /// What the agent requests of the client.
     pub(crate) fn wish(&self) -> AgentKms {
         AgentKms {
             key_id: self.key_id.clone(),
@@ -169,7 +169,7 @@ impl Encryption {
         }
     }
 
-    /// The client's data key; the error is in the official agent's words.
+    /// Decrypts the client's data key. The error has the official agent's text.
     pub(crate) fn decrypt(&self, ciphertext: &[u8], context: &Context) -> Result<PlaintextKey, String> {
         let (mut ciphertext, mut other) = (ciphertext.to_vec(), None);
         match self.fault {

@@ -1,6 +1,6 @@
-//! A Session Manager on one machine: the SSM API, the data channel and an agent, on one port, offline.
+//! A local Session Manager: the SSM API, the data channel and an agent, on one port of one machine, offline.
 //!
-//! Whatever speaks to AWS Session Manager speaks to it: this project's client, the official plugin, the AWS CLI, SDKs.
+//! Every client of AWS Session Manager can use it: this project's client, the official plugin, the AWS CLI, SDKs.
 //!
 //! ```no_run
 //! use ssm_local::{Local, LocalTarget};
@@ -21,14 +21,15 @@
 //!
 //! # Who may use it
 //!
-//! Shells and commands run as the user of this process, and every user of the machine can connect to its port. Therefore the
-//! credentials in [`Local::environment`] are made at random at each start, and each request's signature is verified as AWS does it.
-//! The token that opens a data channel is random too. A test that can't sign has [`LocalBuilder::fixed_credentials`] and
-//! [`LocalBuilder::any_credentials`]; what is to forward ports only has [`LocalBuilder::ports_only`].
+//! Shells and commands run as the user of this process, and every user of the machine can connect to its port.
+//! Therefore the credentials in [`Local::environment`] are random at each start, and each request's signature is
+//! verified as AWS does it. The token that opens a data channel is random too. For a test that cannot sign there are
+//! [`LocalBuilder::fixed_credentials`] and [`LocalBuilder::any_credentials`]. If only ports are to be forwarded, use
+//! [`LocalBuilder::ports_only`].
 //!
-//! The rooms: `access` verifies who calls, `api` answers the SSM operations, `broker` keeps sessions and joins a client's WebSocket with an agent,
-//! `agent` is the managed node. Broker and agent exchange only what goes over the wire in AWS: agent messages. `faults`
-//! says what goes wrong in them.
+//! The modules: `access` verifies callers, `api` answers the SSM operations, `broker` keeps sessions and connects a
+//! client's WebSocket with an agent, `agent` is the managed node. Broker and agent exchange only what is sent over the
+//! wire in AWS: agent messages. `faults` decides what goes wrong in them.
 
 mod access;
 mod agent;
@@ -54,10 +55,11 @@ pub use target::LocalTarget;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
-    /// No artificial limit: large messages, each retransmitted on its own, destinations dialled at the same time.
+    /// No artificial limits: large messages, each retransmitted by its own deadline, parallel connection attempts to
+    /// destinations.
     #[default]
     Fast,
-    /// As the official agent: payloads of 1024 bytes and a millisecond of sleep after each, only the oldest message
-    /// retransmitted, one destination dialled after the other, the first data after the handshake refused for a moment.
+    /// Like the official agent: payloads of 1024 bytes and a millisecond of sleep after each, only the oldest message
+    /// is retransmitted, one connection attempt at a time, and for a moment after the handshake data is not accepted.
     Real,
 }

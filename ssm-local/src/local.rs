@@ -19,7 +19,8 @@ use crate::kms::{Kms, KmsFault};
 use crate::target::LocalTarget;
 use crate::{Profile, server};
 
-/// A running local Session Manager. Dropping it ends everything at once; [`Local::shutdown`] tells the clients first.
+/// A running local Session Manager. Dropping it ends everything immediately; [`Local::shutdown`] tells the clients
+/// first.
 #[derive(Debug)]
 pub struct Local {
     address: SocketAddr,
@@ -28,22 +29,22 @@ pub struct Local {
     faults: JoinHandle<()>,
 }
 
-/// Why it can't be started.
+/// Why it cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address can't be listened on.
+    /// It cannot listen on the address.
     #[error("cannot listen on {address}: {cause}; choose another address, or port 0 for any free port")]
     Listen {
-        /// What was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// Two targets have the same id.
     #[error("there are two targets with the id {0}; give each its own")]
     DuplicateTarget(String),
-    /// A document is no session document.
+    /// A document is not a valid session document.
     #[error("the document {name} is no session document: {cause}")]
     Document {
         /// Its name.
@@ -54,16 +55,16 @@ pub enum StartError {
 }
 
 const REGION: &str = "us-east-1";
-/// Sessions get so long to say goodbye.
+/// How long sessions may take to tell their clients.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Local {
-    /// A local Session Manager to be set up.
+    /// Returns a builder with the default settings.
     pub fn builder() -> LocalBuilder {
         LocalBuilder::default()
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
@@ -78,7 +79,7 @@ impl Local {
         self.broker.stream_url(session_id)
     }
 
-    /// What to put into the environment of a client: endpoint, region and the credentials of this run. The last of them is a
+    /// The environment variables for a client: endpoint, region and the credentials of this run. The last of them is a
     /// secret: whoever has it can do on this machine what the user of this process can do.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let key = self.broker.access().key();
@@ -92,7 +93,7 @@ impl Local {
         ]
     }
 
-    /// The sessions, the oldest first: those that live and the last ones that ended.
+    /// The sessions, the oldest first: all active ones and the last ones that ended.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.broker.sessions().iter().map(|session| session.info()).collect()
     }
@@ -102,13 +103,13 @@ impl Local {
         self.broker.faults().get()
     }
 
-    /// Replaces the faults, also for sessions that live; their time begins anew.
+    /// Replaces the faults, including those of active sessions; their time starts again.
     pub async fn set_faults(&self, faults: Faults) {
         self.broker.set_faults(faults).await;
     }
 
-    /// Makes a fault happen once, now: to every session, or to the nodes. Faults of the API and of the agents, which are
-    /// not events, go to [`Local::set_faults`].
+    /// Makes a fault happen once, now: to every session, or to the nodes. Faults of the API and of the agents, which
+    /// are not events, must be set by [`Local::set_faults`].
     pub async fn strike(&self, fault: Fault) {
         self.broker.strike(fault).await;
     }
@@ -129,7 +130,7 @@ impl Drop for Local {
     }
 }
 
-/// Sets up a [`Local`].
+/// Builds a [`Local`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct LocalBuilder {
@@ -171,13 +172,13 @@ impl Default for LocalBuilder {
 }
 
 impl LocalBuilder {
-    /// Where to listen. Default: `127.0.0.1`, any free port.
+    /// Listening address. Default: `127.0.0.1`, any free port.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
     }
 
-    /// Accepts these credentials instead of a secret that is made at the start.
+    /// Accepts these credentials instead of a random secret.
     ///
     /// For tests. Whoever knows or guesses them, and can connect, can run commands as the user of this process.
     pub fn fixed_credentials(mut self, access_key_id: &str, secret_access_key: &str) -> Self {
@@ -185,16 +186,16 @@ impl LocalBuilder {
         self
     }
 
-    /// Does not check who calls: any `Authorization` header will do.
+    /// Does not check the caller: any `Authorization` header is accepted.
     ///
-    /// For tests. Whoever can connect can run commands as the user of this process, unless there are
-    /// [ports only](Self::ports_only).
+    /// For tests. Whoever can connect can run commands as the user of this process, unless [only
+    /// ports](Self::ports_only) are allowed.
     pub fn any_credentials(mut self) -> Self {
         self.access = Some(Access::open());
         self
     }
 
-    /// Refuses shells and commands, so that sessions can only forward ports. Default: they run.
+    /// Refuses shells and commands, so that sessions can only forward ports. Default: they are allowed.
     pub fn ports_only(mut self) -> Self {
         self.settings.ports_only = true;
         self
@@ -206,31 +207,32 @@ impl LocalBuilder {
         self
     }
 
-    /// Adds an ECS task. The ECS API lists it, and ExecuteCommand runs commands in its containers: on this machine, as every
-    /// session does.
+    /// Adds an ECS task. The ECS API lists it, and ExecuteCommand runs commands in its containers. Like all sessions,
+    /// they run on this machine.
     pub fn ecs_task(mut self, task: EcsTask) -> Self {
         self.tasks.push(task);
         self
     }
 
-    /// Adds a session document (schema 1.0, JSON), or replaces one of AWS's. What is wrong with it, [`LocalBuilder::start`]
-    /// tells.
+    /// Adds a session document (schema 1.0, JSON), or replaces one of AWS's. If it is invalid, [`LocalBuilder::start`]
+    /// returns the error.
     ///
-    /// `SSM-SessionManagerRunShell` is the document of sessions that name none. Of a document's `inputs`, `kmsKeyId` and
-    /// `shellProfile.linux` are heeded.
+    /// `SSM-SessionManagerRunShell` is the document of sessions that name none. Of a document's `inputs`, `kmsKeyId`
+    /// and `shellProfile.linux` are supported.
     pub fn document(mut self, name: impl Into<String>, content: impl Into<String>) -> Self {
         self.documents.push((name.into(), content.into()));
         self
     }
 
-    /// What a shell session runs. Default: the variable `SHELL`, else `/bin/sh`. It runs as the user of this process.
+    /// The program of a shell session. Default: the variable `SHELL`, otherwise `/bin/sh`. It runs as the user of this
+    /// process.
     pub fn shell(mut self, program: impl Into<PathBuf>) -> Self {
         self.settings.shell = program.into();
         self
     }
 
-    /// Adds a KMS key by an id, an alias or an ARN; the KMS API makes data keys with it. Encrypts nothing by itself: a
-    /// document's `kmsKeyId` does, or [`LocalBuilder::encrypt_with`].
+    /// Adds a KMS key by an id, an alias or an ARN. The KMS API creates data keys with it. It encrypts nothing by
+    /// itself: that takes a document's `kmsKeyId`, or [`LocalBuilder::encrypt_with`].
     pub fn kms_key(mut self, id: impl Into<String>) -> Self {
         self.kms_keys.insert(id.into());
         self
@@ -243,7 +245,7 @@ impl LocalBuilder {
         self.kms_key(key_id)
     }
 
-    /// Makes the agents of encrypted sessions fail at their data key. Default: they don't.
+    /// Makes the agents of encrypted sessions fail to get their data key. Default: they do not fail.
     pub fn kms_fault(mut self, fault: KmsFault) -> Self {
         self.settings.kms_fault = Some(fault);
         self
@@ -255,32 +257,32 @@ impl LocalBuilder {
         self
     }
 
-    /// A private name that only the agents resolve. Beyond these they know `localhost` and IP addresses.
+    /// Adds a private name that only the agents resolve. Apart from these they know only `localhost` and IP addresses.
     pub fn host<A: Into<IpAddr>>(mut self, name: impl Into<String>, addresses: impl IntoIterator<Item = A>) -> Self {
         let addresses = addresses.into_iter().map(Into::into).collect();
         self.settings.hosts.insert(name.into().to_ascii_lowercase(), addresses);
         self
     }
 
-    /// How long a token opens a data channel; a later one comes from ResumeSession. Default: 3 minutes.
+    /// How long a token can open a data channel. ResumeSession issues new ones. Default: 3 minutes.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.settings.token_ttl = ttl;
         self
     }
 
-    /// A session ends when no data passed for so long. Default: 20 minutes, as AWS's.
+    /// A session ends when it has carried no data for this long. Default: 20 minutes, like AWS's.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout;
         self
     }
 
-    /// A session ends after so long. Default: never, as AWS's.
+    /// A session ends after this time. Default: never, like AWS's.
     pub fn max_session_duration(mut self, duration: Duration) -> Self {
         self.settings.max_session_duration = Some(duration);
         self
     }
 
-    /// What goes wrong. Default: nothing.
+    /// The faults. Default: none.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
@@ -289,7 +291,7 @@ impl LocalBuilder {
     /// Starts it.
     ///
     /// # Errors
-    /// [`StartError::Listen`] if the address is taken; [`StartError::DuplicateTarget`]; [`StartError::Document`].
+    /// [`StartError::Listen`] if the address is in use; [`StartError::DuplicateTarget`]; [`StartError::Document`].
     pub async fn start(mut self) -> Result<Local, StartError> {
         if self.targets.is_empty() {
             self.targets.push(LocalTarget::default());

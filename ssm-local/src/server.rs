@@ -29,15 +29,15 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use crate::broker::{Broker, ClientSocket, Session};
 use crate::{api, control};
 
-/// A request's head, and a data channel's first frame, may take so long.
+/// Timeout for a request's head, and for a data channel's first frame.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After the system refused to accept a connection (too many open files, say).
+/// Pause after the system failed to accept a connection (for example: too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest request.
 const MAX_BODY: usize = 1 << 20;
-/// Larger messages than any payload that is accepted.
+/// Larger than a message with the largest payload that is accepted.
 const MAX_MESSAGE: usize = 2 << 20;
-/// What the kernel does not take at once waits here; beyond it the relay waits.
+/// What the kernel does not accept immediately is buffered here. When this buffer is full, the relay waits.
 const MAX_WRITE_BUFFER: usize = 4 << 20;
 
 /// Serves connections until it is dropped.
@@ -56,7 +56,7 @@ pub(crate) async fn run(listener: TcpListener, broker: Arc<Broker>) {
 }
 
 async fn serve(stream: TcpStream, broker: Arc<Broker>) {
-    // Without it small messages wait for acknowledgements; with it nothing breaks.
+    // Without it small messages wait for acknowledgements. If it fails, everything still works.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| answer(request, broker.clone()));
     let connection = http1::Builder::new()
@@ -75,7 +75,8 @@ async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Respo
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another machine: connect by IP address or localhost",
         ),
-        // Only browsers send it, on behalf of pages that have no business here: a session is a shell of this user's.
+        // Only browsers send it, on behalf of web pages, which must have no access: a session is a shell of this
+        // user's.
         _ if request.headers().contains_key(ORIGIN) => text(StatusCode::FORBIDDEN, "not for web pages"),
         (&Method::POST, "/") => call(request, &broker).await,
         (_, path) if control::is_for(path) => control(request, &broker).await,
@@ -93,7 +94,8 @@ async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Respo
     Ok(response)
 }
 
-/// Whether the caller wanted this machine. A page whose own name was made to lead here (DNS rebinding) names itself.
+/// Whether the request is addressed to this machine. A page whose own name was made to resolve to it (DNS rebinding)
+/// sends its own name.
 fn is_own_name(request: &Request<Incoming>) -> bool {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let named = request.uri().authority().cloned().or(host);
@@ -159,7 +161,7 @@ fn open_data_channel(mut request: Request<Incoming>, session: Arc<Session>) -> R
     response
 }
 
-/// What a WebSocket upgrade is to be answered with; `None` if it is none.
+/// The value of the answer to a WebSocket upgrade; `None` if the request is none.
 fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     let is = |name, expected: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -172,7 +174,7 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
 }
 
-/// Lets the WebSocket in if its first frame carries the session's token, else closes it with 1008.
+/// Accepts the WebSocket if its first frame carries the session's token; otherwise closes it with 1008.
 async fn admit(upgraded: Upgraded, session: Arc<Session>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut socket = websocket(upgraded).await?;
     let first = loop {
@@ -197,7 +199,7 @@ async fn admit(upgraded: Upgraded, session: Arc<Session>) -> Result<(), Box<dyn 
     Err(refusal.into())
 }
 
-/// The WebSocket over the bare TCP socket, with what was read of it already.
+/// Creates the WebSocket over the bare TCP socket, with the bytes that were already read from it.
 async fn websocket(upgraded: Upgraded) -> Result<ClientSocket, &'static str> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| "not a TCP connection")?;
     let config = WebSocketConfig::default()

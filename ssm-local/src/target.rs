@@ -11,12 +11,12 @@ pub struct LocalTarget {
     connected: bool,
 }
 
-/// The node of a local Session Manager that was given none.
+/// The node of a local Session Manager for which none is configured.
 const DEFAULT_ID: &str = "i-0123456789abcdef0";
 const DEFAULT_AGENT_VERSION: &str = "3.3.987.0";
 
 impl LocalTarget {
-    /// A connected node with this id and the tag `Name=local`.
+    /// Creates a connected node with this id and the tag `Name=local`.
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -26,7 +26,8 @@ impl LocalTarget {
         }
     }
 
-    /// What its agent says its version is; decides between multiplexing and one connection at a time. Default: `3.3.987.0`.
+    /// The version that its agent reports. It decides between multiplexing and one connection at a time. Default:
+    /// `3.3.987.0`.
     #[must_use]
     pub fn agent_version(mut self, version: impl Into<String>) -> Self {
         self.agent_version = version.into();

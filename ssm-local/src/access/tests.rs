@@ -4,7 +4,7 @@ use http::Request;
 
 use super::*;
 
-/// The key of the signature's public test suite.
+/// The key of the public test suite of Signature Version 4.
 const KEY_ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 

@@ -1,5 +1,5 @@
-//! A timer for the agent's pace, to which a millisecond matters. tokio's timers are as coarse as that: messages would come in
-//! pairs, and earlier where a client's acknowledgements happen to wake the agent.
+//! A timer for the agent's pace, which needs a resolution below a millisecond. tokio's timers have a resolution of 1
+//! ms: messages would leave in pairs, and earlier when a client's acknowledgements happen to wake the agent.
 
 #[cfg(not(target_os = "linux"))]
 pub(super) use elsewhere::Alarm;
@@ -19,7 +19,7 @@ mod linux {
     use tokio::io::unix::AsyncFd;
     use tokio::time::Instant;
 
-    /// One of Linux's timers, which fire within some 50 µs.
+    /// A Linux timerfd, which fires within about 50 µs.
     #[derive(Debug)]
     pub(in super::super) struct Alarm {
         timer: AsyncFd<OwnedFd>,
@@ -45,7 +45,7 @@ mod linux {
             }
             loop {
                 let mut guard = ready!(self.timer.poll_read_ready(cx))?;
-                // A readiness from before the timer was set again says nothing.
+                // The descriptor may be readable from before the timer was set again.
                 if let Ok(fired) = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?)) {
                     self.set_to = None;
                     return Poll::Ready(fired.map(drop));
@@ -55,7 +55,7 @@ mod linux {
 
         fn set(&self, delay: Duration) -> io::Result<()> {
             let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // A delay of nothing would stop the timer.
+            // A delay of zero would stop the timer.
             let delay = delay.max(Duration::from_nanos(1));
             let value = Timespec { tv_sec: delay.as_secs().cast_signed(), tv_nsec: delay.subsec_nanos().into() };
             timerfd_settime(
@@ -68,7 +68,7 @@ mod linux {
     }
 }
 
-/// Where there is none the agent makes do with tokio's.
+/// On other systems the agent uses tokio's timer.
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
     use std::io;

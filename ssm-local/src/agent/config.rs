@@ -1,4 +1,4 @@
-//! The agent's end of the protocol, in its two characters.
+//! The protocol settings of the agent for its two profiles.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,15 +10,15 @@ use crate::Profile;
 
 /// Largest payload that the fast agent sends.
 const FAST_PAYLOAD: usize = 32 << 10;
-/// The official agent's.
+/// Largest payload that the official agent sends.
 pub(super) const REAL_PAYLOAD: usize = 1024;
-/// It sleeps a millisecond after each, which takes so long in the end (measured). A second message may follow sooner, to make up
-/// for a timer that fired late.
+/// The official agent sleeps for a millisecond after each message, which takes this long in practice (measured). The
+/// burst of two makes up for a timer that fired late.
 const REAL_PACE: Pace = Pace { interval: Duration::from_micros(1130), burst: 2 };
-/// It takes data so long after the handshake; before, it refuses without an acknowledgement.
+/// For this long after the handshake, the official agent neither accepts nor acknowledges data.
 const REAL_START: Duration = Duration::from_millis(3);
 
-/// A session's protocol state, about to begin. `is_paced`: what it sends comes from a loop that sleeps.
+/// Creates a session's protocol state. `is_paced`: what it sends comes from a loop that sleeps.
 pub(super) fn protocol(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> Session {
     let clock = Clock {
         start: Instant::now().into_std(),
@@ -36,7 +36,7 @@ fn config(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> AgentC
         session_type,
         kms: spec.encryption.as_ref().filter(|_| encrypted).map(|encryption| encryption.wish()),
         identity: spec.identity.clone(),
-        // Agents acknowledge at once.
+        // Agents acknowledge immediately.
         channel: ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() },
         ..AgentConfig::default()
     };
@@ -59,8 +59,8 @@ fn config(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> AgentC
     }
 }
 
-/// A terminal's output does not wait for acknowledgements: the official agent reads none while the program on it takes no
-/// input, and a program that waits for its output to be read would wait for ever.
+/// A terminal's output does not wait for acknowledgements. The official agent reads none while the program on the
+/// terminal takes no input, and a program that waits for its output to be read would wait forever.
 fn terminal_channel(channel: ChannelConfig) -> ChannelConfig {
     const MESSAGES: usize = 100_000;
     const BYTES: usize = 100 << 20;

@@ -1,6 +1,6 @@
 //! One stream's connection to the destination.
 //!
-//! As the official agent: whichever direction ends first ends the other, so that there is no half-close (MUX-8).
+//! Like in the official agent, the direction that ends first ends the other one too, so there is no half-close (MUX-8).
 
 use std::io::IoSlice;
 
@@ -10,18 +10,18 @@ use tokio::net::TcpStream;
 
 use super::shared::Stream;
 
-/// The destination's bytes are taken in pieces of up to so many.
+/// Maximum number of bytes per read from the destination.
 const READ_SIZE: usize = 64 << 10;
-/// Chunks that go into one write.
+/// Maximum number of chunks per write.
 const WRITE_CHUNKS: usize = 64;
 
-/// Moves bytes both ways until one of the ends is done. To a `deaf` destination none move.
+/// Copies bytes in both directions until one end is finished. With `deaf`, nothing is copied.
 pub(super) async fn serve(mut tcp: TcpStream, stream: &Stream, deaf: bool) {
     let (mut read, mut write) = tcp.split();
     tokio::select! {
         () = from_destination(&mut read, stream) => {}
         () = to_destination(stream, &mut write), if !deaf => {
-            // What was delivered is to be read, not destroyed by a reset.
+            // An orderly shutdown instead of a reset, so that the destination can still read what was delivered.
             let _ = write.shutdown().await;
         }
     }

@@ -1,4 +1,4 @@
-//! Where a port session's connections go: resolved once, when the session begins.
+//! The destination of a port session's connections. It is resolved once, when the session begins.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ pub(super) struct Destination {
     addresses: Vec<SocketAddr>,
 }
 
-/// What a remote host must not be (PORT-8): metadata, DNS, time and endpoints of the node's own cloud.
+/// Addresses that a remote host must not have (PORT-8): metadata, DNS, time and endpoints of the node's own cloud.
 const DENIED_V4: [Ipv4Addr; 5] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(169, 254, 169, 253),
@@ -29,10 +29,10 @@ const DENIED_V6: [Ipv6Addr; 4] = [
 ];
 
 impl Destination {
-    /// Resolves what the document's properties name.
+    /// Resolves the destination in the document's properties.
     ///
     /// # Errors
-    /// In the agent's words: the host is unknown or forbidden, or there is no port.
+    /// The official agent's texts: the host is unknown or forbidden, or there is no port.
     pub(super) fn resolve(properties: &PortProperties, hosts: &BTreeMap<String, Vec<IpAddr>>) -> Result<Self, String> {
         let port = properties.port_number.as_deref().unwrap_or_default();
         let port = port.parse().map_err(|_| format!("Unable to parse port number {port:?}"))?;
@@ -49,7 +49,7 @@ impl Destination {
         Ok(Self { addresses: ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect() })
     }
 
-    /// Connects to the first address that takes it.
+    /// Connects to the first address that accepts.
     pub(super) async fn dial(&self) -> io::Result<TcpStream> {
         let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "missing address");
         for address in &self.addresses {

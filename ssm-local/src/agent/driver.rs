@@ -15,23 +15,24 @@ use super::alarm::Alarm;
 use super::shared::{Shared, State};
 use crate::broker::{PipeReceiver, PipeSender, with_right_digest};
 
-/// What the owner of a session hears.
+/// What the driver reports to the owner of a session.
 #[derive(Debug)]
 pub(super) enum Happening {
-    /// The handshake is over.
+    /// The handshake is complete.
     Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
-    /// The client made this data key; KMS is to decrypt it.
+    /// The client had this data key created; KMS must decrypt it.
     DecryptNeeded(KeyRequest, Bytes),
     /// The client ends the session.
     Terminated,
 }
 
-/// Messages handed over under one lock.
+/// Maximum number of messages per lock.
 const BATCH: usize = 64;
 
-/// Drives the session until it is over, or until it is closing and everything arrived; gives what the agent has to say.
+/// Drives the session until it is over, or until it is closing and everything was acknowledged. Returns the agent's
+/// result.
 pub(super) async fn run(
     shared: &Shared,
     input: PipeReceiver,
@@ -60,7 +61,7 @@ struct Driver<'a> {
     inbox: VecDeque<Bytes>,
     outbox: VecDeque<Bytes>,
     timer: Pin<Box<Sleep>>,
-    /// For the pace.
+    /// A precise timer for the pace.
     alarm: Option<Alarm>,
 }
 
@@ -78,7 +79,7 @@ impl Driver<'_> {
                 return Poll::Ready(result);
             }
             let sent = self.send(&mut state, cx, now);
-            // Sending makes room in queues.
+            // Sending frees space in queues, which causes events.
             if let Some(result) = dispatch(&mut state, &self.happenings) {
                 return Poll::Ready(result);
             }
@@ -106,7 +107,7 @@ impl Driver<'_> {
         sent
     }
 
-    /// Sets the timer; says whether it fired at once.
+    /// Sets the timer. Returns whether it has fired already.
     fn watch(&mut self, cx: &mut Context<'_>, due: Option<Timeout>) -> bool {
         let Some(due) = due else { return false };
         let at = Instant::from_std(due.at);
@@ -121,7 +122,7 @@ impl Driver<'_> {
         self.timer.as_mut().poll(cx).is_ready()
     }
 
-    /// The same with the finer timer; `None` if the system has none.
+    /// The same with the precise timer; `None` if the system has none.
     fn watch_pace(&mut self, cx: &mut Context<'_>, at: Instant) -> Option<bool> {
         if self.alarm.is_none() {
             self.alarm = Alarm::new().ok();
@@ -133,7 +134,7 @@ impl Driver<'_> {
     }
 }
 
-/// Takes messages in, unless the receive stores are full; `None` if the broker is gone.
+/// Processes received messages, unless the receive buffers are full. Returns `None` if the broker is gone.
 fn read(
     state: &mut State,
     input: &PipeReceiver,
@@ -160,7 +161,7 @@ fn read(
     Some(true)
 }
 
-/// Takes a message, also one with a wrong digest: the official agent checks none (WIRE-6).
+/// Processes a message, even one with a wrong digest, because the official agent does not check digests (WIRE-6).
 fn take(state: &mut State, now: Instant, message: Bytes) -> Result<(), DecodeError> {
     match state.protocol.handle_input(now.into_std(), message.clone()) {
         Err(DecodeError::BadDigest) => {
@@ -171,10 +172,10 @@ fn take(state: &mut State, now: Instant, message: Bytes) -> Result<(), DecodeErr
     }
 }
 
-/// Passes the protocol's events on. Gives what ends the session, if something did.
+/// Passes the protocol's events on. Returns the result if one of them ends the session.
 fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Option<AgentResult> {
     while let Some(event) = state.protocol.poll_event() {
-        // Who does not listen any more is about to end the session.
+        // If nobody receives them any more, the session is about to end.
         let _ = match event {
             SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
             SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),

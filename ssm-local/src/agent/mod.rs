@@ -1,6 +1,6 @@
-//! The embedded agent: the far end of a session, as the official agent serves it.
+//! The embedded agent: the far end of a session, with the behaviour of the official agent.
 //!
-//! It knows of the service only two pipes of messages, one each way.
+//! It is connected to the service only by two pipes of messages, one in each direction.
 
 mod alarm;
 mod config;
@@ -42,7 +42,7 @@ pub(crate) struct AgentSpec {
     /// The session, and the node's own id.
     pub(crate) identity: Identity,
     pub(crate) encryption: Option<Encryption>,
-    /// What a shell session runs.
+    /// The program of a shell session.
     pub(crate) shell: PathBuf,
     pub(crate) agent_version: String,
     pub(crate) profile: Profile,
@@ -51,7 +51,7 @@ pub(crate) struct AgentSpec {
     pub(crate) faults: Arc<Armed>,
 }
 
-/// How a session ended, in the agent's words: what the official one reports by `agent_task_complete`.
+/// How a session ended, in the texts of the official agent, which reports it by `agent_task_complete`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AgentResult {
     pub(crate) failed: bool,
@@ -73,9 +73,9 @@ pub(crate) struct AgentEnd {
     task: JoinHandle<()>,
 }
 
-/// At the end of a session, what is not acknowledged for so long is given up (PORT-9).
+/// At the end of a session, what is not acknowledged after this time is given up (PORT-9).
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Messages that may wait, each way.
+/// Capacity of the pipes, in messages.
 const PIPE: usize = 1024;
 
 /// Starts an agent for one session.
@@ -100,7 +100,7 @@ async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> Age
 }
 
 impl AgentEnd {
-    /// How it ended; to be asked when there is no more output.
+    /// The result. To be polled when there is no more output.
     pub(crate) fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<AgentResult> {
         Pin::new(&mut self.result)
             .poll(cx)

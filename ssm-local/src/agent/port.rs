@@ -1,4 +1,4 @@
-//! Port sessions: many streams at a time, one after the other, or the session as one stream.
+//! Port sessions: many streams at a time, one after the other, or the whole session as one stream.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         Ok(properties) => properties,
         Err(error) => return AgentResult::failed(format!("Invalid format in session properties: {error}")),
     };
-    // Old agents overlook the host (PORT-8).
+    // Old agents ignore the host (PORT-8).
     let knows_hosts = !Version::new(&spec.agent_version).is_older_than(Version::AGENT_REMOTE_HOST);
     let host = properties.host.clone().filter(|_| knows_hosts);
     let destination = Destination::resolve(&PortProperties { host, ..properties.clone() }, &spec.hosts);
@@ -38,15 +38,15 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
             Some(Ok(ended)) = port.connections.join_next() => if let Some(result) = port.ended(ended) { break result },
         }
     };
-    // What was sent is to arrive before the session ends.
+    // Everything that was sent must arrive before the session ends.
     shared.lock().close();
     let _ = timeout(FAREWELL, driver).await;
     result
 }
 
-/// What a connection's task has to tell at its end.
+/// How a connection's task ended.
 enum Ended {
-    /// It was served.
+    /// The connection was served.
     Served,
     /// The destination could not be reached.
     Unreachable { stream: Stream, why: String },
@@ -56,7 +56,7 @@ enum Ended {
 struct Port {
     shared: Arc<Shared>,
     destination: Result<Destination, String>,
-    /// The official agent dials one destination after the other.
+    /// The official agent connects to one destination after the other.
     dials: Arc<Semaphore>,
     mode: Option<SessionMode>,
     faults: Arc<Armed>,
@@ -100,7 +100,7 @@ impl Port {
         self.connections.spawn(async move {
             let dialled = {
                 let _turn = dials.acquire().await;
-                // A sleep of nothing may take a tick of the timer.
+                // Sleeping for zero could take a tick of the timer.
                 if !fate.delay.is_zero() {
                     sleep(fate.delay).await;
                 }

@@ -1,4 +1,4 @@
-//! What the driver and the connections share: the protocol state, and who waits for what.
+//! The state that the driver and the connections share: the protocol state, and the wakers.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -10,7 +10,7 @@ use ssm_proto::{Output, PlaintextKey, Session, StreamId, TerminalSize, WriteErro
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// See the module. Taken once per batch of messages, and once per chunk of a stream.
+/// See the module. The lock is taken once per batch of messages, and once per chunk of a stream.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -19,9 +19,9 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) protocol: Session,
-    /// The session ends once everything that was sent is acknowledged.
+    /// The session ends once everything sent is acknowledged.
     closing: bool,
-    /// The client's terminal. Kept here, so that whoever reads what came after it knows it.
+    /// The client's terminal. It is stored here, so that a reader of data knows the size that was set before it.
     size: watch::Sender<TerminalSize>,
     driver: Option<Waker>,
     waiting: BTreeMap<StreamId, Waiting>,
@@ -33,7 +33,7 @@ struct Waiting {
     writer: Option<Waker>,
 }
 
-/// A terminal whose client has told no size.
+/// The terminal size of a client that has sent none.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 
 impl Shared {
@@ -49,13 +49,13 @@ impl Shared {
 }
 
 impl State {
-    /// Ends the session once everything that was sent is acknowledged.
+    /// Ends the session once everything sent is acknowledged.
     pub(super) fn close(&mut self) {
         self.closing = true;
         self.wake_driver();
     }
 
-    /// The terminal is up, or not: until it is, input and sizes are refused.
+    /// While set, input and sizes are neither accepted nor acknowledged, because the terminal is not open yet.
     pub(super) fn set_refusing(&mut self, refusing: bool) {
         self.protocol.set_refusing(refusing);
     }
@@ -114,7 +114,7 @@ impl Stream {
         Self { shared, id }
     }
 
-    /// Takes up to `limit` chunks that are there, at least one; `false` at the end.
+    /// Takes the available chunks, at least one and up to `limit`. Returns `false` at the end of the stream.
     pub(super) async fn read(&self, chunks: &mut Vec<Bytes>, limit: usize) -> bool {
         poll_fn(|cx| {
             let mut state = self.shared.lock();
@@ -138,12 +138,12 @@ impl Stream {
         .await
     }
 
-    /// Sends a chunk, waiting for room; `false` if the stream is over.
+    /// Sends a chunk when the send queue has space. Returns `false` if the stream is over.
     pub(super) async fn write(&self, chunk: Bytes) -> bool {
         self.write_output(Output::Stdout, chunk).await
     }
 
-    /// As [`Stream::write`], for a command whose outputs are kept apart.
+    /// Like [`Stream::write`], for a command whose outputs are kept separate.
     pub(super) async fn write_output(&self, output: Output, chunk: Bytes) -> bool {
         let mut chunk = Some(chunk);
         poll_fn(|cx| {
@@ -170,17 +170,17 @@ impl Stream {
         self.command(|protocol, id| protocol.finish(Instant::now().into_std(), id));
     }
 
-    /// The command ended so; what was written before comes first.
+    /// The command ended with this code. What was written before is sent first.
     pub(super) fn exit(&self, code: i64) {
         self.command(|protocol, _| protocol.exit(code));
     }
 
-    /// The destination can't be reached.
+    /// The destination cannot be reached.
     pub(super) fn refuse(&self) {
         self.command(Session::refuse);
     }
 
-    /// Nobody serves the stream any more.
+    /// The stream is not served any more.
     pub(super) fn forget(&self) {
         self.shared.lock().waiting.remove(&self.id);
     }

@@ -1,4 +1,4 @@
-//! Operations of ECS: enough to find a container and to execute a command in it.
+//! Operations of ECS that are needed to find a container and to execute a command in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub(super) fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome
     }
 }
 
-/// What any of the operations takes.
+/// The input of all these operations.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Input {
@@ -44,7 +44,7 @@ struct Input {
 }
 
 impl Input {
-    /// The cluster's tasks; there is no cluster without one.
+    /// The cluster's tasks. A cluster exists only if it has tasks.
     fn cluster<'a>(&self, broker: &'a Broker) -> Result<Vec<&'a EcsTask>, ApiError> {
         let cluster = name(self.cluster.as_deref().unwrap_or("default"));
         let tasks: Vec<_> = broker.tasks().iter().filter(|task| task.cluster() == cluster).collect();
@@ -64,7 +64,7 @@ impl Input {
     }
 }
 
-/// An ARN's last part, which is what it names.
+/// The last part of an ARN, which is the name.
 fn name(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or(id)
 }
@@ -114,7 +114,7 @@ fn list_tasks(broker: &Broker, input: Input) -> Outcome {
             return Err(ApiError::new("ServiceNotFoundException", "Service not found."));
         }
     }
-    // All are running.
+    // All tasks are running.
     tasks.retain(|_| input.desired_status.as_deref().is_none_or(|status| status == "RUNNING"));
     input.list("taskArns", tasks.into_iter().map(EcsTask::arn))
 }
@@ -179,7 +179,7 @@ fn describe_task(task: &EcsTask) -> Value {
     })
 }
 
-/// The task's network interface, as tasks with a network of their own have one. Its address is this machine's.
+/// The task's network interface, as for tasks with a network of their own. Its address is this machine's.
 fn attachment(task: &EcsTask) -> Value {
     let detail = |name: &str, value: &str| json!({ "name": name, "value": value });
     json!({
@@ -195,7 +195,7 @@ fn attachment(task: &EcsTask) -> Value {
     })
 }
 
-/// Containers are this machine.
+/// Containers are on this machine.
 const ADDRESS: &str = "127.0.0.1";
 
 fn describe_container(task: &EcsTask, container: &Container) -> Value {

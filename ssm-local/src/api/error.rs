@@ -1,11 +1,11 @@
-//! Errors in AWS's shape and with its names.
+//! Errors with AWS's structure and names.
 
 use http::StatusCode;
 
 use crate::broker::PortsOnly;
 use crate::document::ParameterError;
 
-/// A refusal that a client sees as an exception of this name.
+/// An error that a client sees as an exception of this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -15,12 +15,12 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    /// An exception that blames the request.
+    /// An exception that is the caller's fault.
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into() }
     }
 
-    /// A member of the request breaks a constraint of the service's model.
+    /// A member of the request violates a constraint of the service's model.
     pub(crate) fn constraint(member: &str, value: Option<&str>, constraint: &str) -> Self {
         let value = value.map_or_else(|| "null".to_owned(), |value| format!("'{value}'"));
         let text = format!(

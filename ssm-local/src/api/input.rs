@@ -1,4 +1,4 @@
-//! What all operations check of their input, and paging.
+//! Input checks of all operations, and paging.
 
 use std::ops::RangeInclusive;
 
@@ -8,12 +8,12 @@ use regex_lite::Regex;
 
 use super::error::ApiError;
 
-/// A member that must be there.
+/// A mandatory member.
 pub(super) fn required<'a>(member: &str, value: Option<&'a str>) -> Result<&'a str, ApiError> {
     value.ok_or_else(|| ApiError::constraint(member, None, "not be null"))
 }
 
-/// A text of so many characters.
+/// A string with a length in this range.
 pub(super) fn length(member: &str, value: &str, range: RangeInclusive<usize>) -> Result<(), ApiError> {
     let count = value.chars().count();
     let constraint = if count < *range.start() {
@@ -26,7 +26,7 @@ pub(super) fn length(member: &str, value: &str, range: RangeInclusive<usize>) ->
     Err(ApiError::constraint(member, Some(value), &constraint))
 }
 
-/// A text of this form.
+/// A string that matches this pattern.
 pub(super) fn pattern(member: &str, value: &str, pattern: &str) -> Result<(), ApiError> {
     if Regex::new(pattern).is_ok_and(|regex| regex.is_match(value)) {
         return Ok(());
@@ -34,7 +34,7 @@ pub(super) fn pattern(member: &str, value: &str, pattern: &str) -> Result<(), Ap
     Err(ApiError::constraint(member, Some(value), &format!("satisfy regular expression pattern: {pattern}")))
 }
 
-/// One of these texts.
+/// One of these strings.
 pub(super) fn one_of(member: &str, value: &str, allowed: &[&str]) -> Result<(), ApiError> {
     if allowed.contains(&value) {
         return Ok(());
@@ -43,7 +43,7 @@ pub(super) fn one_of(member: &str, value: &str, allowed: &[&str]) -> Result<(), 
     Err(ApiError::constraint(member, Some(value), &constraint))
 }
 
-/// Which part of a list is asked for.
+/// The requested part of a list.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     size: usize,
@@ -52,7 +52,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Reads `MaxResults` and `NextToken`; a token is good for the list that gave it.
+    /// Parses `MaxResults` and `NextToken`. A token is valid only for the list that it came from.
     pub(super) fn new(
         list: &'static str,
         max_results: Option<i64>,
@@ -78,7 +78,7 @@ impl Page {
         Ok(Self { size: usize::try_from(size).unwrap_or_default(), offset, list })
     }
 
-    /// The part of `items`, and the token of the next one.
+    /// The part of `items`, and the token of the next part.
     pub(super) fn cut<T>(&self, items: impl IntoIterator<Item = T>) -> (Vec<T>, Option<String>) {
         let mut rest = items.into_iter().skip(self.offset);
         let part: Vec<T> = rest.by_ref().take(self.size).collect();

@@ -35,7 +35,7 @@ pub(super) struct DescribeInput {
     instance_information_filter_list: Vec<OldFilter>,
 }
 
-/// Takes tags too.
+/// Also accepts tags.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Filter {
@@ -75,7 +75,7 @@ pub(super) fn describe(broker: &Broker, input: DescribeInput) -> Outcome {
     })
 }
 
-/// Keeps the targets of which the key has one of the values.
+/// Keeps the targets whose key has one of the values.
 fn apply(found: &mut Vec<&LocalTarget>, key: &str, values: &[String]) -> Result<(), ApiError> {
     if values.is_empty() || values.len() > 100 {
         return Err(ApiError::new("InvalidInstanceInformationFilterValue", "A filter takes from 1 to 100 values."));

@@ -29,7 +29,7 @@ struct GenerateInput {
     encryption_context: Context,
 }
 
-/// The most that a data key may have.
+/// Maximum length of a data key.
 const MAX_KEY: usize = 1024;
 
 fn generate_data_key(kms: &Kms, input: GenerateInput) -> Outcome {
@@ -91,7 +91,7 @@ fn key_id(given: Option<&str>) -> Result<&str, ApiError> {
 impl From<KmsError> for ApiError {
     fn from(error: KmsError) -> Self {
         let text = error.to_string();
-        // The texts begin with the exception's name; the first has a message, as AWS's.
+        // The texts begin with the exception's name. The first one also has a message, like AWS's.
         let message = text.split_once(": ").map_or("", |(_, message)| message);
         let code = match error {
             KmsError::NotFound(_) => "NotFoundException",

@@ -56,7 +56,7 @@ impl SessionInput {
     }
 }
 
-/// A session that ended gives no token, and so the client knows.
+/// The answer for an ended session has no token; this is how the client learns of the end.
 pub(super) fn resume(broker: &Broker, input: SessionInput) -> Outcome {
     let session = input.find(broker)?;
     let token = broker.issue_token(&session);
@@ -103,7 +103,7 @@ pub(super) fn describe(broker: &Broker, input: DescribeInput) -> Outcome {
     for filter in &input.filters {
         filter.apply(&mut found)?;
     }
-    // The newest first, as AWS.
+    // The newest first, like AWS.
     let (part, next) = page.cut(found.iter().rev());
     let sessions: Vec<Value> = part.into_iter().map(describe_one).collect();
     Ok(match next {

@@ -1,4 +1,4 @@
-//! Sessions, and what joins a client's WebSocket with an agent.
+//! Sessions, and the connection between a client's WebSocket and an agent.
 
 mod pipe;
 mod relay;
@@ -33,7 +33,7 @@ use crate::kms::{Encryption, Kms, KmsFault};
 use crate::target::LocalTarget;
 use relay::{Command, Relay};
 
-/// What holds for all sessions.
+/// Settings of all sessions.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokerSettings {
     pub(crate) profile: Profile,
@@ -42,16 +42,16 @@ pub(crate) struct BrokerSettings {
     pub(crate) token_ttl: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_session_duration: Option<Duration>,
-    /// What a shell session runs.
+    /// The program of a shell session.
     pub(crate) shell: PathBuf,
-    /// Encrypts the shells and commands whose document names no key.
+    /// The KMS key for shells and commands whose document names none.
     pub(crate) encrypt_with: Option<String>,
     pub(crate) kms_fault: Option<KmsFault>,
     /// Shells and commands are refused.
     pub(crate) ports_only: bool,
 }
 
-/// What there is, as the builder set it up.
+/// The configuration from the builder.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) targets: Vec<LocalTarget>,
@@ -60,7 +60,7 @@ pub(crate) struct World {
     pub(crate) kms: Arc<Kms>,
 }
 
-/// A checked call of StartSession.
+/// A validated call of StartSession.
 #[derive(Debug)]
 pub(crate) struct StartRequest {
     pub(crate) target: LocalTarget,
@@ -69,12 +69,12 @@ pub(crate) struct StartRequest {
     pub(crate) reason: Option<String>,
 }
 
-/// Shells and commands are not served.
+/// Shells and commands are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("This local Session Manager only forwards ports: it runs no shells and no commands.")]
 pub(crate) struct PortsOnly;
 
-/// Knows the targets and the sessions.
+/// Keeps the targets and the sessions.
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
@@ -90,14 +90,14 @@ struct Inner {
     /// In the order of their start.
     sessions: VecDeque<Arc<Session>>,
     relays: JoinSet<()>,
-    /// Until then the nodes are rebooting.
+    /// The nodes are rebooting until this time.
     down_until: Option<Instant>,
 }
 
-/// Ended sessions that are remembered.
+/// Number of ended sessions that are kept.
 const HISTORY: usize = 1000;
 const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
-/// Commands to a relay that may wait.
+/// Capacity of the queue of commands to a relay.
 const COMMANDS: usize = 16;
 impl Broker {
     pub(crate) fn new(
@@ -119,7 +119,7 @@ impl Broker {
         &self.access
     }
 
-    /// All managed nodes as they are at the moment, by id.
+    /// All managed nodes in their present state, by id.
     pub(crate) fn targets(&self) -> Vec<LocalTarget> {
         let rebooting = self.lock().down_until.is_some_and(|until| now() < until);
         let state = |target: &LocalTarget| if rebooting { target.clone().disconnected() } else { target.clone() };
@@ -148,7 +148,7 @@ impl Broker {
         &self.faults
     }
 
-    /// Replaces the faults, also those of sessions that live.
+    /// Replaces the faults, including those of active sessions.
     pub(crate) async fn set_faults(&self, faults: Faults) {
         self.faults.set(faults, now());
         for session in self.active_sessions() {
@@ -164,7 +164,7 @@ impl Broker {
                 return self.end_sessions(SessionState::Failed, text).await;
             }
             Effect::Reboot { text } => {
-                // Without an end it lasts longer than any test.
+                // Without a duration it lasts longer than any test.
                 self.lock().down_until = Some(now() + fault.when.lasts.unwrap_or(A_YEAR).min(A_YEAR));
                 return self.end_sessions(SessionState::Failed, text).await;
             }
@@ -189,7 +189,7 @@ impl Broker {
         self.lock().sessions.iter().filter(|session| session.is_active()).cloned().collect()
     }
 
-    /// Lets happen to the nodes what their faults say, for ever.
+    /// Applies the faults of the nodes. Never returns.
     pub(crate) async fn run_faults(&self) {
         loop {
             let (due, next) = self.faults.due(now());
@@ -224,10 +224,10 @@ impl Broker {
         format!("ws://{address}/v1/data-channel/{session_id}?role=publish_subscribe&cell-number={cell}")
     }
 
-    /// Starts a session and gives its first token. The agent begins when the client opens the data channel.
+    /// Starts a session and returns its first token. The agent starts when the client opens the data channel.
     ///
     /// # Errors
-    /// There are only ports here, and it is none.
+    /// Only ports are allowed, and the session is not a port session.
     pub(crate) fn start(&self, request: StartRequest) -> Result<(Arc<Session>, String), PortsOnly> {
         if self.settings.ports_only && request.document.body.session_type != PORT {
             return Err(PortsOnly);
@@ -268,12 +268,12 @@ impl Broker {
         Some(Encryption { key_id, kms: self.world.kms.clone(), fault: self.settings.kms_fault })
     }
 
-    /// A new token in place of the last one; `None` if the session is over.
+    /// Replaces the token by a new one; `None` if the session is over.
     pub(crate) fn issue_token(&self, session: &Session) -> Option<String> {
         session.issue_token(self.settings.token_ttl)
     }
 
-    /// Ends all sessions and waits for their clients to hear of it, for so long.
+    /// Ends all sessions, and waits up to `limit` until their clients are told.
     pub(crate) async fn shutdown(&self, limit: Duration) {
         let mut relays = {
             let mut inner = self.lock();
@@ -283,13 +283,13 @@ impl Broker {
         let _ = timeout(limit, async { while relays.join_next().await.is_some() {} }).await;
     }
 
-    /// Ends everything at once.
+    /// Ends everything immediately.
     pub(crate) fn abort(&self) {
         self.lock().relays.abort_all();
     }
 }
 
-/// By the clock of the runtime.
+/// The time of the runtime's clock.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

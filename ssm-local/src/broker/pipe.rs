@@ -1,4 +1,4 @@
-//! One way between the broker and an agent: messages, bounded, handed over in batches.
+//! One direction between the broker and an agent: a bounded queue of messages, passed on in batches.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,17 +6,17 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-/// A pipe that holds `capacity` messages; a batch may go beyond it once.
+/// Creates a pipe with this capacity in messages. One batch may exceed it.
 pub(crate) fn pipe(capacity: usize) -> (PipeSender, PipeReceiver) {
     let shared = Arc::new(Shared { capacity, state: Mutex::default() });
     (PipeSender(shared.clone()), PipeReceiver(shared))
 }
 
-/// The end that sends. Dropping it ends the pipe after what is in it.
+/// The sending end. Dropping it ends the pipe after its content.
 #[derive(Debug)]
 pub(crate) struct PipeSender(Arc<Shared>);
 
-/// The end that receives. Dropping it makes the pipe swallow everything.
+/// The receiving end. After it is dropped, everything sent is discarded.
 #[derive(Debug)]
 pub(crate) struct PipeReceiver(Arc<Shared>);
 
@@ -44,7 +44,7 @@ impl Shared {
 }
 
 impl PipeSender {
-    /// Waits for room.
+    /// Waits until the pipe has space.
     pub(crate) fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
         if state.queue.len() < self.0.capacity || state.abandoned {
@@ -54,7 +54,7 @@ impl PipeSender {
         Poll::Pending
     }
 
-    /// Sends a batch, which becomes empty.
+    /// Sends a batch, which is empty afterwards.
     pub(crate) fn send(&self, batch: &mut VecDeque<Bytes>) {
         if batch.is_empty() {
             return;
@@ -77,7 +77,7 @@ impl Drop for PipeSender {
 }
 
 impl PipeReceiver {
-    /// Appends all that is there to `batch`; `false` if nothing will come any more.
+    /// Appends everything available to `batch`. Returns `false` if the pipe has ended.
     pub(crate) fn poll_receive(&self, cx: &Context<'_>, batch: &mut VecDeque<Bytes>) -> Poll<bool> {
         let mut state = self.0.lock();
         if state.queue.is_empty() {

@@ -1,7 +1,7 @@
-//! One session's task: passes messages between the client's WebSocket and the agent, whichever of them is there.
+//! One session's task: passes messages between the client's WebSocket and the agent, whichever of them is connected.
 //!
-//! All messages of a session pass [`Relay::pass_up`] or [`Relay::pass_down`], and nowhere else: whatever is to happen to
-//! messages on the way belongs there.
+//! All messages of a session pass through [`Relay::pass_up`] or [`Relay::pass_down`], and nowhere else. Whatever
+//! changes messages on the way belongs there.
 
 mod disturb;
 
@@ -33,35 +33,35 @@ use crate::faults::{Direction, Fault, SessionFaults};
 /// A client's open data channel.
 pub(crate) type ClientSocket = WebSocketStream<TcpStream>;
 
-/// What a relay is told from outside.
+/// Commands to a relay.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// The client opened a data channel; the one before is void.
+    /// The client opened a data channel, which replaces the previous one.
     Connect(Box<ClientSocket>),
     /// The session was ended.
     Terminate,
-    /// These faults, in place of those before.
+    /// Replaces the faults.
     SetFaults(Option<Box<SessionFaults>>),
-    /// This fault too.
+    /// Adds a fault.
     AddFault(Fault),
 }
 
-/// Messages that are passed on before the other direction has its turn.
+/// Maximum number of messages in one direction before the other one has its turn.
 const BATCH: usize = 64;
-/// What the client does not take for so long after the end, it does not get.
+/// After the end, what the client does not read within this time is dropped.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct Relay {
     session: Arc<Session>,
     commands: mpsc::Receiver<Command>,
-    /// Until the client comes for the first time.
+    /// Present until the client connects for the first time.
     spec: Option<AgentSpec>,
     agent: Option<AgentEnd>,
     client: Option<Box<ClientSocket>>,
-    /// For the agent, not yet handed over.
+    /// For the agent, not passed on yet.
     up: VecDeque<Bytes>,
-    /// For the client, not yet taken by the WebSocket.
+    /// For the client, not accepted by the WebSocket yet.
     down: VecDeque<Bytes>,
     unflushed: bool,
     faults: Option<Box<SessionFaults>>,
@@ -104,7 +104,7 @@ impl Relay {
         }
     }
 
-    /// Runs until the session is over and both ends know.
+    /// Runs until the session is over and both ends have been told.
     pub(super) async fn run(mut self) {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.session.end(end.state, &end.output);
@@ -112,7 +112,7 @@ impl Relay {
         let _ = timeout(GOODBYE, self.say_goodbye(&end.output)).await;
     }
 
-    /// Moves what can be moved, each way on its own, so that neither waits for the other.
+    /// Moves what can be moved. The directions are independent, so that neither waits for the other.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             if let Some(end) = self.obey(cx) {
@@ -178,7 +178,7 @@ impl Relay {
         self.up.push_back(service_message(|date, id| publication(false, date, id)));
     }
 
-    /// Client to agent. Says whether something moved.
+    /// Client to agent. Returns whether something was moved.
     fn move_up(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(agent) = &self.agent else { return false };
         let blocked = |faults: &SessionFaults| faults.is_black_hole() || faults.is_blocked(Direction::Up);
@@ -221,7 +221,7 @@ impl Relay {
         }
     }
 
-    /// Agent to client. Says whether something moved; an agent that is done ends the session.
+    /// Agent to client. Returns whether something was moved. When the agent has ended, the session ends.
     fn move_down(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         if self.down.is_empty() && !self.faults.as_deref().is_some_and(|faults| faults.is_blocked(Direction::Down)) {
@@ -231,7 +231,7 @@ impl Relay {
             self.down.clear();
             return Ok(moved);
         }
-        // What is for a client that is away is lost; it is not acknowledged, so it comes again.
+        // Messages for a disconnected client are lost. They are not acknowledged, so the agent retransmits them.
         let Some(client) = &mut self.client else {
             self.down.clear();
             return Ok(moved);
@@ -262,7 +262,7 @@ impl Relay {
         }
     }
 
-    /// Keeps what is for the client, in place.
+    /// Keeps only the messages for the client, in place.
     fn pass_down(&mut self) {
         let mut data = false;
         self.down.retain(|message| match message_type(message) {
@@ -271,7 +271,7 @@ impl Relay {
                 true
             }
             Some(MessageType::Acknowledge) => true,
-            // Among them agent_session_state, which is for the service.
+            // For example agent_session_state, which is for the service.
             _ => false,
         });
         if data {
@@ -284,7 +284,7 @@ impl Relay {
         }
     }
 
-    /// Sets the timer; says whether the session's time is over.
+    /// Sets the timer. Returns the end if the session has timed out.
     fn watch(&mut self, cx: &mut Context<'_>) -> Option<End> {
         loop {
             let idle_at = self.last_data + self.idle_timeout;
@@ -305,14 +305,14 @@ impl Relay {
         }
     }
 
-    /// Tells both ends, and lets the client read it.
+    /// Tells both ends, and gives the client time to read it.
     async fn say_goodbye(mut self, output: &str) {
         let (id, target) = (&self.session.id, &self.session.target);
         let closed = service_message(|date, uuid| ChannelClosed::encode(id, target, output, date, uuid));
         if let Some(agent) = &self.agent {
             agent.input.send(&mut VecDeque::from([closed.clone()]));
         }
-        // An open that came at the last moment hears of the end too.
+        // A client that connects at the last moment is told too.
         while let Ok(Command::Connect(socket)) = self.commands.try_recv() {
             self.client = Some(socket);
         }
@@ -324,19 +324,19 @@ impl Relay {
                 return;
             }
         }
-        // A socket that is closed while something is unread is reset, and the last words with it.
+        // Closing a socket with unread data resets it, and the last messages would be lost.
         if client.flush().await.is_ok() {
             while let Some(Ok(_)) = client.next().await {}
         }
     }
 }
 
-/// For the faults, which know no runtime.
+/// For the faults, which do not depend on the runtime.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// Hands `messages` to the WebSocket as far as it takes them, then flushes once.
+/// Passes `messages` to the WebSocket as far as it accepts them, then flushes once.
 fn pump(
     client: &mut ClientSocket,
     messages: &mut VecDeque<Bytes>,
@@ -356,7 +356,7 @@ fn pump(
     Ok(())
 }
 
-/// A message that the service makes, dated now.
+/// A message that the service creates, dated now.
 fn service_message(make: impl FnOnce(u64, Uuid) -> Bytes) -> Bytes {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let date = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX).max(1);

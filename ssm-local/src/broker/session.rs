@@ -1,4 +1,4 @@
-//! What is known of a session.
+//! The state of a session.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::StartRequest;
 use super::relay::{ClientSocket, Command};
 use super::token::Token;
 
-/// Where a session is in its life. `DescribeSessions` calls it Status.
+/// The state of a session. `DescribeSessions` calls it Status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionState {
@@ -19,11 +19,11 @@ pub enum SessionState {
     Connecting,
     /// The client's data channel is open.
     Connected,
-    /// The client's data channel is gone; it may come back.
+    /// The client's data channel is closed; the client may reconnect.
     Disconnected,
     /// Over.
     Terminated,
-    /// Over, because the agent could not do it.
+    /// Over, because the agent failed.
     Failed,
 }
 
@@ -40,27 +40,27 @@ impl SessionState {
     }
 }
 
-/// A session as its owner sees it.
+/// Information about a session for the owner of a [`Local`](crate::Local).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Its id.
+    /// The session's id.
     pub id: String,
     /// The managed node.
     pub target: String,
     /// The document's name.
     pub document: String,
-    /// Where it is in its life.
+    /// The state.
     pub state: SessionState,
     /// Who started it: an ARN.
     pub owner: String,
-    /// Why, in the words of who started it.
+    /// The reason that the caller gave.
     pub reason: Option<String>,
-    /// Since when.
+    /// Start time.
     pub started: SystemTime,
-    /// Until when.
+    /// End time.
     pub ended: Option<SystemTime>,
-    /// What the agent or the service had to say about the end; often empty.
+    /// The agent's or the service's text about the end; often empty.
     pub details: String,
 }
 
@@ -71,14 +71,14 @@ impl SessionInfo {
     }
 }
 
-/// A session as the API, the server and its relay share it.
+/// A session, shared by the API, the server and its relay.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) target: String,
     pub(crate) document: String,
     commands: mpsc::Sender<Command>,
-    /// How often it moved to another URL.
+    /// How often its URL changed.
     moves: AtomicU32,
     state: Mutex<State>,
 }
@@ -89,8 +89,8 @@ struct State {
     token: Token,
 }
 
-/// The last part of a session's URL after so many moves. As AWS's: a base64 text whose special characters stand in the
-/// query as they are.
+/// The last part of a session's URL after this many changes. Like AWS's it is base64 text whose special characters are
+/// not escaped in the query.
 pub(super) fn cell_number(moves: u32) -> String {
     match moves {
         0 => "AAEAAa5+Lu4/II4==".into(),
@@ -103,7 +103,7 @@ const OWNER: &str = "arn:aws:iam::123456789012:user/local";
 impl Session {
     pub(super) fn new(request: &StartRequest, commands: mpsc::Sender<Command>, ttl: Duration) -> (Self, String) {
         let (high, low) = Uuid::new_v4().as_u64_pair();
-        // A name and 17 digits, as AWS's.
+        // A name and 17 digits, like AWS's.
         let id = format!("local-0{:016x}", high ^ low);
         let info = SessionInfo {
             id: id.clone(),
@@ -152,7 +152,7 @@ impl Session {
         state.info.is_active() && state.token.accepts(Instant::now(), token)
     }
 
-    /// From here on no token opens the data channel, until another is issued.
+    /// Makes the token invalid until another one is issued.
     pub(crate) fn expire_token(&self) {
         self.lock().token.expire(Instant::now());
     }
@@ -161,33 +161,33 @@ impl Session {
         cell_number(self.moves.load(Ordering::Relaxed))
     }
 
-    /// Its URL changes; the one before is void.
+    /// Changes its URL; the old one becomes invalid.
     pub(crate) fn relocate(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the query of a URL is of where it is. Before it moves, any is.
+    /// Whether the query of a URL is valid for this session. Before the first change, any query is.
     pub(crate) fn is_at(&self, query: &str) -> bool {
         let cell = self.cell_number();
         let given = query.split('&').find_map(|part| part.strip_prefix("cell-number="));
         self.moves.load(Ordering::Relaxed) == 0 || given == Some(cell.as_str())
     }
 
-    /// If the session is over, nobody listens.
+    /// If the session is over, nobody receives the command.
     pub(super) async fn command(&self, command: Command) {
         let _ = self.commands.send(command).await;
     }
 
-    /// Hands over a WebSocket whose first frame was right; it replaces the one before.
+    /// Passes on a WebSocket whose first frame was valid. It replaces the previous one.
     pub(crate) async fn connect(&self, socket: ClientSocket) {
-        // If the session ended meanwhile, dropping the socket tells enough.
+        // If the session has ended in the meantime, dropping the socket tells the client enough.
         self.command(Command::Connect(Box::new(socket))).await;
     }
 
-    /// Ends the session. It counts as over at once; the ends are told a moment later.
+    /// Ends the session. Its state changes immediately; the ends are told a moment later.
     pub(crate) fn terminate(&self) {
         self.end(SessionState::Terminated, "");
-        // With a full queue there are sockets in front; the relay looks at the state behind each.
+        // If the queue is full, it contains sockets. The relay checks the state after each of them.
         let _ = self.commands.try_send(Command::Terminate);
     }
 
@@ -195,7 +195,7 @@ impl Session {
         self.lock().info.is_active()
     }
 
-    /// The data channel came or went; says nothing about a session that is over.
+    /// The data channel was opened or closed. Has no effect on a session that is over.
     pub(super) fn set_connected(&self, connected: bool) {
         let mut state = self.lock();
         if state.info.is_active() {
@@ -203,7 +203,7 @@ impl Session {
         }
     }
 
-    /// It is over; the first reason stays.
+    /// Marks the session as over. The first reason is kept.
     pub(super) fn end(&self, how: SessionState, details: &str) {
         let mut state = self.lock();
         if state.info.is_active() {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-/// What is kept of a token: enough to recognize it, not enough to show it.
+/// What is stored of a token: enough to recognize it, not enough to reveal it.
 #[derive(Debug)]
 pub(super) struct Token {
     digest: [u8; 32],
@@ -16,7 +16,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// A new token, and its text for the client.
+    /// Creates a token. The string is for the client.
     pub(super) fn issue(now: Instant, ttl: Duration) -> (Self, String) {
         // Two random UUIDs: 244 bits from the system.
         let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
@@ -24,12 +24,12 @@ impl Token {
         (Self { digest: digest(&text), expires: now + ttl }, text)
     }
 
-    /// It is not good any more.
+    /// Makes the token invalid.
     pub(super) fn expire(&mut self, now: Instant) {
         self.expires = now;
     }
 
-    /// Whether `presented` is this token and still good. Takes the same time wherever they differ.
+    /// Whether `presented` is this token and still valid. The comparison takes constant time.
     pub(super) fn accepts(&self, now: Instant, presented: &str) -> bool {
         bool::from(self.digest.ct_eq(&digest(presented))) && now < self.expires
     }

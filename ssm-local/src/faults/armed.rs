@@ -1,4 +1,4 @@
-//! The faults in force, shared by all who act them out.
+//! The faults in force, shared by everything that applies them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,10 +19,10 @@ pub(crate) struct Armed {
 #[derive(Debug)]
 struct State {
     faults: Faults,
-    /// All but the sessions' own, which each session runs for itself.
+    /// All faults except those of sessions, which each session applies itself.
     running: Vec<Running>,
     rng: Rng,
-    /// Sessions that were given faults; each has its own randomness.
+    /// Number of sessions that were given faults; each has its own random seed.
     sessions: u64,
 }
 
@@ -32,7 +32,7 @@ struct Running {
     schedule: Schedule,
 }
 
-/// What becomes of a connection to a destination.
+/// The faults of a connection to a destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dial {
     pub(crate) delay: Duration,
@@ -54,13 +54,13 @@ impl Armed {
         self.lock().faults.clone()
     }
 
-    /// Replaces all; their time begins anew.
+    /// Replaces all faults; their time starts again.
     pub(crate) fn set(&self, faults: Faults, now: Instant) {
         *self.lock() = State::new(faults, now);
         self.changed.notify_one();
     }
 
-    /// After [`Armed::set`].
+    /// Ready after [`Armed::set`].
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -71,13 +71,13 @@ impl Armed {
         if !state.faults.iter().any(|fault| fault.effect.is_of_session()) {
             return None;
         }
-        // Far apart, so that neighbours have nothing in common.
+        // The seeds are far apart, so that successive sessions have nothing in common.
         let seed = state.faults.seed ^ state.sessions.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         state.sessions += 1;
         Some(Box::new(SessionFaults::new(state.faults.iter(), seed, now)))
     }
 
-    /// How the API answers this call, if not as it should.
+    /// The API's answer to this call, if a fault replaces it.
     pub(crate) fn api(&self, now: Instant, called: &str) -> Option<ApiAnswer> {
         let hit = self.lock().hit(now, |effect| match effect {
             Effect::Api { operation: Some(operation), .. } => operation == called,
@@ -90,7 +90,7 @@ impl Armed {
         })
     }
 
-    /// The version of the agent of a session that starts, if not its node's.
+    /// The version of the agent of a session that starts, if a fault replaces it.
     pub(crate) fn agent_version(&self, now: Instant) -> Option<String> {
         let hit = self.lock().hit(now, |effect| matches!(effect, Effect::AgentVersion { .. }));
         hit.into_iter().find_map(|effect| match effect {
@@ -99,7 +99,7 @@ impl Armed {
         })
     }
 
-    /// What becomes of the next connection to a destination.
+    /// The faults of the next connection to a destination.
     pub(crate) fn dial(&self, now: Instant) -> Dial {
         let mut dial = Dial::default();
         let concerned =
@@ -114,7 +114,7 @@ impl Armed {
         dial
     }
 
-    /// What happens to the nodes by now, and when the next thing does.
+    /// The faults of the nodes that are due, and when the next one is.
     pub(crate) fn due(&self, now: Instant) -> (Vec<Fault>, Option<Instant>) {
         let mut state = self.lock();
         let (mut due, mut next) = (Vec::new(), None);
@@ -142,7 +142,7 @@ impl State {
         Self { faults, running, rng, sessions: 0 }
     }
 
-    /// The effects that hit, out of those that are concerned.
+    /// Among the effects that `concerned` selects, those that hit.
     fn hit(&mut self, now: Instant, concerned: impl Fn(&Effect) -> bool) -> Vec<Effect> {
         let mut hit = Vec::new();
         for running in self.running.iter_mut().filter(|running| concerned(&running.fault.effect)) {
@@ -155,7 +155,7 @@ impl State {
 }
 
 impl ApiAnswer {
-    /// Whether an operation can be answered so.
+    /// Whether an operation can be answered like this.
     fn fits(self, operation: &str) -> bool {
         match self {
             Self::NoToken | Self::ExpiredToken | Self::NewUrl => {

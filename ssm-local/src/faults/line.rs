@@ -1,4 +1,4 @@
-//! Messages on their way, each with its time of arrival.
+//! Messages in transit, each with its time of arrival.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,17 +8,17 @@ use bytes::Bytes;
 /// One direction of a session.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// By arrival, then by departure.
+    /// Ordered by arrival, then by departure.
     held: BTreeMap<(Instant, u64), Bytes>,
     bytes: usize,
     departures: u64,
-    /// The latest arrival; later departures do not arrive before it.
+    /// The latest arrival; messages that leave later do not arrive before it.
     last: Instant,
     /// The sender's link is busy until then.
     busy: Instant,
 }
 
-/// More is not taken from the sender.
+/// When this many are in transit, no more are accepted from the sender.
 const MAX_MESSAGES: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 
@@ -27,14 +27,14 @@ impl Line {
         Self { held: BTreeMap::new(), bytes: 0, departures: 0, last: now, busy: now }
     }
 
-    /// When a message of this size is through a link with this rate that is free for it.
+    /// When a message of this size has passed through a link with this rate, after the messages before it.
     pub(super) fn transmit(&mut self, now: Instant, bytes: usize, rate: u64) -> Instant {
         let seconds = bytes as f64 / rate.max(1) as f64;
         self.busy = self.busy.max(now) + Duration::from_secs_f64(seconds);
         self.busy
     }
 
-    /// Takes a message that arrives at `due`. Unless it is `late`, those before it arrive before it.
+    /// Adds a message that arrives at `due`. Unless it is `late`, the messages before it arrive before it.
     pub(super) fn push(&mut self, due: Instant, late: bool, message: Bytes) {
         let due = if late { due } else { due.max(self.last) };
         if !late {
@@ -45,7 +45,7 @@ impl Line {
         self.departures += 1;
     }
 
-    /// Gives out what has arrived.
+    /// Moves the messages that have arrived to `out`.
     pub(super) fn release(&mut self, now: Instant, out: &mut VecDeque<Bytes>) {
         while let Some(first) = self.held.first_entry().filter(|first| first.key().0 <= now) {
             let message = first.remove();
@@ -54,7 +54,7 @@ impl Line {
         }
     }
 
-    /// Gives out everything.
+    /// Moves all messages to `out`.
     pub(super) fn release_all(&mut self, out: &mut VecDeque<Bytes>) {
         self.bytes = 0;
         out.extend(std::mem::take(&mut self.held).into_values());

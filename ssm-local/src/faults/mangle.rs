@@ -1,10 +1,10 @@
-//! Messages that are no longer what was sent.
+//! Damaged messages.
 
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use ssm_proto::{AgentMessage, MessageBuf, PayloadDigest};
 
-/// Where a full header's digest and payload are.
+/// Position of the digest and the payload after a full header.
 const DIGEST: std::ops::Range<usize> = 80..112;
 const PAYLOAD: usize = 120;
 
@@ -19,7 +19,7 @@ pub(super) fn bad_digest(message: &Bytes, rng: &mut Rng) -> Bytes {
     flip(message, DIGEST, rng)
 }
 
-/// Writes a header length that no message has.
+/// Writes an invalid header length.
 pub(super) fn bad_header(message: &Bytes, rng: &mut Rng) -> Bytes {
     let mut mangled = BytesMut::from(message.as_ref());
     if let Some(field) = mangled.get_mut(..4) {
@@ -28,7 +28,7 @@ pub(super) fn bad_header(message: &Bytes, rng: &mut Rng) -> Bytes {
     mangled.freeze()
 }
 
-/// Appends zeros to the payload until it has so many bytes; lengths and digest are right.
+/// Appends zeros to the payload up to this length; lengths and digest are correct.
 pub(super) fn oversize(message: &Bytes, bytes: usize) -> Bytes {
     let Ok(decoded) = AgentMessage::decode(message.clone()) else { return message.clone() };
     let mut payload = decoded.payload().to_vec();

@@ -1,10 +1,11 @@
-//! Faults on demand: what goes wrong, when, and for which messages.
+//! Fault injection: what goes wrong, when, and for which messages.
 //!
-//! A [`Fault`] is an [`Effect`] and its moment, [`When`]. It is written as text, `drop,probability=0.01,direction=down`,
-//! the same on a command line, in a file and over the control endpoint. Everything random follows from one seed.
+//! A [`Fault`] is an [`Effect`] and its schedule, [`When`]. It has a text form, `drop,probability=0.01,direction=down`,
+//! which is the same on a command line, in a file and over the control endpoint. Everything random is derived from one
+//! seed.
 //!
-//! The rooms: `text` reads and writes faults, `schedule` says when, `session` acts on a session's messages and data
-//! channel, `armed` keeps what is in force and answers for the API, the nodes and their agents.
+//! The modules: `text` parses and writes faults, `schedule` decides when they act, `session` acts on a session's
+//! messages and data channel, `armed` keeps the faults in force and answers for the API, the nodes and their agents.
 
 mod armed;
 mod line;
@@ -38,12 +39,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// None.
+    /// No faults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Everything random follows from this. Default: 0.
+    /// Everything random is derived from this seed. Default: 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -57,7 +58,7 @@ impl Faults {
         self
     }
 
-    /// Reads `{"seed": 7, "faults": ["drop,probability=0.01", …]}`; both may be missing.
+    /// Parses `{"seed": 7, "faults": ["drop,probability=0.01", …]}`; both members are optional.
     ///
     /// # Errors
     /// What is wrong with the JSON or with one of the faults.
@@ -65,7 +66,7 @@ impl Faults {
         serde_json::from_str(text).map_err(|error| FaultError::Json(error.to_string()))
     }
 
-    /// Writes what [`Faults::from_json`] reads.
+    /// Writes what [`Faults::from_json`] parses.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -84,14 +85,14 @@ pub struct Fault {
     pub effect: Effect,
     /// When.
     pub when: When,
-    /// To which messages; only effects on messages look at it.
+    /// The direction of the messages concerned; used only by effects on messages.
     pub direction: Direction,
-    /// Likewise.
+    /// The kind of the messages concerned; used only by effects on messages.
     pub only: Only,
 }
 
 impl Fault {
-    /// The effect at once, for good and on everything; a limit of messages on data only, as AWS's is reported.
+    /// The effect immediately, without an end and on everything; a message limit only on data, as AWS's is reported.
     pub fn new(effect: Effect) -> Self {
         let only = effect.usual_only();
         Self { effect, when: When::default(), direction: Direction::Both, only }
@@ -100,22 +101,23 @@ impl Fault {
 
 /// When a fault acts.
 ///
-/// It is open from `after` on, for `lasts`, and again each `every`. An event, such as a close, happens at the start of
-/// that time; an effect on messages or calls acts on those that come in it. Times count from the session's first data
-/// channel, or from when the faults were set if that is later; for the API and the nodes, from when they were set.
+/// A fault is active from `after` on, for the duration `lasts`, and again at each `every`. An event, such as a close,
+/// happens at the start of this period. An effect on messages or calls acts on those that arrive during the period.
+/// Times count from the session's first data channel, or from when the faults were set if that is later; for the API
+/// and the nodes, from when they were set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct When {
-    /// Begins after so long. Default: `every` if there is one, else at once.
+    /// Start of the first period. Default: `every` if it is set, otherwise immediately.
     pub after: Option<Duration>,
-    /// Lasts so long. Default: for good.
+    /// Duration of a period. Default: without an end.
     pub lasts: Option<Duration>,
-    /// Begins again and again.
+    /// Interval between the starts of periods.
     pub every: Option<Duration>,
-    /// On each n-th message, call, connection or session only; makes an event happen by messages, not by the clock.
+    /// Only each n-th message, call, connection or session. An event then happens by messages, not by time.
     pub nth: Option<u64>,
-    /// With this probability, from 0 to 1; likewise. Default: 1.
+    /// Only with this probability, from 0 to 1. An event then happens by messages, too. Default: 1.
     pub probability: f64,
-    /// So many times at most. Default: without limit; an event without `every` and `nth` happens once anyhow.
+    /// Maximum number of times. Default: no limit; an event without `every` and `nth` happens once in any case.
     pub times: Option<u64>,
 }
 
@@ -125,22 +127,22 @@ impl Default for When {
     }
 }
 
-/// Which way a message goes.
+/// The direction of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
     /// Client to agent.
     Up,
     /// Agent to client.
     Down,
-    /// Either way.
+    /// Both directions.
     #[default]
     Both,
 }
 
-/// Which kind of message.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Only {
-    /// Every message that passes.
+    /// All messages.
     #[default]
     Any,
     /// Numbered messages.
@@ -153,7 +155,7 @@ pub enum Only {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
-    /// The service closes the client's WebSocket; the session lives on.
+    /// The service closes the client's WebSocket; the session continues.
     Close {
         /// The close code.
         code: u16,
@@ -162,15 +164,16 @@ pub enum Effect {
     },
     /// The client's TCP connection is reset.
     Reset,
-    /// The client's WebSocket stays open, but nothing moves: not even pings are answered. A new WebSocket is free of it.
+    /// The client's WebSocket stays open, but nothing passes; even pings are not answered. A new WebSocket is not
+    /// affected.
     BlackHole,
-    /// Messages wait until it is over.
+    /// Messages wait until the fault is over.
     Stall,
     /// Messages are late, in order.
     Delay {
-        /// By so much.
+        /// The delay.
         by: Duration,
-        /// And by up to so much more.
+        /// Upper limit of an additional random delay.
         jitter: Duration,
     },
     /// Messages take as long as their bytes need at this rate.
@@ -182,7 +185,7 @@ pub enum Effect {
     MessageLimit {
         /// Messages per second, both directions together.
         limit: u64,
-        /// It is borne for so long, in whole seconds.
+        /// How long more is tolerated, in whole seconds.
         bear: Duration,
         /// The close code.
         code: u16,
@@ -193,9 +196,9 @@ pub enum Effect {
     Drop,
     /// Messages arrive twice.
     Duplicate,
-    /// Messages are overtaken by those that follow.
+    /// Messages are overtaken by later ones.
     Reorder {
-        /// They are late by so much.
+        /// The delay.
         by: Duration,
     },
     /// One bit of the payload is wrong.
@@ -204,17 +207,17 @@ pub enum Effect {
     BadDigest,
     /// The header's length field is wrong.
     BadHeader,
-    /// The payload is blown up; lengths and digest are right.
+    /// The payload is enlarged; lengths and digest are correct.
     Oversize {
-        /// To so many bytes.
+        /// Number of bytes.
         bytes: usize,
     },
-    /// pause_publication though nobody left: `up` tells the agent, `down` the client.
+    /// pause_publication although no end is inactive: `up` is sent to the agent, `down` to the client.
     PausePublication,
-    /// start_publication, likewise.
+    /// start_publication, in the same way.
     StartPublication,
-    /// The agent's data channel is gone: messages are lost both ways, the client gets pause_publication, and
-    /// start_publication when it is back.
+    /// The agent's data channel is gone: messages are lost in both directions. The client gets pause_publication, and
+    /// start_publication at the end.
     AgentAway,
     /// The agent reads nothing.
     AgentDeaf,
@@ -222,43 +225,43 @@ pub enum Effect {
     End {
         /// As failed, not as terminated.
         failed: bool,
-        /// What channel_closed says.
+        /// The text in channel_closed.
         text: String,
     },
     /// All sessions end as failed; the nodes stay connected.
     RestartAgent {
-        /// What channel_closed says.
+        /// The text in channel_closed.
         text: String,
     },
-    /// All sessions end as failed, and no node is connected until it is over.
+    /// All sessions end as failed, and no node is connected until the fault is over.
     Reboot {
-        /// What channel_closed says.
+        /// The text in channel_closed.
         text: String,
     },
-    /// The agents of sessions that start have another version.
+    /// The agents of new sessions have another version.
     AgentVersion {
-        /// This one.
+        /// The version.
         version: String,
     },
     /// The agents take longer to connect to a destination.
     SlowDial {
-        /// By so much.
+        /// The delay.
         by: Duration,
     },
-    /// The agents can't connect to a destination.
+    /// The agents cannot connect to a destination.
     FailDial,
-    /// Destinations take connections, but read nothing.
+    /// Destinations accept connections, but read nothing.
     DeafDestination,
-    /// The SSM API answers otherwise.
+    /// The SSM API gives another answer.
     Api {
-        /// This operation; all that the answer fits if there is none.
+        /// The operation. Without one, all operations that the answer fits.
         operation: Option<String>,
-        /// How.
+        /// The answer.
         answer: ApiAnswer,
     },
 }
 
-/// How the API answers instead.
+/// What the API answers instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ApiAnswer {
@@ -272,24 +275,24 @@ pub enum ApiAnswer {
     Unavailable,
     /// 400 ThrottlingException.
     Throttled,
-    /// Not at all.
+    /// No answer.
     Silence,
     /// StartSession, ResumeSession: without a token, as for a session that is over.
     NoToken,
     /// StartSession, ResumeSession: with a token that has expired.
     ExpiredToken,
-    /// StartSession, ResumeSession: with another URL; the one before is void.
+    /// StartSession, ResumeSession: with another URL; the old one becomes invalid.
     NewUrl,
 }
 
-/// Who acts out an effect.
+/// What applies an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Actor {
-    /// The session, on messages.
+    /// The session, to messages.
     Message,
-    /// The session, at a moment.
+    /// The session, at a point in time.
     Event,
-    /// All nodes, at a moment.
+    /// All nodes, at a point in time.
     Nodes,
     /// The agents.
     Agent,
@@ -324,28 +327,28 @@ impl Effect {
         }
     }
 
-    /// The messages that it is about unless others are named.
+    /// The kind of messages concerned by default.
     fn usual_only(&self) -> Only {
         if matches!(self, Self::MessageLimit { .. }) { Only::Data } else { Only::Any }
     }
 
-    /// Whether it happens at a moment instead of to what passes.
+    /// Whether it happens at a point in time instead of acting on messages.
     pub(crate) fn is_event(&self) -> bool {
         matches!(self.actor(), Actor::Event | Actor::Nodes)
     }
 
-    /// Whether it can happen at once, to the sessions that live.
+    /// Whether it can happen immediately, to active sessions.
     pub(crate) fn can_strike(&self) -> bool {
         matches!(self.actor(), Actor::Message | Actor::Event | Actor::Nodes)
     }
 
-    /// Whether it is the session's own.
+    /// Whether the session applies it.
     fn is_of_session(&self) -> bool {
         matches!(self.actor(), Actor::Message | Actor::Event)
     }
 }
 
-/// `now + duration`, for durations from outside: longer ones than any test are cut.
+/// `now + duration`, for durations from outside: durations longer than any test are shortened.
 fn later(now: Instant, duration: Duration) -> Instant {
     now + duration.min(TEN_YEARS)
 }

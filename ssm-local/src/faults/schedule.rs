@@ -6,38 +6,38 @@ use fastrand::Rng;
 
 use super::{When, later};
 
-/// A [`When`] that runs.
+/// The progress of a [`When`].
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     when: When,
-    /// The start of the first time that it is open.
+    /// The start of the first period.
     first: Instant,
-    /// Messages, calls and so on that came while it was open.
+    /// Messages, calls and so on that arrived during a period.
     seen: u64,
-    /// Times it acted.
+    /// Number of times it has acted.
     acted: u64,
-    /// The next opening whose start is still to be told of.
+    /// The next period whose start was not reported yet.
     next: u64,
 }
 
 impl Schedule {
-    /// Counts from `start`.
+    /// Times count from `start`.
     pub(super) fn new(when: When, start: Instant) -> Self {
         let first = later(start, when.after.or(when.every).unwrap_or_default());
         Self { when, first, seen: 0, acted: 0, next: 0 }
     }
 
-    /// Of an event that lasts: when it begins says nothing about how long it can.
+    /// For an event with a duration: the duration does not limit when the event can begin.
     pub(super) fn of_event(when: When, start: Instant) -> Self {
         Self::new(When { lasts: None, ..when }, start)
     }
 
-    /// Whether an event is brought about by messages instead of the clock.
+    /// Whether messages cause the event, instead of the time.
     pub(super) fn is_by_message(&self) -> bool {
         self.when.nth.is_some() || self.when.probability < 1.0
     }
 
-    /// A message, a call, …: whether it is hit.
+    /// To be called for each message, call and so on. Returns whether the fault hits it.
     pub(super) fn hits(&mut self, now: Instant, rng: &mut Rng) -> bool {
         if self.is_used_up() || !self.is_open(now) {
             return false;
@@ -49,7 +49,7 @@ impl Schedule {
         hit
     }
 
-    /// The clock moved on: whether the event happens.
+    /// To be called when the time has advanced. Returns whether the event happens.
     pub(super) fn strikes(&mut self, now: Instant) -> bool {
         if self.next_strike().is_none_or(|at| now < at) {
             return false;
@@ -60,7 +60,7 @@ impl Schedule {
         true
     }
 
-    /// When the clock has something to tell.
+    /// When [`Schedule::strikes`] can return `true` next.
     pub(super) fn next_strike(&self) -> Option<Instant> {
         if self.is_used_up() || self.is_by_message() {
             return None;
@@ -83,7 +83,7 @@ impl Schedule {
         self.opening(now).is_some_and(|(_, since)| self.when.lasts.is_none_or(|lasts| since < lasts))
     }
 
-    /// Which opening it is, and since when it would be open if it lasted.
+    /// The current period's number, and the time since its start.
     fn opening(&self, now: Instant) -> Option<(u64, Duration)> {
         let since = now.checked_duration_since(self.first)?;
         let Some(every) = self.when.every.filter(|every| !every.is_zero()) else { return Some((0, since)) };
@@ -99,7 +99,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Seconds, out of the first 20, in which something is hit.
+    /// The seconds, out of the first 20, in which something is hit.
     fn hit(when: When) -> Vec<u32> {
         let start = Instant::now();
         let (mut schedule, mut rng) = (Schedule::new(when, start), Rng::with_seed(1));

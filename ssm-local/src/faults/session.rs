@@ -1,4 +1,4 @@
-//! The faults of one session, as a value: messages and the time come in, messages and actions come out.
+//! The faults of one session, as a value: messages and the time are inputs, messages and actions are outputs.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,21 +13,21 @@ use super::schedule::Schedule;
 use super::{Actor, Direction, Effect, Fault, later};
 use crate::broker::message_type;
 
-/// What the relay is to do.
+/// What the relay must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Close the client's WebSocket.
     Close { code: u16, reason: String },
     /// Reset the client's connection.
     Reset,
-    /// Say that one end became active or inactive to the other end.
+    /// Tell one end that the other one became active or inactive.
     Publication { start: bool, direction: Direction },
     /// End the session.
     End { failed: bool, text: String },
 }
 
-/// Acts on what passes. Speaks the verbs of `ssm_proto`: [`SessionFaults::pass`] and `handle_*` change it, `poll_*`
-/// tell what is to be done.
+/// Acts on messages. The methods follow the conventions of `ssm_proto`: [`SessionFaults::pass`] and `handle_*` change
+/// the state, `poll_*` return what to do.
 #[derive(Debug)]
 pub(crate) struct SessionFaults {
     rng: Rng,
@@ -46,7 +46,7 @@ struct Active {
     meter: Meter,
 }
 
-/// An event that lasts.
+/// The state of an event with a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Off,
@@ -54,27 +54,27 @@ enum Phase {
     ForGood,
 }
 
-/// How busy the WebSocket is.
+/// The message rate of the WebSocket.
 #[derive(Debug)]
 struct Meter {
     second: Instant,
     count: u64,
-    /// Since when each second had too much.
+    /// Since when each second had too many messages.
     over_since: Option<Instant>,
 }
 
-/// A message on its way.
+/// A message in transit.
 struct Parcel {
     message: Bytes,
     copies: usize,
     due: Instant,
     late: bool,
-    /// Its digest is not that of its payload.
+    /// Its digest does not match its payload.
     damaged: bool,
 }
 
 impl SessionFaults {
-    /// Those of `faults` that are a session's.
+    /// Takes those of `faults` that act on a session.
     pub(crate) fn new<'a>(faults: impl IntoIterator<Item = &'a Fault>, seed: u64, now: Instant) -> Self {
         let mut session = Self {
             rng: Rng::with_seed(seed),
@@ -87,7 +87,7 @@ impl SessionFaults {
         session
     }
 
-    /// Brings one more into force, if it is a session's.
+    /// Adds a fault, if it acts on a session.
     pub(crate) fn add(&mut self, fault: Fault, now: Instant) {
         if !fault.effect.is_of_session() {
             return;
@@ -101,7 +101,7 @@ impl SessionFaults {
         self.faults.push(Active { fault, schedule, phase: Phase::Off, meter });
     }
 
-    /// A message comes by. What arrives at once is appended to `out`.
+    /// Passes a message on. What arrives immediately is appended to `out`.
     pub(crate) fn pass(&mut self, now: Instant, direction: Direction, message: Bytes, out: &mut VecDeque<Bytes>) {
         let acknowledgement = message_type(&message) == Some(MessageType::Acknowledge);
         let line = if direction == Direction::Up { &mut self.up } else { &mut self.down };
@@ -118,7 +118,8 @@ impl SessionFaults {
                 active.begin(now, &mut self.actions);
             }
         }
-        // The agent checks no digests: it would take what is damaged, which no path that is secured by TLS lets happen.
+        // The agent does not check digests, so it would accept a damaged payload. TLS would not let it through either;
+        // an invalid header makes the agent drop the message.
         if parcel.damaged && direction == Direction::Up {
             parcel.message = mangle::bad_header(&parcel.message, &mut self.rng);
         }
@@ -130,7 +131,7 @@ impl SessionFaults {
         self.release(now, direction, out);
     }
 
-    /// The clock moved on. What arrives by now is appended to `up` and `down`.
+    /// To be called when the time has advanced. What has arrived is appended to `up` and `down`.
     pub(crate) fn handle_timeout(&mut self, now: Instant, up: &mut VecDeque<Bytes>, down: &mut VecDeque<Bytes>) {
         for active in &mut self.faults {
             active.handle_timeout(now, &mut self.actions);
@@ -149,7 +150,7 @@ impl SessionFaults {
         }
     }
 
-    /// What the relay is to do next.
+    /// What the relay must do next.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -167,12 +168,12 @@ impl SessionFaults {
         ends.chain(strikes).chain(arrivals).min()
     }
 
-    /// Whether the client's WebSocket is neither to be read nor written.
+    /// Whether the client's WebSocket must neither be read nor written.
     pub(crate) fn is_black_hole(&self) -> bool {
         self.faults.iter().any(|active| active.is_on(&Effect::BlackHole))
     }
 
-    /// Whether nothing more is to be taken from who sends this way.
+    /// Whether nothing more may be accepted from the sender of this direction.
     pub(crate) fn is_blocked(&self, direction: Direction) -> bool {
         match direction {
             Direction::Down => self.down.is_full(),
@@ -180,7 +181,7 @@ impl SessionFaults {
         }
     }
 
-    /// Lets go of everything that is on its way.
+    /// Moves everything in transit to `up` and `down`.
     pub(crate) fn release_all(&mut self, up: &mut VecDeque<Bytes>, down: &mut VecDeque<Bytes>) {
         self.up.release_all(up);
         self.down.release_all(down);
@@ -279,7 +280,7 @@ impl Active {
 }
 
 impl Meter {
-    /// Counts a message; says whether there were more than `limit` in every second for as long as is borne.
+    /// Counts a message. Returns whether every second had more than `limit` messages for as long as is tolerated.
     fn is_exceeded(&mut self, now: Instant, limit: u64, bear: Duration) -> bool {
         const SECOND: Duration = Duration::from_secs(1);
         let since = now.saturating_duration_since(self.second);

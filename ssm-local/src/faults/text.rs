@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::{Actor, ApiAnswer, Direction, Effect, Fault, Only, TEN_YEARS, When};
 
-/// Why a text is no fault.
+/// Why a text is not a fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FaultError {
     /// There is no such effect.
     #[error("there is no fault {0:?}; there are: {names}", names = names())]
     Unknown(String),
-    /// The effect is no event and nothing that befalls messages.
+    /// The effect is neither an event nor an effect on messages.
     #[error("{0} does not happen at once, it is set: POST it to /faults")]
     NotAtOnce(String),
     /// The effect has no such key.
@@ -25,22 +25,22 @@ pub enum FaultError {
         /// The key.
         key: String,
     },
-    /// A value can't be read, or is missing.
+    /// A value is invalid or missing.
     #[error("{key}={value:?}: {expected} is expected")]
     Value {
         /// The key.
         key: &'static str,
-        /// The value; empty if there is none.
+        /// The value; empty if it is missing.
         value: String,
-        /// What it should be.
+        /// What is expected.
         expected: &'static str,
     },
-    /// A list of faults can't be read.
+    /// A list of faults is invalid.
     #[error("no list of faults: {0}")]
     Json(String),
 }
 
-/// Names for what is asked for often; what follows the name comes on top.
+/// Names for common faults. Keys after the name are added.
 const PRESETS: [(&str, &str); 4] = [
     ("bye", "close,every=1h,code=1000,reason=Bye"),
     ("drop-acks", "drop,only=acks"),
@@ -94,9 +94,9 @@ const DIRECTIONS: [(&str, Direction); 3] =
 const ONLY: [(&str, Only); 3] = [("any", Only::Any), ("data", Only::Data), ("acks", Only::Acks)];
 const STATUS: [(&str, bool); 2] = [("terminated", false), ("failed", true)];
 
-/// For so long the service is reported to bear too many messages.
+/// How long the service is reported to tolerate too many messages.
 const BORNE: Duration = Duration::from_secs(2);
-/// Enough for others to overtake it, and less than it takes to be sent again.
+/// Long enough for other messages to overtake it, and shorter than the retransmission timeout.
 const OVERTAKEN: Duration = Duration::from_millis(50);
 const RESTARTED: &str = "The session worker is gone: the agent was restarted.";
 const REBOOTED: &str = "The session worker is gone: the instance was rebooted.";
@@ -127,7 +127,7 @@ impl FromStr for Fault {
     }
 }
 
-/// What stands behind the effect's name, by key.
+/// What follows the effect's name, by key.
 struct Fields {
     effect: String,
     values: BTreeMap<String, String>,
@@ -219,7 +219,7 @@ impl Fields {
             times: self.value("times", A_COUNT, positive)?,
             ..When::default()
         };
-        // Nodes pass no messages that could be counted.
+        // Nodes have no messages to count.
         if actor != Actor::Nodes {
             when.nth = self.value("nth", A_COUNT, positive)?;
             when.probability = self.value("probability", "a number from 0 to 1", probability)?.unwrap_or(1.0);
@@ -363,7 +363,7 @@ fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str 
     names.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
 }
 
-/// A duration as [`duration`] reads it.
+/// A duration as [`duration`] parses it.
 struct Length(Duration);
 
 impl fmt::Display for Length {

@@ -1,4 +1,4 @@
-//! What a session runs, as its document says.
+//! The program of a session, according to its document.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::signals;
 use crate::agent::AgentSpec;
 
-/// What a session runs.
+/// The program of a session.
 #[derive(Debug)]
 pub(super) enum Program {
     /// On a terminal.
@@ -19,13 +19,13 @@ pub(super) enum Program {
         /// Typed before the client's first key.
         typed: String,
     },
-    /// Both outputs as one, when it ended.
+    /// Both outputs together, after the command ended.
     Merged(Command),
-    /// Both outputs apart, as they come; each piece after a line's end follows its prefix.
+    /// The outputs separately, as they arrive. After the end of a line, the next piece starts with its prefix.
     Separate { command: Command, prefixes: Prefixes },
 }
 
-/// What tells the outputs apart for clients that print both to the same place.
+/// Prefixes that mark the outputs for clients that print both to the same place.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prefixes {
     pub(super) stdout: String,
@@ -71,7 +71,7 @@ impl Program {
         Ok(Self::Terminal { command: prepared(command), typed: String::new() })
     }
 
-    /// The program itself, without a shell between.
+    /// The program itself, without a shell.
     pub(super) fn without_terminal(spec: &AgentSpec) -> Result<Self, String> {
         let properties = Properties::of(spec)?;
         let command = prepared(split(&properties.commands)?);
@@ -91,7 +91,7 @@ impl Program {
         matches!(self, Self::Terminal { .. })
     }
 
-    /// The official agent sleeps after each message, but not where it reads a command's outputs apart.
+    /// The official agent sleeps after each message, except when it reads a command's outputs separately.
     pub(super) fn is_paced(&self) -> bool {
         !matches!(self, Self::Separate { .. })
     }
@@ -104,7 +104,7 @@ impl Properties {
     }
 }
 
-/// Documents say `true` or `"true"`.
+/// Documents contain `true` or `"true"`.
 fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Bool(value) => Ok(value),
@@ -125,7 +125,7 @@ fn split(line: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-/// With the environment that the official agent gives, at home, and with all signals as they are by default.
+/// Sets the environment that the official agent gives, the home directory, and the default actions of all signals.
 fn prepared(mut command: Command) -> Command {
     signals::inherit_none();
     command.env("TERM", "xterm-256color").kill_on_drop(true);

@@ -1,7 +1,7 @@
 //! Shells on a terminal, commands on a terminal, and commands without one (SHELL-*).
 //!
-//! They run as the user of this process, with its environment: the official agent's own user is not created, and who runs
-//! this as root gets root's shells.
+//! They run as the user of this process, with its environment. The official agent's own user is not created. If this
+//! process runs as root, the shells are root's.
 
 mod command;
 mod process;
@@ -25,10 +25,11 @@ use crate::Profile;
 use crate::broker::{PipeReceiver, PipeSender};
 use command::Program;
 
-/// A client that reads slowly gets all the same what a command said at its end. The official agent waits as for ports.
+/// A client that reads slowly still gets the last output of a command. The official agent waits only as long as for
+/// ports.
 const PATIENT_FAREWELL: Duration = Duration::from_secs(60);
 
-/// Serves the session until it is over. Whatever it runs ends with it.
+/// Serves the session until it is over. The programs that it runs end with it.
 pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
     let (session_type, program) = match program(&spec) {
         Ok(program) => program,
@@ -64,7 +65,7 @@ fn program(spec: &AgentSpec) -> Result<(SessionType, Program), String> {
 
 struct Shell {
     shared: Arc<Shared>,
-    /// Until it runs.
+    /// `None` once it runs.
     program: Option<Program>,
     spec: AgentSpec,
     running: JoinSet<AgentResult>,

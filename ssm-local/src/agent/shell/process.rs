@@ -1,4 +1,4 @@
-//! Programs without a terminal, and what ends programs.
+//! Programs without a terminal, and how programs are ended.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,8 +18,8 @@ use super::command::Prefixes;
 use super::text::{REAL_DELAY, pump};
 use crate::Profile;
 
-/// Runs a command and sends both its outputs as one when it ended (SHELL-6). As the official agent, by way of a file: so
-/// they keep their order, and what the command leaves running in the background keeps nobody waiting.
+/// Runs a command and sends its outputs together after it ended (SHELL-6). Like the official agent it uses a file. This
+/// keeps the order of the outputs, and programs that the command leaves in the background do not delay the end.
 pub(super) async fn run_merged(
     mut command: Command,
     stream: &Stream,
@@ -38,7 +38,7 @@ pub(super) async fn run_merged(
             return AgentResult::failed("");
         }
     };
-    // What it holds of the file is not needed any more.
+    // Its references to the file are not needed any more.
     drop(command);
     let group = process.group;
     tokio::select! {
@@ -49,7 +49,7 @@ pub(super) async fn run_merged(
     AgentResult::default()
 }
 
-/// Runs a command and sends its outputs apart, as they come, then how it ended.
+/// Runs a command and sends its outputs separately, as they arrive, then its exit code.
 pub(super) async fn run_separate(
     mut command: Command,
     prefixes: Prefixes,
@@ -80,7 +80,7 @@ pub(super) async fn run_separate(
         status = run => status,
         () = obey(group, stream, shared, profile) => None,
     };
-    // A signal's victim has no code: Go says -1.
+    // A program that was killed by a signal has no code; Go returns -1.
     stream.exit(status.and_then(|status| status.code()).unwrap_or(-1).into());
     AgentResult::default()
 }
@@ -89,7 +89,7 @@ fn start(command: &mut Command) -> io::Result<Process> {
     Process::new(command.stdin(Stdio::null()).process_group(0).spawn()?)
 }
 
-/// In the words of Go, which the official agent passes on.
+/// The texts are Go's, which the official agent passes on.
 async fn tell_failure(command: &Command, error: &io::Error, stream: &Stream, profile: Profile) {
     if profile == Profile::Real {
         sleep(REAL_DELAY).await;
@@ -104,7 +104,7 @@ async fn tell_failure(command: &Command, error: &io::Error, stream: &Stream, pro
     stream.write_output(Output::Stderr, text.into()).await;
 }
 
-/// Looks at the client's input for keys that mean signals, for ever (SHELL-5).
+/// Watches the client's input for keys that mean signals (SHELL-5). Never returns.
 async fn obey(group: Pid, stream: &Stream, shared: &Shared, profile: Profile) {
     let mut chunks: Vec<Bytes> = Vec::new();
     while stream.read(&mut chunks, usize::MAX).await {
@@ -115,7 +115,7 @@ async fn obey(group: Pid, stream: &Stream, shared: &Shared, profile: Profile) {
                 _ => None,
             });
             let Some(signal) = signals else { continue };
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill_process_group(group, signal);
             if profile == Profile::Real {
                 shared.lock().set_refusing(true);
@@ -125,15 +125,15 @@ async fn obey(group: Pid, stream: &Stream, shared: &Shared, profile: Profile) {
     std::future::pending().await
 }
 
-/// A running program that leads its process group, or its session if it has a terminal. Dropping it ends it, and all that
-/// belongs to it.
+/// A running program that leads its process group, or its session if it has a terminal. Dropping it ends the program
+/// and everything that belongs to it.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Option<Child>,
     group: Pid,
 }
 
-/// So long a program has between the polite signal and the other one.
+/// Time between the first, polite signals and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Process {
@@ -142,7 +142,7 @@ impl Process {
         Ok(Self { child: Some(child), group: id.ok_or(io::ErrorKind::NotFound)? })
     }
 
-    /// Waits for its end; what it left in the background lives on, as it would at a terminal.
+    /// Waits for its end. Programs that it left in the background continue to run, as on a terminal.
     pub(super) async fn wait(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.wait().await.ok();
         self.child = None;
@@ -159,16 +159,16 @@ impl Drop for Process {
     fn drop(&mut self) {
         let Some(child) = self.child.take() else { return };
         let dying = Dying { child, leader: self.group };
-        // A stopped program hears of nothing but the second.
+        // A stopped program must be continued to receive SIGHUP.
         dying.signal(&[Signal::HUP, Signal::CONT]);
-        // Without a runtime there is no waiting.
+        // Waiting is only possible inside a runtime.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(dying.wait());
         }
     }
 }
 
-/// A program that has been told to end, and is made to when this is dropped.
+/// A program that was asked to end, and is killed when this is dropped.
 struct Dying {
     child: Child,
     leader: Pid,
@@ -182,7 +182,7 @@ impl Dying {
     fn signal(&self, signals: &[Signal]) {
         for group in groups(self.leader).into_iter().filter_map(Pid::from_raw) {
             for signal in signals {
-                // It may be gone meanwhile.
+                // It may be gone already.
                 let _ = kill_process_group(group, *signal);
             }
         }
@@ -195,7 +195,8 @@ impl Drop for Dying {
     }
 }
 
-/// The leader's group and, where `/proc` tells, all groups of its session: a shell gives each job its own.
+/// The leader's group and, where `/proc` exists, all groups of its session, because a shell puts each job into a group
+/// of its own.
 fn groups(leader: Pid) -> BTreeSet<i32> {
     let leader = leader.as_raw_nonzero().get();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -204,9 +205,9 @@ fn groups(leader: Pid) -> BTreeSet<i32> {
     of_session.chain([leader]).collect()
 }
 
-/// The process group, if the process that `stat` describes is in this session.
+/// The process group of the process that `stat` describes, if the process is in this session.
 fn group_in_session(stat: &str, session: i32) -> Option<i32> {
-    // The name in parentheses may contain anything; behind it: state, parent, group, session.
+    // The name in parentheses may contain anything. After it: state, parent, group, session.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut numbers = fields.split_whitespace().skip(2).map_while(|field| field.parse::<i32>().ok());
     let group = numbers.next()?;

@@ -1,4 +1,4 @@
-//! Reading output so that no character is cut, and the official agent's filter (SHELL-1).
+//! Reads output without splitting characters, and the official agent's filter (SHELL-1).
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::super::config::REAL_PAYLOAD;
 use super::super::shared::Stream;
 use crate::Profile;
 
-/// The fast agent reads so much at a time.
+/// Size of the fast agent's reads.
 const FAST_READ: usize = 32 << 10;
-/// The official agent leaves a shell so long before it first reads from it.
+/// Delay of the official agent before it first reads a shell's output.
 pub(super) const REAL_DELAY: Duration = Duration::from_secs(1);
 
-/// Sends all of `source` to the client; ends with the source, or with the stream.
+/// Sends all of `source` to the client. Ends with the source, or with the stream.
 pub(super) async fn pump(
     source: impl AsyncRead + Unpin,
     stream: &Stream,
@@ -46,12 +46,13 @@ struct Reader<R> {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// What there is to read, but for a character that is not complete. At the end the fast agent gives it as it is.
+    /// The available data, without an incomplete character at its end. At the end of the output the fast agent returns
+    /// that too.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            // Without room, no more than 64 bytes are read at a time.
+            // With less capacity, at most 64 bytes are read at a time.
             self.pending.reserve(self.size);
-            // A terminal's end is an error, EIO, where its last program is gone.
+            // A terminal ends with the error EIO when its last program is gone.
             let read = self.source.read_buf(&mut (&mut self.pending).limit(self.size)).await;
             let is_over = !matches!(read, Ok(1..));
             let chunk = match self.profile {
@@ -70,8 +71,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Takes what the official agent lets pass. Whatever is no character, U+FFFD itself included, stays while fewer than four bytes
-/// are there; of a U+FFFD only the first byte passes then. What stays at the end of the output is lost.
+/// Takes what the official agent lets through. Bytes that are not part of a character, U+FFFD included, are held back
+/// while fewer than four bytes are available. After that, only the first byte of a U+FFFD is let through. Bytes that
+/// are held back at the end of the output are lost.
 fn filter(pending: &mut BytesMut) -> Bytes {
     const LONGEST: usize = 4;
     let length = pending.len();
@@ -104,7 +106,7 @@ fn filter(pending: &mut BytesMut) -> Bytes {
     passed.freeze()
 }
 
-/// How many bytes at the end are the beginning of a character whose rest is missing.
+/// Number of bytes at the end that begin a character without completing it.
 fn incomplete(bytes: &[u8]) -> usize {
     let mut length = 0;
     for byte in bytes.iter().rev().take(3) {

@@ -1,4 +1,4 @@
-//! What faults do to a relay beside what they do to messages.
+//! What faults do to a relay, apart from their effects on messages.
 
 use std::future::Future;
 use std::task::Context;
@@ -14,7 +14,8 @@ use crate::faults::{Action, Direction, Fault, SessionFaults};
 
 impl Relay {
     pub(super) fn set_faults(&mut self, faults: Option<Box<SessionFaults>>) {
-        // Before the client comes there is nothing to disturb; then it gets those of that time.
+        // Before the client connects there is nothing to disturb. When it does, the relay gets the faults that are set
+        // then.
         if self.spec.is_some() {
             return;
         }
@@ -29,7 +30,7 @@ impl Relay {
         }
     }
 
-    /// Lets the faults do what is due. Gives what ends the session, if one did.
+    /// Applies the faults that are due. Returns the end if one of them ended the session.
     pub(super) fn disturb(&mut self, cx: &mut Context<'_>) -> Option<End> {
         loop {
             let faults = self.faults.as_mut()?;
@@ -61,7 +62,7 @@ impl Relay {
             }
             Action::Reset => {
                 if let Some(client) = self.client.take() {
-                    // Without it the socket is closed in order, which is all that can be done then.
+                    // If this fails, the socket is closed normally; nothing else is possible.
                     let _ = client.get_ref().set_zero_linger();
                     self.disconnect(&"reset by a fault");
                 }
@@ -84,7 +85,7 @@ impl Relay {
     }
 }
 
-/// Closes a WebSocket, and waits for the client to do so too.
+/// Closes a WebSocket, and waits for the client's close frame.
 async fn close(mut client: Box<ClientSocket>, frame: CloseFrame) {
     if client.close(Some(frame)).await.is_ok() {
         while let Some(Ok(_)) = client.next().await {}

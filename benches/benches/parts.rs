@@ -1,4 +1,4 @@
-//! The parts of the forwarding path, each against the digest that it can't do without.
+//! The parts of the forwarding path, compared with the digests alone, which are unavoidable.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ fn codec(c: &mut Criterion) {
     group.finish();
 }
 
-/// Two sides of a session, no sockets: numbering, acknowledging, multiplexing and four digests per message.
+/// Two sides of a session without sockets: numbering, acknowledging, multiplexing and four digests per message.
 fn channel(c: &mut Criterion) {
     let mut group = c.benchmark_group("channel");
     const BYTES: usize = 1 << 20;

@@ -1,4 +1,4 @@
-//! The whole tunnel in one process: a local program, the forwarder, the local Session Manager, a destination that echoes.
+//! The whole tunnel in one process: a local program, the forwarder, the local Session Manager, an echo server.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 const TARGET: &str = "i-0123456789abcdef0";
 const HOST: &str = "echo.internal";
 
-/// Holds what must not end while it is measured.
+/// Keeps everything alive during the measurement.
 struct Tunnel {
     _local: Local,
     address: SocketAddr,
@@ -75,7 +75,7 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
     panic!("the forwarder ended before it was ready");
 }
 
-/// Sends so many bytes and waits until all are back.
+/// Sends all bytes of `out` and waits until they are back.
 async fn there_and_back(stream: &mut TcpStream, out: &[u8], back: &mut [u8]) {
     let (mut read, mut write) = stream.split();
     let (sent, got) = tokio::join!(write.write_all(out), read.read_exact(back));

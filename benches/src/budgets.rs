@@ -1,6 +1,7 @@
-//! `budgets`: instructions per run of each part, counted by valgrind: the same on every machine, however busy it is.
+//! `budgets`: instructions per run of each part, counted by valgrind. The numbers are the same on every machine,
+//! however busy it is.
 //!
-//! What counts is what a part needs beyond the digests that the protocol demands.
+//! Only what a part needs beyond the digests counts, because the protocol demands the digests.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,10 +16,10 @@ use crate::{Result, say};
 /// `budgets`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Write what was counted as the new budgets.
+    /// Store the counted instructions as the new budgets.
     #[arg(long)]
     update: bool,
-    /// The budgets.
+    /// The file with the budgets.
     #[arg(long, value_name = "FILE", default_value = "benches/budgets.toml")]
     file: PathBuf,
 }
@@ -28,17 +29,17 @@ pub(crate) struct Args {
 pub(crate) struct PartArgs {
     /// The part's name.
     name: String,
-    /// How many streams or sessions.
+    /// The number of streams or sessions.
     size: usize,
-    /// How often.
+    /// The number of runs.
     count: usize,
 }
 
-/// So much more than the budget is a failure: other versions of the compiler differ by less.
+/// Exceeding the budget by more than this is a failure. The difference between compiler versions is smaller.
 const TOLERANCE: f64 = 0.03;
-/// Small parts may differ by so many instructions.
+/// For small parts, a difference of this many instructions is tolerated too.
 const SLACK: f64 = 10.0;
-/// Runs of a part; the set-up is counted once and taken off.
+/// Number of runs of a part. The set-up is measured separately and subtracted.
 const COUNT: usize = 1000;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -47,7 +48,7 @@ struct Budgets {
     instructions: BTreeMap<String, u64>,
 }
 
-/// Runs one part; it is what runs under valgrind.
+/// Runs one part. This is the process that runs under valgrind.
 pub(crate) fn run_part(args: &PartArgs) -> Result<()> {
     if work::run(&args.name, args.size, args.count) { Ok(()) } else { Err(format!("no part {}", args.name).into()) }
 }
@@ -132,7 +133,7 @@ impl Counter {
         Ok(self.per_run(part, size, count)? - digests)
     }
 
-    /// The difference between many runs and twice as many: the set-up is in both.
+    /// The difference between `count` runs and twice as many, because both include the set-up.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than a float can count")]
     fn per_run(&self, part: Part, size: usize, count: usize) -> Result<f64> {
         let (once, twice) = (self.total(part, size, count)?, self.total(part, size, 2 * count)?);

@@ -1,4 +1,4 @@
-//! `curves`: what a message costs when there are many streams, and many sessions.
+//! `curves`: the cost of a message with many streams, and with many sessions.
 
 use std::path::PathBuf;
 
@@ -16,14 +16,14 @@ pub(crate) struct Args {
     /// Draw them into this file.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// At most so many streams; ten thousand take minutes.
+    /// Maximum number of streams; ten thousand take minutes.
     #[arg(long, default_value_t = 10_000)]
     streams: usize,
 }
 
 const STREAM_COUNTS: [usize; 5] = [1, 10, 100, 1000, 10_000];
 const SESSION_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Messages that are counted, at least; each stream sends the same number.
+/// Minimum number of messages that are counted. Each stream sends the same number.
 const MESSAGES: usize = 640;
 
 /// Counts, prints and draws.

@@ -1,14 +1,14 @@
-//! Where something was measured.
+//! The machine of a measurement.
 
 use serde::{Deserialize, Serialize};
 
-/// What of a machine decides the figures.
+/// The properties of a machine that determine the figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
-    /// Processes that wanted to run when the measuring began, by the system's one-minute average.
+    /// The system's one-minute load average at the start of the measurement.
     pub(crate) load: Option<f64>,
 }
 

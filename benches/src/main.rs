@@ -1,4 +1,5 @@
-//! `ssm-bench`: measures the command `aws-ssm-forward` beside other clients, and the parts of the forwarding path.
+//! `ssm-bench`: compares the command `aws-ssm-forward` with other clients, and measures the parts of the forwarding
+//! path.
 
 mod budgets;
 mod compare;
@@ -17,11 +18,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Whatever went wrong, in words: only a person reads it.
+/// Any error, as text for a person.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
-/// Measures the command aws-ssm-forward beside other clients, and the parts of the forwarding path.
+/// Compares the command aws-ssm-forward with other clients, and measures the parts of the forwarding path.
 #[derive(Debug, Parser)]
 #[command(name = "ssm-bench", max_term_width = 100)]
 struct Cli {
@@ -41,16 +42,16 @@ enum Command {
     Show(report::ShowArgs),
     /// Write the figures of a comparison into the README.
     Readme(readme::Args),
-    /// What `compare` starts as the Session Manager.
+    /// The Session Manager that `compare` starts.
     #[command(hide = true)]
     Serve(compare::ServeArgs),
-    /// What `compare` starts as a plain relay.
+    /// The plain relay that `compare` starts.
     #[command(hide = true)]
     Hop(compare::HopArgs),
-    /// What `compare` starts as the limit program.
+    /// The limit program that `compare` starts.
     #[command(hide = true)]
     Limit(compare::LimitArgs),
-    /// What `budgets` and `curves` run under valgrind.
+    /// The program that `budgets` and `curves` run under valgrind.
     #[command(hide = true)]
     Part(budgets::PartArgs),
 }
@@ -83,8 +84,8 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     result
 }
 
-/// Prints a text on standard output, with a line's end.
+/// Prints a line on standard output.
 fn say(text: &str) {
-    // A reader that went away has seen enough.
+    // If the reader is gone, it has seen enough.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -7,7 +7,7 @@ use crate::report::{Report, Summary};
 use crate::svg::{Anchor, COLOURS, Svg};
 use crate::table::{METRICS, Metric, figure, profile_title};
 
-/// Draws what there is: `performance.svg`, and `performance-sessions.svg` if sessions were counted.
+/// Draws what was measured: `performance.svg`, and `performance-sessions.svg` if sessions were counted.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("performance.svg"), bars(report))?;
@@ -22,7 +22,7 @@ const MARGIN: f64 = 24.0;
 const GAP: f64 = 32.0;
 const COLUMN: f64 = (WIDTH - 2.0 * MARGIN - GAP) / 2.0;
 
-/// The figures that are drawn, two beside each other. Plain TCP is drawn only where its bar leaves room for others.
+/// The figures that are drawn, two in a row. Plain TCP is drawn only where its bar does not dwarf the others.
 const PANELS: &[(&str, &[[&str; 2]])] = &[
     (
         "fast",
@@ -77,7 +77,7 @@ const LABELS: f64 = 128.0;
 const VALUES: f64 = 58.0;
 const ROW: f64 = 19.0;
 
-/// Draws one figure of all clients; gives the height.
+/// Draws one figure of all clients. Returns the height.
 fn panel(svg: &mut Svg, report: &Report, profile: &str, metric: &Metric, x: f64, y: f64) -> f64 {
     let shown: Vec<(usize, &str, Summary)> = report
         .clients
@@ -114,7 +114,7 @@ fn panel(svg: &mut Svg, report: &Report, profile: &str, metric: &Metric, x: f64,
     top - y + 8.0
 }
 
-/// What a client is called in a drawing.
+/// A client's name in a drawing.
 pub(crate) fn short(client: &str) -> String {
     let (first, args) = client.split_once(' ').map_or((client, ""), |(first, args)| (first, args));
     let name = match first.split_once(':') {
@@ -160,11 +160,11 @@ fn sessions(report: &Report) -> Option<Chart> {
     })
 }
 
-/// Lines over a few places.
+/// Lines over a few positions.
 pub(crate) struct Chart {
     pub(crate) title: String,
     pub(crate) below: String,
-    /// What the places are called.
+    /// The names of the positions.
     pub(crate) ticks: Vec<String>,
     pub(crate) series: Vec<Line>,
 }
@@ -173,18 +173,18 @@ pub(crate) struct Chart {
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) colour: usize,
-    /// Place and value.
+    /// Position and value.
     pub(crate) points: Vec<(usize, Summary)>,
 }
 
 const CHART_HEIGHT: f64 = 200.0;
 const AXIS: f64 = 52.0;
-/// Beside the lines, for their names.
+/// Space beside the lines, for their names.
 const NAMES: f64 = 140.0;
-/// From one name to the next.
+/// Distance between two names.
 const LABEL: f64 = 15.0;
 
-/// Charts beside each other.
+/// Charts side by side.
 pub(crate) fn charts(title: &str, charts: &[Chart]) -> String {
     let mut svg = Svg::new(WIDTH, title);
     svg.text("title", Anchor::Start, MARGIN, MARGIN + 14.0, title);
@@ -221,7 +221,7 @@ fn draw_chart(svg: &mut Svg, chart: &Chart, x: f64, y: f64, width: f64) {
         svg.text("small", Anchor::Middle, place(at), bottom + 18.0, tick);
     }
     svg.text("small", Anchor::Middle, f64::midpoint(left, right), bottom + 36.0, &chart.below);
-    // The first one, which the others are compared with, is drawn over them.
+    // The first line is the reference, so it is drawn over the others.
     for line in chart.series.iter().rev() {
         let colour = line.colour % COLOURS;
         let points: Vec<(f64, f64)> =

@@ -1,4 +1,4 @@
-//! What a message costs over the digest that it can't do without, measured in this process.
+//! The cost of a message relative to its digest, which is unavoidable, measured in this process.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,9 +9,9 @@ use ssm_proto::AgentMessage;
 
 use crate::report::Report;
 
-/// Runs per measurement; short, so that most measurements are not interrupted.
+/// Runs per measurement; few, so that most measurements are not interrupted.
 const RUNS: u32 = 256;
-/// Measurements of each, in turn; the median counts.
+/// Measurements of each part, in turn; the median counts.
 const ROUNDS: usize = 101;
 
 /// Adds `encode-ratio`, `decode-ratio` and `ack-ratio`, and nanoseconds of each, without a profile.

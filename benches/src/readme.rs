@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// The file to change.
     #[arg(long, default_value = "README.md")]
     readme: PathBuf,
-    /// The plot that it shows, as the file names it.
+    /// The path of the plot, as written in the file.
     #[arg(long, default_value = "docs/performance.svg")]
     plot: String,
 }
@@ -92,7 +92,7 @@ fn section(report: &Report, plot: &str) -> String {
     text
 }
 
-/// Another client's figure, and how many times ours it is.
+/// Another client's figure, and its ratio to ours.
 fn cell(value: Option<Summary>, ours: Summary) -> String {
     match value {
         Some(value) => format!(" {} (× {}) |", figure(value.median), figure(value.median / ours.median)),

@@ -1,4 +1,4 @@
-//! What a comparison found: samples by profile, client and figure. It is what the JSON file holds.
+//! The results of a comparison: samples by profile, client and figure. The JSON file contains this.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::{Result, plot, say, table, targets};
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) settings: Settings,
-    /// As given; the first is what the others are compared with.
+    /// As given; the others are compared with the first.
     pub(crate) clients: Vec<String>,
-    /// What clients say their versions are.
+    /// The versions that clients report.
     pub(crate) versions: BTreeMap<String, String>,
     pub(crate) series: Vec<Series>,
     pub(crate) failures: Vec<Failure>,
@@ -30,10 +30,10 @@ pub(crate) struct Settings {
     pub(crate) command: String,
 }
 
-/// One figure of one client, as often as it was measured.
+/// All samples of one figure of one client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Series {
-    /// Empty for what has no local agent in it.
+    /// Empty for measurements without a local agent.
     pub(crate) profile: String,
     pub(crate) client: String,
     pub(crate) metric: String,
@@ -49,7 +49,7 @@ pub(crate) struct Failure {
     pub(crate) error: String,
 }
 
-/// The middle of some samples, and how far they spread.
+/// Median and spread of samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
@@ -77,13 +77,13 @@ impl Report {
         }
     }
 
-    /// Adds one sample of something that has no local agent in it; it counts as the first client's.
+    /// Adds one sample of a measurement without a local agent; it counts as the first client's.
     pub(crate) fn add_part(&mut self, metric: &str, value: f64) {
         let client = self.clients.first().cloned().unwrap_or_default();
         self.add("", &client, metric, value);
     }
 
-    /// The middle and the spread of a figure.
+    /// Median and spread of a figure.
     pub(crate) fn get(&self, profile: &str, client: &str, metric: &str) -> Option<Summary> {
         let found = self
             .series
@@ -92,7 +92,7 @@ impl Report {
         Summary::of(&found.samples)
     }
 
-    /// The first client whose name begins so.
+    /// The first client whose name begins with `kind`.
     pub(crate) fn client(&self, kind: &str) -> Option<&str> {
         self.clients.iter().map(String::as_str).find(|label| label.split([' ', ':']).next() == Some(kind))
     }
@@ -113,7 +113,7 @@ impl Summary {
     }
 }
 
-/// A quantile of what is sorted; NaN of nothing.
+/// A quantile of sorted values; NaN if there are none.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

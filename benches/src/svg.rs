@@ -1,4 +1,4 @@
-//! Drawings as SVG that can be read on light and dark pages, without a library's look.
+//! SVG drawings that are readable on light and dark pages, without the look of a plotting library.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ pub(crate) struct Svg {
     body: String,
 }
 
-/// How a text stands to its point.
+/// Alignment of a text relative to its point.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Anchor {
     Start,
@@ -42,7 +42,7 @@ const STYLE: &str = r#"
     }
 "#;
 
-/// Colours that series have, in turn; the first is this project's.
+/// Number of colours of series, used in turn; the first is this project's.
 pub(crate) const COLOURS: usize = 5;
 
 impl Svg {

@@ -1,9 +1,9 @@
-//! Tables of plain text.
+//! Plain text tables.
 
 use crate::plot::short;
 use crate::report::{Report, Summary};
 
-/// A figure that is shown: its key, its name, its unit, and whether more is better.
+/// A displayed figure: its key, its name, its unit, and whether more is better.
 pub(crate) struct Metric {
     pub(crate) key: &'static str,
     pub(crate) name: &'static str,
@@ -15,7 +15,7 @@ const fn metric(key: &'static str, name: &'static str, unit: &'static str, more_
     Metric { key, name, unit, more_is_better }
 }
 
-/// All figures that have a local agent in them, in the order in which they are shown.
+/// All figures of measurements with a local agent, in the order of display.
 pub(crate) const METRICS: &[Metric] = &[
     metric("download-1", "download, 1 connection", "MB/s", true),
     metric("download-8", "download, 8 connections", "MB/s", true),
@@ -49,7 +49,7 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("sessions-16", "16 sessions, 16 downloads", "MB/s", true),
 ];
 
-/// What is said of a profile.
+/// The description of a profile.
 pub(crate) fn profile_title(profile: &str) -> &'static str {
     match profile {
         "fast" => "without an artificial limit (--profile fast)",
@@ -114,7 +114,7 @@ fn spread(value: &Summary) -> String {
     format!("{} ({} - {})", figure(value.median), figure(value.least), figure(value.most))
 }
 
-/// Three digits that count.
+/// Three significant digits.
 pub(crate) fn figure(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
@@ -125,7 +125,7 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-/// Columns as wide as their widest cell; the first to the left, the others to the right.
+/// Columns as wide as their widest cell; the first aligned left, the others right.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();

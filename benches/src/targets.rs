@@ -1,10 +1,10 @@
-//! What the project wants to reach, and whether it does. All within one comparison, so that a slow machine fails as
-//! little as a busy one.
+//! The project's performance targets, and whether they are met. All compare values of one measurement, so that they
+//! depend little on how slow or busy a machine is.
 
 use crate::report::Report;
 use crate::table::{aligned, figure};
 
-/// One aim.
+/// One target.
 pub(crate) struct Target {
     pub(crate) what: &'static str,
     pub(crate) unit: &'static str,
@@ -12,14 +12,14 @@ pub(crate) struct Target {
     pub(crate) value: Option<f64>,
 }
 
-/// Which side of a figure is good.
+/// Whether a figure must be small or large.
 #[derive(Clone, Copy)]
 pub(crate) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// The verdict on what does not reach its aim.
+/// The verdict on a missed target.
 pub(crate) const MISS: &str = "MISS";
 
 impl Target {
@@ -44,7 +44,7 @@ impl Target {
     }
 }
 
-/// All of them, with what was measured.
+/// All targets, with the measured values.
 pub(crate) fn of(report: &Report) -> Vec<Target> {
     let ours = report.client("ours").unwrap_or_default();
     let part = |metric| report.get("", ours, metric).map(|summary| summary.median);

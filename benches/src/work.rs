@@ -1,4 +1,4 @@
-//! The parts as work that can be repeated, for counting instructions: the same for the same arguments, byte for byte.
+//! The parts as repeatable work, for counting instructions: the same for the same arguments, byte for byte.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::parts::{self, PAYLOAD};
 /// A part of the forwarding path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
     /// What one run does.
     pub does: &'static str,
-    /// Digests of 1 KiB that one run can't do without.
+    /// Number of unavoidable digests of 1 KiB per run.
     pub digests: u32,
-    /// Digests of an acknowledgement's JSON that one run can't do without.
+    /// Number of unavoidable digests of an acknowledgement's JSON per run.
     pub ack_digests: u32,
 }
 
@@ -34,9 +34,9 @@ const fn part(name: &'static str, does: &'static str, digests: u32, ack_digests:
 pub const DIGEST: Part = part("digest", "the SHA-256 of 1 KiB", 1, 0);
 /// The digest of an acknowledgement alone.
 pub const ACK_DIGEST: Part = part("ack-digest", "the SHA-256 of an acknowledgement's JSON", 0, 1);
-/// So many streams of one session, all with data: one message.
+/// One message, when all of `size` streams of one session have data.
 pub const STREAMS: Part = part("streams", "a message of 1 KiB from stream to stream, both sides", 2, 2);
-/// So many sessions in turn: one message.
+/// One message, with `size` sessions in turn.
 pub const SESSIONS: Part = part("sessions", "a message of 1 KiB, sessions in turn, both sides", 2, 2);
 
 /// The parts that have a budget.
@@ -94,7 +94,7 @@ fn clock(now: Instant) -> Clock {
     Clock { start: now, unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// Every message is acknowledged at once, so that each run does the same.
+/// Every message is acknowledged immediately, so that each run does the same.
 fn channel_config() -> ChannelConfig {
     ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() }
 }
@@ -104,7 +104,7 @@ fn frame_data() -> Bytes {
     parts::payload().into_iter().take(PAYLOAD - 8).collect()
 }
 
-/// Two multiplexers and nothing between them.
+/// Two multiplexers, connected directly.
 struct Muxes {
     now: Instant,
     client: Mux,
@@ -137,7 +137,7 @@ impl Muxes {
     }
 }
 
-/// Two data channels and nothing between them.
+/// Two data channels, connected directly.
 struct Channels {
     now: Instant,
     client: DataChannel,
@@ -175,7 +175,7 @@ fn carry(now: Instant, from: &mut DataChannel, to: &mut DataChannel) {
     }
 }
 
-/// Both ends of a session and nothing between them.
+/// Both ends of a session, connected directly.
 struct Ends {
     now: Instant,
     client: Session,
@@ -191,7 +191,7 @@ impl Ends {
         let agent = AgentConfig { channel: channel_config(), ..AgentConfig::default() };
         let mut pair = Pair::new(now, seed, Link::default(), client, agent);
         assert!(pair.run_until(Duration::from_secs(1), |pair| pair.client.ready));
-        // The agent gets a moment after the handshake before it is sent anything.
+        // The agent needs a moment after the handshake before it accepts data.
         let now = pair.now + Duration::from_secs(1);
         let (mut client, mut agent) = (pair.client.session, pair.agent.session);
         client.handle_timeout(now);
@@ -206,7 +206,7 @@ impl Ends {
         ends
     }
 
-    /// Every stream sends a message's worth, and all of it is read.
+    /// Every stream sends one message's data, and all of it is read.
     fn round(&mut self) {
         for stream in &self.streams {
             self.client.write(*stream, self.data.clone()).expect("what was written before was sent");
@@ -221,7 +221,7 @@ impl Ends {
         assert_eq!(read, self.streams.len() * self.data.len());
     }
 
-    /// Until neither end has anything to send.
+    /// Exchanges messages until neither end has anything to send.
     fn carry(&mut self) {
         let now = self.now;
         let mut moved = true;

@@ -1,4 +1,4 @@
-//! The quick run of the matrix of faults.
+//! The quick run of the fault matrix.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! What a budget of messages carries: small writes of many connections share messages.
+//! The rate limit of messages: small writes of many connections share messages.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use ssm_proto::testing::{Link, Pair};
 use ssm_proto::{AgentConfig, ChannelConfig, ClientConfig, Pace, StreamId};
 
 const CONNECTIONS: usize = 200;
-/// One after the other writes so many bytes, and then so long nobody: 10 000 writes a second, eleven times the budget.
+/// After each write of one connection there is this long no other: 10 000 writes a second, eleven times the limit.
 const WRITE: &[u8] = &[7; 16];
 const PAUSE: Duration = Duration::from_micros(100);
 const ROUNDS: usize = 100;

@@ -1,4 +1,5 @@
-//! Recorded sessions of the official client and agent (`testdata/README.md`), played against each of this crate's sides.
+//! Recorded sessions of the official client and agent (`testdata/README.md`), replayed against each of this crate's
+//! sides.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
@@ -17,7 +18,7 @@ use ssm_proto::{
 };
 use support::bytes_of;
 
-/// Binary messages in all captures together, and how many of them acknowledge; sockets opened.
+/// Number of binary messages in all captures, number of acknowledgements among them, and number of WebSockets.
 const MESSAGES: usize = 499;
 const ACKS: usize = 178;
 const OPENED: usize = 56;
@@ -82,7 +83,8 @@ fn the_agent_side_says_what_the_official_agent_said() {
     }
 }
 
-/// The official client writes a payload that is one line feed as a carriage return; a tunnel must not (PORT-7).
+/// The official client changes a payload that is a single line feed into a carriage return. A tunnel must not do that
+/// (PORT-7).
 #[test]
 fn a_line_feed_alone_in_a_message_stays_one() {
     let recording = recording("portforward_mux_newline_corruption");
@@ -95,7 +97,8 @@ fn a_line_feed_alone_in_a_message_stays_one() {
     assert_eq!(differ, [(b'\r', b'\n')]);
 }
 
-/// The official client never acknowledges a second copy, and the agent repeats its first message to the end (DC-6).
+/// The official client never acknowledges a message twice, and the agent retransmits its first message until the end
+/// (DC-6).
 #[test]
 fn a_repeated_message_is_acknowledged_again() {
     let recording = recording("ssh_server_closes");
@@ -108,7 +111,7 @@ fn a_repeated_message_is_acknowledged_again() {
     assert!(ours > 1);
 }
 
-/// The official client repeats an unanswered message every 100 ms; 76 times in this recording (DC-10).
+/// The official client retransmits an unacknowledged message every 100 ms, 76 times in this recording (DC-10).
 #[test]
 fn an_unanswered_message_is_repeated_unchanged_but_less_and_less_often() {
     let recording = recording("ssh_refused");
@@ -160,7 +163,7 @@ impl Recording {
     }
 }
 
-/// Payloads by number: what a receiver takes, copies aside.
+/// Payloads by number: what a receiver accepts, without duplicates.
 type Numbered = BTreeMap<i64, (PayloadType, Bytes)>;
 
 fn numbered(messages: impl Iterator<Item = AgentMessage>) -> Numbered {
@@ -185,7 +188,7 @@ struct Stream {
     finished: bool,
 }
 
-/// What the payloads say about each stream.
+/// The content of the payloads, by stream.
 fn streams(numbered: &Numbered, mode: Mode) -> BTreeMap<u32, Stream> {
     let mut streams: BTreeMap<u32, Stream> = BTreeMap::new();
     let mut deframer = Deframer::new(1);
@@ -208,18 +211,19 @@ fn streams(numbered: &Numbered, mode: Mode) -> BTreeMap<u32, Stream> {
     streams
 }
 
-/// Undoes what the official client does to a payload that is one line feed.
+/// Reverts what the official client does to a payload that is a single line feed.
 fn as_the_program_wrote(payload: Bytes) -> Bytes {
     if payload == "\r" { Bytes::from_static(b"\n") } else { payload }
 }
 
-/// One of our sides in the place of a recorded one: it hears what that one heard, and the programs behind it do what they did.
+/// One of our sides in the place of a recorded one. It receives what the recorded side received, and its programs do
+/// what the recorded programs did.
 struct Replay {
     side: Side,
     session: Session,
     now: Instant,
     mode: Option<Mode>,
-    /// What the recorded side sent, cut into frames: the programs' doings.
+    /// The data that the recorded side sent, as frames: what its programs did.
     script: Deframer,
     script_at: i64,
     refusing: bool,
@@ -231,7 +235,7 @@ struct Replay {
     read: BTreeMap<u32, Vec<u8>>,
     refused: BTreeSet<u32>,
     finished: BTreeSet<u32>,
-    /// Streams that this side gave up first.
+    /// Streams that this side ended first.
     left: BTreeSet<u32>,
     terminated: bool,
     closed: Option<String>,
@@ -243,7 +247,7 @@ impl Replay {
         let mut replay = Self::new(side, Self::session(recording, side, start), start);
         for line in &recording.lines {
             let at = start + Duration::from_secs_f64(line["t"].as_f64().unwrap());
-            // Our sides wait a moment longer after the handshake than the recorded ones; nothing else takes time.
+            // Our sides wait a moment longer after the handshake than the recorded ones. Nothing else takes time.
             replay.advance(at.max(replay.now + Duration::from_millis(60)));
             replay.play(line);
             replay.drain();
@@ -331,7 +335,7 @@ impl Replay {
         }
     }
 
-    /// Does what made the recorded side send this.
+    /// Does what made the recorded side send this message.
     fn act(&mut self, message: AgentMessage) {
         if !is_numbered(&message) || message.sequence_number() < self.script_at {
             return;
@@ -365,7 +369,7 @@ impl Replay {
                 self.left.insert(id.0);
             }
             FrameKind::Fin => {
-                // An agent that ends a stream first forgets it, and hears no more of it (MUX-8).
+                // An agent that ends a stream first forgets it, and ignores everything that arrives for it (MUX-8).
                 if self.side == Side::Agent && !self.finished.contains(&id.0) {
                     self.left.insert(id.0);
                 }
@@ -430,7 +434,8 @@ impl Replay {
         assert_eq!(self.closed, closing_words(&self.heard), "{name}");
     }
 
-    /// Each message is acknowledged, at least those that the recorded side acknowledged, by number, type and id.
+    /// Our side must acknowledge at least the messages that the recorded side acknowledged, with the same number, type
+    /// and id.
     fn compare_acks(&self, recording: &Recording, name: &str) {
         let key = |ack: &Acknowledge| (ack.sequence_number, ack.message_type.to_string(), ack.message_id);
         let ours: BTreeSet<_> = self.acks.iter().map(key).collect();
@@ -440,7 +445,7 @@ impl Replay {
         assert_eq!(heard.map(|message| key(&Acknowledge::of(message))).collect::<BTreeSet<_>>(), ours, "{name}");
     }
 
-    /// Handshake bodies and flags are the same, in the same order; times aside.
+    /// Handshake bodies and flags must be the same, in the same order, except for times.
     fn compare_control(&self, recording: &Recording, name: &str) {
         let control = |numbered: &Numbered| -> Vec<(PayloadType, Value)> {
             let control = numbered.values().filter(|(kind, _)| *kind != PayloadType::Output);

@@ -1,4 +1,4 @@
-//! The fuzz targets' bodies over the fuzz corpus, without a fuzzer.
+//! Runs the bodies of the fuzz targets over the fuzz corpus, without a fuzzer.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
@@ -72,7 +72,7 @@ fn seeds() -> Seeds {
             if name.contains("mux") || name.contains("reconnect") {
                 seeds.insert(("deframe", file.clone()), stream_of(&messages));
             }
-            // Some dozens of repetitions teach a fuzzer nothing.
+            // Dozens of repetitions are of no use to a fuzzer.
             seeds.insert(
                 ("session_input", file),
                 messages.iter().take(24).flat_map(|message| with_length(message)).collect(),
@@ -82,7 +82,7 @@ fn seeds() -> Seeds {
     seeds
 }
 
-/// The multiplexed bytes that messages carry.
+/// The multiplexed bytes in the messages.
 fn stream_of(messages: &[Vec<u8>]) -> Vec<u8> {
     let messages = messages.iter().map(|bytes| AgentMessage::decode(bytes.clone().into()).unwrap());
     let data = messages.filter(|message| {

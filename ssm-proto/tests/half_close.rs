@@ -1,5 +1,5 @@
-//! A local end that finished gets the whole answer, however long the way to it is closed or its reader pauses; and no clean
-//! end where nobody knows whether the answer was whole. In virtual time.
+//! After the local end finished, the whole answer arrives, however long the path is interrupted or the reader pauses.
+//! There is no clean end if it is not known whether the answer was complete. In virtual time.
 
 #![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
 
@@ -12,14 +12,14 @@ use ssm_proto::{AgentConfig, ClientConfig, MuxConfig, SessionEvent, Side, Stream
 const BASIC: &str = "3.0.196.0";
 const MUX: &str = "3.3.987.0";
 
-/// One half-closed stream, whose destination has read the question.
+/// One half-closed stream whose destination has read the question.
 struct Call {
     pair: Pair,
     id: StreamId,
     agent_id: StreamId,
-    /// Bytes of the answer that the client read.
+    /// Number of bytes of the answer that the client has read.
     read: usize,
-    /// The client's program takes what comes.
+    /// Whether the client's program reads.
     reads: bool,
     written: usize,
 }
@@ -52,7 +52,7 @@ impl Call {
         Self { pair, id, agent_id, read: 0, reads: true, written: 0 }
     }
 
-    /// The destination answers with so many bytes, as there is room.
+    /// The destination writes this many bytes of its answer, waiting while the send queue is full.
     fn answer(&mut self, bytes: usize) {
         let end = self.written + bytes;
         while self.written < end {
@@ -89,13 +89,13 @@ impl Call {
         self.pair.client.events.iter().any(|event| matches!(event, SessionEvent::Finished(_)))
     }
 
-    /// The destination answers some more and ends; all of it has to arrive, and a clean end after it.
+    /// The destination writes more of its answer and ends. All of it must arrive, followed by a clean end.
     fn answer_to_the_end(mut self, what: &str) {
         assert_eq!(self.silent(), None, "{what}");
         self.answer(300_000);
         self.pair.agent.session.finish(self.pair.now, self.agent_id);
         self.reads = true;
-        // A head that is lost again and again, and the probes of a long way, take their time.
+        // Repeated losses of the oldest message, and probes over a long path, take time.
         for _ in 0..300 {
             if self.has_finished() && self.read == self.written {
                 break;
@@ -193,7 +193,7 @@ fn a_far_side_that_could_have_answered_and_did_not_is_given_up_and_not_as_a_clea
         assert_eq!(call.read, answer);
         call.wait(seconds(1));
         assert_eq!(call.pair.client.session.stats().streams, 0, "{version} {answer}");
-        // The destination is told, so that its connection does not stay for ever.
+        // The destination is told, so that its connection does not stay open forever.
         assert!(call.pair.agent.session.is_finished(call.agent_id), "{version} {answer}");
         assert_eq!(call.pair.client.session.poll_timeout(), None, "{version} {answer}");
     }

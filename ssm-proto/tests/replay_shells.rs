@@ -1,4 +1,4 @@
-//! Recorded sessions of the official client with the official agent, each side replaced by ours in turn.
+//! Recorded sessions of the official client with the official agent. Our side replaces each of the two in turn.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
 
 #[expect(dead_code, reason = "each test uses its part")]
@@ -17,7 +17,7 @@ use ssm_proto::{
     PayloadType, PlaintextKey, Session, SessionEvent, SessionMode, SessionType, StreamId, TerminalSize,
 };
 
-/// A recorded session: when, from whom to whom, what.
+/// A recorded session: time, direction and message.
 struct Capture(Vec<(Duration, String, AgentMessage)>);
 
 type Payload = (PayloadType, Vec<u8>);
@@ -53,7 +53,7 @@ impl Capture {
     }
 }
 
-/// Which of the two sides ours takes the place of, and the other one's directions.
+/// Our side in the place of a recorded one.
 struct Replay<'a> {
     capture: &'a Capture,
     session: Session,
@@ -71,7 +71,8 @@ impl<'a> Replay<'a> {
         Self { capture, session, start, stream: None, sent, received, events, kms }
     }
 
-    /// Runs the whole recording: what came in comes in; what the replaced side did, `act` does with ours.
+    /// Runs the whole recording. Messages with the directions `incoming` are passed to our session. For each message
+    /// that the replaced side sent (`outgoing`), `act` makes our session do the same.
     fn run(mut self, incoming: [&str; 2], outgoing: &str, act: impl Fn(&mut Self, PayloadType, &[u8])) -> Self {
         self.session.handle_connected(self.start);
         self.drain(self.start);
@@ -158,7 +159,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Our client with the recorded agent: it sees what the agent sent and does what the official client did.
+/// Our client with the recorded agent: it receives what the agent sent and does what the official client did.
 fn replay_client(capture: &Capture, kms: Option<RecordedKms>) -> Replay<'_> {
     let (start, clock) = clock();
     let config =
@@ -218,7 +219,7 @@ fn identity(capture: &Capture) -> Identity {
     Identity { session_id: field("SessionId"), target: field("DestinationId") }
 }
 
-/// The recorded data key, whose ciphertext the laboratory's KMS made of the plaintext and the context.
+/// The recorded data key. The laboratory's KMS made the ciphertext from the plaintext and the context.
 struct RecordedKms {
     keys: [u8; 64],
     ciphertext: Vec<u8>,
@@ -286,7 +287,8 @@ fn decrypt(key: &[u8], sealed: &[u8]) -> Vec<u8> {
     body
 }
 
-/// The agent's bodies have their keys in another order and its time is another; everything else is the same bytes.
+/// The keys in the agent's bodies are in another order, and its time differs. Everything else must be byte for byte the
+/// same.
 fn comparable(payloads: Vec<Payload>) -> Vec<(PayloadType, Value)> {
     let comparable = payloads.into_iter().map(|(payload_type, payload)| {
         let value = match payload_type {
@@ -389,7 +391,7 @@ fn our_client_reads_an_encrypted_shell_and_answers_its_challenge_bit_by_bit() {
     });
     assert_eq!(texts.collect::<Vec<_>>(), ["This session is encrypted using AWS KMS."]);
     let (sent, recorded) = (replay.sent(), capture.payloads("c2a"));
-    // The recorded client is of a time before the acknowledgement.
+    // The recorded client is older than the acknowledgement of the challenge.
     let response = String::from_utf8(recorded[0].1.clone()).unwrap();
     let response =
         response.replace(r#""KMSCipherTextHash":null"#, r#""KMSCipherTextHash":null,"ChallengeAcknowledgement":true"#);

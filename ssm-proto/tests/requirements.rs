@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const FAMILIES: [&str; 10] = ["OPEN", "WIRE", "DC", "HS", "MUX", "PORT", "SHELL", "KMS", "PLUGIN", "AGENT"];
-/// Where the workspace's own text is; build output may lie beside it.
+/// The folders that contain the workspace's own text. Build output may be beside them.
 const ROOMS: [&str; 8] = ["ssm-proto", "ssm-forward", "ssm-local", "cli", "benches", "fuzz", "docs", "tests"];
 
 #[test]
@@ -34,7 +34,7 @@ fn every_cited_requirement_is_defined_once() {
     assert!(undefined.is_empty(), "cited, but not in docs/protocol.md: {undefined:?}");
 }
 
-/// The numbers in a text, such as the first one of this very family: DC-1.
+/// The cited numbers in a text, such as the first one of this group: DC-1.
 fn citations(text: &str) -> Vec<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
     words.filter(|word| is_number(word)).collect()

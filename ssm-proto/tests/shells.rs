@@ -1,4 +1,5 @@
-//! Whatever the link does, input and both outputs of a shell arrive exactly once, in order, and so does the exit code.
+//! Whatever the link does, the input and both outputs of a shell arrive exactly once and in order, and so does the exit
+//! code.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
 
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use ssm_proto::{
     SessionEvent, SessionMode, SessionType, Side, StreamId, TerminalSize, WriteError,
 };
 
-/// Tagged pieces, neighbours of one kind joined: what must arrive, whatever the messages were.
+/// Tagged pieces, with adjacent pieces of one kind joined. This must arrive unchanged, however it is split into
+/// messages.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Transcript(Vec<(Output, Vec<u8>)>);
 
@@ -81,7 +83,7 @@ impl Plan {
     }
 }
 
-/// One direction: what was written, and what came.
+/// One direction: what was written, and what arrived.
 #[derive(Default)]
 struct Flow {
     left: usize,
@@ -185,13 +187,13 @@ fn check_events(pair: &Pair, code: i64, size: TerminalSize) {
     for end in [&pair.client, &pair.agent] {
         assert!(end.events.iter().any(|event| matches!(event, SessionEvent::Ready(SessionMode::Shell))));
         assert!(!end.events.iter().any(|event| matches!(event, SessionEvent::Failed(_))), "{:?}", end.events);
-        // What was on its way when the store became full comes on top.
+        // What was in transit when the receive buffer became full is added.
         assert!(end.peak_receive <= (8 << 10) + 64 * 1024, "{} bytes waited", end.peak_receive);
     }
     assert_eq!(pair.agent.session.stats().streams, 0);
 }
 
-/// `SEEDS` and `SEED` choose how many, and which one alone.
+/// `SEEDS` is the number of seeds; `SEED` runs a single one.
 #[test]
 fn every_byte_of_a_shell_arrives_exactly_once_in_order_and_the_exit_code_too() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! This crate agrees with an independent codec, vector by vector (`testdata/README.md`).
+//! Compares this crate with an independent codec, vector by vector (`testdata/README.md`).
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
@@ -21,7 +21,7 @@ use ssm_proto::{
 use support::{bytes_of, unhex};
 use uuid::Uuid;
 
-/// Vectors that say nothing about this crate, and why.
+/// Vectors that do not concern this crate, and why.
 const ELSEWHERE: [(&str, &str); 9] = [
     ("open_control_channel_agent", "the agent's control channel is not spoken"),
     ("reconnect_backoff", "the official client's plan for reconnects; this project has its own, in ssm-forward"),
@@ -75,7 +75,7 @@ fn message_round_trip(name: &str, vector: &Value) {
     assert_eq!(u64::from(u32::from(header.payload_type)), fields["payload_type"].as_u64().unwrap(), "{name}");
     assert_eq!(format!("{:?}", message.payload_digest()), fields["payload_digest"], "{name}");
     assert_eq!(message.payload().len(), number(&fields["payload_length"]), "{name}");
-    // Where neither is given, the payload is empty or unspecified.
+    // If neither is given, the payload is empty or unspecified.
     let text = fields["payload_utf8"].as_str();
     assert!(text.is_none_or(|text| text.as_bytes() == message.payload()), "{name}");
     let hex = fields["payload_hex"].as_str();
@@ -90,7 +90,7 @@ fn message_round_trip(name: &str, vector: &Value) {
     }
 }
 
-/// The strict codec's names for what is wrong (WIRE-8).
+/// The independent codec's names for errors (WIRE-8).
 fn message_error(name: &str, vector: &Value) {
     let error = AgentMessage::decode(bytes_of(vector).into()).expect_err(name);
     let code = match error {
@@ -130,7 +130,7 @@ fn frame(fields: &Value) -> Frame {
     Frame { kind, stream: StreamId(u32::try_from(number(&fields["sid"])).unwrap()), data }
 }
 
-/// Short input is no error of a byte stream: it waits for more.
+/// Incomplete input is not an error of a byte stream: the deframer waits for more.
 fn frame_error(name: &str, vector: &Value) {
     let outcome = deframe(1, &bytes_of(vector), usize::MAX);
     match (vector["expect"].as_str().unwrap(), outcome) {
@@ -143,7 +143,7 @@ fn frame_error(name: &str, vector: &Value) {
     }
 }
 
-/// Cuts `bytes` into chunks of at most `size`, and the chunks into frames; the pieces of a frame are joined.
+/// Splits `bytes` into chunks of at most `size`, and the chunks into frames. The parts of a frame are joined.
 fn deframe(version: u8, bytes: &[u8], size: usize) -> Result<(Vec<Frame>, Deframer), FrameError> {
     let mut deframer = Deframer::new(version);
     let mut frames: Vec<Frame> = Vec::new();
@@ -177,7 +177,7 @@ fn uuid_halves(name: &str, vector: &Value) {
     assert_eq!(AgentMessage::decode(message).unwrap().message_id(), id, "{name}");
 }
 
-/// DC-9: the peers' arithmetic, their limit of a second, and their first time-out.
+/// DC-9: the peers' arithmetic, their limit of one second, and their initial timeout.
 fn time_outs(name: &str, vector: &Value) {
     let millis = |value: &Value| Duration::from_secs_f64(value.as_f64().unwrap() / 1000.0);
     let close = |ours: Duration, theirs: Duration| ours.abs_diff(theirs) < Duration::from_micros(1);

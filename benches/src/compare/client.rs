@@ -1,4 +1,4 @@
-//! The clients that are compared, and how each is started.
+//! The compared clients, and how each is started.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use super::place::{HOST, Place, TARGET};
 use super::process::Process;
 use crate::Result;
 
-/// A client as the command line names it: a kind, maybe the program's path, maybe further arguments.
+/// A client as given on the command line: a kind, optionally the program's path, optionally further arguments.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     /// The name as given.
@@ -28,13 +28,13 @@ pub(super) struct Client {
 pub(super) enum Kind {
     /// This project's command: `forward`.
     Ours,
-    /// Anything that keeps the contract of AWS's session-manager-plugin.
+    /// Any program with the interface of AWS's session-manager-plugin.
     Plugin,
-    /// The crate aws-ssm-bridge, by `benches/bridge`.
+    /// The crate aws-ssm-bridge, through `benches/bridge`.
     Bridge,
-    /// A WebSocket, the digests and the acknowledgements: nothing can be faster that has these.
+    /// A WebSocket with the digests and the acknowledgements: the upper limit of any client.
     Limit,
-    /// Two plain TCP relays, one behind the other: a tunnel's ways through processes, and nothing else.
+    /// Two plain TCP relays in series: the processes that the data of a tunnel passes, without the tunnel.
     Hops,
     /// No tunnel at all.
     Tcp,
@@ -43,7 +43,7 @@ pub(super) enum Kind {
 /// A client that is ready.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// Its local ports, one per session unless it shares them itself.
+    /// Its local ports: one per session, unless it distributes connections itself.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) processes: Vec<Process>,
 }
@@ -69,7 +69,8 @@ impl FromStr for Client {
     }
 }
 
-/// Under `cargo run`, the command is built as this program was: else what is measured might be of another day.
+/// Under `cargo run`, the command is built in the same way as this program. Otherwise an outdated binary could be
+/// measured.
 pub(super) async fn build_ours(clients: &[Client]) -> Result<()> {
     let ours = beside_this("aws-ssm-forward")?;
     if !clients.iter().any(|client| client.program == ours) {
@@ -90,13 +91,13 @@ pub(super) async fn build_ours(clients: &[Client]) -> Result<()> {
     }
 }
 
-/// Programs of the same build lie beside this one.
+/// Programs of the same build are in the same folder as this one.
 fn beside_this(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
 }
 
 impl Client {
-    /// What it says its version is.
+    /// The version that it reports.
     pub(super) async fn version(&self) -> Option<String> {
         let mut command = Command::new(&self.program);
         match self.kind {
@@ -109,12 +110,12 @@ impl Client {
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// Whether the agent's pace is of any interest.
+    /// Whether the agent's pace matters for it.
     pub(super) fn has_agent(&self) -> bool {
         !matches!(self.kind, Kind::Limit | Kind::Hops | Kind::Tcp)
     }
 
-    /// Starts it with so many sessions, or with as many as it has by itself.
+    /// Starts it with this many sessions, or with its own default.
     pub(super) async fn start(&self, place: &Place, profile: Profile, sessions: Option<usize>) -> Result<Running> {
         match self.kind {
             Kind::Ours => {
@@ -154,7 +155,7 @@ impl Client {
         }
         command.args(&self.args);
         place.point(&mut command);
-        // A connection stays in its session: none is to be opened before all sessions are there.
+        // A connection stays in its session, so no connection may be opened before all sessions exist.
         let (mut missing, mut address) = (sessions.unwrap_or(1), None);
         Process::start(command, |line| {
             let event: Value = serde_json::from_str(line).ok()?;
@@ -171,7 +172,7 @@ impl Client {
     async fn start_plugin(&self, place: &Place) -> Result<(Process, SocketAddr)> {
         let session = place.start_session().await?;
         let mut command = Command::new(&self.program);
-        // Our own command looks at the name that it was started with; others don't care.
+        // Our own command checks the name that it was started with; others do not.
         command.arg0(PLUGIN);
         let endpoint = place.endpoint();
         command.args([&session.answer, place.region(), "StartSession", "", &session.request, &endpoint]);
@@ -206,7 +207,7 @@ async fn start_hops(place: &Place) -> Result<Running> {
 
 const PLUGIN: &str = "session-manager-plugin";
 
-/// The line that tells the port, in the official client's words.
+/// The line that reports the port, in the official client's format.
 fn opened(line: &str) -> Option<SocketAddr> {
     let (port, _) = line.trim().strip_prefix("Port ")?.split_once(" opened")?;
     Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)))
@@ -223,7 +224,7 @@ impl Running {
         self.sum(Process::resident)
     }
 
-    /// Of it, in bytes, what is no page of a file.
+    /// The part of the resident memory that is not file-backed, in bytes.
     pub(super) fn anonymous(&self) -> Option<u64> {
         self.sum(Process::anonymous)
     }

@@ -1,5 +1,5 @@
-//! What the tunnel leads to: one port that sends, receives or echoes, as the connection's first byte says. And the bytes
-//! that both ends know, so that each checks what it gets.
+//! The destination of the tunnel: one port that sends, receives or echoes, depending on the connection's first byte.
+//! Both ends know the transferred bytes, so each can check what it receives.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,17 +11,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::Result;
 
-/// Asks for bytes without end.
+/// Requests an endless download.
 pub(super) const DOWNLOAD: u8 = b'D';
-/// Sends bytes without end.
+/// Announces an endless upload.
 pub(super) const UPLOAD: u8 = b'U';
-/// Wants every byte back, this one too.
+/// Requests an echo of every byte, including this one.
 pub(super) const ECHO: u8 = b'E';
 
-/// What is read or written at once.
+/// Size of reads and writes.
 pub(super) const CHUNK: usize = 64 << 10;
 
-/// A running destination; dropping it ends its connections.
+/// A running destination. Dropping it ends its connections.
 #[derive(Debug)]
 pub(super) struct Destination {
     address: SocketAddr,
@@ -48,12 +48,12 @@ impl Destination {
         self.address
     }
 
-    /// Bytes that arrived through uploads.
+    /// Number of bytes that arrived through uploads.
     pub(super) fn received(&self) -> u64 {
         self.counters.received.load(Ordering::Relaxed)
     }
 
-    /// Whether an upload brought other bytes than were sent.
+    /// Whether an upload delivered wrong bytes.
     pub(super) fn is_corrupt(&self) -> bool {
         self.counters.corrupt.load(Ordering::Relaxed)
     }
@@ -71,7 +71,7 @@ async fn accept(listener: TcpListener, counters: Arc<Counters>) {
         while connections.try_join_next().is_some() {}
         if let Ok((stream, _)) = listener.accept().await {
             let counters = counters.clone();
-            // A client that goes away ends its connection; that is no failure.
+            // A client that disconnects ends its connection; that is not a failure.
             connections.spawn(async move { drop(serve(stream, &counters).await) });
         }
     }
@@ -106,7 +106,7 @@ async fn serve(mut stream: TcpStream, counters: &Counters) -> std::io::Result<()
     }
 }
 
-/// Sends the known bytes until the other side has enough.
+/// Sends the known bytes until the other side disconnects.
 pub(super) async fn send(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut known = Known::default();
     loop {
@@ -114,7 +114,7 @@ pub(super) async fn send(stream: &mut TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Receives once; `None` if these are not the bytes that were sent.
+/// Receives once. Returns `None` if the bytes are not those that were sent.
 pub(super) async fn receive(
     stream: &mut TcpStream,
     buffer: &mut [u8],
@@ -128,7 +128,7 @@ pub(super) async fn receive(
     Ok(same.then_some(length as u64))
 }
 
-/// Bytes that look random and repeat after a number that no message's size divides.
+/// Bytes that look random. Their period is not a multiple of any message size.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     offset: usize,
@@ -144,7 +144,7 @@ static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 impl Known {
-    /// The next so many bytes, at most [`CHUNK`].
+    /// The next `length` bytes, at most [`CHUNK`].
     pub(super) fn next(&mut self, length: usize) -> &'static [u8] {
         let bytes = BYTES.get(self.offset..self.offset + length.min(CHUNK)).unwrap_or_default();
         self.offset = (self.offset + bytes.len()) % PERIOD;

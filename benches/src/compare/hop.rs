@@ -1,4 +1,4 @@
-//! A plain TCP relay in a process of its own: what any program between two sockets costs.
+//! A plain TCP relay in a process of its own: the cost of any program between two sockets.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -12,7 +12,7 @@ use crate::{Result, say};
 /// `hop`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HopArgs {
-    /// Where connections lead.
+    /// The address to which connections are relayed.
     #[arg(long)]
     to: SocketAddr,
 }

@@ -1,5 +1,6 @@
-//! The limit program: what the protocol demands and nothing else. Two ends of a WebSocket on loopback; one seals messages
-//! with their digests, the other opens and acknowledges each. No multiplexer, no local sockets, no retransmission.
+//! The limit program: what the protocol demands, and nothing else. Two ends of a WebSocket on loopback: one creates
+//! messages with their digests, the other decodes and acknowledges each. There is no multiplexer, no local socket and
+//! no retransmission.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -18,17 +19,17 @@ use uuid::Uuid;
 use super::LimitArgs;
 use crate::{Result, say};
 
-/// Bytes that may wait for acknowledgements, and messages: fewer than fill the sockets' buffers, else the ends would wait
-/// for each other.
+/// Maximum number of unacknowledged bytes, and of messages. It is less than the sockets' buffers hold; otherwise the
+/// ends would wait for each other.
 const WINDOW_BYTES: usize = 4 << 20;
 const WINDOW: usize = 1000;
-/// Gathered before a system call.
+/// Number of bytes collected before a system call.
 const WRITE_BUFFER: usize = 128 << 10;
 
-/// What it found.
+/// The results.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Limit {
-    /// Bytes of payload per second, acknowledged.
+    /// Acknowledged bytes of payload per second.
     pub(super) bytes_per_second: f64,
     /// CPU seconds of both ends together per byte.
     pub(super) cpu_per_byte: f64,
@@ -36,7 +37,7 @@ pub(super) struct Limit {
     pub(super) round_trips: Vec<f64>,
 }
 
-/// Runs it in a process of its own, as the clients are.
+/// Runs it in a process of its own, like the clients.
 pub(super) async fn measure(payload: usize, time: Duration) -> Result<Limit> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.args(["limit", "--payload", &payload.to_string(), "--millis", &time.as_millis().to_string()]);
@@ -106,7 +107,7 @@ fn in_flight(sent: i64, acknowledged: i64) -> usize {
     usize::try_from(sent - acknowledged).unwrap_or(usize::MAX)
 }
 
-/// Reads and acknowledges; a message of one byte is sent back too.
+/// Reads and acknowledges. A message of one byte is also sent back.
 async fn receive(mut socket: Socket) -> Result<()> {
     loop {
         answer(&mut socket, None).await?;

@@ -29,39 +29,42 @@ pub(crate) use place::serve;
 /// `compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A client: ours, plugin, bridge, limit, hops or tcp, a program after a colon, further arguments after blanks.
+    /// A client: ours, plugin, bridge, limit, hops or tcp, optionally followed by a colon and a program, and by further
+    /// arguments separated by spaces.
     ///
-    /// `ours` is the command of this build, `plugin` the same by the contract of AWS's session-manager-plugin, `plugin:PATH`
-    /// any program with that contract, `bridge` what benches/bridge builds, `limit` a bare WebSocket with the digests and
-    /// acknowledgements, `hops` two plain TCP relays, `tcp` no tunnel at all. The first given is what the others are compared with.
+    /// `ours` is the command of this build, `plugin` the same through the interface of AWS's session-manager-plugin,
+    /// `plugin:PATH` any program with that interface, `bridge` what benches/bridge builds, `limit` a bare WebSocket
+    /// with the digests and acknowledgements, `hops` two plain TCP relays, `tcp` no tunnel at all. The others are
+    /// compared with the first one.
     #[arg(short, long = "client", value_name = "CLIENT", default_values = ["ours", "limit", "tcp"])]
     clients: Vec<String>,
-    /// How the local Session Manager's agent behaves, and the way to it.
+    /// How the local Session Manager's agent behaves, and the network path to it.
     #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real, Profile::Aws])]
     profiles: Vec<Profile>,
-    /// Only scenarios whose names begin so: startup, memory, latency, download, upload, busy,
-    /// active, slow, sessions.
+    /// Only scenarios whose names begin with this: startup, memory, latency, download, upload, busy, active, slow,
+    /// sessions.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// How often everything is repeated.
+    /// Number of repetitions.
     #[arg(short, long, default_value_t = 5, conflicts_with = "quick")]
     repetitions: usize,
-    /// How long each thing is measured, in seconds.
+    /// Duration of each measurement in seconds.
     #[arg(short, long, default_value_t = 2.0, conflicts_with = "quick")]
     seconds: f64,
-    /// About a minute: three repetitions of a short time, without what takes long.
+    /// About a minute: three short repetitions, without the slow scenarios.
     #[arg(long)]
     quick: bool,
-    /// Delay between client and Session Manager, each way; the profile aws has 20 ms at least.
+    /// Delay between client and Session Manager in each direction; at least 20 ms with the profile aws.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay_ms: u64,
-    /// What goes wrong meanwhile, as docs/faults.md has it: `drop,probability=0.001`. May be given several times.
+    /// A fault during the measurements, as described in docs/faults.md: `drop,probability=0.001`. May be given several
+    /// times.
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<String>,
     /// The shipped binary, for its size.
     #[arg(long, value_name = "PATH", default_value = "target/dist/aws-ssm-forward")]
     dist: PathBuf,
-    /// Where the samples go.
+    /// The file for the samples.
     #[arg(long, value_name = "FILE", default_value = "compare.json")]
     json: PathBuf,
     /// Draw the plots into this folder.
@@ -75,7 +78,7 @@ pub(crate) struct ServeArgs {
     /// How the agent behaves.
     #[arg(long, value_enum)]
     profile: Profile,
-    /// What goes wrong.
+    /// The faults.
     #[arg(long = "fault")]
     faults: Vec<String>,
 }
@@ -86,15 +89,15 @@ pub(crate) struct LimitArgs {
     /// Bytes per message.
     #[arg(long)]
     payload: usize,
-    /// How long each thing is measured.
+    /// Duration of each measurement.
     #[arg(long)]
     millis: u64,
 }
 
-/// What makes a client's life harder.
+/// Adverse conditions for a client.
 #[derive(Debug)]
 struct Surroundings {
-    /// Between client and Session Manager, each way.
+    /// Delay between client and Session Manager in each direction.
     delay: Duration,
     faults: Vec<String>,
 }
@@ -102,12 +105,12 @@ struct Surroundings {
 /// How the local agent behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    /// No artificial limit.
+    /// No artificial limits.
     Fast,
     /// The real agent's pace: 1024 bytes, then a millisecond of sleep.
     Real,
-    /// What a user at AWS will see: the real agent's pace, 20 ms each way, and of our client the message budget that it has
-    /// towards AWS.
+    /// What a user in AWS sees: the real agent's pace, 20 ms in each direction, and for our client the rate limit that
+    /// it uses with AWS.
     Aws,
 }
 
@@ -127,7 +130,7 @@ impl Profile {
         }
     }
 
-    /// Between client and Session Manager, each way.
+    /// Delay between client and Session Manager in each direction.
     fn delay(self) -> Duration {
         match self {
             Self::Fast | Self::Real => Duration::ZERO,
@@ -135,7 +138,7 @@ impl Profile {
         }
     }
 
-    /// What our client does by itself towards AWS, but not towards this machine.
+    /// What our client does by default with AWS, but not with this machine.
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Fast | Self::Real => &[],
@@ -175,7 +178,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
                 }
             }
         }
-        // Nobody is always the first after the pause or behind the same neighbour.
+        // The order changes, so that no client is always the first after the pause or always follows the same client.
         clients.rotate_left(1);
     }
     std::fs::write(&args.json, serde_json::to_string_pretty(&report)?)?;
@@ -231,7 +234,7 @@ async fn measure(
     }
 }
 
-/// Everything is fresh for each run, so that no run sees what another left behind.
+/// Everything is started anew for each run, so that runs do not influence each other.
 async fn in_a_place(
     client: &Client,
     profile: Profile,
@@ -246,7 +249,7 @@ async fn in_a_place(
     if corrupt { Err("what came out of the tunnel is not what went in".into()) } else { samples }
 }
 
-/// A thousand connections have two ends here.
+/// Both ends of a thousand connections are in this process.
 fn allow_many_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -254,14 +257,14 @@ fn allow_many_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// How this was called, without the folders of this machine.
+/// The command line, without the folders of this machine.
 fn command_line() -> String {
     let args = std::env::args().skip(1).map(|arg| without_folders(&arg));
     let quoted = args.map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { arg });
     std::iter::once("ssm-bench".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// Absolute paths become file names, also behind a colon and between blanks.
+/// Reduces absolute paths to file names, also after a colon and between spaces.
 fn without_folders(arg: &str) -> String {
     let of_word = |word: &str| match word.split_once('/').zip(word.rsplit_once('/')) {
         Some(((before, _), (_, name))) if before.is_empty() || before.ends_with(':') => format!("{before}{name}"),

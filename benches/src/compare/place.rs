@@ -1,5 +1,5 @@
-//! Where a client is measured: a Session Manager in a process of its own, a destination in this one, and maybe a delay
-//! between client and Session Manager.
+//! The environment of a measurement: a Session Manager in a process of its own, a destination in this one, and
+//! optionally a delay between client and Session Manager.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,14 +32,14 @@ pub(super) struct Place {
     _relay: Option<Relay>,
 }
 
-/// A session that the API started.
+/// A session that was started through the API.
 #[derive(Debug)]
 pub(super) struct Started {
     /// StartSession's answer.
     pub(super) answer: String,
-    /// What was asked for.
+    /// StartSession's request.
     pub(super) request: String,
-    /// How long the call took.
+    /// Duration of the call.
     pub(super) elapsed: Duration,
 }
 
@@ -62,7 +62,7 @@ impl Place {
         Ok(Self { destination, environment, api, manager, _relay: relay })
     }
 
-    /// Points a client's process at it, and away from whatever is configured on this machine.
+    /// Configures a client's process for this environment, and hides the configuration of this machine from it.
     pub(super) fn point(&self, command: &mut Command) {
         for name in ["AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env_remove(name);
@@ -121,7 +121,7 @@ async fn call(api: SocketAddr, operation: &str, body: &str) -> Result<String> {
 /// The other end of [`Place::start`].
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     super::allow_many_files();
-    // Freed memory is kept, as the command `local` keeps it.
+    // Freed memory is kept, as in the command `local`.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
     let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
     let faults = faults.into_iter().fold(Faults::new(), Faults::with);

@@ -1,4 +1,4 @@
-//! Processes that are measured: what they print, what they cost, and their end.
+//! Measured processes: their output, their resource use, and their end.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use tokio::time::timeout;
 
 use crate::Result;
 
-/// A process is ready or has ended within so long.
+/// Timeout for a process to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// After SIGTERM; then it is killed.
+/// Time after SIGTERM until it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A child that said that it is ready. Dropping it kills it.
+/// A child process that reported to be ready. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
     pid: u32,
-    /// From exec until it said so.
+    /// Time from exec until it was ready.
     pub(super) ready: Duration,
 }
 
 impl Process {
-    /// Starts a command and waits until `find` sees what it looks for in a line of its standard output.
+    /// Starts a command and waits until `find` accepts a line of its standard output.
     pub(super) async fn start<T>(mut command: Command, mut find: impl FnMut(&str) -> Option<T>) -> Result<(Self, T)> {
         let name = command.as_std().get_program().display().to_string();
         let errors = tempfile::tempfile()?;
@@ -46,7 +46,7 @@ impl Process {
         });
         let found = found.await.unwrap_or_else(|_| Err(format!("{name} is not ready within {PATIENCE:?}").into()))?;
         let ready = began.elapsed();
-        // What it says later is not to fill the pipe.
+        // Later output must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok((Self { child, pid, ready }, found))
     }
@@ -61,7 +61,7 @@ impl Process {
         self.status("VmRSS:")
     }
 
-    /// Of it, in bytes, what is no page of a file.
+    /// The part of the resident memory that is not file-backed, in bytes.
     pub(super) fn anonymous(&self) -> Option<u64> {
         self.status("RssAnon:")
     }
@@ -72,7 +72,7 @@ impl Process {
         line.trim().strip_suffix(" kB")?.parse().ok().map(|kilobytes: u64| kilobytes << 10)
     }
 
-    /// Asks it to end, and sees to it.
+    /// Asks it to end, and kills it if it does not.
     pub(super) async fn stop(mut self) {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
@@ -90,7 +90,8 @@ fn last_line(mut errors: std::fs::File) -> String {
     text.lines().last().unwrap_or("it said nothing").to_owned()
 }
 
-/// In such a process: until SIGTERM, or until standard input ends, so that it never outlives who started it.
+/// To be awaited in such a process: returns on SIGTERM, or when standard input ends, so that the process does not
+/// outlive its parent.
 pub(super) async fn dismissed() -> Result<()> {
     let (mut terminate, mut stdin) = (signal(SignalKind::terminate())?, tokio::io::stdin());
     tokio::select! {
@@ -100,8 +101,8 @@ pub(super) async fn dismissed() -> Result<()> {
     Ok(())
 }
 
-/// By the clock that the kernel keeps for every process, to the nanosecond: the ticks of `/proc` are too coarse for a client
-/// that sleeps most of the time.
+/// Uses the clock that the kernel keeps for every process, with nanosecond resolution. The ticks of `/proc` are too
+/// coarse for a client that sleeps most of the time.
 #[cfg(target_os = "linux")]
 fn cpu_of_process(pid: u32) -> Option<Duration> {
     let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?)).ok()?;

@@ -1,4 +1,4 @@
-//! A longer way: TCP between client and Session Manager, delayed each way.
+//! A longer path: TCP between client and Session Manager, delayed in each direction.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Result;
 
-/// Chunks that are on their way at once, each at most 64 KiB.
+/// Maximum number of chunks in transit, each at most 64 KiB.
 const ON_THE_WAY: usize = 4096;
 
-/// A running relay; dropping it takes no new connections.
+/// A running relay. Dropping it ends accepting connections.
 #[derive(Debug)]
 pub(super) struct Relay {
     address: SocketAddr,
@@ -46,7 +46,7 @@ impl Drop for Relay {
     }
 }
 
-/// A listener whose address is as long a text as `other`'s, so that one can stand in the other's place.
+/// A listener whose address is as long as `other`'s text, so that it can replace it in an answer.
 async fn same_length(other: SocketAddr) -> Result<TcpListener> {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -63,7 +63,7 @@ async fn join(client: TcpStream, to: SocketAddr, here: SocketAddr, delay: Durati
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     tokio::spawn(carry(client_reads, server_writes, delay, |chunk| chunk));
-    // The API's answer names the Session Manager's own address as the data channel's: that way would have no delay.
+    // The API's answer contains the Session Manager's own address for the data channel. That path would have no delay.
     let (from, to) = (to.to_string(), here.to_string());
     let mut is_head = true;
     carry(server_reads, client_writes, delay, move |chunk| match std::mem::take(&mut is_head) {

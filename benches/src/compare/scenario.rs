@@ -1,4 +1,4 @@
-//! What clients are put through. Each scenario begins with a fresh Session Manager and a fresh client.
+//! The scenarios. Each begins with a fresh Session Manager and a fresh client.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,43 +15,43 @@ use super::traffic::{Bulk, Direction, PATIENCE, echo, first_bytes, round_trips, 
 use crate::Result;
 use crate::report::quantile;
 
-/// One thing to measure.
+/// One scenario.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Scenario {
     /// From exec until ready.
     Startup,
-    /// Idle, and with so many idle connections.
+    /// Idle, and with this many idle connections.
     Memory(usize),
-    /// So many connections at once ask for a byte and get it, again and again.
+    /// This many connections at the same time request a byte and get it, repeatedly.
     Active(usize),
-    /// One byte there and back, on an open connection and on a new one.
+    /// Round trip of one byte, on an open connection and on a new one.
     Latency,
-    /// So many connections move bytes as fast as they can.
+    /// This many connections transfer bytes as fast as they can.
     Throughput(Direction, usize),
-    /// One byte there and back beside a busy connection.
+    /// Round trip of one byte beside a busy connection.
     Busy(Direction),
     /// Three downloads beside one whose program reads slowly.
     SlowReader,
-    /// So many sessions with as many downloads.
+    /// This many sessions with as many downloads.
     Sessions(usize),
 }
 
 /// The name of a figure, and the figure.
 type Samples = Vec<(String, f64)>;
 
-/// What the local agent puts into a message without an artificial limit, as `ssm-local` has it.
+/// The local agent's payload per message without an artificial limit, the same as in `ssm-local`.
 const FAST_PAYLOAD: usize = 32 << 10;
-/// What clients and the real agent put into a message.
+/// The payload per message of clients and of the real agent.
 const PAYLOAD: usize = 1024;
 const CONNECTIONS: usize = 1000;
-/// The slow reader takes a chunk, then sleeps: 0.6 MB/s.
+/// The slow reader reads a chunk, then sleeps: 0.6 MB/s.
 const SLOW: (usize, Duration) = (64 << 10, Duration::from_millis(100));
 
-/// Stops and goes take longer than other things that are measured.
+/// Stop-and-go traffic takes longer to measure than other traffic.
 const SLOW_TIME: Duration = Duration::from_secs(4);
 
 impl Scenario {
-    /// Everything that tells something in this profile.
+    /// All scenarios that are meaningful in this profile.
     pub(super) fn all(profile: Profile, quick: bool) -> Vec<Self> {
         use Direction::{Download, Upload};
         let connections: &[usize] = if quick || profile == Profile::Aws { &[1, 8] } else { &[1, 8, 64] };
@@ -82,7 +82,7 @@ impl Scenario {
         }
     }
 
-    /// Whether it says anything about such a client.
+    /// Whether it is meaningful for such a client.
     pub(super) fn suits(self, kind: Kind) -> bool {
         match kind {
             Kind::Limit => matches!(self, Self::Throughput(_, 1)),
@@ -131,7 +131,7 @@ impl Scenario {
             Self::SlowReader => {
                 let mut bulk = bulk(running, Direction::Download, 3);
                 bulk.add_slow(address, SLOW.0, SLOW.1);
-                // Long enough that what the tunnel holds for the slow one is full.
+                // Long enough to fill what the tunnel buffers for the slow one.
                 wait_for_bytes(&mut bulk, place, Direction::Download).await?;
                 sleep(Duration::from_secs(1)).await;
                 let moved = moved(bulk, running, place, Direction::Download, time.max(SLOW_TIME)).await?;
@@ -140,7 +140,7 @@ impl Scenario {
                 Ok(samples)
             }
             Self::Sessions(count) => {
-                // All have shaken hands by then, and were seen to be idle.
+                // By then all sessions are established, and have been observed to be idle.
                 sleep(Duration::from_secs(1)).await;
                 let bulk = bulk(running, Direction::Download, count);
                 let moved = moved(bulk, running, place, Direction::Download, time).await?;
@@ -193,7 +193,7 @@ async fn memory(running: &Running, connections: usize) -> Result<Samples> {
     Ok(samples)
 }
 
-/// The longest that any of them waits tells of stalls.
+/// The longest round trip of all connections reveals stalls.
 async fn active(address: SocketAddr, connections: usize, time: Duration) -> Result<Samples> {
     let mut asking: JoinSet<_> =
         open(address, connections).await?.into_iter().map(|stream| round_trips_on(stream, time)).collect();
@@ -213,7 +213,7 @@ async fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>>
     let mut open = Vec::new();
     for _ in 0..connections {
         opening.spawn(echo(address));
-        // As many at once as a listener's queue takes at least.
+        // The smallest backlog that a listener has.
         if opening.len() == 64
             && let Some(stream) = opening.join_next().await
         {
@@ -226,7 +226,7 @@ async fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>>
     Ok(open)
 }
 
-/// What was needed only at the start is given back by then.
+/// By then, memory that was needed only at the start has been returned.
 const SETTLE: Duration = Duration::from_millis(300);
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -234,7 +234,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Connections over all ports of the client in turn.
+/// Connections distributed over all ports of the client.
 fn bulk(running: &Running, direction: Direction, connections: usize) -> Bulk {
     let mut bulk = Bulk::default();
     for address in running.addresses.iter().cycle().take(connections) {
@@ -243,7 +243,7 @@ fn bulk(running: &Running, direction: Direction, connections: usize) -> Bulk {
     bulk
 }
 
-/// What was moved within a time.
+/// What was transferred within a time.
 struct Moved {
     bytes: f64,
     elapsed: Duration,
@@ -256,7 +256,7 @@ impl Moved {
     }
 }
 
-/// Counts where the bytes arrive, once they flow evenly.
+/// Counts where the bytes arrive, once they arrive steadily.
 async fn moved(
     mut bulk: Bulk,
     running: &Running,

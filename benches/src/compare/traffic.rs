@@ -1,4 +1,5 @@
-//! The local programs: what downloads, uploads and asks through the client's port, knowing nothing but that port.
+//! The local programs: they download, upload and request bytes through the client's port, and use nothing but that
+//! port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +14,20 @@ use tokio::time::{sleep, timeout};
 use super::destination::{CHUNK, DOWNLOAD, ECHO, Known, UPLOAD, receive, send};
 use crate::Result;
 
-/// What does not happen within so long does not happen.
+/// Timeout of everything that is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A slow reader's receive buffer, in bytes.
 const SMALL_BUFFER: u32 = 128 << 10;
 
-/// Which way the bulk goes.
+/// The direction of the bulk data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
     Download,
     Upload,
 }
 
-/// Connections that move bytes until they are dropped.
+/// Connections that transfer bytes until they are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
     tasks: JoinSet<std::io::Result<()>>,
@@ -56,18 +57,19 @@ impl Bulk {
         let corrupt = self.corrupt.clone();
         self.tasks.spawn(async move {
             let socket = TcpSocket::new_v4()?;
-            // The usual one grows to megabytes, and opens its window again in steps that take a slow reader seconds.
+            // The default buffer grows to megabytes, and opens its window again in steps that take a slow reader
+            // seconds.
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
             download(socket.connect(address).await?, chunk, pause, Arc::default(), corrupt).await
         });
     }
 
-    /// Bytes that downloads got.
+    /// Bytes received by downloads.
     pub(super) fn downloaded(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Whether all connections stand and brought what was sent.
+    /// Whether all connections are open and delivered the right bytes.
     pub(super) fn check(&mut self) -> Result<()> {
         if self.corrupt.load(Ordering::Relaxed) {
             return Err("what came out of the tunnel is not what went in".into());
@@ -106,7 +108,7 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A connection to the echo, after its first byte came back.
+/// A connection to the echo server, after its first byte came back.
 pub(super) async fn echo(address: SocketAddr) -> Result<TcpStream> {
     let open = async {
         let mut stream = connect(address).await?;
@@ -124,12 +126,12 @@ async fn ask(stream: &mut TcpStream) -> Result<()> {
     }
 }
 
-/// How long the echo of one byte takes, again and again for `time`, shortest first; at least once.
+/// Times of the echo of one byte, repeated for `time`, at least once; shortest first.
 pub(super) async fn round_trips(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
     round_trips_on(echo(address).await?, time).await
 }
 
-/// The same on a connection that is open.
+/// The same on an open connection.
 pub(super) async fn round_trips_on(mut stream: TcpStream, time: Duration) -> Result<Vec<Duration>> {
     let mut laps = Laps::new(time);
     while laps.again() {
@@ -138,7 +140,7 @@ pub(super) async fn round_trips_on(mut stream: TcpStream, time: Duration) -> Res
     Ok(laps.sorted())
 }
 
-/// How long a new connection takes until its first byte comes back.
+/// Times from opening a connection until its first byte comes back.
 pub(super) async fn first_bytes(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
     let mut laps = Laps::new(time);
     while laps.again() {
@@ -147,7 +149,7 @@ pub(super) async fn first_bytes(address: SocketAddr, time: Duration) -> Result<V
     Ok(laps.sorted())
 }
 
-/// How long each of several things took that were done one after the other.
+/// The durations of several actions in series.
 struct Laps {
     end: Instant,
     starts: Vec<Instant>,
@@ -158,7 +160,7 @@ impl Laps {
         Self { end: Instant::now() + time, starts: Vec::new() }
     }
 
-    /// A lap ends, if one has begun. Whether there is another: always a first one.
+    /// Ends a lap, if one has begun. Returns whether there is another one; there is always a first one.
     fn again(&mut self) -> bool {
         let now = Instant::now();
         self.starts.push(now);

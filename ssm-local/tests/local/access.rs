@@ -1,4 +1,4 @@
-//! Who gets an answer: on a shared machine everybody can connect.
+//! Access control: on a shared machine everybody can connect.
 
 use serde_json::json;
 use ssm_local::{EcsTask, Local, LocalBuilder};

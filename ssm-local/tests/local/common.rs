@@ -1,4 +1,4 @@
-//! A client of the tests' own: plain HTTP, plain WebSocket, messages by the codec; no part of the session driver.
+//! A client for the tests: plain HTTP, plain WebSocket, messages by the codec. It uses no part of the session driver.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::http::send_signed;
 /// Nothing on loopback takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What StartSession and ResumeSession give.
+/// The answer of StartSession and ResumeSession.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) session_id: String,
@@ -61,10 +61,10 @@ pub(crate) fn ticket(answer: &Value) -> Ticket {
     Ticket { session_id: text("SessionId"), url: text("StreamUrl"), token: text("TokenValue") }
 }
 
-/// The node of a local Session Manager that was given none.
+/// The node of a local Session Manager for which none is configured.
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 
-/// A service that sends back what it gets, one connection after the other; gives its port.
+/// An echo service, one connection after the other. Returns its port.
 pub(crate) async fn echo() -> u16 {
     serve(|mut stream| async move {
         let (mut read, mut write) = stream.split();
@@ -73,7 +73,7 @@ pub(crate) async fn echo() -> u16 {
     .await
 }
 
-/// A service; gives its port. It ends with the test's runtime.
+/// A service. Returns its port. It ends with the test's runtime.
 pub(crate) async fn serve<F>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
@@ -100,20 +100,20 @@ pub(crate) struct Channel {
     next: i64,
 }
 
-/// What came in.
+/// What was received.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message(AgentMessage),
-    /// Bytes that are no valid message.
+    /// Bytes that are not a valid message.
     Invalid(Bytes),
     /// The service's close frame: code and reason.
     Close(u16, String),
-    /// The socket is gone without a close frame.
+    /// The socket ended without a close frame.
     Gone(Error),
 }
 
 impl Channel {
-    /// Opens the WebSocket and presents the token.
+    /// Opens the WebSocket and sends the token.
     pub(crate) async fn open(ticket: &Ticket) -> Self {
         Self::try_open(ticket).await.unwrap()
     }
@@ -127,7 +127,7 @@ impl Channel {
         Ok(Self { socket, next: 0 })
     }
 
-    /// Opens the data channel of a session to `port` and does the handshake.
+    /// Opens the data channel of a session to `port` and performs the handshake.
     pub(crate) async fn connected(local: &Local, port: u16) -> (Ticket, Self) {
         let ticket = start(local, port).await;
         let mut channel = Self::open(&ticket).await;
@@ -135,7 +135,7 @@ impl Channel {
         (ticket, channel)
     }
 
-    /// Answers the handshake as the official client, up to HandshakeComplete.
+    /// Answers the handshake like the official client, up to HandshakeComplete.
     pub(crate) async fn handshake(&mut self) {
         assert_eq!(self.data().await.0, PayloadType::HandshakeRequest);
         self.send(PayloadType::HandshakeResponse, HANDSHAKE_RESPONSE).await;
@@ -164,7 +164,7 @@ impl Channel {
         self.socket.send(Message::Ping(Bytes::from_static(b"?"))).await.unwrap();
     }
 
-    /// Waits for a pong, so long.
+    /// Waits up to `limit` for a pong.
     pub(crate) async fn pong(&mut self, limit: Duration) -> bool {
         let wait = async {
             loop {
@@ -178,7 +178,7 @@ impl Channel {
         timeout(limit, wait).await.unwrap_or(false)
     }
 
-    /// The next thing that comes in, but for pings and pongs.
+    /// The next thing received, except pings and pongs.
     pub(crate) async fn receive(&mut self) -> Incoming {
         timeout(PATIENCE, self.receive_patiently()).await.expect("something to come in")
     }
@@ -200,7 +200,7 @@ impl Channel {
         }
     }
 
-    /// Whether nothing but acknowledgements comes in for so long.
+    /// Whether nothing but acknowledgements is received within `limit`.
     pub(crate) async fn is_silent(&mut self, limit: Duration) -> bool {
         let something = async {
             loop {
@@ -213,7 +213,7 @@ impl Channel {
         timeout(limit, something).await.is_err()
     }
 
-    /// The next message of this type; others are passed over.
+    /// The next message of this type; others are skipped.
     pub(crate) async fn message(&mut self, wanted: MessageType) -> AgentMessage {
         loop {
             match self.receive().await {
@@ -224,7 +224,7 @@ impl Channel {
         }
     }
 
-    /// The next numbered message, acknowledged: its payload.
+    /// Acknowledges the next numbered message and returns its payload.
     pub(crate) async fn data(&mut self) -> (PayloadType, Bytes) {
         let message = self.message(MessageType::OutputStreamData).await;
         self.acknowledge(&message).await;
@@ -235,14 +235,14 @@ impl Channel {
         self.send_raw(Acknowledge::of(message).encode(1, Uuid::new_v4())).await;
     }
 
-    /// The end of the session as the service tells it: the text of channel_closed, then the close frame.
+    /// Waits for the end of the session. Returns the text of channel_closed, which a close frame must follow.
     pub(crate) async fn closed(&mut self) -> String {
         let closed = self.message(MessageType::ChannelClosed).await;
         assert!(matches!(self.receive().await, Incoming::Close(1000, _)));
         ChannelClosed::decode(closed.payload()).output
     }
 
-    /// The service's close frame; messages are passed over.
+    /// The service's close frame; messages are skipped.
     pub(crate) async fn close_frame(&mut self) -> (u16, String) {
         loop {
             match self.receive().await {
@@ -253,14 +253,14 @@ impl Channel {
         }
     }
 
-    /// Waits for a state of the session.
+    /// Closes the WebSocket.
     pub(crate) async fn close(mut self) {
         self.socket.close(None).await.unwrap();
         while let Some(Ok(_)) = self.socket.next().await {}
     }
 }
 
-/// What the official client answers.
+/// The official client's answer.
 pub(crate) const HANDSHAKE_RESPONSE: &[u8] = br#"{"ClientVersion":"1.2.677.0","ProcessedClientActions":[{"ActionType":"SessionType","ActionStatus":1,"ActionResult":null,"Error":""}],"Errors":null}"#;
 
 /// A smux frame of stream 3: 0 SYN, 1 FIN, 2 PSH.

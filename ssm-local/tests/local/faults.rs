@@ -1,4 +1,4 @@
-//! Faults from the outside: what a client sees of each. What they do to single messages is tested beside their code.
+//! Faults as a client sees them. Their effects on single messages are tested beside their code.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::common::{
     Channel, Incoming, PATIENCE, TARGET, ask_control, call, closed_port, echo, frame, resume, serve, start, ticket,
 };
 
-/// So long nothing has to happen before a test believes that it won't.
+/// A test assumes that nothing happens if nothing has happened for this long.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 async fn faulty(specs: &[&str]) -> Local {
@@ -64,7 +64,7 @@ async fn the_service_says_bye_and_takes_the_client_back() {
 
 #[tokio::test]
 async fn the_service_closes_after_so_many_messages_with_any_code() {
-    // The handshake has three messages and their acknowledgements; then comes the SYN.
+    // The handshake has three messages and their acknowledgements; then the SYN follows.
     let local = faulty(&["close,nth=7,code=4001,reason=enough"]).await;
     let (_, mut channel) = stream(&local).await;
     assert_eq!(channel.close_frame().await, (4001, "enough".into()));
@@ -140,7 +140,7 @@ async fn too_many_messages_cost_the_websocket() {
     let (_, mut channel) = stream(&local).await;
     let flood = async {
         loop {
-            // The next number never comes, so that it stays a flood of one direction.
+            // The next number never arrives, so that the agent does not answer and all messages go in one direction.
             channel.send_numbered(100, PayloadType::Output, &frame(2, b"x")).await;
             match timeout(Duration::from_millis(10), channel.receive()).await {
                 Ok(Incoming::Close(code, reason)) => return (code, reason),
@@ -169,7 +169,7 @@ async fn lost_mangled_and_repeated_messages_are_repaired_by_the_agent() {
         for _ in 0..10 {
             channel.send(PayloadType::Output, &frame(2, b"0123456789")).await;
         }
-        // Acknowledgements of the client are lost to nobody, those of the agent may be: it does not matter here.
+        // Faults may lose the agent's acknowledgements, but this client does not wait for them.
         while received.len() < 100 {
             let message = channel.message(MessageType::OutputStreamData).await;
             channel.acknowledge(&message).await;
@@ -181,7 +181,7 @@ async fn lost_mangled_and_repeated_messages_are_repaired_by_the_agent() {
     }
 }
 
-/// The bytes in smux frames.
+/// The data in smux frames.
 fn data_of(mut frames: &[u8]) -> Vec<u8> {
     let mut data = Vec::new();
     while let [1, _, low, high, _, _, _, _, rest @ ..] = frames {
@@ -232,12 +232,12 @@ async fn publication_is_paused_and_started_at_will() {
     channel.message(MessageType::PausePublication).await;
     control(&local, "start-publication", "direction=down").await;
     channel.message(MessageType::StartPublication).await;
-    // To the agent a word of the client is as good as start_publication: the client keeps silent.
+    // For the agent, any message from the client means the same as start_publication. Therefore the client sends none.
     channel.send(PayloadType::Output, &frame(0, b"")).await;
     channel.message(MessageType::Acknowledge).await;
     control(&local, "pause-publication", "direction=up").await;
     bell.notify_one();
-    // One message asks whether the client is back after all (DC-12); nothing follows it.
+    // One message probes whether the client is active again (DC-12). No other follows.
     let probe = channel.message(MessageType::OutputStreamData).await;
     assert_eq!(probe.into_payload(), frame(2, b"ring"));
     bell.notify_one();
@@ -346,7 +346,7 @@ async fn a_dial_can_fail_though_somebody_listens() {
     assert_eq!(channel.data().await, (PayloadType::Flag, vec![0, 0, 0, 3].into()));
     let (_, mut channel) = stream(&local).await;
     channel.round_trip().await;
-    // As one that really fails.
+    // The same as for a destination that really fails.
     let (_, mut channel) = Channel::connected(&local, closed_port().await).await;
     channel.send(PayloadType::Output, &frame(0, b"")).await;
     assert_eq!(channel.data().await, (PayloadType::Flag, vec![0, 0, 0, 3].into()));
@@ -475,7 +475,7 @@ async fn faults_that_are_set_reach_sessions_that_live() {
     local.set_faults(ssm_local::Faults::new().with("stall".parse().unwrap())).await;
     channel.send(PayloadType::Output, &frame(2, b"held")).await;
     assert!(channel.is_silent(A_WHILE).await);
-    // What was held goes on; among it may be repetitions.
+    // The held messages are sent on; some of them may be retransmissions.
     local.set_faults(ssm_local::Faults::new()).await;
     while channel.data().await.1 != frame(2, b"held") {}
 }

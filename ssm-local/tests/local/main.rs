@@ -1,4 +1,4 @@
-//! A whole local Session Manager from outside, over its port.
+//! A whole local Session Manager, tested through its port.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 

@@ -1,6 +1,6 @@
 //! The embedded agent answers the official client's recorded messages as the official agent did.
 //!
-//! So it is no mirror of this project's own client: the other end here is a recording.
+//! The other end is a recording, so that the agent is not only tested against this project's own client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +24,10 @@ enum Step {
     Agent(AgentMessage),
 }
 
-/// What one end saw of the other.
+/// What one end received from the other.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The payloads; adjacent bytes of the session are joined, so that it is the same however they are cut.
+    /// The payloads. Adjacent session data is joined, so that it does not depend on how it was split into messages.
     data: Vec<(PayloadType, Vec<u8>)>,
     numbers: BTreeSet<i64>,
     acknowledged: BTreeMap<i64, Vec<u8>>,
@@ -37,12 +37,12 @@ struct Seen {
 #[derive(Debug, PartialEq, Eq)]
 enum Content {
     Bytes(Vec<u8>),
-    /// A smux frame without bytes: its command and its stream.
+    /// A smux frame without data: its command and its stream.
     Frame(u8, u32),
     Flag(Vec<u8>),
 }
 
-/// Takes smux frames apart. All recordings have one stream.
+/// Splits smux frames. All recordings have one stream.
 fn deframe(mut bytes: &[u8], content: &mut Vec<Content>) {
     while let [1, command, low, high, a, b, c, d, rest @ ..] = bytes {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
@@ -64,7 +64,7 @@ impl Seen {
                 self.acknowledged.insert(number, message.payload().to_vec());
             }
             MessageType::ChannelClosed => self.closed = Some(ChannelClosed::decode(message.payload())),
-            // A repetition adds nothing.
+            // Retransmissions do not count.
             MessageType::OutputStreamData if self.numbers.insert(message.sequence_number()) => {
                 match (self.data.last_mut(), message.payload_type()) {
                     (Some((PayloadType::Output, bytes)), PayloadType::Output) => bytes.extend(message.payload()),
@@ -90,7 +90,7 @@ impl Seen {
         content
     }
 
-    /// Grows with what comes in, however it is cut.
+    /// Grows with received data, however it is split.
     fn amount(&self) -> (usize, usize, usize) {
         if self.data.is_empty() {
             return (0, 0, 0);
@@ -118,7 +118,7 @@ impl Recording {
             match (direction, message.message_type()) {
                 ("c2a", MessageType::InputStreamData) => steps.push(Step::Client(unhex(hex))),
                 ("a2c" | "s2c", _) => steps.push(Step::Agent(message)),
-                // Acknowledgements carry ids of messages: ours are made for the messages that come.
+                // Acknowledgements contain message ids, so ours are made for the messages that arrive.
                 _ => {}
             }
         }
@@ -135,7 +135,8 @@ impl Recording {
         seen
     }
 
-    /// Plays the client's part, each message as soon as what had come before it has come again; then listens to the end.
+    /// Plays the client's part. Each message is sent as soon as what had been received before it was received again.
+    /// Then listens until the end.
     async fn play(&self, channel: &mut Channel) -> Seen {
         let (mut recorded, mut seen) = (Seen::default(), Seen::default());
         for step in &self.steps {
@@ -174,7 +175,7 @@ fn unhex(text: &str) -> Bytes {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Replays a recording against each kind of agent; gives what was recorded, what came, and the channel to read on.
+/// Replays a recording against each kind of agent. Returns what was recorded, what was received, and the channel.
 async fn replay(name: &str, profile: Profile, document: &str, parameters: Value) -> (Seen, Seen, Channel, Local) {
     let target = LocalTarget::new(TARGET).agent_version("3.3.0.0");
     let local = Local::builder().target(target).profile(profile).start().await.unwrap();
@@ -185,7 +186,8 @@ async fn replay(name: &str, profile: Profile, document: &str, parameters: Value)
     (recording.seen(), seen, channel, local)
 }
 
-/// All that holds for every recording: the same payloads in the same order, the same handshake, the same acknowledgements.
+/// What must be true for every recording: the same payloads in the same order, the same handshake, the same
+/// acknowledgements.
 fn compare(recorded: &Seen, seen: &Seen, port: u16) {
     let mut request = recorded.json(PayloadType::HandshakeRequest);
     request["RequestedClientActions"][0]["ActionParameters"]["Properties"]["portNumber"] = json!(port.to_string());
@@ -197,7 +199,7 @@ fn compare(recorded: &Seen, seen: &Seen, port: u16) {
     let [ours, theirs] = [seen, recorded].map(|seen| seen.data.iter().map(|(kind, _)| *kind).collect::<Vec<_>>());
     assert_eq!(ours, theirs);
     assert_eq!(seen.content(), recorded.content());
-    // The client's messages are the recorded ones, ids included, so the acknowledgements are the same to the byte.
+    // The client's messages are the recorded ones with their ids, so the acknowledgements are byte for byte the same.
     for (number, acknowledgement) in &recorded.acknowledged {
         assert_eq!(seen.acknowledged[number], *acknowledgement, "acknowledgement of {number}");
     }
@@ -227,7 +229,7 @@ async fn a_refused_connection_is_told_by_flag_and_fin() {
     compare(&recorded, &seen, port);
 }
 
-/// Greets and closes.
+/// Sends a greeting and closes.
 async fn greeter() -> u16 {
     serve(|mut stream| async move { stream.write_all(b"hello from server\n").await.unwrap() }).await
 }
@@ -262,7 +264,7 @@ async fn an_unknown_host_ends_the_session() {
         take(&mut channel, &mut seen).await;
     }
     compare(&recorded, &seen, 19001);
-    // There is no name server to name here.
+    // There is no name server whose name could appear.
     let words = recorded.closed.unwrap().output.replace(" on 10.255.255.53:53", "");
     assert_eq!(seen.closed.unwrap().output, words);
     assert_eq!(local.sessions()[0].state, ssm_local::SessionState::Failed);

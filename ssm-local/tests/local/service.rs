@@ -17,7 +17,7 @@ async fn local() -> Local {
     Local::builder().start().await.unwrap()
 }
 
-/// Whether the service closes the WebSocket with 1008 instead of an agent's handshake.
+/// Whether the service closes the WebSocket with 1008, instead of an agent's handshake.
 async fn is_refused(ticket: &Ticket) -> bool {
     match Channel::open(ticket).await.receive().await {
         Incoming::Close(code, reason) => {
@@ -136,7 +136,7 @@ async fn the_agent_sends_nothing_while_the_client_is_away() {
     let lost = channel.message(MessageType::OutputStreamData).await;
     channel.close().await;
     reaches(&local, SessionState::Disconnected).await;
-    // An agent that were not told would repeat the message many times in this time, each time more rarely.
+    // An agent that was not told would retransmit the message many times in this time, at growing intervals.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut channel = Channel::open(&ticket).await;
     let returned = tokio::time::Instant::now();
@@ -260,7 +260,7 @@ async fn shutdown_tells_every_client() {
     assert_eq!((one, other), (String::new(), String::new()));
 }
 
-/// Keeps what is logged.
+/// Keeps the log output.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -281,7 +281,7 @@ async fn no_token_is_ever_logged() {
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
-    // This thread's only, and so this test's: its runtime has no other.
+    // Applies only to this thread, and so to this test, because its runtime has no other thread.
     let guard = tracing::subscriber::set_default(subscriber);
     let local = local().await;
     let port = echo().await;

@@ -1,4 +1,4 @@
-//! A client of the tests' own: the protocol's client side over a plain WebSocket.
+//! A client for the tests: the protocol's client side over a plain WebSocket.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ use crate::http::send_signed;
 
 /// Nothing here takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// The node of a local Session Manager that was given none.
+/// The node of a local Session Manager for which none is configured.
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 pub(crate) const SHELL: &str = "SSM-SessionManagerRunShell";
 pub(crate) const INTERACTIVE: &str = "AWS-StartInteractiveCommand";
@@ -39,7 +39,7 @@ pub(crate) async fn call(local: &Local, operation: &str, body: Value) -> (u16, V
     (status, serde_json::from_str(&answer).unwrap())
 }
 
-/// What StartSession gives.
+/// The answer of StartSession.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) session_id: String,
@@ -56,7 +56,7 @@ pub(crate) async fn start(local: &Local, target: &str, document: &str, parameter
     Ticket { session_id: text("SessionId"), target: target.into(), url: text("StreamUrl"), token: text("TokenValue") }
 }
 
-/// A data channel: the WebSocket, opened with the token.
+/// A data channel: the WebSocket, after the token was sent.
 pub(crate) async fn open(ticket: &Ticket) -> WebSocketStream<TcpStream> {
     let authority = ticket.url.strip_prefix("ws://").unwrap().split('/').next().unwrap();
     let stream = TcpStream::connect(authority).await.unwrap();
@@ -71,7 +71,7 @@ pub(crate) fn builder() -> LocalBuilder {
     Local::builder().shell("/bin/sh")
 }
 
-/// Waits until the first session is over, and gives it.
+/// Waits until the first session is over, and returns it.
 pub(crate) async fn ended(local: &Local) -> SessionInfo {
     let wait = async {
         while local.sessions()[0].is_active() {
@@ -87,7 +87,7 @@ pub(crate) async fn terminate(local: &Local, ticket: &Ticket) {
     assert_eq!(status, 200);
 }
 
-/// One session's client, and what it saw.
+/// One session's client, and what it received.
 pub(crate) struct Client<'a> {
     local: &'a Local,
     session: Session,
@@ -95,7 +95,7 @@ pub(crate) struct Client<'a> {
     stream: Option<StreamId>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
-    /// Every chunk, as the messages cut it.
+    /// Every chunk, as split by the messages.
     pub(crate) chunks: Vec<Bytes>,
     pub(crate) exit_code: Option<i64>,
     pub(crate) message: String,
@@ -138,12 +138,13 @@ impl<'a> Client<'a> {
         self.session.resize(TerminalSize { cols, rows });
     }
 
-    /// Sends this after what is still to be sent, as fast as the session takes it.
+    /// Queues this input; it is sent as fast as the session accepts it.
     pub(crate) fn type_in(&mut self, text: impl AsRef<[u8]>) {
         self.to_type = [&self.to_type, text.as_ref()].concat().into();
     }
 
-    /// Runs until the standard output has this text, behind what an earlier call found; drops it with all before it.
+    /// Runs until the standard output contains this text after what an earlier call found. Removes it and everything
+    /// before it.
     pub(crate) async fn expect(&mut self, text: &str) {
         let find = |client: &Self| client.stdout.windows(text.len()).position(|window| window == text.as_bytes());
         self.run_until(text, |client| find(client).is_some()).await;
@@ -151,7 +152,7 @@ impl<'a> Client<'a> {
         self.stdout.drain(..end);
     }
 
-    /// Runs to the session's end; gives what it says about it.
+    /// Runs until the session's end. Returns the text of the end.
     pub(crate) async fn end(&mut self) -> String {
         self.run_until("the end", |client| client.closed.is_some()).await;
         self.closed.clone().unwrap()
@@ -174,7 +175,7 @@ impl<'a> Client<'a> {
         String::from_utf8_lossy(&self.stdout).into_owned() + &String::from_utf8_lossy(&self.stderr)
     }
 
-    /// Waits for a message or a time-out.
+    /// Waits for a message or a timeout.
     async fn step(&mut self) {
         let at = self.session.poll_timeout().map_or_else(|| Instant::now() + PATIENCE, |timeout| timeout.at);
         tokio::select! {
@@ -245,7 +246,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Checks that a session ended as it should.
+/// Checks that a session ended as expected.
 pub(crate) async fn assert_ended(local: &Local, state: SessionState, details: &str) {
     let session = ended(local).await;
     assert_eq!((session.state, session.details.as_str()), (state, details));

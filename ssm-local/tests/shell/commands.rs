@@ -9,7 +9,7 @@ use crate::client::{Client, NON_INTERACTIVE, assert_ended, builder, terminate};
 
 const SEPARATE: &str = "Own-Separate";
 
-/// A document as AWS's, but with the outputs apart.
+/// A document like AWS's, but with separate outputs.
 fn separate(properties: Value) -> String {
     let mut system = json!({ "commands": "{{ command }}", "separateOutputStream": "true" });
     system.as_object_mut().unwrap().extend(properties.as_object().unwrap().clone());
@@ -138,7 +138,7 @@ async fn a_terminated_command_takes_its_group_along() {
     let local = local().await;
     let directory = tempfile::tempdir().unwrap();
     let (mark, path) = (directory.path().join("alive"), directory.path().display());
-    // It makes a file again and again, and ignores the polite signal; so does its child.
+    // The command creates a file repeatedly and ignores SIGHUP; so does its child.
     let script = format!("trap \"\" HUP; cd {path}; echo ready; (while :; do : > alive; sleep 0.02; done) & wait");
     let (ticket, mut client) =
         Client::start(&local, SEPARATE, json!({ "command": [format!("sh -c '{script}'")] })).await;

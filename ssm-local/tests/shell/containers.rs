@@ -114,7 +114,7 @@ async fn what_can_t_be_executed_is_refused_by_name() {
         (json!({ "interactive": false }), "InvalidParameterException"),
         (json!({ "task": "no-such-task" }), "InvalidParameterException"),
         (json!({ "container": "no-such-container" }), "InvalidParameterException"),
-        // Which of the two?
+        // The task has two containers, so a name is needed.
         (json!({ "container": null }), "InvalidParameterException"),
         (json!({ "task": "task-2", "container": "job" }), "InvalidParameterException"),
         (json!({ "task": "task-3", "container": null }), "TargetNotConnectedException"),
@@ -150,7 +150,7 @@ async fn services_and_tasks_are_listed_and_described() {
     assert_eq!(described["tasks"][0]["containers"][0]["managedAgents"], json!([]));
     assert_eq!(described["tasks"][1]["containers"][0]["managedAgents"][0]["lastStatus"], "STOPPED");
     assert_eq!(described["failures"][0]["arn"], "gone");
-    // Containers are no managed nodes.
+    // Containers are not managed nodes.
     let (_, nodes) = call(&local, "AmazonSSM.DescribeInstanceInformation", json!({})).await;
     assert_eq!(nodes["InstanceInformationList"].as_array().unwrap().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Sessions that are encrypted, and the KMS API.
+//! Encrypted sessions, and the KMS API.
 
 use serde_json::{Value, json};
 use ssm_local::{KmsFault, Local, SessionState};

@@ -1,4 +1,4 @@
-//! Shells, commands, encryption and containers of a local Session Manager, from outside, over its port.
+//! Shells, commands, encryption and containers of a local Session Manager, tested through its port.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 

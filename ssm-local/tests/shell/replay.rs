@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 use crate::client::{INTERACTIVE, NON_INTERACTIVE, PATIENCE, SHELL, TARGET, builder, open, start};
 
-/// What the agent said: pieces of one kind joined, since terminals cut as they like.
+/// The agent's output. Adjacent pieces of one kind are joined, because a terminal may split them anywhere.
 #[derive(Debug, Default)]
 struct Said {
     pieces: Vec<(PayloadType, Vec<u8>)>,
     next: i64,
     acknowledged: BTreeMap<i64, Bytes>,
-    /// The first message that came too late for an answer: the session was over.
+    /// The first message that arrived too late for an answer: the session was over.
     late: Option<i64>,
     closed: Option<String>,
 }
@@ -58,7 +58,7 @@ impl Said {
         self.pieces.iter().filter(|(kind, _)| is_handshake(*kind)).count()
     }
 
-    /// Not the handshake, which has times in it.
+    /// Without the handshake, which contains times.
     fn content(&self) -> Vec<(PayloadType, String)> {
         let content = self.pieces.iter().filter(|(kind, _)| !is_handshake(*kind));
         content.map(|(kind, piece)| (*kind, String::from_utf8(piece.clone()).unwrap())).collect()
@@ -84,7 +84,7 @@ fn recording(name: &str) -> Vec<Step> {
         match (record["dir"].as_str().unwrap(), message.message_type()) {
             ("c2a", MessageType::InputStreamData) => Some(Step::Client(bytes)),
             ("a2c" | "s2c", _) => Some(Step::Agent(message)),
-            // Acknowledgements carry ids of messages: ours are made for the messages that come.
+            // Acknowledgements contain message ids, so ours are made for the messages that arrive.
             _ => None,
         }
     };
@@ -95,7 +95,7 @@ fn unhex(text: &str) -> Bytes {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Takes the next message in, and answers it as a client has to.
+/// Handles the next message, and answers it as a client has to.
 async fn take(socket: &mut WebSocketStream<TcpStream>, said: &mut Said) {
     let message = socket.next().await.expect("a WebSocket").unwrap();
     let Message::Binary(bytes) = message else { return };
@@ -107,7 +107,7 @@ async fn take(socket: &mut WebSocketStream<TcpStream>, said: &mut Said) {
     }
 }
 
-/// Plays the client's part, each message as soon as what had come before it has come again.
+/// Plays the client's part. Each message is sent as soon as what had been received before it was received again.
 async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Said, Said) {
     let (mut recorded, mut said) = (Said::default(), Said::default());
     for step in steps {
@@ -118,7 +118,7 @@ async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Said,
                     take(socket, &mut said).await;
                 }
                 let number = AgentMessage::decode(message.clone()).unwrap().sequence_number();
-                // As the official client: until it is acknowledged, again.
+                // Like the official client, retransmits until it is acknowledged.
                 while said.awaits(number) {
                     socket.send(Message::Binary(message.clone())).await.unwrap();
                     let answered = async {
@@ -140,7 +140,7 @@ async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Said,
     (recorded, said)
 }
 
-/// Replays a recording against each kind of agent and compares all that does not depend on the machine.
+/// Replays a recording against each kind of agent and compares everything that does not depend on the machine.
 async fn replay(name: &str, document: &str, parameters: Value) {
     for profile in [Profile::Fast, Profile::Real] {
         let own = json!({
@@ -164,14 +164,15 @@ async fn replay(name: &str, document: &str, parameters: Value) {
         let mut socket = open(&ticket).await;
         let steps = recording(name);
         let (recorded, said) = timeout(PATIENCE, play(&mut socket, &steps)).await.expect("the recording's end");
-        // Who runs it is the machine's business.
+        // The user's name depends on the machine.
         let user = |content: Vec<(PayloadType, String)>| -> Vec<_> {
             let plain = |text: String| text.replace("ssm-user", "USER").replace("# ", "$ ");
             content.into_iter().map(|(kind, text)| (kind, plain(text))).collect()
         };
         assert_eq!(user(said.content()), user(recorded.content()), "{name} {profile:?}");
         assert_eq!(said.closed, recorded.closed);
-        // The client's messages are the recorded ones, ids included, so the acknowledgements are the same to the byte.
+        // The client's messages are the recorded ones with their ids, so the acknowledgements are byte for byte the
+        // same.
         let end = said.late.unwrap_or(i64::MAX);
         assert!(said.acknowledged.iter().eq(recorded.acknowledged.range(..end)), "{name}: {said:?}");
     }

@@ -1,4 +1,4 @@
-//! HTTP calls of the tests' own, signed with the credentials that a local Session Manager gives out.
+//! HTTP calls for the tests, signed with the credentials of a local Session Manager.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// Nothing on loopback takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A request with these headers and what HTTP needs; gives the status and the body.
+/// Sends a request with these headers and those that HTTP needs. Returns the status and the body.
 pub(crate) async fn send(local: &Local, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
     let host = if headers.to_ascii_lowercase().contains("host:") {
@@ -33,7 +33,7 @@ pub(crate) async fn send(local: &Local, method: &str, path: &str, headers: &str,
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// The same, signed for a service with the credentials that `signer` gives out.
+/// The same, signed for a service with the credentials of `signer`.
 pub(crate) async fn send_signed(
     local: &Local,
     signer: &Local,

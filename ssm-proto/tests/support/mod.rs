@@ -1,4 +1,4 @@
-//! Reading `testdata`.
+//! Reads `testdata`.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub(crate) fn bytes_of(value: &Value) -> Vec<u8> {
     unhex(value["hex"].as_str().unwrap())
 }
 
-/// The bytes that a text of hexadecimal digits stands for.
+/// Decodes hexadecimal digits.
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
     (0..text.len()).step_by(2).map(digits).collect()

@@ -1,4 +1,4 @@
-//! Starting a session on a node that may still be booting.
+//! Starts a session on a node that may still be booting.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use tokio::time::{Instant, sleep};
 use crate::session::RetryPolicy;
 use crate::{ForwardError, ProviderError, ProviderErrorKind};
 
-/// The pauses between two attempts: the API throttles them.
+/// Delays between two attempts. The API throttles StartSession.
 const PAUSES: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(5) };
 
-/// Starts a session by `start`, and again for as long as `patience` while the target is not connected. A node that boots
-/// comes and goes, so that only a session that starts ends the wait. `waiting` is called once, with what the API answered.
+/// Starts a session by `start`, and repeats that for up to `patience` while the target is not connected. A node that
+/// boots may connect and disconnect, so only a started session ends the wait. `waiting` is called once, with the API's
+/// answer.
 ///
 /// # Errors
-/// That of the last attempt.
+/// The error of the last attempt.
 pub async fn await_target<T, S>(
     target: &str,
     patience: Duration,
@@ -43,8 +44,8 @@ where
     Err(ForwardError::TimedOut(format!("{target} never connected")))
 }
 
-/// Whether to go on waiting. Once it waits, other things that pass do not end it: the API throttles, an agent that was there
-/// is away again.
+/// Whether to continue. Once the wait has begun, other temporary errors do not end it: the API throttles, or an agent
+/// that was connected is not connected any more.
 fn can_pass(error: &ForwardError, waits: bool) -> bool {
     match error {
         ForwardError::Provider(error) => {
@@ -73,7 +74,8 @@ mod tests {
     use super::ProviderErrorKind::{AccessDenied, NotConnected, Throttled};
     use super::*;
 
-    /// Starts that are refused in this order, then succeed: how it ended, how often waiting was told, and the seconds.
+    /// Attempts that are refused in this order, then succeed. Returns the result, how often waiting was reported, and
+    /// the seconds.
     async fn started(kinds: &[ProviderErrorKind], patience: u64) -> (Result<(), ProviderErrorKind>, usize, u64) {
         let (left, mut told, before) = (Mutex::new(kinds.iter().rev().collect::<Vec<_>>()), 0, Instant::now());
         let start = || {

@@ -1,4 +1,4 @@
-//! The limit of open files. Connections leave some to the sessions, which could not reconnect without.
+//! The limit of open files. Connections leave some descriptors to the sessions, which otherwise could not reconnect.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,24 +7,24 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::{Duration, Instant};
 
-/// How many are left to the sessions, unless that were too large a part of all.
+/// Number of descriptors reserved for sessions, unless it is too large a part of the limit.
 const RESERVE: u64 = 32;
 const RESERVED_PART: u64 = 4;
-/// A lack is new if there was none for so long.
+/// A shortage is reported again if there was none for this long.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// How many open files this process may have; `None`: as many as it likes.
+/// The limit of open files of this process; `None`: no limit.
 fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Whether only the reserve is left, as this new descriptor shows: it is the lowest number that was free.
+/// Whether only the reserve is left. This new descriptor tells, because it is the lowest number that was free.
 pub(crate) fn is_of_reserve(descriptor: &impl AsRawFd) -> bool {
     let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
     limit().is_some_and(|limit| is_beyond(number, limit))
 }
 
-/// Whether only the reserve is left, as a copy of this descriptor would show.
+/// Whether only the reserve is left, as determined by a copy of this descriptor.
 pub(crate) fn are_scarce(any: &impl AsFd) -> bool {
     any.as_fd().try_clone_to_owned().map_or(true, |copy| is_of_reserve(&copy))
 }
@@ -34,14 +34,14 @@ pub(crate) fn is_lack(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Tells that connections wait for descriptors, once until there was none of it for a while.
+/// Reports that connections wait for descriptors, once per shortage.
 #[derive(Debug, Default)]
 pub(crate) struct Lack {
     last: Option<Instant>,
 }
 
 impl Lack {
-    /// There are none left for a further connection. Gives what to tell, if it is new.
+    /// There are no descriptors for a further connection. Returns the warning, if the shortage is new.
     pub(crate) fn tell(&mut self, connections: u64) -> Option<String> {
         let now = Instant::now();
         let is_new = self.last.replace(now).is_none_or(|last| now >= last + TELL_AGAIN);

@@ -1,4 +1,4 @@
-//! Why forwarding failed, by who is to blame.
+//! Why forwarding failed. The variants tell which part is at fault.
 
 use crate::ProviderError;
 use crate::session::DialError;
@@ -7,12 +7,12 @@ use crate::session::DialError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForwardError {
-    /// The local socket can't be had.
+    /// The local socket cannot be opened.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// What was asked for.
+        /// The requested address.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The API refused.
@@ -24,7 +24,7 @@ pub enum ForwardError {
     /// The agent refused or misbehaved.
     #[error("{0}")]
     Agent(String),
-    /// `wait_ready`: the remote port does not answer.
+    /// `wait_ready`: the remote port does not accept connections.
     #[error("{0}")]
     RemoteRefused(String),
     /// It took longer than `connect_timeout`.

@@ -1,4 +1,4 @@
-//! What a forwarder tells about itself.
+//! What a forwarder reports.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,11 +12,12 @@ pub enum ForwardEvent {
         /// The managed node.
         target: String,
     },
-    /// The target is not connected; it is waited for ([`ForwardConfig::wait_connected`](crate::ForwardConfig::wait_connected)).
+    /// The target is not connected; the forwarder waits for it
+    /// ([`ForwardConfig::wait_connected`](crate::ForwardConfig::wait_connected)).
     AwaitingTarget {
-        /// What StartSession answered.
+        /// StartSession's answer.
         cause: String,
-        /// How long it is waited for at most.
+        /// Maximum duration of the wait.
         patience: Duration,
     },
     /// The API granted a session; its data channel is being opened.
@@ -24,20 +25,21 @@ pub enum ForwardEvent {
         /// The session's id.
         session_id: String,
     },
-    /// The agent completed the handshake (and, if asked for, the remote port answered): connections are served.
+    /// The agent completed the handshake and, if requested, the remote port accepted a connection: the forwarder
+    /// accepts connections.
     Ready {
-        /// Where the forwarder listens, with the real port.
+        /// The listening address, with the actual port.
         local: LocalAddr,
         /// The session's id.
         session_id: String,
-        /// What the agent says its version is.
+        /// The version that the agent reports.
         agent_version: String,
-        /// How long it took since the start.
+        /// Time since the start.
         elapsed: Duration,
     },
     /// A local program connected.
     ConnectionOpened {
-        /// Counts from 1 per forwarder.
+        /// The connection's number, from 1 for each forwarder.
         connection: u64,
         /// The program's address; `None` for a Unix socket.
         peer: Option<SocketAddr>,
@@ -55,62 +57,63 @@ pub enum ForwardEvent {
         /// `None`: both ends finished; otherwise what went wrong.
         error: Option<String>,
     },
-    /// The data channel is gone; the session may live on and is being resumed.
+    /// The data channel is lost. The session may still exist and is being resumed.
     Reconnecting {
         /// What happened.
         cause: String,
-        /// Counts from 1 since the last time it was connected.
+        /// The attempt's number, from 1 since the data channel was lost.
         attempt: u32,
-        /// The wait before this attempt.
+        /// Delay before this attempt.
         delay: Duration,
     },
-    /// The data channel is back, nothing was lost.
+    /// The data channel is connected again; nothing was lost.
     Reconnected {
-        /// How long it was away.
+        /// Duration of the outage.
         outage: Duration,
     },
-    /// A session is gone for good; connections that used it are reset.
+    /// A session is permanently gone; connections that used it are reset.
     SessionLost {
         /// The session's id.
         session_id: String,
         /// Why.
         reason: String,
-        /// How many connections used it. With none, the next connection starts a new session.
+        /// Number of connections that used it. If there was none, the next connection starts a new session.
         connections: usize,
     },
     /// A new session is about to be started.
     Restarting {
-        /// Why: what ended the last one, or the last attempt.
+        /// Why the last session, or the last attempt, ended.
         cause: String,
-        /// Counts from 1 since the last session that lived.
+        /// The attempt's number, from 1 since the last session that was in use.
         attempt: u32,
-        /// The wait before this attempt.
+        /// Delay before this attempt.
         delay: Duration,
     },
-    /// A new session serves connections.
+    /// A new session accepts connections.
     Restarted {
         /// Its id.
         session_id: String,
-        /// How long there was none.
+        /// How long there was no session.
         outage: Duration,
     },
-    /// Another session serves connections, because they would have had to share the others: [`crate::PoolSize::Auto`].
+    /// A further session accepts connections, which otherwise would have had to share the others:
+    /// [`crate::PoolSize::Auto`].
     SessionAdded {
         /// Its id.
         session_id: String,
-        /// How many there are now.
+        /// Present number of sessions.
         sessions: usize,
-        /// The most that there may be.
+        /// Maximum number of sessions.
         max: usize,
     },
-    /// A text from the far side that the person should see.
+    /// A text from the far side for the user.
     Message {
         /// One or more lines.
         text: String,
     },
-    /// Something that was asked for can't be had, or a connection holds up others; the forwarder goes on.
+    /// Something requested is not possible, or a connection holds up others; the forwarder continues.
     Warning {
-        /// What.
+        /// The warning.
         text: String,
     },
     /// The forwarder ended.

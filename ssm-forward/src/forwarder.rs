@@ -1,4 +1,4 @@
-//! A local socket whose connections travel through a session.
+//! A local socket whose connections are carried by sessions.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,30 +21,30 @@ use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
 use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, SessionStream, StartRequest, StreamSender};
 
-/// Knobs of a [`Forwarder`].
+/// Settings of a [`Forwarder`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ForwardConfig {
-    /// Before [`ForwardEvent::Ready`], see that the remote port takes a connection. Default: false.
+    /// Check that the remote port accepts a connection before [`ForwardEvent::Ready`] is reported. Default: false.
     pub wait_ready: bool,
-    /// How long StartSession, the data channel, the handshake and `wait_ready` may take together. Default: 30 s.
+    /// Timeout for StartSession, the data channel, the handshake and `wait_ready` together. Default: 30 s.
     pub connect_timeout: Duration,
-    /// How long the first session is tried again while the target is not connected; each attempt has `connect_timeout`.
-    /// Default: zero, not at all.
+    /// How long starting the first session is repeated while the target is not connected. Each attempt has
+    /// `connect_timeout`. Default: zero, no repetition.
     pub wait_connected: Duration,
-    /// After a local program ends its sending side: how long the far side may be silent before the connection is given up and
-    /// reset. Only silence counts in which the far side would have been heard. Default: 30 s.
+    /// After a local program ends its sending side: how long the far side may be silent before the connection is given
+    /// up and reset. Silence counts only while the far side could have been heard. Default: 30 s.
     pub linger: Duration,
-    /// A connection that has had no answer for so long gets a warning, at most one a minute. Default: 10 s.
+    /// A connection without an answer causes a warning after this time, at most once a minute. Default: 10 s.
     pub answer_patience: Duration,
-    /// Largest payload of one message towards the agent, in bytes. Default: 1024, what the official client sends.
+    /// Maximum payload of a message to the agent, in bytes. Default: 1024, like the official client.
     pub max_payload: usize,
-    /// Keep sessions from timing out while nothing is forwarded, where the session multiplexes: old agents can't be kept.
-    /// Default: false, the idle time-out keeps its meaning.
+    /// Prevent the idle timeout of sessions while nothing is forwarded. This needs multiplexing, which old agents do
+    /// not support. Default: false, the idle timeout applies.
     pub keep_alive: bool,
     /// How many sessions there are, and what happens when one is gone.
     pub pool: PoolConfig,
-    /// The session's own knobs; `linger` and `max_payload` above take precedence.
+    /// The session's own settings. `linger` and `max_payload` above take precedence.
     pub session: SessionConfig,
 }
 
@@ -77,29 +77,29 @@ pub struct ForwarderBuilder {
 }
 
 impl ForwarderBuilder {
-    /// Sets the knobs.
+    /// Sets the configuration.
     pub fn config(mut self, config: ForwardConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// Serves with a session that is there already, instead of starting one. Once it is gone, a new one is started from the
-    /// request unless the configuration says otherwise.
+    /// Uses an existing session instead of starting one. Once it is gone, a new one is started from the request, unless
+    /// the configuration says otherwise.
     pub fn session(mut self, session: Arc<Session>) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Calls `f` on everything that happens. It must not block.
+    /// Calls `f` for each event. It must not block.
     pub fn on_event(mut self, f: impl Fn(ForwardEvent) + Send + Sync + 'static) -> Self {
         self.on_event = Arc::new(f);
         self
     }
 
-    /// Binds the local socket. No session is started yet, so that nothing is left behind when the port is taken.
+    /// Binds the local socket. No session is started yet, so that nothing is left behind if the port is in use.
     ///
     /// # Errors
-    /// [`ForwardError::Listen`] if the address can't be had.
+    /// [`ForwardError::Listen`] if it cannot listen on the address.
     pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
         let failed = |source| ForwardError::Listen { address: listen.to_string(), source };
         program::prepare();
@@ -111,7 +111,7 @@ impl ForwarderBuilder {
     }
 }
 
-/// One local socket whose connections travel through a pool of sessions.
+/// One local socket whose connections are carried by a pool of sessions.
 pub struct Forwarder {
     provider: Arc<dyn SessionProvider>,
     request: StartRequest,
@@ -130,27 +130,27 @@ impl std::fmt::Debug for Forwarder {
 }
 
 impl Forwarder {
-    /// Begins to build a forwarder that gets its sessions from `provider`.
+    /// Returns a builder for a forwarder that gets its sessions from `provider`.
     pub fn builder(provider: Arc<dyn SessionProvider>, request: StartRequest) -> ForwarderBuilder {
         let config = ForwardConfig::default();
         ForwarderBuilder { provider, request, session: None, config, on_event: Arc::new(|_| {}) }
     }
 
-    /// Where it listens, with the real port.
+    /// The listening address, with the actual port.
     pub fn local_addr(&self) -> LocalAddr {
         self.local_addr.clone()
     }
 
-    /// Live figures; clones see the same.
+    /// Current statistics. Clones see the same values.
     pub fn stats(&self) -> ForwardStats {
         self.stats.clone()
     }
 
-    /// Starts the session and serves connections until `shutdown` completes or the session is lost for good. The session
-    /// is terminated on every way out, also when the future is dropped.
+    /// Starts the session and accepts connections until `shutdown` completes or the session is permanently lost. The
+    /// session is terminated in any case, even if the future is dropped.
     ///
     /// # Errors
-    /// Whatever ended it, except `shutdown`.
+    /// What ended it, except `shutdown`.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
         let outcome = self.run_inner(shutdown).await;
         let reason = match &outcome {
@@ -186,7 +186,7 @@ impl Forwarder {
             let _ = ready.send(());
         };
         let serve = async {
-            // Before it is ready, connections wait in the listener's queue.
+            // Until the session is ready, connections wait in the listener's backlog.
             let _ = is_ready.await;
             self.serve(&pool).await
         };
@@ -217,7 +217,7 @@ impl Forwarder {
         }
     }
 
-    /// Accepts connections for ever.
+    /// Accepts connections. Never returns.
     async fn serve(&self, pool: &Arc<Pool>) -> Infallible {
         let mut connections = JoinSet::new();
         let unanswered = Arc::new(Unanswered::new(self.request.destination(), self.config.answer_patience));
@@ -247,13 +247,14 @@ impl Forwarder {
         }
     }
 
-    /// Waits until there are descriptors for another connection; meanwhile the next ones wait in the listener's queue.
+    /// Waits until there are descriptors for another connection. In the meantime, new connections wait in the
+    /// listener's backlog.
     async fn wait_for_room(&self, connections: &mut JoinSet<()>, lack: &mut Lack) {
         while !self.listener.has_room() {
             if let Some(text) = lack.tell(self.stats.snapshot().connections_open) {
                 self.emit(ForwardEvent::Warning { text });
             }
-            // Whatever else in this process may close a file.
+            // Other parts of this process may close files too.
             tokio::select! {
                 Some(_) = connections.join_next() => {}
                 () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -261,7 +262,7 @@ impl Forwarder {
         }
     }
 
-    /// One accepted connection, to be run.
+    /// The future of one accepted connection.
     fn connection(
         &self,
         unanswered: Arc<Unanswered>,
@@ -282,7 +283,7 @@ impl Forwarder {
     }
 }
 
-/// A document that does not take the offered host or port has its own. Says so where they are others.
+/// A document that does not accept the offered host or port has its own. Returns a warning if they differ.
 fn other_destination(request: &StartRequest, session: &Session) -> Option<String> {
     let Some(SessionType::Port(properties)) = session.session_type() else { return None };
     let offered = |name: &str| request.offered.get(name)?.first().map(String::as_str);
@@ -304,18 +305,18 @@ fn other_destination(request: &StartRequest, session: &Session) -> Option<String
     (!differences.is_empty()).then(text)
 }
 
-/// Whether a host is the node itself, as it sees it.
+/// Whether a host is the node itself, from its own point of view.
 fn is_node(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Well within the shortest idle time-out, which is a minute.
+/// Well below the shortest idle timeout, which is a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// The wait after an accept that failed.
+/// Delay after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// One local connection; counts as open until it is dropped.
+/// One local connection. It counts as open until it is dropped.
 struct Connection {
     number: u64,
     stats: ForwardStats,
@@ -356,7 +357,7 @@ impl Connection {
         }
     }
 
-    /// Warns if the destination leaves this connection without an answer.
+    /// Warns if this connection gets no answer from the destination.
     async fn watch(&self, sender: &StreamSender) -> Infallible {
         let told = self.unanswered.watch(self.number, || self.stats.bytes_down(), || sender.is_connected()).await;
         if let Some(text) = told {

@@ -1,8 +1,9 @@
 //! Forwards ports through AWS Session Manager sessions.
 //!
-//! [`Forwarder`] is the whole job: a local socket whose connections reach a port behind a managed node. [`Session`] is the
-//! piece for tools of one's own: streams to that port, without a local socket. Sessions come from a [`SessionProvider`]:
-//! [`AwsProvider`] calls the API, [`TicketProvider`] takes a session that somebody else started.
+//! [`Forwarder`] is the complete solution: a local socket whose connections reach a port behind a managed node.
+//! [`Session`] is the building block for other tools: streams to that port, without a local socket. Sessions come from
+//! a [`SessionProvider`]: [`AwsProvider`] calls the API, [`TicketProvider`] uses a session that another program
+//! started.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -31,7 +32,7 @@
 //! # }
 //! ```
 //!
-//! A stream without a local socket, for a database driver that takes any `AsyncRead + AsyncWrite`:
+//! A stream without a local socket, for a database driver that accepts any `AsyncRead + AsyncWrite`:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -66,7 +67,7 @@ pub use awaiting::await_target;
 pub use error::ForwardError;
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
-/// Of [`SessionProvider::sign_upgrade`].
+/// For [`SessionProvider::sign_upgrade`].
 pub use http::HeaderMap;
 pub use listener::ListenAddr;
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
@@ -83,5 +84,5 @@ pub use session::{
 pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
-/// Of [`SessionProvider::sign_upgrade`].
+/// For [`SessionProvider::sign_upgrade`].
 pub use url::Url;

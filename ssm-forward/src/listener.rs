@@ -21,9 +21,9 @@ use crate::program::Program;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ListenAddr {
-    /// A TCP address; port 0 picks one.
+    /// A TCP address; port 0 means any free port.
     Tcp(SocketAddr),
-    /// A Unix socket, made with access for the user alone. One that nobody listens on any more is replaced.
+    /// A Unix socket that only the user can access. A stale socket file is replaced.
     Unix(PathBuf),
 }
 
@@ -74,7 +74,7 @@ impl Listener {
         }
     }
 
-    /// Whether there are descriptors for another connection, and some left for the sessions.
+    /// Whether there are descriptors for another connection, without those reserved for sessions.
     pub(crate) fn has_room(&self) -> bool {
         !match self {
             Self::Tcp(listener) => descriptors::are_scarce(listener),
@@ -91,8 +91,9 @@ impl Drop for Listener {
     }
 }
 
-/// A Unix socket that nobody else can connect to, from its first moment on: a connection that was made before its mode is set
-/// would stay. The mask is the whole process's; for a moment other files are made with fewer rights, never with more.
+/// Creates a Unix socket that nobody else can connect to, from its first moment on. A connection made before the mode
+/// is set would remain. The mask applies to the whole process: for a moment, other files are created with fewer rights,
+/// never with more.
 fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
     static MASKED: Mutex<()> = Mutex::new(());
     let _alone = MASKED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +105,8 @@ fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// A socket that nobody listens on is what a process left behind that was killed. Other files refuse connections too.
+/// A socket that nobody listens on was left behind by a killed process. Other kinds of files refuse connections too, so
+/// the type is checked.
 async fn remove_if_stale(path: &PathBuf) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     match UnixStream::connect(path).await {
@@ -137,7 +139,7 @@ impl Local {
         }
     }
 
-    /// Whether it took a descriptor that was meant for the sessions.
+    /// Whether it uses a descriptor that is reserved for sessions.
     pub(crate) fn is_of_reserve(&self) -> bool {
         match self {
             Self::Tcp(stream) => descriptors::is_of_reserve(stream),
@@ -145,7 +147,7 @@ impl Local {
         }
     }
 
-    /// Who is at the other end, for [`Program::gone`].
+    /// The program at the other end, for [`Program::gone`].
     pub(crate) fn program(&self) -> Program {
         match self {
             Self::Tcp(stream) => Program::new(stream.peer_addr().ok().zip(stream.local_addr().ok())),
@@ -153,7 +155,7 @@ impl Local {
         }
     }
 
-    /// Both ends are done: closing is no reset any more.
+    /// Both directions are complete: closing is no longer a reset.
     pub(crate) fn finish(self) {
         if let Self::Tcp(stream) = self {
             reset_on_close(&stream, false);
@@ -161,9 +163,9 @@ impl Local {
     }
 }
 
-/// Whatever closes the socket before it is finished, the end of this process included, sends RST, so that no program takes
-/// what it got for everything. A Unix socket has no such thing; its program sees a reset only if it had sent something that
-/// was not read.
+/// Whatever closes the socket before the connection is complete, including the end of this process, then sends RST. So
+/// a program cannot mistake an incomplete transfer for a complete one. A Unix socket has no RST; its program sees a
+/// reset only if it had sent something that was not read.
 fn reset_on_close(stream: &TcpStream, reset: bool) {
     if let Err(error) = SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)) {
         tracing::debug!(%error, "the way of closing a connection cannot be set");

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
-/// When to look, each after the one before; from then on as after the last.
+/// Delays before the checks; the last one is repeated.
 const LOOKS: [Duration; 6] =
     [Duration::ZERO, millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
 const LAST: Duration = Duration::from_secs(10);
@@ -16,13 +16,13 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// What a look at the system's sockets told.
+/// The result of a check of the system's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux tells"))]
 enum Owner {
-    /// Some process holds the socket.
+    /// A process holds the socket.
     Present,
-    /// None does.
+    /// No process holds the socket.
     Gone,
     /// The system does not tell, or not this time.
     Unknown,
@@ -34,9 +34,9 @@ impl Program {
         Self(ends.filter(|(peer, _)| peer.ip().is_loopback()))
     }
 
-    /// Completes when the program, which ended its sending side, has closed its socket altogether. From TCP alone nobody can
-    /// tell the two apart, but where the program runs on this machine, Linux knows whether its socket still has an owner.
-    /// Elsewhere this never completes.
+    /// Completes when the program, which ended its sending side, has closed its socket completely. TCP does not
+    /// distinguish the two. But if the program runs on this machine, Linux knows whether its socket still has an owner.
+    /// Otherwise this never completes.
     pub(crate) async fn gone(self) {
         let Some((peer, ours)) = self.0 else { return std::future::pending().await };
         for pause in LOOKS.into_iter().chain(std::iter::repeat(LAST)) {
@@ -48,7 +48,7 @@ impl Program {
     }
 }
 
-/// Takes now what [`Program::gone`] needs later, when there may be no descriptor left.
+/// Opens now what [`Program::gone`] needs later, when there may be no descriptor left.
 pub(crate) fn prepare() {
     #[cfg(target_os = "linux")]
     table::prepare();
@@ -72,9 +72,9 @@ fn owner(local: SocketAddr, remote: SocketAddr) -> Owner {
     }
 }
 
-/// Asks the kernel for one socket (`sock_diag`), which takes microseconds however many there are; `/proc/net/tcp` would list
-/// them all. One socket of ours serves the whole process for good: a look must not fail because connections have used all
-/// descriptors up, since it is what finds out which of them are over.
+/// Queries the kernel for one socket (`sock_diag`). This takes microseconds, regardless of the number of sockets;
+/// `/proc/net/tcp` would list them all. One netlink socket serves the whole process permanently: a query must not fail
+/// because connections have used up all descriptors, because it finds out which of them are over.
 #[cfg(target_os = "linux")]
 mod table {
     use std::io;
@@ -106,14 +106,14 @@ mod table {
             None => Kernel::open()?,
         };
         let answer = kernel.has_owner(local, remote);
-        // After a failure nobody knows what is still to come on this socket; it is closed.
+        // After a failure it is unknown what may still arrive on this socket, so it is closed.
         if answer.is_ok() {
             *slot = Some(kernel);
         }
         answer
     }
 
-    /// The kernel, to be asked one question after the other.
+    /// The kernel's socket for queries, one after the other.
     struct Kernel {
         socket: Socket,
         asked: u32,
@@ -124,7 +124,7 @@ mod table {
             let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
             socket.bind_auto()?;
             socket.connect(&KernelAddr::new(0, 0))?;
-            // The answer is there when the question is sent; it is never waited for.
+            // The answer is available when the query has been sent, so reading never waits.
             socket.set_non_blocking(true)?;
             Ok(Self { socket, asked: 0 })
         }

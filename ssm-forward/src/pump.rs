@@ -1,4 +1,4 @@
-//! One local connection, both ways, through one stream.
+//! Copies the data of one local connection in both directions, through one stream.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,24 +12,25 @@ use crate::listener::Local;
 use crate::program::Program;
 use crate::{SessionStream, StreamError};
 
-/// A local program's bytes are taken in pieces of up to so many.
+/// Maximum number of bytes per read from a local program.
 const READ_SIZE: usize = 64 << 10;
-/// A local program is given so much at once, and no more than it: the rest counts as waiting to be read.
+/// Maximum number of bytes taken from the stream for a local program. The rest still counts as unread, so the receive
+/// buffer stays effective.
 const WRITE_SIZE: usize = 128 << 10;
-/// Chunks that go into one write.
+/// Maximum number of chunks per write.
 const WRITE_CHUNKS: usize = 64;
-/// After the far side ended: how long a local program that still talks is listened to, so that closing on it does not
-/// destroy what it has yet to read.
+/// After the far side has ended: how long to continue reading from a local program that still sends. Closing
+/// immediately would reset the connection and destroy data that the program has not read yet.
 const LINGERING_CLOSE: Duration = Duration::from_secs(2);
 
-/// Bytes of one connection, each way, as they pass.
+/// Bytes of one connection in each direction, updated as they pass.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) up: AtomicU64,
     pub(crate) down: AtomicU64,
 }
 
-/// Why a connection did not end well.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PumpError {
     #[error("local program: {0}")]
@@ -38,7 +39,8 @@ pub(crate) enum PumpError {
     Stream(#[from] StreamError),
 }
 
-/// Moves bytes until both ends are finished. On anything else the local program sees a reset, never a clean end.
+/// Copies data until both directions are complete. In all other cases the local program sees a reset, never a clean
+/// end.
 pub(crate) async fn pump(
     mut local: Local,
     stream: SessionStream,
@@ -59,7 +61,7 @@ pub(crate) async fn pump(
     outcome
 }
 
-/// Which way bytes go.
+/// The direction of data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Direction {
     Up,
@@ -83,7 +85,7 @@ async fn both_ways(
                 program.gone().await;
                 Ok(())
             }
-            // The far side is over: what it has to say still counts, what it would hear does not.
+            // The far side is over. Its data still counts; data to it does not.
             Err(PumpError::Stream(_)) => std::future::pending().await,
             Err(local) => Err(local),
         }

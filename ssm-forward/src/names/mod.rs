@@ -1,4 +1,4 @@
-//! How people name what they want to reach: managed nodes, and the services behind them.
+//! The names by which people refer to managed nodes, and to the services behind them.
 
 mod service;
 mod target;

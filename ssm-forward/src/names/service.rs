@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::provider::{ProviderError, ProviderErrorKind};
 
-/// What kind of service a [`ServiceSpec`] names.
+/// The kind of service that a [`ServiceSpec`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ServiceKind {
@@ -37,19 +37,19 @@ impl ServiceKind {
 /// `eks:CLUSTER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// Of what kind it is.
+    /// Its kind.
     pub kind: ServiceKind,
     /// Its identifier.
     pub name: String,
-    /// The endpoint of the readers instead of the writer's.
+    /// Use the readers' endpoint instead of the writer's.
     pub reader: bool,
 }
 
 impl ServiceSpec {
-    /// Reads a service's name; `None` if the text does not begin like one.
+    /// Parses a service's name. Returns `None` if the text does not have a service's prefix.
     ///
     /// # Errors
-    /// It begins like one but is malformed.
+    /// It has a service's prefix but is malformed.
     pub fn of_text(text: &str) -> Option<Result<Self, ProviderError>> {
         let (prefix, rest) = text.split_once(':')?;
         let kind = ServiceKind::ALL.into_iter().find(|kind| kind.prefix() == prefix)?;

@@ -1,4 +1,4 @@
-//! A managed node by what people know of it.
+//! A managed node, by an id or a name.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::provider::{EcsSpec, ProviderError, ProviderErrorKind};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetSpec {
-    /// An id that StartSession takes as it is.
+    /// An id that StartSession accepts unchanged.
     Id(String),
     /// A container of ECS.
     Ecs(EcsSpec),
@@ -36,12 +36,12 @@ pub enum TargetSpec {
 }
 
 impl TargetSpec {
-    /// Whether finding it takes calls of the API.
+    /// Whether API calls are needed to find it.
     pub fn is_name(&self) -> bool {
         !matches!(self, Self::Id(_) | Self::Ecs(_))
     }
 
-    /// Whether its nodes are interchangeable, so that any of them is meant: those of an Auto Scaling group.
+    /// Whether its nodes are interchangeable, so that any of them can be used, as in an Auto Scaling group.
     pub fn means_any(&self) -> bool {
         matches!(self, Self::AutoScalingGroup(_))
     }
@@ -82,7 +82,7 @@ fn is_node_id(text: &str) -> bool {
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// What stands before the colon of an id that is passed as it is.
+/// The part before the colon of an id that is passed unchanged.
 fn is_kind(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

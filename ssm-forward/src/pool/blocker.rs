@@ -1,4 +1,5 @@
-//! A connection that holds up the others of its session. They can't be moved; who waits is to know for whom.
+//! A connection that holds up the others of its session. They cannot be moved, so the warning names the connection that
+//! they wait for.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,19 +10,19 @@ use tokio::time::Instant;
 use super::place::Place;
 use crate::session::StalledEnd;
 
-/// A session that stands still for so long is worth a word.
+/// A session that makes no progress for this long causes a warning.
 const TELL_AFTER: Duration = Duration::from_secs(5);
 
-/// Whose connection a stream is.
+/// The connection that a stream belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
-    /// Counts from 1 per forwarder.
+    /// The connection's number, from 1 for each forwarder.
     pub(crate) connection: u64,
     /// The program's address; `None` for a Unix socket.
     pub(crate) peer: Option<SocketAddr>,
 }
 
-/// A connection that may hold up others, and whether that was told.
+/// A connection that may hold up others, and whether that was reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocking {
     pub(super) caller: Caller,
@@ -37,7 +38,7 @@ pub(super) struct Blocker {
 }
 
 impl Place {
-    /// The connection that holds up others, the first time it is asked for.
+    /// The connection that holds up others, if it was not reported before.
     pub(super) fn new_blocker(&mut self, now: Instant) -> Option<Blocker> {
         let session = self.session.as_ref().filter(|_| self.streams > 1)?;
         let stall = session.stall()?;

@@ -1,8 +1,9 @@
-//! The sessions to one destination: which of them takes a new connection, and when there are more, fewer or new ones.
+//! The sessions to one destination: which of them gets a new connection, and when sessions are added, removed or
+//! replaced.
 //!
-//! Each place in the pool is a [`member`], a task that keeps one session and starts a new one when it is gone. The pool only
-//! counts and chooses ([`state`], [`place`]). Several sessions carry more than one, because the agent's pace is per session, and
-//! a connection that blocks its session blocks no other.
+//! Each pool member ([`member`]) is a task that keeps one session and starts a new one when it is gone. The pool itself
+//! only counts and chooses ([`state`], [`place`]). Several sessions carry more data than one, because the agent's pace
+//! limits each session, and a connection that blocks its session does not block the others.
 
 mod blocker;
 mod member;
@@ -32,14 +33,15 @@ use state::{Limits, Shared};
 pub struct PoolConfig {
     /// How many sessions share the connections. Default: as many as are needed, up to 8.
     pub size: PoolSize,
-    /// Start a new session when one is gone for good (terminated, timed out, its node rebooted). Default: true.
+    /// Start a new session when one is permanently gone (terminated, timed out, its node rebooted). Default: true.
     pub restart: bool,
     /// How long a new connection waits for a session before it is reset. Default: 60 s.
     pub hold: Duration,
-    /// How long a new connection waits for a session that is being started, where the others are busy, before it shares one of
-    /// them. Default: 3 s, about twice what starting a session at AWS takes.
+    /// How long a new connection waits for a session that is being started if the others are busy. After that it shares
+    /// one of them. Default: 3 s, about twice the time to start a session in AWS.
     pub share_after: Duration,
-    /// [`PoolSize::Auto`]: a session beyond the first that had no connection for so long is terminated. Default: 60 s.
+    /// [`PoolSize::Auto`]: a session beyond the first that had no connection for this long is terminated. Default: 60
+    /// s.
     pub retire_after: Duration,
 }
 
@@ -60,13 +62,13 @@ impl Default for PoolConfig {
 /// A connection stays in the session in which it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolSize {
-    /// So many, at least one.
+    /// This many, at least one.
     Fixed(usize),
-    /// One at first, and another for a connection that would have to share: where the others are busy, have just begun, or are
-    /// stuck behind a connection that takes nothing. It waits some seconds for that session. One connection alone never needs
-    /// a second session, however much it moves.
+    /// One at first, and another one for a connection that would have to share: if the others are busy, have just
+    /// begun, or are blocked by a connection that accepts no data. The connection waits some seconds for the new
+    /// session. A single connection never needs a second session, however much data it transfers.
     Auto {
-        /// The most.
+        /// Maximum number of sessions.
         max: usize,
     },
 }
@@ -79,30 +81,31 @@ impl Default for PoolSize {
 
 /// How sessions are started.
 pub(crate) struct Blueprint {
-    /// The first session, if it is there already.
+    /// The first session, if it exists already.
     pub(crate) first: Option<Arc<Session>>,
     pub(crate) provider: Arc<dyn SessionProvider>,
     pub(crate) request: StartRequest,
     pub(crate) session: SessionConfig,
     pub(crate) pool: PoolConfig,
-    /// Starting one may take so long.
+    /// Timeout for starting a session.
     pub(crate) connect_timeout: Duration,
-    /// How long the first may wait for a target that is not connected.
+    /// How long the first session may wait for a target that is not connected.
     pub(crate) wait_connected: Duration,
-    /// See that the remote port takes a connection before the first one counts as ready.
+    /// Check that the remote port accepts a connection before the first session counts as ready.
     pub(crate) wait_ready: bool,
     pub(crate) on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
 }
 
-/// How often the pool looks at how busy its sessions are.
+/// How often the pool measures how busy its sessions are.
 const TICK: Duration = Duration::from_millis(500);
-/// How long the one before may take to be over: who makes one connection after the other needs no second session.
+/// How long to wait for the end of the previous connection: a program that opens one connection after the other does
+/// not need a second session.
 const ENDING: Duration = Duration::from_millis(100);
-/// Sessions that are started at the same time. The API throttles StartSession.
+/// Maximum number of sessions that are started at the same time. The API throttles StartSession.
 const STARTS_AT_ONCE: usize = 4;
-/// How long after a session that could not be had the next is tried.
+/// Delay of the next attempt after a further session could not be started.
 const GROWTH_PAUSE: Duration = Duration::from_secs(30);
-/// The waits between attempts to start a session.
+/// Delays between attempts to start a session.
 const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// The sessions to one destination.
@@ -112,19 +115,19 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool without a session.
+    /// Creates a pool without a session.
     pub(crate) fn new(blueprint: Blueprint) -> Self {
         let PoolConfig { size, hold, share_after, .. } = blueprint.pool;
         let limits = Limits { size, share_after: share_after.min(hold), hold };
         Self { blueprint: Arc::new(blueprint), shared: Arc::new(Shared::new(limits)) }
     }
 
-    /// Starts the first session, calls `on_ready`, and keeps the sessions until `stop` completes or one of them can't go
-    /// on. All are terminated when this returns. What goes wrong with the first is told, not tried again: somebody is
-    /// waiting for it.
+    /// Starts the first session, calls `on_ready`, and keeps the sessions until `stop` completes or one of them cannot
+    /// continue. All sessions are terminated when this returns. A failure to start the first session is returned
+    /// immediately, because somebody waits for it.
     ///
     /// # Errors
-    /// Whatever ended it, except `stop`.
+    /// What ended it, except `stop`.
     pub(crate) async fn run(
         &self,
         on_ready: impl FnOnce(&Session),
@@ -140,7 +143,7 @@ impl Pool {
         match started {
             Ok(session) => on_ready(&session),
             Err(failure) => {
-                // What was granted and is not ready yet is being terminated.
+                // Sessions that were granted but are not ready yet are being terminated.
                 settle().await;
                 return failure.map_or(Ok(()), Err);
             }
@@ -174,7 +177,7 @@ impl Pool {
         }
     }
 
-    /// What has to be looked at again and again.
+    /// Periodic checks.
     fn look(&self) {
         self.shared.measure();
         if let PoolSize::Auto { .. } = self.blueprint.pool.size {
@@ -186,10 +189,11 @@ impl Pool {
         }
     }
 
-    /// A stream of the session that suits a new connection best; waits for one if there is none, or if a better one can be had.
+    /// Opens a stream in the session that is best for a new connection. Waits if there is no session, or if a better
+    /// one can be expected.
     ///
     /// # Errors
-    /// There was none for as long as the configuration says.
+    /// No session was available for as long as the configuration allows.
     pub(crate) async fn open_stream(&self, caller: Caller) -> Result<(SessionStream, StreamLease), StreamError> {
         let began = Instant::now();
         let Limits { share_after, hold, .. } = self.shared.limits;
@@ -217,7 +221,7 @@ impl Pool {
             };
             demand = None;
             match session.open_stream().await {
-                // It ended at this very moment; its member starts another.
+                // It ended at this moment; its member starts another one.
                 Err(StreamError::SessionEnded(_)) if began.elapsed() < hold => drop(lease),
                 outcome => {
                     let stream = outcome?;
@@ -228,7 +232,7 @@ impl Pool {
         }
     }
 
-    /// A source of the sums over all sessions, past and present.
+    /// A source of the totals over all sessions, past and present.
     pub(crate) fn totals(&self) -> impl Fn() -> Totals + Send + Sync + 'static {
         let shared = self.shared.clone();
         move || shared.lock().totals()

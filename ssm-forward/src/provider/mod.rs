@@ -1,4 +1,4 @@
-//! Where sessions come from: the SSM API, or a ticket that somebody else obtained.
+//! Where sessions come from: the SSM API, or a ticket that another program obtained.
 
 mod aws;
 mod named;
@@ -9,7 +9,7 @@ pub use aws::{
     RunningTask, ServiceEndpoint, ServiceSummary, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
-/// Of [`SessionProvider::data_key`].
+/// For [`SessionProvider::data_key`].
 pub use ssm_proto::{DataKey, PlaintextKey};
 pub use ticket::TicketProvider;
 
@@ -26,26 +26,27 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Starts, resumes and terminates sessions, and signs the WebSocket upgrade.
 ///
-/// No AWS type appears here: the forwarder works the same on the real API, a test double, or a ticket that the AWS CLI
-/// already holds.
+/// The trait uses no AWS type: the forwarder works in the same way with the real API, a test double, or a ticket that
+/// the AWS CLI already has.
 pub trait SessionProvider: Send + Sync + 'static {
     /// Starts a new session (the API's StartSession).
     fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>>;
 
-    /// Asks for a fresh token and stream URL for a session that lives (the API's ResumeSession).
+    /// Requests a fresh token and stream URL for an active session (the API's ResumeSession).
     fn resume<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>>;
 
     /// Ends a session (the API's TerminateSession).
     fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
 
-    /// Headers that sign the upgrade request to `url`, with credentials that can be had in a moment.
+    /// Headers that sign the upgrade request to `url`, with credentials that can be obtained quickly.
     ///
-    /// An empty map means that the request goes out unsigned.
+    /// An empty map means that the request is sent unsigned.
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
 
-    /// Headers for an upgrade that went out unsigned and was refused: now they may take long, for a person who is asked, say.
+    /// Headers for an upgrade that was sent unsigned and refused. This call may take long, for example because a person
+    /// is asked.
     ///
-    /// An empty map means that nothing else can be tried, and is what there is without an implementation.
+    /// An empty map means that nothing else can be tried. This is the default implementation.
     fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
         let _ = url;
         Box::pin(async { Ok(HeaderMap::new()) })
@@ -53,8 +54,8 @@ pub trait SessionProvider: Send + Sync + 'static {
 
     /// A new data key for a session that is to be encrypted (KMS's GenerateDataKey, 64 bytes).
     ///
-    /// `key_id` is the KMS key's id, ARN or alias, `context` the encryption context. Without an implementation such sessions
-    /// fail.
+    /// `key_id` is the KMS key's id, ARN or alias, `context` the encryption context. With the default implementation
+    /// such sessions fail.
     fn data_key<'a>(
         &'a self,
         key_id: &'a str,
@@ -70,25 +71,27 @@ pub trait SessionProvider: Send + Sync + 'static {
     }
 }
 
-/// What StartSession is asked for.
+/// The request for StartSession.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartRequest {
-    /// The managed node, for example `i-0123456789abcdef0`. [`AwsProvider`] also takes a container of ECS by the names that
-    /// stay ([`EcsSpec`]), and looks it up for each session: after a deployment another task runs.
+    /// The managed node, for example `i-0123456789abcdef0`. [`AwsProvider`] also accepts a container of ECS by names
+    /// that do not change ([`EcsSpec`]), and looks it up for each session, because after a deployment another task is
+    /// running.
     pub target: String,
     /// The session document; `None` is the account's default shell document.
     pub document: Option<String>,
     /// The document's parameters.
     pub parameters: BTreeMap<String, Vec<String>>,
-    /// Parameters that are sent as far as the document defines them: the service refuses others. [`AwsProvider`] looks the
-    /// document up (`ssm:DescribeDocument`). Where it may not, it offers all of them, then none. Default: none.
+    /// Parameters that are sent only if the document defines them, because the service refuses others. [`AwsProvider`]
+    /// looks the document up (`ssm:DescribeDocument`). If it may not, it sends all of them, and then none. Default:
+    /// none.
     pub offered: BTreeMap<String, Vec<String>>,
     /// Shown in the session's history.
     pub reason: Option<String>,
 }
 
 impl StartRequest {
-    /// Where the session's connections lead, for messages.
+    /// The destination of the session's connections, for messages.
     pub(crate) fn destination(&self) -> String {
         let given = |key| self.parameters.get(key).and_then(|values| values.first()).map(String::as_str);
         match (given("host"), given("portNumber")) {
@@ -100,7 +103,7 @@ impl StartRequest {
     }
 }
 
-/// A session that was granted: its id, where its data channel is, and the token that opens it.
+/// A granted session: its id, the URL of its data channel, and the token that opens it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionTicket {
     /// The session's id, for example `user-0123456789abcdef0`.
@@ -109,7 +112,8 @@ pub struct SessionTicket {
     pub stream_url: String,
     /// Opens the data channel once. A secret.
     pub token: String,
-    /// What StartSession was asked for, if [`StartRequest::target`] is a name that had to be looked up; `None`: the same.
+    /// The target that was passed to StartSession, if [`StartRequest::target`] is a name that had to be looked up;
+    /// `None`: the same.
     pub target: Option<String>,
 }
 
@@ -123,11 +127,11 @@ impl fmt::Debug for SessionTicket {
     }
 }
 
-/// Why the API did not give what was asked.
+/// Why the API refused a request.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{message}")]
 pub struct ProviderError {
-    /// What kind of refusal it was.
+    /// The kind of error.
     pub kind: ProviderErrorKind,
     /// One line: what is wrong and what to do.
     pub message: String,
@@ -146,32 +150,32 @@ impl ProviderError {
     }
 }
 
-/// What kind of refusal a [`ProviderError`] is.
+/// The kind of a [`ProviderError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProviderErrorKind {
     /// No credentials, or none that could be used.
     Credentials,
-    /// The credentials are expired.
+    /// The credentials have expired.
     ExpiredCredentials,
     /// The credentials do not allow the call.
     AccessDenied,
     /// No region is configured.
     Region,
-    /// The configuration can't be used: an endpoint, a bundle of certificates.
+    /// The configuration is invalid: an endpoint, a bundle of certificates.
     Configuration,
     /// The endpoint could not be reached.
     Unreachable,
     /// The API asked to slow down.
     Throttled,
-    /// The API failed (5xx), or answered something that is not an answer.
+    /// The API failed (5xx), or its answer is invalid.
     Service,
     /// The target is unknown or its agent is offline.
     NotConnected,
     /// The session does not exist any more.
     SessionGone,
-    /// Nothing has the name that was asked for.
+    /// Nothing has the requested name.
     NotFound,
-    /// The request itself is refused (document, parameter, target's form).
+    /// The request itself is refused (document, parameter, form of the target).
     Invalid,
 }

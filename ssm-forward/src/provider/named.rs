@@ -1,4 +1,4 @@
-//! Sessions for what has a name: the node and the service are looked up for each session.
+//! Sessions by name: the node and the service are looked up for each session.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,22 @@ use super::{
 };
 use crate::{ServiceSpec, TargetSpec};
 
-/// Through which node a session goes.
+/// The node of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeSource {
-    /// This target, as StartSession takes it or as [`AwsProvider`] looks it up.
+    /// This target, as StartSession accepts it or as [`AwsProvider`] looks it up.
     Fixed(String),
-    /// Any node of this name that is online: the one of the session before while it is, else the first by id.
+    /// Any node of this name that is online: the node of the previous session while it is one of them, otherwise the
+    /// first by id.
     AnyOf(TargetSpec),
-    /// Any node that is online in the VPC of the service: the one of the session before while it is, else the first by id
-    /// whose agent can forward to other hosts.
+    /// Any node that is online in the VPC of the service: the node of the previous session while it is one of them,
+    /// otherwise the first by id whose agent can forward to other hosts.
     InVpcOfService,
 }
 
-/// A provider whose sessions find their node and their destination by name, anew each time: a tunnel survives the replacement
-/// of its instance, and the move of a database's endpoint to another host.
+/// A provider that looks up the node and the destination by name for each session. A tunnel therefore survives the
+/// replacement of its instance, and the move of a database's endpoint to another host.
 #[derive(Debug)]
 pub struct NamedProvider {
     aws: Arc<AwsProvider>,
@@ -35,44 +36,44 @@ pub struct NamedProvider {
     found: Mutex<Found>,
 }
 
-/// What the last look brought.
+/// The result of the last lookup.
 #[derive(Debug, Default)]
 struct Found {
     last: Option<Destination>,
-    /// No session was started with it yet.
+    /// No session has been started with it yet.
     is_fresh: bool,
 }
 
-/// What a session leads to.
+/// The destination of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Destination {
-    /// The managed node, as StartSession takes it.
+    /// The managed node, as StartSession accepts it.
     pub node: String,
-    /// What is known of the node, if it was looked up.
+    /// Information about the node, if it was looked up.
     pub details: Option<Node>,
-    /// The service behind it, if one was asked for.
+    /// The service behind it, if one was requested.
     pub service: Option<ServiceEndpoint>,
 }
 
 impl NamedProvider {
-    /// A provider over `aws`. With a service, its host and port replace the parameters `host` and `portNumber` of each
-    /// request. Calls nothing yet.
+    /// Creates a provider that uses `aws`. With a service, its host and port replace the parameters `host` and
+    /// `portNumber` of each request. No call is made yet.
     pub fn new(aws: Arc<AwsProvider>, source: NodeSource, service: Option<ServiceSpec>) -> Self {
         Self { aws, source, service, found: Mutex::default() }
     }
 
-    /// Looks up where the next session will go. The session that is started next uses the answer without asking again.
+    /// Looks up the destination of the next session. The next started session uses the result without another lookup.
     ///
     /// # Errors
-    /// Nothing has the name, no node of it is online, or what the API refuses.
+    /// Nothing has the name, or no node of it is online; the API's errors.
     pub async fn find(&self) -> Result<Destination, ProviderError> {
         let found = self.look_up().await?;
         *self.found() = Found { last: Some(found.clone()), is_fresh: true };
         Ok(found)
     }
 
-    /// Where the session that is about to start goes.
+    /// The destination of the session that is about to start.
     async fn destination(&self) -> Result<Destination, ProviderError> {
         if let Found { last: Some(last), is_fresh: fresh @ true } = &mut *self.found() {
             *fresh = false;
@@ -124,7 +125,7 @@ impl NamedProvider {
     }
 }
 
-/// The node of the session before while it is online, else the first one that is.
+/// The node of the previous session while it is online, otherwise the first one that is.
 pub(super) fn choose<'a>(nodes: &'a [Node], previous: Option<&str>) -> Option<&'a Node> {
     let mut online = nodes.iter().filter(|node| node.online);
     let same = previous.and_then(|id| online.clone().find(|node| node.id == id));
@@ -138,7 +139,7 @@ impl SessionProvider for NamedProvider {
             let mut request = StartRequest { target: node.clone(), ..request.clone() };
             if let Some(service) = service {
                 for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
-                    // A document of the user's own gets only what it defines.
+                    // A user's own document gets only the parameters that it defines.
                     let is_offered = request.offered.contains_key(name);
                     let place = if is_offered { &mut request.offered } else { &mut request.parameters };
                     place.insert(name.to_owned(), vec![value]);

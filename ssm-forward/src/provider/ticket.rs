@@ -1,4 +1,4 @@
-//! A session that somebody else started.
+//! A session that another program started.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,15 +8,15 @@ use url::Url;
 
 use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
 
-/// Hands out one ticket that somebody else got from StartSession; everything after that is the API's business, if there is
-/// access to it.
+/// Provides one ticket that another program got from StartSession. Everything after that is done by the API, if there
+/// is access to it.
 pub struct TicketProvider {
     ticket: Mutex<Option<SessionTicket>>,
     api: Option<Arc<dyn SessionProvider>>,
 }
 
 impl TicketProvider {
-    /// `api` resumes, terminates and signs; without it the session ends with its first WebSocket.
+    /// `api` resumes, terminates and signs. Without it the session ends with its first WebSocket.
     pub fn new(ticket: SessionTicket, api: Option<Arc<dyn SessionProvider>>) -> Self {
         Self { ticket: Mutex::new(Some(ticket)), api }
     }

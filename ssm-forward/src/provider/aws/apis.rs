@@ -1,4 +1,4 @@
-//! What calling any service beside SSM takes: endpoints follow from one configuration.
+//! Clients of services other than SSM. Their endpoints follow from one configuration.
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
@@ -6,7 +6,7 @@ use super::settings::Settings;
 use super::signed::{Service, SignedApi};
 use super::{ProviderError, endpoint, http};
 
-/// Makes the services' clients when they are needed: most sessions need none.
+/// Creates the services' clients when they are needed. Most sessions need none.
 #[derive(Clone, Debug)]
 pub(super) struct Apis {
     pub(super) settings: Settings,
@@ -15,7 +15,7 @@ pub(super) struct Apis {
 }
 
 impl Apis {
-    /// A client of `service`. Calls nothing yet.
+    /// Creates a client of `service`. No call is made yet.
     ///
     /// # Errors
     /// No endpoint of the service is known in the region.

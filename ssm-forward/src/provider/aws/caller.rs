@@ -1,11 +1,11 @@
-//! Who calls.
+//! The caller's identity.
 
 use serde::Deserialize;
 
 use super::query::STS;
 use super::{AwsProvider, ProviderError};
 
-/// Whose credentials are in use, as STS knows them.
+/// The owner of the credentials in use, according to STS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Caller {
@@ -16,7 +16,7 @@ pub struct Caller {
 }
 
 impl AwsProvider {
-    /// Asks STS who calls (GetCallerIdentity, which needs no permission).
+    /// Asks STS for the caller's identity (GetCallerIdentity, which needs no permission).
     ///
     /// # Errors
     /// There are no credentials, they are not valid, or STS cannot be reached.

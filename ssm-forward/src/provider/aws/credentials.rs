@@ -1,4 +1,4 @@
-//! Who calls: credentials as the AWS CLI finds them, but never old ones.
+//! The caller's credentials, found in the same way as by the AWS CLI, but never expired ones.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,13 +21,13 @@ use super::person::Person;
 use super::source::{Selected, Source, Sso, option};
 use super::{AwsCredentials, BoxFuture, ProviderError, process, role, variable};
 
-/// An instance's metadata service answers at once, or this is no instance.
+/// On an instance, the metadata service answers quickly. If it does not, this is not an instance.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
-/// A service that gives credentials may take so long. A credential process and a person have limits of their own.
+/// Timeout for a service that issues credentials. A credential process and a person have limits of their own.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Signing the upgrade is the better way, not the only one: it waits less.
+/// Signing the upgrade is preferred but not necessary, so the timeout is shorter.
 const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Credentials that end this soon are not used any more.
+/// Credentials that expire within this time are not used any more.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// Where credentials come from.
@@ -36,7 +36,7 @@ pub(super) struct CredentialsSource {
     given: Option<Credentials>,
     selected: Selected,
     surroundings: Surroundings,
-    /// The last answer. Who waits for it waits for the same answer: a person is asked once.
+    /// The last result. Concurrent callers wait for the same one, so that a person is asked once.
     held: tokio::sync::Mutex<Option<Held>>,
     remedy: Mutex<Option<String>>,
 }
@@ -66,16 +66,16 @@ impl CredentialsSource {
         &*self.surroundings.person
     }
 
-    /// What to do when the credentials are no good.
+    /// What to do if the credentials are not accepted.
     pub(super) fn remedy(&self) -> String {
         let remedy = self.remedy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         remedy.unwrap_or_else(|| "get other credentials and try again".to_owned())
     }
 
-    /// Which credentials are meant, as a person would say it.
+    /// A description of the credentials for a person.
     ///
     /// # Errors
-    /// As [`CredentialsSource::current`], as far as it can be known without asking for them.
+    /// As for [`CredentialsSource::current`], as far as it can be known without getting the credentials.
     pub(super) async fn describe(&self) -> Result<String, ProviderError> {
         match self.given {
             Some(_) => Ok("given by the program".to_owned()),
@@ -83,11 +83,11 @@ impl CredentialsSource {
         }
     }
 
-    /// The credentials to call with. The files are read again each time, so that a login since the last time counts; what
-    /// was expensive to get is kept until it expires.
+    /// The credentials for a call. The files are read each time, so that a login in the meantime counts. Credentials
+    /// that were expensive to get are kept until they expire.
     ///
     /// # Errors
-    /// There are none, or they can't be had.
+    /// There are none, or they cannot be obtained.
     pub(super) async fn current(&self) -> Result<Credentials, ProviderError> {
         if let Some(given) = &self.given {
             return Ok(given.clone());
@@ -105,16 +105,16 @@ impl CredentialsSource {
     /// New credentials after the service refused `expired`.
     ///
     /// # Errors
-    /// As [`CredentialsSource::current`].
+    /// As for [`CredentialsSource::current`].
     pub(super) async fn renewed(&self, expired: &Credentials) -> Result<Credentials, ProviderError> {
         self.held.lock().await.take_if(|held| held.credentials.access_key_id() == expired.access_key_id());
         self.current().await
     }
 
-    /// What can be had without a person and in a moment; `None` if that is nothing.
+    /// Credentials that can be obtained quickly and without a person; `None` if that is not possible.
     ///
     /// # Errors
-    /// As [`CredentialsSource::current`], or it takes too long.
+    /// As for [`CredentialsSource::current`], or it takes too long.
     pub(super) async fn at_hand(&self) -> Result<Option<Credentials>, ProviderError> {
         if self.given.is_none() {
             let source = self.source().await?;
@@ -141,7 +141,7 @@ pub(super) fn is_good(credentials: &Credentials) -> bool {
     credentials.expiry().is_none_or(|end| end > SystemTime::now() + MARGIN)
 }
 
-/// The SDK's signer panics on what no header can carry, the second line of a value, say.
+/// The SDK's signer panics on values that are not valid in a header, for example with several lines.
 fn sendable(credentials: Credentials, source: &Source) -> Result<Credentials, ProviderError> {
     let plain = |text: &str| HeaderValue::from_str(text).is_ok();
     if plain(credentials.access_key_id()) && credentials.session_token().is_none_or(plain) {
@@ -249,7 +249,7 @@ impl Surroundings {
 
 const METADATA_ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 
-/// The last place to look is an instance's metadata service: what it says where it is switched off helps nobody.
+/// The instance's metadata service is tried last. On a machine without it, its error would help nobody.
 fn none(selected: &Selected) -> String {
     match selected {
         Selected::Explicit(name) => {

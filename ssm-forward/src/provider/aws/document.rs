@@ -1,4 +1,4 @@
-//! Which parameters a session document takes.
+//! Which parameters a session document accepts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,19 +7,19 @@ use aws_credential_types::Credentials;
 use super::{AwsProvider, called_by};
 use crate::{ProviderError, ProviderErrorKind, StartRequest};
 
-/// As StartSession takes them.
+/// In StartSession's form.
 pub(super) type Parameters = BTreeMap<String, Vec<String>>;
 
-/// What to start a session with.
+/// The parameters to start a session with.
 pub(super) struct Ways {
     pub(super) first: Parameters,
-    /// If the service refuses the first.
+    /// To be used if the service refuses the first ones.
     pub(super) otherwise: Option<Parameters>,
 }
 
 impl AwsProvider {
-    /// What was asked for and, of what was offered, what the document defines. Where nobody may look into the document: all,
-    /// or else none of what was offered.
+    /// The requested parameters and those of the offered ones that the document defines. If the document cannot be
+    /// read: first all offered ones, then none.
     pub(super) async fn ways(&self, request: &StartRequest, credentials: &Credentials) -> Result<Ways, ProviderError> {
         let asked = request.parameters.clone();
         let mut offered = request.offered.clone();
@@ -36,7 +36,7 @@ impl AwsProvider {
                 tracing::debug!(%error, document, "nobody knows the document's parameters");
                 Some(asked.clone())
             }
-            // A document that is not there: StartSession says so too.
+            // If the document does not exist, StartSession returns the error too.
             Err(error) if error.kind == ProviderErrorKind::Invalid => None,
             Err(error) => return Err(error),
         };
@@ -53,7 +53,7 @@ impl AwsProvider {
     }
 }
 
-/// Both ways were refused, and which of them was the right one is not known.
+/// Both attempts were refused, and it is not known which of them was right.
 pub(super) fn both(refused: &ProviderError, error: ProviderError) -> ProviderError {
     let message = format!("{}; with none but the parameters given: {}", refused.message, error.message);
     ProviderError { message, ..error }

@@ -1,4 +1,4 @@
-//! The containers of ECS's services as targets: the name that Session Manager knows one by holds the ids of the task and the
+//! Containers of ECS services as targets. Session Manager's id of a container contains the ids of the task and the
 //! runtime, which change with each deployment.
 
 use std::fmt;
@@ -10,27 +10,27 @@ use super::errors::invalid;
 use super::json::ECS;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
 
-/// A container by the names that stay: `ecs:CLUSTER/SERVICE` or `ecs:CLUSTER/SERVICE/CONTAINER`. A task's id may stand in the
-/// place of the service.
+/// A container by names that do not change: `ecs:CLUSTER/SERVICE` or `ecs:CLUSTER/SERVICE/CONTAINER`. The id of a task
+/// may be used instead of the service.
 ///
-/// [`AwsProvider::resolve_ecs`] finds the task and the container that run.
+/// [`AwsProvider::resolve_ecs`] finds the running task and container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EcsSpec {
     /// The cluster's name.
     pub cluster: String,
-    /// The service's name; `None` is any of the cluster's tasks, or that of [`EcsSpec::task`].
+    /// The service's name; `None` means any of the cluster's tasks, or the one of [`EcsSpec::task`].
     pub service: Option<String>,
-    /// A task's id; `None` is the newest one.
+    /// A task's id; `None` means the newest one.
     pub task: Option<String>,
-    /// The container's name; `None` is the only one.
+    /// The container's name; `None` means the only one.
     pub container: Option<String>,
 }
 
-/// A container in a list of them.
+/// A container in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunningTask {
-    /// What finds it.
+    /// The spec that finds it.
     pub spec: EcsSpec,
     /// The task's id.
     pub task: String,
@@ -38,11 +38,11 @@ pub struct RunningTask {
     pub connection: String,
 }
 
-/// A container that runs.
+/// A running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EcsTarget {
-    /// What StartSession takes: `ecs:CLUSTER_TASK_RUNTIME`.
+    /// The target for StartSession: `ecs:CLUSTER_TASK_RUNTIME`.
     pub target: String,
     /// The task's id.
     pub task: String,
@@ -53,11 +53,11 @@ pub struct EcsTarget {
 const PREFIX: &str = "ecs:";
 
 impl EcsSpec {
-    /// Reads a target that a person wrote. `None` is one that StartSession takes as it is: a node's id, or
+    /// Parses a target. Returns `None` if StartSession accepts it unchanged: a node's id, or
     /// `ecs:CLUSTER_TASK_RUNTIME`.
     ///
     /// # Errors
-    /// It begins with `ecs:` but is neither form.
+    /// It begins with `ecs:` but has neither form.
     pub fn of_target(target: &str) -> Result<Option<Self>, ProviderError> {
         match target.strip_prefix(PREFIX) {
             Some(name) if !is_resolved(name) => target.parse().map(Some),
@@ -65,7 +65,7 @@ impl EcsSpec {
         }
     }
 
-    /// What the task is looked for in.
+    /// Where the task is searched, for errors.
     fn place(&self) -> String {
         match (&self.task, &self.service) {
             (Some(task), _) => format!("the task {task} of the ECS cluster {}", self.cluster),
@@ -75,7 +75,7 @@ impl EcsSpec {
     }
 }
 
-/// Whether it has the three parts of `CLUSTER_TASK_RUNTIME`; the cluster's name may hold underscores itself.
+/// Whether it has the three parts of `CLUSTER_TASK_RUNTIME`. The cluster's name may itself contain underscores.
 fn is_resolved(name: &str) -> bool {
     !name.contains('/') && name.rsplitn(3, '_').filter(|part| !part.is_empty()).count() == 3
 }
@@ -120,15 +120,15 @@ impl fmt::Display for EcsSpec {
     }
 }
 
-/// A page is 100 tasks: as many as DescribeTasks takes.
+/// A page has 100 tasks, the maximum of DescribeTasks.
 const MAX_PAGES: usize = 10;
 
 impl AwsProvider {
     /// Finds the newest running task of `spec` and its container.
     ///
     /// # Errors
-    /// There is no such cluster, service, task or container; none runs; ECS Exec is not enabled or its agent is not running;
-    /// the spec fits several containers; the API's own errors.
+    /// There is no such cluster, service, task or container; none is running; ECS Exec is not enabled or its agent is
+    /// not running; the spec matches several containers; the API's own errors.
     pub async fn resolve_ecs(&self, spec: &EcsSpec) -> Result<EcsTarget, ProviderError> {
         let tasks = match &spec.task {
             Some(task) => self.describe(&spec.cluster, std::slice::from_ref(task)).await,
@@ -158,7 +158,7 @@ impl AwsProvider {
     /// The containers of all running tasks in the region's clusters.
     ///
     /// # Errors
-    /// What ECS refuses.
+    /// ECS's errors.
     pub async fn list_ecs(&self) -> Result<Vec<RunningTask>, ProviderError> {
         let clusters: ClusterArns = self.ask(ECS, "ListClusters", &serde_json::json!({})).await?;
         let mut found = Vec::new();
@@ -176,7 +176,7 @@ impl AwsProvider {
     }
 }
 
-/// A refusal of the request says for what.
+/// Adds to an error of the request what was requested.
 fn about(spec: &EcsSpec, error: ProviderError) -> ProviderError {
     match error.kind {
         ProviderErrorKind::Invalid => invalid(format!("{spec}: {}", error.message)),
@@ -192,7 +192,7 @@ fn not_connected(message: String) -> ProviderError {
     ProviderError { kind: ProviderErrorKind::NotConnected, message }
 }
 
-/// The newest task that can be reached. A deployment's first seconds are bridged by the task before.
+/// The newest task that can be reached. During the first seconds of a deployment this is the previous task.
 fn choose(spec: &EcsSpec, mut tasks: Vec<Task>) -> Result<EcsTarget, ProviderError> {
     let place = spec.place();
     tasks.retain(|task| task.last_status == RUNNING);
@@ -231,7 +231,7 @@ fn container(spec: &EcsSpec, task: &Task) -> Result<EcsTarget, ProviderError> {
         names.join(", ")
     };
     let all: Vec<&Container> = task.containers.iter().collect();
-    // What AWS itself adds to a task, for Service Connect or GuardDuty, has no agent.
+    // Containers that AWS itself adds to a task, for Service Connect or GuardDuty, have no agent.
     let with_agent: Vec<&Container> = all.iter().copied().filter(|container| container.agent().is_some()).collect();
     let container = match (&spec.container, with_agent.as_slice()) {
         (Some(name), _) => *all.iter().find(|container| container.name == *name).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Services that speak AWS's JSON 1.1 protocol.
+//! Services with AWS's JSON 1.1 protocol.
 
 use std::fmt::Debug;
 
@@ -17,7 +17,7 @@ use super::{AwsProvider, ProviderError};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonService {
     pub(super) service: Service,
-    /// In `x-amz-target`, before the call.
+    /// The prefix of the call's name in `x-amz-target`.
     target: &'static str,
 }
 
@@ -29,7 +29,7 @@ impl AwsProvider {
     /// Calls `name`.
     ///
     /// # Errors
-    /// As [`super::signed::SignedApi::send`].
+    /// As for [`super::signed::SignedApi::send`].
     pub(super) async fn ask<O>(
         &self,
         service: JsonService,
@@ -54,7 +54,7 @@ fn request(service: JsonService, name: &str, input: &impl Serialize) -> Result<R
         .map_err(|error| not_asked(name, &error))
 }
 
-/// The answer, or why there is none.
+/// Parses the answer, or the error.
 pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>> {
     let body = response.body().bytes().unwrap_or_default();
     if !response.status().is_success() {
@@ -65,7 +65,7 @@ pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, Or
     })
 }
 
-/// The code stands in the header or in `__type`, perhaps between a namespace and a URL: `com.amazonaws.x#Code:http://…`.
+/// The code is in the header or in `__type`, possibly between a namespace and a URL: `com.amazonaws.x#Code:http://…`.
 fn refusal(header: Option<&str>, body: &[u8]) -> ErrorMetadata {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |names: &[&str]| names.iter().find_map(|name| body.get(name)?.as_str());
@@ -113,7 +113,7 @@ mod tests {
         api.prepare(call, request, credentials, SystemTime::UNIX_EPOCH + TIME).unwrap()
     }
 
-    /// The numbers are botocore's for the same request.
+    /// The expected values are botocore's for the same request.
     #[test]
     fn requests_are_signed_as_other_clients_sign_them() {
         let input = json!({"KeyId": "alias/session"});

@@ -17,7 +17,7 @@ const KEY_BYTES: u32 = 64;
 const CALL: &str = "GenerateDataKey";
 
 impl AwsProvider {
-    /// Has KMS make a data key, with the credentials of the session.
+    /// Has KMS create a data key, with the credentials of the session.
     pub(super) async fn data_key(
         &self,
         key_id: &str,

@@ -1,4 +1,4 @@
-//! Sessions from the SSM API, and what they need of KMS and ECS. The only room that knows AWS's SDK.
+//! Sessions from the SSM API, and what they need of KMS and ECS. The only module that uses AWS's SDK.
 
 mod apis;
 mod bounded;
@@ -66,23 +66,24 @@ use self::source::Selected;
 use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
 use crate::transport::{region_of, sigv4};
 
-/// Where the API is and who calls it. What is `None` comes from the environment and the profile, as with every AWS tool.
+/// Where the API is and who calls it. Fields that are `None` come from the environment and the profile, as in every AWS
+/// tool.
 #[derive(Clone, Debug, Default)]
 pub struct AwsConfig {
-    /// A named profile. It goes before credentials in the environment.
+    /// A named profile. It takes precedence over credentials in the environment.
     pub profile: Option<String>,
     /// The region.
     pub region: Option<String>,
     /// The API's endpoint, if it is not AWS's.
     pub endpoint_url: Option<String>,
-    /// Who calls, if it is not whom the environment and the profile say.
+    /// The caller's credentials, if they do not come from the environment or the profile.
     pub credentials: Option<AwsCredentials>,
-    /// Who can be asked for the code of an MFA device, and told what is waited for. `None`: nobody is asked, and the log is
-    /// told.
+    /// Asks a person for the code of an MFA device, and reports what is waited for. `None`: nobody is asked, and
+    /// reports go to the log.
     pub person: Option<Arc<dyn Person>>,
 }
 
-/// Long-lived or temporary credentials, as the AWS tools call their parts.
+/// Long-lived or temporary credentials, with the names that AWS tools use.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AwsCredentials {
     /// `AWS_ACCESS_KEY_ID`.
@@ -104,7 +105,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 3;
 
-/// A variable of the environment. An empty one is not set.
+/// An environment variable. An empty one counts as not set.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -122,14 +123,14 @@ pub struct AwsProvider {
 }
 
 impl AwsProvider {
-    /// Reads the configuration. Calls nothing yet, and looks for no credentials: those are needed, and can fail, with the
-    /// first call.
+    /// Reads the configuration. No call is made, and no credentials are looked up: they are needed, and can fail, at
+    /// the first call.
     ///
     /// # Errors
-    /// No region, a malformed endpoint, a CA bundle that can't be read.
+    /// No region, a malformed endpoint, or an unreadable CA bundle.
     pub async fn new(config: AwsConfig) -> Result<Self, ProviderError> {
         Self::load(config).await.map_err(|error| match error.kind {
-            // Nothing was asked of the API yet.
+            // No request was made yet, so the configuration is invalid.
             ProviderErrorKind::Invalid => ProviderError { kind: ProviderErrorKind::Configuration, ..error },
             _ => error,
         })
@@ -138,7 +139,7 @@ impl AwsProvider {
     async fn load(config: AwsConfig) -> Result<Self, ProviderError> {
         let selected = Selected::new(config.profile.as_deref());
         let files = Files::read().await;
-        // Files that can't be read matter with the first call; a session that somebody else started may need none.
+        // Unreadable files matter only at the first call. A session that another program started may need none.
         let settings = match &files {
             Ok(files) => Settings::new(&config, files, &selected)?,
             Err(error) => Settings::new(&config, &Files::default(), &selected).map_err(|_| error.clone())?,
@@ -157,10 +158,10 @@ impl AwsProvider {
         Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned: AtomicBool::new(false) })
     }
 
-    /// Gets credentials, so that what follows need not wait for a person.
+    /// Gets credentials, so that later calls need not wait for a person.
     ///
     /// # Errors
-    /// There are none, or they can't be had.
+    /// There are none, or they cannot be obtained.
     pub async fn authenticate(&self) -> Result<(), ProviderError> {
         self.credentials.current().await.map(drop)
     }
@@ -234,12 +235,12 @@ impl AwsProvider {
         answer.map(drop).map_err(|error| self.error("TerminateSession", &error))
     }
 
-    /// The profile that was asked for, by the configuration or by the environment.
+    /// The profile that the configuration or the environment selects.
     fn profile_name(&self) -> Option<String> {
         self.selected.asked().map(str::to_owned)
     }
 
-    /// Calls; once more with new credentials if those at hand are expired.
+    /// Makes a call, and repeats it once with new credentials if the present ones have expired.
     async fn renewing<O, F>(&self, call: impl Fn(Credentials) -> F) -> Result<O, ProviderError>
     where
         F: Future<Output = Result<O, ProviderError>>,
@@ -254,7 +255,7 @@ impl AwsProvider {
         }
     }
 
-    /// Signs if it can do so in a moment. What can't be signed goes out unsigned, as the official client's does.
+    /// Signs the upgrade if that is possible quickly. Otherwise it is sent unsigned, as by the official client.
     async fn sign(&self, url: &Url) -> HeaderMap {
         if sigv4::is_presigned(url) {
             return HeaderMap::new();
@@ -276,13 +277,13 @@ impl AwsProvider {
         })
     }
 
-    /// The headers for `url`, in the region where the URL leads.
+    /// The signature's headers for `url`, in the region of the URL.
     fn signed(&self, url: &Url, credentials: Credentials) -> Result<HeaderMap, String> {
         let region = region_of(url).unwrap_or_else(|| self.settings.region.clone());
         sigv4::sign_upgrade(url, &region, credentials, SystemTime::now())
     }
 
-    /// Signs, however long it takes: the service refused what was not signed.
+    /// Signs the upgrade, however long that takes, because the service refused the unsigned one.
     async fn sign_at_any_cost(&self, url: &Url) -> Result<HeaderMap, ProviderError> {
         if sigv4::is_presigned(url) {
             return Ok(HeaderMap::new());
@@ -337,7 +338,7 @@ impl SessionProvider for AwsProvider {
     }
 }
 
-/// SSM's client. Each call brings its own credentials.
+/// SSM's client. Each call has its own credentials.
 fn client(settings: &Settings, http: SharedHttpClient) -> Client {
     let given = settings.ssm_endpoint();
     let mut config = ConfigBuilder::new()
@@ -353,7 +354,7 @@ fn client(settings: &Settings, http: SharedHttpClient) -> Client {
     Client::from_conf(config.build())
 }
 
-/// One call's override of the client's configuration.
+/// Overrides the client's credentials for one call.
 fn called_by(credentials: Credentials) -> ConfigBuilder {
     ConfigBuilder::new().credentials_provider(credentials)
 }

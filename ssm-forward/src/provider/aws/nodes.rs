@@ -1,4 +1,4 @@
-//! Managed nodes by name: what Systems Manager knows of its nodes, and EC2 where it does not know enough.
+//! Managed nodes by name, as known to Systems Manager, and to EC2 if that is not enough.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,11 +19,11 @@ use crate::TargetSpec;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Node {
-    /// What StartSession takes.
+    /// The target for StartSession.
     pub id: String,
-    /// Its Name tag, or the name of its hybrid activation, where that is known.
+    /// Its Name tag, or the name of its hybrid activation, if known.
     pub name: Option<String>,
-    /// What its operating system calls itself.
+    /// The host name that its operating system reports.
     pub computer_name: Option<String>,
     /// Its private address.
     pub address: Option<String>,
@@ -33,23 +33,23 @@ pub struct Node {
     pub agent_version: Option<String>,
     /// Whether sessions can be started on it.
     pub online: bool,
-    /// When its agent was last heard.
+    /// When its agent last contacted the service.
     pub last_ping: Option<SystemTime>,
 }
 
-/// Agents from this version on forward to other hosts than their own: AWS's documentation of
+/// Agents from this version on forward to other hosts, according to AWS's documentation of
 /// AWS-StartPortForwardingSessionToRemoteHost.
 const REMOTE_HOST_VERSION: [u64; 3] = [3, 1, 1374];
 
 impl Node {
-    /// Whether its agent is new enough to forward to other hosts. An unknown version is taken for new.
+    /// Whether its agent is new enough to forward to other hosts. An unknown version counts as new enough.
     pub fn forwards_to_hosts(&self) -> bool {
         let Some(version) = &self.agent_version else { return true };
         let parts: Vec<u64> = version.split('.').map_while(|part| part.parse().ok()).take(3).collect();
         parts.as_slice() >= REMOTE_HOST_VERSION.as_slice()
     }
 
-    /// `online`, or since when it is not.
+    /// `online`, or since when it has been offline.
     pub fn connection(&self) -> String {
         match (self.online, self.last_ping) {
             (true, _) => "online".to_owned(),
@@ -67,9 +67,9 @@ impl fmt::Display for Node {
     }
 }
 
-/// Pages of 50 nodes. An account with more is asked by tag or by id.
+/// A page has 50 nodes. If an account has more, a tag or an id must be used.
 const MAX_PAGES: usize = 40;
-/// The most values of one filter.
+/// Maximum number of values in one filter.
 const MAX_VALUES: usize = 100;
 /// The tag by which EC2 marks the instances of an Auto Scaling group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
@@ -77,13 +77,12 @@ const GROUP_TAG: &str = "aws:autoscaling:groupName";
 const CALL: &str = "DescribeInstanceInformation";
 
 impl AwsProvider {
-    /// The nodes that `spec` names: those that are online first, each part in the order of the ids. Empty: Systems Manager
-    /// knows none.
+    /// The nodes that `spec` names: online ones first, each part ordered by id. Empty if Systems Manager knows none.
     ///
-    /// Asks Systems Manager alone, except for a name or an address that it does not know.
+    /// Queries only Systems Manager, except for a name or an address that it does not know.
     ///
     /// # Errors
-    /// What the API refuses, and a spec that names no node but a container or an id.
+    /// The API's errors, and a spec of a container or an id, which names no node.
     pub async fn find_nodes(&self, spec: &TargetSpec) -> Result<Vec<Node>, ProviderError> {
         let mut nodes = match spec {
             TargetSpec::Tags(tags) => self.nodes_with_tags(tags).await?,
@@ -103,10 +102,10 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// All nodes of the account in the region, in the order of the ids, with their Name tags where EC2 may be asked.
+    /// All nodes of the account in the region, ordered by id, with their Name tags if the caller may query EC2.
     ///
     /// # Errors
-    /// What Systems Manager refuses.
+    /// Systems Manager's errors.
     pub async fn list_nodes(&self) -> Result<Vec<Node>, ProviderError> {
         let mut nodes = self.describe_nodes(Vec::new()).await?;
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
@@ -119,10 +118,10 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// A node of this name that is online: `previous` while it is one of them, else the first by id.
+    /// A node of this name that is online: `previous` while it is one of them, otherwise the first by id.
     ///
     /// # Errors
-    /// There is none, or none that is online; what the API refuses.
+    /// There is none, or none is online; the API's errors.
     pub async fn any_node(&self, spec: &TargetSpec, previous: Option<&str>) -> Result<Node, ProviderError> {
         let nodes = self.find_nodes(spec).await?;
         match choose(&nodes, previous) {
@@ -131,7 +130,7 @@ impl AwsProvider {
         }
     }
 
-    /// Why none of `nodes`, which is what `spec` names, can be used: there is none, or none is online.
+    /// Why none of `nodes`, the nodes that `spec` names, can be used: there is none, or none is online.
     pub async fn no_node(&self, spec: &TargetSpec, nodes: &[Node]) -> ProviderError {
         let place = self.place();
         if !nodes.is_empty() {
@@ -165,10 +164,10 @@ impl AwsProvider {
         }
     }
 
-    /// The nodes that are online in a VPC, in the order of the ids.
+    /// The nodes that are online in a VPC, ordered by id.
     ///
     /// # Errors
-    /// What Systems Manager and EC2 refuse.
+    /// The errors of Systems Manager and EC2.
     pub async fn nodes_in_vpc(&self, vpc: &str) -> Result<Vec<Node>, ProviderError> {
         let instances = self.instances(&[("vpc-id", vpc), ("instance-state-name", "running")]).await?;
         let mut nodes = self.describe_nodes(vec![filter("PingStatus", ["Online"])]).await?;
@@ -178,10 +177,10 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// What EC2 says of instances with this name or address that Systems Manager does not know: `i-… (stopped)`.
+    /// EC2's information about instances with this name or address that Systems Manager does not know: `i-… (stopped)`.
     ///
     /// # Errors
-    /// What EC2 refuses.
+    /// EC2's errors.
     pub async fn unmanaged_instances(&self, spec: &TargetSpec) -> Result<Vec<String>, ProviderError> {
         let address;
         let filters = match spec {
@@ -226,7 +225,7 @@ impl AwsProvider {
         let mut nodes = self.describe_nodes(Vec::new()).await?;
         nodes.retain(|node| node.address.as_deref().and_then(|text| text.parse().ok()) == Some(address));
         match address {
-            // An address other than the first of an instance is known to EC2 alone.
+            // Only EC2 knows the addresses of an instance other than the first.
             IpAddr::V4(_) if nodes.is_empty() => {
                 self.nodes_of_instances(&[("network-interface.addresses.private-ip-address", &address.to_string())])
                     .await
@@ -235,7 +234,7 @@ impl AwsProvider {
         }
     }
 
-    /// The nodes among the instances that EC2 finds. Who may not ask EC2 finds none.
+    /// The managed nodes among the instances that EC2 finds; none if the caller may not query EC2.
     async fn nodes_of_instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Node>, ProviderError> {
         let instances = match self.instances(filters).await {
             Ok(instances) => instances,

@@ -1,16 +1,16 @@
-//! What a provider works with, for a person who wants to know.
+//! The configuration that a provider uses, for a person who wants to know.
 
 use super::errors::invalid;
 use super::{AwsProvider, ProviderError};
 use crate::StreamEndpoint;
 
-/// What an [`AwsProvider`] works with. Nothing in it is secret.
+/// The configuration that an [`AwsProvider`] uses. It contains no secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AwsOrigin {
-    /// The profile that counts; it need not exist.
+    /// The selected profile; it need not exist.
     pub profile: String,
-    /// Where the credentials come from, half a sentence; or why they can't be had.
+    /// Where the credentials come from, half a sentence; or why they cannot be obtained.
     pub credentials: String,
     /// The region.
     pub region: String,
@@ -19,7 +19,7 @@ pub struct AwsOrigin {
 }
 
 impl AwsProvider {
-    /// Tells what it works with. Reads the configuration files, but asks nobody for credentials.
+    /// Returns the configuration in use. Reads the configuration files, but does not get credentials.
     pub async fn origin(&self) -> AwsOrigin {
         AwsOrigin {
             profile: self.selected.name().to_owned(),
@@ -29,17 +29,17 @@ impl AwsProvider {
         }
     }
 
-    /// What is configured to replace the host of stream URLs: `AWS_ENDPOINT_URL_SSMMESSAGES`, or `ssmmessages` in the
+    /// The configured replacement for the host of stream URLs: `AWS_ENDPOINT_URL_SSMMESSAGES`, or `ssmmessages` in the
     /// `services` of the profile.
     ///
     /// # Errors
-    /// It is no endpoint.
+    /// It is not a valid endpoint.
     pub fn stream_endpoint(&self) -> Result<Option<StreamEndpoint>, ProviderError> {
         let refused = |error| invalid(format!("AWS_ENDPOINT_URL_SSMMESSAGES, or the profile's services: {error}"));
         self.settings.stream_endpoint().map(|endpoint| endpoint.parse().map_err(refused)).transpose()
     }
 
-    /// The file of roots to trust that the environment or the profile names.
+    /// The file of trusted roots that the environment or the profile names.
     pub fn ca_bundle(&self) -> Option<&std::path::Path> {
         self.settings.ca_bundle.as_ref().map(|bundle| &*bundle.path)
     }

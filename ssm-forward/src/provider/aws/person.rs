@@ -1,13 +1,13 @@
-//! Who can be asked, and told, while credentials are looked for.
+//! The person who can be asked, and informed, while credentials are obtained.
 
 use std::fmt::Debug;
 use std::io;
 
-/// The person in front of the terminal.
+/// The person at the terminal.
 ///
-/// Some credentials need one: a role wants the code of an MFA device, a `credential_process` wants a key to be touched.
+/// Some credentials need one: a role needs the code of an MFA device, a `credential_process` needs a key to be touched.
 pub trait Person: Debug + Send + Sync {
-    /// Whether questions make sense just now: there is a terminal, and nothing else reads from it. A `credential_process`
+    /// Whether questions are possible now: there is a terminal, and nothing else reads from it. A `credential_process`
     /// may then use the terminal too.
     fn can_answer(&self) -> bool;
 
@@ -17,11 +17,11 @@ pub trait Person: Debug + Send + Sync {
     /// Nobody answers.
     fn ask(&self, question: &str) -> io::Result<String>;
 
-    /// Tells something that need not be answered: one line without its end.
+    /// Shows something that needs no answer: one line without a line end.
     fn tell(&self, text: &str);
 }
 
-/// Nobody is there: what would be told goes into the log.
+/// Nobody is there; messages go to the log.
 #[derive(Debug)]
 pub(super) struct Nobody;
 

@@ -21,15 +21,15 @@ use crate::text::one_line;
 
 /// A person may have to find a key and touch it.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// After so long it is told what is waited for.
+/// After this time the person is told what is waited for.
 const MOMENT: Duration = Duration::from_secs(2);
-/// More than any credentials take.
+/// Longer than any credentials.
 const MAX_OUTPUT: u64 = 64 << 10;
 
 /// Runs the command of a profile.
 ///
-/// While the person can answer, it may use the terminal. Otherwise it is in a session of its own, without a terminal. It does
-/// not outlive this future.
+/// If the person can answer, the command may use the terminal. Otherwise it runs in a session of its own, without a
+/// terminal. It does not outlive this future.
 pub(super) async fn run(profile: &str, command: &str, person: &dyn Person) -> Result<Credentials, ProviderError> {
     let failed = |cause: String| {
         refused(format!(
@@ -60,7 +60,7 @@ pub(super) async fn run(profile: &str, command: &str, person: &dyn Person) -> Re
     read(&output).map_err(failed)
 }
 
-/// The command, which is killed when this is dropped before its end.
+/// The command. It is killed if this is dropped before its end.
 struct Running {
     child: Option<Box<dyn ChildWrapper>>,
     id: Option<Pid>,
@@ -69,8 +69,8 @@ struct Running {
 }
 
 impl Running {
-    /// As the AWS CLI does, without a shell. What other tools pass to one, such as `$HOME/bin/tool`, gets one if there is no
-    /// such program.
+    /// Starts the command without a shell, like the AWS CLI. A command line that other tools pass to a shell, such as
+    /// `$HOME/bin/tool`, gets one if there is no such program.
     fn start(words: &[String], command: &str, on_terminal: bool) -> io::Result<Self> {
         let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut direct = Command::new(program);
@@ -107,7 +107,7 @@ impl Drop for Running {
 }
 
 fn spawn(mut command: Command, on_terminal: bool) -> io::Result<Box<dyn ChildWrapper>> {
-    // What is piped in is meant for the session.
+    // Piped input is meant for the session.
     let typed = on_terminal && io::stdin().is_terminal();
     command.stdin(if typed { Stdio::inherit() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -141,7 +141,7 @@ struct Answer {
 }
 
 fn read(output: &[u8]) -> Result<Credentials, String> {
-    // The parser's own words could quote the secret.
+    // The parser's own text could quote the secret.
     let answer: Answer = serde_json::from_slice(output).map_err(|error| {
         format!(
             "it did not print the JSON object with Version, AccessKeyId and SecretAccessKey (line {}, column {})",

@@ -1,4 +1,4 @@
-//! Services that speak AWS's Query protocol: a form in, XML out.
+//! Services with AWS's Query protocol: form parameters and XML answers.
 
 use std::fmt::Debug;
 
@@ -18,7 +18,7 @@ use super::{AwsProvider, ProviderError};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueryService {
     pub(super) service: Service,
-    /// The date of its model, which each call carries.
+    /// The version of its API, which is a date and is part of each call.
     version: &'static str,
 }
 
@@ -37,10 +37,10 @@ services! {
 }
 
 impl AwsProvider {
-    /// Calls `name` with the parameters, whose lists are spelled out (`Filter.1.Value.1`).
+    /// Calls `name` with the parameters, whose lists are numbered (`Filter.1.Value.1`).
     ///
     /// # Errors
-    /// As [`super::signed::SignedApi::send`].
+    /// As for [`super::signed::SignedApi::send`].
     pub(super) async fn query<O>(
         &self,
         service: QueryService,

@@ -1,4 +1,4 @@
-//! Services that speak AWS's REST-JSON protocol; only what is read with GET.
+//! Services with AWS's REST-JSON protocol, as far as only GET is needed.
 
 use std::fmt::Debug;
 
@@ -14,10 +14,10 @@ pub(super) const EKS: Service = Service { id: "EKS", name: "eks" };
 pub(super) const OPENSEARCH: Service = Service { id: "OpenSearch", name: "es" };
 
 impl AwsProvider {
-    /// Calls `name`: gets `path`, a folder that ends with a slash, and in it what is called `item`.
+    /// Calls `name`: gets `item` in the folder `path`, which ends with a slash.
     ///
     /// # Errors
-    /// As [`super::signed::SignedApi::send`].
+    /// As for [`super::signed::SignedApi::send`].
     pub(super) async fn get<O>(
         &self,
         service: Service,

@@ -16,10 +16,10 @@ use super::source::{Role, option};
 use super::{files, process};
 use crate::{ProviderError, ProviderErrorKind};
 
-/// A person needs so long to find the device and to type.
+/// Time for a person to find the device and to type the code.
 const CODE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the AWS CLI keeps from its own last call, if it is still good.
+/// What the AWS CLI stored after its own last call, if it is still valid.
 pub(super) async fn cached(role: &Role) -> Option<Credentials> {
     let path = files::folder().join("cli/cache").join(format!("{}.json", cache_key(role)));
     let text = tokio::fs::read(path).await.ok()?;
@@ -76,7 +76,7 @@ fn json(text: &str) -> String {
 /// Assumes the role with the credentials of its base.
 ///
 /// # Errors
-/// Its MFA code can't be had, or the service refuses.
+/// There is no MFA code, or the service refuses.
 pub(super) async fn assume(
     role: &Role,
     base: Credentials,

@@ -1,6 +1,6 @@
-//! Signed calls of AWS services without a generated client, on the SDK's own HTTP client, timeouts and retries.
+//! Signed calls of AWS services without a generated client, with the SDK's own HTTP client, timeouts and retries.
 //!
-//! A generated client per service would add minutes to the first build, for a call or two of each.
+//! A generated client per service would add minutes to the first build, for one or two kinds of calls each.
 
 use std::fmt::Debug;
 use std::time::SystemTime;
@@ -27,10 +27,10 @@ use super::{ProviderError, endpoint, retries, timeouts};
 /// A service's names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Service {
-    /// As AWS's models call it (`Auto Scaling`): the variable `AWS_ENDPOINT_URL_AUTO_SCALING` and the profile's key follow
-    /// from it.
+    /// The name in AWS's models (`Auto Scaling`). The variable `AWS_ENDPOINT_URL_AUTO_SCALING` and the profile's key
+    /// are derived from it.
     pub(super) id: &'static str,
-    /// In its endpoint, in the signature and in permissions.
+    /// The name in its endpoint, in the signature and in permissions.
     pub(super) name: &'static str,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct SignedApi {
     http: SharedHttpClient,
 }
 
-/// How an answer becomes a value, or why it does not.
+/// Parses an answer, or returns its error.
 pub(super) type Read<O> = fn(&HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>>;
 
 impl SignedApi {
@@ -52,10 +52,11 @@ impl SignedApi {
         Self { service, endpoint, region, http }
     }
 
-    /// Sends `request`, whose URI is the path and the query only. Neither the answer nor the signature gets into a log.
+    /// Sends `request`, whose URI consists of the path and the query only. Neither the answer nor the signature is
+    /// logged.
     ///
     /// # Errors
-    /// The endpoint is malformed or cannot be reached, the service refuses, or its answer cannot be read.
+    /// The endpoint is malformed or cannot be reached, the service refuses, or its answer cannot be parsed.
     pub(super) async fn send<O>(
         &self,
         name: &'static str,
@@ -89,12 +90,12 @@ impl SignedApi {
         operation.invoke(request).await.map_err(|error| api_error(&self.named(name, &remedy), &error))
     }
 
-    /// What the errors say about a call.
+    /// The description of a call for errors.
     pub(super) fn named<'a>(&'a self, name: &'a str, remedy: &'a str) -> Call<'a> {
         Call { service: self.service.name, name, endpoint: &self.endpoint, remedy }
     }
 
-    /// The signed request, still without its host: the orchestrator puts the endpoint before the path.
+    /// The signed request, still without its host: the orchestrator adds the endpoint in front of the path.
     pub(super) fn prepare(
         &self,
         name: &str,
@@ -144,7 +145,7 @@ pub(super) fn not_asked(name: &str, error: &dyn std::fmt::Display) -> ProviderEr
     invalid(format!("{name} could not be asked: {error}"))
 }
 
-/// An answer that is malformed at `place`. The parsers' own words may quote the answer, which may be a secret.
+/// An answer that is malformed at `place`. The parsers' own texts may quote the answer, which may be a secret.
 pub(super) fn malformed(place: &str) -> OrchestratorError<ErrorMetadata> {
     OrchestratorError::response(place.to_owned().into())
 }

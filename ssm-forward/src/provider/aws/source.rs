@@ -1,4 +1,4 @@
-//! Which credentials are meant: the decision of the AWS CLI, made from the environment and the files alone.
+//! Which credentials are used: the decision of the AWS CLI, made from the environment and the files alone.
 
 use aws_credential_types::Credentials;
 
@@ -7,10 +7,10 @@ use super::files::{Files, Profile, credentials_file, places};
 use super::variable;
 use crate::ProviderError;
 
-/// Where credentials come from. Two that are equal give the same credentials, as far as the files can tell.
+/// Where credentials come from. Equal sources give the same credentials, as far as the files tell.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Source {
-    /// They are written down.
+    /// They are given directly.
     Keys { place: String, keys: Credentials },
     /// A command prints them.
     Process { profile: String, command: String },
@@ -46,14 +46,14 @@ pub(super) struct Role {
     pub(super) session_name: Option<String>,
     pub(super) mfa_serial: Option<String>,
     pub(super) duration: Option<i32>,
-    /// Who assumes it.
+    /// The credentials that assume it.
     pub(super) base: Source,
 }
 
-/// Which profile counts.
+/// The selected profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selected {
-    /// It was asked for by name: the environment's credentials do not count.
+    /// It was requested by name: the environment's credentials do not count.
     Explicit(String),
     /// A variable names it, or it is `default`.
     Implicit(String),
@@ -75,12 +75,12 @@ impl Selected {
         }
     }
 
-    /// The name, if it was asked for.
+    /// The name, if it was requested.
     pub(super) fn asked(&self) -> Option<&str> {
         Some(self.name()).filter(|name| matches!(self, Self::Explicit(_)) || *name != DEFAULT)
     }
 
-    /// Callers that know no profile pass `default`, be there such a profile or not.
+    /// Callers without a profile pass `default`, whether or not that profile exists.
     fn is_default(&self) -> bool {
         self.name() == DEFAULT
     }
@@ -91,10 +91,10 @@ fn of_environment() -> Option<String> {
 }
 
 impl Source {
-    /// Decides as the AWS CLI does.
+    /// Decides like the AWS CLI.
     ///
     /// # Errors
-    /// A profile that is asked for is not there, or what it says is not enough.
+    /// A requested profile does not exist, or is incomplete.
     pub(super) fn choose(files: &Files, selected: &Selected) -> Result<Self, ProviderError> {
         let explicit = matches!(selected, Selected::Explicit(_));
         let name = selected.name();
@@ -122,7 +122,7 @@ impl Source {
         Ok(if container.iter().any(|name| variable(name).is_some()) { Self::Container } else { Self::Metadata })
     }
 
-    /// Whether it may take a person, or as long as it likes, to get them.
+    /// Whether getting them may need a person, or take arbitrarily long.
     pub(super) fn may_take_long(&self) -> bool {
         match self {
             Self::Process { .. } => true,
@@ -131,7 +131,7 @@ impl Source {
         }
     }
 
-    /// What it is, for a person: half a sentence.
+    /// A description for a person: half a sentence.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Keys { place, .. } => format!("keys in {place}"),
@@ -152,7 +152,7 @@ impl Source {
         }
     }
 
-    /// What to do when the credentials are no good.
+    /// What to do if the credentials are not accepted.
     pub(super) fn remedy(&self) -> String {
         match self {
             Self::Keys { place, .. } if place == ENVIRONMENT => {
@@ -203,14 +203,14 @@ fn unknown(name: &str, files: &Files) -> String {
     format!("there is no AWS profile {name:?} in {}, {there}", places())
 }
 
-/// Follows profiles that build on each other.
+/// Follows profiles that refer to each other.
 struct Chain<'a> {
     files: &'a Files,
     seen: Vec<String>,
 }
 
 impl Chain<'_> {
-    /// `None` if the profile says nothing about credentials.
+    /// `None` if the profile contains nothing about credentials.
     fn of_profile(&mut self, name: &str) -> Result<Option<Source>, ProviderError> {
         let nothing = Profile::default();
         let profile = self.files.profile(name).unwrap_or(&nothing);
@@ -220,7 +220,7 @@ impl Chain<'_> {
         self.own(name, profile)
     }
 
-    /// What a profile has without building on another.
+    /// The credentials of a profile that do not refer to another one.
     fn own(&self, name: &str, profile: &Profile) -> Result<Option<Source>, ProviderError> {
         if let Some(token_file) = profile.get("web_identity_token_file") {
             let role_arn = required(name, profile, "role_arn", "web_identity_token_file")?;
@@ -287,7 +287,7 @@ impl Chain<'_> {
         })
     }
 
-    /// Who assumes the role of a profile.
+    /// The credentials that assume the role of a profile.
     fn base(&mut self, name: &str, profile: &Profile) -> Result<Source, ProviderError> {
         match (profile.get("source_profile"), profile.get("credential_source")) {
             (Some(_), Some(_)) => Err(wrong(name, "has both source_profile and credential_source: one must go")),

@@ -1,4 +1,4 @@
-//! IAM database authentication: a token in the place of a password.
+//! IAM database authentication: a token in place of a password.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -12,11 +12,11 @@ use zeroize::Zeroizing;
 use super::{AwsProvider, ProviderError, ServiceEndpoint};
 use crate::ProviderErrorKind;
 
-/// A password for one database user, made of the caller's credentials. A secret.
+/// A password for one database user, derived from the caller's credentials. A secret.
 #[derive(Clone)]
 pub struct DatabaseToken {
     text: Zeroizing<String>,
-    /// Until when a connection can be opened with it; connections that are open then stay open.
+    /// Until when a connection can be opened with it. Open connections are not affected.
     pub expires: SystemTime,
 }
 
@@ -33,16 +33,16 @@ impl fmt::Debug for DatabaseToken {
     }
 }
 
-/// As long as RDS takes one. It ends with the credentials if those end sooner.
+/// The longest time that RDS accepts a token. It expires with the credentials if those expire earlier.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// What botocore leaves as it is.
+/// The characters that botocore does not escape.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl AwsProvider {
-    /// A token with which `user` can log in to the database of RDS at `service`. Signed here, without a call of AWS.
+    /// A token with which `user` can log in to the RDS database at `service`. It is signed here, without a call of AWS.
     ///
-    /// The database must have IAM authentication enabled, `user` must be granted it, and the credentials need
-    /// `rds-db:connect`: RDS checks all of it when the client logs in.
+    /// The database must have IAM authentication enabled, `user` must be allowed to use it, and the credentials need
+    /// `rds-db:connect`. RDS checks all of this when the client logs in.
     ///
     /// # Errors
     /// There are no credentials.
@@ -84,7 +84,7 @@ fn token(
         .map_err(|error| error.to_string())?;
     let (instructions, _) = sign(request, &params).map_err(|error| error.to_string())?.into_parts();
     let (_, mut query) = instructions.into_parts();
-    // In the order in which botocore writes them.
+    // In botocore's order.
     query.sort_by_key(|(name, _)| (*name == "X-Amz-Signature", *name == "X-Amz-Security-Token", *name));
     let query: Vec<_> =
         query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, UNRESERVED))).collect();
@@ -107,7 +107,7 @@ mod tests {
         token(HOST, "eu-west-1", user, credentials, SystemTime::UNIX_EPOCH + NOW).unwrap()
     }
 
-    /// The expectations are botocore's, for the same clock and credentials.
+    /// The expected values are botocore's, for the same clock and credentials.
     #[test]
     fn it_is_byte_for_byte_what_botocore_makes() {
         let start = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260101%2Feu-west-1%2Frds-db%2F\

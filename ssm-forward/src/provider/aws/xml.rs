@@ -1,8 +1,8 @@
-//! The shape of lists in the Query protocol's XML.
+//! The structure of lists in the Query protocol's XML.
 
 use serde::Deserialize;
 
-/// A list whose elements stand in one of its own, whatever their elements are called: `item`, `member`, `DBInstance`.
+/// A list whose entries are in an element of their own, with any name: `item`, `member`, `DBInstance`.
 #[derive(Debug, Deserialize)]
 pub(super) struct List<T> {
     #[serde(rename = "$value", default = "Vec::new")]

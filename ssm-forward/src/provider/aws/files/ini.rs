@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-/// The keys of a section, in lower case, and their values. The lines of a value that has several are joined by `\n`.
+/// The keys of a section, in lower case, and their values. The lines of a multi-line value are joined by `\n`.
 pub(super) type Keys = BTreeMap<String, String>;
 
 /// A line that is neither a section, nor a key, nor the continuation of a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
-    /// Counts from 1.
+    /// The line's number, from 1.
     pub(super) line: usize,
     pub(super) what: &'static str,
 }
 
-/// Sections in the order of their first appearance.
+/// Parses a file. Sections are in the order of their first appearance.
 ///
-/// Unlike the AWS CLI this takes a section or a key that comes twice: keys are merged, the last value counts.
+/// Unlike the AWS CLI, this accepts duplicate sections and keys: sections are merged, and the last value counts.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, Keys)>, Malformed> {
     let mut reader = Reader::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -26,17 +26,17 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, Keys)>, Malformed> {
     Ok(reader.finish())
 }
 
-/// The keys of this section are those of every other one too.
+/// The keys of this section are inherited by all others.
 const INHERITED: &str = "DEFAULT";
 
 #[derive(Default)]
 struct Reader {
     sections: Vec<(String, BTreeMap<String, Vec<String>>)>,
-    /// The section that is read.
+    /// The current section.
     section: Option<usize>,
-    /// The key whose value may go on.
+    /// The key whose value may continue.
     key: Option<String>,
-    /// What is indented deeper than this continues the value.
+    /// Lines that are indented more than this continue the value.
     indent: usize,
 }
 
@@ -112,13 +112,13 @@ fn joined(lines: &[String]) -> String {
     lines.join("\n").trim_end_matches(is_space).to_owned()
 }
 
-/// What stands between the brackets; what follows the last bracket does not count.
+/// The text between the brackets; what follows the last bracket is ignored.
 fn header(text: &str) -> Option<&str> {
     let (name, _) = text.strip_prefix('[')?.rsplit_once(']')?;
     (!name.is_empty()).then_some(name)
 }
 
-/// White space as Python sees it.
+/// White space according to Python.
 fn is_space(char: char) -> bool {
     char.is_whitespace() || ('\x1c'..='\x1f').contains(&char)
 }
@@ -132,7 +132,7 @@ pub(super) fn nested<'a>(block: &'a str, key: &str) -> Option<&'a str> {
         .next_back()
 }
 
-/// Splits as a POSIX shell splits into words, and Python's `shlex`; `None` if a quote or an escape is left open.
+/// Splits into words like a POSIX shell and Python's `shlex`. Returns `None` if a quote or an escape is incomplete.
 pub(in super::super) fn words(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let mut chars = text.chars();
@@ -148,7 +148,7 @@ pub(in super::super) fn words(text: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Up to the closing quote. Only double quotes know an escape, that of themselves and of the backslash.
+/// Reads up to the closing quote. Only double quotes have escapes: of themselves and of the backslash.
 fn quoted(chars: &mut std::str::Chars<'_>, quote: char, word: &mut String) -> Option<()> {
     loop {
         match chars.next()? {
@@ -174,7 +174,7 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// The expectations are what Python's `configparser` makes of it; `tests/real/aws_files.py` compares more of them.
+    /// The expected values are those of Python's `configparser`; `tests/real/aws_files.py` compares more of them.
     #[test]
     fn files_are_read_as_python_reads_them() {
         for (text, section, expected) in [

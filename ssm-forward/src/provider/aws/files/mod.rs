@@ -1,5 +1,5 @@
-//! AWS's configuration files, by the rules of the AWS CLI: `~/.aws/config` and `~/.aws/credentials`, or wherever the
-//! environment says they are. The SDK's own reader refuses much of what the AWS CLI takes, so it gets no file to read.
+//! AWS's configuration files, by the rules of the AWS CLI: `~/.aws/config` and `~/.aws/credentials`, or the paths in
+//! the environment. The SDK's own reader rejects much of what the AWS CLI accepts, so it gets no file to read.
 
 mod ini;
 
@@ -17,11 +17,11 @@ use super::errors::credentials;
 use super::variable;
 use crate::ProviderError;
 
-/// Reading a file may take so long.
+/// Timeout for reading a file.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ACCESS_KEY: &str = "aws_access_key_id";
 
-/// What both files say.
+/// The contents of both files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     profiles: BTreeMap<String, Profile>,
@@ -29,27 +29,27 @@ pub(super) struct Files {
     services: BTreeMap<String, Keys>,
 }
 
-/// One profile. What the credentials file says goes before what the config file says.
+/// One profile. The credentials file takes precedence over the config file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Profile {
     keys: Keys,
-    /// Whether its access key stands in the credentials file.
+    /// Whether its access key is in the credentials file.
     pub(super) in_credentials_file: bool,
 }
 
 impl Profile {
-    /// The value as it is written, if there is one that is not empty.
+    /// The value as it is written, if it exists and is not empty.
     pub(super) fn raw(&self, key: &str) -> Option<&str> {
         self.keys.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The value up to a comment that follows it. The AWS CLI takes the comment for a part of the value and then fails; other
-    /// tools drop it.
+    /// The value without a comment at its end. The AWS CLI takes the comment for a part of the value and then fails;
+    /// other tools remove it.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.raw(key).map(without_comment).filter(|value| !value.is_empty())
     }
 
-    /// Whether other credentials assume a role here; a web identity's role is none of these.
+    /// Whether other credentials assume a role here. The role of a web identity does not count.
     pub(super) fn assumes_role(&self) -> bool {
         self.get("role_arn").is_some() && self.get("web_identity_token_file").is_none()
     }
@@ -66,7 +66,7 @@ impl Files {
     /// Reads both files. One that does not exist is empty.
     ///
     /// # Errors
-    /// A file can't be read, or a line of it makes no sense; the message names both.
+    /// A file cannot be read, or has an invalid line. The message names both.
     pub(super) async fn read() -> Result<Self, ProviderError> {
         let mut files = Self::default();
         files.add_config(sections(&config_file()).await?);
@@ -74,7 +74,7 @@ impl Files {
         Ok(files)
     }
 
-    /// A profile's name may be quoted, as a word of a shell is.
+    /// A profile's name may be quoted like a word in a shell.
     fn add_config(&mut self, sections: Vec<(String, Keys)>) {
         for (section, keys) in sections {
             if section == "default" {
@@ -92,7 +92,7 @@ impl Files {
         }
     }
 
-    /// The whole section is the profile's name.
+    /// The whole section name is the profile's name.
     fn add_credentials(&mut self, sections: Vec<(String, Keys)>) {
         for (name, keys) in sections {
             let profile = self.profiles.entry(name).or_default();
@@ -111,7 +111,7 @@ impl Files {
         self.profiles.keys().map(String::as_str)
     }
 
-    /// A value of the section `sso-session` of that name; `None` if there is no such section.
+    /// A section `sso-session` of that name; `None` if there is none.
     pub(super) fn sso_session(&self, name: &str) -> Option<Profile> {
         self.sso_sessions.get(name).map(|keys| Profile { keys: keys.clone(), in_credentials_file: false })
     }
@@ -125,13 +125,13 @@ impl Files {
     }
 }
 
-/// The names of the profiles in the AWS configuration files, sorted; none if the files can't be read.
+/// The names of the profiles in the AWS configuration files, sorted; empty if the files cannot be read.
 pub async fn profile_names() -> Vec<String> {
     let files = Files::read().await.unwrap_or_default();
     files.names().map(str::to_owned).collect()
 }
 
-/// Where a profile may stand, for the errors.
+/// The files that may contain a profile, for errors.
 pub(super) fn places() -> String {
     format!("{} and {}", config_file().display(), credentials_file().display())
 }
@@ -153,7 +153,7 @@ fn place(named: &str, name: &str) -> PathBuf {
     variable(named).map_or_else(|| folder().join(name), |path| expanded(&path))
 }
 
-/// With `~` at the beginning, and with `$NAME` and `${NAME}` of variables that are set.
+/// Expands `~` at the beginning, and `$NAME` and `${NAME}` of variables that are set.
 fn expanded(path: &str) -> PathBuf {
     let (mut text, mut rest) = (String::new(), path);
     while let Some((before, after)) = rest.split_once('$') {

@@ -89,7 +89,8 @@ struct NodeGroup {
 }
 
 impl ReplicationGroup {
-    /// With cluster mode one endpoint tells of all shards; without, a group has one for writing and one for reading.
+    /// With cluster mode, one endpoint describes all shards. Without it, a group has one endpoint for writing and one
+    /// for reading.
     fn endpoint(self, spec: &ServiceSpec, vpc: Option<String>) -> Result<ServiceEndpoint, ProviderError> {
         let shard = self.node_groups.items.into_iter().next().unwrap_or_default();
         let of_shard = if spec.reader { shard.reader_endpoint } else { shard.primary_endpoint };
@@ -174,7 +175,7 @@ struct ServerlessCache {
 }
 
 impl ServerlessCache {
-    /// Its VPC shows in its subnets only, which EC2 would have to be asked for.
+    /// Its VPC can only be found by its subnets, through EC2.
     fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let at = if spec.reader { self.reader_endpoint } else { self.endpoint }.unwrap_or_default();
         let engine = self.engine.unwrap_or_else(|| "redis".to_owned());

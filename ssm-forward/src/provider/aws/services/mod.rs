@@ -1,4 +1,4 @@
-//! Databases and other services by name: where they are, and what their clients need to know.
+//! Databases and other services by name: their endpoints, and what their clients need to know.
 
 mod domain;
 mod elasticache;
@@ -10,11 +10,11 @@ use serde::Deserialize;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
 use crate::{ServiceKind, ServiceSpec};
 
-/// Where a service is, as a managed node in its VPC sees it.
+/// A service's endpoint, as a managed node in its VPC sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceEndpoint {
-    /// What was asked for.
+    /// What was requested.
     pub spec: ServiceSpec,
     /// The engine as AWS names it: `mysql`, `aurora-postgresql`, `redis`, `opensearch`, `kubernetes`…
     pub engine: String,
@@ -22,7 +22,7 @@ pub struct ServiceEndpoint {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// The VPC that it is in, where that is known.
+    /// Its VPC, if known.
     pub vpc: Option<String>,
     /// RDS: the id by which IAM policies name it, `db-…` or `cluster-…`.
     pub resource_id: Option<String>,
@@ -38,15 +38,15 @@ pub struct ServiceEndpoint {
     pub ca_data: Option<String>,
 }
 
-/// A service in a list of them.
+/// A service in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceSummary {
-    /// What finds it.
+    /// The spec that finds it.
     pub spec: ServiceSpec,
     /// The engine as AWS names it.
     pub engine: String,
-    /// AWS's word for its state.
+    /// AWS's name of its state.
     pub status: String,
     /// `host:port`, if it has an endpoint already.
     pub endpoint: Option<String>,
@@ -56,7 +56,7 @@ impl AwsProvider {
     /// Looks a service up.
     ///
     /// # Errors
-    /// [`ProviderErrorKind::NotFound`] if there is none of this name in the region, and what the API refuses.
+    /// [`ProviderErrorKind::NotFound`] if there is none of this name in the region, and the API's errors.
     pub async fn find_service(&self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         match spec.kind {
             ServiceKind::Rds => self.find_rds(spec).await,
@@ -73,7 +73,7 @@ impl AwsProvider {
     }
 }
 
-/// `None` where the service says that there is no such thing.
+/// `None` if the service says that it does not exist.
 fn found<O>(answer: Result<O, ProviderError>) -> Result<Option<O>, ProviderError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -108,7 +108,7 @@ fn endpoint(
     })
 }
 
-/// The pair of elements that most services call so.
+/// The pair of elements that most services call an endpoint.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Endpoint {
@@ -116,7 +116,7 @@ struct Endpoint {
     port: Option<u16>,
 }
 
-/// A subnet group, as RDS and ElastiCache tell of one.
+/// A subnet group, as described by RDS and ElastiCache.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SubnetGroup {

@@ -18,7 +18,7 @@ impl AwsProvider {
     /// All instances and clusters of RDS in the region.
     ///
     /// # Errors
-    /// What the API refuses.
+    /// The API's errors.
     pub async fn list_rds(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
         let mut found = Vec::new();
         let mut marker = None;
@@ -74,7 +74,7 @@ impl AwsProvider {
         Ok(found(answer)?.and_then(|answer| answer.result.instances.items.into_iter().next()))
     }
 
-    /// What is not known is no failure: the node may be named by the person.
+    /// An unknown VPC is not an error: the user may name the node.
     async fn vpc_of_db_subnets(&self, group: &str) -> Option<String> {
         let parameters = [("DBSubnetGroupName", group)];
         match self.query::<DescribeDbSubnetGroups>(RDS, "DescribeDBSubnetGroups", &parameters).await {

@@ -11,7 +11,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::iam_auth::LoginFile;
 use crate::kubeconfig;
 
-/// The lines for one service, and the login that is kept valid as long as this lives.
+/// The lines for one service, and the login file, which is kept up to date as long as this exists.
 pub(crate) struct ClientHint {
     /// To be printed when the tunnel is ready.
     pub(crate) lines: Vec<String>,
@@ -22,7 +22,7 @@ pub(crate) struct ClientHint {
 /// Prepares the client of `service`, whose tunnel listens on `local`.
 ///
 /// # Errors
-/// The files that were asked for cannot be written, or do not fit the service.
+/// The requested files cannot be written, or do not fit the service.
 pub(crate) async fn prepare(
     args: &TunnelArgs,
     aws: &Arc<AwsProvider>,
@@ -58,7 +58,7 @@ pub(crate) async fn prepare(
     Ok(ClientHint { lines, login })
 }
 
-/// Whether the client is told which authorities to trust: those of RDS are not among the system's.
+/// Whether the client must be told which authorities to trust. The system does not trust those of RDS.
 fn needs_ca(service: &ServiceEndpoint) -> bool {
     matches!(family(&service.engine), Some(Family::MySql | Family::Postgres | Family::MongoDb))
 }

@@ -1,13 +1,13 @@
 //! The command line with which a service's own client uses the tunnel, ready to paste into a shell.
 //!
-//! The service's certificate names its real host, the client connects to a local address: each line keeps the certificate
-//! verified where the client can be told both.
+//! The service's certificate names its real host, but the client connects to a local address. If the client can be told
+//! both, the command line keeps the certificate verified.
 
 use std::path::Path;
 
 use ssm_forward::ServiceEndpoint;
 
-/// Where the client finds the tunnel.
+/// The local end of the tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalEnd<'a> {
     pub(crate) host: &'a str,
@@ -17,20 +17,20 @@ pub(crate) struct LocalEnd<'a> {
 /// Where AWS publishes the certificate authorities of RDS.
 pub(crate) const RDS_CA_URL: &str = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem";
 
-/// What a client is given beside the endpoint.
+/// What a client gets in addition to the endpoint.
 pub(crate) struct Client<'a> {
     pub(crate) local: LocalEnd<'a>,
     /// The file with the certificate authorities of RDS.
     pub(crate) ca: &'a Path,
-    /// The user, if one was named; else the master user.
+    /// The user, if one was named; otherwise the master user.
     pub(crate) user: Option<&'a str>,
     /// A file with the password for the engine's client.
     pub(crate) password_file: Option<&'a Path>,
-    /// A kubeconfig that leads through the tunnel.
+    /// A kubeconfig that uses the tunnel.
     pub(crate) kubeconfig: Option<&'a Path>,
 }
 
-/// The command line, or `None` for an engine without a client that everybody has.
+/// The command line; `None` for an engine without a common client.
 pub(crate) fn command_line(service: &ServiceEndpoint, client: &Client<'_>) -> Option<String> {
     let words = match family(&service.engine)? {
         Family::MySql => mysql(service, client),
@@ -64,7 +64,7 @@ pub(crate) fn family(engine: &str) -> Option<Family> {
         "kubernetes" => Family::Kubernetes,
         "docdb" => Family::MongoDb,
         "redis" | "valkey" => Family::Redis,
-        // The first Aurora called itself only that.
+        // The first version of Aurora used only this name.
         "aurora" => Family::MySql,
         _ if has("mysql") || has("mariadb") => Family::MySql,
         _ if has("postgres") => Family::Postgres,
@@ -73,11 +73,12 @@ pub(crate) fn family(engine: &str) -> Option<Family> {
     })
 }
 
-/// The client compares the certificate's name with the host that it connects to and cannot be told another: the authority
-/// is verified, the name is not. `loose-` lets the client of MariaDB pass over an option that only MySQL's has.
+/// The client compares the certificate's name with the host that it connects to, and no other name can be set. So the
+/// authority is verified, but the name is not. `loose-` makes the client of MariaDB ignore an option that only MySQL's
+/// has.
 fn mysql(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     let mut words = vec!["mysql".to_owned()];
-    // It must stand first.
+    // It must be the first option.
     words.extend(client.password_file.map(|file| format!("--defaults-extra-file={}", file.display())));
     words.extend([format!("--host={}", client.local.host), format!("--port={}", client.local.port)]);
     words.extend(["--protocol=tcp".to_owned(), format!("--ssl-ca={}", client.ca.display())]);
@@ -90,7 +91,7 @@ fn mysql(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     words
 }
 
-/// libpq takes both: `host` is verified, `hostaddr` is connected to.
+/// libpq has two options: `host` is verified, `hostaddr` is connected to.
 fn postgres(service: &ServiceEndpoint, client: &Client<'_>) -> String {
     let mut parts = vec![
         format!("host={}", service.host),
@@ -134,7 +135,8 @@ fn sql_server(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     words
 }
 
-/// Its certificate cannot be held against another name than the host's: the authority is verified, the name is not.
+/// Its certificate cannot be compared with another name than the host's. So the authority is verified, but the name is
+/// not.
 fn mongodb(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     let url = format!("mongodb://{}:{}/?directConnection=true&retryWrites=false", client.local.host, client.local.port);
     let mut words = vec!["mongosh".to_owned(), url, "--tls".into()];
@@ -148,7 +150,7 @@ fn curl(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     vec!["curl".into(), "--connect-to".into(), to, format!("https://{}/", service.host)]
 }
 
-/// Everything else comes from the context in use, as for the cluster itself.
+/// Everything else comes from the current context, as for the cluster itself.
 fn kubectl(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     if let Some(file) = client.kubeconfig {
         return vec!["kubectl".into(), format!("--kubeconfig={}", file.display()), "get".into(), "pods".into()];
@@ -161,7 +163,7 @@ fn user<'a>(service: &'a ServiceEndpoint, client: &Client<'a>) -> Option<&'a str
     client.user.or(service.user.as_deref())
 }
 
-/// The words for a shell; plain ones stay as they are.
+/// The words for a shell; those without special characters are not quoted.
 fn join(words: &[String]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
     let quoted = words.iter().map(|word| match !word.is_empty() && word.bytes().all(plain) {

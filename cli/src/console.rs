@@ -1,5 +1,5 @@
-//! Standard output and standard error, for what is told beside a session's bytes. A thread of its own writes to each: a
-//! terminal that is stopped (Ctrl-S), or a pipe that nobody reads, never keeps anybody else waiting.
+//! Standard output and standard error, for everything except a session's data. A thread of its own writes to each, so
+//! that a stopped terminal (Ctrl-S) or a pipe that nobody reads never blocks other tasks.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::terminal;
 
-/// Bytes that may wait for a slow reader. What comes beyond is dropped and counted.
+/// Maximum number of queued bytes for a slow reader. Everything beyond it is dropped and counted.
 const QUEUE: usize = 1 << 20;
-/// How long the last words may take.
+/// Time limit for writing the last lines.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 static STDOUT: LazyLock<Console> = LazyLock::new(|| Console::start(write_stdout));
 static STDERR: LazyLock<Console> = LazyLock::new(|| Console::start(write_stderr));
 
-/// Writes this text to standard output, as it is.
+/// Writes this text to standard output unchanged.
 pub(crate) fn say(text: impl Into<String>) {
     STDOUT.push(text.into());
 }
@@ -27,12 +27,12 @@ pub(crate) fn note(line: &str) {
     STDERR.push(format!("{line}\n"));
 }
 
-/// Writes lines to standard error, each with its end.
+/// Writes lines, including their line ends, to standard error.
 pub(crate) fn log(lines: String) {
     STDERR.push(lines);
 }
 
-/// Waits, for a bounded time, until everything so far is written.
+/// Waits, with a time limit, until everything so far is written.
 pub(crate) fn flush() {
     let began = Instant::now();
     let written = [&STDOUT, &STDERR].map(|console| console.written());
@@ -61,7 +61,7 @@ struct Console {
 struct Backlog {
     /// Bytes in the queue.
     bytes: AtomicUsize,
-    /// Texts that did not fit, since the last time that was told.
+    /// Number of texts that did not fit, since this was last reported.
     dropped: AtomicU64,
 }
 
@@ -99,7 +99,7 @@ impl Console {
     }
 }
 
-/// What can't be written has no reader: that is nobody's problem.
+/// If writing fails, there is no reader, so the error is ignored.
 fn write_all(items: &Receiver<Item>, backlog: &Backlog, write: fn(&str) -> io::Result<()>) {
     for item in items {
         match item {

@@ -1,45 +1,48 @@
 //! Commands whose output arrives byte for byte.
 //!
-//! The official agent passes a command's output through a filter for UTF-8: of each U+FFFD (EF BF BD) it keeps one byte, and an
-//! incomplete character at the end is lost (SHELL-1). So the output is escaped on the node in such a way that EF is never followed by BF,
-//! and it ends with the number of its bytes (SHELL-10).
+//! The official agent passes a command's output through a UTF-8 filter. It keeps only one byte of each U+FFFD (EF BF
+//! BD), and drops an incomplete character at the end (SHELL-1). Therefore the output is escaped on the node in such a
+//! way that EF is never followed by BF, and it ends with the number of its bytes (SHELL-10).
 //!
-//! The escaping runs beside the command, which takes the place of the shell that started both: its exit code, its signals and
-//! its end are its own.
+//! The escaping runs beside the command. The command replaces the shell that started both, so that its exit code, its
+//! signals and its end are its own.
 
 use bytes::{Buf, Bytes};
 use ssm_forward::Output;
 
-/// The byte that begins every code.
+/// The first byte of every code.
 const LEAD: u8 = 0xef;
-/// What follows it: the byte itself, …
+/// The second byte: the first byte itself, …
 const LITERAL: u8 = 1;
-/// … the end of a piece (the newline before it is not the command's: some versions of sed end every line with one), …
+/// … the end of a piece (the newline before it does not belong to the output, because some versions of sed end every
+/// line with one), …
 const PIECE: u8 = 2;
-/// … the end of an output, then the number of its bytes and a newline, …
+/// … the end of an output, followed by the number of its bytes and a newline, …
 const END: u8 = 3;
-/// … a piece of standard output or of standard error where both share a terminal, …
+/// … a piece of standard output or of standard error if both share a terminal, …
 const STDOUT: u8 = 4;
 const STDERR: u8 = 5;
-/// … and the command's exit code, then a newline.
+/// … or the command's exit code, followed by a newline.
 const CODE: u8 = 6;
 
-/// A random text that no output contains by chance.
+/// A random text that does not occur in any output by chance.
 pub(crate) fn mark() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
-/// What both scripts need: the expression that escapes, and a folder for pipes.
+/// The common part of both scripts: the expression that escapes, and a folder for pipes.
 const PREPARE: &str = r#"type sed dd mkfifo >/dev/null 2>&1&&r=$(printf 's/\357/\357\001/g')&&d=$(mktemp -d 2>/dev/null)&&mkfifo "$d/1" "$d/2" 2>/dev/null"#;
 
-/// Adds up what dd says of the piece in `$b`. Not every dd tells the number of bytes; then the sum is not told either.
+/// Adds the number of bytes that dd reports for the piece in `$b`. Not every dd reports it; then the sum is not sent
+/// either.
 const COUNT: &str = r#"b=${b##*out?};b=${b%% *};case $n$b in *[!0-9]*)n=?;;*)n=$((n+b));;esac;"#;
 
-/// The words that run `command` with these of its outputs escaped: each begins with `mark` and `1`, or with `mark` and `0` where
-/// the node lacks what it takes.
+/// The words that run `command` with these of its outputs escaped. Each output begins with `mark` and `1`, or with
+/// `mark` and `0` if the node lacks the required programs.
 pub(crate) fn wrap(mark: &str, outputs: &[Output], command: &[String]) -> Vec<String> {
-    // Each piece is what one read gives, so that nothing waits for more. In the background both ignore Ctrl-C; they end when
-    // the last program that has the output does. The subshells leave the command no children that it does not know.
+    // Each piece is the result of one read, so that nothing waits for more data. In the background both ignore Ctrl-C;
+    // they end when the last program that has the output ends. The subshells ensure that the command has no children
+    // that it did not start.
     let mut script = format!(
         r#"x(){{
 printf %s1 {mark} >&4;
@@ -69,11 +72,11 @@ done;
         .collect()
 }
 
-/// The line for a terminal's shell that gives `command`, a quoted command line, the `length` bytes that are typed after `mark`
-/// and `1`, and escapes its outputs, piece by piece as they come, and its exit code.
+/// The line for a terminal's shell that runs `command`, a quoted command line. The command gets the `length` bytes that
+/// are typed after `mark` and `1`. Its outputs are escaped piece by piece as they arrive, and so is its exit code.
 pub(crate) fn wrap_on_terminal(mark: &str, length: usize, command: &str) -> String {
-    // A piece waits in a file for its turn: whoever has read the newline from the third pipe may write. Pipes and files have
-    // lost their names before the command begins, so that nothing is left behind however it ends.
+    // A piece waits in a file for its turn: whoever has read the newline from the third pipe may write. Pipes and files
+    // are unlinked before the command begins, so that nothing is left behind however it ends.
     let script = format!(
         r#"stty raw -echo -isig -opost;
 x(){{
@@ -104,19 +107,19 @@ head -c {length}|"#
     format!("{}{command}{end}", one_line(&script))
 }
 
-/// Session documents need not take a command of several lines.
+/// Session documents may not accept a command of several lines.
 fn one_line(script: &str) -> String {
     script.replace('\n', " ")
 }
 
-/// Undoes the escaping of an output, wherever it is cut.
+/// Decodes an escaped output, however it is split.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     mark: Vec<u8>,
     state: State,
-    /// To which output the bytes belong.
+    /// The output that the bytes belong to.
     output: Output,
-    /// A newline that belongs to the output, unless the end of a piece follows.
+    /// A newline that belongs to the output unless the end of a piece follows.
     newline: bool,
     totals: [Total; 2],
     code: Option<i64>,
@@ -124,46 +127,46 @@ pub(crate) struct Decoder {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// Before the mark; what came so far.
+    /// Before the mark; what arrived so far.
     Waiting(Vec<u8>),
-    /// The node can't escape: everything is as it is.
+    /// The node cannot escape: the output is unchanged.
     Plain,
     Text,
-    /// After the leading byte of a code.
+    /// After the first byte of a code.
     Lead,
-    /// The number that belongs to this code.
+    /// The number after this code.
     Number(u8, Vec<u8>),
-    /// Something that the script does not say.
+    /// Something that the script never writes.
     Wrong,
 }
 
-/// The bytes of one output.
+/// The number of bytes of one output.
 #[derive(Debug, Default)]
 struct Total {
     came: u64,
     ended: bool,
-    /// What the node counted, where it can.
+    /// The node's count, if it can count.
     sent: Option<u64>,
 }
 
-/// What is known of an output.
+/// How an output arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// All of it came.
+    /// Completely.
     Complete,
-    /// It came as the agent's filter left it.
+    /// As the agent's filter left it.
     Plain,
-    /// The script did not even begin; this was said instead.
+    /// The script did not even begin; this arrived instead.
     NotBegun(String),
-    /// Bytes are missing, or others than the command's came.
+    /// Bytes are missing, or differ from the command's.
     Broken,
 }
 
-/// Keeps of what comes before the mark no more than this.
+/// Maximum number of bytes kept of what arrives before the mark.
 const MAX_NOISE: usize = 4096;
 
 impl Decoder {
-    /// For an output that begins with `mark`.
+    /// Creates a decoder for an output that begins with `mark`.
     pub(crate) fn new(mark: &str, output: Output) -> Self {
         Self {
             mark: mark.into(),
@@ -175,17 +178,17 @@ impl Decoder {
         }
     }
 
-    /// Whether the mark came.
+    /// Whether the mark arrived.
     pub(crate) fn has_begun(&self) -> bool {
         !matches!(self.state, State::Waiting(_))
     }
 
-    /// The exit code, where it comes among the output.
+    /// The exit code, if it is part of the output.
     pub(crate) fn code(&self) -> Option<i64> {
         self.code
     }
 
-    /// How the output that this is for ended.
+    /// How the output arrived.
     pub(crate) fn verdict(&self) -> Verdict {
         let complete = |total: &Total| total.ended && total.sent.is_none_or(|sent| sent == total.came);
         let all_or_nothing = |total: &Total| complete(total) || (total.came == 0 && !total.ended);
@@ -202,7 +205,7 @@ impl Decoder {
         }
     }
 
-    /// Takes what came, and appends the command's bytes to `to`.
+    /// Decodes received bytes and appends the command's bytes to `to`.
     pub(crate) fn feed(&mut self, mut bytes: Bytes, to: &mut Vec<(Output, Bytes)>) {
         while let Some(&first) = bytes.first() {
             match &mut self.state {
@@ -258,7 +261,7 @@ impl Decoder {
         self.give(text, to);
     }
 
-    /// What comes after the leading byte and this one.
+    /// The state after the first byte and this one.
     fn follow(&mut self, byte: u8, to: &mut Vec<(Output, Bytes)>) -> State {
         match byte {
             LITERAL => {
@@ -326,7 +329,7 @@ mod tests {
         pieces.iter().filter(|(output, _)| *output == wanted).flat_map(|(_, bytes)| bytes.to_vec()).collect()
     }
 
-    /// What comes out, in pieces of this size.
+    /// The decoded output, if it arrives in pieces of this size.
     fn decoded(escaped: &[u8], size: usize) -> (Vec<(Output, Bytes)>, Decoder) {
         let (mut decoder, mut pieces) = (Decoder::new("MARK", Output::Stdout), Vec::new());
         escaped.chunks(size).for_each(|chunk| decoder.feed(Bytes::copy_from_slice(chunk), &mut pieces));

@@ -1,5 +1,6 @@
-//! `exec -i`: a command with standard input. Session Manager gives one only to commands on a terminal, so the command runs on
-//! one that is raw, and gets exactly as many bytes as there are. Its outputs come escaped (see [`crate::exact`]).
+//! `exec -i`: a command with standard input. Session Manager passes input only to commands on a terminal. Therefore the
+//! command runs on a raw terminal and gets exactly as many bytes as there are. Its outputs are escaped (see
+//! [`crate::exact`]).
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -14,24 +15,24 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::outputs::Outputs;
 use crate::shutdown::Shutdown;
 
-/// What is to be given to the command, and the mark before what it says.
+/// The command's input, and the mark at the beginning of its output.
 pub(crate) struct Input {
     bytes: Vec<u8>,
     mark: String,
 }
 
-/// The far side has to know how much there is before it begins: all of it is kept.
+/// The far side must know the length before it begins, so all of it is kept in memory.
 const MAX_INPUT: u64 = 256 << 20;
-/// Pieces in which it is sent.
+/// Size of the pieces that are sent.
 const PIECE: usize = 16 << 10;
-/// Bytes that are taken at once for a slow standard output.
+/// Maximum number of bytes taken at a time for a slow standard output.
 const WRITE_SIZE: usize = 128 << 10;
 
 impl Input {
     /// Reads standard input to its end.
     ///
     /// # Errors
-    /// It can't be read, or is larger than 256 MiB.
+    /// It cannot be read, or is larger than 256 MiB.
     pub(crate) fn read() -> Result<Self, Failure> {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().take(MAX_INPUT + 1).read_to_end(&mut bytes);
@@ -48,10 +49,10 @@ impl Input {
         exact::wrap_on_terminal(&self.mark, self.bytes.len(), command)
     }
 
-    /// Gives the input, shows what the command says as it says it, and gives its exit code.
+    /// Sends the input, shows the command's output as it arrives, and returns its exit code.
     ///
     /// # Errors
-    /// The session ended before the command did, bytes of its outputs are missing, or an output can't be written.
+    /// The session ended before the command did, bytes of its outputs are missing, or an output cannot be written.
     pub(crate) async fn run(self, session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
         let stream = session.open_stream().await.map_err(|error| lost(error.to_string()))?;
         let sender = stream.sender();
@@ -71,7 +72,7 @@ impl Input {
     }
 }
 
-/// The command's outputs, until its exit code.
+/// Shows the command's outputs until its exit code arrives.
 async fn show(mut stream: SessionStream, outputs: &mut Outputs, begun: &Notify) -> Result<ExitCode, Failure> {
     let mut pieces = Vec::new();
     loop {

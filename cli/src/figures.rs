@@ -18,25 +18,25 @@ use tokio::task::JoinSet;
 use crate::exit_code::{ExitCode, Failure};
 use crate::output::Reporter;
 
-/// One look at a forward.
+/// The figures of a forward at one time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) now: StatsSnapshot,
-    /// Bytes per second from local programs, lately.
+    /// Bytes per second from local programs, recently.
     pub(crate) up: f64,
-    /// Bytes per second to local programs, lately.
+    /// Bytes per second to local programs, recently.
     pub(crate) down: f64,
-    /// Messages per second sent, lately: what the message budget counts.
+    /// Messages sent per second, recently, as counted by the rate limit.
     pub(crate) messages: f64,
 }
 
-/// How often to look.
+/// Sampling interval.
 const TICK: Duration = Duration::from_secs(1);
 
-/// After the system refused to accept a connection.
+/// Pause after the system failed to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells the figures of each forward once a second, for as long as it runs.
+/// Reports the figures of each forward once a second, as long as it runs.
 pub(crate) async fn tell(forwards: Vec<ForwardStats>, reporter: Reporter) {
     let mut meters: Vec<Meter> = forwards.into_iter().map(Meter::new).collect();
     let mut ticks = tokio::time::interval(TICK);
@@ -72,7 +72,7 @@ impl Meter {
     }
 }
 
-/// What `--metrics` listens on.
+/// The listener of `--metrics`.
 pub(crate) struct Metrics {
     listener: TcpListener,
 }
@@ -81,7 +81,7 @@ impl Metrics {
     /// Listens.
     ///
     /// # Errors
-    /// The address can't be had.
+    /// It cannot listen on the address.
     pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Failure::new(ExitCode::Listen, "listen", format!("cannot serve metrics on {address}: {error}"))
@@ -89,13 +89,13 @@ impl Metrics {
         Ok(Self { listener })
     }
 
-    /// Serves the figures of these forwards, which are known by their `-L`.
+    /// Serves the figures of these forwards, which are labelled with their `-L`.
     pub(crate) async fn serve(self, forwards: Vec<(String, ForwardStats)>) {
         let mut connections = JoinSet::new();
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
-                // Too many open files, say: that passes.
+                // For example too many open files, which is temporary.
                 Err(error) => {
                     tracing::warn!(%error, "a connection for metrics could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -131,7 +131,7 @@ fn answer(request: &Request<Incoming>, forwards: &[(String, ForwardStats)]) -> R
     answer
 }
 
-/// Name, type, help, and where it is in a snapshot.
+/// Name, type, help text, and the value in a snapshot.
 type Metric = (&'static str, &'static str, &'static str, fn(&StatsSnapshot) -> f64);
 
 const METRICS: [Metric; 12] = [

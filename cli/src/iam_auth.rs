@@ -1,7 +1,7 @@
 //! IAM database authentication for a client that reads its password from a file.
 //!
-//! A token is a secret of 15 minutes: it goes into a file that only its user can read, never into an argument or a variable,
-//! is renewed while the tunnel runs, and is removed at the end.
+//! A token is a secret for 15 minutes. It is written to a file that only its user can read, never passed in an argument
+//! or a variable. It is renewed while the tunnel runs, and removed at the end.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::client_line::{Family, LocalEnd, family};
 use crate::exit_code::{ExitCode, Failure};
 use crate::token::require_iam;
 
-/// A login that stays valid. Dropping it removes the file.
+/// A login file that is kept up to date. Dropping it removes the file.
 pub(crate) struct LoginFile {
     folder: TempDir,
     login: Login,
@@ -24,26 +24,26 @@ pub(crate) struct LoginFile {
     expires: SystemTime,
 }
 
-/// What the file says beside the token.
+/// The file's content apart from the token.
 struct Login {
     family: Family,
     user: String,
-    /// Of the database, which is the name that libpq looks for.
+    /// The database's host name, by which libpq selects the password.
     host: String,
     local_host: String,
     local_port: u16,
 }
 
-/// A token is replaced so long before its end.
+/// A token is replaced this long before it expires.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
-/// The wait after a failure, and the shortest between two tokens.
+/// Delay after a failure, and the minimum interval between two tokens.
 const RETRY: Duration = Duration::from_secs(30);
 
 impl LoginFile {
     /// Writes the first token.
     ///
     /// # Errors
-    /// The database takes no tokens, there are no credentials, or the file cannot be written.
+    /// The database does not accept tokens, there are no credentials, or the file cannot be written.
     pub(crate) async fn create(
         aws: Arc<AwsProvider>,
         service: ServiceEndpoint,
@@ -73,7 +73,7 @@ impl LoginFile {
         Ok(file)
     }
 
-    /// Where it is.
+    /// The file's path.
     pub(crate) fn path(&self) -> PathBuf {
         let name = match self.login.family {
             Family::Postgres => "pgpass",
@@ -82,7 +82,7 @@ impl LoginFile {
         self.folder.path().join(name)
     }
 
-    /// Renews the token before it expires, for ever. What goes wrong is told, and tried again.
+    /// Renews the token before it expires. Never returns. Errors are reported, and the renewal is tried again.
     pub(crate) async fn renew(&mut self, warn: impl Fn(String)) {
         loop {
             let left = self.expires.duration_since(SystemTime::now()).unwrap_or_default();
@@ -97,7 +97,7 @@ impl LoginFile {
         }
     }
 
-    /// Replaces the file as a whole: a client never reads half of it.
+    /// Replaces the file as a whole, so that a client never reads half of it.
     fn write(&mut self, token: &DatabaseToken) -> io::Result<()> {
         let mut file = NamedTempFile::new_in(self.folder.path())?;
         file.write_all(self.login.text(token.as_str()).as_bytes())?;
@@ -115,7 +115,7 @@ impl Login {
                 let part = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
                 format!("{}:{local_port}:*:{}:{}\n", part(host), part(user), part(token))
             }
-            // `loose-`: the client of MariaDB does not know the option. The token is sent as it is, inside TLS.
+            // `loose-`: the client of MariaDB does not know the option. The token is sent unchanged, inside TLS.
             _ => format!(
                 "[client]\nhost={local_host}\nport={local_port}\nprotocol=tcp\nuser=\"{}\"\npassword=\"{token}\"\n\
                  loose-enable-cleartext-plugin\n",
@@ -125,7 +125,7 @@ impl Login {
     }
 }
 
-/// A folder of its own that only its user may enter.
+/// A folder that only its user may enter.
 fn private_folder() -> io::Result<TempDir> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_dir());
     let mut builder = tempfile::Builder::new();

@@ -1,4 +1,4 @@
-//! A kubeconfig of its own for a Kubernetes cluster behind a tunnel. The user's own is never touched.
+//! A separate kubeconfig for a Kubernetes cluster behind a tunnel. The user's own file is never changed.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::exit_code::{ExitCode, Failure};
 /// Marks the files that this command may replace.
 const CONTEXT: &str = "aws-ssm-forward";
 
-/// Writes it, readable by its user only. kubectl gets its token from the AWS CLI.
+/// Writes it, readable only by its user. kubectl gets its token from the AWS CLI.
 ///
 /// # Errors
 /// There is another file of that name, or it cannot be written.
@@ -37,7 +37,7 @@ fn is_ours(path: &Path) -> bool {
     config.get("current-context").and_then(Value::as_str) == Some(CONTEXT)
 }
 
-/// JSON is YAML.
+/// Every JSON document is also YAML.
 fn config(service: &ServiceEndpoint, region: &str, local: LocalEnd<'_>) -> Value {
     let cluster = &service.spec.name;
     json!({

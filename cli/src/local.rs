@@ -13,40 +13,40 @@ use crate::console;
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 
-/// The managed node of a local Session Manager, unless another id is asked for.
+/// The default managed node of a local Session Manager.
 pub(crate) const DEFAULT_TARGET: &str = "i-0123456789abcdef0";
 
-/// In every run the same.
+/// The same in every run.
 const FIXED_KEY_ID: &str = "AKIALOCALLOCALLOCAL0";
 const FIXED_SECRET: &str = "local-session-manager-fixed-no-secret-00";
 
-/// How long it may take to stop.
+/// Time limit for stopping.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a local Session Manager is set up.
+/// The settings of a local Session Manager.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Where it listens.
+    /// Listening address.
     pub(crate) listen: SocketAddr,
     /// The id of its node.
     pub(crate) target: String,
     /// How its agent behaves.
     pub(crate) profile: LocalProfile,
-    /// The version that its agent claims.
+    /// The version that its agent reports.
     pub(crate) agent_version: Option<String>,
     /// Names that only its agent resolves.
     pub(crate) hosts: Vec<(String, IpAddr)>,
-    /// What its ECS runs.
+    /// The containers of its ECS.
     pub(crate) ecs_containers: Vec<EcsContainer>,
-    /// Session documents beside AWS's, or in place of them.
+    /// Session documents in addition to AWS's, or in place of them.
     pub(crate) documents: Vec<Document>,
-    /// What shells and commands are encrypted with.
+    /// The key that encrypts shells and commands.
     pub(crate) kms_key: Option<String>,
-    /// Credentials that are no secret, in place of a secret of this run.
+    /// Credentials that are not secret, instead of a random secret.
     pub(crate) insecure_credentials: Option<InsecureCredentials>,
     /// No shells and no commands.
     pub(crate) ports_only: bool,
-    /// What goes wrong.
+    /// The faults.
     pub(crate) faults: Faults,
 }
 
@@ -108,7 +108,7 @@ impl LocalManager {
         Ok(Self { local })
     }
 
-    /// Gives sessions of it.
+    /// A provider of its sessions.
     pub(crate) async fn provider(&self) -> Result<AwsProvider, Failure> {
         let mut variables: BTreeMap<_, _> = self.local.environment().into_iter().collect();
         let mut variable = |name| variables.remove(name).unwrap_or_default();
@@ -141,10 +141,10 @@ fn cannot_start(error: StartError) -> Failure {
     Failure::new(code, kind, format!("cannot start the local Session Manager: {error}"))
 }
 
-/// Runs the command `local` until it is told to stop.
+/// Runs the command `local` until it is stopped.
 ///
 /// # Errors
-/// If it can't listen.
+/// If it cannot listen.
 pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let target = args.target.clone();
@@ -174,7 +174,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// A session document, as its file has it.
+/// A session document, as its file contains it.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
     pub(crate) name: String,
@@ -191,11 +191,11 @@ pub(crate) struct EcsContainer {
     pub(crate) container: String,
 }
 
-/// The tasks of these containers, each with all of its own.
+/// The tasks of these containers, each with all its containers.
 fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
     let mut tasks: BTreeMap<[String; 3], EcsTask> = BTreeMap::new();
     for (number, EcsContainer { cluster, service, task, container }) in containers.into_iter().enumerate() {
-        // A runtime id is the task's and ten digits.
+        // A runtime id consists of the task's id and ten digits.
         let runtime_id = format!("{task}-{:010}", 123_456_789 + number);
         let known = tasks.remove(&[cluster.clone(), service.clone(), task.clone()]);
         let known = known.unwrap_or_else(|| EcsTask::new(&cluster, &service, &task));
@@ -229,7 +229,7 @@ fn introduce(local: &Local, target: &str) {
     for (key, value) in local.environment() {
         console::say(format!("export {key}={value}\n"));
     }
-    // On a terminal the hint comes after them.
+    // On a terminal the hint follows them.
     console::flush();
     console::note(&format!(
         "The local Session Manager is ready. The lines above hold a secret of this run: whoever has it can run commands as \

@@ -1,4 +1,4 @@
-//! The log on stderr, and what is said of a panic.
+//! The log on stderr, and the message of a panic.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,7 +16,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::args::Verbosity;
 use crate::{console, outside};
 
-/// Whose log is shown. Other crates' is not at any level: an HTTP client's trace would print the session's token.
+/// The crates whose log is shown. The logs of other crates are not shown at any level: an HTTP client's trace would
+/// contain the session's token.
 const OURS: [&str; 4] = ["aws_ssm_forward", "ssm_forward", "ssm_local", "ssm_proto"];
 
 /// Sends the log to stderr.
@@ -34,7 +35,7 @@ pub(crate) fn init(verbosity: Verbosity) {
     tracing_subscriber::registry().with(lines).with(ours).init();
 }
 
-/// Tells how many lines were suppressed that nothing followed.
+/// Reports suppressed lines that no other line followed.
 pub(crate) fn finish() {
     let mut places = LINES.places.lock().unwrap_or_else(PoisonError::into_inner);
     let suppressed: u64 = places.values_mut().map(|place| std::mem::take(&mut place.suppressed)).sum();
@@ -45,7 +46,8 @@ pub(crate) fn finish() {
 
 static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
 
-/// Which lines go to the console: from each place in the code only so many a second. A peer can cause any number of them.
+/// Which lines are written: from each place in the code only a limited number per second, because a peer can cause any
+/// number of them.
 #[derive(Debug, Default)]
 struct Lines {
     places: Mutex<HashMap<Identifier, Place>>,
@@ -54,22 +56,22 @@ struct Lines {
 /// A place in the code that writes lines.
 #[derive(Debug)]
 struct Place {
-    /// When its current second began.
+    /// Start of its current second.
     since: Instant,
     /// Lines in that second.
     lines: u64,
-    /// Lines that were not written, since the last time that was told.
+    /// Number of suppressed lines, since this was last reported.
     suppressed: u64,
 }
 
 const WINDOW: Duration = Duration::from_secs(1);
-/// Lines of one place in a second, if somebody should look at them.
+/// Maximum number of warnings and errors of one place per second.
 const MOST_WARNINGS: u64 = 10;
-/// The same for all other lines, which somebody asked for.
+/// The same for all other lines, which the user has requested.
 const MOST: u64 = 100;
 
 impl Lines {
-    /// `None` if there were too many lines of this place; otherwise what is to be written before the line.
+    /// Returns `None` if there were too many lines of this place; otherwise the text to be written before the line.
     fn admit(&self, from: &Metadata<'_>, now: Instant) -> Option<String> {
         let most = if *from.level() <= Level::WARN { MOST_WARNINGS } else { MOST };
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +124,7 @@ impl io::Write for Line {
     }
 }
 
-/// A panic gives the terminal back and is told in one line; `RUST_BACKTRACE` asks for more.
+/// A panic restores the terminal and is reported in one line. `RUST_BACKTRACE` adds a backtrace.
 pub(crate) fn tell_panics_in_one_line() {
     let detailed = std::env::var_os("RUST_BACKTRACE").map(|_| std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {
@@ -157,7 +159,7 @@ mod tests {
         assert!(next[1..].iter().all(String::is_empty), "{next:?}");
     }
 
-    /// Of a warning.
+    /// The metadata of a warning.
     fn metadata() -> &'static Metadata<'static> {
         use tracing::Callsite as _;
         static WARNING: tracing::callsite::DefaultCallsite = tracing::callsite::DefaultCallsite::new(&METADATA);

@@ -11,7 +11,7 @@ use crate::{console, outside, writer};
 /// Prints the list.
 ///
 /// # Errors
-/// In one line, what the API refused.
+/// In one line, the API's error.
 pub(crate) async fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
     let aws = connect::aws(&args.aws).await?;
     let rows = match args.what {
@@ -75,7 +75,7 @@ fn json(rows: &Rows) -> String {
     format!("{list:#}\n")
 }
 
-/// Columns as wide as their widest cell, two blanks between them.
+/// Columns as wide as their widest cell, separated by two spaces.
 fn table(rows: &Rows) -> String {
     if rows.rows.is_empty() {
         return String::new();

@@ -1,4 +1,4 @@
-//! A session's outputs on those of this process, escaped or as they are.
+//! Writes a session's outputs to those of this process, decoding escaped ones.
 
 use bytes::Bytes;
 use ssm_forward::Output;
@@ -7,12 +7,12 @@ use crate::exact::{Decoder, Verdict};
 use crate::exit_code::Failure;
 use crate::writer::Writer;
 
-/// Both standard outputs, and what has to be undone for each.
+/// Both standard outputs, and the decoder of each.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     stdout: Sink,
     stderr: Sink,
-    /// A batch for one of them, and its buffers.
+    /// Decoded data and its buffers.
     decoded: Vec<(Output, Bytes)>,
     batch: Vec<Bytes>,
 }
@@ -24,7 +24,7 @@ struct Sink {
 }
 
 impl Outputs {
-    /// As they are.
+    /// Without decoding.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -34,38 +34,38 @@ impl Outputs {
         Ok(Self { stdout, stderr, decoded: Vec::new(), batch: Vec::new() })
     }
 
-    /// Those that are for a program or a file: their bytes count.
+    /// The outputs that go to a program or a file, where every byte matters.
     pub(crate) fn not_for_a_person(&self) -> Vec<Output> {
         let both = [(Output::Stdout, &self.stdout), (Output::Stderr, &self.stderr)];
         both.into_iter().filter(|(_, sink)| !sink.writer.is_terminal()).map(|(output, _)| output).collect()
     }
 
-    /// From here on these come escaped, after `mark`.
+    /// From now on these outputs arrive escaped, after `mark`.
     pub(crate) fn expect_escaped(&mut self, mark: &str, outputs: &[Output]) {
         for (output, sink) in [(Output::Stdout, &mut self.stdout), (Output::Stderr, &mut self.stderr)] {
             sink.decoder = outputs.contains(&output).then(|| Decoder::new(mark, output));
         }
     }
 
-    /// From here on both come on standard output, as a terminal's script escapes them.
+    /// From now on both outputs arrive on standard output, as escaped by the script for terminals.
     pub(crate) fn expect_terminal(&mut self, mark: &str) {
         self.stdout.decoder = Some(Decoder::new(mark, Output::Stdout));
     }
 
-    /// What undoes the escaping of standard output, if that is escaped.
+    /// The decoder of standard output, if it is escaped.
     pub(crate) fn decoder(&self) -> Option<&Decoder> {
         self.stdout.decoder.as_ref()
     }
 
-    /// How the outputs that come escaped ended.
+    /// How the escaped outputs arrived.
     pub(crate) fn verdicts(&self) -> impl Iterator<Item = Verdict> {
         [&self.stdout, &self.stderr].into_iter().filter_map(|sink| sink.decoder.as_ref()).map(Decoder::verdict)
     }
 
-    /// Writes what came; `pieces` is empty afterwards.
+    /// Writes received data. `pieces` is empty afterwards.
     ///
     /// # Errors
-    /// An output can't be written.
+    /// An output cannot be written.
     pub(crate) async fn show(&mut self, pieces: &mut Vec<(Output, Bytes)>) -> Result<(), Failure> {
         for (output, bytes) in pieces.drain(..) {
             match &mut if output == Output::Stderr { &mut self.stderr } else { &mut self.stdout }.decoder {

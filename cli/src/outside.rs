@@ -1,11 +1,12 @@
-//! Text that others wrote, before it is shown: the far side, the API and the documents decide what it says, not what the
-//! terminal does.
+//! Prepares text from outside for display. The far side, the API and the documents decide what it says, but they must
+//! not control the terminal.
 
-/// Most characters of one text. Whoever wants to fill the screen is cut short.
+/// Maximum number of characters of one text. Longer texts are cut.
 const MAX: usize = 4096;
 
-/// The text as one line that shows every character: control characters, line breaks, marks that turn the direction of writing
-/// and characters without a width are spelled, such as `\u{202e}`. What is shown already stays as it is.
+/// The text as one line in which every character is visible. Control characters, line breaks, marks that change the
+/// direction of writing and characters without a width are escaped, such as `\u{202e}`. Visible characters are
+/// unchanged.
 pub(crate) fn line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MAX));
     let mut characters = text.chars();
@@ -17,13 +18,14 @@ pub(crate) fn line(text: &str) -> String {
     line
 }
 
-/// As [`line()`], but line breaks stay. All lines but the first are indented, so that none looks like one of this program's.
+/// Like [`line()`], but line breaks are kept. All lines except the first are indented, so that none looks like one of
+/// this program's.
 pub(crate) fn lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(line).collect();
     lines.join("\n  ")
 }
 
-/// A line of the log as its formatter made it: as [`line()`], but it ends as it did, and the formatter's own colors stay.
+/// A line of the log from its formatter: like [`line()`], but its end and the formatter's own colors are kept.
 pub(crate) fn log_line(text: &str) -> String {
     let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
     let mut shown = String::with_capacity(text.len() + end.len());
@@ -51,7 +53,7 @@ pub(crate) fn log_line(text: &str) -> String {
 fn show(character: char, line: &mut String) {
     match character {
         ' '..='~' => line.push(character),
-        // The standard library knows what can be seen. Behind a letter, an accent is nothing to escape.
+        // The standard library knows which characters are visible. After a letter, an accent need not be escaped.
         _ => line.extend(['a', character].iter().collect::<String>().escape_debug().skip(1)),
     }
 }

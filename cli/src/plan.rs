@@ -1,4 +1,4 @@
-//! What a forward needs to know before it listens: names are looked up, once for all `-L`.
+//! What a forward needs to know before it listens. Names are looked up once for all `-L`.
 
 use std::sync::Arc;
 
@@ -13,24 +13,24 @@ use crate::local;
 use crate::spec::{ForwardRequest, ForwardSpec, ServiceForward};
 use crate::targets;
 
-/// One `-L` whose names are looked up.
+/// One `-L` after its names were looked up.
 pub(crate) struct Planned {
-    /// With the real host and port.
+    /// With the actual host and port.
     pub(crate) spec: ForwardSpec,
-    /// What StartSession takes for the first session.
+    /// The target for the first session.
     pub(crate) target: String,
     /// Starts the sessions; looks names up again for each.
     pub(crate) provider: Arc<dyn SessionProvider>,
-    /// The service that it leads to, if one was named.
+    /// The destination service, if one was named.
     pub(crate) service: Option<ServiceEndpoint>,
-    /// What to tell about what was found; `None` if nothing was looked up.
+    /// What was found; `None` if nothing was looked up.
     pub(crate) found: Option<String>,
 }
 
 /// Looks up everything that the command line names.
 ///
 /// # Errors
-/// In one line: what is not there, or may not be looked up.
+/// In one line: what does not exist, or may not be looked up.
 pub(crate) async fn plan(
     args: &TunnelArgs,
     Requests { target, forwards }: Requests,
@@ -50,7 +50,7 @@ pub(crate) async fn plan(
     Ok(planned)
 }
 
-/// What the command line asks for.
+/// What the command line requests.
 #[derive(Debug)]
 pub(crate) struct Requests {
     /// The node, if one is named.
@@ -58,10 +58,10 @@ pub(crate) struct Requests {
     forwards: Vec<ForwardRequest>,
 }
 
-/// Reads what the command line asks for. A service in the place of the node is what to forward to.
+/// Interprets the command line. A service in the place of the node is the destination.
 ///
 /// # Errors
-/// Something is missing or contradicts itself, or the service would refuse it. Nothing is looked up yet.
+/// Something is missing or contradictory, or the service would refuse it. Nothing is looked up yet.
 pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
     let usage = |text: &str| Failure::new(ExitCode::Usage, "usage", text);
     let mut requests = args.forwards.clone();
@@ -92,7 +92,7 @@ pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
                 format!("-L {} needs a managed node: name it as <TARGET> or with --target; see --help", spec.text);
             return Err(usage(&text));
         }
-        // A document of the user's own may take more than AWS's.
+        // A user's own document may accept more than AWS's.
         if args.session.document_name.is_none() {
             spec.remote.check().map_err(|why| usage(&format!("-L '{}': {why}", spec.text)))?;
         }

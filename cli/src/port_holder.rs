@@ -1,4 +1,4 @@
-//! Finds out which process holds a TCP port, where the system tells (Linux).
+//! Finds the process that listens on a TCP port, if the system allows it (Linux).
 
 use std::fmt;
 use std::fs;
@@ -21,7 +21,8 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The process that listens on `address` (`ip:port`), if it can be found: other users' processes can't, except by root.
+/// The process that listens on `address` (`ip:port`), if it can be found. Other users' processes can only be found by
+/// root.
 pub(crate) fn of(address: &str) -> Option<Holder> {
     let port = address.parse::<SocketAddr>().ok()?.port();
     let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]

@@ -1,4 +1,4 @@
-//! The standard streams of this process as a connection to the far side: what ssh wants of a ProxyCommand.
+//! Connects the standard streams of this process to the far side, as ssh expects of a ProxyCommand.
 
 use std::cell::Cell;
 use std::future::pending;
@@ -15,19 +15,20 @@ use crate::shutdown::Shutdown;
 use crate::writer::Writer;
 
 const READ_SIZE: usize = 64 << 10;
-/// What is taken at once for a slow standard output.
+/// Maximum number of bytes taken at a time for a slow standard output.
 const WRITE_SIZE: usize = 128 << 10;
 
-/// Passes bytes, and nothing but them, until the far side is done or somebody asks to stop. The end of standard input alone
-/// is no reason, the answer may still be on its way.
+/// Passes bytes, and nothing else, until the far side has ended or a stop is requested. The end of standard input alone
+/// is no reason to stop, because the answer may still arrive.
 ///
 /// # Errors
-/// The destination refused, the session is lost, the answer did not end, or standard output can't be written.
+/// The destination refused, the session is lost, the answer did not end, or standard output cannot be written.
 pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> Result<(), Failure> {
     let stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
     let sender = stream.sender();
     let heard = Cell::new(false);
-    // An ssh that goes to the background is a new process: only without input its end says something.
+    // An ssh that goes to the background is a new process. Therefore the end of the parent matters only after the end
+    // of the input.
     let left_alone = async {
         send(&sender).await;
         shutdown.parent_gone().await;
@@ -40,7 +41,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> 
     }
 }
 
-/// The far side's bytes to standard output, until it is done.
+/// Writes the far side's data to standard output, until it ends.
 async fn receive(session: &Session, mut stream: SessionStream, heard: &Cell<bool>) -> Result<(), Failure> {
     let mut output = Writer::stdout()?;
     let mut chunks = Vec::new();
@@ -56,8 +57,8 @@ async fn receive(session: &Session, mut stream: SessionStream, heard: &Cell<bool
     }
 }
 
-/// Tells once that the far side takes nothing, then does nothing more. Where nothing listens on the port, some agents' workers
-/// crash, and a minute passes until the session ends.
+/// Reports once that the far side does not respond, then does nothing more. If nothing listens on the port, the worker
+/// of some agents crashes, and a minute passes until the session ends.
 async fn tell_silence(session: &Session, heard: &Cell<bool>) {
     const LOOK: Duration = Duration::from_secs(1);
     const LOOKS: u32 = 3;
@@ -73,7 +74,7 @@ async fn tell_silence(session: &Session, heard: &Cell<bool>) {
     pending().await
 }
 
-/// What the service had to say about the end, if that is a complaint: an agent that can't reach the port ends the session.
+/// The service's text about the end, if it is an error: an agent that cannot reach the port ends the session.
 async fn complaint(session: &Session) -> Option<Failure> {
     const MOMENT: Duration = Duration::from_secs(2);
     match timeout(MOMENT, session.closed()).await {

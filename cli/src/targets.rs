@@ -1,4 +1,4 @@
-//! Which managed node is meant: names are looked up before the first session starts.
+//! Determines the managed node. Names are looked up before the first session starts.
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::output::awaiting;
 use crate::{console, outside};
 
-/// Through which node the sessions of a command go. `any` takes any node of the name that is online, without asking.
+/// The node for the sessions of a command. With `any`, any online node of the name is used without asking.
 ///
 /// # Errors
-/// There is no such node, none is online, or several are and nobody is there to choose one.
+/// There is no such node, none is online, or several are and nobody can choose one.
 pub(crate) async fn source(aws: &AwsProvider, spec: &TargetSpec, any: bool) -> Result<NodeSource, Failure> {
     if !spec.is_name() {
         return Ok(NodeSource::Fixed(spec.to_string()));
@@ -24,10 +24,10 @@ pub(crate) async fn source(aws: &AwsProvider, spec: &TargetSpec, any: bool) -> R
     if any || spec.means_any() { Ok(NodeSource::AnyOf(spec.clone())) } else { only_one(aws, spec).await }
 }
 
-/// Waits until a node of this name is online, for at most `patience`: one that boots is not known at first.
+/// Waits up to `patience` until a node of this name is online. A node that boots is not known at first.
 ///
 /// # Errors
-/// None came, or the lookup fails otherwise.
+/// There was none, or the lookup fails for another reason.
 pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience: Duration) -> Result<(), Failure> {
     if patience.is_zero() || !spec.is_name() {
         return Ok(());
@@ -45,13 +45,13 @@ pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience:
     Ok(await_target(&name, patience, waiting, look).await?)
 }
 
-/// The only node of the name that is online, or the one that a person chooses.
+/// The only online node of the name, or the one that a person chooses.
 async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Failure> {
     let nodes = aws.find_nodes(spec).await?;
     let online: Vec<Node> = nodes.iter().filter(|node| node.online).cloned().collect();
     match online.as_slice() {
         [] => Err(aws.no_node(spec, &nodes).await.into()),
-        // Of a name that only one node has, whoever has it when the next session starts is meant.
+        // If only one node has the name, each session uses the node that has it then.
         [_] => Ok(NodeSource::AnyOf(spec.clone())),
         _ if stdin().is_terminal() && stderr().is_terminal() => choose(spec, online).await.map(NodeSource::Fixed),
         _ => {

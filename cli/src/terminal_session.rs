@@ -1,4 +1,4 @@
-//! A shell or a command of the far side on the standard streams of this process.
+//! Connects a shell or a command of the far side to the standard streams of this process.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -14,40 +14,40 @@ use crate::outputs::Outputs;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::terminal::{self, Escapes, HELP, RawMode};
 
-/// How it came to an end.
+/// How it ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The far side is done; the text says why, often nothing.
+    /// The far side has ended; the text says why, often nothing.
     Closed(String),
     /// `~.` was typed.
     Escaped,
-    /// This process was asked to stop.
+    /// A stop of this process was requested.
     Stopped(StopCause),
 }
 
-/// What the far side's command was given as input, once there is no more.
+/// How the end of the input is passed to the far side's command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// A terminal shows the end of its input by a character: Ctrl-D.
+    /// On a terminal, a character marks the end of the input: Ctrl-D.
     Terminal { is_shell: bool },
-    /// A command without a terminal takes none.
+    /// A command without a terminal has no input.
     None,
 }
 
-/// Bytes of standard input that are taken at once.
+/// Maximum number of bytes per read from standard input.
 const READ_SIZE: usize = 64 << 10;
-/// Bytes that are taken at once for a slow standard output.
+/// Maximum number of bytes taken at a time for a slow standard output.
 const WRITE_SIZE: usize = 128 << 10;
 /// The character that ends a terminal's input.
 const END_OF_INPUT: u8 = 4;
 
-/// What Ctrl-C is on a terminal.
+/// The character of Ctrl-C.
 const INTERRUPT: u8 = 3;
 
-/// Connects the standard streams with the session's stream until one of the ends is done. A terminal is raw meanwhile.
+/// Connects the standard streams with the session's stream until one of them ends. A terminal is raw in the meantime.
 ///
 /// # Errors
-/// The session is lost, or an output can't be written.
+/// The session is lost, or an output cannot be written.
 pub(crate) async fn run(session: &Session, shutdown: &Shutdown, outputs: &mut Outputs) -> Result<Ended, Failure> {
     let kind = match session.session_type() {
         Some(SessionType::NonInteractiveCommands) => Input::None,
@@ -59,7 +59,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, outputs: &mut Ou
     let keys = Keys::install().map_err(Failure::internal)?;
     let interrupted = Cell::new(false);
     let _raw = if kind == Input::None { None } else { RawMode::enter() };
-    // Side by side, and in no order: a flood of output, or a reader that takes none, must not keep a key or a signal waiting.
+    // Concurrently, and without a fixed order: much output, or a blocked reader, must not delay a key or a signal.
     let ended = tokio::select! {
         ended = show(session, stream, outputs) => ended,
         ended = type_in(&sender, kind, &interrupted) => Ok(ended),
@@ -70,7 +70,7 @@ pub(crate) async fn run(session: &Session, shutdown: &Shutdown, outputs: &mut Ou
     ended
 }
 
-/// Standard input to the far side; completes if that ends the session.
+/// Passes standard input to the far side; completes if that ends the session.
 async fn type_in(sender: &StreamSender, kind: Input, interrupted: &Cell<bool>) -> Ended {
     let Input::Terminal { is_shell } = kind else { return std::future::pending().await };
     let at_keyboard = terminal::has_keyboard();
@@ -99,25 +99,25 @@ async fn type_in(sender: &StreamSender, kind: Input, interrupted: &Cell<bool>) -
             break;
         }
     }
-    // A raw terminal has no key for the end of input: it is gone itself.
+    // A raw terminal has no key for the end of input, so the terminal itself is gone.
     if at_keyboard {
         return Ended::Stopped(StopCause::HangUp);
     }
-    // Nothing on the wire says that the input is over. What was piped in ends as it would at a keyboard.
+    // The protocol has no message for the end of the input. Piped input ends like input from a keyboard.
     let end: &[u8] = match (last, is_shell) {
         (b'\n' | b'\r', _) => &[END_OF_INPUT],
         (_, true) => &[b'\n', END_OF_INPUT],
-        // The first one hands over the unfinished line, the second one is the end.
+        // The first one passes the unfinished line on, the second one is the end.
         (_, false) => &[END_OF_INPUT, END_OF_INPUT],
     };
     let _ = sender.write_chunk(Bytes::from_static(end)).await;
     std::future::pending().await
 }
 
-/// Keys and the window's size to the far side. Ctrl-C ends the session instead while the far side is out of reach, and when
-/// nothing was typed since the last one: the command need not obey.
+/// Passes keys and the window's size to the far side. Ctrl-C ends the session instead if the far side cannot be
+/// reached, or if nothing was typed since the last Ctrl-C, because the command may ignore it.
 async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys, interrupted: &Cell<bool>) -> Ended {
-    // What the far side does not take yet must not keep the next key waiting.
+    // Data that the far side does not accept yet must not block the next key.
     let mut unsent = Vec::new();
     loop {
         tokio::select! {
@@ -133,7 +133,7 @@ async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys, inter
     }
 }
 
-/// The far side's outputs on those of this process, until it is done.
+/// Writes the far side's outputs to those of this process, until it has ended.
 async fn show(session: &Session, mut stream: SessionStream, outputs: &mut Outputs) -> Result<Ended, Failure> {
     let mut pieces = Vec::new();
     loop {
@@ -145,7 +145,7 @@ async fn show(session: &Session, mut stream: SessionStream, outputs: &mut Output
     }
 }
 
-/// The reason comes with the end of the stream, or a moment later.
+/// The reason arrives with the end of the stream, or a moment later.
 async fn closed(session: &Session) -> Ended {
     const MOMENT: Duration = Duration::from_secs(2);
     match tokio::time::timeout(MOMENT, session.closed()).await {
@@ -159,7 +159,7 @@ fn lost(session: &Session, error: &StreamError) -> Failure {
     Failure::new(crate::exit_code::ExitCode::SessionLost, "session_ended", reason)
 }
 
-/// What the keyboard and the window do beside typing.
+/// Events of the keyboard and the window other than typing.
 enum Key {
     /// The terminal has another size.
     Resized,

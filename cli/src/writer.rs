@@ -1,7 +1,7 @@
-//! The standard outputs of this process, for bytes from the far side.
+//! The standard outputs of this process, for data from the far side.
 //!
-//! There is one writer for each, and it writes one batch after the other: what comes later can't overtake, and every error is
-//! seen. The system call runs on a thread that may block, so that a reader who takes nothing keeps no signal waiting.
+//! There is one writer for each, which writes one batch after the other, so that the order is kept and every error is
+//! seen. The system call runs on a thread that may block, so that a blocked reader does not delay signals.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, IsTerminal, Write as _};
@@ -17,7 +17,7 @@ use crate::exit_code::{ExitCode, Failure};
 /// One standard output.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// Without the line buffer of the standard library, and without its silence about errors.
+    /// Without the line buffer of the standard library, which also hides some errors.
     file: Arc<File>,
     name: &'static str,
     is_terminal: bool,
@@ -46,15 +46,15 @@ impl Writer {
         Ok(Self { file: Arc::new(file.into()), name, is_terminal })
     }
 
-    /// Whether a person reads it.
+    /// Whether it is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Writes all of `chunks`, and returns when the system has them. `chunks` is empty afterwards.
+    /// Writes all of `chunks`, and returns when the system has accepted them. `chunks` is empty afterwards.
     ///
     /// # Errors
-    /// As [`failure`] tells them.
+    /// As described for [`failure`].
     pub(crate) async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), Failure> {
         if chunks.iter().all(Bytes::is_empty) {
             chunks.clear();
@@ -90,18 +90,18 @@ fn write_all(mut file: &File, chunks: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a result that is complete to standard output.
+/// Writes a complete result to standard output.
 ///
 /// # Errors
-/// As [`failure`] tells them.
+/// As described for [`failure`].
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|error| failure("standard output", stdout.is_terminal(), &error))
 }
 
-/// What it means that a standard output can't be written: a reader that is gone ends the program quietly, as a terminal that is
-/// gone does; everything else is told.
+/// Interprets an error of writing to a standard output. If the reader or the terminal is gone, the program ends
+/// quietly; everything else is reported.
 pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failure {
     const EIO: i32 = 5;
     match error.kind() {

@@ -1,4 +1,4 @@
-//! The options of what works without AWS: `local` and `demo`.
+//! The options of the commands that work without AWS: `local` and `demo`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -74,7 +74,7 @@ pub(crate) struct DemoArgs {
     pub(crate) profile: LocalProfile,
 }
 
-/// Credentials that keep nobody out of the local Session Manager.
+/// Credentials that do not protect the local Session Manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InsecureCredentials {
     /// The same in every run.
@@ -86,9 +86,9 @@ pub(crate) enum InsecureCredentials {
 /// How the agent of the local Session Manager behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LocalProfile {
-    /// No artificial limit.
+    /// No artificial limits.
     #[default]
     Fast,
-    /// 1024 bytes and a pause of 1 ms per message, as the real agent.
+    /// 1024 bytes and a pause of 1 ms per message, like the real agent.
     Real,
 }

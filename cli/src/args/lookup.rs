@@ -32,7 +32,7 @@ pub(crate) enum Listed {
 }
 
 impl Listed {
-    /// In a sentence.
+    /// The name for use in a sentence.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Nodes => "managed nodes",
@@ -101,7 +101,7 @@ pub(crate) enum Named {
     Service(ServiceSpec),
 }
 
-/// How `policy` writes.
+/// The output format of `policy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PolicyFormat {
     #[default]

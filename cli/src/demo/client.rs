@@ -1,4 +1,4 @@
-//! The local program of the demo: downloads, uploads and asks, knowing nothing but the local port.
+//! The local program of the demo. It downloads, uploads and makes requests, and uses only the local port.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,23 +20,23 @@ use tokio::time::timeout;
 
 use super::data::{HexDigest, Seeded, hex};
 
-/// A transfer that moves nothing for so long has failed.
+/// A transfer that makes no progress for this long has failed.
 const STALL: Duration = Duration::from_secs(30);
 
-/// What went wrong with a request, as text: only a person looks at it.
+/// The error of a request, as text for a person.
 pub(super) type Result<T> = std::result::Result<T, String>;
 
-/// One connection to the local port, kept alive.
+/// One keep-alive connection to the local port.
 pub(super) struct Client {
     sender: SendRequest<BoxBody<Bytes, Infallible>>,
     host: String,
 }
 
-/// What a transfer came to.
+/// The result of a transfer.
 pub(super) struct Transfer {
     /// From the request to the last byte, or the answer.
     pub(super) elapsed: Duration,
-    /// The digest at the end that received.
+    /// The digest at the receiving end.
     pub(super) sha256: HexDigest,
 }
 
@@ -50,7 +50,7 @@ impl Client {
         Ok(Self { sender, host: address.into() })
     }
 
-    /// Downloads so many bytes of a seed; `moved` counts along.
+    /// Downloads `bytes` bytes of a seed; `moved` is updated meanwhile.
     pub(super) async fn download(&mut self, seed: u64, bytes: u64, moved: &Arc<AtomicU64>) -> Result<Transfer> {
         let began = Instant::now();
         let download = async {
@@ -67,7 +67,7 @@ impl Client {
         unless_stalled(download, moved).await
     }
 
-    /// Uploads so many bytes of a seed; `moved` counts along.
+    /// Uploads `bytes` bytes of a seed; `moved` is updated meanwhile.
     pub(super) async fn upload(&mut self, seed: u64, bytes: u64, moved: &Arc<AtomicU64>) -> Result<Transfer> {
         let began = Instant::now();
         let body = Counted { data: Seeded::new(seed, bytes), moved: moved.clone() };
@@ -79,7 +79,7 @@ impl Client {
         unless_stalled(upload, moved).await
     }
 
-    /// Asks for one byte, so many times, one after the other: how long each took, shortest first.
+    /// Requests one byte `count` times, one after the other. Returns the times, shortest first.
     pub(super) async fn round_trips(&mut self, count: usize) -> Result<Vec<Duration>> {
         let mut round_trips = Vec::with_capacity(count);
         for _ in 0..count {
@@ -117,7 +117,7 @@ async fn collect(answer: Response<Incoming>) -> Result<Bytes> {
     Ok(answer.into_body().collect().await.map_err(text)?.to_bytes())
 }
 
-/// Fails if `moved` stands still.
+/// Fails if `moved` does not change any more.
 async fn unless_stalled<T>(transfer: impl Future<Output = Result<T>>, moved: &AtomicU64) -> Result<T> {
     tokio::pin!(transfer);
     loop {
@@ -136,7 +136,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// A body that counts what was taken from it.
+/// A body that counts how much of it was read.
 struct Counted {
     data: Seeded,
     moved: Arc<AtomicU64>,

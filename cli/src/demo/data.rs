@@ -1,4 +1,4 @@
-//! Bytes that look random and can be made again from their seed.
+//! Bytes that look random and can be generated again from their seed.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 /// A SHA-256 in hexadecimal.
 pub(super) type HexDigest = String;
 
-/// So many bytes from a seed, in chunks of at most 64 KiB. It is an HTTP body as it stands.
+/// Bytes generated from a seed, in chunks of at most 64 KiB. This is also an HTTP body.
 #[derive(Debug)]
 pub(super) struct Seeded {
     random: fastrand::Rng,
@@ -25,12 +25,12 @@ impl Seeded {
         Self { random: fastrand::Rng::with_seed(seed), left: bytes }
     }
 
-    /// How many bytes are to come.
+    /// Number of remaining bytes.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// The digest of all that is left.
+    /// The digest of the remaining bytes.
     pub(super) fn digest(self) -> HexDigest {
         let mut hasher = Sha256::new();
         self.for_each(|chunk| hasher.update(&chunk));
@@ -67,7 +67,7 @@ impl Body for Seeded {
     }
 }
 
-/// What a hasher has seen, in hexadecimal.
+/// The digest in hexadecimal.
 pub(super) fn hex(hasher: Sha256) -> HexDigest {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,5 @@
-//! `demo`: the main job without AWS. A local Session Manager, a private web service that only its agent reaches, a tunnel
-//! to it, and what the tunnel is worth.
+//! `demo`: port forwarding without AWS. It starts a local Session Manager, a private web service that only its agent
+//! can reach, and a tunnel to it, and measures the tunnel.
 
 mod client;
 mod data;
@@ -29,16 +29,16 @@ use service::{OpenTunnel, Service, Tunnel};
 /// The name that only the agent resolves.
 const PRIVATE_NAME: &str = "private-web.internal";
 
-/// How many requests the round trip is taken from.
+/// Number of requests for measuring the round-trip time.
 const ROUND_TRIPS: usize = 200;
 
-/// How long the session may take to end.
+/// Time limit for ending the session.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the demo.
 ///
 /// # Errors
-/// If anything of it fails, or what comes out of the tunnel is not what went in.
+/// If a part of it fails, or if the received data differs from what was sent.
 pub(crate) async fn run(args: &DemoArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let (listener, address) = service::listen().await.map_err(Failure::internal)?;
@@ -126,7 +126,7 @@ async fn wait_until_ready(events: &mut mpsc::UnboundedReceiver<ForwardEvent>) ->
             return Ok((session_id, agent_version));
         }
     }
-    // The forwarder is gone, and says why itself.
+    // The forwarder has ended and reports the reason itself.
     std::future::pending().await
 }
 
@@ -144,7 +144,7 @@ async fn end(running: JoinHandle<Result<(), ssm_forward::ForwardError>>) {
     let _ = timeout(GRACE, running).await;
 }
 
-/// What was measured.
+/// The measured values.
 struct Figures {
     down: Duration,
     up: Duration,
@@ -202,7 +202,7 @@ fn summary(size: u64, figures: &Figures, stats: &StatsSnapshot) -> String {
     )
 }
 
-/// Where the person looks: results on stdout, progress on stderr.
+/// Output for the user: results on stdout, progress on stderr.
 struct Screen {
     quiet: bool,
 }
@@ -220,7 +220,7 @@ impl Screen {
         }
     }
 
-    /// Shows how far a transfer is, as a bar on a terminal and as one line elsewhere.
+    /// Shows the progress of a transfer, as a bar on a terminal and as one line elsewhere.
     async fn watch<T>(&self, what: &'static str, size: u64, moved: &AtomicU64, transfer: impl Future<Output = T>) -> T {
         if self.quiet || !stderr().is_terminal() {
             self.note(&format!("{what} {}", HumanBytes(size)));

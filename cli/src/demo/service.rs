@@ -1,4 +1,5 @@
-//! The private web service: a page with the tunnel's live figures, and something to download, upload and ask.
+//! The private web service: a page with the tunnel's live figures, and requests for downloads, uploads and single
+//! bytes.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,10 +23,10 @@ use super::data::{Seeded, hex};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The most that one request may ask for a digest of.
+/// Maximum size of a digest request.
 const MAX_DIGEST: u64 = 1 << 30;
 
-/// What the page tells of the tunnel that it is seen through.
+/// What the page shows about its tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     /// The managed node.
@@ -77,7 +78,7 @@ struct Snapshot<'a> {
     figures: StatsSnapshot,
 }
 
-/// A private web service; it ends when this is dropped.
+/// A private web service. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Service {
     task: JoinHandle<()>,
@@ -89,10 +90,10 @@ impl Drop for Service {
     }
 }
 
-/// After the system refused to accept a connection.
+/// Pause after the system failed to accept a connection.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Listens on a free port of the loopback interface; nothing is served yet.
+/// Listens on a free port of the loopback interface. Nothing is accepted yet.
 pub(super) async fn listen() -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
@@ -100,7 +101,7 @@ pub(super) async fn listen() -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 impl Service {
-    /// Serves what connects to `listener`.
+    /// Serves the connections of `listener`.
     pub(super) fn start(listener: TcpListener, tunnel: Arc<Tunnel>) -> Self {
         let accept = async move {
             let mut connections = JoinSet::new();

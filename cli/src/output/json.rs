@@ -1,4 +1,4 @@
-//! One JSON object per line. The names are part of the command's interface, `docs/cli.md` lists them.
+//! One JSON object per line. The names are part of the command's interface and listed in `docs/cli.md`.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -11,13 +11,13 @@ use ssm_forward::{ForwardEvent, LocalAddr, StatsSnapshot};
 use super::{Notice, Subject};
 use crate::figures::Figures;
 
-/// Live figures are told so often at most, and only when something moved.
+/// Minimum interval of live figures. They are only written if something changed.
 const STATS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Writes notices as lines.
 #[derive(Default)]
 pub(super) struct JsonWriter {
-    /// When figures were told for the last time, and the bytes and connections then.
+    /// When figures were last written, and the bytes and connections at that time.
     told: Option<(SystemTime, Vec<StatsSnapshot>)>,
 }
 
@@ -64,7 +64,7 @@ fn write_line(to: &mut impl Write, line: &Line<'_>) -> io::Result<()> {
     to.flush()
 }
 
-/// JSON in ASCII: a program reads the same, and a terminal obeys nothing that the far side wrote.
+/// JSON in ASCII: programs read the same, and no text from the far side can control a terminal.
 struct Visible;
 
 impl Formatter for Visible {
@@ -282,7 +282,7 @@ fn timestamp(at: SystemTime) -> String {
 }
 
 /// Year, month and day of a day since 1970-01-01: Hinnant's `civil_from_days`, whose years begin in March so that the
-/// leap day comes last.
+/// leap day is the last one.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,7 +1,7 @@
-//! Takes the token out of sight: it comes in an argument or a variable, which other programs of this machine may read.
+//! Hides the token, which arrives in an argument or a variable that other programs on this machine can read.
 //!
-//! The process replaces itself by itself, with the session in a pipe instead. The process id stays, and so does everything
-//! that the caller sees.
+//! The process replaces itself (`execve`), with the session in a pipe instead. The process id does not change, and
+//! neither does anything else that the caller sees.
 
 use std::ffi::OsString;
 use std::io::{PipeWriter, Read, Write, pipe};
@@ -13,12 +13,12 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::invocation::RESPONSE_VARIABLE;
 
-/// Names the descriptor that the session is to be read from.
+/// Names the descriptor from which the session is read.
 const DESCRIPTOR_VARIABLE: &str = "AWS_SSM_FORWARD_SESSION_FD";
-/// What every system's pipe takes without a reader.
+/// The size that a pipe has on every system.
 const PIPE: usize = 16 << 10;
 
-/// The arguments, with the session in its place.
+/// The arguments, with the session inserted.
 pub(super) fn arguments() -> Vec<OsString> {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     match std::env::var(DESCRIPTOR_VARIABLE) {
@@ -27,13 +27,13 @@ pub(super) fn arguments() -> Vec<OsString> {
                 *place = session.into();
             }
         }
-        // Where it can't be done, the session goes on as it is.
+        // If it is not possible, the session is used as it is.
         Err(_) => hand_over(&args).unwrap_or_default(),
     }
     args
 }
 
-/// Returns only if it can't be done, or need not.
+/// Returns only if it is not possible or not necessary.
 fn hand_over(args: &[OsString]) -> std::io::Result<()> {
     let Some(first) = args.get(1).filter(|_| args.len() > 3).and_then(|arg| arg.to_str()) else { return Ok(()) };
     let variable = first.starts_with(RESPONSE_VARIABLE).then_some(first);
@@ -58,14 +58,15 @@ fn hand_over(args: &[OsString]) -> std::io::Result<()> {
     Err(again.exec())
 }
 
-/// Nobody reads before everything is written: the pipe must take it as a whole. No argument is longer than a pipe may be.
+/// Nobody reads before everything is written, so the pipe must hold all of it. No argument is longer than a pipe can
+/// be.
 fn make_room(pipe: &PipeWriter, length: usize) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     if length > PIPE {
         rustix::pipe::fcntl_setpipe_size(pipe, length)?;
         return Ok(());
     }
-    // Elsewhere a pipe grows by itself, if it does: what it does not take at once is given up.
+    // On other systems a pipe may grow by itself. If it does not accept everything immediately, this is given up.
     rustix::io::ioctl_fionbio(pipe, length > PIPE)?;
     Ok(())
 }

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use super::NAME;
 use crate::exit_code::{ExitCode, Failure};
 
-/// What stood there before is kept under this name beside it.
+/// The file that was there before is kept under this name beside it.
 const KEPT: &str = "session-manager-plugin.replaced-by-aws-ssm-forward";
 
-/// Puts a link to this program, or a copy of it, into `dir`; says what it did.
+/// Puts a link to this program, or a copy of it, into `dir`. Returns what it did.
 ///
 /// # Errors
-/// In one line, what is in the way.
+/// In one line, why it is not possible.
 pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure> {
     let dir = directory(dir)?;
     let (place, kept) = (dir.join(NAME), dir.join(KEPT));
@@ -24,7 +24,7 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     if is_own(&place, &own) {
         return Ok(format!("{} is this program already", place.display()));
     }
-    // First under another name: what stands there is touched only when everything of ours is there.
+    // First under another name: the existing file is changed only when the new one is complete.
     let new = dir.join(format!("{NAME}.new-{}", std::process::id()));
     let put = if copy { fs::copy(&own, &new).map(drop) } else { std::os::unix::fs::symlink(&own, &new) };
     let replaced = put.map_err(|error| failed(&new, &error)).and_then(|()| replace(&place, &kept, &new, &own));
@@ -36,12 +36,12 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     Ok(format!("{} is now this program{replaced}{warning}", place.display()))
 }
 
-/// Puts `new` into `place`; says what became of what stood there.
+/// Moves `new` to `place`. Returns what happened to the previous file.
 fn replace(place: &Path, kept: &Path, new: &Path, own: &Path) -> Result<String, Failure> {
     let replaced = if fs::symlink_metadata(place).is_err() {
         String::new()
     } else if is_some_build(place, own) {
-        // What was kept for it, if anything, stays kept.
+        // If a file was kept for it, it stays kept.
         "; it was another build of it".to_owned()
     } else {
         let again = if fs::symlink_metadata(kept).is_ok() { ", in place of what was kept there" } else { "" };
@@ -52,10 +52,10 @@ fn replace(place: &Path, kept: &Path, new: &Path, own: &Path) -> Result<String, 
     Ok(replaced)
 }
 
-/// Takes it away again, and puts back what stood there before; says what it did.
+/// Removes it, and restores what was there before. Returns what it did.
 ///
 /// # Errors
-/// In one line, why it can't be done.
+/// In one line, why it is not possible.
 pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
     let dir = directory(dir)?;
     let (place, kept) = (dir.join(NAME), dir.join(KEPT));
@@ -71,7 +71,7 @@ pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
     Ok(format!("{} is again what stood there before", place.display()))
 }
 
-/// Where it is to be: as asked, else where one is found, else the usual place.
+/// The folder: as requested, otherwise where a plugin is found, otherwise the usual place.
 fn directory(dir: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(dir) = dir {
         return Ok(dir.to_path_buf());
@@ -91,7 +91,7 @@ fn found_in_path() -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(NAME)).find(|candidate| candidate.exists())
 }
 
-/// Whether `place` leads to this program, by a link or as a copy of the same length and content.
+/// Whether `place` is this program, by a link or as a copy of the same length and content.
 fn is_own(place: &Path, own: &Path) -> bool {
     let same_file = |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()? == fs::canonicalize(b).ok()?);
     let same_bytes = |a: &Path, b: &Path| {
@@ -101,7 +101,8 @@ fn is_own(place: &Path, own: &Path) -> bool {
     same_file(place, own).unwrap_or(false) || same_bytes(place, own).unwrap_or(false)
 }
 
-/// Whether `place` is another build of this program, or a link to where one was: every build has the name [`KEPT`] in it.
+/// Whether `place` is another build of this program, or a link to where one was. Every build contains the name
+/// [`KEPT`].
 fn is_some_build(place: &Path, own: &Path) -> bool {
     let leads_to_one = fs::read_link(place).is_ok_and(|target| target.file_name() == own.file_name());
     let contains_name = |bytes: Vec<u8>| bytes.windows(KEPT.len()).any(|window| window == KEPT.as_bytes());

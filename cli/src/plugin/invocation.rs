@@ -1,4 +1,4 @@
-//! What the caller wants, from the positions of the arguments. `docs/plugin.md` has the contract.
+//! What the caller wants, according to the positions of the arguments. `docs/plugin.md` describes the interface.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -9,30 +9,30 @@ use ssm_forward::{SessionTicket, Url};
 
 use crate::exit_code::{ExitCode, Failure};
 
-/// What the executable was started for.
+/// The purpose of this run.
 #[derive(Debug)]
 pub(super) enum Invocation {
-    /// Without arguments: somebody asks whether it is installed.
+    /// Without arguments: the caller checks whether it is installed.
     Banner,
     /// `--version`.
     Version,
-    /// A session that the caller started is to be used.
+    /// Use a session that the caller started.
     Start(Box<Request>),
 }
 
-/// A session that the caller started, and whom to ask about it.
+/// A session that the caller started, and where its API is.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) ticket: SessionTicket,
     pub(super) region: String,
     pub(super) profile: Option<String>,
-    /// What StartSession was asked for, as far as it still counts.
+    /// StartSession's request, as far as it is still needed.
     pub(super) asked: Asked,
     /// The SSM endpoint, if it is not AWS's.
     pub(super) endpoint: Option<String>,
 }
 
-/// Of the request of StartSession.
+/// Parts of StartSession's request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     /// The node, for the context of a data key.
@@ -43,8 +43,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Where a session seems to be used before, how long it may still turn out to be a shell that says nothing for a while;
-    /// `None`: as long as it takes.
+    /// If a session seems to have been used before: how long it may still turn out to be a shell without output.
+    /// `None`: no limit.
     pub(super) fn patience_if_used(&self) -> Option<Duration> {
         const UNKNOWN: Duration = Duration::from_secs(10);
         let shakes_hands = |name: &str| {
@@ -56,8 +56,8 @@ impl Asked {
         }
     }
 
-    /// Whether a session that says nothing at first may be as it should: without a handshake a command on a terminal is known
-    /// by its first output only.
+    /// Whether a session without output at first may be normal. Without a handshake, a command on a terminal is
+    /// recognized only by its first output.
     pub(super) fn may_be_silent(&self) -> bool {
         let speaks = |name: &str| {
             let prefixes = ["AWS-StartPort", "AWS-StartSSH", "AWS-StartNonInteractive", "SSM-SessionManagerRunShell"];
@@ -70,14 +70,14 @@ impl Asked {
     }
 }
 
-/// Names of variables that hold the answer of StartSession begin so.
+/// Prefix of variables that contain StartSession's answer.
 pub(super) const RESPONSE_VARIABLE: &str = "AWS_SSM_START_SESSION_RESPONSE";
 const OPERATION: &str = "StartSession";
-/// Targets in ECS begin so; what callers pass as endpoint is then not SSM's.
+/// Prefix of targets in ECS. For them, the endpoint that callers pass is not SSM's.
 const ECS: &str = "ecs:";
 
 impl Invocation {
-    /// Reads the arguments, the program's own name included; `variable` looks into the environment.
+    /// Parses the arguments, including the program's own name; `variable` reads the environment.
     ///
     /// # Errors
     /// One line that says which of them is wrong.
@@ -116,7 +116,7 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure::new(ExitCode::Usage, "usage", message)
 }
 
-/// The answer of StartSession. Its keys come in any case: ECS writes `sessionId`.
+/// StartSession's answer. Its keys may have any case: ECS writes `sessionId`.
 fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     let value: Value = serde_json::from_str(json)
         .map_err(|error| usage(format!("the session, the first argument, is not JSON ({:?})", error.classify())))?;
@@ -128,7 +128,7 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     let missing = |name: &str| usage(format!("the session, the first argument, has no {name}"));
     let needed = |name: &str| found(name).ok_or_else(|| missing(name));
     let (stream_url, token) = (needed("StreamUrl")?, needed("TokenValue")?);
-    // Some callers, such as the AWS Toolkits, have the token in both places. The id is printed, the token never.
+    // Some callers, such as the AWS Toolkits, put the token in both places. The id is printed, the token never.
     let session_id = found("SessionId").filter(|id| *id != token).map(str::to_owned);
     let session_id = session_id.or_else(|| session_of(stream_url).filter(|id| id != token));
     Ok(SessionTicket {
@@ -139,7 +139,7 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     })
 }
 
-/// The session that a data channel's URL is of: the last segment of its path.
+/// The session of a data channel's URL: the last segment of its path.
 fn session_of(stream_url: &str) -> Option<String> {
     let url = Url::parse(stream_url).ok()?;
     let last = url.path_segments()?.rfind(|segment| !segment.is_empty())?;
@@ -147,7 +147,7 @@ fn session_of(stream_url: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
-/// The request of StartSession; older callers pass none.
+/// StartSession's request; older callers pass none.
 fn asked(json: Option<&str>) -> Result<Asked, Failure> {
     let Some(json) = json else { return Ok(Asked::default()) };
     let value: Value = serde_json::from_str(json)

@@ -1,4 +1,4 @@
-//! Under the name of AWS's own client, `session-manager-plugin`: the same contract, which `docs/plugin.md` describes.
+//! Under the name of AWS's own client, `session-manager-plugin`: the same interface, which `docs/plugin.md` describes.
 
 mod handover;
 pub(crate) mod install;
@@ -24,7 +24,7 @@ use crate::terminal_session::{self, Ended};
 use crate::{connect, console, outside, stdio, terminal, writer};
 use invocation::{Asked, Invocation, Request};
 
-/// Whether this process was started under the name that the AWS CLI and other tools start, rather than its own.
+/// Whether this process was started under the name that the AWS CLI and other tools use.
 pub(crate) fn is_invoked_as_plugin() -> bool {
     std::env::args_os().next().is_some_and(|program| is_plugin_name(Path::new(&program)))
 }
@@ -33,10 +33,10 @@ fn is_plugin_name(program: &Path) -> bool {
     program.file_stem().is_some_and(|name| name == NAME)
 }
 
-/// What callers start, and what their `killall` looks for.
+/// The name that callers start, and that their `killall` uses.
 const NAME: &str = "session-manager-plugin";
 
-/// Gives the process the name again that it was started under: replacing itself, it took the executable's.
+/// Restores the name under which the process was started. When it replaced itself, it got the executable's name.
 fn take_name() {
     #[cfg(target_os = "linux")]
     if let Ok(name) = std::ffi::CString::new(NAME) {
@@ -45,20 +45,20 @@ fn take_name() {
 }
 
 const BANNER: &str = "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n\n";
-/// Do not look for credentials, and so do not sign: what the official client calls it.
+/// Do not look for credentials, and therefore do not sign. The name is the official client's.
 const SKIP_CREDENTIALS: &str = "SSM_PLUGIN_SKIP_CLIENT_CONFIGURE";
 /// `remote`: end with the exit code of the remote command.
 const EXIT_CODE_VARIABLE: &str = "AWS_SSM_FORWARD_EXIT_CODE";
-/// Hosts that may get the token, beside AWS's own and this machine; separated by commas.
+/// Hosts that may get the token, in addition to AWS's own and this machine; separated by commas.
 const HOSTS_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS";
 const USED: &str = "the session was used by another client before, and does not begin again: start a new one";
-/// Credentials and the data channel together may take so long.
+/// Timeout for credentials and the data channel together.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Does what the caller wants.
 ///
 /// # Errors
-/// What is wrong, in one line. It was told already where callers look for it.
+/// The error, in one line. It was already reported where callers expect it.
 pub(crate) fn run() -> Result<ExitCode, Failure> {
     let args = handover::arguments();
     take_name();
@@ -70,12 +70,13 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// Writes what callers look for, exactly, on standard output, and waits until it is written: before and after a session's bytes.
+/// Writes a text that callers look for to standard output, and waits until it is written, before and after a session's
+/// data.
 fn say(text: &str) {
     let _ = say_or_fail(text);
 }
 
-/// The same where the text is all there is, or the end of what was asked for.
+/// The same for a text that is the whole output, or its end.
 fn say_or_fail(text: &str) -> Result<(), Failure> {
     let mut stdout = stdout().lock();
     let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
@@ -90,7 +91,7 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let (api, config) = api(&request).await;
     let provider: Arc<dyn SessionProvider> = Arc::new(TicketProvider::new(request.ticket, api));
     let opened = tokio::select! {
-        // First the session that the caller started becomes ours: from then on it is terminated, whatever happens.
+        // First the session that the caller started becomes ours. From then on it is terminated, whatever happens.
         biased;
         opened = open(provider.clone(), &request.asked, config) => opened,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
@@ -100,7 +101,8 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let outcome = match session.mode() {
         Some(SessionMode::Shell) => shell(&session, &shutdown).await,
         Some(SessionMode::Plain) => {
-            // Behind a pipe is an ssh, which may go to the background as another process: it counts, not who started us.
+            // Behind a pipe there is an ssh, which may continue in the background as another process. So the pipe
+            // counts, not the parent process.
             if !stdin().is_terminal() {
                 watching_parent.abort();
             }
@@ -113,7 +115,7 @@ async fn serve(request: Request) -> Result<ExitCode, Failure> {
     outcome
 }
 
-/// Who reads standard output by program waits for this text; a person reads the same on standard error.
+/// A program that reads standard output waits for this text; a person reads the same on standard error.
 fn tell_caller(failure: &Failure) {
     if !stdout().is_terminal() {
         console::say(format!("Cannot perform start session: {failure}\n"));
@@ -127,7 +129,7 @@ async fn open(
 ) -> Result<Arc<Session>, Failure> {
     config.protocol.inherited = true;
     let (may_be_silent, patience) = (asked.may_be_silent(), asked.patience_if_used());
-    // The session is started already; of the request only the target still counts.
+    // The session is started already; only the target of the request is still needed.
     let request = StartRequest { target: asked.target.clone(), ..StartRequest::default() };
     let seems_used = Arc::new(Notify::new());
     let found = seems_used.clone();
@@ -158,8 +160,8 @@ async fn open(
     Err(Failure::new(ExitCode::Channel, "timeout", failure))
 }
 
-/// What resumes, terminates and signs, and how the data channel is opened. What can't be resolved is a warning: the session
-/// was started already, and its token is enough to use it.
+/// What resumes, terminates and signs, and how the data channel is opened. A failure is only a warning: the session was
+/// started already, and its token is enough to use it.
 async fn api(request: &Request) -> (Option<Arc<dyn SessionProvider>>, SessionConfig) {
     match configured(request).await {
         Ok((_, config)) if std::env::var(SKIP_CREDENTIALS).is_ok_and(|value| value == "true") => (None, config),
@@ -173,7 +175,7 @@ async fn api(request: &Request) -> (Option<Arc<dyn SessionProvider>>, SessionCon
 }
 
 async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, SessionConfig), Failure> {
-    // A caller may name a wrong region, but where the session is can be seen.
+    // A caller may pass a wrong region, but the stream URL shows the session's region.
     let seen = StreamUrl::aws_region(&request.ticket.stream_url).filter(|_| request.endpoint.is_none());
     let config = AwsConfig {
         profile: request.profile.clone(),
@@ -190,7 +192,7 @@ async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, Sess
     Ok((Arc::new(provider), config))
 }
 
-/// What a person should know goes to standard error: other programs read standard output.
+/// What a person should know goes to standard error, because other programs read standard output.
 fn tell(notice: SessionNotice) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
@@ -210,7 +212,7 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
     match &ended {
         Ended::Closed(text) => say_or_fail(&exit_text(session.id(), text))?,
         Ended::Escaped => say_or_fail(&exit_text(session.id(), ""))?,
-        // Who stopped it need not be reading any more.
+        // Whoever stopped it may not be reading any more.
         Ended::Stopped(_) => {}
     }
     let wanted = std::env::var(EXIT_CODE_VARIABLE).is_ok_and(|value| value == "remote");
@@ -221,7 +223,7 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
     })
 }
 
-/// The last words of a session.
+/// The last text of a session.
 fn exit_text(session_id: &str, output: &str) -> String {
     let session_id = outside::line(session_id);
     match &*outside::lines(output) {

@@ -1,4 +1,5 @@
-//! A port session for whoever started the plugin: a listener where the document says, and the texts that callers wait for.
+//! A port session for the program that started the plugin: a listener where the document says, and the texts that
+//! callers wait for.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 use crate::{console, outside};
 
-/// A path that the document may have listened on although nobody asked for it.
+/// A path on which the document may make the plugin listen without a request for it.
 const SOCKET_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_UNIX_SOCKET";
 
-/// Serves connections until the session is over or somebody asks to stop.
+/// Accepts connections until the session is over or a stop is requested.
 pub(super) async fn serve(
     session: &Arc<Session>,
     provider: Arc<dyn SessionProvider>,
@@ -32,7 +33,7 @@ pub(super) async fn serve(
     let mux = session.mode() == Some(SessionMode::Mux);
     let mut config = ForwardConfig::default();
     config.pool.restart = false;
-    // The caller gave one session, and no right to start others.
+    // The caller passed one session, and no permission to start others.
     config.pool.size = PoolSize::Fixed(1);
     let texts = Texts { session_id: outside::line(session.id()), mux, accepted: AtomicBool::new(false) };
     let forwarder = Forwarder::builder(provider, StartRequest::default())
@@ -77,8 +78,8 @@ async fn key() {
     }
 }
 
-/// The port may be whatever the document says. A path is another matter: whoever answers for the node would choose a file of
-/// this machine, such as the socket of an SSH agent that is not running. It must be what was asked for.
+/// The document may choose any port. A path must be the one that was requested: otherwise, whoever answers for the node
+/// could choose a file of this machine, such as the socket of an SSH agent that is not running.
 fn listen_address(properties: &PortProperties, asked: &Asked) -> Result<ListenAddr, Failure> {
     let refused = |why: String| Failure::new(ExitCode::Channel, "agent", why);
     if properties.local_connection_type.as_deref() == Some("unix") {
@@ -98,7 +99,8 @@ fn listen_address(properties: &PortProperties, asked: &Asked) -> Result<ListenAd
     Ok(ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
-/// What callers wait for on standard output. With and without a multiplexer the official client says it differently.
+/// The texts that callers wait for on standard output. The official client's texts differ with and without a
+/// multiplexer.
 struct Texts {
     session_id: String,
     mux: bool,

@@ -1,4 +1,4 @@
-//! `policy`: the least IAM policy that given targets and forwards need.
+//! `policy`: the minimal IAM policy for given targets and forwards.
 
 mod render;
 mod statements;
@@ -12,12 +12,12 @@ use crate::{console, outside, writer};
 
 use statements::{Account, Wanted};
 
-/// Prints the policy on standard output, and how to narrow it on standard error.
+/// Prints the policy on standard output, and how to restrict it further on standard error.
 ///
 /// # Errors
-/// In one line: the account or the region is not known, or a target has no policy of its own.
+/// In one line: the account or the region is not known, or a target cannot be named in a policy.
 pub(crate) async fn run(args: &PolicyArgs) -> Result<ExitCode, Failure> {
-    // With the account given, and without databases to look up, no credentials are needed.
+    // If the account is given and there are no databases to look up, no credentials are needed.
     let aws = AwsProvider::new(connect::lookup_config(&args.aws)).await?;
     let account = match &args.account {
         Some(account) => account.clone(),
@@ -64,7 +64,7 @@ fn without_account(error: ssm_forward::ProviderError) -> Failure {
     Failure { message: format!("{}; or name the account with --account", failure.message), ..failure }
 }
 
-/// The id by which IAM knows a database; one that cannot be looked up stands for all of the account.
+/// The id by which IAM names a database. If it cannot be looked up, the policy covers all databases of the account.
 async fn resource_id(aws: &AwsProvider, spec: &ServiceSpec) -> Option<String> {
     match aws.find_service(spec).await {
         Ok(service) => service.resource_id,

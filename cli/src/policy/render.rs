@@ -31,7 +31,7 @@ fn statement(statement: &Statement) -> Value {
     value
 }
 
-/// A data source, as `terraform fmt` writes it, with the notes as comments.
+/// A data source in the format of `terraform fmt`, with the notes as comments.
 pub(super) fn terraform(policy: &Policy) -> String {
     let mut text = String::new();
     for note in &policy.notes {
@@ -66,7 +66,7 @@ fn list<'a>(text: &mut String, name: &str, values: impl Iterator<Item = &'a str>
     text.push_str("    ]\n");
 }
 
-/// A string of HCL: a policy's own variables must not be taken for Terraform's.
+/// A string of HCL. A policy's own variables must not be interpreted by Terraform.
 fn quote(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
     format!("\"{escaped}\"")

@@ -1,4 +1,4 @@
-//! What has to be allowed, statement by statement.
+//! The statements of the policy.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use ssm_forward::{ServiceKind, ServiceSpec, TargetSpec};
 use crate::exit_code::{ExitCode, Failure};
 use crate::spec::Remote;
 
-/// Where the resources are.
+/// The account and region of the resources.
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     partition: &'static str,
@@ -41,7 +41,7 @@ impl Account {
     }
 }
 
-/// What the policy is to allow.
+/// What the policy must allow.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) account: Account,
@@ -55,14 +55,14 @@ pub(super) struct Wanted {
     pub(super) database_users: Vec<(Option<String>, String)>,
 }
 
-/// A policy, and how it can be made narrower.
+/// A policy, and how it can be restricted further.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Policy {
     pub(super) statements: Vec<Statement>,
     pub(super) notes: Vec<String>,
 }
 
-/// One statement; all of them allow.
+/// One statement; all of them have the effect Allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
     pub(super) sid: String,
@@ -83,7 +83,7 @@ impl Statement {
     }
 }
 
-/// The policy for what is wanted.
+/// Creates the policy.
 ///
 /// # Errors
 /// A target that IAM cannot name.
@@ -97,7 +97,7 @@ pub(super) fn policy(wanted: &Wanted) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Where StartSession has no document in its request, this condition still asks for the default one.
+/// If StartSession's request names no document, this condition makes IAM check the default one.
 const DOCUMENT_CHECK: (&str, &str, &str) = ("BoolIfExists", "ssm:SessionDocumentAccessCheck", "true");
 
 fn start_on_nodes(wanted: &Wanted, policy: &mut Policy) -> Result<(), Failure> {
@@ -197,7 +197,7 @@ fn own_sessions(wanted: &Wanted, policy: &mut Policy) {
     policy.statements.push(Statement::new("UseOwnSessions", &actions, own.to_vec()));
 }
 
-/// The calls that names need. Lists cannot be narrowed to a resource.
+/// The calls that names need. List operations cannot be restricted to a resource.
 fn look_up(wanted: &Wanted, policy: &mut Policy) {
     let account = &wanted.account;
     let mut lists = Vec::new();
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(start.conditions, [("BoolIfExists", "ssm:SessionDocumentAccessCheck".into(), "true".into())]);
         let documents = statement(&policy, "StartSessionWithDocuments").resources;
         assert_eq!(documents, ["arn:aws:ssm:eu-west-1::document/AWS-StartPortForwardingSession"]);
-        // Ids are looked up nowhere.
+        // Ids are not looked up.
         assert!(!policy.statements.iter().any(|statement| statement.resources.contains(&"*".to_owned())), "{policy:?}");
     }
 

@@ -1,6 +1,6 @@
-//! Escapes at the beginning of a line, as ssh has them (SHELL-8).
+//! Escape sequences at the beginning of a line, like those of ssh (SHELL-8).
 
-/// Finds escapes in what is typed, across reads.
+/// Finds escape sequences in the input, across reads.
 #[derive(Debug)]
 pub(crate) struct Escapes {
     enabled: bool,
@@ -11,11 +11,11 @@ pub(crate) struct Escapes {
 enum At {
     Line,
     Beginning,
-    /// A tilde at the beginning is held back.
+    /// A tilde at the beginning of a line is held back.
     Tilde,
 }
 
-/// What comes of typed bytes.
+/// The result of processing input.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Typed {
     /// For the far side.
@@ -26,16 +26,16 @@ pub(crate) struct Typed {
     pub(crate) help: bool,
 }
 
-/// What `~?` shows; on a raw terminal.
+/// The text of `~?`, for a raw terminal.
 pub(crate) const HELP: &str = "\r\nSupported escape sequences:\r\n ~.  - end the session\r\n ~-  - take no more escapes\r\n ~?  - this message\r\n ~~  - send the tilde\r\n(Escapes are recognized only right after the beginning of a line.)\r\n";
 
 impl Escapes {
-    /// `enabled` at a keyboard; other input is passed on as it is.
+    /// `enabled` for a keyboard; other input is passed on unchanged.
     pub(crate) fn new(enabled: bool) -> Self {
         Self { enabled, at: At::Beginning }
     }
 
-    /// Takes what was typed.
+    /// Processes input.
     pub(crate) fn feed(&mut self, input: &[u8]) -> Typed {
         let mut typed = Typed::default();
         for &byte in input {
@@ -75,7 +75,7 @@ impl Escapes {
 mod tests {
     use super::*;
 
-    /// Cut anywhere, the result is the same.
+    /// The result does not depend on how the input is split.
     fn typed(text: &str) -> (String, bool, bool) {
         let whole = run(&[text.as_bytes()]);
         for cut in 0..=text.len() {

@@ -1,4 +1,4 @@
-//! The local terminal: raw while a remote one is shown on it, and given back on every way out.
+//! The local terminal. It is raw while a remote terminal is shown on it, and restored in every case.
 
 mod escape;
 mod person;
@@ -13,19 +13,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use ssm_forward::TerminalSize;
 
-/// The terminal that is raw and how it was before; also for the panic hook, which has nothing else to hold on to.
+/// The raw terminal and its previous settings. The panic hook needs it too and has no other access.
 static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
 fn before() -> MutexGuard<'static, Option<(OwnedFd, Termios)>> {
     BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The terminal is raw: every key goes to the far side, nothing is translated. Dropping it gives the terminal back.
+/// The terminal is raw: every key goes to the far side, and nothing is translated. Dropping this restores the terminal.
 #[derive(Debug)]
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// Makes the terminal raw; `None` if standard input is none.
+    /// Makes the terminal raw. Returns `None` if standard input is not a terminal.
     pub(crate) fn enter() -> Option<Self> {
         Self::enter_on(stdin().as_fd().try_clone_to_owned().ok()?)
     }
@@ -47,15 +47,15 @@ impl Drop for RawMode {
     }
 }
 
-/// Gives the terminal back, if it is raw.
+/// Restores the terminal, if it is raw.
 pub(crate) fn restore() {
     if let Some((terminal, cooked)) = before().take() {
-        // Where the terminal is gone there is nothing to give back.
+        // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(terminal, OptionalActions::Flush, &cooked);
     }
 }
 
-/// Standard error, for whole lines: on a raw terminal each begins at the left all the same.
+/// Standard error, for whole lines. On a raw terminal each line still begins at the left.
 #[derive(Debug)]
 pub(crate) struct Stderr;
 
@@ -73,17 +73,17 @@ impl Write for Stderr {
     }
 }
 
-/// Without a terminal: what the official client says, wide enough that no line of a log is folded.
+/// The size without a terminal: the same as the official client's, wide enough that no line of a log is wrapped.
 const NO_TERMINAL: TerminalSize = TerminalSize { cols: 300, rows: 100 };
 
-/// The terminal's size, from whichever of the standard streams is one.
+/// The terminal's size, from any of the standard streams that is one.
 pub(crate) fn size() -> TerminalSize {
     let size = [tcgetwinsize(stdout()), tcgetwinsize(stdin()), tcgetwinsize(stderr())];
     let known = size.into_iter().flatten().find(|size| size.ws_col > 0 && size.ws_row > 0);
     known.map_or(NO_TERMINAL, |size| TerminalSize { cols: size.ws_col.into(), rows: size.ws_row.into() })
 }
 
-/// Whether a person types.
+/// Whether standard input is a keyboard.
 pub(crate) fn has_keyboard() -> bool {
     stdin().is_terminal()
 }
@@ -101,7 +101,7 @@ mod tests {
         assert_ne!(modes(), cooked);
         let previous = std::panic::take_hook();
         crate::logging::tell_panics_in_one_line();
-        // Not the thread that owns the guard: only the hook can do it.
+        // This is not the thread that owns the guard, so only the hook can do it.
         assert!(std::thread::spawn(|| panic!("on purpose")).join().is_err());
         std::panic::set_hook(previous);
         assert_eq!(modes(), cooked);

@@ -1,4 +1,4 @@
-//! The person at the terminal, for what credentials need: the code of an MFA device, a word about what is waited for.
+//! The person at the terminal, for credentials: enters the code of an MFA device, and is told what is waited for.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,7 +10,7 @@ use ssm_forward::Person;
 
 use super::{Stderr, before, restore};
 
-/// Whoever is at the terminal of this process. They can be asked until a session takes the terminal.
+/// The person at the terminal of this process, who can be asked until a session uses the terminal.
 #[derive(Debug)]
 pub(crate) struct AtTerminal {
     quiet: bool,
@@ -18,17 +18,17 @@ pub(crate) struct AtTerminal {
 }
 
 impl AtTerminal {
-    /// `quiet`: nothing is told, only asked.
+    /// `quiet`: only questions are shown.
     pub(crate) fn new(quiet: bool) -> Self {
         Self { quiet, taken: AtomicBool::new(false) }
     }
 
-    /// They are told, but never asked: the terminal belongs to somebody else.
+    /// Messages are shown, but nothing is asked, because the terminal belongs to another program.
     pub(crate) fn only_told() -> Self {
         Self { quiet: false, taken: AtomicBool::new(true) }
     }
 
-    /// From here on a session has the terminal, or standard input.
+    /// From now on a session uses the terminal, or standard input.
     pub(crate) fn is_taken(&self) {
         self.taken.store(true, Ordering::Relaxed);
     }
@@ -41,7 +41,7 @@ impl Person for AtTerminal {
         !self.taken.load(Ordering::Relaxed) && before().is_none() && in_foreground() == Some(true)
     }
 
-    /// What is typed is not shown.
+    /// Typed characters are not shown.
     fn ask(&self, question: &str) -> io::Result<String> {
         let mut terminal = terminal()?;
         write!(terminal, "{question}").and_then(|()| terminal.flush())?;
@@ -68,7 +68,7 @@ fn terminal() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/tty")
 }
 
-/// Gives the terminal back when it is dropped: a question may be given up while it is open.
+/// Restores the terminal when it is dropped: a question may be abandoned while it is open.
 pub(crate) struct Asking;
 
 impl Drop for Asking {

@@ -4,7 +4,7 @@
 //! cargo run -p ssm-forward --example forward -- i-0123456789abcdef0 db.internal 3306
 //! ```
 //!
-//! Where the API is and who calls it comes from the environment, as with every AWS tool; `aws-ssm-forward local` prints
+//! The API and the credentials come from the environment, as in every AWS tool. `aws-ssm-forward local` prints
 //! variables for trying it without AWS.
 
 #![expect(clippy::print_stdout, reason = "an example speaks to whoever runs it")]

@@ -1,4 +1,4 @@
-//! What goes through the standard streams arrives byte for byte, or the program says that it did not.
+//! What passes the standard streams arrives byte for byte, or the program reports that it did not.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::{Cli, LocalManager, PATIENCE, TARGET, eventually};
 
-/// Bytes of all kinds, and all that the agent's filter loses.
+/// Bytes of all kinds, including everything that the agent's filter loses.
 fn sample(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
@@ -29,7 +29,7 @@ fn command(args: &[&str], variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs it to its end, which comes within bounds.
+/// Runs it to its end, with a time limit.
 fn finish(child: Child) -> Output {
     let pid = child.id().to_string();
     let (sender, ended) = std::sync::mpsc::channel();
@@ -129,7 +129,7 @@ fn a_slow_reader_gets_the_tail() {
     }
 }
 
-/// Each of the outputs as the command makes it: it waits for the test before it goes on.
+/// Each of the outputs arrives when the command writes it: the command waits for the test before it continues.
 #[test]
 fn output_comes_as_it_is_made() {
     for args in [&["exec", "--local", "--"][..], &["exec", "--local", "-i", "--"]] {
@@ -140,7 +140,7 @@ fn output_comes_as_it_is_made() {
         let mut child = command(&[args, &[&line]].concat(), &[]).spawn().unwrap();
         let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         for expected in ["a", "b", "c\n"] {
-            // What is made at once may come in several pieces.
+            // What is written together may arrive in several pieces.
             let mut made = vec![0; expected.len()];
             if expected == "b" { stderr.read_exact(&mut made) } else { stdout.read_exact(&mut made) }.unwrap();
             assert_eq!(String::from_utf8_lossy(&made), expected, "{args:?}");
@@ -151,7 +151,7 @@ fn output_comes_as_it_is_made() {
     }
 }
 
-/// Starts it with nowhere to write, as the plugin if `plugin` says so.
+/// Starts it with a full disk as its output, as the plugin if `plugin` is set.
 fn to_a_full_disk(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let full = File::options().write(true).open("/dev/full").unwrap();
     finish(command(args, variables).stdout(full).spawn().unwrap())
@@ -205,7 +205,7 @@ fn a_reader_that_is_gone_ends_it_quietly_as_cat() {
     eventually("the sessions are over", || manager.sessions("Active").is_empty());
 }
 
-/// A server that says more than any buffer holds to whoever connects. Returns its port.
+/// A server that sends more than any buffer can hold to every client. Returns its port.
 fn greeting_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -224,7 +224,7 @@ fn ctrl_c_twice_always_ends_it() {
         let cli = Cli::start(&["exec", TARGET, "--", line], &manager.variables());
         assert_eq!(cli.line(), "ready", "{line}");
         cli.signal("INT");
-        // Both must be seen as two.
+        // They must be seen as two separate keys.
         thread::sleep(Duration::from_millis(200));
         cli.signal("INT");
         assert_eq!(cli.end().code, 130, "{line}");

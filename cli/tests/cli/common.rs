@@ -1,4 +1,4 @@
-//! Runs the real binary with a clean environment, and gives it servers to talk to. Every wait is bounded.
+//! Runs the real binary with a clean environment, and provides servers for it. Every wait has a time limit.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,7 +29,7 @@ pub(crate) const CREDENTIALS: [(&str, &str); 3] =
 /// A run of the binary. Dropping it kills the process.
 pub(crate) struct Cli {
     pub(crate) pid: u32,
-    /// Where it was piped.
+    /// Present if standard input is piped.
     pub(crate) stdin: Option<ChildStdin>,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
@@ -38,7 +38,7 @@ pub(crate) struct Cli {
     _home: TempDir,
 }
 
-/// What a run that has ended left behind.
+/// The result of a run that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -57,7 +57,7 @@ impl Cli {
         Self::start_with(args, variables, |command| command.arg0("session-manager-plugin").stdin(Stdio::null()))
     }
 
-    /// The same, with the last word on how it is started.
+    /// The same, where `prepare` can change how it is started.
     pub(crate) fn start_with(
         args: &[&str],
         variables: &[(&str, &str)],
@@ -66,7 +66,7 @@ impl Cli {
         Self::spawn(env!("CARGO_BIN_EXE_aws-ssm-forward"), args, variables, finish)
     }
 
-    /// Starts another program in the same surroundings.
+    /// Starts another program in the same environment.
     pub(crate) fn start_program(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::spawn(program, args, variables, |command| command.stdin(Stdio::null()))
     }
@@ -194,17 +194,17 @@ impl LocalManager {
         Self::start_with(&[])
     }
 
-    /// With further arguments of `local`.
+    /// With additional arguments of `local`.
     pub(crate) fn start_with(args: &[&str]) -> Self {
         Self::listen("127.0.0.1:0", args)
     }
 
-    /// One that can be restarted under its clients: the next has the same credentials.
+    /// One that can be restarted while clients use it: the next one has the same credentials.
     pub(crate) fn start_restartable() -> Self {
         Self::start_with(&["--insecure-credentials", "fixed"])
     }
 
-    /// Kills it and starts another one at the same address, which knows nothing of the sessions.
+    /// Kills it and starts another one at the same address, which does not know the sessions.
     pub(crate) fn restart(&mut self) {
         self.kill();
         let (address, args) = (self.address().to_owned(), std::mem::take(&mut self.args));
@@ -217,7 +217,7 @@ impl LocalManager {
         self.cli.error_line()
     }
 
-    /// Ends it without a word to anybody.
+    /// Kills it without notifying anybody.
     pub(crate) fn kill(&mut self) {
         self.cli.signal("KILL");
         let _ = self.cli.exit.recv_timeout(PATIENCE);
@@ -238,7 +238,7 @@ impl LocalManager {
         Self { cli, args, variables }
     }
 
-    /// What to start a client with.
+    /// The environment variables for a client.
     pub(crate) fn variables(&self) -> Vec<(&str, &str)> {
         self.variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
@@ -253,14 +253,14 @@ impl LocalManager {
         url.strip_prefix("http://").unwrap().trim_end_matches('/')
     }
 
-    /// Calls the API, which does what is asked.
+    /// Calls the API, which must succeed.
     pub(crate) fn call(&self, operation: &str, body: &Value) -> Value {
         let (status, answer) = self.answer(operation, body);
         assert_eq!(status, 200, "{answer}");
         answer
     }
 
-    /// Calls the API: the status and the body of its answer.
+    /// Calls the API. Returns the status and the body of its answer.
     pub(crate) fn answer(&self, operation: &str, body: &Value) -> (u16, Value) {
         let target = format!("AmazonSSM.{operation}");
         let answer = self.send("POST", "/", &[("x-amz-target", &target)], &body.to_string());
@@ -270,14 +270,14 @@ impl LocalManager {
         (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}")))
     }
 
-    /// Lets these faults happen from here on, in place of any others.
+    /// Replaces the faults in force.
     pub(crate) fn set_faults(&self, faults: &[&str]) {
         let body = serde_json::json!({ "faults": faults }).to_string();
         let answer = self.send("PUT", "/faults", &[], &body);
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
-    /// Sends a signed request; gives the whole answer.
+    /// Sends a signed request. Returns the whole answer.
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
         let variables: BTreeMap<_, _> = self.variables().into_iter().collect();
         let (id, secret) = (variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]);
@@ -315,7 +315,7 @@ impl LocalManager {
     }
 }
 
-/// Waits until it is so.
+/// Waits until the condition is true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -325,7 +325,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Connects, with bounded reads and writes.
+/// Connects, with timeouts for reads and writes.
 pub(crate) fn connect(address: &str) -> TcpStream {
     let address: SocketAddr = address.parse().unwrap();
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
@@ -334,7 +334,7 @@ pub(crate) fn connect(address: &str) -> TcpStream {
     stream
 }
 
-/// A server that sends back what it gets, until it gets the end. Returns its port.
+/// A server that sends back what it receives, until the end of the input. Returns its port.
 pub(crate) fn echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -342,7 +342,7 @@ pub(crate) fn echo_server() -> u16 {
     port
 }
 
-/// The same on a listener that is there.
+/// The same on an existing listener.
 pub(crate) fn echo_on(listener: TcpListener) {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -360,17 +360,17 @@ pub(crate) fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The status line's end and the body; `None` never answers.
+/// The end of the status line, and the body; `None` never answers.
 type Answer = Option<(&'static str, String)>;
 
-/// An API whose answers are made up.
+/// An API with made-up answers.
 pub(crate) struct FakeApi {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeApi {
-    /// `answer` gets what is asked for, and the server's address.
+    /// `answer` gets the operation, and the server's address.
     pub(crate) fn start(answer: impl Fn(&str, SocketAddr) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -389,7 +389,7 @@ impl FakeApi {
         format!("http://{}", self.address)
     }
 
-    /// The operations (or paths) that were asked for.
+    /// The requested operations (or paths).
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
@@ -405,7 +405,7 @@ fn serve(
     while let Some(asked) = read_request(&mut reader) {
         seen.lock().unwrap().push(asked.clone());
         let Some((status, body)) = answer(&asked, address) else {
-            // Holds the connection until the client gives up.
+            // Keeps the connection open until the client gives up.
             let _ = std::io::copy(&mut reader, &mut std::io::sink());
             return;
         };
@@ -418,7 +418,7 @@ fn serve(
     }
 }
 
-/// Reads a request; returns the API operation, or the path where there is none.
+/// Reads a request. Returns the API operation, or the path if there is none.
 fn read_request(reader: &mut impl BufRead) -> Option<String> {
     let (mut asked, mut length) = (String::new(), 0);
     loop {

@@ -1,4 +1,4 @@
-//! The demo, with a size that a debug build moves quickly.
+//! The demo, with a size that a debug build transfers quickly.
 
 use std::io::{Read, Write};
 

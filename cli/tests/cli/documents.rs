@@ -1,4 +1,4 @@
-//! Session documents of one's own, against a Session Manager that refuses undefined parameters as AWS's does.
+//! A user's own session documents, with a Session Manager that refuses undefined parameters as AWS's does.
 
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::common::{CREDENTIALS, Cli, FakeApi, TARGET, connect, echo_server, run};
 
-/// A Session Manager with one more document, in this process.
+/// A Session Manager with one additional document, in this process.
 struct Manager {
     runtime: Runtime,
     local: Option<Local>,

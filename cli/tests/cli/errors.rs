@@ -1,4 +1,5 @@
-//! Bad input and bad surroundings: each is one line that says what is wrong and what to do, with its exit code.
+//! Invalid input and a faulty environment: each error is one line that says what is wrong and what to do, with its exit
+//! code.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -103,7 +104,7 @@ fn an_answer_that_is_not_the_apis() {
     run(&forward("0:80", &["--connect-timeout", "10"]), &at(&api.url())).assert_one_line(5, &[]);
 }
 
-/// An API that grants the session s-1 and answers the upgrade of its data channel so.
+/// An API that grants the session s-1 and answers the upgrade of its data channel with `upgrade`.
 fn granting(upgrade: Option<&'static str>) -> FakeApi {
     FakeApi::start(move |asked, address| match asked {
         "StartSession" => {
@@ -271,7 +272,7 @@ fn what_the_api_says_does_not_reach_the_terminal_as_it_is() {
 
 #[test]
 fn an_answer_without_an_end_is_given_up() {
-    // Far more than an answer has, and then more, for as long as somebody reads.
+    // Far more than an answer contains, and then more, for as long as somebody reads.
     for head in ["content-length: 1073741824", "transfer-encoding: chunked"] {
         let url = endless(head);
         let variables = at(&url);

@@ -13,7 +13,7 @@ fn exec(command: &[&str]) -> Ended {
     run(&[&["exec", "--local", "--"], command].concat(), &[])
 }
 
-/// Starts a command that tells its process id first.
+/// Starts a command that first prints its process id.
 fn start(command: &str, variables: &[(&str, &str)], target: &str) -> (Cli, String) {
     let line = format!("echo $$; {command}");
     let cli = Cli::start(&["exec", target, "--", &line], variables);
@@ -147,7 +147,7 @@ fn a_reader_that_takes_nothing_keeps_no_signal_waiting() {
         .spawn()
         .unwrap();
     let full = child.stdout.take().unwrap();
-    // Until nothing more fits, as this process sees the pipe.
+    // Until the pipe is full, as seen by this process.
     eventually("the pipe is full", || rustix::io::ioctl_fionread(&full).is_ok_and(|waiting| waiting >= 60_000));
     assert!(
         std::process::Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success()
@@ -245,7 +245,7 @@ fn duplicates_are_re_acked_and_a_malformed_message_does_not_kill_the_reader() {
     }
 }
 
-/// As a shell without job control starts what it puts into the background, and as `nohup` does.
+/// As by a shell without job control, which starts background processes with ignored signals, and by `nohup`.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_command_ignores_no_signal_that_the_session_manager_was_started_to_ignore() {
@@ -258,6 +258,6 @@ fn a_command_ignores_no_signal_that_the_session_manager_was_started_to_ignore() 
         .unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     let ignored = u64::from_str_radix(stdout.trim().strip_prefix("SigIgn:\t").unwrap(), 16).unwrap();
-    // Those above are the C library's own.
+    // Higher signals are the C library's own.
     assert_eq!(ignored & 0x7fff_ffff, 0, "{output:?}");
 }

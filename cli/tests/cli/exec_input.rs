@@ -1,4 +1,4 @@
-//! `exec -i`: what a command gets, says and ends with.
+//! `exec -i`: a command's input, output and exit code.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -18,7 +18,7 @@ fn exec(input: &[u8], command: &[&str]) -> Ended {
 
 #[test]
 fn a_command_gets_its_input_byte_for_byte_and_its_end() {
-    // Every byte, control characters of a terminal among them.
+    // Every byte, including a terminal's control characters.
     let input: Vec<u8> = (0..=u8::MAX).cycle().take(1_000_000).collect();
     let ended = exec(&input, &["sha256sum"]);
     assert_eq!(ended.code, 0, "{ended:?}");

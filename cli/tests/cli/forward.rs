@@ -1,4 +1,4 @@
-//! The main job: a local port whose connections come out at the far end, and a session that ends with the command.
+//! Port forwarding: a local port whose connections reach the far end, and a session that ends with the command.
 
 use std::io::{Read, Write};
 
@@ -105,7 +105,7 @@ fn text_is_one_line_on_stdout_and_quiet_is_none() {
     assert!(ended.stdout.is_empty() && ended.stderr.is_empty(), "{ended:#?}");
 }
 
-/// Until a path exists.
+/// Waits until a path exists.
 fn wait_for(path: &std::path::Path) {
     let began = std::time::Instant::now();
     while !path.exists() {
@@ -142,7 +142,7 @@ fn a_bind_to_every_address_warns() {
     assert_eq!(cli.end().code, 0);
 }
 
-/// What a run of `forward` over which one connection went has written on stderr.
+/// The lines on stderr of a run of `forward` with one connection.
 fn log_of(verbosity: &str) -> Vec<String> {
     let manager = LocalManager::start();
     let spec = format!("0:{}", echo_server());

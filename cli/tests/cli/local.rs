@@ -1,10 +1,10 @@
-//! `local`: what it is set up with.
+//! `local`: its settings.
 
 use serde_json::json;
 
 use crate::common::{LocalManager, TARGET, run};
 
-/// A document whose port is fixed: no parameter is defined.
+/// A document with a fixed port: it defines no parameter.
 const FIXED: &str = r#"{"schemaVersion": "1.0", "sessionType": "Port", "description": "the database",
     "properties": {"type": "LocalPortForwarding", "host": "db.internal", "portNumber": "3306"}}"#;
 
@@ -21,7 +21,7 @@ fn documents_come_from_files() {
     assert_eq!(got["Content"], FIXED);
     let start = |parameters| json!({ "Target": TARGET, "DocumentName": "My-Database", "Parameters": parameters });
     manager.call("StartSession", &start(json!({})));
-    // As the service, it refuses what the document does not define.
+    // Like the service, it refuses what the document does not define.
     let (status, answer) = manager.answer("StartSession", &start(json!({ "portNumber": ["3306"] })));
     assert_eq!((status, answer["__type"].as_str()), (400, Some("ParameterNotFound")), "{answer}");
 }

@@ -1,4 +1,4 @@
-//! Runs the real binary: what it does, what it says, and what it ends with.
+//! Runs the real binary: what it does, what it prints, and its exit codes.
 
 #[cfg(test)]
 mod bytes;

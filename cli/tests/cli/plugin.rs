@@ -1,5 +1,5 @@
-//! Under the name session-manager-plugin: what the AWS CLI and other callers rely on, and each fault of the official client
-//! that must not come back.
+//! Under the name session-manager-plugin: what the AWS CLI and other callers rely on, and every fault of the official
+//! client that must not return.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Cli, Ended, LocalManager, TARGET, closed_port, connect, echo_server};
 
-/// Starts a session and gives what a caller passes on: the answer, as JSON.
+/// Starts a session and returns what a caller passes on: the answer, as JSON.
 fn session(manager: &LocalManager, document: &str, parameters: &[(&str, String)]) -> Value {
     let parameters: serde_json::Map<_, _> =
         parameters.iter().map(|(name, value)| ((*name).to_owned(), json!([value]))).collect();
@@ -27,7 +27,7 @@ fn ssh_session(manager: &LocalManager, port: u16) -> Value {
     session(manager, "AWS-StartSSHSession", &[("portNumber", port.to_string())])
 }
 
-/// As the AWS CLI passes it on.
+/// The arguments that the AWS CLI passes.
 fn arguments(session: &Value, endpoint: &str) -> Vec<String> {
     let request = json!({ "Target": TARGET, "DocumentName": "x", "Parameters": {} });
     [&session.to_string(), "us-east-1", "StartSession", "", &request.to_string(), endpoint].map(str::to_owned).into()
@@ -44,7 +44,7 @@ fn start_with(manager: &LocalManager, session: &Value, stdin: Stdio) -> Cli {
     Cli::start_with(&args, &manager.variables(), |command| command.arg0("session-manager-plugin").stdin(stdin))
 }
 
-/// Waits for the line that tells the port.
+/// Waits for the line with the port.
 fn port_of(cli: &Cli, session: &Value) -> String {
     let id = session["SessionId"].as_str().unwrap();
     loop {
@@ -90,7 +90,7 @@ fn malformed_arguments_are_one_line_and_an_honest_exit_code() {
     }
 }
 
-/// The session was started already, and its token is enough: only the data channel's own failure ends it.
+/// The session was started already, and its token is enough: only a failure of the data channel ends it.
 #[test]
 fn a_profile_that_is_gone_is_one_warning() {
     let session = r#"{"SessionId":"s","StreamUrl":"ws://127.0.0.1:1/","TokenValue":"hush-hush"}"#;
@@ -132,7 +132,7 @@ fn where_there_is_one_session_who_waits_is_told_for_whom() {
     let mut stuck = connect(&address);
     let peer = stuck.local_addr().unwrap();
     let _other = connect(&address);
-    // What comes back is not read.
+    // The echo is not read.
     stuck.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     while stuck.write_all(&[7; 65_536]).is_ok() {}
     let warning = cli.error_line();
@@ -168,7 +168,7 @@ fn the_session_may_come_in_any_variable_with_the_prefix_and_in_the_spelling_of_e
 #[cfg(target_os = "linux")]
 fn the_token_is_in_no_argument_and_no_variable_that_others_can_read() {
     let manager = LocalManager::start();
-    // As long as an argument may be, nearly: the answer's other members can be of any size.
+    // Nearly as long as an argument may be: the answer's other members can have any size.
     for padding in [0, 20 << 10, 100 << 10] {
         let mut session = port_session(&manager, echo_server());
         session["ResponseMetadata"] = "x".repeat(padding).into();
@@ -187,7 +187,7 @@ fn assert_token_is_hidden(manager: &LocalManager, session: &Value) {
         while !cli.line().starts_with("Starting session") {}
         for file in ["cmdline", "environ"] {
             let bytes = std::fs::read(format!("/proc/{}/{file}", cli.pid)).unwrap();
-            // Given in an argument, the variable stays where its owner put it.
+            // If the session is given in an argument, the variable is not changed.
             let other = first == text && file == "environ";
             assert!(other || !String::from_utf8_lossy(&bytes).contains(token), "{file}");
         }
@@ -241,7 +241,7 @@ fn sigterm_ends_the_session() {
 #[test]
 fn exit_codes_tell_the_truth() {
     let manager = LocalManager::start();
-    // Closed by the service: what callers take for a good end.
+    // Closed by the service, which callers take for a normal end.
     let session = port_session(&manager, echo_server());
     let cli = start(&manager, &session);
     port_of(&cli, &session);
@@ -254,7 +254,7 @@ fn exit_codes_tell_the_truth() {
     wrong["TokenValue"] = "wrong".into();
     wrong["SessionId"] = "gone".into();
     assert_ne!(start(&manager, &wrong).end().code, 0);
-    // Nobody there.
+    // Nobody listens.
     let mut nowhere = port_session(&manager, echo_server());
     nowhere["StreamUrl"] = format!("ws://127.0.0.1:{}/", closed_port()).into();
     start(&manager, &nowhere).end().assert_one_line(6, &["cannot reach"]);
@@ -271,7 +271,7 @@ fn a_lone_newline_in_a_tunnel_arrives_as_a_newline() {
     let manager = LocalManager::start();
     let session = ssh_session(&manager, echo_server());
     let mut cli = start_with(&manager, &session, Stdio::piped());
-    // The official client makes a carriage return of it.
+    // The official client changes it into a carriage return.
     cli.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     cli.stdin.as_mut().unwrap().flush().unwrap();
     assert_eq!([cli.line(), cli.line().split(':').next().unwrap().to_owned()], ["", "Starting session with SessionId"]);
@@ -393,7 +393,7 @@ fn stopped_while_it_opens_it_terminates_the_session_once() {
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
         let manager = LocalManager::start();
         let mut session = port_session(&manager, echo_server());
-        // Takes the connection and never answers the upgrade.
+        // Accepts the connection and never answers the upgrade.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         session["StreamUrl"] = format!("ws://{}/", silent.local_addr().unwrap()).into();
         let cli = start(&manager, &session);
@@ -459,7 +459,7 @@ fn the_process_is_found_under_the_name_that_was_started() {
         let cli = Cli::start_program("sh", &args, &variables);
         port_of(&cli, &session);
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", cli.pid)).unwrap();
-        // The kernel keeps 15 characters of it.
+        // The kernel keeps only 15 characters of the name.
         assert_eq!(read("comm").trim_end(), "session-manager");
         assert!(read("cmdline").split('\0').next().unwrap().ends_with("session-manager-plugin"));
         cli.signal("TERM");

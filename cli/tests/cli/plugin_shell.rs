@@ -26,7 +26,7 @@ fn start(manager: &LocalManager, document: &str, parameters: Value, more: &[(&st
     (cli, id)
 }
 
-/// What is printed around what the far side says.
+/// The texts that are printed before and after the far side's output.
 fn frame(id: &str) -> (String, String) {
     (format!("\nStarting session with SessionId: {id}\n"), format!("\n\nExiting session with sessionId: {id}.\n"))
 }
@@ -41,7 +41,7 @@ fn a_shell_says_exactly_what_callers_look_for() {
         let text = ended.stdout.join("\n");
         let (begin, end) = frame(&id);
         assert!(text.starts_with(&begin) && text.ends_with(&end) && text.contains("a2b"), "{text:?}");
-        // Session Manager does not tell how a shell ended.
+        // Session Manager does not report how a shell ended.
         assert!(ended.code == 0 && ended.stderr.is_empty() && !text.contains("EXIT_CODE"), "{ended:?}");
     }
 }
@@ -68,7 +68,7 @@ fn the_exit_code_of_a_command_is_printed_and_taken_over_on_demand() {
         assert_eq!(ended.stdout.join("\n"), format!("{begin}out\nEXIT_CODE: 3{end}"));
         assert_eq!((ended.code, ended.stderr), (code, vec!["err".to_owned()]));
     }
-    // Without outputs of their own no exit code is told.
+    // Without separate outputs no exit code is reported.
     let merged = json!({ "command": ["sh -c 'echo out; echo err >&2; exit 3'"] });
     let (cli, id) = start(&manager, NON_INTERACTIVE, merged, &[("AWS_SSM_FORWARD_EXIT_CODE", "remote")]);
     let ended = cli.end();
@@ -101,7 +101,7 @@ fn a_caller_of_old_passes_three_arguments() {
     assert!(ended.code == 0 && ended.stdout.iter().any(|line| line.contains("a2b")), "{ended:?}");
 }
 
-/// What the plugin sends to open the data channel; nobody answers.
+/// The request by which the plugin opens the data channel; nobody answers it.
 fn upgrade(query: &str, variables: &[(&str, &str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/v1/data-channel/s-1{query}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! A session that is gone for good is replaced under the same listener.
+//! A session that is permanently gone is replaced under the same listener.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ fn end(cli: Cli, manager: &LocalManager) {
 fn an_unused_session_is_replaced_when_the_next_connection_comes() {
     let manager = LocalManager::start();
     let (cli, ready) = start(&manager);
-    // Carries something once, so that its end is no refusal.
+    // Transfers something once, so that its end does not count as a refusal.
     assert_echo(&mut open(&ready));
     cli.event("connection_closed");
     manager.call("TerminateSession", &json!({ "SessionId": ready["session_id"] }));

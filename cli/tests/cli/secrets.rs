@@ -1,4 +1,4 @@
-//! Tokens, credentials and what a session carries are in no output at any verbosity.
+//! Tokens, credentials and session data are in no output at any verbosity.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ const SECRET_KEY: &str = "hush-secret-access-key";
 const SESSION_TOKEN: &str = "hush-session-token";
 const CONTENT: &str = "hush-content";
 
-/// Stands between a command and the API, and remembers what the API said.
+/// A proxy between a command and the API that records the API's answers.
 struct Wiretap {
     url: String,
     answers: Arc<Mutex<Vec<u8>>>,
@@ -39,7 +39,7 @@ impl Wiretap {
         Self { url, answers }
     }
 
-    /// The tokens that the API gave out.
+    /// The tokens that the API issued.
     fn tokens(&self) -> Vec<String> {
         let answers = self.answers.lock().unwrap();
         let text = String::from_utf8_lossy(&answers);

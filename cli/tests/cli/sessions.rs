@@ -1,4 +1,4 @@
-//! Several sessions for one forward, and what is told of them.
+//! Several sessions for one forward, and what is reported about them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::common::{Cli, LocalManager, TARGET, closed_port, connect, echo_server, eventually};
 
-/// A forward that tells events, and where it listens.
+/// A forward that reports events, and its listening address.
 fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
     let spec = format!("0:{port}");
     let args = [&["forward", "--target", TARGET, "-L", &spec, "-o", "json"], more].concat();
@@ -102,16 +102,16 @@ fn at_the_limit_of_open_files_connections_wait_and_are_served_at_once_when_other
     let mut streams = many();
     let warning = cli.event("warning");
     assert!(warning["text"].as_str().unwrap().contains("limit of 64 open files"), "{warning}");
-    // Their streams are open, so that each has to be found to be gone.
+    // Their streams are open, so each of them must be found to be gone.
     for stream in &mut streams[..20] {
         assert!(echoes(stream).unwrap());
     }
     drop(streams);
-    // Nobody lingers: each of the hundred makes room as soon as it is gone.
+    // No connection waits for the linger: each of the hundred frees its descriptor as soon as it is gone.
     let mut stream = connect(&address);
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(echoes(&mut stream).unwrap());
-    // The session has what it needs to be resumed.
+    // The session has the descriptors that it needs to be resumed.
     let mut streams = many();
     manager.set_faults(&["bye,after=10ms"]);
     cli.event("reconnected");

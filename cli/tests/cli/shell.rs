@@ -20,7 +20,7 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Lets the far side digest so many bytes as they come.
+/// Makes the far side compute a digest of the next `length` bytes.
 fn digest_of_next(terminal: &mut Terminal, length: usize) {
     terminal.type_in(format!("stty raw -echo; echo re''ady; head -c {length} | sha256sum; stty sane\r"));
     terminal.expect("ready\n");
@@ -33,7 +33,7 @@ fn a_command_is_answered_until_exit() {
     terminal.type_in("echo a$((1 + 1))b\r");
     terminal.expect("a2b\r\n");
     terminal.type_in("exit 3\r");
-    // A shell's own exit code is not told by Session Manager.
+    // Session Manager does not report a shell's own exit code.
     assert_eq!(terminal.end(), 0);
 }
 
@@ -45,7 +45,7 @@ fn the_keys_for_signals_work_on_the_far_side() {
         terminal.expect("started\r\n");
         terminal.type_in(key);
         if key == "\x03" {
-            // An interrupted shell drops the rest of the line.
+            // An interrupted shell discards the rest of the line.
             terminal.type_in("\recho status=$?\r");
         }
         terminal.expect(&format!("status={status}\r\n"));
@@ -97,7 +97,7 @@ fn the_size_is_right_from_the_start_and_follows_the_window() {
     let mut terminal = shell();
     terminal.type_in("stty size\r");
     terminal.expect("33 101\r\n");
-    // No key is typed: the window alone makes it known.
+    // No key is typed: the change of the window's size alone must be reported.
     terminal.type_in("sh -c 'trap \"stty size\" WINCH; echo re\"\"ady; while :; do sleep 0.05; done'\r");
     terminal.expect("ready\r\n");
     terminal.resize(20, 77);
@@ -221,7 +221,7 @@ fn no_terminal_size_does_not_end_it() {
     let ended = cli.end();
     assert_eq!(ended.code, 0, "{:?}", ended.stderr);
     assert!(shown(&ended.stdout).contains("100 300"), "{:?}", ended.stdout);
-    // A terminal that has none.
+    // A terminal without a size.
     let mut terminal = Terminal::start(&["shell", "--local"], &[]);
     terminal.expect_shell();
     terminal.resize(0, 0);

@@ -1,4 +1,4 @@
-//! The real binary on a real terminal, of which this is the screen and the keyboard.
+//! The real binary on a real terminal, whose screen and keyboard are this test.
 
 use std::io::{Read, Write};
 use std::process::Child;
@@ -13,17 +13,17 @@ use tempfile::TempDir;
 
 use crate::common::{PATIENCE, eventually};
 
-/// What was shown, and whoever waits for more of it.
+/// The output so far, and a signal for those who wait for more.
 type Screen = Arc<(Mutex<Vec<u8>>, Condvar)>;
 
 /// A process on a terminal of its own. Dropping it hangs up.
 pub(crate) struct Terminal {
     pty: Arc<Pty>,
-    /// Keeps the terminal in being after the process.
+    /// Keeps the terminal open after the end of the process.
     _pts: std::os::fd::OwnedFd,
     child: Child,
     screen: Screen,
-    /// How much of it was looked at.
+    /// How much of it was already searched.
     seen: usize,
     cooked: Termios,
     _home: TempDir,
@@ -65,7 +65,7 @@ impl Terminal {
         (&*self.pty).write_all(keys.as_ref()).unwrap();
     }
 
-    /// Waits until this is shown, behind what was waited for before; returns what stood between.
+    /// Waits until this text is shown after what was waited for before. Returns the text in between.
     #[track_caller]
     pub(crate) fn expect(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -91,7 +91,7 @@ impl Terminal {
         self.expect("ready\r\n");
     }
 
-    /// All that was shown.
+    /// Everything shown so far.
     pub(crate) fn screen(&self) -> Vec<u8> {
         self.screen.0.lock().unwrap().clone()
     }
@@ -105,7 +105,7 @@ impl Terminal {
         assert!(status.unwrap().success());
     }
 
-    /// Waits for the end, and asserts that the terminal is as it was.
+    /// Waits for the end, and asserts that the terminal's settings were restored.
     #[track_caller]
     pub(crate) fn end(mut self) -> i32 {
         let mut status = None;

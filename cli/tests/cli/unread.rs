@@ -1,4 +1,4 @@
-//! Output that nobody reads stops nothing: neither bytes, nor signals, nor the end.
+//! Output that nobody reads blocks nothing: neither data, nor signals, nor the end.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::TcpStream;
@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 
 use crate::common::{LocalManager, PATIENCE, TARGET, closed_port, connect, echo_on, eventually};
 
-/// A run of the binary whose output is a pipe that holds little, and is read as far as the test wants.
+/// A run of the binary whose output is a small pipe, which is read as far as the test wants.
 struct Unread {
     child: Child,
     output: BufReader<PipeReader>,
-    /// Reading a pipe has no bound: a watchdog ends the process where nothing comes.
+    /// Reading a pipe has no timeout: a watchdog ends the process if nothing arrives.
     _watchdog: Sender<()>,
 }
 
 impl Unread {
-    /// `both`: standard error goes into the same pipe, otherwise nowhere.
+    /// `both`: standard error goes into the same pipe; otherwise it is discarded.
     fn start(program: &str, args: &[&str], variables: &[(&str, &str)], both: bool) -> Self {
         let (reader, writer) = pipe().unwrap();
-        // A line at a time, so that nothing is kept here that the process could not write.
+        // One line at a time, so that this reader does not buffer what the process could not write.
         let output = BufReader::with_capacity(1, reader);
         #[cfg(target_os = "linux")]
         rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -53,7 +53,7 @@ impl Unread {
         line
     }
 
-    /// A signal, and the exit code that it ends with; nobody reads meanwhile.
+    /// Sends a signal, and returns the exit code. Nobody reads in the meantime.
     fn end_by(mut self, signal: &str) -> i32 {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
@@ -75,13 +75,13 @@ impl Drop for Unread {
     }
 }
 
-/// So many connections, each of which is refused at the far end.
+/// Opens `times` connections, each of which is refused at the far end.
 fn be_refused(address: &str, times: usize) {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..times / 8 {
-                    // The reset may be there before the connection is told to be.
+                    // The reset may arrive before the connection is reported as established.
                     if let Ok(mut stream) = TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE) {
                         stream.set_read_timeout(Some(PATIENCE)).unwrap();
                         let _ = stream.read(&mut [0; 1]);
@@ -100,10 +100,10 @@ fn assert_echo(address: &str) {
     assert_eq!(&back, b"still there");
 }
 
-/// More than the pipe, the lines that wait, and the events that wait hold together.
+/// More than the pipe, the queued lines and the queued events hold together.
 const REFUSALS: usize = 2800;
 
-/// A port that refuses connections until somebody listens on its socket.
+/// A port that refuses connections until its socket listens.
 fn refusing_port() -> (socket2::Socket, u16) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -148,7 +148,7 @@ fn what_was_not_told_is_counted_once_somebody_reads_again() {
         }
     };
     be_refused(&address, REFUSALS);
-    // Each connection is told twice: that it was opened, and that it was closed.
+    // Each connection is reported twice: when it is opened, and when it is closed.
     let (mut told, mut dropped) = (0, 0);
     while told + dropped < 2 * REFUSALS as u64 {
         let event: Value = serde_json::from_str(&cli.line()).unwrap();
@@ -178,7 +178,7 @@ fn a_plugin_whose_output_nobody_reads_goes_on_and_ends() {
             }
         };
         be_refused(&address, 200);
-        // Once more: it still tells the far end about each connection.
+        // Once more: it still informs the far end about each connection.
         be_refused(&address, 8);
         assert_eq!(cli.end_by(signal), 0, "{signal}");
         assert!(manager.sessions("Active").is_empty(), "{signal}");
@@ -187,7 +187,7 @@ fn a_plugin_whose_output_nobody_reads_goes_on_and_ends() {
 
 #[test]
 fn a_local_session_manager_whose_output_nobody_reads_serves_and_ends() {
-    // The pipe is full before the first word.
+    // The pipe is full before anything is written.
     let (reader, mut writer) = pipe().unwrap();
     #[cfg(target_os = "linux")]
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();

@@ -1,4 +1,4 @@
-//! The command line: what is refused, how, and what help there is.
+//! The command line: what is rejected, how, and what help there is.
 
 use crate::common::{CREDENTIALS, Cli, LocalManager, TARGET, echo_server, run};
 
@@ -72,7 +72,7 @@ fn a_target_that_is_none_is_refused_before_anything_is_asked() {
             &["exec", target, "--", "true"],
             &["ssh-proxy", target],
         ] {
-            // No credentials and no region: those would be missed next.
+            // Without credentials and region, which would be the next errors.
             let ended = run(args, &[]);
             ended.assert_one_line(2, &[]);
             let line = &ended.stderr[0];
@@ -112,7 +112,7 @@ fn a_host_that_the_document_refuses_is_refused_before_anything_is_asked() {
         let spec = format!("0:{host}:80");
         let ended = run(&["forward", TARGET, "-L", &spec], &[]);
         ended.assert_one_line(2, &[&spec, &format!("'{host}' is too short"), "full name"]);
-        // A document of one's own may take it: here the region is missed next.
+        // A user's own document may accept it: here the missing region is the next error.
         run(&["forward", TARGET, "-L", &spec, "--document-name", "Mine"], &CREDENTIALS[..2])
             .assert_one_line(4, &["region"]);
     }

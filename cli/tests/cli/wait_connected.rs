@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::common::{Cli, LocalManager, TARGET, connect, echo_server, run};
 
-/// A Session Manager whose node is away for the first seconds.
+/// A Session Manager whose node is not connected for the first seconds.
 fn booting() -> LocalManager {
     LocalManager::start_with(&["--fault", "reboot,for=3s"])
 }

@@ -6,7 +6,7 @@ use super::{Api, GRANTED, Surroundings};
 
 const DENIED: &str = r#"{"__type":"AccessDeniedException","message":"No."}"#;
 
-/// Asks for `given`, and offers a host and a port.
+/// Adds an offered host and port to the request.
 pub(super) fn offering(request: &StartRequest) -> StartRequest {
     let parameters = |pairs: &[(&str, &str)]| {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), vec![(*value).to_owned()])).collect()
@@ -19,7 +19,7 @@ pub(super) fn offering(request: &StartRequest) -> StartRequest {
     }
 }
 
-/// What StartSession got as parameters, each time.
+/// The parameters that StartSession got, for each call.
 fn parameters(api: &Api) -> Vec<serde_json::Value> {
     let started = api.requests().into_iter().filter(|request| request.contains("StartSession"));
     started
@@ -59,11 +59,11 @@ fn where_the_document_cannot_be_looked_at_it_is_offered_all_then_nothing() {
     let all = serde_json::json!({ "given": ["1"], "host": ["db"], "portNumber": ["3306"] });
     let none = serde_json::json!({ "given": ["1"] });
     assert_eq!(parameters(&api), [all.clone(), none]);
-    // Both are told: nobody knows here which of them was meant.
+    // Both are reported, because it is not known which of them was meant.
     let answers = vec![denied.clone(), refused, ("StartSession", "400 Bad Request", refusal("given"))];
     let api = Api::answering_each(answers);
     Surroundings::at(&api.url).assert_error("offer", &["Invalid", "portNumber is not", "given is not"]);
-    // What has nothing to do with parameters is not tried twice.
+    // Errors that have nothing to do with parameters are not retried.
     let offline = r#"{"__type":"TargetNotConnected","message":"i-0 is not connected"}"#;
     let api = Api::answering_each(vec![denied, ("StartSession", "400 Bad Request", offline.into())]);
     Surroundings::at(&api.url).assert_error("offer", &["NotConnected"]);

@@ -6,7 +6,7 @@ const OLD: &str = "00000000000000000000000000000001";
 const NEW: &str = "00000000000000000000000000000002";
 const ARNS: &str = r#"{"taskArns":["arn:aws:ecs:eu-west-1:1:task/prod/1","arn:aws:ecs:eu-west-1:1:task/prod/2"]}"#;
 
-/// A task as DescribeTasks tells of it.
+/// A task in the form of DescribeTasks.
 fn task(id: &str, started: &str, enabled: bool, containers: &[String]) -> String {
     let containers = containers.join(",");
     format!(

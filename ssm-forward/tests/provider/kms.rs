@@ -15,13 +15,13 @@ pub(crate) fn context() -> BTreeMap<String, String> {
     [("aws:ssm:SessionId".to_owned(), "s-1".to_owned())].into()
 }
 
-/// What a call tells of its result.
+/// A call's result as text.
 pub(crate) fn shown(key: &DataKey) -> String {
     let fits = if is_accepted(key) { "accepted" } else { "refused" };
     format!("{key:?} {fits} by an agent whose key has the bytes 0 to 63")
 }
 
-/// Only a handshake shows what is in a key.
+/// A key's content shows only in a handshake.
 fn is_accepted(key: &DataKey) -> bool {
     let now = Instant::now();
     let kms = AgentKms {
@@ -143,7 +143,7 @@ fn an_expired_token_is_replaced_once() {
         .file("rotated", &keys("AKIDNEW"))
         .file("config", "[default]\ncredential_process = sh -c 'cat \"$HOME/.aws/credentials\"'\n")
         .with("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
-    // The start leaves the old ones in the cache.
+    // The first call leaves the old credentials in the cache.
     let lines = surroundings.run("start,rotate,key");
     assert!(lines[2].starts_with("OK") && api.requests().len() == 3, "{lines:?}");
 }
@@ -185,7 +185,7 @@ async fn a_ticket_asks_its_api_or_says_what_is_missing() {
     assert!(error.message.contains("not supported by this provider"), "{error}");
 }
 
-/// A provider that has not heard of encryption.
+/// A provider without support for encryption.
 struct NoKeys;
 
 impl SessionProvider for NoKeys {

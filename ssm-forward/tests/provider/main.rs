@@ -1,7 +1,7 @@
-//! The SSM API as [`AwsProvider`] meets it: good answers, every kind of bad one, and surroundings that are not right.
+//! [`AwsProvider`] with SSM APIs that answer well or badly in every way, and with faulty environments.
 //!
-//! AWS's configuration is the process's environment, so each case runs in a process of its own: this binary again, with
-//! [`child`] as its only test.
+//! AWS's configuration is the process's environment. Therefore each case runs in a process of its own: this binary
+//! again, with [`child`] as its only test.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -26,10 +26,10 @@ use tempfile::TempDir;
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "made-up")];
 const GRANTED: &str = r#"{"SessionId":"s-1","StreamUrl":"wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1","TokenValue":"t0ken"}"#;
 
-/// Calls by a part of their text, and the answer's status and body; the first that fits counts.
+/// Calls by a part of their text, and the answer's status and body. The first match counts.
 type Answers = Vec<(&'static str, &'static str, String)>;
 
-/// An API that gives the same answer to the same call, and keeps what it was asked.
+/// An API that gives the same answer to the same call, and records the requests.
 struct Api {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -83,7 +83,7 @@ fn answer(stream: TcpStream, seen: &Mutex<Vec<String>>, answers: &Answers) -> st
     reader.get_mut().write_all(format!("{head}{body}").as_bytes())
 }
 
-/// A home directory with AWS's files, and an environment that knows nothing else.
+/// A home directory with AWS's files, and an environment with nothing else.
 struct Surroundings {
     home: TempDir,
     variables: Vec<(String, String)>,
@@ -98,7 +98,7 @@ impl Surroundings {
         Self { home, variables }
     }
 
-    /// With credentials and a region, so that only `url` can be at fault.
+    /// With credentials and a region, so that only `url` can be wrong.
     fn at(url: &str) -> Self {
         Self::new(&KEYS).with("AWS_REGION", "eu-west-1").with("AWS_ENDPOINT_URL", url)
     }
@@ -115,7 +115,8 @@ impl Surroundings {
         self
     }
 
-    /// Makes the calls in a process of its own; the result is a line for each, `OK …` or the error's kind and its text.
+    /// Makes the calls in a process of its own. The result is a line for each: `OK …`, or the error's kind and its
+    /// text.
     fn run(&self, calls: &str) -> Vec<String> {
         let text = self.output(calls);
         let lines: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("> ")).map(str::to_owned).collect();
@@ -123,7 +124,7 @@ impl Surroundings {
         lines
     }
 
-    /// All that the process says.
+    /// The complete output of the process.
     fn output(&self, calls: &str) -> String {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--ignored", "--exact", "child", "--nocapture", "--test-threads=1"]);
@@ -152,7 +153,7 @@ impl Surroundings {
     }
 }
 
-/// Runs in the process of its own.
+/// Runs in the separate process.
 #[test]
 #[ignore = "started by the other tests"]
 fn child() {

@@ -1,4 +1,4 @@
-//! Destinations that leave a connection without an answer.
+//! Destinations that do not answer a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn a_port_that_drops_packets_is_the_remote_ports_fault() {
     assert!(text.contains("port 5432 of i-0123456789abcdef0") && text.contains("security group"), "{text}");
 }
 
-/// A forwarder with little patience, its address, and its warnings.
+/// A forwarder that warns early, its address, and its warnings.
 async fn impatient(local: &Local, port: u16) -> (String, mpsc::UnboundedReceiver<String>) {
     let mut config = ForwardConfig::default();
     config.answer_patience = Duration::from_millis(300);
@@ -69,7 +69,7 @@ async fn a_connection_without_an_answer_is_told_about() {
     }
     let text = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
     assert!(text.starts_with("connection 1 has had no answer from port 5432 of i-0123456789abcdef0"), "{text}");
-    // The others are the same matter: there is one warning a minute.
+    // The others have the same cause: there is one warning a minute.
     let more = timeout(Duration::from_secs(1), told.recv()).await;
     assert!(more.is_err(), "{more:?}");
 }

@@ -1,4 +1,4 @@
-//! A local Session Manager's clients.
+//! Clients of a local Session Manager.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub(crate) async fn session(local: &Local, port: u16) -> Session {
     Session::start(provider, &request(port), SessionConfig::default(), |_| {}, |_| {}).await.unwrap()
 }
 
-/// A server that sends back what it gets. Returns its port.
+/// An echo server. Returns its port.
 pub(crate) async fn echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

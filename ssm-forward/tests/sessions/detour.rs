@@ -1,4 +1,4 @@
-//! Sessions whose data channel takes a way of its own.
+//! Sessions whose data channel uses a path of its own.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
@@ -56,7 +56,8 @@ impl SessionProvider for Detour {
     }
 }
 
-/// Carries the first connection upwards for so many bytes only; from then on it says nothing but pings, which look alive.
+/// Passes only so many bytes of the first connection upwards. After that it passes only pings, so that the path looks
+/// alive.
 async fn carry(mut client: TcpStream, service: u16, first: bool) {
     const DEAF_AFTER: u64 = 300_000;
     let mut service = TcpStream::connect(("127.0.0.1", service)).await.unwrap();

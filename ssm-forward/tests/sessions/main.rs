@@ -1,4 +1,4 @@
-//! Sessions against a local Session Manager, or a service that misbehaves: what the single parts can't show.
+//! Sessions with a local Session Manager, or with a misbehaving service: what tests of the parts cannot show.
 
 #[cfg(test)]
 mod answers;

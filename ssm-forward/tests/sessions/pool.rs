@@ -129,7 +129,7 @@ async fn connections_share_at_once_where_no_further_session_can_be_had() {
     for (stream, first) in [(&mut one, b'1'), (&mut other, b'2')] {
         assert_eq!(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap(), first);
     }
-    // It is not tried again at once, nor told again.
+    // It is neither retried immediately nor reported again.
     let before = Instant::now();
     let (mut one, mut other) = (running.connect(b'?').await, running.connect(b'?').await);
     echoes(&mut one).await;

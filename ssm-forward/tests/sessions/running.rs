@@ -1,4 +1,4 @@
-//! A forwarder at work, and servers behind its agent.
+//! A running forwarder, and servers behind its agent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Running {
         running
     }
 
-    /// The next event that is wanted; others before it are skipped.
+    /// The next matching event; others before it are skipped.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&ForwardEvent) -> bool) -> ForwardEvent {
         let found = async {
             loop {
@@ -54,7 +54,7 @@ impl Running {
         timeout(PATIENCE, found).await.unwrap()
     }
 
-    /// A connection, and its first byte, which tells [`server`] what to do.
+    /// Opens a connection and sends its first byte, which tells [`server`] what to do.
     pub(crate) async fn connect(&self, first: u8) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(&[first]).await.unwrap();
@@ -74,8 +74,8 @@ impl Drop for Running {
     }
 }
 
-/// A server whose clients say by their first byte what it does: `S` sends for ever, `D` reads nothing, anything else is sent
-/// back, with all that follows. Returns its port, and counts what it has sent.
+/// A server whose clients choose its behaviour by their first byte: `S` sends forever, `D` reads nothing, anything else
+/// is echoed, with all that follows. Returns its port, and the count of sent bytes.
 pub(crate) async fn server() -> (u16, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -106,7 +106,7 @@ async fn serve(mut stream: TcpStream, sent: Arc<AtomicU64>) {
     }
 }
 
-/// Writes for as long as anybody takes it, and counts.
+/// Writes for as long as anybody reads, and counts.
 pub(crate) fn flood(mut stream: TcpStream) -> Arc<AtomicU64> {
     let sent = Arc::new(AtomicU64::new(0));
     let count = sent.clone();
@@ -118,7 +118,7 @@ pub(crate) fn flood(mut stream: TcpStream) -> Arc<AtomicU64> {
     sent
 }
 
-/// Waits until what is counted moved, and moves no more.
+/// Waits until the count has changed, and does not change any more.
 pub(crate) async fn stuck(count: &AtomicU64) {
     const STILL: Duration = Duration::from_secs(2);
     let (mut seen, mut since) = (0, Instant::now());

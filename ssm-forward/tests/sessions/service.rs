@@ -1,4 +1,4 @@
-//! A service that lets one in and then goes away.
+//! A service that accepts the client and then disconnects.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ impl SessionProvider for Granting {
     }
 }
 
-/// A service that takes the token, says `words`, waits for a word after each, says its last one, and closes.
+/// A service that accepts the token, sends `words`, waits for a message after each, sends its last one, and closes.
 async fn service(words: Vec<Bytes>, last: Option<Bytes>) -> Arc<Granting> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream_url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -84,7 +84,7 @@ async fn a_websocket_that_dies_at_once_is_opened_ever_more_slowly() {
     let request = request(1);
     let start = Session::start(provider.clone(), &request, SessionConfig::default(), |_| {}, |_| {});
     assert!(timeout(Duration::from_secs(2), start).await.is_err(), "nobody shook hands");
-    // At once, then after 100, 200, 400, 800 ms, each less up to half.
+    // Immediately, then after 100, 200, 400, 800 ms, each reduced by up to half.
     let resumed = provider.resumed.load(Ordering::SeqCst);
     assert!((3..=7).contains(&resumed), "{resumed} times in 2 s");
 }
@@ -104,7 +104,7 @@ async fn what_made_a_session_impossible_stays_the_reason_when_the_websocket_ends
     }
 }
 
-/// Shakes hands, says one word after the other without waiting for an answer, then listens.
+/// Performs the handshake, sends one message after the other without waiting for an answer, then only receives.
 async fn flood(handshake: Vec<Bytes>, words: Vec<Bytes>) -> Arc<Granting> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream_url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -133,7 +133,7 @@ async fn flood(handshake: Vec<Bytes>, words: Vec<Bytes>) -> Arc<Granting> {
     Arc::new(Granting { stream_url, resumed: AtomicUsize::new(0) })
 }
 
-/// An agent's first words: a port, multiplexed.
+/// An agent's first messages: a port, multiplexed.
 fn handshake() -> Vec<Bytes> {
     let wish = r#"{"AgentVersion":"3.3.987.0","RequestedClientActions":[{"ActionType":"SessionType","ActionParameters":
         {"SessionType":"Port","Properties":{"type":"LocalPortForwarding","portNumber":"80"}}}]}"#;
@@ -156,7 +156,7 @@ async fn start(provider: Arc<Granting>) -> Session {
     timeout(Duration::from_secs(10), start).await.unwrap().unwrap()
 }
 
-/// A log that takes no more after its first line until the test lets it.
+/// A log that blocks after its first line until the test releases it.
 #[derive(Clone, Default)]
 struct StuckLog {
     lines: Arc<AtomicUsize>,
@@ -205,7 +205,7 @@ fn malformed_messages_are_told_seldom_and_never_under_the_lock() {
     while log.lines.load(Ordering::SeqCst) == 0 {
         std::thread::yield_now();
     }
-    // The driver stands in the log: everybody else goes on.
+    // The driver is blocked in the log; everything else continues.
     let (done, asked) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         session.stats();
@@ -228,7 +228,7 @@ async fn a_service_that_says_one_word_and_closes_is_not_asked_again_without_a_pa
     assert!((3..=12).contains(&resumed), "{resumed} times in 3 s");
 }
 
-/// An owner that takes its time over a notice.
+/// An owner that is slow to handle a notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_is_told_without_the_lock() {
     let mut words = handshake();

@@ -1,4 +1,4 @@
-//! A connection that takes nothing any more harms nobody but those that share its session, and they are told.
+//! A connection that accepts no data blocks only those that share its session, and a warning says so.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -18,14 +18,14 @@ fn fixed(size: usize) -> ForwardConfig {
     config
 }
 
-/// Which end of a connection takes nothing.
+/// The end of a connection that accepts nothing.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Reader,
     Destination,
 }
 
-/// A connection whose one end takes nothing, once the session has come to a stop because of it. To be kept.
+/// A connection with one end that accepts nothing, after this has stalled the session. The result must be kept.
 async fn stall(running: &Running, end: End, sent: &AtomicU64) -> Option<TcpStream> {
     match end {
         End::Reader => {
@@ -46,7 +46,7 @@ fn blames(event: &ForwardEvent) -> bool {
     matches!(event, ForwardEvent::Warning { text } if text.contains("in the same session"))
 }
 
-/// Says something all the time.
+/// Sends something all the time.
 fn chat(mut stream: TcpStream) -> JoinHandle<()> {
     tokio::spawn(async move {
         while stream.read_u8().await.is_ok() && stream.write_all(b"?").await.is_ok() {
@@ -118,7 +118,7 @@ async fn who_reads_slowly_slows_down_no_new_connection() {
     let mut running = Running::start(&local, port, ForwardConfig::default(), None).await;
     let mut slow = running.connect(b'S').await;
     stuck(&sent).await;
-    // It goes on and pauses, again and again: the session is full most of the time, not always.
+    // It alternates between reading and pausing: the session's buffer is full most of the time, not always.
     let reader = tokio::spawn(async move {
         while slow.read_exact(&mut vec![0; 100_000]).await.is_ok() {
             sleep(Duration::from_millis(300)).await;

@@ -1,4 +1,4 @@
-//! What a stream promises to who holds it.
+//! The guarantees of a stream to its owner.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn several_senders_of_one_stream_do_not_forget_each_other() {
     });
     let senders: Vec<_> = senders.collect();
     let (mut end, _) = destination.accept().await.unwrap();
-    // All of them find the queue full first.
+    // All of them first find the queue full.
     sleep(Duration::from_millis(300)).await;
     let mut received = vec![0; SENDERS * CHUNKS * CHUNK];
     timeout(Duration::from_secs(20), end.read_exact(&mut received)).await.unwrap().unwrap();
@@ -105,7 +105,7 @@ async fn where_connections_take_turns_the_next_begins_when_one_ends() {
         let mut one = session.open_stream().await.unwrap();
         for text in ["one", "two"] {
             one.write_all(text.as_bytes()).await.unwrap();
-            // The next waits already when this one ends.
+            // The next one already waits when this one ends.
             let (next, ()) = tokio::join!(session.open_stream(), async {
                 tokio::task::yield_now().await;
                 one.abandon();

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod config;
 mod forward;
+mod help;
 mod local;
 mod lookup;
 mod values;
@@ -9,15 +11,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Arg, ArgAction, Args, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::TargetSpec;
 
+pub(crate) use config::{ConfigAction, ConfigArgs};
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
+pub(crate) use values::duration;
 
 use crate::completion;
+use crate::config::keys;
 use crate::spec::ForwardSpec;
 use ssm_forward::StreamEndpoint;
 
@@ -35,8 +40,7 @@ pub(crate) const NAME: &str = "aws-ssm-forward";
     disable_help_subcommand = true,
     disable_version_flag = true,
     args = flags(),
-    after_help = "Examples:
-  aws-ssm-forward forward rds:example-db
+    after_help = "Example:
   aws-ssm-forward forward i-0123456789abcdef0 -L 5432:db.internal:5432"
 )]
 pub(crate) struct Cli {
@@ -63,6 +67,14 @@ pub(crate) enum Command {
   aws-ssm-forward forward i-0123456789abcdef0 -L 8080:db.internal:80
   aws-ssm-forward forward rds:example-db")]
     Forward(Box<ForwardArgs>),
+    /// Check or write the configuration file of tunnels.
+    #[command(after_help = "Examples:
+  aws-ssm-forward config init
+  aws-ssm-forward config check")]
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
     /// Open a shell on a managed node.
     #[command(after_help = "Examples:
   aws-ssm-forward shell i-0123456789abcdef0
@@ -295,7 +307,14 @@ pub(crate) enum OutputFormat {
 
 /// Parses the command line of this process; whatever is wrong with it is told in one line, with exit code 2.
 pub(crate) fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| match one_line(&error) {
+    let parsed = help::command().try_get_matches().and_then(|matches| {
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if let (Command::Forward(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            args.tunnel.given = keys::given(matches);
+        }
+        Ok(cli)
+    });
+    parsed.unwrap_or_else(|error| match one_line(&error) {
         Some(line) => {
             eprintln!("error: {line}");
             std::process::exit(crate::exit_code::ExitCode::Usage.number().into())
@@ -305,7 +324,7 @@ pub(crate) fn parse() -> Cli {
 }
 
 /// A usage error as one line; clap would spread it over many. `None`: it is no error, or the help says it better.
-fn one_line(error: &clap::Error) -> Option<String> {
+pub(crate) fn one_line(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
     let is_target = |word: &str| word.parse().is_ok_and(|target: TargetSpec| !matches!(target, TargetSpec::Name(_)));
     let is_forward = |word: &str| word.parse::<ForwardSpec>().is_ok();

@@ -85,12 +85,24 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What the process ends with.
     pub(crate) code: ExitCode,
+    /// For people, in place of `message`: several lines with an excerpt of a file.
+    pub(crate) excerpt: Option<String>,
 }
 
 impl Failure {
     /// A failure of this kind; line breaks in `message` become spaces, and what can't be seen is spelled.
     pub(crate) fn new(code: ExitCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, message: outside::line(&one_line(&message.into())), code }
+        Self { kind, message: outside::line(&one_line(&message.into())), code, excerpt: None }
+    }
+
+    /// Shows people this instead; it has no characters that a terminal obeys.
+    pub(crate) fn with_excerpt(self, excerpt: String) -> Self {
+        Self { excerpt: Some(excerpt), ..self }
+    }
+
+    /// What people are shown.
+    pub(crate) fn shown(&self) -> &str {
+        self.excerpt.as_deref().unwrap_or(&self.message)
     }
 
     /// A bug in this program.

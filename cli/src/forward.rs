@@ -3,11 +3,12 @@
 use tokio::task::JoinSet;
 
 use crate::args::{ForwardArgs, Verbosity};
+use crate::config;
 use crate::exit_code::{ExitCode, Failure};
 use crate::figures::{self, Metrics};
 use crate::output::Style;
 use crate::shutdown::Shutdown;
-use crate::tunnels::{Tunnels, command};
+use crate::tunnels::{self, Tunnels, command};
 
 /// Runs the command; its failures are told through its own output.
 ///
@@ -16,12 +17,17 @@ use crate::tunnels::{Tunnels, command};
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };
-    command(&args.tunnel, style, &shutdown, async |aws, planned, reporter| {
+    let named = match config::of_forward(&args.tunnel) {
+        Ok(named) => named,
+        Err(failure) => return Ok(tunnels::fail(&failure, style, &shutdown).await),
+    };
+    let tunnel = named.as_ref().map_or(&args.tunnel, |named| &named.args);
+    command(tunnel, style, &shutdown, async |aws, planned, reporter| {
         let metrics = match args.metrics {
             Some(address) => Some(Metrics::bind(address).await?),
             None => None,
         };
-        let tunnels = Tunnels::bind(&args.tunnel, aws, planned, reporter).await?;
+        let tunnels = Tunnels::bind(tunnel, aws, planned, reporter).await?;
         let stats = tunnels.stats();
         let mut watching = JoinSet::new();
         watching.spawn(figures::tell(stats.iter().map(|(_, stats)| stats.clone()).collect(), reporter.clone()));

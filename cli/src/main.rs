@@ -4,6 +4,7 @@ mod args;
 mod client_hint;
 mod client_line;
 mod completion;
+mod config;
 mod connect;
 mod console;
 mod demo;
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
     };
     let code = result.unwrap_or_else(|failure| {
         if failure.code != ExitCode::ReaderGone {
-            console::note(&format!("error: {failure}"));
+            console::note(&format!("error: {}", failure.shown()));
         }
         failure.code
     });
@@ -112,6 +113,7 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<
 async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Forward(args) => forward::run(&args, cli.verbosity).await,
+        Command::Config { action } => config::command::run(&action),
         Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
         Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
         Command::SshProxy(args) => remote::ssh_proxy(&args, cli.verbosity).await,

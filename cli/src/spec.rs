@@ -27,6 +27,24 @@ pub(crate) struct ServiceForward {
     pub(crate) text: String,
 }
 
+impl ForwardRequest {
+    /// As it was written.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Plain(spec) => &spec.text,
+            Self::Service(service) => &service.text,
+        }
+    }
+
+    /// The local end, if it is named.
+    pub(crate) fn listen(&self) -> Option<&ListenAddr> {
+        match self {
+            Self::Plain(spec) => Some(&spec.listen),
+            Self::Service(service) => service.listen.as_ref(),
+        }
+    }
+}
+
 impl FromStr for ForwardRequest {
     type Err = SpecError;
 
@@ -163,6 +181,13 @@ impl FromStr for ForwardSpec {
      (IPv6 addresses in brackets)"
 )]
 pub(crate) struct SpecError(String);
+
+impl SpecError {
+    /// What is wrong, without what `-L` takes.
+    pub(crate) fn what(&self) -> &str {
+        &self.0
+    }
+}
 
 /// `[bind:]port`: where something else than a forward listens.
 ///

@@ -44,7 +44,9 @@ pub(crate) struct ForwardArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forwarding")]
 pub(crate) struct TunnelArgs {
-    /// The managed node: id, name or tag; or a service: rds:NAME.
+    /// The managed node (id, name or tag), a service (rds:NAME) or a tunnel.
+    ///
+    /// Without -L it may be the name of a tunnel of the configuration file.
     ///
     /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME, elasticache:NAME, opensearch:NAME or eks:NAME:
@@ -120,6 +122,12 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     /// Exit when a session is lost for good, instead of starting a new one.
     #[arg(long, hide_short_help = true)]
     pub(crate) no_restart: bool,
+    /// Configuration file of tunnels, instead of the user's and the project's.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
+    pub(crate) config: Option<std::path::PathBuf>,
+    /// The options as they were written: they take precedence over a tunnel's of the configuration file.
+    #[arg(skip)]
+    pub(crate) given: Vec<std::ffi::OsString>,
     #[command(flatten)]
     pub(crate) session: SessionArgs,
     /// Number of sessions that share the connections of each -L, or auto (up to 8, as they are needed).

@@ -16,7 +16,7 @@ const MIN_DURATION: Duration = Duration::from_millis(1);
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A duration: a number of seconds, or numbers with units (`500ms`, `30s`, `1m30s`, `2h`).
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let with_unit = if is_number { format!("{text}s") } else { text.to_owned() };
     match humantime::parse_duration(&with_unit) {

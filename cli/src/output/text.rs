@@ -38,7 +38,7 @@ impl<'a> TextWriter<'a> {
         match notice {
             Notice::Failure { forward, failure, .. } => {
                 let which = forward.and_then(|forward| self.subjects.get(forward)).map(|subject| self.which(subject));
-                self.note(&format!("error: {}{failure}", which.unwrap_or_default()));
+                self.note_lines(&format!("error: {}{}", which.unwrap_or_default(), failure.shown()));
             }
             _ if self.style.quiet || self.style.format == OutputFormat::Json => {}
             Notice::Warning { text, .. } => self.note(&format!("warning: {text}")),
@@ -173,8 +173,13 @@ impl<'a> TextWriter<'a> {
     }
 
     fn note(&self, text: &str) {
+        self.note_lines(&outside::line(text));
+    }
+
+    /// Lines that are harmless already.
+    fn note_lines(&self, text: &str) {
         self.spinner.suspend(|| {
-            let _ = writeln!(io::stderr().lock(), "{}", outside::line(text));
+            let _ = writeln!(io::stderr().lock(), "{text}");
         });
     }
 }

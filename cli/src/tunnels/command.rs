@@ -63,6 +63,14 @@ where
     Ok(code)
 }
 
+/// Tells, in the command's own way, a failure that comes before there is anything to open. Returns its exit code.
+pub(crate) async fn fail(failure: &Failure, style: Style, shutdown: &Shutdown) -> ExitCode {
+    let output = Output::start(style, Vec::new(), shutdown.clone());
+    output.reporter().fail(None, failure);
+    output.close(Some(failure)).await;
+    failure.code
+}
+
 /// Looks up what the command line names.
 async fn prepare(
     args: &TunnelArgs,

@@ -11,7 +11,7 @@ use ssm_forward::{AwsProvider, ForwardStats};
 use tokio::task::JoinSet;
 use tracing::Span;
 
-pub(crate) use command::command;
+pub(crate) use command::{command, fail};
 pub(crate) use tunnel::{Tracker, Tunnel};
 
 use crate::args::TunnelArgs;

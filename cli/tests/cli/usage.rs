@@ -189,9 +189,20 @@ fn a_completion_script_whose_reader_goes_away_is_no_panic() {
 #[test]
 fn every_command_is_told_in_one_line_and_has_help() {
     let listed = run(&["--help"], &[("COLUMNS", "200")]);
-    for command in
-        ["forward", "shell", "exec", "ssh-proxy", "ls", "token", "policy", "plugin", "local", "demo", "completions"]
-    {
+    for command in [
+        "forward",
+        "shell",
+        "exec",
+        "ssh-proxy",
+        "ls",
+        "token",
+        "policy",
+        "plugin",
+        "local",
+        "demo",
+        "completions",
+        "config",
+    ] {
         let about = listed.stdout.iter().find(|line| line.starts_with(&format!("  {command} "))).expect(command);
         let help = run(&[command, "--help"], &[]);
         assert!(about.ends_with(&help.stdout[0]), "{about} and {}", help.stdout[0]);
@@ -201,9 +212,21 @@ fn every_command_is_told_in_one_line_and_has_help() {
 
 #[test]
 fn the_short_help_fits_one_screen_and_the_long_one_has_everything() {
-    for command in
-        ["", "forward", "shell", "exec", "ssh-proxy", "ls", "token", "policy", "plugin", "local", "demo", "completions"]
-    {
+    for command in [
+        "",
+        "forward",
+        "shell",
+        "exec",
+        "ssh-proxy",
+        "ls",
+        "token",
+        "policy",
+        "plugin",
+        "local",
+        "demo",
+        "completions",
+        "config",
+    ] {
         let args: Vec<_> = [command].into_iter().filter(|command| !command.is_empty()).collect();
         let short = run(&[&args[..], &["-h"]].concat(), &[("COLUMNS", "80")]);
         assert!(short.stdout.len() <= 24, "{} lines: {short:#?}", short.stdout.len());

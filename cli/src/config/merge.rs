@@ -1,0 +1,184 @@
+//! The files as one: the user's own and what it includes, then the project's. Where both define a tunnel, the user's keys win.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::file::{self, Entries, Entry, File, Table};
+use super::keys::Value;
+use super::problem::{Author, Place, Problem, Source, failure};
+use super::{Config, places};
+use crate::exit_code::{ExitCode, Failure};
+
+/// A tunnel, from all files.
+#[derive(Debug)]
+pub(super) struct Definition {
+    /// Where its name is.
+    pub(super) place: Place,
+    /// The defaults too.
+    pub(super) entries: Entries,
+}
+
+impl Definition {
+    /// The groups that it is in.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &str> {
+        let groups = self.entries.get("groups").map(|entry| &entry.value);
+        let names = groups.and_then(|value| match value {
+            Value::Texts(names) => Some(names),
+            Value::Flag(_) => None,
+        });
+        names.into_iter().flatten().map(String::as_str)
+    }
+}
+
+/// Reads and merges. `only` stands in place of the other files.
+///
+/// # Errors
+/// All problems of all files.
+pub(super) fn load(only: Option<&Path>, user: Option<&Path>, folder: Option<&Path>) -> Result<Config, Failure> {
+    let mut loading = Loading::default();
+    let mut own = Layer::default();
+    match (only, user) {
+        (Some(path), _) => loading.file(path, Author::User, &mut own)?,
+        (None, Some(path)) if path.exists() => loading.file(path, Author::User, &mut own)?,
+        _ => {}
+    }
+    let mut project = Layer::default();
+    let of_project = folder.filter(|_| only.is_none()).and_then(places::project_file);
+    if let Some(path) = of_project.filter(|path| !loading.files.contains(path)) {
+        if places::is_of_another(&path).map_err(|error| unreadable(&path, &error))? {
+            let text = "belongs to another user, who could change it; if you trust it, name it with --config";
+            return Err(Failure::new(ExitCode::Config, "configuration", format!("{} {text}", path.display())));
+        }
+        let root = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
+        loading.file(&path, Author::Project(root), &mut project)?;
+    }
+    let tunnels = merge(own, project);
+    loading.check_groups(&tunnels);
+    let Loading { files, mut problems } = loading;
+    if problems.is_empty() {
+        return Ok(Config { files, tunnels });
+    }
+    problems.sort_by_key(Problem::position);
+    Err(failure(&problems))
+}
+
+/// The files of one author.
+#[derive(Default)]
+struct Layer {
+    defaults: Entries,
+    tunnels: BTreeMap<String, Table>,
+}
+
+#[derive(Default)]
+struct Loading {
+    files: Vec<PathBuf>,
+    problems: Vec<Problem>,
+}
+
+impl Loading {
+    /// Adds a file, and those that it includes.
+    fn file(&mut self, path: &Path, author: Author, layer: &mut Layer) -> Result<(), Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        self.text(path, text, author, layer);
+        Ok(())
+    }
+
+    fn text(&mut self, path: &Path, text: String, author: Author, layer: &mut Layer) {
+        self.files.push(path.to_owned());
+        let source = Arc::new(Source { path: path.to_owned(), text, author: author.clone() });
+        let File { defaults, tunnels, includes } = file::read(source, &mut self.problems);
+        for entry in defaults.into_values() {
+            match layer.defaults.get(entry.key.name) {
+                Some(other) => {
+                    self.twice(&format!("the default `{}`", entry.key.name), &entry.key_place, &other.key_place)
+                }
+                None => drop(layer.defaults.insert(entry.key.name, entry)),
+            }
+        }
+        for (name, table) in tunnels {
+            match layer.tunnels.get(&name) {
+                Some(other) => self.twice(&format!("the tunnel `{name}`"), &table.place, &other.place),
+                None => drop(layer.tunnels.insert(name, table)),
+            }
+        }
+        for (include, place) in includes {
+            if let Err(problem) = self.include(path, &include, &place, &author, layer) {
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn include(
+        &mut self,
+        from: &Path,
+        include: &Path,
+        place: &Place,
+        author: &Author,
+        layer: &mut Layer,
+    ) -> Result<(), Problem> {
+        let cannot =
+            |error: &io::Error| Problem::new(format!("cannot include {}: {error}", include.display()), place, "");
+        let include = match (include.strip_prefix("~"), places::home()) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => include.to_owned(),
+        };
+        let folder = from.parent().unwrap_or_else(|| Path::new("/"));
+        let path = folder.join(include).canonicalize().map_err(|error| cannot(&error))?;
+        if let Author::Project(root) = author {
+            let root = root.canonicalize().map_err(|error| cannot(&error))?;
+            if !path.starts_with(&root) {
+                let problem = Problem::new("a project's file includes only files of its folder", place, "");
+                return Err(problem.help(format!("it may include what is in {}", root.display())));
+            }
+        }
+        if self.files.iter().any(|file| file.canonicalize().is_ok_and(|file| file == path)) {
+            return Err(Problem::new(format!("{} is included twice", path.display()), place, ""));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+        self.text(&path, text, author.clone(), layer);
+        Ok(())
+    }
+
+    fn twice(&mut self, what: &str, again: &Place, first: &Place) {
+        let problem = Problem::new(format!("{what} is defined twice"), again, "again here");
+        self.problems.push(problem.and(first, "first here"));
+    }
+
+    /// A name means either a tunnel or a group.
+    fn check_groups(&mut self, tunnels: &BTreeMap<String, Definition>) {
+        for definition in tunnels.values() {
+            for group in definition.groups() {
+                if let (Some(other), Some(entry)) = (tunnels.get(group), definition.entries.get("groups")) {
+                    let problem = Problem::new(format!("`{group}` is a group and a tunnel"), &entry.place, "the group");
+                    self.problems.push(problem.and(&other.place, "the tunnel").help("give one of them another name"));
+                }
+            }
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(ExitCode::Config, "configuration", format!("cannot read {}: {error}", path.display()))
+}
+
+/// What is nearer to the tunnel and to the user wins: the user's table, the project's table, the project's defaults, and last
+/// the user's defaults.
+fn merge(own: Layer, project: Layer) -> BTreeMap<String, Definition> {
+    let mut tunnels = BTreeMap::new();
+    let Layer { defaults, tunnels: own_tables } = own;
+    for (name, table) in project.tunnels {
+        let mut entries = defaults.clone();
+        entries.extend(project.defaults.iter().map(|(key, entry): (_, &Entry)| (*key, entry.clone())));
+        entries.extend(table.entries);
+        tunnels.insert(name, Definition { place: table.place, entries });
+    }
+    for (name, table) in own_tables {
+        let definition =
+            tunnels.entry(name).or_insert_with(|| Definition { place: table.place.clone(), entries: defaults.clone() });
+        definition.place = table.place;
+        definition.entries.extend(table.entries);
+    }
+    tunnels
+}

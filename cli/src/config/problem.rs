@@ -1,0 +1,125 @@
+//! What is wrong with a configuration file, told as a compiler does: the place, the line with a mark below it, and what would help.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::exit_code::{ExitCode, Failure};
+use crate::outside;
+
+/// The text of a file, for excerpts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Where it was read.
+    pub(crate) path: PathBuf,
+    /// All of it.
+    pub(crate) text: String,
+    /// Who wrote it.
+    pub(crate) author: Author,
+}
+
+/// Who wrote a file, and so what it may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Author {
+    /// The user.
+    User,
+    /// Whoever wrote the project in this folder.
+    Project(PathBuf),
+}
+
+/// A place in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The file.
+    pub(crate) source: Arc<Source>,
+    /// In bytes.
+    pub(crate) span: Range<usize>,
+}
+
+impl Place {
+    /// The line, from 1.
+    pub(crate) fn line(&self) -> usize {
+        let before = self.source.text.as_bytes().get(..self.span.start).unwrap_or_default();
+        before.iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    title: String,
+    /// Each with what is to be said about it; the first is the main one.
+    places: Vec<(Place, String)>,
+    help: Option<String>,
+}
+
+impl Problem {
+    /// Something is wrong at a place; `label` is written next to the mark.
+    pub(crate) fn new(title: impl Into<String>, place: &Place, label: impl Into<String>) -> Self {
+        Self { title: title.into(), places: vec![(place.clone(), label.into())], help: None }
+    }
+
+    /// Also shows another place.
+    pub(crate) fn and(mut self, place: &Place, label: impl Into<String>) -> Self {
+        self.places.push((place.clone(), label.into()));
+        self
+    }
+
+    /// Adds what to do.
+    pub(crate) fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// Where it is to be told among others of its file.
+    pub(crate) fn position(&self) -> (PathBuf, usize) {
+        self.places.first().map(|(place, _)| (place.source.path.clone(), place.span.start)).unwrap_or_default()
+    }
+
+    /// In one line, with the file and the line.
+    pub(crate) fn one_line(&self) -> String {
+        let place = self.places.first().map(|(place, _)| place);
+        let place =
+            place.map_or_else(String::new, |place| format!("{}:{}: ", place.source.path.display(), place.line()));
+        let help = self.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
+        format!("{place}{}{help}", self.title)
+    }
+
+    /// With excerpts, in several lines.
+    pub(crate) fn render(&self, level: &Level<'_>) -> String {
+        let paths: Vec<_> = self.places.iter().map(|(place, _)| place.source.path.display().to_string()).collect();
+        let mut group = Group::with_title(level.clone().primary_title(&self.title));
+        for (index, ((place, label), path)) in self.places.iter().zip(&paths).enumerate() {
+            let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let annotation = kind.span(place.span.clone());
+            let annotation = if label.is_empty() { annotation } else { annotation.label(label) };
+            group = group.element(Snippet::source(&place.source.text).path(path).annotation(annotation));
+        }
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(help));
+        }
+        let text = Renderer::plain().render(&[group]);
+        text.lines().map(outside::line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        failure(&[problem])
+    }
+}
+
+/// All problems as one failure; there is at least one.
+pub(crate) fn failure(problems: &[Problem]) -> Failure {
+    let mut excerpt = String::new();
+    for (index, problem) in problems.iter().enumerate() {
+        let separator = if index == 0 { "" } else { "\n\n" };
+        let _ = write!(excerpt, "{separator}{}", problem.render(&Level::ERROR));
+    }
+    let lines: Vec<_> = problems.iter().map(Problem::one_line).collect();
+    let excerpt = excerpt.strip_prefix("error: ").unwrap_or(&excerpt).to_owned();
+    Failure::new(ExitCode::Config, "configuration", lines.join("; ")).with_excerpt(excerpt)
+}

@@ -1,0 +1,279 @@
+use std::fs;
+
+use clap::CommandFactory as _;
+
+use super::keys::{KEYS, Shape};
+use super::*;
+use crate::args::Cli;
+use crate::spec::ForwardRequest;
+
+/// A user's file and a project's, each in a folder of its own.
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new(user: &str, project: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let this = Self { folder };
+        this.write("user/config.toml", user);
+        if !project.is_empty() {
+            this.write(&format!("project/{PROJECT_FILE}"), project);
+        }
+        this
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn load(&self) -> Result<Config, String> {
+        let inner = self.folder.path().join("project/src/deep");
+        fs::create_dir_all(&inner).unwrap();
+        let loaded = merge::load(None, Some(&self.folder.path().join("user/config.toml")), Some(&inner));
+        loaded.map_err(|failure| self.shown(&failure))
+    }
+
+    fn tunnel(&self, name: &str, given: &[&str]) -> Result<Tunnel, String> {
+        let given: Vec<OsString> = given.iter().map(Into::into).collect();
+        self.load()?.tunnel(name, &given).map_err(|failure| self.shown(&failure))
+    }
+
+    /// Without the name of the folder, which is another one each time.
+    fn shown(&self, failure: &Failure) -> String {
+        failure.shown().replace(&format!("{}/", self.folder.path().display()), "")
+    }
+}
+
+fn of_user(text: &str) -> Files {
+    Files::new(text, "")
+}
+
+const DB: &str = "[tunnels.db]\ntarget = \"i-1\"\nremote = \"db.internal:5432\"\n";
+
+#[test]
+fn a_tunnel_is_what_forward_would_have_got() {
+    let files = of_user(
+        "[defaults]\nregion = \"eu-central-1\"\nsessions = 2\n
+         [tunnels.db]\ntarget = \"tag:Role=bastion\"\nremote = \"db.internal:5432\"\nlocal = 15432\nsessions = \"auto\"\n
+         wait-ready = true\nno-restart = false\nparameters = { a = \"b,c\", n = 1 }\ndocument-name = \"Mine\"\nlazy = true\nidle = \"90s\"\n
+         [tunnels.rds]\nremote = \"rds:orders\"\n",
+    );
+    let Tunnel { name, args, lazy, idle } = files.tunnel("db", &[]).unwrap();
+    assert_eq!((&*name, lazy, idle), ("db", true, Duration::from_secs(90)));
+    let texts: Vec<_> = args.forwards.iter().map(ForwardRequest::text).collect();
+    assert_eq!((args.target(), texts), (Some("tag:Role=bastion"), vec!["15432:db.internal:5432"]));
+    assert_eq!(args.aws.region.as_deref(), Some("eu-central-1"));
+    assert_eq!((args.wait_ready, args.no_restart), (true, false));
+    assert_eq!(args.sessions, ssm_forward::PoolSize::default());
+    assert_eq!(args.session.parameters, [("a".into(), "b,c".into()), ("n".into(), "1".into())]);
+    assert_eq!(args.session.document_name.as_deref(), Some("Mine"));
+    let rds = files.tunnel("rds", &[]).unwrap().args;
+    assert_eq!((rds.target(), rds.sessions), (None, ssm_forward::PoolSize::Fixed(2)));
+    assert!(matches!(rds.forwards.as_slice(), [ForwardRequest::Service(service)] if service.listen.is_none()));
+}
+
+#[test]
+fn the_command_line_goes_before_the_file() {
+    let files = of_user(&format!("{DB}region = \"eu-central-1\"\nprofile = \"p\"\nsessions = 2\n"));
+    let args = files.tunnel("db", &["--region=eu-west-1", "--target=i-2"]).unwrap().args;
+    assert_eq!((args.aws.region.as_deref(), args.target()), (Some("eu-west-1"), Some("i-2")));
+    assert_eq!((args.aws.profile.as_deref(), args.sessions), (Some("p"), ssm_forward::PoolSize::Fixed(2)));
+    // There is neither an account nor another node.
+    let args = files.tunnel("db", &["--local"]).unwrap().args;
+    assert_eq!((args.aws.local, args.aws.profile, args.aws.region), (true, None, None));
+}
+
+#[test]
+fn the_local_port_is_by_default_the_remotes() {
+    let files = of_user(
+        "[defaults]\ntarget = \"i-1\"\n[tunnels]\na.remote = 9100\nb.remote = \"[fd00::1]:80\"\nc = { remote = \"x.y:22\", local = \"unix:sock\" }\n",
+    );
+    let text = |name| files.tunnel(name, &[]).unwrap().args.forwards[0].text().to_owned();
+    assert_eq!((text("a"), text("b")), ("9100:9100".into(), "80:[fd00::1]:80".into()));
+    assert_eq!(text("c"), format!("unix:{}/user/sock:x.y:22", files.folder.path().display()));
+}
+
+#[test]
+fn mistakes_are_shown_with_their_place_and_a_suggestion() {
+    let error =
+        of_user("[tunnels.db]\ntarget = \"i-1\"\nregoin = \"eu-central-1\"\nremote = \"db:1\"\n").load().unwrap_err();
+    assert_eq!(
+        error,
+        "unknown key `regoin`
+ --> user/config.toml:3:1
+  |
+3 | regoin = \"eu-central-1\"
+  | ^^^^^^
+  |
+  = help: did you mean `region`?"
+    );
+    for (text, parts) in [
+        (
+            "[tunnels.db]\nconnect_timeout = 3\n",
+            &["unknown key `connect_timeout`", "did you mean `connect-timeout`?"][..],
+        ),
+        ("[tunnels.db]\ndocument = \"x\"\n", &["did you mean `document-name`?"]),
+        ("[tunnel.db]\n", &["unknown key `tunnel`", "did you mean `tunnels`?"]),
+        ("region = \"x\"\n", &["unknown key `region`", "[defaults]"]),
+        ("[tunnels.db]\nlazy = \"yes\"\n", &["wrong type for `lazy`", "^^^^^ expected true or false"]),
+        ("[tunnels.db]\nremote = 1\nremote = 2\n", &["duplicate key", "3 | remote = 2"]),
+        ("[tunnels.db\n", &[":1:"]),
+        ("[tunnels.rds-x]\n[tunnels.\"rds:x\"]\n", &["`rds:x` cannot be the name", "letters"]),
+        ("[tunnels.i-0123]\n", &["`i-0123` cannot be the name", "looks like a managed node"]),
+        ("[defaults]\nremote = 1\n", &["`remote` cannot be a default"]),
+        ("include = [\"missing.toml\"]\n", &["cannot include missing.toml", "1 | include = [\"missing.toml\"]"]),
+        (
+            "[tunnels]\nx = { groups = [\"y\"] }\ny = { }\n",
+            &["`y` is a group and a tunnel", "- the tunnel", "^^^^^ the group"],
+        ),
+    ] {
+        let error = of_user(text).load().unwrap_err();
+        parts.iter().for_each(|part| assert!(error.contains(part), "{text:?}, {part:?}: {error}"));
+    }
+}
+
+#[test]
+fn values_of_a_tunnel_are_checked_when_it_is_used() {
+    for (text, part) in [
+        ("remote = \"db:x\"", "a host, and no port after it"),
+        ("remote = 80\nlocal = \"x\"", "5 | local = \"x\""),
+        ("remote = 80\nsessions = 0", "`sessions`: at least one session is needed"),
+        ("remote = 80\nhold = \"soon\"", "expected a duration"),
+        ("remote = 80\nidle = \"soon\"", "`idle`: expected a duration"),
+        ("remote = 80\nreason = \"${SSM_FORWARD_NO_SUCH}\"", "SSM_FORWARD_NO_SUCH is not set"),
+        ("", "the tunnel `x` has no `remote`"),
+    ] {
+        let files =
+            of_user(&format!("[defaults]\ntarget = \"i-1\"\n[tunnels.x]\n{text}\n\n{}", DB.replace(".db", ".ok")));
+        assert!(files.tunnel("ok", &[]).is_ok(), "{text}");
+        let error = files.tunnel("x", &[]).unwrap_err();
+        assert!(error.contains(part) || part.starts_with("a host"), "{text}: {error}");
+        assert!(error.contains("user/config.toml:"), "{error}");
+        assert!(files.load().unwrap().check().is_err());
+    }
+    let error = of_user("[tunnels.x]\nremote = \"db.internal:1\"\n").tunnel("x", &[]).unwrap_err();
+    assert!(error.contains("has no `target`"), "{error}");
+}
+
+#[test]
+fn all_problems_are_told_in_their_order() {
+    let error = of_user("[tunnels.b]\nx = 1\n[tunnels.a]\ny = 1\n[defaults]\nz = 1\n").load().unwrap_err();
+    let found: Vec<_> = ["`x`", "`y`", "`z`"].iter().map(|key| error.find(key).expect(key)).collect();
+    assert!(found.is_sorted(), "{error}");
+}
+
+#[test]
+fn names_and_groups_are_selected_once_and_typos_are_told() {
+    let files = of_user(
+        "[defaults]\ntarget = \"i-1\"\n[tunnels]\na = { remote = 1, groups = [\"g\"] }\nb = { remote = 2, groups = [\"g\", \"h\"] }\nlonger = { remote = 3 }\n",
+    );
+    let config = files.load().unwrap();
+    let select = |wanted: &[&str]| {
+        let wanted: Vec<_> = wanted.iter().map(|&name| name.to_owned()).collect();
+        let names = |tunnels: Vec<Tunnel>| tunnels.into_iter().map(|tunnel| tunnel.name).collect::<Vec<_>>().join(" ");
+        config.select(&wanted, &[]).map(names).map_err(|failure| failure.message)
+    };
+    assert_eq!(select(&["b", "g"]).as_deref(), Ok("b a"));
+    assert_eq!(select(&[]).as_deref(), Ok("a b longer"));
+    assert_eq!(select(&["h"]).as_deref(), Ok("b"));
+    let error = select(&["lnger"]).unwrap_err();
+    assert!(error.contains("did you mean `longer`? There are: a, b, longer, g, h"), "{error}");
+    assert!(select(&["zzz"]).unwrap_err().ends_with("there is no tunnel `zzz`; there are: a, b, longer, g, h"));
+    assert!(of_user("").load().unwrap().select(&[], &[]).unwrap_err().message.starts_with("there are no tunnels in "));
+}
+
+#[test]
+fn files_are_merged_and_the_users_keys_win() {
+    let files = Files::new(
+        "[defaults]\nprofile = \"mine\"\nregion = \"us-east-1\"\n[tunnels.db]\nlocal = 15432\n[tunnels.own]\ntarget = \"i-9\"\nremote = 1\n",
+        "include = [\"more/more.toml\"]\n[defaults]\nregion = \"eu-central-1\"\n[tunnels.db]\ntarget = \"i-1\"\nremote = \"db.internal:5432\"\nlocal = 5432\n",
+    );
+    files.write("project/more/more.toml", "[tunnels.more]\ntarget = \"i-3\"\nremote = 3\n");
+    let args = files.tunnel("db", &[]).unwrap().args;
+    assert_eq!(args.forwards[0].text(), "15432:db.internal:5432");
+    assert_eq!((args.aws.profile.as_deref(), args.aws.region.as_deref()), (Some("mine"), Some("eu-central-1")));
+    assert_eq!(files.tunnel("own", &[]).unwrap().args.aws.region.as_deref(), Some("us-east-1"));
+    assert_eq!(files.tunnel("more", &[]).unwrap().args.aws.region.as_deref(), Some("eu-central-1"));
+    files.write("project/more/more.toml", "[tunnels.db]\nremote = 3\n");
+    let error = files.load().unwrap_err();
+    assert!(error.contains("the tunnel `db` is defined twice") && error.contains("- first here"), "{error}");
+    assert!(error.contains("project/more/more.toml:1:10"), "{error}");
+}
+
+#[test]
+fn a_projects_file_can_do_no_harm() {
+    for (text, part) in [
+        ("endpoint-url = \"https://evil.example\"", "`endpoint-url` is not allowed in a project's file"),
+        ("allow-stream-host = \"evil.example\"", "not allowed"),
+        ("stream-endpoint = \"evil.example\"", "not allowed"),
+        ("rds-ca = \"evil.pem\"", "not allowed"),
+        ("kubeconfig = \"../../.bashrc\"", "not allowed"),
+        ("document-name = \"AWS-StartInteractiveCommand\"", "not allowed"),
+        ("parameters = { command = \"id\" }", "not allowed"),
+        ("local = \"*:8080\"", "other machines reach"),
+        ("local = \"unix:../outside\"", "only in its own folder"),
+        ("local = \"unix:/etc/x\"", "only in its own folder"),
+        ("reason = \"${AWS_SECRET_ACCESS_KEY:-}\"", "cannot read the environment variable AWS_SECRET_ACCESS_KEY"),
+    ] {
+        let tunnel = format!("[tunnels.x]\ntarget = \"i-1\"\nremote = 80\n{text}\n");
+        let error = Files::new("", &tunnel).tunnel("x", &[]).unwrap_err();
+        assert!(error.contains(part), "{text}: {error}");
+        // The user's own file may have all of it.
+        assert!(of_user(&tunnel).tunnel("x", &[]).is_ok(), "{text}: {:?}", of_user(&tunnel).tunnel("x", &[]));
+    }
+    let files = Files::new("", "include = [\"../user/secret.toml\", \"link.toml\"]\n");
+    files.write("user/secret.toml", "secret\n");
+    std::os::unix::fs::symlink("../user/secret.toml", files.folder.path().join("project/link.toml")).unwrap();
+    let error = files.load().unwrap_err();
+    assert_eq!(error.matches("includes only files of its folder").count(), 2, "{error}");
+    assert!(!error.contains("1 | secret"), "{error}");
+}
+
+#[test]
+fn a_project_inside_of_the_users_file_is_the_same_file() {
+    let files = of_user(DB);
+    let path = files.folder.path().join("project").join(PROJECT_FILE);
+    files.write(&format!("project/{PROJECT_FILE}"), "[tunnels.x]\ntarget = \"i-1\"\nremote = 80\n");
+    let config = merge::load(Some(&path), None, Some(path.parent().unwrap())).unwrap();
+    assert_eq!(config.names().collect::<Vec<_>>(), ["x"]);
+    assert_eq!(config.files, [path]);
+}
+
+#[test]
+fn an_excerpt_cannot_control_the_terminal() {
+    let error = of_user("[tunnels.x]\nremote = \"\u{1b}[31m\u{202e}\" # \u{1b}]0;title\u{7}\nbad = \"\u{9b}\"\n")
+        .load()
+        .unwrap_err();
+    assert!(error.chars().all(|c| c == '\n' || !c.is_control()) && !error.contains('\u{202e}'), "{error:?}");
+}
+
+/// The other direction, that what the schema has is taken, is tested with real documents in `tests/real/tunnels.py`.
+#[test]
+fn every_option_of_forward_is_a_key_of_the_schema() {
+    let schema = schema::schema();
+    let properties =
+        schema.pointer("/properties/tunnels/additionalProperties/properties").unwrap().as_object().unwrap();
+    let forward = Cli::command().find_subcommand("forward").unwrap().clone();
+    let options: Vec<_> = forward.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+    for option in &options {
+        let of_command = ["local", "config", "output", "metrics"].contains(&&**option);
+        let key = if option == "parameter" { "parameters" } else { option };
+        assert_eq!(properties.contains_key(key), !of_command || option == "local", "{option}");
+    }
+    assert_eq!(properties.len(), KEYS.len());
+    for key in KEYS.iter() {
+        let about = properties[key.name]["description"].as_str().unwrap();
+        assert!(!about.is_empty(), "{}", key.name);
+    }
+    assert_eq!(KEYS.iter().filter(|key| key.shape == Shape::Pairs).count(), 1);
+}
+
+#[test]
+fn the_schema_in_the_documentation_is_this_one() {
+    let committed = include_str!("../../../docs/config.schema.json");
+    let current = format!("{:#}\n", schema::schema());
+    assert!(committed == current, "write it anew: aws-ssm-forward config schema > docs/config.schema.json");
+}

@@ -54,13 +54,13 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
     ("memory, 1000 idle connections", "fast", "rss-1000", "MiB"),
     ("longest wait of 1000 active connections", "fast", "active-worst", "ms"),
     ("exec to ready", "fast", "ready", "ms"),
-    ("as at AWS: download, 1 connection", "aws", "download-1", "MB/s"),
-    ("as at AWS: download, 8 connections", "aws", "download-8", "MB/s"),
-    ("as at AWS: upload, 1 connection", "aws", "upload-1", "MB/s"),
-    ("as at AWS: upload, 8 connections", "aws", "upload-8", "MB/s"),
-    ("as at AWS: round trip of 1 byte, median", "aws", "ping-p50", "ms"),
-    ("as at AWS: the same beside an upload", "aws", "busy-upload-p50", "ms"),
-    ("as at AWS: connect to first byte, median", "aws", "connect-p50", "ms"),
+    ("as in AWS: download, 1 connection", "aws", "download-1", "MB/s"),
+    ("as in AWS: download, 8 connections", "aws", "download-8", "MB/s"),
+    ("as in AWS: upload, 1 connection", "aws", "upload-1", "MB/s"),
+    ("as in AWS: upload, 8 connections", "aws", "upload-8", "MB/s"),
+    ("as in AWS: round trip of 1 byte, median", "aws", "ping-p50", "ms"),
+    ("as in AWS: the same beside an upload", "aws", "busy-upload-p50", "ms"),
+    ("as in AWS: connect to first byte, median", "aws", "connect-p50", "ms"),
 ];
 
 fn section(report: &Report, plot: &str) -> String {
@@ -80,7 +80,7 @@ fn section(report: &Report, plot: &str) -> String {
     }
     let _ = writeln!(
         text,
-        "\n\"As at AWS\" is the real agent's pace, a budget of 900 messages a second, and 20 ms each way between client and service."
+        "\n\"As in AWS\" means the real agent's pace, a limit of 900 messages per second, and 20 ms in each direction between client and service."
     );
     let _ = writeln!(text);
     for line in in_words(report, ours) {
@@ -105,7 +105,7 @@ fn in_words(report: &Report, ours: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(encode), Some(decode)) = (part("encode-ratio"), part("decode-ratio")) {
         lines.push(format!(
-            "Encoding a message of 1 KiB takes {encode} times what its SHA-256 alone takes, decoding {decode} times."
+            "Encoding a message of 1 KiB takes {encode} times as long as its SHA-256 alone, decoding {decode} times as long."
         ));
     }
     let added = targets::of(report).into_iter().find(|target| target.what.starts_with("round trip added"));
@@ -116,11 +116,11 @@ fn in_words(report: &Report, ours: &str) -> Vec<String> {
         .into_iter()
         .filter_map(|target| {
             let value = target.value.filter(|_| target.verdict() == targets::MISS)?;
-            Some(format!("{} ({} {}, wanted {})", target.what, figure(value), target.unit, target.wanted()))
+            Some(format!("{} ({} {}, target {})", target.what, figure(value), target.unit, target.wanted()))
         })
         .collect();
     if !missed.is_empty() {
-        lines.push(format!("Missed of what is aimed at: {}.", missed.join("; ")));
+        lines.push(format!("Missed targets: {}.", missed.join("; ")));
     }
     lines
 }

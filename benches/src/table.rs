@@ -54,7 +54,7 @@ pub(crate) fn profile_title(profile: &str) -> &'static str {
     match profile {
         "fast" => "without an artificial limit (--profile fast)",
         "real" => "at the real agent's pace (--profile real)",
-        "aws" => "as at AWS: the agent's pace, 900 messages a second, 20 ms each way (--profile aws)",
+        "aws" => "as in AWS: the agent's pace, 900 messages a second, 20 ms each way (--profile aws)",
         _ => "parts",
     }
 }

@@ -386,7 +386,7 @@ mod tests {
         let Command::Local(args) = cli.command else { panic!("another command") };
         assert_eq!((args.seed, args.more_faults.len()), (Some(7), 2));
         let line = one_line(&parse(&["--fault", "drop,chance=1"]).unwrap_err()).unwrap();
-        assert_eq!(line, "--fault 'drop,chance=1': drop takes no \"chance\"");
+        assert_eq!(line, "--fault 'drop,chance=1': drop has no key \"chance\"");
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("faults.json");
         std::fs::write(&path, r#"{"seed": 3, "faults": ["reset"]}"#).unwrap();

@@ -141,7 +141,7 @@ async fn open(
 
 fn timed_out(target: &str) -> ForwardError {
     let seconds = TIMEOUT.as_secs();
-    ForwardError::TimedOut(format!("{target} did not get ready within {seconds} s: is its agent online?"))
+    ForwardError::TimedOut(format!("{target} was not ready within {seconds} s: is its agent online?"))
 }
 
 /// What to ask for. Of the parameters of the command's own document, another one gets those that it defines; what the person

@@ -38,7 +38,7 @@ impl Input {
         let read = std::io::stdin().lock().take(MAX_INPUT + 1).read_to_end(&mut bytes);
         read.map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("standard input: {error}")))?;
         if bytes.len() as u64 > MAX_INPUT {
-            let text = "standard input is larger than the 256 MiB that exec -i takes; use scp through ssh-proxy";
+            let text = "standard input is larger than the 256 MiB that exec -i accepts; use scp through ssh-proxy";
             return Err(Failure::new(ExitCode::Usage, "usage", text));
         }
         Ok(Self { bytes, mark: exact::mark() })
@@ -86,7 +86,7 @@ async fn show(mut stream: SessionStream, outputs: &mut Outputs, begun: &Notify) 
             (Some(code), _) if decoder.verdict() == Verdict::Complete => return Ok(ExitCode::Remote(code)),
             (Some(_), _) => "bytes of the command's output are missing".to_owned(),
             (None, Ok(true)) => continue,
-            (None, Ok(false)) => "the session ended before the command told its exit code".to_owned(),
+            (None, Ok(false)) => "the session ended before the command reported its exit code".to_owned(),
             (None, Err(error)) => error.to_string(),
         };
         return Err(match decoder.verdict() {

@@ -11,7 +11,7 @@ use crate::{outside, port_holder};
 pub(crate) enum ExitCode {
     /// It did what was asked, or was stopped after it was ready.
     Ok,
-    /// `demo`: what came out of the tunnel is not what went in.
+    /// `demo`: the received data differs from what was sent.
     Mismatch,
     /// The command line is wrong.
     Usage,
@@ -153,16 +153,16 @@ fn listen_failure(address: &str, source: &std::io::Error) -> Failure {
     use std::io::ErrorKind;
     let remedy = match source.kind() {
         ErrorKind::AddrInUse if address.starts_with('/') || !address.contains(':') => {
-            "something listens there, or the file is no socket; choose another path, or remove it".into()
+            "another process listens on it, or the file is not a socket; choose another path, or remove it".into()
         }
         ErrorKind::AddrInUse => {
             let holder = port_holder::of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
-            format!("it is already in use{holder}; choose another port, or 0 to have a free one picked")
+            format!("it is already in use{holder}; choose another port, or 0 for any free port")
         }
         ErrorKind::PermissionDenied if is_privileged(address) => {
-            "a port below 1024 needs root; choose one above 1023, or 0 to have a free one picked".into()
+            "a port below 1024 needs root; choose one above 1023, or 0 for any free port".into()
         }
-        ErrorKind::PermissionDenied => format!("{source}; choose a path that you may write"),
+        ErrorKind::PermissionDenied => format!("{source}; choose a path that you can write to"),
         ErrorKind::AddrNotAvailable => "the address is not one of this machine; bind 127.0.0.1, or '*' for all".into(),
         _ => source.to_string(),
     };
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(failure.code, ExitCode::Listen);
         assert!(failure.message.contains("127.0.0.1:80") && failure.message.contains("above 1023"), "{failure}");
         let failure = listen("/etc/db.sock", std::io::ErrorKind::PermissionDenied);
-        assert!(failure.message.contains("/etc/db.sock") && failure.message.contains("may write"), "{failure}");
+        assert!(failure.message.contains("/etc/db.sock") && failure.message.contains("can write to"), "{failure}");
     }
 
     #[test]

@@ -139,18 +139,18 @@ const METRICS: [Metric; 12] = [
     ("connections_total", "counter", "Connections that were accepted.", |s| s.connections_total as f64),
     ("bytes_up_total", "counter", "Bytes from local programs to the remote end.", |s| s.bytes_up as f64),
     ("bytes_down_total", "counter", "Bytes from the remote end to local programs.", |s| s.bytes_down as f64),
-    ("messages_sent_total", "counter", "Numbered messages sent, without repetitions.", |s| s.messages_sent as f64),
+    ("messages_sent_total", "counter", "Numbered messages sent, without retransmissions.", |s| s.messages_sent as f64),
     ("messages_received_total", "counter", "Numbered messages received, without duplicates.", |s| {
         s.messages_received as f64
     }),
-    ("retransmissions_total", "counter", "Messages sent again.", |s| s.retransmissions as f64),
+    ("retransmissions_total", "counter", "Messages retransmitted.", |s| s.retransmissions as f64),
     ("round_trip_seconds", "gauge", "Smoothed time from a message to its acknowledgement.", |s| {
         s.round_trip_us as f64 / 1e6
     }),
     ("reconnects_total", "counter", "WebSockets opened after a session's first.", |s| s.reconnects as f64),
     ("sessions", "gauge", "Sessions that are ready now; 0 is down.", |s| s.sessions as f64),
-    ("sessions_connected", "gauge", "Of them, those whose WebSocket is up.", |s| s.sessions_connected as f64),
-    ("message_budget", "gauge", "Messages per second that may be sent at the moment.", |s| {
+    ("sessions_connected", "gauge", "Ready sessions whose WebSocket is connected.", |s| s.sessions_connected as f64),
+    ("message_budget", "gauge", "Current rate limit in messages per second.", |s| {
         s.message_budget.map_or(f64::INFINITY, |budget| budget as f64)
     }),
 ];

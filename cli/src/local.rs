@@ -209,7 +209,7 @@ fn warn(local: &Local, insecure: Option<InsecureCredentials>) {
     match insecure {
         Some(InsecureCredentials::Fixed) => {
             console::note(&format!(
-                "warning: --insecure-credentials fixed: these credentials are no secret, {everybody}"
+                "warning: --insecure-credentials fixed: these credentials are not secret, {everybody}"
             ));
         }
         Some(InsecureCredentials::Any) => {
@@ -219,7 +219,7 @@ fn warn(local: &Local, insecure: Option<InsecureCredentials>) {
     }
     if !local.local_addr().ip().is_loopback() {
         console::note(
-            "warning: other machines can connect to this port, and what is sent is not encrypted: whoever can read it can \
+            "warning: other machines can connect to this port, and the traffic is not encrypted: whoever can read it can \
              take over a session",
         );
     }
@@ -232,8 +232,8 @@ fn introduce(local: &Local, target: &str) {
     // On a terminal the hint follows them.
     console::flush();
     console::note(&format!(
-        "The local Session Manager is ready. The lines above hold a secret of this run: whoever has it can run commands as \
-         you.\nIn another terminal, after these lines:\n  \
+        "The local Session Manager is ready. The lines above contain a secret of this run: whoever has it can run commands as \
+         you.\nIn another terminal, after running these lines:\n  \
          aws-ssm-forward forward {target} -L 8080:80\n  \
          aws ssm start-session --target {target}\nCtrl-C stops it."
     ));

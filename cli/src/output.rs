@@ -77,7 +77,7 @@ enum Notice {
 /// How it is said that events were dropped.
 fn dropped(count: u64) -> String {
     let plural = if count == 1 { " was" } else { "s were" };
-    format!("{count} event{plural} not told: nobody read the output for a while")
+    format!("{count} event{plural} not reported: nobody read the output for a while")
 }
 
 impl Reporter {
@@ -120,7 +120,7 @@ impl Reporter {
         self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
         // Once: a script that reads up to the ready line and no further is to be expected.
         if !self.backlog.complained.swap(true, Ordering::Relaxed) {
-            tracing::warn!("events are not told: whoever reads the output is too slow, or gone");
+            tracing::warn!("events are not reported: the reader of the output is too slow, or gone");
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
         let mut text = String::new();
         log.rewind().unwrap();
         log.read_to_string(&mut text).unwrap();
-        assert_eq!(text.matches("events are not told").count(), 1, "{text}");
+        assert_eq!(text.matches("events are not reported").count(), 1, "{text}");
         assert_eq!(reporter.backlog.dropped.load(Ordering::Relaxed), 3);
         reporter.fail(None, &Failure::internal("why it ends is always told"));
         assert_eq!(nobody_reads.try_iter().count(), QUEUE + 1);

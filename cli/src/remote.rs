@@ -111,7 +111,7 @@ async fn run_command(
         (Ended::Stopped(cause), None) => Ok(Outcome::Stopped(cause.exit_code())),
         (Ended::Escaped, None) => Ok(Outcome::Stopped(ExitCode::Interrupted)),
         (Ended::Closed(text), None) => Err(told(&text).unwrap_or_else(|| {
-            let text = format!("the agent (version {version:?}) did not tell how the command ended");
+            let text = format!("the agent (version {version:?}) did not report how the command ended");
             Failure::new(ExitCode::SessionLost, "no_exit_code", text)
         })),
     }

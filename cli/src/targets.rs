@@ -57,7 +57,7 @@ async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Fa
         _ => {
             let list: Vec<_> = online.iter().map(describe).collect();
             let text = format!(
-                "{:?} names {} managed nodes that are online: {}; name one by its id, or take any with --any",
+                "{:?} names {} managed nodes that are online: {}; use one of their ids, or --any for any of them",
                 spec.to_string(),
                 online.len(),
                 list.join("; ")
@@ -69,7 +69,7 @@ async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Fa
 
 /// Lets the person at the terminal choose; typing filters the list.
 async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> {
-    let prompt = format!("{spec} names {} managed nodes; type to filter, Enter takes one", nodes.len());
+    let prompt = format!("{spec} names {} managed nodes; type to filter, Enter selects one", nodes.len());
     let lines: Vec<_> = nodes.iter().map(describe).collect();
     let chosen = tokio::task::spawn_blocking(move || {
         FuzzySelect::with_theme(&ColorfulTheme::default()).with_prompt(prompt).items(&lines).default(0).interact_opt()
@@ -79,7 +79,7 @@ async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> 
             .into_iter()
             .nth(index)
             .map(|node| node.id)
-            .ok_or_else(|| Failure::internal("the prompt gave a line that it does not have")),
+            .ok_or_else(|| Failure::internal("the prompt returned an unknown line")),
         Ok(None) => Err(Failure::new(ExitCode::Interrupted, "stopped", "no managed node was chosen")),
         Err(error) => {
             Err(Failure::new(ExitCode::Interrupted, "stopped", format!("no managed node was chosen: {error}")))

@@ -27,7 +27,7 @@ pub(crate) fn require_iam(database: &ServiceSpec, enabled: bool) -> Result<(), F
     }
     let kind = if database.reader { "cluster" } else { "instance" };
     let text = format!(
-        "{database} has IAM database authentication disabled, so it takes no tokens: \
+        "{database} has IAM database authentication disabled, so it accepts no tokens: \
          aws rds modify-db-{kind} --db-{kind}-identifier {} --enable-iam-database-authentication --apply-immediately",
         database.name
     );

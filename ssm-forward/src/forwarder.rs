@@ -176,8 +176,9 @@ impl Forwarder {
             });
             if self.config.keep_alive && session.mode() != Some(SessionMode::Mux) {
                 let version = session.agent_version();
-                let text =
-                    format!("the node's SSM agent {version} knows no keep-alive: the session may time out when idle");
+                let text = format!(
+                    "the node's SSM agent {version} does not support keep-alives: the session may time out when idle"
+                );
                 self.emit(ForwardEvent::Warning { text });
             }
             if let Some(text) = other_destination(&self.request, session) {

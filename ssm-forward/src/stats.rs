@@ -32,7 +32,7 @@ type Source = Box<dyn Fn() -> Totals + Send + Sync>;
 pub(crate) struct Totals {
     /// Sessions that are ready now.
     pub(crate) sessions: u64,
-    /// Of them, those whose WebSocket is up.
+    /// Ready sessions whose WebSocket is connected.
     connected: u64,
     /// What they may send together; `None` if one of them may send as much as there is.
     budget: Option<u64>,
@@ -84,7 +84,7 @@ pub struct StatsSnapshot {
     pub messages_sent: u64,
     /// Numbered messages received, without duplicates.
     pub messages_received: u64,
-    /// Messages sent again.
+    /// Messages retransmitted.
     pub retransmissions: u64,
     /// Smoothed time from a message to its acknowledgement, in microseconds; 0 before the first.
     pub round_trip_us: u64,

@@ -198,7 +198,7 @@ impl<'a> Claim<'a> {
             .map(|(name, value)| {
                 Ok((
                     name.as_str(),
-                    str::from_utf8(value.as_bytes()).map_err(|_| incomplete("a signed header is no text"))?,
+                    str::from_utf8(value.as_bytes()).map_err(|_| incomplete("a signed header is not text"))?,
                 ))
             })
             .collect()

@@ -45,7 +45,7 @@ pub enum StartError {
     #[error("there are two targets with the id {0}; give each its own")]
     DuplicateTarget(String),
     /// A document is not a valid session document.
-    #[error("the document {name} is no session document: {cause}")]
+    #[error("the document {name} is not a session document: {cause}")]
     Document {
         /// Its name.
         name: String,

@@ -130,7 +130,7 @@ async fn whole(body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
     match timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, &error.to_string())),
-        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the request did not end")),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the request is incomplete")),
     }
 }
 
@@ -149,7 +149,7 @@ fn open_data_channel(mut request: Request<Incoming>, session: Arc<Session>) -> R
         match timeout(PATIENCE, async { admit(upgrade.await?, session).await }).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(error, "data channel not opened"),
-            Err(_) => tracing::debug!("data channel not opened: its first frame did not come"),
+            Err(_) => tracing::debug!("data channel not opened: its first frame did not arrive"),
         }
     });
     let mut response = Response::new(Full::default());

@@ -246,7 +246,7 @@ async fn in_a_place(
     let samples = scenario.run(client, profile, &place, time).await;
     let corrupt = place.destination.is_corrupt();
     place.stop().await;
-    if corrupt { Err("what came out of the tunnel is not what went in".into()) } else { samples }
+    if corrupt { Err("the received data differs from what was sent".into()) } else { samples }
 }
 
 /// Both ends of a thousand connections are in this process.

@@ -72,7 +72,7 @@ impl Bulk {
     /// Whether all connections are open and delivered the right bytes.
     pub(super) fn check(&mut self) -> Result<()> {
         if self.corrupt.load(Ordering::Relaxed) {
-            return Err("what came out of the tunnel is not what went in".into());
+            return Err("the received data differs from what was sent".into());
         }
         match self.tasks.try_join_next() {
             Some(ended) => Err(format!("a connection ended: {ended:?}").into()),

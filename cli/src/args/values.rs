@@ -134,7 +134,7 @@ pub(super) fn database(text: &str) -> Result<ServiceSpec, String> {
     let service: ServiceSpec = text.parse().map_err(|error: ProviderError| error.message)?;
     match service.kind {
         ServiceKind::Rds => Ok(service),
-        _ => Err("only databases of RDS take tokens: rds:NAME".to_owned()),
+        _ => Err("only RDS databases accept tokens: rds:NAME".to_owned()),
     }
 }
 

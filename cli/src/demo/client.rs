@@ -125,7 +125,7 @@ async fn unless_stalled<T>(transfer: impl Future<Output = Result<T>>, moved: &At
         match timeout(STALL, &mut transfer).await {
             Ok(result) => return result,
             Err(_) if moved.load(Ordering::Relaxed) == before => {
-                return Err(format!("nothing moved for {} s", STALL.as_secs()));
+                return Err(format!("no progress for {} s", STALL.as_secs()));
             }
             Err(_) => {}
         }

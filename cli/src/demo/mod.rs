@@ -175,7 +175,7 @@ fn verify(what: &str, transfer: &Transfer, expected: &str) -> Result<(), Failure
     if transfer.sha256 == expected {
         return Ok(());
     }
-    let message = format!("what was {what} is damaged: its SHA-256 is {}, expected {expected}", transfer.sha256);
+    let message = format!("the {what} data is damaged: its SHA-256 is {}, expected {expected}", transfer.sha256);
     Err(Failure::new(ExitCode::Mismatch, "mismatch", message))
 }
 
@@ -191,7 +191,7 @@ fn summary(size: u64, figures: &Figures, stats: &StatsSnapshot) -> String {
     };
     format!(
         "\n  download    {}\n  upload      {}\n  round trip   p50 {:.2} ms, p99 {:.2} ms   {ROUND_TRIPS} requests, one after the other\n  \
-         messages     {} sent, {} received, {} sent again\n",
+         messages     {} sent, {} received, {} retransmitted\n",
         transfer(figures.down),
         transfer(figures.up),
         percentile(50),

@@ -146,7 +146,7 @@ async fn answer(request: Request<Incoming>, tunnel: &Tunnel) -> Answer {
             _ => refused(StatusCode::BAD_REQUEST, "expected ?bytes=N&seed=N, at most 1 GiB\n"),
         },
         (&Method::POST, "/data") => receive(request.into_body()).await,
-        _ => refused(StatusCode::NOT_FOUND, "there is nothing here\n"),
+        _ => refused(StatusCode::NOT_FOUND, "not found\n"),
     }
 }
 
@@ -160,7 +160,7 @@ async fn digest(data: Seeded) -> Answer {
 async fn receive(mut body: Incoming) -> Answer {
     let (mut bytes, mut hasher) = (0, Sha256::new());
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return refused(StatusCode::BAD_REQUEST, "the body is cut short\n") };
+        let Ok(frame) = frame else { return refused(StatusCode::BAD_REQUEST, "the body is incomplete\n") };
         if let Some(data) = frame.data_ref() {
             bytes += data.len() as u64;
             hasher.update(data);

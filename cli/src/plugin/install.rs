@@ -19,10 +19,10 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     let (place, kept) = (dir.join(NAME), dir.join(KEPT));
     let own = std::env::current_exe().map_err(Failure::internal)?;
     if !dir.is_dir() {
-        return Err(refused(format!("{} is no folder; create it, or name another one with --dir", dir.display())));
+        return Err(refused(format!("{} is not a folder; create it, or name another one with --dir", dir.display())));
     }
     if is_own(&place, &own) {
-        return Ok(format!("{} is this program already", place.display()));
+        return Ok(format!("{} is already this program", place.display()));
     }
     // First under another name: the existing file is changed only when the new one is complete.
     let new = dir.join(format!("{NAME}.new-{}", std::process::id()));
@@ -44,9 +44,10 @@ fn replace(place: &Path, kept: &Path, new: &Path, own: &Path) -> Result<String, 
         // If a file was kept for it, it stays kept.
         "; it was another build of it".to_owned()
     } else {
-        let again = if fs::symlink_metadata(kept).is_ok() { ", in place of what was kept there" } else { "" };
+        let again =
+            if fs::symlink_metadata(kept).is_ok() { ", which replaces the file that was kept there" } else { "" };
         fs::rename(place, kept).map_err(|error| failed(place, &error))?;
-        format!("; what stood there is now {}{again}", kept.display())
+        format!("; the previous file is now {}{again}", kept.display())
     };
     fs::rename(new, place).map_err(|error| failed(place, &error))?;
     Ok(replaced)
@@ -65,10 +66,10 @@ pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
     }
     fs::remove_file(&place).map_err(|error| failed(&place, &error))?;
     if fs::symlink_metadata(&kept).is_err() {
-        return Ok(format!("{} is gone; nothing had stood there before", place.display()));
+        return Ok(format!("{} was removed; there was no file before", place.display()));
     }
     fs::rename(&kept, &place).map_err(|error| failed(&kept, &error))?;
-    Ok(format!("{} is again what stood there before", place.display()))
+    Ok(format!("{} is again the file that was there before", place.display()))
 }
 
 /// The folder: as requested, otherwise where a plugin is found, otherwise the usual place.

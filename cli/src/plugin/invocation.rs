@@ -100,7 +100,7 @@ impl Invocation {
         }
         let response = match text(1).unwrap_or_default() {
             name if name.starts_with(RESPONSE_VARIABLE) => variable(&name).ok_or_else(|| {
-                usage(format!("the environment variable {name}, which is to hold the session, is not set"))
+                usage(format!("the environment variable {name}, which should contain the session, is not set"))
             })?,
             json => json,
         };
@@ -155,7 +155,7 @@ fn asked(json: Option<&str>) -> Result<Asked, Failure> {
     let target = match value.get("Target") {
         Some(Value::String(target)) => target.clone(),
         None => String::new(),
-        Some(_) => return Err(usage("Target in the request, the fifth argument, is no text")),
+        Some(_) => return Err(usage("Target in the request, the fifth argument, is not a string")),
     };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let document = text(value.get("DocumentName"));
@@ -267,7 +267,7 @@ mod tests {
             let failure = parse(&[session, "r", "StartSession"]).unwrap_err();
             assert!(failure.message.contains(what) && !failure.message.contains("hush"), "{failure}");
         }
-        for (request, what) in [("{", "not JSON"), (r#"{"Target":7}"#, "is no text")] {
+        for (request, what) in [("{", "not JSON"), (r#"{"Target":7}"#, "is not a string")] {
             assert!(parse(&[SESSION, "r", "StartSession", "", request]).unwrap_err().message.contains(what));
         }
     }

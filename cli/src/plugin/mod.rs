@@ -51,7 +51,7 @@ const SKIP_CREDENTIALS: &str = "SSM_PLUGIN_SKIP_CLIENT_CONFIGURE";
 const EXIT_CODE_VARIABLE: &str = "AWS_SSM_FORWARD_EXIT_CODE";
 /// Hosts that may get the token, in addition to AWS's own and this machine; separated by commas.
 const HOSTS_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS";
-const USED: &str = "the session was used by another client before, and does not begin again: start a new one";
+const USED: &str = "the session was used by another client before and cannot begin again: start a new one";
 /// Timeout for credentials and the data channel together.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -139,7 +139,7 @@ async fn open(
     };
     let mut start = std::pin::pin!(Session::start(provider, &request, config, |_| {}, notify));
     let mut deadline = Instant::now() + START_TIMEOUT;
-    let mut failure = "the session did not get ready within 60 s: is its agent online?".to_owned();
+    let mut failure = "the session was not ready within 60 s: is its agent online?".to_owned();
     loop {
         tokio::select! {
             started = &mut start => return Ok(Arc::new(started?)),
@@ -154,7 +154,7 @@ async fn open(
         }
     }
     if may_be_silent && patience.is_none() {
-        console::note("the session is open, and the node has said nothing yet; Ctrl-C ends it");
+        console::note("the session is open, but there is no output yet; Ctrl-C ends it");
         return Ok(Arc::new(start.await?));
     }
     Err(Failure::new(ExitCode::Channel, "timeout", failure))

@@ -88,14 +88,15 @@ fn listen_address(properties: &PortProperties, asked: &Asked) -> Result<ListenAd
         let allowed = std::env::var(SOCKET_VARIABLE).ok();
         if asked.local_unix_socket.as_deref() != Some(path) && allowed.as_deref() != Some(path) {
             return Err(refused(format!(
-                "the session wants to listen on the Unix socket {path}, which was not asked for: pass the parameter \
+                "the session wants to listen on the Unix socket {path}, which was not requested: pass the parameter \
                  localUnixSocket, or set {SOCKET_VARIABLE} to that path"
             )));
         }
         return Ok(ListenAddr::Unix(PathBuf::from(path)));
     }
     let port = properties.local_port_number.as_deref().filter(|port| !port.is_empty()).unwrap_or("0");
-    let port: u16 = port.parse().map_err(|_| refused(format!("the document's localPortNumber {port:?} is no port")))?;
+    let port: u16 =
+        port.parse().map_err(|_| refused(format!("the document's localPortNumber {port:?} is not a port")))?;
     Ok(ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(address(Some("/home/u/.ssh/agent")).unwrap(), ListenAddr::Unix("/home/u/.ssh/agent".into()));
         for asked in [None, Some(""), Some("/home/u/.ssh"), Some("/run/db.sock")] {
             let failure = address(asked).unwrap_err();
-            assert!(failure.message.contains("/home/u/.ssh/agent, which was not asked for"), "{failure}");
+            assert!(failure.message.contains("/home/u/.ssh/agent, which was not requested"), "{failure}");
         }
     }
 }

@@ -121,8 +121,9 @@ fn start_on_nodes(wanted: &Wanted, policy: &mut Policy) -> Result<(), Failure> {
             TargetSpec::AutoScalingGroup(name) => vec![("aws:autoscaling:groupName".to_owned(), name.clone())],
             TargetSpec::Name(name) => vec![("Name".to_owned(), name.clone())],
             _ => {
-                let text =
-                    format!("IAM knows no address: give {target}'s instance id, or one of its tags (tag:Key=Value)");
+                let text = format!(
+                    "IAM policies cannot name an address: use {target}'s instance id, or one of its tags (tag:Key=Value)"
+                );
                 return Err(Failure::new(ExitCode::Usage, "usage", text));
             }
         };
@@ -206,7 +207,7 @@ fn look_up(wanted: &Wanted, policy: &mut Policy) {
     }
     if !lists.is_empty() {
         policy.statements.push(Statement::new("FindNodes", &lists, vec!["*".to_owned()]));
-        policy.notes.push("with instance ids instead of names, the statement FindNodes can be left out".into());
+        policy.notes.push("with instance ids instead of names, the statement FindNodes is not needed".into());
     }
     if wanted.targets.iter().any(|target| matches!(target, TargetSpec::Ecs(_))) {
         let actions = ["ecs:DescribeTasks", "ecs:ListTasks"];

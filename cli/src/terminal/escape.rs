@@ -27,7 +27,7 @@ pub(crate) struct Typed {
 }
 
 /// The text of `~?`, for a raw terminal.
-pub(crate) const HELP: &str = "\r\nSupported escape sequences:\r\n ~.  - end the session\r\n ~-  - take no more escapes\r\n ~?  - this message\r\n ~~  - send the tilde\r\n(Escapes are recognized only right after the beginning of a line.)\r\n";
+pub(crate) const HELP: &str = "\r\nSupported escape sequences:\r\n ~.  - end the session\r\n ~-  - ignore further escape sequences\r\n ~?  - this message\r\n ~~  - send the tilde\r\n(Escapes are recognized only right after the beginning of a line.)\r\n";
 
 impl Escapes {
     /// `enabled` for a keyboard; other input is passed on unchanged.

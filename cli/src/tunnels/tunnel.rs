@@ -58,7 +58,7 @@ impl Tunnel {
         }
         if spec.is_exposed() {
             let listen = &spec.text;
-            reporter.warn(format!("-L {listen} accepts connections from other machines, without asking who they are"));
+            reporter.warn(format!("-L {listen} accepts connections from other machines, without authentication"));
         }
         let tracker = Tracker::default();
         let client = Arc::new(OnceLock::new());

@@ -32,7 +32,7 @@ fn a_file_that_is_no_document_is_one_line() {
     let file = folder.path().join("broken.json");
     std::fs::write(&file, r#"{"schemaVersion": "2.2"}"#).unwrap();
     let broken = format!("My-Database={}", file.display());
-    run(&["local", "--document", &broken], &[]).assert_one_line(2, &["My-Database", "no session document", "2.2"]);
+    run(&["local", "--document", &broken], &[]).assert_one_line(2, &["My-Database", "not a session document", "2.2"]);
     run(&["local", "--document", "My-Database"], &[]).assert_one_line(2, &["--document", "NAME=FILE"]);
     let missing = format!("My-Database={}", folder.path().join("missing.json").display());
     run(&["local", "--document", &missing], &[]).assert_one_line(2, &["--document", "missing.json"]);

@@ -355,7 +355,7 @@ fn installing_replaces_and_uninstalling_puts_back() {
     let path = dir.path().to_str().unwrap();
     let installed = Cli::start(&["plugin", "install", "--dir", path], &[]).end();
     assert_eq!(installed.code, 0, "{installed:?}");
-    assert!(installed.stdout[0].contains("what stood there is now"), "{installed:?}");
+    assert!(installed.stdout[0].contains("the previous file is now"), "{installed:?}");
     let version = std::process::Command::new(&place).arg("--version").output().unwrap();
     assert!(String::from_utf8(version.stdout).unwrap().starts_with("1.2."));
     assert!(Cli::start(&["plugin", "install", "--dir", path], &[]).end().stdout[0].contains("already"));
@@ -384,7 +384,7 @@ fn what_was_replaced_survives_other_builds() {
     std::fs::remove_file(&place).unwrap();
     std::os::unix::fs::symlink("/no/such/folder/aws-ssm-forward", &place).unwrap();
     assert!(plugin(&["install"]).contains("another build"));
-    assert!(plugin(&["uninstall"]).contains("what stood there before"));
+    assert!(plugin(&["uninstall"]).contains("was there before"));
     assert_eq!(std::fs::read_to_string(&place).unwrap(), "the official one");
 }
 

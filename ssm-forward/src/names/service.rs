@@ -63,7 +63,7 @@ impl ServiceSpec {
         let (name, role) = rest.split_once(':').map_or((rest, None), |(name, role)| (name, Some(role)));
         if name.is_empty() || name.contains(['/', ' ']) || name == "arn" {
             return Err(invalid(format!(
-                "{text:?} lacks a name: {prefix}:NAME takes the plain name, not an ARN or a URL"
+                "{text:?} lacks a name: {prefix}:NAME needs the plain name, not an ARN or a URL"
             )));
         }
         let reader = match role {
@@ -71,10 +71,12 @@ impl ServiceSpec {
             Some("reader") if has_readers => true,
             Some(role) if has_readers => {
                 return Err(invalid(format!(
-                    "{role:?} in {text:?} is unknown; {prefix}:NAME:reader names the readers"
+                    "{role:?} in {text:?} is unknown; {prefix}:NAME:reader is the readers' endpoint"
                 )));
             }
-            Some(role) => return Err(invalid(format!("{role:?} in {text:?} is too much: the form is {prefix}:NAME"))),
+            Some(role) => {
+                return Err(invalid(format!("{role:?} in {text:?} is not allowed: the form is {prefix}:NAME")));
+            }
         };
         Ok(Self { kind, name: name.to_owned(), reader })
     }
@@ -121,7 +123,7 @@ mod tests {
             ("rds:", "lacks a name"),
             ("rds:arn:aws:rds:eu-west-1:1:db:x", "not an ARN"),
             ("rds:db:writer", "rds:NAME:reader"),
-            ("eks:prod:reader", "too much"),
+            ("eks:prod:reader", "not allowed"),
             ("rds:a/b", "lacks a name"),
             ("db", "is not the name of a service"),
         ] {

@@ -70,7 +70,7 @@ impl FromStr for TargetSpec {
             Some(("name", name)) => named(text, name).map(Self::Name),
             Some(("ecs", _)) => Ok(EcsSpec::of_target(text)?.map_or_else(|| Self::Id(text.to_owned()), Self::Ecs)),
             Some((kind, rest)) if is_kind(kind) && !rest.is_empty() => Ok(Self::Id(text.to_owned())),
-            Some(_) => Err(invalid(format!("{text:?} is no target; {FORMS}"))),
+            Some(_) => Err(invalid(format!("{text:?} is not a target; {FORMS}"))),
             None => Ok(Self::Name(text.to_owned())),
         }
     }
@@ -161,9 +161,9 @@ mod tests {
             ("tag:Role", "is not Key=Value"),
             ("tag:=x", "is not Key=Value"),
             ("tag:A=1,,B=2", "is not Key=Value"),
-            (":x", "is no target"),
-            ("[::1]", "is no target"),
-            ("x:", "is no target"),
+            (":x", "is not a target"),
+            ("[::1]", "is not a target"),
+            ("x:", "is not a target"),
             ("i-0123 ", "white space"),
             ("asg:", "lacks the name"),
             ("name:", "lacks the name"),

@@ -60,7 +60,7 @@ impl fmt::Display for Blocker {
                 write!(f, "the local program of connection {connection}{from} reads too slowly or not at all")?;
             }
             StalledEnd::Destination => {
-                write!(f, "the destination of connection {connection}{from} takes no more data")?;
+                write!(f, "the destination of connection {connection}{from} accepts no more data")?;
             }
         }
         match self.others {
@@ -88,7 +88,7 @@ mod tests {
         let caller = Caller { connection: 1, peer: None };
         assert_eq!(
             Blocker { caller, end: StalledEnd::Destination, others: 1 }.to_string(),
-            "the destination of connection 1 takes no more data: another connection in the same session waits until it does, \
+            "the destination of connection 1 accepts no more data: another connection in the same session waits until it does, \
              or until connection 1 ends"
         );
     }

@@ -146,7 +146,8 @@ impl Member {
                     tracing::warn!(%error, "no further session");
                     if self.shared.growth_failed() {
                         let target = &self.blueprint.request.target;
-                        let text = format!("no further session on {target} can be had, connections share: {error}");
+                        let text =
+                            format!("no further session on {target} can be started, so connections share: {error}");
                         self.emit(ForwardEvent::Warning { text });
                     }
                     return Ok(None);
@@ -194,7 +195,7 @@ impl Member {
         let session = timeout_at(deadline, self.start_unbounded()).await.map_err(|_| {
             let (target, seconds) = (&self.blueprint.request.target, limit.as_secs_f32());
             ForwardError::TimedOut(format!(
-                "{target} did not get ready within {seconds} s: is its agent online, and can it reach the service?"
+                "{target} was not ready within {seconds} s: is its agent online, and can it reach the service?"
             ))
         })??;
         if probe

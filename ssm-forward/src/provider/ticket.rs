@@ -41,7 +41,7 @@ impl SessionProvider for TicketProvider {
         Box::pin(async move {
             ticket.ok_or_else(|| ProviderError {
                 kind: ProviderErrorKind::SessionGone,
-                message: "the session that was handed over is used up: start a new one".into(),
+                message: "the session that was passed is already used: start a new one".into(),
             })
         })
     }

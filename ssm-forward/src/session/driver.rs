@@ -336,7 +336,7 @@ impl<'a> Connection<'a> {
             && let Some(change) = self.surroundings.look(now.into_std())
             && self.pinged.is_none()
         {
-            tracing::info!(change, "seeing whether the service is still there");
+            tracing::info!(change, "checking whether the service still responds");
             self.ping(cx, now)?;
         }
         let watched = match self.pinged {

@@ -108,7 +108,7 @@ impl Dialer {
         if signed != other.is_empty() {
             return Err(refused.into());
         }
-        tracing::debug!(signed, %refused, "the upgrade is tried the other way");
+        tracing::debug!(signed, %refused, "trying the upgrade again, with or without a signature");
         match transport::connect(url, other, &self.config.transport).await {
             Err(error) if error.is_forbidden() => Err(refused.into()),
             opened => Ok(opened?),

@@ -49,7 +49,7 @@ impl Surroundings {
         }
         // The driver looks in time unless it can't: a stopped process, a paused virtual machine.
         if lived > LOOK + SLEPT {
-            return Some("this process stood still");
+            return Some("this process was stopped");
         }
         let (source, peer) = self.path.as_mut()?;
         let before = std::mem::replace(source, route(*peer));
@@ -86,7 +86,7 @@ mod tests {
         let back = surroundings.look_at(later + LOOK * 5, wall + LOOK * 604, at_home);
         assert_eq!(back, Some("the network changed"));
         let stopped = surroundings.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
-        assert_eq!(stopped, Some("this process stood still"));
+        assert_eq!(stopped, Some("this process was stopped"));
         let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);
         // A clock that is set back is no sleep.
         assert_eq!(surroundings.look_at(later + LOOK * 4, wall, at_home), None);

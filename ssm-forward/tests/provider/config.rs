@@ -291,9 +291,9 @@ fn the_aws_cli_s_cache_of_roles_is_read() {
 fn a_role_s_chain_is_followed_or_said_to_be_broken() {
     let api = assumed();
     let role = |text: &str| in_files(&api, &format!("[profile a]\nrole_arn = arn:x\n{text}")).with("TEST_PROFILE", "a");
-    role("source_profile = a").assert_error("start", &["\"a\"", "builds on itself"]);
+    role("source_profile = a").assert_error("start", &["\"a\"", "refers to itself"]);
     role("source_profile = b\n[profile b]\nrole_arn = arn:y\nsource_profile = a")
-        .assert_error("start", &["builds on itself"]);
+        .assert_error("start", &["refers to itself"]);
     role("source_profile = b\n[profile b]\nregion = x").assert_error("start", &["\"b\"", "no credentials"]);
     role("credential_source = Moon").assert_error("start", &["Moon", "EcsContainer"]);
     role("credential_source = Environment").assert_error("start", &["AWS_ACCESS_KEY_ID"]);

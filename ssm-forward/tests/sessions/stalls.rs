@@ -90,7 +90,7 @@ async fn a_connection_that_would_land_on_a_stalled_session_gets_a_new_one() {
 
 #[tokio::test]
 async fn who_waits_for_another_connection_is_told_for_which_once() {
-    for (end, words) in [(End::Reader, "reads too slowly or not at all"), (End::Destination, "takes no more data")] {
+    for (end, words) in [(End::Reader, "reads too slowly or not at all"), (End::Destination, "accepts no more data")] {
         let (port, sent) = server().await;
         let local = Local::builder().start().await.unwrap();
         let mut running = Running::start(&local, port, fixed(1), None).await;

@@ -165,7 +165,7 @@ fn read(
 fn take(state: &mut State, now: Instant, message: Bytes) -> Result<(), DecodeError> {
     match state.protocol.handle_input(now.into_std(), message.clone()) {
         Err(DecodeError::BadDigest) => {
-            tracing::debug!("the agent takes a message with a wrong digest, as the official one does");
+            tracing::debug!("the agent accepts a message with a wrong digest, like the official one");
             state.protocol.handle_input(now.into_std(), with_right_digest(&message))
         }
         taken => taken,

@@ -15,10 +15,10 @@ pub enum FaultError {
     #[error("there is no fault {0:?}; there are: {names}", names = names())]
     Unknown(String),
     /// The effect is neither an event nor an effect on messages.
-    #[error("{0} does not happen at once, it is set: POST it to /faults")]
+    #[error("{0} cannot happen immediately; set it instead: POST it to /faults")]
     NotAtOnce(String),
     /// The effect has no such key.
-    #[error("{effect} takes no {key:?}")]
+    #[error("{effect} has no key {key:?}")]
     Key {
         /// The effect's name.
         effect: String,
@@ -36,7 +36,7 @@ pub enum FaultError {
         expected: &'static str,
     },
     /// A list of faults is invalid.
-    #[error("no list of faults: {0}")]
+    #[error("not a list of faults: {0}")]
     Json(String),
 }
 

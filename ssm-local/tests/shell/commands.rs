@@ -160,5 +160,5 @@ async fn a_terminated_command_takes_its_group_along() {
 #[tokio::test]
 async fn a_document_that_is_none_is_told_at_the_start() {
     let error = Local::builder().document("x", "{}").start().await.unwrap_err();
-    assert!(error.to_string().starts_with("the document x is no session document: "), "{error}");
+    assert!(error.to_string().starts_with("the document x is not a session document: "), "{error}");
 }

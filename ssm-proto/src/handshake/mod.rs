@@ -58,7 +58,7 @@ pub enum HandshakeError {
         why: String,
     },
     /// The agent requests something that this client does not support.
-    #[error("the agent asks for {0}, which this client does not support")]
+    #[error("the agent requests {0}, which this client does not support")]
     Unsupported(String),
     /// The client could not do what was requested.
     #[error("the client refused: {0}")]

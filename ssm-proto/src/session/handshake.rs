@@ -130,7 +130,7 @@ impl Session {
             && let Some(step) = handshake.refuse_data_key(why)
         {
             self.perform(now, step);
-            self.events.push_back(SessionEvent::Failed(format!("KMS gives no key to encrypt the session with: {why}")));
+            self.events.push_back(SessionEvent::Failed(format!("KMS provides no key to encrypt the session: {why}")));
         }
     }
 
@@ -197,7 +197,7 @@ impl Session {
             properties.host.as_deref().filter(|host| !matches!(*host, "" | "localhost" | "127.0.0.1" | "::1"))?;
         Version::new(version).is_older_than(Version::AGENT_REMOTE_HOST).then(|| {
             format!(
-                "the node's SSM agent {version} can't reach {host}, it would take the port of its own machine: update it \
+                "the node's SSM agent {version} cannot reach {host} and would use the port of its own machine: update it \
                  to {} or newer",
                 Version::AGENT_REMOTE_HOST
             )

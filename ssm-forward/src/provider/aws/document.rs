@@ -33,7 +33,7 @@ impl AwsProvider {
                 None
             }
             Err(error) if error.kind == ProviderErrorKind::AccessDenied => {
-                tracing::debug!(%error, document, "nobody knows the document's parameters");
+                tracing::debug!(%error, document, "the document's parameters are not known");
                 Some(asked.clone())
             }
             // If the document does not exist, StartSession returns the error too.
@@ -55,6 +55,6 @@ impl AwsProvider {
 
 /// Both attempts were refused, and it is not known which of them was right.
 pub(super) fn both(refused: &ProviderError, error: ProviderError) -> ProviderError {
-    let message = format!("{}; with none but the parameters given: {}", refused.message, error.message);
+    let message = format!("{}; with only the given parameters: {}", refused.message, error.message);
     ProviderError { message, ..error }
 }

@@ -87,7 +87,7 @@ impl FromStr for EcsSpec {
         let forms = "ecs:CLUSTER/SERVICE or ecs:CLUSTER/SERVICE/CONTAINER";
         let names = text.strip_prefix(PREFIX).ok_or_else(|| invalid(format!("{text:?} is not {forms}")))?;
         if names.starts_with("arn:") {
-            return Err(invalid(format!("{text:?} holds an ARN; {forms} takes the plain names")));
+            return Err(invalid(format!("{text:?} contains an ARN; {forms} needs the plain names")));
         }
         let parts: Vec<&str> = names.split('/').collect();
         let (cluster, within, container) = match *parts.as_slice() {
@@ -198,7 +198,7 @@ fn choose(spec: &EcsSpec, mut tasks: Vec<Task>) -> Result<EcsTarget, ProviderErr
     tasks.retain(|task| task.last_status == RUNNING);
     if tasks.is_empty() {
         return Err(match (&spec.task, &spec.service) {
-            (Some(_), _) => not_connected(format!("{place} is not running, or there is none: aws ecs list-tasks")),
+            (Some(_), _) => not_connected(format!("{place} is not running, or does not exist: aws ecs list-tasks")),
             (None, Some(service)) => not_connected(format!(
                 "{place} has no running task; its events say why: aws ecs describe-services --cluster {} --services {service}",
                 spec.cluster
@@ -235,7 +235,7 @@ fn container(spec: &EcsSpec, task: &Task) -> Result<EcsTarget, ProviderError> {
     let with_agent: Vec<&Container> = all.iter().copied().filter(|container| container.agent().is_some()).collect();
     let container = match (&spec.container, with_agent.as_slice()) {
         (Some(name), _) => *all.iter().find(|container| container.name == *name).ok_or_else(|| {
-            invalid(format!("there is no container {name} in the ECS task {id}; there are: {}", names(&all)))
+            invalid(format!("there is no container {name} in the ECS task {id}; its containers are: {}", names(&all)))
         })?,
         (None, [only]) => only,
         (None, []) => return Err(not_connected(no_agent(id, &names(&all), None))),

@@ -136,7 +136,8 @@ impl AwsProvider {
         if !nodes.is_empty() {
             let offline: Vec<_> = nodes.iter().map(|node| format!("{node}, {}", node.connection())).collect();
             let message = format!(
-                "no managed node that {spec:?} names is online in {place}: {}; start it, or see why its SSM agent is away",
+                "no managed node that {spec:?} names is online in {place}: {}; start it, or find out why its SSM agent \
+                 is not connected",
                 offline.join("; ")
             );
             return ProviderError { kind: ProviderErrorKind::NotConnected, message };
@@ -145,11 +146,11 @@ impl AwsProvider {
         let message = match unmanaged.as_slice() {
             [] => format!(
                 "no managed node is named {spec:?} in {place}: check the name, the region and the profile; \
-                 aws-ssm-forward ls lists the nodes that there are"
+                 aws-ssm-forward ls lists the existing nodes"
             ),
             instances => format!(
                 "{spec:?} is {} in {place}, which Systems Manager does not manage: it needs a running SSM agent, an \
-                 instance profile with AmazonSSMManagedInstanceCore, and a way to Systems Manager's endpoints",
+                 instance profile with AmazonSSMManagedInstanceCore, and network access to Systems Manager's endpoints",
                 instances.join(", ")
             ),
         };

@@ -38,7 +38,7 @@ pub(super) async fn run(profile: &str, command: &str, person: &dyn Person) -> Re
         ))
     };
     let words =
-        words(command).filter(|words| !words.is_empty()).ok_or_else(|| failed("a quote is left open".into()))?;
+        words(command).filter(|words| !words.is_empty()).ok_or_else(|| failed("a quote is not closed".into()))?;
     let mut running = Running::start(&words, command, person.can_answer()).map_err(|error| {
         let program = words.first().map_or("", String::as_str);
         failed(format!("{program}: {error}"))
@@ -162,7 +162,7 @@ pub(super) fn time(text: &str) -> Result<std::time::SystemTime, String> {
     DateTime::from_str(text, Format::DateTimeWithOffset)
         .ok()
         .and_then(|time| time.try_into().ok())
-        .ok_or_else(|| format!("its Expiration {text:?} is no time"))
+        .ok_or_else(|| format!("its Expiration {text:?} is not a time"))
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
         for (text, part) in [
             (r#"{"Version":1,"SecretAccessKey":"hush"}"#, "AccessKeyId"),
             (r#"{"Version":2,"AccessKeyId":"a","SecretAccessKey":"hush"}"#, "only 1"),
-            (r#"{"Version":1,"AccessKeyId":"a","SecretAccessKey":"hush","Expiration":"soon"}"#, "is no time"),
+            (r#"{"Version":1,"AccessKeyId":"a","SecretAccessKey":"hush","Expiration":"soon"}"#, "is not a time"),
             ("hush", "did not print"),
         ] {
             let error = read(text.as_bytes()).unwrap_err();

@@ -149,7 +149,7 @@ async fn code(role: &Role, serial: &str, surroundings: &Surroundings) -> Result<
     let question = format!("MFA code for {serial}: ");
     let asked = timeout(CODE_TIMEOUT, spawn_blocking(move || person.ask(&question))).await;
     let code = asked
-        .map_err(|_| refused("nobody typed it"))?
+        .map_err(|_| refused("it was not entered"))?
         .map_err(|error| refused(&error.to_string()))?
         .map_err(|error| refused(&error.to_string()))?;
     Ok(code.trim().to_owned()).and_then(|code| if code.is_empty() { Err(refused("none was typed")) } else { Ok(code) })

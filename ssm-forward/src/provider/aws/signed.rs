@@ -105,7 +105,7 @@ impl SignedApi {
     ) -> Result<HttpRequest, ProviderError> {
         let endpoint = endpoint::parse(&self.endpoint).map_err(|error| {
             let (url, service) = (&self.endpoint, self.service.name);
-            invalid(format!("{name} could not be asked: the endpoint {url:?} of {service}: {error}"))
+            invalid(format!("{name} could not be called: the endpoint {url:?} of {service}: {error}"))
         })?;
         self.sign(&mut request, &endpoint, credentials, time).map_err(|error| not_asked(name, &error))?;
         HttpRequest::try_from(request.map(SdkBody::from)).map_err(|error| not_asked(name, &error))
@@ -142,7 +142,7 @@ impl SignedApi {
 
 /// A request that could not be built.
 pub(super) fn not_asked(name: &str, error: &dyn std::fmt::Display) -> ProviderError {
-    invalid(format!("{name} could not be asked: {error}"))
+    invalid(format!("{name} could not be called: {error}"))
 }
 
 /// An answer that is malformed at `place`. The parsers' own texts may quote the answer, which may be a secret.

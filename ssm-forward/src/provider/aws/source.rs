@@ -272,7 +272,7 @@ impl Chain<'_> {
 
     fn role(&mut self, name: &str, profile: &Profile, arn: &str) -> Result<Role, ProviderError> {
         if self.seen.iter().any(|seen| seen == name) {
-            return Err(wrong(name, "builds on itself by source_profile"));
+            return Err(wrong(name, "refers to itself by source_profile"));
         }
         self.seen.push(name.to_owned());
         let text = |key: &str| profile.get(key).map(str::to_owned);
@@ -290,7 +290,7 @@ impl Chain<'_> {
     /// The credentials that assume the role of a profile.
     fn base(&mut self, name: &str, profile: &Profile) -> Result<Source, ProviderError> {
         match (profile.get("source_profile"), profile.get("credential_source")) {
-            (Some(_), Some(_)) => Err(wrong(name, "has both source_profile and credential_source: one must go")),
+            (Some(_), Some(_)) => Err(wrong(name, "has both source_profile and credential_source: remove one of them")),
             (None, None) => Err(wrong(name, "has a role_arn, but neither source_profile nor credential_source")),
             (None, Some(source)) => match source {
                 "Environment" => of_variables().ok_or_else(|| {
@@ -304,12 +304,12 @@ impl Chain<'_> {
                 )),
             },
             (Some(source), None) => {
-                let missing = || wrong(name, &format!("builds on the profile {source:?} (source_profile), which does not exist"));
+                let missing = || wrong(name, &format!("refers to the profile {source:?} (source_profile), which does not exist"));
                 let base = self.files.profile(source).ok_or_else(missing)?;
                 let has_keys = base.get("aws_access_key_id").or_else(|| base.get("aws_secret_access_key")).is_some();
                 let found = if has_keys { self.own(source, base)? } else { self.of_profile(source)? };
                 found.ok_or_else(|| {
-                    wrong(name, &format!("builds on the profile {source:?} (source_profile), which has no credentials"))
+                    wrong(name, &format!("refers to the profile {source:?} (source_profile), which has no credentials"))
                 })
             }
         }

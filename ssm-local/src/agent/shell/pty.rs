@@ -100,7 +100,7 @@ fn adapt(screen: &OwnedFd, size: &mut watch::Receiver<TerminalSize>) {
         return;
     }
     if let Err(error) = resize(screen, *size.borrow_and_update()) {
-        tracing::debug!(%error, "the terminal does not take its size");
+        tracing::debug!(%error, "the terminal's size cannot be set");
     }
 }
 

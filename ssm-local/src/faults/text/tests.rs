@@ -75,10 +75,10 @@ fn every_example_of_the_manual_is_read_and_every_effect_is_in_it() {
 fn mistakes_are_named() {
     let error = |text: &str| text.parse::<Fault>().unwrap_err().to_string();
     assert!(error("explode").starts_with("there is no fault \"explode\"; there are: close, reset, "));
-    assert_eq!(error("drop,often"), "drop takes no \"often\"");
-    assert_eq!(error("drop,chance=1"), "drop takes no \"chance\"");
-    assert_eq!(error("reset,direction=up"), "reset takes no \"direction\"");
-    assert_eq!(error("reboot,nth=2"), "reboot takes no \"nth\"");
+    assert_eq!(error("drop,often"), "drop has no key \"often\"");
+    assert_eq!(error("drop,chance=1"), "drop has no key \"chance\"");
+    assert_eq!(error("reset,direction=up"), "reset has no key \"direction\"");
+    assert_eq!(error("reboot,nth=2"), "reboot has no key \"nth\"");
     assert_eq!(error("drop,probability=2"), "probability=\"2\": a number from 0 to 1 is expected");
     assert_eq!(error("close,every=0s"), "every=\"0s\": a duration above 0 is expected");
     assert_eq!(error("slow-dial"), format!("by=\"\": {A_DURATION} is expected"));
@@ -86,5 +86,5 @@ fn mistakes_are_named() {
         assert_eq!(duration(bad), None, "{bad}");
     }
     let json = crate::Faults::from_json(r#"{"faults": ["drop,p=1"]}"#).unwrap_err().to_string();
-    assert!(json.contains("drop takes no \\\"p\\\"") || json.contains("drop takes no \"p\""), "{json}");
+    assert!(json.contains("drop has no key \\\"p\\\"") || json.contains("drop has no key \"p\""), "{json}");
 }

@@ -1,5 +1,5 @@
-//! Completion in the user's shell: the shell's script asks this program for candidates, so that names of profiles and regions
-//! are those of the moment.
+//! Completion in the user's shell. The shell's script asks this program for candidates, so that the names of profiles
+//! and regions are current.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -12,11 +12,12 @@ use clap_complete::{CompleteEnv, Shell};
 
 use crate::args::{Cli, NAME};
 
-/// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to others.
+/// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to
+/// other programs.
 const VARIABLE: &str = "AWS_SSM_FORWARD_COMPLETE";
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
 
-/// Answers a question of the shell's script and ends the process, if this is one.
+/// Answers a request of the shell's script and ends the process, if this is one.
 pub(crate) fn answer() {
     CompleteEnv::with_factory(Cli::command).shells(SHELLS).var(VARIABLE).bin(NAME).complete();
 }
@@ -30,12 +31,13 @@ pub(crate) fn print(shell: Shell) -> io::Result<()> {
     let completer = shells.completer(&shell.to_string()).ok_or(io::ErrorKind::Unsupported)?;
     let mut script = Vec::new();
     completer.write_registration(VARIABLE, NAME, NAME, &program(), &mut script)?;
-    // Whoever reads it may have enough.
+    // The reader may already have enough.
     let _ = io::stdout().write_all(&script);
     Ok(())
 }
 
-/// How the script calls this program: as it was called itself. A path is made absolute, because the shell changes its folder.
+/// How the script calls this program: in the same way as it was called itself. A path is made absolute, because the
+/// shell changes its folder.
 fn program() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called);
@@ -45,7 +47,8 @@ fn program() -> String {
     }
 }
 
-/// bash. Unlike clap's, it knows that bash splits words at `=` and `:`, and replaces only what follows these.
+/// bash. Unlike clap's implementation, it takes into account that bash splits words at `=` and `:`, and replaces only
+/// the part after them.
 struct Bash;
 
 const BASH_SCRIPT: &str = r#"_aws_ssm_forward() {
@@ -102,7 +105,7 @@ impl EnvCompleter for Bash {
     }
 }
 
-/// The words as the user sees them, and what bash keeps of the last one when it puts a candidate in.
+/// The words as the user sees them, and the part of the last word that bash keeps when it inserts a candidate.
 fn joined(pieces: &[OsString]) -> (Vec<OsString>, String) {
     let is_break =
         |piece: &OsString| !piece.is_empty() && piece.to_string_lossy().chars().all(|c| matches!(c, '=' | ':'));

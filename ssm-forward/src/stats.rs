@@ -9,7 +9,7 @@ use crate::Session;
 use crate::pump::Direction;
 use serde::Serialize;
 
-/// Live figures of a forwarder; clones see the same.
+/// Live figures of a forwarder; clones see the same values.
 #[derive(Clone, Debug, Default)]
 pub struct ForwardStats {
     inner: Arc<Inner>,
@@ -24,28 +24,28 @@ struct Inner {
     sessions: Mutex<Option<Source>>,
 }
 
-/// Gives the sums over the sessions.
+/// Computes the totals over the sessions.
 type Source = Box<dyn Fn() -> Totals + Send + Sync>;
 
-/// Sums over sessions, past and present.
+/// Totals over sessions, past and present.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     /// Sessions that are ready now.
     pub(crate) sessions: u64,
     /// Ready sessions whose WebSocket is connected.
     connected: u64,
-    /// What they may send together; `None` if one of them may send as much as there is.
+    /// Their rate limits together; `None` if one of them has no limit.
     budget: Option<u64>,
     messages_sent: u64,
     messages_received: u64,
     retransmissions: u64,
     reconnects: u64,
-    /// The latest session's.
+    /// The latest session's round-trip time.
     srtt: Option<Duration>,
 }
 
 impl Totals {
-    /// A session that is ready now.
+    /// Adds a session that is ready now.
     pub(crate) fn add_live(&mut self, session: &Session) {
         self.add(session);
         let budget = session.stats().channel.budget.map(u64::from);
@@ -57,7 +57,7 @@ impl Totals {
         self.connected += u64::from(session.is_connected());
     }
 
-    /// One that is over, or the common part.
+    /// Adds a session that is over, or the part that is common to both.
     pub(crate) fn add(&mut self, session: &Session) {
         let channel = session.stats().channel;
         self.messages_sent += channel.messages_sent;
@@ -68,13 +68,13 @@ impl Totals {
     }
 }
 
-/// Figures of one moment, all since the start unless said otherwise.
+/// Figures at one time. All count from the start unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StatsSnapshot {
-    /// Connections open now.
+    /// Open connections.
     pub connections_open: u64,
-    /// Connections that were ever accepted.
+    /// Accepted connections.
     pub connections_total: u64,
     /// Bytes from local programs to the remote end.
     pub bytes_up: u64,
@@ -88,18 +88,18 @@ pub struct StatsSnapshot {
     pub retransmissions: u64,
     /// Smoothed time from a message to its acknowledgement, in microseconds; 0 before the first.
     pub round_trip_us: u64,
-    /// WebSockets opened after a session's first.
+    /// Number of WebSockets after each session's first.
     pub reconnects: u64,
     /// Sessions that are ready now.
     pub sessions: u64,
     /// Of them, those whose WebSocket is up; the others reconnect.
     pub sessions_connected: u64,
-    /// Messages per second that they may send together at the moment; `None`: as many as there are.
+    /// Current rate limit in messages per second, all sessions together; `None`: no limit.
     pub message_budget: Option<u64>,
 }
 
 impl ForwardStats {
-    /// Takes the figures as they are now.
+    /// Returns the present values.
     pub fn snapshot(&self) -> StatsSnapshot {
         let source = self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let totals = source.as_ref().map(|source| source()).unwrap_or_default();
@@ -125,7 +125,7 @@ impl ForwardStats {
         *self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(source));
     }
 
-    /// Gives the new connection's number, from 1.
+    /// Counts a new connection and returns its number, from 1.
     pub(crate) fn opened(&self) -> u64 {
         self.inner.open.fetch_add(1, Ordering::Relaxed);
         self.inner.total.fetch_add(1, Ordering::Relaxed) + 1
@@ -135,7 +135,7 @@ impl ForwardStats {
         self.inner.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Bytes from the remote end, on all connections.
+    /// Bytes from the remote end, over all connections.
     pub(crate) fn bytes_down(&self) -> u64 {
         self.inner.down.load(Ordering::Relaxed)
     }

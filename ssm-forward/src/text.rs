@@ -1,11 +1,11 @@
-//! Texts that others wrote, before they are kept or told.
+//! Limits texts from outside before they are stored or reported.
 
-/// Most bytes of a text that is kept. Longer ones explain nothing, and there may be many.
+/// Maximum length of a stored text in bytes. Longer ones explain nothing, and there may be many.
 const MAX: usize = 4 << 10;
 
-/// One line of a text that may have several, cut as [`bounded`] does.
+/// One line of a text that may have several, cut like [`bounded`].
 pub(crate) fn one_line(text: &str) -> String {
-    // Bounded first: what has no end is not to be copied.
+    // Cut first, so that an endless text is not copied.
     let words: Vec<&str> = text.get(..text.floor_char_boundary(2 * MAX)).unwrap_or(text).split_whitespace().collect();
     bounded(words.join(" "))
 }

@@ -1,8 +1,8 @@
-//! Tells about connections that get no answer.
+//! Warns about connections that get no answer.
 //!
-//! The agent does not tell when it has connected to the destination, only when it could not. Where packets to the destination
-//! are dropped, a connection therefore looks like one whose server is silent, until the node's system gives up after two
-//! minutes or so. Nothing can be asked meanwhile: the agent connects one stream after the other.
+//! The agent reports only failed connection attempts, not successful ones. If packets to the destination are dropped, a
+//! connection therefore looks like one whose server is silent, until the node's system gives up after about two
+//! minutes. A probe is not possible in the meantime, because the agent connects one stream after the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// At most one warning in this time: a pool of connections to a dead host would give one for each.
+/// Minimum interval between warnings. A pool of connections to a dead host would otherwise cause one for each.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The connections of a forwarder that have waited for long.
@@ -23,24 +23,25 @@ pub(crate) struct Unanswered {
     explained: AtomicBool,
 }
 
-/// What was told lately.
+/// What was reported recently.
 #[derive(Debug, Default)]
 struct Told {
     at: Option<Instant>,
-    /// Connections since then that were not told.
+    /// Number of connections since then that were not reported.
     untold: u64,
 }
 
 impl Unanswered {
-    /// `patience`: how long a connection waits before it is told about.
+    /// `patience`: how long a connection waits before a warning.
     pub(crate) fn new(destination: String, patience: Duration) -> Self {
         Self { destination, patience, told: Mutex::default(), explained: AtomicBool::new(false) }
     }
 
-    /// Waits until this connection has had no answer for too long, and gives what to tell, if there is something.
+    /// Waits until this connection has had no answer for too long. Returns the warning, if there is one.
     ///
-    /// `answers` counts what came from the destination on any connection: while it answers others, this connection's server
-    /// takes its time. `is_connected`: while the way to the node is lost, nothing can be said about what is behind it.
+    /// `answers` counts what arrived from the destination on any connection: while it answers others, this connection's
+    /// server is only slow. `is_connected`: while the path to the node is interrupted, nothing is known about the
+    /// destination.
     pub(crate) async fn watch(
         &self,
         connection: u64,
@@ -59,7 +60,8 @@ impl Unanswered {
         }
     }
 
-    /// Why this connection was reset after its linger; `None` once it was told. `answered`: something came before.
+    /// Why this connection was reset after its linger; `None` if this was reported before. `answered`: some data had
+    /// arrived.
     pub(crate) fn explain_reset(&self, connection: u64, answered: bool) -> Option<String> {
         let cause = match answered {
             true => "sent a part of its answer and then paused for longer than the linger, or keeps connections open",

@@ -178,12 +178,12 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
 }
 
 impl TunnelArgs {
-    /// The managed node or the service, as an argument or as an option.
+    /// The managed node or the service, given as an argument or as an option.
     pub(crate) fn target(&self) -> Option<&str> {
         self.target.as_deref().or(self.target_option.as_deref())
     }
 
-    /// The managed node, where the argument names a service.
+    /// The managed node, if the argument names a service.
     pub(crate) fn via(&self) -> Option<&str> {
         self.target_option.as_deref().filter(|_| self.target.is_some())
     }

@@ -1,4 +1,4 @@
-//! Parsers of single values. Each error says in words what is expected.
+//! Parsers of single values. Each error says what is expected.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -38,13 +38,13 @@ fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     }
 }
 
-/// The largest payload of a message.
+/// The maximum payload of a message.
 pub(super) fn payload_size(text: &str) -> Result<usize, String> {
     let size = size(text, &(64..=65_536))?;
     usize::try_from(size).map_err(|error| error.to_string())
 }
 
-/// How much `demo` moves.
+/// The number of bytes that `demo` transfers.
 pub(super) fn transfer_size(text: &str) -> Result<u64, String> {
     size(text, &(1..=1 << 40))
 }
@@ -70,7 +70,7 @@ pub(super) fn sessions(text: &str) -> Result<PoolSize, String> {
     }
 }
 
-/// Beyond it, this machine is what limits rather than the agents.
+/// With more sessions, this machine is the limit and not the agents.
 const MAX_SESSIONS: usize = 64;
 
 /// A port to connect to.
@@ -102,7 +102,7 @@ pub(super) fn endpoint_url(text: &str) -> Result<String, String> {
     if is_url { Ok(text.to_owned()) } else { Err("expected a URL that begins with https:// or http://".into()) }
 }
 
-/// The managed node of a session: an id that StartSession may take.
+/// The managed node of a session: an id that StartSession may accept.
 pub(super) fn target(text: &str) -> Result<String, String> {
     let _: TargetSpec = text.parse().map_err(|error: ProviderError| error.message)?;
     let is_printable = !text.contains(char::is_control);
@@ -129,7 +129,7 @@ pub(super) fn named(text: &str) -> Result<Named, String> {
     }
 }
 
-/// A database that takes tokens.
+/// A database that accepts tokens.
 pub(super) fn database(text: &str) -> Result<ServiceSpec, String> {
     let service: ServiceSpec = text.parse().map_err(|error: ProviderError| error.message)?;
     match service.kind {

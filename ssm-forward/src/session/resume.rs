@@ -1,4 +1,4 @@
-//! Opening the WebSocket, the first time and again.
+//! Opens the WebSocket, the first time and for each reconnect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::SessionConfig;
 use crate::transport::{self, StreamUrl, Transport, TransportError};
 use crate::{ProviderError, ProviderErrorKind, SessionProvider, SessionTicket};
 
-/// How a lost WebSocket is opened again: without an end while the session can still exist, ever more slowly.
+/// How a lost WebSocket is reconnected: without a limit while the session can exist, with growing delays.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// The wait before the second attempt; the first comes at once. Default: 100 ms.
+    /// Delay before the second attempt; the first one is made immediately. Default: 100 ms.
     pub initial: Duration,
-    /// The longest wait. Default: 20 s.
+    /// Maximum delay. Default: 20 s.
     pub max: Duration,
 }
 
@@ -29,7 +29,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The wait before an attempt that counts from 1, with up to half of it taken away at random.
+    /// The delay before an attempt, whose numbers start at 1. It is reduced by up to half at random.
     pub(crate) fn delay(&self, attempt: u32) -> Duration {
         let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
         let full = self.initial.saturating_mul(1 << doublings.min(16)).min(self.max);
@@ -37,10 +37,10 @@ impl RetryPolicy {
     }
 }
 
-/// Resolving credentials, which may need a person, and calling the API may take so long, each time.
+/// Timeout for resolving credentials, which may need a person, and for each call of the API.
 const API_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Knows the session's current URL and token, and gets new ones.
+/// Keeps the session's current URL and token, and gets new ones.
 pub(super) struct Dialer {
     provider: Arc<dyn SessionProvider>,
     ticket: SessionTicket,
@@ -49,7 +49,7 @@ pub(super) struct Dialer {
     client_id: Uuid,
 }
 
-/// Why a dial failed.
+/// Why a WebSocket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error(transparent)]
@@ -67,7 +67,7 @@ impl DialError {
                 error.is_retryable()
                     || matches!(error.kind, ProviderErrorKind::Credentials | ProviderErrorKind::ExpiredCredentials)
             }
-            // Each attempt brings a fresh token, so that even a refused one is no last word.
+            // Each attempt has a fresh token, so even a refused one is not final.
             Self::Transport(error) => error.is_retryable(),
         }
     }
@@ -82,7 +82,7 @@ impl Dialer {
         self.provider.clone()
     }
 
-    /// Opens a WebSocket with the ticket at hand.
+    /// Opens a WebSocket with the present ticket.
     pub(super) async fn dial(&mut self) -> Result<Transport, DialError> {
         let url = self.config.stream_url(&self.ticket.stream_url)?;
         let mut transport = self.upgrade(&url).await?;
@@ -92,8 +92,8 @@ impl Dialer {
         Ok(transport)
     }
 
-    /// Opens the WebSocket: signed if that takes no time. The other way once, if the service refuses the first: a caller may
-    /// have named the wrong region or profile, and the token counts more than the signature.
+    /// Opens the WebSocket, with a signature if that takes no time. If the service refuses, tries once more the other
+    /// way: the caller may have named a wrong region or profile, and the token matters more than the signature.
     async fn upgrade(&self, url: &StreamUrl) -> Result<Transport, DialError> {
         let headers = bounded(self.provider.sign_upgrade(url.as_url())).await?;
         let signed = !headers.is_empty();
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::{BoxFuture, StartRequest};
 
-    /// Signs as a provider whose credentials are, or are not, at hand.
+    /// A provider that signs if its credentials are, or are not, available immediately.
     struct Signer {
         at_hand: bool,
         has_any: bool,
@@ -190,7 +190,8 @@ mod tests {
         }
     }
 
-    /// A service that takes only signed upgrades, only unsigned ones, or none (`None`). Gives what it saw: signed or not.
+    /// A service that accepts only signed upgrades, only unsigned ones, or none (`None`). Returns what it saw: signed
+    /// or not.
     async fn dial(signer: Signer, takes: Option<bool>) -> (Result<(), DialError>, Vec<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/v1/data-channel/s", listener.local_addr().unwrap());
@@ -206,7 +207,8 @@ mod tests {
                 told.lock().unwrap().push(signed);
                 let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default();
                 assert!(!key.is_empty());
-                // The upgrade itself needs the key's digest, which only the real handshake makes: 101 alone is told apart.
+                // A complete upgrade needs the key's digest, which only the real handshake computes. The status 101
+                // alone is sufficient here.
                 let status = if takes == Some(signed) { "101 Switching Protocols" } else { "403 Forbidden" };
                 let _ = stream
                     .get_mut()
@@ -226,7 +228,7 @@ mod tests {
         matches!(dialed, Err(DialError::Transport(error)) if error.is_forbidden())
     }
 
-    /// Past the 403 the half upgrade above fails as something else.
+    /// After status 101, this incomplete upgrade fails with another error than 403.
     #[tokio::test]
     async fn a_refused_signature_is_left_out_once() {
         let (dialed, seen) = dial(Signer { at_hand: true, has_any: true }, Some(false)).await;

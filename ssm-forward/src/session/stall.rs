@@ -1,36 +1,36 @@
-//! Whether a session stands still for all its streams because of one of them.
+//! Whether a session makes no progress for all its streams because of one of them.
 //!
-//! smux version 1 has no credits: what one stream's reader does not take holds up what comes behind it, and an agent whose
-//! destination reads no more takes nothing more of the session.
+//! Version 1 of smux has no flow control per stream. Data that one stream's reader does not read blocks the data behind
+//! it. An agent whose destination does not read accepts nothing more of the session.
 
 use std::time::{Duration, Instant};
 
 use ssm_proto::{Session, StreamId};
 
-/// A slow reader fills its store again and again. With shorter pauses than this it is one congestion.
+/// A slow reader fills its buffer again and again. Pauses shorter than this belong to the same congestion.
 const CALM: Duration = Duration::from_secs(3);
-/// An agent that works acknowledges within a fraction of this, on top of the path's round trips.
+/// A working agent acknowledges within a fraction of this time, in addition to the path's round-trip time.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Round trips that an acknowledgement may take longer.
+/// Number of additional round trips that an acknowledgement may take.
 const ROUND_TRIPS: u32 = 4;
 
-/// A session that stands still, or crawls.
+/// A session that makes little or no progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stall {
     pub(crate) end: StalledEnd,
     pub(crate) since: Instant,
 }
 
-/// Which end takes no more.
+/// The end that accepts no more data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StalledEnd {
-    /// A reader at this end: the receive stores are full.
+    /// A reader at this end: the receive buffers are full.
     Reader,
-    /// The agent, most likely because a destination takes no more: nothing is acknowledged.
+    /// The agent, most likely because a destination accepts no more data: nothing is acknowledged.
     Destination,
 }
 
-/// When the receive stores were full.
+/// When the receive buffers were full.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Congestion(Option<Period>);
 
@@ -57,7 +57,7 @@ impl Stall {
         if protocol.is_congested() {
             congestion.note(now);
         }
-        // While nothing is read, acknowledgements are not seen either.
+        // While nothing is read, acknowledgements are not received either.
         if let Some(period) = congestion.current(now) {
             return Some(Self { end: StalledEnd::Reader, since: period.since });
         }
@@ -67,7 +67,7 @@ impl Stall {
         (now.saturating_duration_since(since) >= patience).then_some(Self { end: StalledEnd::Destination, since })
     }
 
-    /// The stream that is to blame, as far as can be told from this end.
+    /// The stream that causes the stall, as far as this end can tell.
     pub(super) fn culprit(self, protocol: &Session) -> Option<StreamId> {
         match self.end {
             StalledEnd::Reader => protocol.slowest_reader(),

@@ -1,36 +1,38 @@
-//! Notices what makes a WebSocket suspect before its silence does: the machine slept, this process was stopped, or the network
-//! changed.
+//! Detects events that make a WebSocket suspect before it has been silent for long: the machine slept, this process was
+//! stopped, or the network changed.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often to look. Cheap: two clocks and, for a socket that leaves the machine, one look into the routing table.
+/// How often to check. A check is cheap: two clocks and, for a socket to another machine, one query of the routing
+/// table.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
-/// The monotonic clock stands still while a machine sleeps, the wall clock does not. Smaller differences are corrections.
+/// The monotonic clock stops while a machine sleeps, the wall clock does not. Smaller differences are clock
+/// corrections.
 const SLEPT: Duration = Duration::from_secs(5);
 
-/// What was seen at the last look.
+/// The results of the last check.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     seen: Instant,
     wall: SystemTime,
-    /// From which address this machine talks to the WebSocket's other end, `None` if it can't, and that end.
+    /// The local address that is used to reach the WebSocket's other end (`None` if there is no route), and that end.
     path: Option<(Option<IpAddr>, SocketAddr)>,
 }
 
 impl Surroundings {
-    /// As they are at the start of a connection between these ends.
+    /// The state at the start of a connection between these ends.
     pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>) -> Self {
         let path = path.filter(|(ours, _)| !ours.ip().is_loopback()).map(|(ours, peer)| (Some(ours.ip()), peer));
         Self { seen: now, wall: SystemTime::now(), path }
     }
 
-    /// When to look next.
+    /// When to check next.
     pub(super) fn next_look(&self) -> Instant {
         self.seen + LOOK
     }
 
-    /// What changed since the last look, in words.
+    /// What changed since the last check, as text.
     pub(super) fn look(&mut self, now: Instant) -> Option<&'static str> {
         self.look_at(now, SystemTime::now(), source_address)
     }
@@ -47,7 +49,7 @@ impl Surroundings {
         if passed > lived + SLEPT {
             return Some("this machine slept");
         }
-        // The driver looks in time unless it can't: a stopped process, a paused virtual machine.
+        // The driver checks in time unless it cannot: the process was stopped, or a virtual machine paused.
         if lived > LOOK + SLEPT {
             return Some("this process was stopped");
         }
@@ -57,7 +59,7 @@ impl Surroundings {
     }
 }
 
-/// The address from which this machine would talk to `peer` now. Connecting a datagram socket sends nothing.
+/// The local address that would be used to reach `peer` now. Connecting a datagram socket sends nothing.
 fn source_address(peer: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
@@ -88,7 +90,7 @@ mod tests {
         let stopped = surroundings.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
         assert_eq!(stopped, Some("this process was stopped"));
         let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);
-        // A clock that is set back is no sleep.
+        // A clock that is set back does not mean that the machine slept.
         assert_eq!(surroundings.look_at(later + LOOK * 4, wall, at_home), None);
     }
 

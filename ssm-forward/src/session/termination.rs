@@ -1,4 +1,4 @@
-//! Ending sessions at the API, also those that nobody waits for any more.
+//! Terminates sessions at the API, including those that nobody waits for any more.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -9,29 +9,29 @@ use tokio::time::timeout;
 
 use crate::SessionProvider;
 
-/// How long one call may take.
+/// Timeout of one call.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Calls in the background that are not over.
+/// Number of calls in the background that are not finished.
 static PENDING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
-/// Waits until sessions that were given up (by a future that was dropped half-way, say) are terminated at the API; at most
-/// three seconds. To be called before the runtime ends: the calls end with it.
+/// Waits until abandoned sessions (for example by a future that was dropped early) are terminated at the API; at most
+/// three seconds. To be called before the runtime ends, because the calls end with it.
 pub async fn settle() {
     let mut pending = PENDING.subscribe();
     let _ = timeout(TIMEOUT, pending.wait_for(|pending| *pending == 0)).await;
 }
 
-/// A session that was granted. Terminates it at the API once, when told to or when it is dropped.
+/// A granted session. Terminates it at the API once, when requested or when it is dropped.
 pub(super) struct Granted {
     provider: Arc<dyn SessionProvider>,
     session_id: Option<String>,
-    /// Where to do so when it is dropped, by whichever thread.
+    /// The runtime for the call when it is dropped, by whichever thread.
     runtime: Handle,
 }
 
 impl Granted {
-    /// Within a runtime.
+    /// Must be called within a runtime.
     pub(super) fn new(provider: Arc<dyn SessionProvider>, session_id: String) -> Self {
         Self { provider, session_id: Some(session_id), runtime: Handle::current() }
     }
@@ -56,7 +56,7 @@ impl Drop for Granted {
     }
 }
 
-/// Counts while it lives.
+/// Counts as pending while it exists.
 struct Pending;
 
 impl Pending {

@@ -13,7 +13,7 @@ use url::Url;
 
 /// The service's name in the signature.
 const SERVICE: &str = "ssmmessages";
-/// RFC 3986's unreserved characters stay as they are.
+/// RFC 3986's unreserved characters are not encoded.
 const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Query keys that mark a URL as signed already.
 const PRESIGNED: [&str; 7] = [
@@ -26,7 +26,7 @@ const PRESIGNED: [&str; 7] = [
     "X-Amz-Security-Token",
 ];
 
-/// Whether the URL carries a signature in its query.
+/// Whether the URL contains a signature in its query.
 pub(crate) fn is_presigned(url: &Url) -> bool {
     url.query_pairs().any(|(key, _)| PRESIGNED.iter().any(|name| key.eq_ignore_ascii_case(name)))
 }
@@ -35,7 +35,7 @@ pub(crate) fn is_presigned(url: &Url) -> bool {
 /// `x-amz-security-token`.
 ///
 /// # Errors
-/// What the signer refuses; one line, without secrets.
+/// The signer's error; one line, without secrets.
 pub(crate) fn sign_upgrade(
     url: &Url,
     region: &str,
@@ -71,8 +71,8 @@ pub(crate) fn sign_upgrade(
     Ok(map)
 }
 
-/// The URL as the service canonicalizes it: `+` in the query is a blank, everything re-encoded by RFC 3986. The request line
-/// keeps the original bytes.
+/// The URL as the service canonicalizes it: `+` in the query is a space, and everything is encoded again by RFC 3986.
+/// The request line keeps the original bytes.
 fn canonical_uri(url: &Url) -> String {
     let encode = |text: &str| utf8_percent_encode(text, STRICT).to_string();
     let query: Vec<String> =

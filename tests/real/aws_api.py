@@ -75,7 +75,7 @@ def life_of_a_session(api):
     [ended] = api.describe_sessions(State="History", Filters=mine)["Sessions"]
     equal(ended["Status"], "Terminated")
     assert ended["StartDate"] <= ended["EndDate"]
-    # What is over can't be resumed: no token.
+    # A session that is over cannot be resumed: the answer has no token.
     assert "TokenValue" not in api.resume_session(SessionId=session)
 
 
@@ -117,7 +117,7 @@ def documents(api):
         equal({each["Name"] for each in described.get("Parameters", [])}, set(content.get("parameters", {})))
 
 
-# What is asked, and the name of the exception.
+# The request, and the name of the exception.
 ERRORS = [
     ("start_session", {"Target": NO_TARGET}, "TargetNotConnected"),
     ("start_session", {"Target": TARGET, "DocumentName": "No-SuchDocument"}, "InvalidDocument"),
@@ -164,7 +164,7 @@ def boto3_errors(api):
 
 
 def class_of(name):
-    """An exception that the service's model lacks comes as the general one."""
+    """An exception that is not in the service's model is reported as the general one."""
     return "ClientError" if name == "UnknownOperationException" else name
 
 
@@ -181,7 +181,7 @@ def unsigned(variables):
 
 
 class Cli:
-    """The AWS CLI, with the lines that `local` printed as its only configuration."""
+    """The AWS CLI, configured only by the lines that `local` printed."""
 
     def __init__(self, variables):
         self.environment = clean_environment({**variables, "AWS_PAGER": "", "AWS_DEFAULT_OUTPUT": "json"})
@@ -220,7 +220,7 @@ def cli_sessions(cli, api):
 
 
 def cli_start_session(cli):
-    """The session that nothing could serve is terminated by the CLI itself."""
+    """The CLI itself terminates the session that nothing could serve."""
     reason = "no plugin"
     ended = cli.run("start-session", "--target", TARGET, "--reason", reason, path="/nonexistent")
     assert ended.code != 0
@@ -292,7 +292,7 @@ class Echo:
         self.listener.close()
 
     def serves(self, tunnel_port):
-        """Bytes go through the tunnel, both ways."""
+        """Data passes the tunnel in both directions."""
         with socket.create_connection(("127.0.0.1", tunnel_port), timeout=30) as near, self.listener.accept()[0] as far:
             for end, other in ((near, far), (far, near)):
                 end.sendall(b"hello")

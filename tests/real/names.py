@@ -1,4 +1,4 @@
-"""Nodes and services by name: AWS is played by moto, Session Manager by `aws-ssm-forward local`, the services are real, and each
+"""Nodes and services by name: moto simulates AWS, `aws-ssm-forward local` Session Manager, the services are real, and each
 client is started with the command line that the tunnel prints."""
 
 import contextlib
@@ -24,7 +24,7 @@ NEEDS = ["boto3", "moto", "mariadbd", "mariadb-install-db", "mariadb", "openssl"
 NEEDS += ["kubectl", "curl", "checkov", "hcl-tools"]
 
 REGION = "us-east-1"
-# What IAM has had for longer than parliament's tables know: a condition, and the resources of an action.
+# Features of IAM that parliament's tables do not contain: a condition, and the resources of an action.
 NEWER = ["ssm:SessionDocumentAccessCheck for action ssm:StartSession", "ssmmessages:OpenDataChannel"]
 POSTGRES = Path("/usr/lib/postgresql")
 
@@ -73,7 +73,7 @@ def with_services(suite, lab, folder):
 def listed(lab):
     [node] = json.loads(run_tool(lab, "ls", "-o", "json").ok())
     equal((node["id"], node["address"], node["connection"]), (lab.aws.node, "127.0.0.1", "online"))
-    # EC2 knows the tag that Systems Manager does not tell.
+    # EC2 knows the tag that Systems Manager does not report.
     equal(node["name"], "bastion")
     head, row = run_tool(lab, "ls").ok().splitlines()
     assert head.startswith("ID") and head.index("CONNECTION") == row.index("online"), (head, row)
@@ -115,7 +115,7 @@ def no_database(lab):
 
 
 def denied(lab):
-    """A service that refuses, where the database is looked up."""
+    """A service that refuses the lookup of the database."""
     with Refusing() as url:
         ended = run_tool(lab, "forward", "rds:example-db", more={"AWS_ENDPOINT_URL_RDS": url})
     equal(ended.code, 5)
@@ -123,7 +123,7 @@ def denied(lab):
 
 
 def token(lab):
-    """Both sign with the clock of their moment: only what does not hang on it is compared."""
+    """Both sign with the present time, so only what does not depend on it is compared."""
     ours = run_tool(lab, "token", "rds:example-db", "--user", "app").ok().strip()
     host = lab.aws.database["Endpoint"]
     theirs = lab.aws.client("rds").generate_db_auth_token(host["Address"], host["Port"], "app")
@@ -142,7 +142,7 @@ def policies(lab):
     equal(linted.returncode, 0)
     findings = json.loads(linted.stdout.splitlines()[-1])
     equal([finding for finding in findings if not any(newer in finding for newer in NEWER)], [])
-    # The linter does find what is wrong.
+    # Proof that the linter finds errors.
     broken = document.replace("ssm:StartSession", "ssm:StartSesion")
     linted = subprocess.run([harness.CHECKS / "bin/python", "-W", "ignore", "-c", lint], input=broken, capture_output=True, text=True)
     contains(linted.stdout, "StartSesion")
@@ -224,7 +224,7 @@ def opensearch(lab):
 
 
 class Lab:
-    """Where the command finds AWS, and what its clients trust."""
+    """The command's environment for AWS, and the authorities that its clients trust."""
 
     def __init__(self, aws, manager, certificates):
         self.aws = aws
@@ -326,7 +326,7 @@ def instance(ec2, subnet, name):
 
 
 class Certificates:
-    """An authority, and certificates of it for the services' real names."""
+    """A certificate authority, and its certificates for the services' real names."""
 
     def __init__(self, folder):
         self.folder = folder / "certificates"
@@ -357,7 +357,7 @@ class Certificates:
 
 
 def given_to(user, folder, files):
-    """Copies that a server's own user may read, and nobody else."""
+    """Copies that only a server's own user can read."""
     copies = []
     for file in files:
         copy = folder / file.name
@@ -416,7 +416,7 @@ def Redis(folder, lab):
 
 
 class Https:
-    """An HTTPS server on port 443 of the service's name, which the node resolves to an address of its own."""
+    """An HTTPS server on port 443 of the service's name, which the node resolves to a separate address."""
 
     def __init__(self, lab, what, answer):
         self.lab, self.what, self.answer = lab, what, json.dumps(answer).encode()
@@ -451,7 +451,7 @@ class Https:
 
 @contextlib.contextmanager
 def Refusing():
-    """An API that allows nothing, in the words of IAM."""
+    """An API that allows nothing, with IAM's error texts."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):

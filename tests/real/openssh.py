@@ -1,4 +1,4 @@
-"""OpenSSH: a server of its own as the node's, and ssh, scp and sftp that reach it through Session Manager."""
+"""OpenSSH: a separate server on the node, and ssh, scp and sftp that reach it through Session Manager."""
 
 import contextlib
 import hashlib
@@ -33,7 +33,7 @@ def checks(suite):
         ssh = Ssh(folder, server, manager.variables)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda each: suite.check(each[0], each[1], ssh), CHECKS))
-        # These look at the sessions that there are.
+        # These checks look at the existing sessions.
         suite.check("ControlMaster: five sessions over one connection", shared_connection, ssh)
         suite.check("ControlPersist: ssh in the background keeps its session", in_the_background, ssh)
         suite.check("ssh is killed: the session ends", killed, ssh)
@@ -64,7 +64,7 @@ class Server:
             MaxStartups 100
         """)
         if os.geteuid() == 0:
-            # Where sshd locks itself up before the login; a boot makes it, a container may have had none.
+            # The folder to which sshd confines itself before the login. Containers may lack it.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.process = Child([which("sshd"), "-D", "-e", "-f", config], env=clean_environment())
         wait_until("sshd to listen", lambda: "Server listening" in self.process.stderr)
@@ -77,7 +77,7 @@ class Server:
 
 
 def which(program):
-    """sshd insists on a whole path."""
+    """sshd requires an absolute path."""
     return shutil.which(program, path=SEARCH_PATH)
 
 
@@ -95,7 +95,7 @@ class Ssh:
         self.through_plugin = self.configured("config-aws", f"env PATH={folder}:$PATH {by_aws}")
 
     def configured(self, name, proxy):
-        """Options that make any of the clients take this proxy."""
+        """Options that make any of the clients use this proxy."""
         folder = self.folder
         host_key = (folder / "host_key.pub").read_text()
         (folder / "known_hosts").write_text(f"node {host_key}")
@@ -168,7 +168,7 @@ def sftp(ssh):
 
 
 def paste(ssh):
-    """Into a terminal that reads as fast as it likes."""
+    """Input into a terminal that reads at its own pace."""
     pasted = ssh.folder / "pasted"
     lines = [f"{number:04} {'grüße ' * 10}" for number in range(LINES)]
     with Terminal(["ssh", *ssh.direct, "-t", TARGET, f"echo ready; cat > {pasted}; echo do''ne"], ssh.environment) as terminal:
@@ -195,7 +195,7 @@ BODY = random.Random(7).randbytes(2_000_000)
 
 @contextlib.contextmanager
 def web():
-    """A web service; gives its port."""
+    """A web service; returns its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -239,14 +239,14 @@ def shared_connection(ssh):
 
 
 def in_the_background(ssh):
-    """An ssh that stays as a master is another process than the one that started the ProxyCommand."""
+    """An ssh that continues as a master is another process than the one that started the ProxyCommand."""
     socket = ssh.folder / "background"
     through = ["-o", f"ControlPath={socket}", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"]
     before = set(ssh.active())
     equal(ssh.run(*through, TARGET, "echo first").ok(), "first")
     mine = set(ssh.active()) - before
     equal(len(mine), 1)
-    # Longer than anybody looks for a parent.
+    # Longer than the interval of checks for the parent.
     time.sleep(3)
     equal(ssh.run(*through, TARGET, "echo second").ok(), "second")
     equal(set(ssh.active()) - before, mine)
@@ -255,7 +255,7 @@ def in_the_background(ssh):
 
 
 def killed(ssh):
-    """What ssh left behind when it was killed finds out, and ends the session."""
+    """The proxy of a killed ssh notices this, and ends the session."""
     before = set(ssh.active())
     child = Child(["ssh", *ssh.direct, TARGET, "echo here; cat"], env=ssh.environment, stdin=subprocess.PIPE)
     equal(child.line(), "here")

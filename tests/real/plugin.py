@@ -1,4 +1,4 @@
-"""The AWS CLI with `aws-ssm-forward` in the place of its session-manager-plugin, against `aws-ssm-forward local`."""
+"""The AWS CLI with `aws-ssm-forward` as its session-manager-plugin, and with `aws-ssm-forward local`."""
 
 import base64
 import contextlib
@@ -20,7 +20,7 @@ NEEDS = ["boto3", "aws", "setsid"]
 
 PASTE_BYTES = 1_000_000
 STREAM_BYTES = 3_000_000
-# A host that only the node's side knows, see `--host`.
+# A host that only the node's side knows; see `--host`.
 HIDDEN = "db.internal"
 CLUSTER, TASK, CONTAINER = "lab", "0123456789abcdef0123456789abcdef", "app"
 PROMPT = r"[$#] "
@@ -85,7 +85,7 @@ class Cli:
         return Terminal([aws_cli(), *arguments], self.environment)
 
     def active(self):
-        """The ids of the sessions that run."""
+        """The ids of the active sessions."""
         return {session["SessionId"] for session in self.api.describe_sessions(State="Active")["Sessions"]}
 
 
@@ -94,7 +94,7 @@ def shell(cli):
         session = begun(terminal)
         terminal.enter("echo gr''üße-日本-$((6 * 7))")
         terminal.expect("grüße-日本-42\r\n")
-        # The program itself says that it runs: until it has the terminal Ctrl-C goes to the shell, which leaves it running.
+        # The program itself reports that it runs. Before it has the terminal, Ctrl-C would go to the shell and not end it.
         terminal.enter("""sh -c 'echo asl""eep; exec sleep 100'""")
         terminal.expect("asleep\r\n")
         terminal.type(CTRL_C)
@@ -132,7 +132,7 @@ def paste(cli):
         begun(terminal)
         terminal.enter(f"echo go''es; head -c {len(lines)} | sha256sum")
         terminal.expect("goes\r\n")
-        # At a keyboard, too, Enter is CR.
+        # Enter on a keyboard is CR too.
         terminal.type(lines.replace("\n", ENTER))
         terminal.expect(hashlib.sha256(lines.encode()).hexdigest())
         terminal.enter("exit")
@@ -191,7 +191,7 @@ def interactive_command(cli):
         equal(terminal.ended(), 0)
 
 
-# The document runs a program, no line of a shell.
+# The document runs a program, not a line of a shell.
 NOISY = "sh -c 'echo to stdout; echo to stderr >&2; exit 3'"
 
 
@@ -212,7 +212,7 @@ def separate_command(cli):
 
 
 def exit_code(cli):
-    """The AWS CLI ends with a code of its own, and names the plugin's."""
+    """The AWS CLI exits with a code of its own, and prints the plugin's."""
     session = cli.start_session("AWS-StartNonInteractiveCommand", command=NOISY, separateOutputStream="true")
     ended = cli.run(*session, more={"AWS_SSM_FORWARD_EXIT_CODE": "remote"})
     contains(ended.stderr, "returned non-zero exit status 3")
@@ -240,7 +240,7 @@ def forwards(cli, session_to):
 
 
 def opened(terminal):
-    """What the AWS CLI's users wait for, to the letter."""
+    """The exact texts that users of the AWS CLI wait for."""
     port, session = terminal.expect(r"Port (\d+) opened for sessionId (\S+)\.\r\n").groups()
     terminal.expect("Waiting for connections...\r\n")
     return int(port), session
@@ -258,7 +258,7 @@ def port_interrupted(cli):
 
 
 def port_cli_killed(cli):
-    """In the background or not, the AWS CLI is the plugin's caller: without it nobody would end the session."""
+    """In the background or not, the AWS CLI is the plugin's caller: without the CLI nobody else would end the session."""
     for launcher in [[], ["nohup"], ["setsid"]]:
         with Upper() as service:
             arguments = cli.start_session("AWS-StartPortForwardingSession", portNumber=str(service.port))
@@ -273,8 +273,8 @@ def port_cli_killed(cli):
 
 
 def ssh_stream(cli):
-    """The service waits for the end of what it is sent, which nobody can tell it: the plugin must not wait for ever, and must not call
-    it a success, since more might have come. What came is complete."""
+    """The service waits for the end of its input, which cannot be passed on. The plugin must not wait forever, nor report
+    success, because more data could have followed. Everything that arrived must be written."""
     sent = random.Random(4).randbytes(STREAM_BYTES)
     with Upper() as service:
         process = subprocess.Popen(

@@ -1,5 +1,5 @@
-"""What breaks around a tunnel in earnest: the service dies, the tunnel's process stands still, and a database and scp work on
-while the service closes again and again."""
+"""Real failures around a tunnel: the service is killed, the tunnel's process is stopped, and a database and scp work
+while the service closes the WebSocket repeatedly."""
 
 import contextlib
 import hashlib
@@ -21,19 +21,19 @@ from signed import control
 
 NEEDS = ["boto3", "mariadbd", "mariadb-install-db", "mariadb", "sshd", "ssh-keygen", "scp"]
 
-# More than the tunnel takes to notice that it stood still.
+# Longer than the tunnel needs to notice that it was stopped.
 STANDSTILL_SECONDS = 10
 ROWS = 4000
 FILE_BYTES = 50_000_000
-# As AWS does every hour.
+# Like AWS, which does this every hour.
 BYE = ["--fault", "bye,every=700ms"]
-# The same however fast the machine is.
+# The same duration on machines of any speed.
 BYE_BY_COUNT = ["--fault", "close,nth=6000"]
 
 
 def checks(suite):
     suite.check("a service that is killed and comes back on its port is found again", killed_service)
-    suite.check("a tunnel that stood still while its path died recovers", standstill)
+    suite.check("a tunnel that was stopped while its path died recovers", standstill)
     with tempfile.TemporaryDirectory(prefix="tests-reliability-") as name:
         folder = Path(name)
         server = Server(folder)
@@ -60,7 +60,7 @@ class Manager(Tool):
 
 @contextlib.contextmanager
 def echo():
-    """A service that sends everything back; gives its port."""
+    """An echo service; returns its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve(stream):
@@ -75,7 +75,7 @@ def echo():
 
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
-        # Else the thread that waits in accept would keep it open.
+        # Otherwise the thread that waits in accept would keep it open.
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -94,7 +94,7 @@ def ask(stream, text):
 
 
 def killed_service():
-    # The next one has to know the same credentials.
+    # The next one must accept the same credentials.
     arguments = ["--listen", f"127.0.0.1:{free_port()}", "--insecure-credentials", "fixed"]
     with echo() as service, Manager(*arguments) as manager, manager.forward(service) as tunnel:
         port = tunnel.event("ready")["port"]
@@ -103,7 +103,7 @@ def killed_service():
             manager.stop(signal.SIGKILL)
             tunnel.event("reconnecting")
             with connect(port) as waiting, Manager(*arguments):
-                # Its session is gone with the service: nobody must take that for the end of the data.
+                # Its session is gone with the service, which must not look like the end of the data.
                 try:
                     raise AssertionError(f"no reset, but {before.recv(1)!r}")
                 except ConnectionResetError:
@@ -127,7 +127,7 @@ def standstill():
             woken = time.monotonic()
             equal(stream.recv(9, socket.MSG_WAITALL), b"meanwhile")
             took = time.monotonic() - woken
-            # A ping at once, and 10 s for its answer; without the notice it would be 30 s more.
+            # An immediate ping, and 10 s for its answer. Without the detection it would take 30 s more.
             assert took < 20, f"{took:.1f} s"
         tunnel.event("reconnected")
         tunnel.stop().ok()
@@ -190,7 +190,7 @@ def sha256(path):
 
 
 class SshServer(Child):
-    """An sshd of its own, for this user's key alone."""
+    """A separate sshd, for this user's key alone."""
 
     def __init__(self, folder):
         self.port, self.key = free_port(), folder / "key"
@@ -198,7 +198,7 @@ class SshServer(Child):
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], env={"PATH": SEARCH_PATH}).ok()
         (folder / "key.pub").rename(folder / "authorized_keys")
         if os.geteuid() == 0:
-            # Where it confines itself before a login.
+            # The folder to which it confines itself before a login.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         config = folder / "sshd_config"
         config.write_text(
@@ -206,7 +206,7 @@ class SshServer(Child):
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPidFile none\n"
             "Subsystem sftp internal-sftp\n"
         )
-        # It starts itself anew for each connection, by its whole path.
+        # It starts itself again for each connection, by its absolute path.
         program = next(path for place in SEARCH_PATH.split(":") if (path := Path(place) / "sshd").exists())
         super().__init__([program, "-D", "-e", "-f", config], env={"PATH": SEARCH_PATH})
         wait_until("sshd to start", lambda: "listening" in self.stderr)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the tests with programs that others wrote.
+"""Runs the tests with third-party programs.
 
     tests/real/run.py [SUITE...]
 
@@ -23,7 +23,7 @@ from pathlib import Path
 # The checkout stays clean.
 sys.dont_write_bytecode = True
 
-# What pip installed for the tests lies in an environment of its own.
+# Packages that pip installed for the tests are in an environment of their own.
 VENV = subprocess.run([Path(__file__).with_name("venv"), "--path"], check=True, capture_output=True, text=True)
 PYTHON = Path(VENV.stdout.strip()) / "bin/python"
 if PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
@@ -60,7 +60,7 @@ def main():
 
 
 def find_binary():
-    """The debug build that `cargo test` leaves."""
+    """The debug build that `cargo test` creates."""
     given = os.environ.get("AWS_SSM_FORWARD_BIN")
     if given:
         return Path(given).resolve()
@@ -97,7 +97,7 @@ def run_suites(names):
 
 def run_suite(pair):
     suite, module = pair
-    # What stands between the checks (servers, tunnels) may fail too.
+    # The code between the checks (servers, tunnels) may fail too.
     try:
         module.checks(suite)
     except Exception as error:

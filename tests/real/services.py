@@ -1,4 +1,4 @@
-"""What stands behind a tunnel, and who asks through it."""
+"""Services behind a tunnel, and their clients."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from harness import PATIENCE
 
 
 class Upper:
-    """A service that answers in capitals what it is sent."""
+    """A service that answers with its input in capitals."""
 
     def __enter__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -33,7 +33,7 @@ class Upper:
 
 
 def asked(port, data):
-    """As much of the answer as was asked."""
+    """The requested part of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as stream:
         threading.Thread(target=stream.sendall, args=(data,), daemon=True).start()
         return stream.makefile("rb").read(len(data))

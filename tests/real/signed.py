@@ -1,10 +1,10 @@
-"""Requests to `aws-ssm-forward local` beside AWS's API: signed as those of the API are."""
+"""Requests to `aws-ssm-forward local` other than AWS's API, with the same signatures."""
 
 import urllib.request
 
 
 def control(variables, effect, keys=""):
-    """Lets something go wrong, now."""
+    """Injects a fault now."""
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials

@@ -1,4 +1,4 @@
-"""A terminal with a program on it, as somebody in front of a screen would use it."""
+"""A terminal with a program on it, as a person in front of a screen would use it."""
 
 import codecs
 import fcntl
@@ -14,14 +14,14 @@ from pathlib import Path
 from harness import PATIENCE, also_end, equal, wait_until
 
 # The shell in which the program is started: it owns the terminal, outlives the program (even if that is killed or gets
-# Ctrl-C), tells its exit code and stays, so that the terminal can be looked at as the program left it.
+# Ctrl-C), prints its exit code and remains, so that the state in which the program left the terminal can be checked.
 PARENT = f'trap : INT; "$@"; echo "ended: $?"; sleep {PATIENCE}'
 
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
 
 
 class Terminal:
-    """What is typed goes to the program; what it shows can be waited for."""
+    """Input goes to the program; its output can be waited for."""
 
     def __init__(self, args, env, rows=24, columns=80):
         self._screen, self._far = os.openpty()
@@ -42,7 +42,7 @@ class Terminal:
         self._reader.start()
 
     def _read(self):
-        # A character may come in two pieces.
+        # A character may arrive in two pieces.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while True:
             try:
@@ -68,7 +68,7 @@ class Terminal:
         self.type(line + ENTER)
 
     def expect(self, pattern, limit=PATIENCE):
-        """Waits until this is shown after what was waited for before; returns the match."""
+        """Waits until this is shown after the previous match; returns the match."""
         deadline = time.monotonic() + limit
         with self._news:
             while True:
@@ -102,11 +102,11 @@ class Terminal:
         return self
 
     def __exit__(self, *_):
-        # With it goes the terminal, and with that whatever runs there.
+        # This closes the terminal, and so ends everything that runs on it.
         self.process.kill()
         self.process.wait()
         os.close(self._far)
-        # Not before nobody reads it: the next terminal may get its number.
+        # Only after reading has stopped, because the next terminal may get its number.
         self._reader.join(5)
         if not self._reader.is_alive():
             os.close(self._screen)

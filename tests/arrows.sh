@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks what ARCHITECTURE.md says about the crates: who depends on whom, and which words stay where.
+# Checks the invariants in ARCHITECTURE.md: which crates depend on which, and which words occur only in certain places.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ fails() {
     failures=$((failures + 1))
 }
 
-# The names of all crates that a crate needs, without those of its tests.
+# The names of all dependencies of a crate, without those of its tests.
 dependencies() {
     cargo tree --locked --package "$1" --edges normal --all-features --prefix none --format '{p}' |
         cut -d ' ' -f 1 | sort -u | grep -vx "$1"

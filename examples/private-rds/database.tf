@@ -1,4 +1,4 @@
-# A MySQL database in the private subnets. RDS generates the master password and keeps it in Secrets Manager: it is in no
+# A MySQL database in the private subnets. RDS generates the master password and keeps it in Secrets Manager, so that it is in no
 # variable, no plan and no state.
 
 resource "aws_db_subnet_group" "this" {

@@ -17,7 +17,7 @@ resource "aws_vpc" "this" {
   }
 }
 
-# RDS asks for subnets in two zones, also for a database in one zone.
+# RDS requires subnets in two zones, even for a database in one zone.
 resource "aws_subnet" "private" {
   count = 2
 
@@ -35,7 +35,7 @@ resource "aws_subnet" "private" {
   }
 }
 
-# Security groups that allow nothing by default; every rule stands below.
+# Security groups that allow nothing by default; every rule is below.
 
 resource "aws_default_security_group" "closed" {
   vpc_id = aws_vpc.this.id
@@ -95,7 +95,7 @@ resource "aws_vpc_security_group_ingress_rule" "endpoints_from_instance" {
   to_port                      = 443
 }
 
-# The way from the instance to Systems Manager. Agents up to 3.3.39 also use ec2messages.
+# The network path from the instance to Systems Manager. Agents up to 3.3.39 also use ec2messages.
 resource "aws_vpc_endpoint" "systems_manager" {
   for_each = toset(["ssm", "ssmmessages", "ec2messages"])
 

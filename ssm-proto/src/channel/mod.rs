@@ -287,12 +287,16 @@ impl DataChannel {
         let number = message.sequence_number();
         let (ack, payload_type) = (Acknowledge::of(&message), message.payload_type());
         if self.acks.is_full() {
+            // A message that cannot be acknowledged must not be accepted either.
             self.stats.dropped += 1;
         } else if number < self.expected {
+            // The first acknowledgement may be lost. Without another one the agent would retransmit this message forever,
+            // and no other (DC-6).
             self.stats.duplicates += 1;
             self.acks.push_urgent(ack, now);
         } else if number > self.expected {
             if self.reorder.insert(message) {
+                // Acknowledged now, and not again when it is delivered (DC-5).
                 self.stats.reordered += 1;
                 self.acks.push_urgent(ack, now);
             } else {
@@ -411,6 +415,7 @@ impl DataChannel {
         let patience = self.rto(1);
         let queued_before = self.retransmit_queue.len();
         self.inflight.take_due(now, self.burst_left, head_only, patience, &mut self.retransmit_queue);
+        // In the quick phase a timeout means that the agent is not ready (DC-11), not that the path is congested.
         if let (Some(window), Some(&number), false) =
             (&mut self.window, self.retransmit_queue.get(queued_before), self.quick)
         {
@@ -443,6 +448,7 @@ impl DataChannel {
         let number = self.inflight.next_sequence_number();
         let (message_type, flags) = match self.side {
             Side::Client => (MessageType::InputStreamData, 0),
+            // SYN on message 0 (WIRE-11).
             Side::Agent => (MessageType::OutputStreamData, u64::from(number == 0)),
         };
         let (date, id) = self.stamp(now);
@@ -496,6 +502,7 @@ impl DataChannel {
             }
         }
         if self.paused.is_some() && self.inflight.has_sent() {
+            // An inactive peer gets nothing but probes.
             return None;
         }
         let sent = self.inflight.transmit(now, rto)?;

@@ -382,6 +382,7 @@ impl Mux {
             return;
         }
         stream.remote_finished = true;
+        // A stream that received data was not refused, so the flag was meant for another one.
         let refused = self.refusals > 0 && !stream.received_any;
         self.refusals -= usize::from(refused);
         if !stream.discard {
@@ -461,6 +462,7 @@ impl Mux {
             stream.opening = false;
             buf.put_slice(&frame::header(FrameKind::Syn, id, 0));
         }
+        // A stream without competitors may fill the whole message.
         let allowance = if alone { usize::MAX } else { stream.deficit };
         let room = buf.remaining().saturating_sub(FRAME_HEADER);
         let length = stream.send.len().min(allowance).min(room).min(MAX_FRAME_DATA);

@@ -92,7 +92,7 @@ pub struct StatsSnapshot {
     pub reconnects: u64,
     /// Sessions that are ready now.
     pub sessions: u64,
-    /// Of them, those whose WebSocket is up; the others reconnect.
+    /// Ready sessions whose WebSocket is connected; the others are reconnecting.
     pub sessions_connected: u64,
     /// Current rate limit in messages per second, all sessions together; `None`: no limit.
     pub message_budget: Option<u64>,

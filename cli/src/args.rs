@@ -50,7 +50,7 @@ pub(crate) struct Cli {
     pub(crate) verbosity: Verbosity,
 }
 
-/// clap's own flags stand under a heading of their own; with these `-h` fits one screen.
+/// clap's own flags are listed under a heading of their own, so that `-h` fits one screen.
 fn flags() -> [Arg; 2] {
     let flag = |name, short| Arg::new(name).long(name).short(short).help_heading("Output");
     [
@@ -59,7 +59,7 @@ fn flags() -> [Arg; 2] {
     ]
 }
 
-/// What to do.
+/// The subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Forward local ports to hosts that a managed node can reach.
@@ -109,7 +109,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: PluginAction,
     },
-    /// Run a local Session Manager, to try and test without AWS.
+    /// Run a local Session Manager, for trying and testing without AWS.
     Local(Box<LocalArgs>),
     /// Show a tunnel to a private web service, without AWS.
     Demo(DemoArgs),
@@ -133,13 +133,14 @@ pub(crate) struct Verbosity {
     pub(crate) quiet: bool,
     /// Log to stderr; -vv and -vvv log more.
     ///
-    /// -v logs the profile, the source of the credentials, the endpoint, the proxy, the agent's version and each connection.
-    /// -vv adds what the protocol does. -vvv adds every message. Tokens, credentials and forwarded bytes are never logged.
+    /// -v logs the profile, the source of the credentials, the endpoint, the proxy, the agent's version and each
+    /// connection. -vv adds protocol events. -vvv adds every message. Tokens, credentials and forwarded bytes are never
+    /// logged.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
-/// Which account and which identity. What is not given comes from the AWS_* variables and the configuration files.
+/// The account and the identity. Missing values come from the AWS_* variables and the configuration files.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "AWS")]
 pub(crate) struct AwsArgs {
@@ -187,11 +188,11 @@ pub(crate) struct LookupAwsArgs {
     pub(crate) endpoint_url: Option<String>,
 }
 
-/// What StartSession is asked for.
+/// The request for StartSession.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub(crate) struct SessionArgs {
-    /// Take any node of the name that is online, if there are several.
+    /// Use any online node of the name if there are several.
     #[arg(long, hide_short_help = true)]
     pub(crate) any: bool,
     /// Session document, instead of the one that fits.
@@ -295,7 +296,7 @@ pub(crate) enum PluginAction {
     },
 }
 
-/// Who reads the output.
+/// The reader of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
     /// Lines for people.
@@ -305,7 +306,7 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-/// Parses the command line of this process; whatever is wrong with it is told in one line, with exit code 2.
+/// Parses the command line of this process. Errors are printed in one line, with exit code 2.
 pub(crate) fn parse() -> Cli {
     let parsed = help::command().try_get_matches().and_then(|matches| {
         let mut cli = Cli::from_arg_matches(&matches)?;
@@ -323,7 +324,7 @@ pub(crate) fn parse() -> Cli {
     })
 }
 
-/// A usage error as one line; clap would spread it over many. `None`: it is no error, or the help says it better.
+/// A usage error as one line; clap would print several. `None`: it is not an error, or the help is better.
 pub(crate) fn one_line(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
     let is_target = |word: &str| word.parse().is_ok_and(|target: TargetSpec| !matches!(target, TargetSpec::Name(_)));
@@ -350,7 +351,7 @@ pub(crate) fn one_line(error: &clap::Error) -> Option<String> {
         _ => {
             let text = error.render().to_string();
             let paragraphs = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n");
-            // No option takes a value that looks like one: the tip on how to pass it is of no use.
+            // No option accepts a value that looks like an option, so the tip on how to pass one is useless.
             let useless = ["For more information", "  tip: to pass"];
             let told = paragraphs.filter(|paragraph| !useless.iter().any(|start| paragraph.starts_with(start)));
             let told: Vec<_> = told.map(|told| told.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

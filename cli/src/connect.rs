@@ -20,35 +20,35 @@ use crate::targets;
 use crate::terminal::{Asking, AtTerminal};
 use crate::{console, outside};
 
-/// A session, and the local Session Manager that it is one of, if it is.
+/// A session, and its local Session Manager, if there is one.
 pub(crate) struct Connection {
     pub(crate) session: Arc<Session>,
     manager: Option<LocalManager>,
 }
 
-/// API, data channel and handshake together may take so long.
+/// Timeout for API, data channel and handshake together.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a command starts a session with, unless the person says otherwise.
+/// How a command starts a session by default.
 pub(crate) struct Wanted<'a> {
     /// `None` with `--local`.
     pub(crate) target: Option<&'a str>,
     /// `None`: the account's shell.
     pub(crate) document: Option<&'a str>,
-    /// Needed for the command to make sense, whatever the document.
+    /// Required by the command, with any document.
     pub(crate) parameters: Vec<(&'a str, String)>,
-    /// What the command's own document takes, and another one where it defines it.
+    /// Accepted by the command's own document, and passed to another one if it defines them.
     pub(crate) offered: Vec<(&'a str, String)>,
     pub(crate) quiet: bool,
-    /// Say not even that a target is waited for.
+    /// Do not even report the wait for a target.
     pub(crate) waits_quietly: bool,
 }
 
 impl Connection {
-    /// Opens it, unless a signal comes first.
+    /// Opens it, unless a signal arrives first.
     ///
     /// # Errors
-    /// In one line, what went wrong and what to do. A session that was granted is terminated again.
+    /// In one line, what went wrong and what to do. A granted session is terminated again.
     pub(crate) async fn open(
         wanted: Wanted<'_>,
         aws: &AwsArgs,
@@ -82,7 +82,8 @@ impl Connection {
     }
 }
 
-/// A policy with `ssm:SessionDocumentAccessCheck` refuses who names no document, even the one that is the default.
+/// A policy with `ssm:SessionDocumentAccessCheck` refuses requests without a document name, even if the default
+/// document is allowed.
 fn naming_the_shell(failure: Failure) -> Failure {
     const HINT: &str = "if the policy checks the document (ssm:SessionDocumentAccessCheck), name it: --document-name \
                         SSM-SessionManagerRunShell";
@@ -144,8 +145,8 @@ fn timed_out(target: &str) -> ForwardError {
     ForwardError::TimedOut(format!("{target} was not ready within {seconds} s: is its agent online?"))
 }
 
-/// What to ask for. Of the parameters of the command's own document, another one gets those that it defines; what the person
-/// gives goes before all, as it is.
+/// The request. If another document is named, it gets only those parameters of the command's own document that it
+/// defines. Parameters that the user gives take precedence and are passed unchanged.
 pub(crate) fn start_request(
     document: Option<&str>,
     parameters: Vec<(&str, String)>,
@@ -169,7 +170,7 @@ pub(crate) fn start_request(
     }
 }
 
-/// Where the sessions on a target come from: a name is looked up.
+/// The provider of sessions to a target. Names are looked up.
 ///
 /// # Errors
 /// No node has the name, or none that is online.
@@ -187,10 +188,10 @@ async fn named(
     Ok(Arc::new(provider))
 }
 
-/// AWS's API, with credentials at hand: `person` was asked for what they need. With `--local` the API of this process.
+/// AWS's API, after the credentials were obtained with the help of `person`. With `--local`, the API of this process.
 ///
 /// # Errors
-/// The configuration is not right, or there are no credentials.
+/// The configuration is invalid, or there are no credentials.
 pub(crate) async fn aws_or_local(
     aws: &AwsArgs,
     manager: Option<&LocalManager>,
@@ -237,10 +238,11 @@ async fn authenticated(config: AwsConfig) -> Result<Arc<AwsProvider>, Failure> {
     Ok(Arc::new(provider))
 }
 
-/// What the data channel needs of the configuration: `allowed` hosts may get the token, and `endpoint` is its place.
+/// The configuration of the data channel: `allowed` hosts may get the token, and `endpoint` replaces the stream URL's
+/// host.
 ///
 /// # Errors
-/// The environment or the profile names an endpoint that is none.
+/// The environment or the profile contains an invalid endpoint.
 pub(crate) fn session_config(
     provider: &AwsProvider,
     allowed: &[String],
@@ -258,12 +260,12 @@ pub(crate) fn session_config(
     Ok(config)
 }
 
-/// How `--local` sets up the Session Manager in this process.
+/// The settings of the Session Manager in this process for `--local`.
 pub(crate) fn local_options(target: &str) -> local::Options {
     local::Options { target: target.into(), profile: LocalProfile::Fast, ..local::Options::default() }
 }
 
-/// What a person at the terminal should know.
+/// Shows what a person at the terminal should know.
 fn tell(notice: SessionNotice, quiet: bool) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
@@ -275,7 +277,7 @@ fn tell(notice: SessionNotice, quiet: bool) {
     }
 }
 
-/// One line that goes away again.
+/// A line that is removed again.
 struct Progress {
     shown: bool,
 }

@@ -1,4 +1,4 @@
-//! Why the command ended: exit codes, and the one-line failures that lead to them.
+//! Why the command ended: exit codes, and the one-line errors that lead to them.
 
 use std::process::Termination;
 
@@ -6,32 +6,32 @@ use ssm_forward::{ForwardError, ProviderError, ProviderErrorKind};
 
 use crate::{outside, port_holder};
 
-/// The exit codes of the command. They are part of its interface, `docs/cli.md` lists them.
+/// The exit codes of the command. They are part of its interface and listed in `docs/cli.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
-    /// It did what was asked, or was stopped after it was ready.
+    /// Success, or it was stopped after it was ready.
     Ok,
     /// `demo`: the received data differs from what was sent.
     Mismatch,
     /// The command line is wrong.
     Usage,
-    /// The local socket can't be had.
+    /// The local socket cannot be opened.
     Listen,
     /// Credentials, region or configuration.
     Config,
-    /// The API refused or can't be reached, or the target is not connected.
+    /// The API refused or cannot be reached, or the target is not connected.
     Api,
     /// The data channel could not be opened, the agent refused, or it took too long.
     Channel,
-    /// `--wait-ready`, `ssh-proxy`: the remote port does not answer.
+    /// `--wait-ready`, `ssh-proxy`: the remote port does not accept connections.
     RemotePort,
     /// The session ended while it was in use.
     SessionLost,
     /// A bug in this program.
     Internal,
-    /// Standard output, standard error or a file can't be written.
+    /// Standard output, standard error or a file cannot be written.
     Output,
-    /// Whoever read standard output is gone; nothing is said of it.
+    /// The reader of standard output is gone. Nothing is printed about it.
     ReaderGone,
     /// SIGHUP before it was ready.
     HangUp,
@@ -44,7 +44,7 @@ pub(crate) enum ExitCode {
 }
 
 impl ExitCode {
-    /// What the process ends with.
+    /// The exit code of the process.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ok => 0,
@@ -63,7 +63,7 @@ impl ExitCode {
             Self::HangUp => 129,
             Self::Interrupted => 130,
             Self::Terminated => 143,
-            // Windows has larger ones, and some agents say -1: none of them must look like success.
+            // Windows has larger ones, and some agents report -1. None of them must look like success.
             Self::Remote(code) => u8::try_from(code).unwrap_or(u8::MAX),
         }
     }
@@ -75,7 +75,7 @@ impl Termination for ExitCode {
     }
 }
 
-/// A failure as it is told: one line that says what is wrong and what to do, and the exit code.
+/// An error as it is reported: one line that says what is wrong and what to do, and the exit code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Failure {
@@ -83,14 +83,14 @@ pub(crate) struct Failure {
     pub(crate) kind: &'static str,
     /// One line.
     pub(crate) message: String,
-    /// What the process ends with.
+    /// The exit code of the process.
     pub(crate) code: ExitCode,
     /// For people, in place of `message`: several lines with an excerpt of a file.
     pub(crate) excerpt: Option<String>,
 }
 
 impl Failure {
-    /// A failure of this kind; line breaks in `message` become spaces, and what can't be seen is spelled.
+    /// A failure of this kind. Line breaks in `message` become spaces, and invisible characters are escaped.
     pub(crate) fn new(code: ExitCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { kind, message: outside::line(&one_line(&message.into())), code, excerpt: None }
     }
@@ -148,7 +148,7 @@ impl From<ForwardError> for Failure {
     }
 }
 
-/// Says why the local socket can't be had, and the remedy.
+/// Why the local socket cannot be opened, and what to do.
 fn listen_failure(address: &str, source: &std::io::Error) -> Failure {
     use std::io::ErrorKind;
     let remedy = match source.kind() {

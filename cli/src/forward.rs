@@ -1,4 +1,4 @@
-//! `forward`: every `-L` listens before the first session starts; the first failure, or a signal, ends them all.
+//! `forward`: every `-L` listens before the first session starts. The first failure, or a signal, ends them all.
 
 use tokio::task::JoinSet;
 
@@ -10,10 +10,10 @@ use crate::output::Style;
 use crate::shutdown::Shutdown;
 use crate::tunnels::{self, Tunnels, command};
 
-/// Runs the command; its failures are told through its own output.
+/// Runs the command. Its failures are reported through its own output.
 ///
 /// # Errors
-/// If the signal handlers can't be installed.
+/// If the signal handlers cannot be installed.
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };

@@ -96,16 +96,16 @@ fn raise_file_limit() {
 /// Runs a command on a runtime of its own.
 ///
 /// # Errors
-/// The command's, or the system gives no runtime.
+/// The command's error, or no runtime can be created.
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
     let result = runtime.block_on(async {
         let result = command.await;
-        // Sessions that were given up half-way are terminated before the process ends.
+        // Sessions whose start was abandoned are terminated before the process ends.
         ssm_forward::settle().await;
         result
     });
-    // A task that still blocks must not keep the process.
+    // A task that still blocks must not keep the process running.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }

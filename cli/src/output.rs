@@ -1,7 +1,7 @@
-//! What the command tells, and to whom: lines for people, or JSON events for programs.
+//! The command's output: lines for people, or JSON events for programs.
 //!
-//! A thread of its own does the writing, so that a terminal that is stopped (Ctrl-S) or a pipe that nobody reads never
-//! stops the tunnel.
+//! A thread of its own writes it, so that a stopped terminal (Ctrl-S) or a pipe that nobody reads never stops the
+//! tunnel.
 
 mod json;
 mod text;
@@ -24,18 +24,18 @@ use crate::figures::Figures;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::ForwardSpec;
 
-/// How the command tells things.
+/// The style of the output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
-    /// Who reads it.
+    /// The reader.
     pub(crate) format: OutputFormat,
     /// Errors only.
     pub(crate) quiet: bool,
-    /// The log goes to the same terminal: no spinner there.
+    /// The log goes to the same terminal, so there is no spinner.
     pub(crate) logging: bool,
 }
 
-/// What the lines of a forward need to know about it.
+/// What the output needs to know about a forward.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     /// The managed node.
@@ -51,17 +51,17 @@ pub(crate) struct Reporter {
     backlog: Arc<Backlog>,
 }
 
-/// What waits for a slow reader, and what did not even wait.
+/// The queue for a slow reader, and what was dropped.
 #[derive(Debug, Default)]
 struct Backlog {
     waiting: AtomicUsize,
-    /// Notices that were dropped, since the last time that was told.
+    /// Number of dropped notices, since this was last reported.
     dropped: AtomicU64,
-    /// Whether it was said that something could not be told.
+    /// Whether it was reported that something could not be written.
     complained: AtomicBool,
 }
 
-/// Something to tell.
+/// Something to report.
 #[derive(Debug)]
 enum Notice {
     Event { at: SystemTime, forward: usize, event: ForwardEvent },
@@ -74,41 +74,42 @@ enum Notice {
     End,
 }
 
-/// How it is said that events were dropped.
+/// The text about dropped events.
 fn dropped(count: u64) -> String {
     let plural = if count == 1 { " was" } else { "s were" };
     format!("{count} event{plural} not reported: nobody read the output for a while")
 }
 
 impl Reporter {
-    /// Tells that something happened to the forward of this index.
+    /// Reports an event of the forward with this index.
     pub(crate) fn event(&self, forward: usize, event: ForwardEvent) {
         self.send(Notice::Event { at: SystemTime::now(), forward, event });
     }
 
-    /// Tells what a name was found to mean.
+    /// Reports what a name was resolved to.
     pub(crate) fn found(&self, forward: usize, text: String) {
         self.send(Notice::Found { at: SystemTime::now(), forward, text });
     }
 
-    /// Tells how the service's client is started, ready to paste.
+    /// Reports the command line of the service's client, ready to paste.
     pub(crate) fn client(&self, forward: usize, command: String) {
         self.send(Notice::Client { at: SystemTime::now(), forward, command });
     }
 
-    /// Tells what the person should know.
+    /// Reports a warning.
     pub(crate) fn warn(&self, text: impl Into<String>) {
         self.send(Notice::Warning { at: SystemTime::now(), text: text.into() });
     }
 
-    /// Tells the live figures of each forward. They are for who looks now: a slow reader does not get old ones.
+    /// Reports the live figures of each forward. They are only for the present moment: a slow reader does not get old
+    /// ones.
     pub(crate) fn figures(&self, forwards: Vec<Figures>) {
         if self.backlog.waiting.load(Ordering::Relaxed) == 0 {
             self.send(Notice::Figures { at: SystemTime::now(), forwards });
         }
     }
 
-    /// Tells why the command ends, however much waits.
+    /// Reports why the command ends, even if the queue is full.
     pub(crate) fn fail(&self, forward: Option<usize>, failure: &Failure) {
         self.queue(Notice::Failure { at: SystemTime::now(), forward, failure: failure.clone() });
     }
@@ -118,7 +119,7 @@ impl Reporter {
             return self.queue(notice);
         }
         self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
-        // Once: a script that reads up to the ready line and no further is to be expected.
+        // Only once: a script may read up to the ready line and no further.
         if !self.backlog.complained.swap(true, Ordering::Relaxed) {
             tracing::warn!("events are not reported: the reader of the output is too slow, or gone");
         }
@@ -126,7 +127,7 @@ impl Reporter {
 
     fn queue(&self, notice: Notice) {
         self.backlog.waiting.fetch_add(1, Ordering::Relaxed);
-        // Where the thread is gone, so is whoever reads.
+        // If the thread is gone, so is the reader.
         let _ = self.notices.send(notice);
     }
 }
@@ -139,14 +140,14 @@ pub(crate) struct Output {
     quiet: bool,
 }
 
-/// Notices that wait for a slow reader; past it they are dropped rather than kept without end.
+/// Maximum number of queued notices for a slow reader. Beyond it they are dropped.
 const QUEUE: usize = 4096;
 
-/// How long the last lines may take.
+/// Time limit for the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Output {
-    /// Starts to write; asks `shutdown` to stop when stdout is closed.
+    /// Starts the thread. It calls `shutdown` when stdout is closed.
     pub(crate) fn start(style: Style, subjects: Vec<Subject>, shutdown: Shutdown) -> Self {
         let (notices, receiver) = channel();
         let (finished, done) = oneshot::channel();
@@ -159,12 +160,13 @@ impl Output {
         Self { reporter: Reporter { notices, backlog }, done, quiet: style.quiet }
     }
 
-    /// Where to tell things.
+    /// The reporter.
     pub(crate) fn reporter(&self) -> &Reporter {
         &self.reporter
     }
 
-    /// Writes what is left, within a second. Why the command ends is told on standard error where the output takes no more.
+    /// Writes what is left, within a second. If the output is blocked, the reason for the end is written to standard
+    /// error.
     pub(crate) async fn close(self, failure: Option<&Failure>) {
         self.reporter.queue(Notice::End);
         if tokio::time::timeout(CLOSE_TIMEOUT, self.done).await.is_ok() {
@@ -198,7 +200,7 @@ fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, bac
         let is_end = matches!(notice, Notice::End);
         write(&notice);
         backlog.waiting.fetch_sub(1, Ordering::Relaxed);
-        // Everything before them was told just now, or soon will be.
+        // Earlier drops were reported just now, or will be soon.
         if let count @ 1.. = backlog.dropped.swap(0, Ordering::Relaxed) {
             write(&Notice::Dropped { at: SystemTime::now(), count });
         }

@@ -1,4 +1,4 @@
-//! `shell`, `exec` and `ssh-proxy`: one session, and the standard streams of this process in it.
+//! `shell`, `exec` and `ssh-proxy`: one session, connected to the standard streams of this process.
 
 use std::io::Write as _;
 
@@ -44,20 +44,20 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
 /// In one line, what went wrong and what to do.
 pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     match (args.tty, args.stdin) {
-        // As docker's and kubectl's `-it`: a terminal has an input in any case.
+        // Like `-it` of docker and kubectl: a terminal always has an input.
         (true, _) => exec_on_terminal(args, verbosity).await,
         (false, true) => exec_with_input(args, verbosity).await,
         (false, false) => exec_without_input(args, verbosity).await,
     }
 }
 
-/// A command that gets no input; its outputs are apart.
+/// A command without input; its outputs are separate.
 async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let mut outputs = Outputs::plain()?;
     let words = words_of(&args.command);
     let exact = outputs.not_for_a_person();
-    // Another document, or another command line, need not run what is added here.
+    // Another document, or another command line, may not be able to run the script that is added here.
     let is_ours =
         args.session.document_name.is_none() && !args.session.parameters.iter().any(|(key, _)| key == "command");
     if !exact.is_empty() && is_ours {
@@ -67,7 +67,7 @@ async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<Exi
         let outcome = run_command(args, verbosity, &shutdown, &mut outputs, wrapped).await?;
         let verdicts: Vec<_> = outputs.verdicts().collect();
         match (outcome, verdict(&verdicts)) {
-            // A node without `sh` can run a program all the same.
+            // Without `sh` on the node, a program can still be run directly.
             (Outcome::Ended(_), Verdict::NotBegun(_)) if args.command.len() > 1 => {
                 tell("the node has no sh: bytes that are not text may be lost", verbosity);
                 outputs.expect_escaped(&mark, &[]);
@@ -117,7 +117,7 @@ async fn run_command(
     }
 }
 
-/// The worst of all.
+/// The worst one.
 fn verdict(verdicts: &[Verdict]) -> Verdict {
     let worst = verdicts.iter().max_by_key(|verdict| match verdict {
         Verdict::Complete => 0,
@@ -128,7 +128,7 @@ fn verdict(verdicts: &[Verdict]) -> Verdict {
     worst.cloned().unwrap_or(Verdict::Complete)
 }
 
-/// The exit code is the command's, unless it says that all is well and the output is not all there.
+/// Uses the command's exit code, unless that means success although the output is incomplete.
 fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let code = match outcome {
         Outcome::Ended(code) => code,
@@ -154,7 +154,7 @@ fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<Exi
     }
 }
 
-/// A warning for who ran the command.
+/// A warning for the user.
 fn tell(text: &str, verbosity: Verbosity) {
     if !verbosity.quiet {
         let _ = writeln!(terminal::Stderr, "warning: {text}");
@@ -186,7 +186,7 @@ async fn exec_on_terminal(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitC
         (_, Some(code)) => Ok(ExitCode::Remote(code)),
         (Ended::Stopped(cause), None) => Ok(cause.exit_code()),
         (Ended::Escaped, None) => Ok(ExitCode::Interrupted),
-        // On a terminal no agent tells how a command ended.
+        // On a terminal no agent reports how a command ended.
         (Ended::Closed(text), None) => told(&text).map_or(Ok(ExitCode::Ok), Err),
     }
 }
@@ -220,7 +220,7 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
         document: Some("AWS-StartSSHSession"),
         parameters: Vec::new(),
         offered: vec![("portNumber", args.port.to_string())],
-        // ssh has lines of its own for the person.
+        // ssh has its own messages for the user.
         quiet: true,
         waits_quietly: verbosity.quiet,
     };
@@ -231,14 +231,14 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
     outcome.map(|()| ExitCode::Ok)
 }
 
-/// What the agent had to say about the end, if that is a complaint.
+/// The agent's text about the end, if it is an error.
 fn told(text: &str) -> Option<Failure> {
     let text = text.trim();
     (!text.is_empty()).then(|| Failure::new(ExitCode::SessionLost, "session_ended", text))
 }
 
-/// Lets a line for a terminal's shell say something before all else. Without encryption such a session has no handshake: only
-/// the first output tells that it is up, and until then neither a key nor the terminal's size gets there.
+/// Makes a line for a terminal's shell print something first. Without encryption such a session has no handshake: only
+/// the first output shows that it is ready. Until then it gets neither input nor the terminal's size.
 fn speaking_first(line: &str, size: TerminalSize) -> String {
     format!("stty rows {} cols {} 2>/dev/null; printf '\\r'; {line}", size.rows, size.cols)
 }

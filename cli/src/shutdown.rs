@@ -1,4 +1,4 @@
-//! When to stop: Ctrl-C, SIGTERM, SIGHUP, a reader that is gone, or a sibling that failed.
+//! When to stop: Ctrl-C, SIGTERM, SIGHUP, a reader that is gone, or another forward that failed.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use crate::exit_code::ExitCode;
 use crate::parent::{self, Parent};
 
-/// What asked the command to stop.
+/// Why the command must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopCause {
     /// Ctrl-C.
@@ -24,7 +24,7 @@ pub(crate) enum StopCause {
 }
 
 impl StopCause {
-    /// The exit code where the command was not ready yet.
+    /// The exit code if the command was not ready yet.
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             Self::Interrupt => ExitCode::Interrupted,
@@ -35,7 +35,7 @@ impl StopCause {
     }
 }
 
-/// Tells everybody to stop, once. Clones are the same.
+/// Tells all tasks to stop, once. Clones share the state.
 #[derive(Clone, Debug)]
 pub(crate) struct Shutdown {
     cause: Arc<watch::Sender<Option<StopCause>>>,
@@ -43,13 +43,13 @@ pub(crate) struct Shutdown {
 }
 
 impl Shutdown {
-    /// One that only [`stop`](Self::stop) triggers. Comes before any signal handler: they hide what the parent had this
-    /// process ignore.
+    /// Creates one that only [`stop`](Self::stop) triggers. Must be called before any signal handler is installed:
+    /// handlers hide which signals the parent made this process ignore.
     pub(crate) fn new() -> Self {
         Self { cause: Arc::new(watch::Sender::new(None)), parent: Parent::of_this_process() }
     }
 
-    /// One that the signals of this process trigger. A second signal ends the process at once.
+    /// Creates one that the signals of this process trigger. A second signal ends the process immediately.
     ///
     /// # Errors
     /// If the system refuses the handlers.
@@ -64,7 +64,7 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// One that SIGTERM and SIGHUP trigger, but no key: keys are for the far side.
+    /// Creates one that SIGTERM and SIGHUP trigger, but no key, because keys are for the far side.
     ///
     /// # Errors
     /// If the system refuses the handlers.
@@ -87,7 +87,7 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// From here on the next Ctrl-C ends the process at once.
+    /// From now on the next Ctrl-C ends the process immediately.
     pub(crate) fn end_on_interrupt(&self) {
         let interrupted = interrupted();
         tokio::spawn(async move {
@@ -97,7 +97,8 @@ impl Shutdown {
         });
     }
 
-    /// Stops when the process that started this one is gone, unless it detached this one. Until the task is aborted.
+    /// Stops when the process that started this one is gone, unless it detached this one. Ends when the task is
+    /// aborted.
     pub(crate) fn watch_parent(&self) -> AbortHandle {
         let this = self.clone();
         let watching = tokio::spawn(async move {
@@ -112,7 +113,7 @@ impl Shutdown {
         self.parent.gone().await;
     }
 
-    /// Asks everybody to stop; the first cause counts.
+    /// Asks all tasks to stop; the first cause is kept.
     pub(crate) fn stop(&self, cause: StopCause) {
         self.cause.send_if_modified(|current| {
             let is_first = current.is_none();
@@ -121,21 +122,21 @@ impl Shutdown {
         });
     }
 
-    /// Why it was asked to stop, if it was.
+    /// The cause, if a stop was requested.
     pub(crate) fn cause(&self) -> Option<StopCause> {
         *self.cause.borrow()
     }
 
-    /// Completes when it is asked to stop.
+    /// Completes when a stop is requested.
     pub(crate) async fn requested(&self) -> StopCause {
         let mut cause = self.cause.subscribe();
         let found = cause.wait_for(Option::is_some).await.map(|cause| *cause);
-        // The sender is part of `self`, it can't be gone.
+        // The sender is part of `self`, so it still exists.
         found.ok().flatten().unwrap_or(StopCause::Failed)
     }
 }
 
-/// Completes with the next Ctrl-C after the call, whenever it is polled first.
+/// Completes with the next Ctrl-C after the call, even if it is polled later.
 pub(crate) fn interrupted() -> impl Future<Output = ()> + Send + 'static {
     let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
     async move {

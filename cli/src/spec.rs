@@ -1,4 +1,4 @@
-//! What `-L` says, in ssh's syntax.
+//! The value of `-L`, in ssh's syntax.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,10 +7,10 @@ use std::str::FromStr;
 
 use ssm_forward::{ListenAddr, ProviderError, ServiceEndpoint, ServiceSpec};
 
-/// What `-L` says, before names are looked up.
+/// The value of `-L` before names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ForwardRequest {
-    /// It names the host and the port.
+    /// It contains the host and the port.
     Plain(ForwardSpec),
     /// It names a service.
     Service(ServiceForward),
@@ -19,7 +19,7 @@ pub(crate) enum ForwardRequest {
 /// A `-L` to a service by name: `[[bind:]port:]rds:NAME`, `unix:/path:rds:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceForward {
-    /// The local end; `None` is the service's own port on this machine if it is free, else any.
+    /// The local end; `None` means the service's own port on this machine if it is free, otherwise any.
     pub(crate) listen: Option<ListenAddr>,
     /// The far end.
     pub(crate) service: ServiceSpec,
@@ -59,7 +59,8 @@ impl FromStr for ForwardRequest {
     }
 }
 
-/// Where the name of a service begins. A plain number behind it is a port: the part before it is then a host of that name.
+/// Where the name of a service begins. If a plain number follows, it is a port, and the part before it is a host of
+/// that name.
 fn split_service(text: &str) -> Option<(&str, Result<ServiceSpec, ProviderError>)> {
     let starts = std::iter::once(0).chain(text.match_indices(':').map(|(at, _)| at + 1));
     starts.filter_map(|at| text.split_at_checked(at)).find_map(|(listen, rest)| {
@@ -87,7 +88,7 @@ fn parse_listen(text: &str) -> Result<ListenAddr, SpecError> {
 }
 
 impl ServiceForward {
-    /// The forward to the service's endpoint of the moment.
+    /// The forward to the service's current endpoint.
     pub(crate) fn at(&self, endpoint: &ServiceEndpoint) -> ForwardSpec {
         let own = || ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, free_or_any(endpoint.port))));
         ForwardSpec {
@@ -98,7 +99,7 @@ impl ServiceForward {
     }
 }
 
-/// `port` if nobody listens there, else 0.
+/// `port` if nobody listens on it, otherwise 0.
 fn free_or_any(port: u16) -> u16 {
     match std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => port,
@@ -106,7 +107,7 @@ fn free_or_any(port: u16) -> u16 {
     }
 }
 
-/// One `-L`: where to listen, and where its connections go.
+/// One `-L`: where to listen, and the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForwardSpec {
     /// The local end.
@@ -117,7 +118,7 @@ pub(crate) struct ForwardSpec {
     pub(crate) text: String,
 }
 
-/// The far end, as the managed node sees it.
+/// The far end, as seen from the managed node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     /// A host that the node can reach; `None` is the node itself.
@@ -136,14 +137,14 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The session document of remote hosts takes none that is shorter.
+/// The session document for remote hosts accepts no shorter name.
 const MIN_HOST_LENGTH: usize = 3;
 
 impl Remote {
-    /// Refuses what the service's own documents refuse, before it is asked.
+    /// Rejects what the service's own documents reject, before a request is made.
     ///
     /// # Errors
-    /// Why.
+    /// The reason.
     pub(crate) fn check(&self) -> Result<(), String> {
         match &self.host {
             Some(host) if host.len() < MIN_HOST_LENGTH => Err(format!(
@@ -174,7 +175,7 @@ impl FromStr for ForwardSpec {
     }
 }
 
-/// Why a `-L` is refused.
+/// Why a `-L` is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0}; expected [bind:]port:host:hostport, [bind:]port:hostport for the node itself, or unix:/path:host:hostport \
@@ -189,7 +190,7 @@ impl SpecError {
     }
 }
 
-/// `[bind:]port`: where something else than a forward listens.
+/// `[bind:]port`, for listeners that are not forwards.
 ///
 /// # Errors
 /// What is wrong, and what is expected.
@@ -223,7 +224,7 @@ fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     Ok((ListenAddr::Unix(PathBuf::from(path)), split(rest)?))
 }
 
-/// `[bind:]port` and what follows it: the first part that is a number is the port, one part may stand before it.
+/// `[bind:]port` and what follows it. The first part that is a number is the port; one part may be in front of it.
 fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     let mut parts = split(text)?;
     let has_bind = parts.len() > 1 && !parts.first().is_some_and(Part::is_number);
@@ -248,7 +249,7 @@ fn parse_remote(parts: &[Part<'_>]) -> Result<Remote, SpecError> {
     }
 }
 
-/// A part between two colons; brackets are taken off.
+/// A part between two colons, without its brackets.
 #[derive(Clone, Copy, Debug)]
 struct Part<'a> {
     text: &'a str,
@@ -343,7 +344,7 @@ mod tests {
         assert_eq!(service("127.0.0.2:0:eks:prod"), (Some("127.0.0.2:0".into()), "eks:prod".into()));
         assert_eq!(service("[::1]:1:elasticache:c"), (Some("[::1]:1".into()), "elasticache:c".into()));
         assert_eq!(service("unix:/run/db.sock:rds:db"), (Some("/run/db.sock".into()), "rds:db".into()));
-        // A host that is called like a service.
+        // A host with the name of a kind of service.
         let plain: ForwardRequest = "3306:rds:3306".parse().unwrap();
         assert!(matches!(plain, ForwardRequest::Plain(spec) if spec.remote.host.as_deref() == Some("rds")));
         for (text, what) in [

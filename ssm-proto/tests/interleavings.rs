@@ -1,5 +1,5 @@
-//! Whatever the link does, each stream delivers its bytes exactly once, in order, and ends: soon after the link works again,
-//! and within bounded memory.
+//! Whatever the link does, each stream delivers its bytes exactly once and in order, and ends soon after the link works
+//! again. Memory stays within its limits.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
 
@@ -15,7 +15,7 @@ use ssm_proto::{
     WriteError, publication,
 };
 
-/// One direction of one stream: what is to arrive, and how far each end is.
+/// One direction of one stream: what must arrive, and the progress of each end.
 #[derive(Default)]
 struct Flow {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ struct Flow {
     read: usize,
     finished: bool,
     ended: bool,
-    /// The reader found nothing more.
+    /// The reader has read everything so far.
     caught_up: bool,
 }
 
@@ -33,7 +33,7 @@ impl Flow {
         Self { bytes: (0..length).map(|_| rng.u8(..)).collect(), ..Self::default() }
     }
 
-    /// Writes a random piece, refused pieces later again.
+    /// Writes a random piece. Refused pieces are written again later.
     fn write(&mut self, rng: &mut Rng, end: &mut End, id: StreamId) {
         let left = self.bytes.len() - self.written;
         if left == 0 {
@@ -70,14 +70,14 @@ impl Flow {
     }
 }
 
-/// What becomes of a stream.
+/// The planned end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Both directions arrive as a whole.
+    /// Both directions arrive completely.
     Whole,
-    /// The agent can't reach its destination.
+    /// The agent cannot reach its destination.
     Refused,
-    /// The client drops it somewhere on the way, and sends what it had written if it abandons it.
+    /// The client drops it at some point. If it abandons it, queued data is still sent.
     Dropped { abandon: bool },
 }
 
@@ -86,7 +86,7 @@ struct Talk {
     up: Flow,
     down: Flow,
     fate: Fate,
-    /// What was to become of it did.
+    /// The planned end has happened.
     done: bool,
     /// The client's program reads nothing until then.
     paused_until: Option<Instant>,
@@ -100,7 +100,8 @@ impl Talk {
             _ => Fate::Whole,
         };
         let (up, mut down) = (Flow::random(rng, bytes), Flow::random(rng, bytes));
-        // The flag of a refusal names no stream: an empty answer between it and its FIN would take it.
+        // The flag of a refusal names no stream. A stream with an empty answer between the flag and its FIN would be
+        // taken for the refused one.
         down.bytes.push(7);
         Self { up, down, fate, done: false, paused_until: None }
     }
@@ -112,7 +113,7 @@ struct Plan {
     seed: u64,
     link: Link,
     cuts: usize,
-    /// How often, of 200 times, a side is told that the other is away, or is back, though neither need be true.
+    /// How often, out of 200 times, a side is told that the other is inactive or active, which need not be true.
     rumours: usize,
     head_only: bool,
     quirks: AgentQuirks,
@@ -126,22 +127,24 @@ const WINDOW: usize = 64;
 const WINDOW_BYTES: usize = 48 << 10;
 const REORDER_BYTES: usize = 48 << 10;
 const RECEIVE_TOTAL: usize = 96 << 10;
-/// More than any message of these runs.
+/// Larger than any message of these runs.
 const MESSAGE: usize = 2 << 10;
 
 /// Longer than any retransmission takes, and shorter than some outages and pauses.
 const LINGER: Duration = Duration::from_secs(12);
-/// The longest outage of a side, and pause of a reader: most of the time, and in some runs.
+/// The longest outage of a side, and pause of a reader: in most runs, and in some.
 const OUTAGE: Duration = Duration::from_secs(3);
 const LONG_OUTAGE: Duration = Duration::from_secs(40);
 
-/// Once the link works again and all sides are back, everything is delivered within this, however long the faults lasted.
+/// Once the link works again and all sides are connected, everything must be delivered within this time, however long
+/// the faults lasted.
 ///
-/// What is lost is sent again after at most the longest time-out (5 s), and the first acknowledgement releases the others; a
-/// side that wrongly takes the other for away asks after 5 s, meanwhile. The bytes of these runs take up to three seconds.
+/// A lost message is retransmitted after at most the maximum timeout (5 s), and its acknowledgement releases the
+/// others. In the meantime, a side that wrongly takes the other for inactive sends a probe after 5 s. The data of these
+/// runs takes up to three seconds.
 const PER_MESSAGE_BOUND: Duration = Duration::from_secs(8);
-/// A head-only sender never backs off, but takes a time-out for each lost message of the window: 300 ms on these links once
-/// they work.
+/// A head-only sender never backs off, but needs one timeout for each lost message of the window: 300 ms on these links
+/// once they work.
 const HEAD_ONLY_BOUND: Duration = Duration::from_secs(3 + 64 * 3 / 10);
 
 impl Plan {
@@ -150,7 +153,7 @@ impl Plan {
     }
 }
 
-/// Runs the plan; panics where a promise is broken. Says how long it took from the last fault on.
+/// Runs the plan; panics if a guarantee is violated. Returns the time since the last fault.
 fn run(plan: &Plan) -> Duration {
     let mut rng = Rng::with_seed(plan.seed);
     let mux = MuxConfig {
@@ -227,11 +230,11 @@ fn run(plan: &Plan) -> Duration {
 fn check_memory(pair: &Pair) {
     for end in [&pair.client, &pair.agent] {
         let channel = end.session.stats().channel;
-        // Words of the session itself have a reserve; one message may be on its way when the window becomes full.
+        // Control messages have a reserve; one message may be in transit when the window becomes full.
         assert!(channel.in_flight <= WINDOW + 64, "{channel:?}");
         assert!(channel.in_flight_bytes <= WINDOW_BYTES + MESSAGE, "{channel:?}");
         assert!(channel.reorder_bytes <= REORDER_BYTES, "{channel:?}");
-        // What was on its way into a store that just became full, with what waited for it.
+        // What was in transit to a buffer that just became full, with the reorder buffer behind it.
         assert!(end.peak_receive <= RECEIVE_TOTAL + REORDER_BYTES + MESSAGE, "{} bytes waited", end.peak_receive);
     }
 }
@@ -263,7 +266,7 @@ fn drop_somewhere(rng: &mut Rng, pair: &mut Pair, id: StreamId, talk: &mut Talk,
     }
     if is_opened(pair, id) && !talk.done {
         if !talk.down.finished {
-            // It may refuse: the client is gone already.
+            // It may refuse, because the client is gone already.
             talk.down.finished = pair.agent.session.write(id, Bytes::from_static(b"banner")).is_ok();
         }
         while pair.agent.session.read(id).is_some() {}
@@ -285,7 +288,7 @@ fn step(rng: &mut Rng, pair: &mut Pair, id: StreamId, talk: &mut Talk) {
     if opened && !down.finished {
         down.write(rng, &mut pair.agent, id);
         up.read(rng, &mut pair.agent, id);
-        // As a server: everything is read and answered, then it closes. The real agent can't half-close.
+        // Like a server: everything is read and answered, then it closes. The real agent has no half-close.
         if up.read == up.bytes.len() && down.written == down.bytes.len() {
             pair.agent.session.finish(pair.now, id);
             down.finished = true;
@@ -335,7 +338,7 @@ fn plan_of(seed: u64) -> Plan {
         reorder,
         corrupt,
     };
-    // Only a real race can discard: within one latency of HandshakeComplete nothing of a careful client arrives.
+    // Only a real race can discard data: nothing of a careful client arrives within one latency of HandshakeComplete.
     let quirks = AgentQuirks {
         discard_for: Duration::from_micros(rng.u64(..4000)),
         refuse_for: Duration::from_millis(rng.u64(..300)),
@@ -345,7 +348,7 @@ fn plan_of(seed: u64) -> Plan {
     Plan { seed, link, cuts, rumours, head_only: rng.bool(), quirks, outage, streams: rng.usize(1..6), bytes: 20_000 }
 }
 
-/// `SEEDS` and `SEED` choose how many, and which one alone.
+/// `SEEDS` is the number of seeds; `SEED` runs a single one.
 #[test]
 fn every_stream_arrives_exactly_once_in_order_and_ends() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

@@ -24,8 +24,9 @@ const GROUPS: [Group; 4] = [
 pub(crate) fn command() -> Command {
     let command = Cli::command();
     let (short, long, options) = (short(&command), long(&command), heading(&command, "Options:"));
-    let template =
-        format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{before-help}}{options}\n{{options}}{{after-help}}");
+    let template = format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{before-help}}{options}\n{{options}}{{after-help}}"
+    );
     command.help_template(template).before_help(short).before_long_help(long)
 }
 

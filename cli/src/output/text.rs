@@ -16,7 +16,7 @@ pub(super) struct TextWriter<'a> {
     style: Style,
     subjects: &'a [Subject],
     waiting: usize,
-    /// Hidden unless stderr is a terminal for people.
+    /// Hidden unless stderr is a terminal and the output is for people.
     spinner: ProgressBar,
 }
 
@@ -60,12 +60,12 @@ impl<'a> TextWriter<'a> {
         Ok(())
     }
 
-    /// Takes the spinner away.
+    /// Removes the spinner.
     pub(super) fn finish(&self) {
         self.spinner.finish_and_clear();
     }
 
-    /// Which `-L` a line is about, where there are several.
+    /// The `-L` that a line is about, if there are several.
     fn which(&self, subject: &Subject) -> String {
         if self.subjects.len() > 1 { format!("-L {}: ", subject.spec.text) } else { String::new() }
     }
@@ -122,7 +122,7 @@ impl<'a> TextWriter<'a> {
         Ok(())
     }
 
-    /// The live line, once all are ready.
+    /// The live line, once all forwards are ready.
     fn figures(&self, forwards: &[Figures]) {
         if self.waiting == 0 && !self.spinner.is_hidden() && forwards.iter().all(|figures| figures.now.sessions > 0) {
             if self.spinner.is_finished() {
@@ -133,7 +133,7 @@ impl<'a> TextWriter<'a> {
         }
     }
 
-    /// The result: the only thing that goes to stdout.
+    /// The result, the only thing that is written to stdout.
     fn ready(&mut self, line: &str) -> io::Result<()> {
         self.waiting = self.waiting.saturating_sub(1);
         if self.waiting == 0 {
@@ -167,7 +167,7 @@ impl<'a> TextWriter<'a> {
         }
     }
 
-    /// Each line says whose it is: none can look like one of this program's.
+    /// Each line names its source, so that none can look like one of this program's.
     fn message(&self, target: &str, text: &str) {
         text.lines().take(MESSAGE_LINES).for_each(|line| self.note(&format!("{target}: {line}")));
     }
@@ -190,7 +190,7 @@ pub(crate) fn awaiting(target: &str, cause: &str, patience: Duration) -> String 
 }
 
 const TICK: Duration = Duration::from_millis(100);
-/// More lines of one message are not shown.
+/// Maximum number of lines shown of one message.
 const MESSAGE_LINES: usize = 20;
 
 fn ready_line(subject: &Subject, local: &LocalAddr, session_id: &str) -> String {

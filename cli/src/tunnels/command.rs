@@ -1,4 +1,5 @@
-//! What every command that opens tunnels does around them: names are looked up, the output is started, failures are told.
+//! The common part of all commands that open tunnels: names are looked up, the output is started, failures are
+//! reported.
 
 use std::sync::Arc;
 
@@ -14,10 +15,10 @@ use crate::plan::{self, Planned, Requests};
 use crate::shutdown::Shutdown;
 use crate::terminal::AtTerminal;
 
-/// Looks up what the command line names, has `serve` use it, and tells its failure.
+/// Looks up what the command line names, runs `serve` with the result, and reports its failure.
 ///
 /// # Errors
-/// `--local` can't be had. Other failures are told through the command's own output, and are its exit code.
+/// `--local` cannot be started. Other failures are reported through the command's own output, and are its exit code.
 pub(crate) async fn command<F>(
     args: &TunnelArgs,
     style: Style,

@@ -1,4 +1,4 @@
-//! Local ends whose connections go through sessions: how every command opens its tunnels, runs them and ends them.
+//! Local listeners whose connections go through sessions: how every command opens, runs and ends its tunnels.
 
 mod command;
 mod tunnel;
@@ -21,7 +21,7 @@ use crate::output::Reporter;
 use crate::plan::Planned;
 use crate::shutdown::{Shutdown, StopCause};
 
-/// How long the sessions may take to end after the command was asked to stop.
+/// Time limit for ending the sessions after a stop was requested.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What ended the command, and the index of the `-L` if it was one of them.
@@ -44,10 +44,10 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    /// Opens the local end of each.
+    /// Opens all listeners.
     ///
     /// # Errors
-    /// An address can't be had, or a file for a client can't be written.
+    /// It cannot listen on an address, or a file for a client cannot be written.
     pub(crate) async fn bind(
         args: &TunnelArgs,
         aws: &Arc<AwsProvider>,
@@ -63,12 +63,12 @@ impl Tunnels {
         Ok(Self { tunnels, reporter: reporter.clone() })
     }
 
-    /// Each of them.
+    /// All tunnels.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Tunnel> {
         self.tunnels.iter()
     }
 
-    /// The live figures of each, with its `-L`.
+    /// The live figures of each tunnel, with its `-L`.
     pub(crate) fn stats(&self) -> Vec<(String, ForwardStats)> {
         self.iter().map(|tunnel| (tunnel.spec().text.clone(), tunnel.stats())).collect()
     }
@@ -81,7 +81,8 @@ impl Tunnels {
         let trackers = self.trackers();
         let several = self.tunnels.len() > 1;
         let runs = self.tunnels.into_iter().map(|tunnel| {
-            // Log lines say which -L they are about where there are several. A span costs a little each time a task runs.
+            // If there are several -L, log lines say which one they are about. A span costs a little each time a task
+            // runs.
             let span = if several { tracing::warn_span!("forward", L = tunnel.spec().text) } else { Span::none() };
             tunnel.run(shutdown.clone(), span)
         });
@@ -95,7 +96,7 @@ impl Tunnels {
     }
 }
 
-/// Runs all until the last has ended. The first failure stops the others; none gets more than [`GRACE`] after that.
+/// Runs all until the last has ended. The first failure stops the others, which then have at most [`GRACE`].
 async fn supervise<F>(runs: impl Iterator<Item = F>, shutdown: &Shutdown) -> Result<(), Ended>
 where
     F: Future<Output = Result<(), Ended>> + Send + 'static,
@@ -121,7 +122,7 @@ where
     }
 }
 
-/// Names the sessions that did not end in time: somebody may want to terminate them by hand.
+/// Names the sessions that did not end in time, so that they can be terminated by hand.
 fn warn_of_leftovers(trackers: &[Tracker], reporter: &Reporter) {
     for session_id in trackers.iter().filter_map(|tracker| tracker.state().session_id) {
         reporter.warn(format!(

@@ -1,4 +1,4 @@
-//! One `-L` that listens: its session's request, its forwarder, and what is known of it from its events.
+//! One listening `-L`: its session's request, its forwarder, and what is known of it from its events.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -23,10 +23,10 @@ use crate::plan::Planned;
 use crate::shutdown::Shutdown;
 use crate::spec::{ForwardSpec, Remote};
 
-/// How long terminating a session from here may take.
+/// Time limit for terminating a session from here.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One `-L` that listens.
+/// One listening `-L`.
 pub(crate) struct Tunnel {
     index: usize,
     spec: ForwardSpec,
@@ -39,11 +39,11 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Opens the local end, and prepares the client of its service. No session is started yet. `index` is the place of the
-    /// tunnel among those that `reporter` tells of.
+    /// Opens the listener, and prepares the client of its service. No session is started yet. `index` is the number of
+    /// the tunnel for `reporter`.
     ///
     /// # Errors
-    /// The address can't be had, or a file for the client can't be written.
+    /// It cannot listen on the address, or a file for the client cannot be written.
     pub(crate) async fn bind(
         index: usize,
         args: &TunnelArgs,
@@ -91,10 +91,10 @@ impl Tunnel {
         self.tracker.clone()
     }
 
-    /// Serves until it is stopped or fails. Its login file is renewed meanwhile, and removed at the end.
+    /// Runs until it is stopped or fails. Its login file is renewed in the meantime, and removed at the end.
     ///
     /// # Errors
-    /// Whatever ended it, except `shutdown`.
+    /// What ended it, except `shutdown`.
     pub(crate) async fn run(self, shutdown: Shutdown, span: Span) -> Result<(), Ended> {
         let stop = async move {
             shutdown.requested().await;
@@ -114,7 +114,7 @@ impl Tunnel {
     }
 }
 
-/// Notes and tells what happens; once it is ready, also the lines for the service's client.
+/// Records and reports an event; when the tunnel is ready, also the lines for the service's client.
 fn tell(
     index: usize,
     tracker: &Tracker,
@@ -148,14 +148,14 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
     config
 }
 
-/// The document that fits the remote end, or the one that the person names, and its parameters.
+/// The document that fits the destination, or the one that the user names, and its parameters.
 fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
     let (document, host) = document(&spec.remote);
     let port = match &spec.listen {
         ListenAddr::Tcp(address) => address.port(),
         _ => 0,
     };
-    // A document that was named may want what the one that fits can do without.
+    // A named document may need parameters that the default one can do without.
     let named = session.document_name.is_some();
     let own = [
         ("portNumber", Some(spec.remote.port.to_string())),
@@ -175,13 +175,14 @@ fn document(remote: &Remote) -> (&'static str, Option<String>) {
     }
 }
 
-/// Not the rest of 127.0.0.0/8: what listens on 127.0.0.53 is not reached at `localhost`, which that document means.
+/// Not the rest of 127.0.0.0/8: a service on 127.0.0.53 cannot be reached at `localhost`, which is what that document
+/// uses.
 fn is_node_itself(host: &str) -> bool {
     host.trim_end_matches('.').eq_ignore_ascii_case("localhost") || matches!(host, "127.0.0.1" | "::1")
 }
 
-/// Runs a forward on a task of its own. Where it ended by a panic, its session is terminated from here: the forwarder could
-/// not.
+/// Runs a forward on a task of its own. If it panicked, its session is terminated from here, because the forwarder
+/// could not do so.
 async fn contain(
     run: impl Future<Output = Result<(), ForwardError>> + Send + 'static,
     provider: &Arc<dyn SessionProvider>,
@@ -202,7 +203,7 @@ async fn contain(
     result.map_err(|_| Failure::internal("a forward panicked"))?.map_err(Failure::from)
 }
 
-/// What is known of a tunnel from its events. Clones are the same.
+/// What is known of a tunnel from its events. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tracker {
     state: Arc<watch::Sender<State>>,
@@ -211,7 +212,7 @@ pub(crate) struct Tracker {
 /// See [`Tracker`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
-    /// The session that is to be terminated.
+    /// The session that must be terminated.
     pub(crate) session_id: Option<String>,
     /// Whether it was ready once.
     pub(crate) was_ready: bool,
@@ -232,7 +233,7 @@ impl Tracker {
         self.state.send_modify(|state| state.session_id = None);
     }
 
-    /// What is known now.
+    /// The present state.
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
     }

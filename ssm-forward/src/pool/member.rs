@@ -1,12 +1,12 @@
-//! One place in the pool: keeps a session, and starts a new one when it is gone (restart).
+//! A member of the pool: keeps a session, and starts a new one when it is gone (restart).
 //!
 //! ```text
 //!  Starting ── ready ──► Serving ── gone, in use ──► Waiting ── delay over ──► Starting
 //!      └── failed, can pass ──► Waiting     └── gone, not in use ──► Asleep ── a connection comes ──► Starting
 //! ```
 //!
-//! With [`PoolSize::Auto`] only the last one does so: where others are left, one that fails, or that nobody uses, gives its
-//! place up.
+//! With [`PoolSize::Auto`] only the last member does so. If others are left, a member whose session fails or was lost
+//! while unused is removed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use super::{Blueprint, PoolSize};
 use crate::session::{CloseReason, Session};
 use crate::{ForwardError, ForwardEvent, ProviderErrorKind, await_target};
 
-/// The pool's first session, if the service closes it with a text within so long and it never carried a byte, was refused by
-/// the agent: an unknown host, a port that does not answer.
+/// If the service closes the pool's first session with a text within this time, and the session never carried data, the
+/// agent refused it: an unknown host, or a port that does not answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
-/// What each end has sent when they have only shaken hands.
+/// Number of messages that each end has sent after the handshake alone.
 const HANDSHAKE_MESSAGES: u64 = 2;
-/// After a session that lived for so long, the next one is started at once.
+/// After a session that lasted this long, the next one is started immediately.
 const STABLE: Duration = Duration::from_secs(30);
 
 /// See the module.
@@ -34,11 +34,11 @@ pub(super) struct Member {
     shared: Arc<Shared>,
     number: Number,
     retire: Arc<Notify>,
-    /// Whether it is the pool's first: what goes wrong with its first session is told, not tried again.
+    /// Whether it is the pool's first member. A failure of its first session is returned, not retried.
     is_first: bool,
-    /// Attempts since the last session that was of use.
+    /// Number of attempts since the last session that was in use.
     attempt: u32,
-    /// Since when there is no session.
+    /// Since when there has been no session.
     outage: Option<Instant>,
 }
 
@@ -61,10 +61,10 @@ impl Member {
         Ok(session)
     }
 
-    /// Keeps a session until it is to retire, or until the others can do without it.
+    /// Keeps a session until it is to retire, or until the other members suffice.
     ///
     /// # Errors
-    /// A session is gone and a new one can't be had, or is not wanted by the configuration.
+    /// A session is gone and a new one cannot be started, or the configuration does not want one.
     pub(super) async fn run(mut self) -> Result<(), ForwardError> {
         let shared = self.shared.clone();
         let mut current = self.shared.lock().session(self.number);
@@ -84,7 +84,7 @@ impl Member {
             let reason = loop {
                 tokio::select! {
                     reason = session.closed() => break Some(reason),
-                    // Connections that came meanwhile wait for it.
+                    // Connections that arrived in the meantime wait for it.
                     Ok(()) = connected.changed() => shared.connectivity_changed(),
                     () = self.retire.notified() => if shared.lock().is_retiring(self.number) { break None },
                     () = shared.closing() => break None,
@@ -100,7 +100,8 @@ impl Member {
         }
     }
 
-    /// A session is over: says so, and waits until a new one is needed. `false` if the others can do without it.
+    /// A session is over: reports it, and waits until a new one is needed. Returns `false` if the other members
+    /// suffice.
     async fn handle_end(
         &mut self,
         session: &Session,
@@ -134,7 +135,7 @@ impl Member {
         Ok(true)
     }
 
-    /// Starts a session, trying again while that can help. `None` if the others can do without it.
+    /// Starts a session, with retries while they can help. Returns `None` if the other members suffice.
     async fn restart(&mut self) -> Result<Option<Arc<Session>>, ForwardError> {
         loop {
             match self.start(false).await {
@@ -153,7 +154,7 @@ impl Member {
                     return Ok(None);
                 }
                 Err(error) if can_pass(&error) => self.wait(error.to_string()).await,
-                // While others serve, what this one misses is no reason to end them.
+                // As long as other sessions work, this one's failure must not end them.
                 Err(error) if self.shared.lock().serves() => {
                     tracing::warn!(%error, "no further session");
                     self.shared.sleeps(self.number, true);
@@ -165,7 +166,7 @@ impl Member {
         }
     }
 
-    /// A session is there: takes connections, and says why it was started.
+    /// A session is ready: it can now get connections. Reports why it was started.
     fn tell_of(&mut self, session: &Arc<Session>) {
         let sessions = self.shared.ready(self.number, session.clone());
         let session_id = session.id().to_owned();
@@ -208,7 +209,7 @@ impl Member {
         Ok(Arc::new(session))
     }
 
-    /// Sees that the destination takes a connection. Where packets to it are dropped there is no answer at all.
+    /// Checks that the destination accepts a connection. If packets to it are dropped, there is no answer at all.
     async fn probe(&self, session: &Session, deadline: Instant) -> Result<(), ForwardError> {
         let began = Instant::now();
         let why = match timeout_at(deadline, session.probe()).await {
@@ -254,8 +255,8 @@ fn is_unused(stats: &SessionStats) -> bool {
     channel.messages_received.max(acknowledged) <= HANDSHAKE_MESSAGES
 }
 
-/// Whether a session may start later without anybody changing the command: the target comes back, the network too, somebody
-/// logs in again.
+/// Whether a session may start later although nobody changes the command: the target or the network becomes available
+/// again, or somebody logs in again.
 fn can_pass(error: &ForwardError) -> bool {
     match error {
         ForwardError::Provider(error) => {

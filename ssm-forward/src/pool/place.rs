@@ -1,4 +1,4 @@
-//! One member's place, as those see it that look for a session.
+//! A member as seen by connections that look for a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use super::blocker::Blocking;
 use crate::session::Session;
 
-/// A session from which so many messages per second come and go is busy. A real agent sends at most some 900.
+/// A session with more messages per second than this, in both directions, is busy. A real agent sends at most about
+/// 900.
 const BUSY: f64 = 250.0;
-/// One that carries more is not held back by an agent's pace: a second one would bring nothing.
+/// A session with more than this is not limited by an agent's pace, so a second session would bring nothing.
 const UNLIMITED: f64 = 2500.0;
 
-/// One member's place.
+/// A member's state.
 pub(super) struct Place {
     /// `None` while a session is being started, or while nobody needs one.
     pub(super) session: Option<Arc<Session>>,
@@ -23,26 +24,27 @@ pub(super) struct Place {
     pub(super) is_new: bool,
     pub(super) asleep: bool,
     pub(super) streams: usize,
-    /// Whose streams they are, once they are open.
+    /// The connections of its streams, once they are open.
     pub(super) connections: BTreeMap<StreamId, Blocking>,
     pub(super) idle_since: Instant,
-    /// Streams that began since the last look, and between it and the one before: they may be busy, but are not measured yet.
+    /// Streams that began since the last measurement, and between it and the one before. They may be busy, but have not
+    /// been measured yet.
     pub(super) recent: [usize; 2],
     messages: u64,
-    /// Messages per second, both ways, lately.
+    /// Recent rate of messages per second, in both directions.
     rate: f64,
     measured: Instant,
-    /// It is to go: nothing is placed in it any more.
+    /// It is to be removed and gets no more connections.
     pub(super) retiring: bool,
     pub(super) retire: Arc<Notify>,
 }
 
-/// What a new connection finds in a session; the better ones first.
+/// What a new connection would find in a session; better ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Condition {
-    /// Nothing that would hold it back.
+    /// Nothing that would slow it down.
     Free,
-    /// Others that use the agent's pace up, or may be about to.
+    /// Other connections that use up the agent's pace, or may be about to.
     Busy,
     /// It would hang: a connection blocks the others, or the agent carries one at a time.
     Stuck,
@@ -68,7 +70,7 @@ impl Place {
     }
 
     pub(super) fn begin(&mut self, session: Arc<Session>) {
-        // The handshake's messages are no load.
+        // The handshake's messages do not count.
         (self.messages, self.rate, self.measured) = (messages(&session), 0.0, Instant::now());
         self.idle_since = self.measured;
         self.session = Some(session);
@@ -87,7 +89,7 @@ impl Place {
         !self.retiring && self.session.as_ref().is_some_and(|session| session.is_connected())
     }
 
-    /// Whether it may take connections soon.
+    /// Whether it may soon accept connections.
     pub(super) fn is_coming(&self) -> bool {
         !self.asleep && !self.retiring && !self.takes_connections()
     }
@@ -114,7 +116,7 @@ impl Place {
         }
     }
 
-    /// What a new connection would have to share.
+    /// The load that a new connection would have to share.
     pub(super) fn load(&self) -> f64 {
         let recent: usize = self.recent.iter().sum();
         self.rate / BUSY + recent as f64 + self.streams as f64 / 8.0
@@ -126,7 +128,7 @@ impl Place {
         let messages = messages(session);
         let seconds = now.saturating_duration_since(self.measured).as_secs_f64().max(1e-3);
         let rate = messages.saturating_sub(self.messages) as f64 / seconds;
-        // It counts as soon as it is busy, and until it was not for a second or so.
+        // A higher rate counts immediately; a lower one after about a second.
         self.rate = rate.max(f64::midpoint(self.rate, rate));
         (self.messages, self.measured) = (messages, now);
     }

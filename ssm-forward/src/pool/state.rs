@@ -1,4 +1,4 @@
-//! What the members and the connections share: which sessions there are, and which of them takes a connection.
+//! The state that the members and the connections share: which sessions there are, and which of them gets a connection.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -24,30 +24,30 @@ pub(super) struct Shared {
     closing: Notify,
 }
 
-/// How many sessions there may be, and for how long a connection waits for one.
+/// How many sessions there may be, and how long a connection waits for one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) size: PoolSize,
-    /// Before it shares one that is busy.
+    /// Wait before it shares a busy one.
     pub(super) share_after: Duration,
-    /// At most.
+    /// Maximum wait.
     pub(super) hold: Duration,
 }
 
-/// Identifies a member for as long as the pool lives.
+/// Identifies a member for the lifetime of the pool.
 pub(super) type Number = u64;
 
 #[derive(Default)]
 pub(super) struct State {
     next: Number,
     members: BTreeMap<Number, Place>,
-    /// Connections that wait for a session.
+    /// Number of connections that wait for a session.
     waiting: usize,
-    /// Counts looks.
+    /// Number of measurements so far.
     look: u64,
-    /// A further session could not be had: when to try again.
+    /// After a further session could not be started: when to try again.
     grows_again: Option<Instant>,
-    /// Of sessions that are over.
+    /// Totals of sessions that are over.
     past: Totals,
     closing: bool,
 }
@@ -68,19 +68,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Completes at the next change of the sessions. What changes after this call counts, not only after the first poll.
+    /// Completes at the next change of the sessions. Changes after this call count, even before the first poll.
     pub(super) fn changed(&self) -> impl Future<Output = ()> + '_ {
         let mut changed = Box::pin(self.changed.notified());
         changed.as_mut().enable();
         changed
     }
 
-    /// A session's WebSocket is back, or gone.
+    /// A session's WebSocket was connected or lost.
     pub(super) fn connectivity_changed(&self) {
         self.changed.notify_waiters();
     }
 
-    /// Says, while it lives, that a connection waits for a session.
+    /// As long as the returned value exists, a connection waits for a session.
     pub(super) fn demand(self: &Arc<Self>) -> Demand {
         self.lock().waiting += 1;
         self.wanted.notify_waiters();
@@ -111,7 +111,7 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Completes when the members are to end.
+    /// Completes when the members must end.
     pub(super) async fn closing(&self) {
         loop {
             let closing = self.closing.notified();
@@ -122,10 +122,10 @@ impl Shared {
         }
     }
 
-    /// The session for a connection that has waited for so long.
+    /// Chooses the session for a connection that has waited for `waited`.
     ///
     /// # Errors
-    /// It is to wait on; here is what the best session has to offer meanwhile.
+    /// The connection should wait longer. The value is the condition of the best session so far.
     pub(super) fn choose(self: &Arc<Self>, waited: Duration) -> Result<(Arc<Session>, StreamLease), Option<Condition>> {
         let mut state = self.lock();
         let (number, condition) = state.best().ok_or(None)?;
@@ -140,7 +140,7 @@ impl Shared {
         Ok((session.clone(), StreamLease { shared: self.clone(), number, session, look, stream: None }))
     }
 
-    /// Whether one more session is to be started now.
+    /// Whether one more session must be started now.
     pub(super) fn lacks_a_member(&self) -> bool {
         self.lock().lacks_a_member(self.limits.size)
     }
@@ -155,7 +155,7 @@ impl Shared {
         (number, retire)
     }
 
-    /// A member's session is ready; gives how many there are now.
+    /// A member's session is ready. Returns how many there are now.
     pub(super) fn ready(&self, number: Number, session: Arc<Session>) -> usize {
         let mut state = self.lock();
         if let Some(place) = state.members.get_mut(&number) {
@@ -185,7 +185,8 @@ impl Shared {
         }
     }
 
-    /// A member that the others can do without gives its place up. `false`: it is needed, or the number of sessions is fixed.
+    /// Removes a member if the other members suffice. Returns `false` if it is needed, or if the number of sessions is
+    /// fixed.
     pub(super) fn leave_if_spare(&self, number: Number) -> bool {
         let mut state = self.lock();
         let is_spare = matches!(self.limits.size, PoolSize::Auto { .. }) && state.members.len() > 1;
@@ -197,7 +198,7 @@ impl Shared {
         is_spare
     }
 
-    /// A further session could not be had; says whether it is the first time in a row.
+    /// A further session could not be started. Returns whether this is the first failure in a row.
     pub(super) fn growth_failed(&self) -> bool {
         let again = Instant::now() + GROWTH_PAUSE;
         let is_first = self.lock().grows_again.replace(again).is_none();
@@ -209,7 +210,7 @@ impl Shared {
         self.lock().members.remove(&number);
     }
 
-    /// Measures how busy the sessions are. Connections that wait look again.
+    /// Measures how busy the sessions are. Waiting connections then choose again.
     pub(super) fn measure(&self) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -224,7 +225,8 @@ impl Shared {
 }
 
 impl State {
-    /// The member whose session suits a new connection best. One that reconnects may turn out to be gone: it is none.
+    /// The member whose session is best for a new connection. Sessions that are reconnecting are left out, because they
+    /// may turn out to be gone.
     fn best(&self) -> Option<(Number, Condition)> {
         let ready = self.members.iter().filter(|(_, place)| place.takes_connections());
         let rated = ready.map(|(number, place)| (place.condition(), place.load(), *number));
@@ -232,7 +234,8 @@ impl State {
         best.map(|(condition, _, number)| (number, condition))
     }
 
-    /// Whether a connection that has waited for so long waits on for a better session than one in this condition.
+    /// Whether a connection that has waited for `waited` should continue to wait for a better session than one in this
+    /// condition.
     fn is_better_to_come(&self, best: Condition, waited: Duration, limits: Limits) -> bool {
         let grows = self.may_grow(limits.size) || self.members.values().any(Place::is_growing);
         match best {
@@ -254,8 +257,8 @@ impl State {
         }
         match size {
             PoolSize::Fixed(size) => self.members.len() < size.max(1),
-            // While no session is there at all, the network or the node is gone: more would not help. While one is free,
-            // those that wait have yet to see it.
+            // If there is no session at all, the network or the node is gone, and more sessions would not help. If one
+            // is free, the waiting connections will find it.
             PoolSize::Auto { .. } => {
                 self.may_grow(size)
                     && self.waiting > count(Place::is_growing)
@@ -264,8 +267,8 @@ impl State {
         }
     }
 
-    /// Asks a member that has had no connection for `idle` to go, unless the next connection would have to share then. The only
-    /// one stays.
+    /// Asks a member without connections for `idle` to end, unless the next connection would then have to share. The
+    /// only member stays.
     pub(super) fn retire_one(&mut self, idle: Duration) {
         let now = Instant::now();
         let is_idle = |place: &Place| {
@@ -287,7 +290,7 @@ impl State {
         self.members.get(&number).is_some_and(|place| place.retiring)
     }
 
-    /// Connections that hold up others and were not told of.
+    /// Connections that hold up others and were not reported yet.
     pub(super) fn new_blockers(&mut self) -> Vec<Blocker> {
         let now = Instant::now();
         self.members.values_mut().filter_map(|place| place.new_blocker(now)).collect()
@@ -317,23 +320,23 @@ pub(super) struct Demand(Arc<Shared>);
 impl Drop for Demand {
     fn drop(&mut self) {
         self.0.lock().waiting -= 1;
-        // Those that wait on may need a session now: this one took what was free.
+        // This connection took what was free, so other waiting connections may need a new session.
         self.0.hungry.notify_one();
     }
 }
 
-/// A connection's place in a session; counts until it is dropped.
+/// A connection's share of a session. It counts until it is dropped.
 pub(crate) struct StreamLease {
     shared: Arc<Shared>,
     number: Number,
     session: Arc<Session>,
-    /// The look before which it began.
+    /// The measurement before which it began.
     look: u64,
     stream: Option<ssm_proto::StreamId>,
 }
 
 impl StreamLease {
-    /// The stream is open, for this caller.
+    /// The stream for this caller is open.
     pub(super) fn attach(&mut self, stream: &SessionStream, caller: Caller) {
         if let Some(place) = self.shared.lock().members.get_mut(&self.number) {
             place.connections.insert(stream.id(), Blocking { caller, told: false });
@@ -344,7 +347,7 @@ impl StreamLease {
 
 impl Drop for StreamLease {
     fn drop(&mut self) {
-        // What a session took with it was counted at its end, whichever of the two comes first.
+        // The streams of an ended session were counted when it ended, in whichever order the two happen.
         if self.session.close_reason().is_some() {
             return;
         }

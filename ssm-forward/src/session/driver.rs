@@ -1,4 +1,4 @@
-//! The one task that moves bytes between the protocol state and the WebSocket.
+//! The task that moves bytes between the protocol state and the WebSocket.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,17 +18,17 @@ use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
 use crate::SessionProvider;
 use crate::transport::{Incoming, Transport, TransportError};
 
-/// Called on what a session tells.
+/// Called with what a session reports.
 pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
 
-/// Messages taken from the WebSocket before what they caused is sent.
+/// Maximum number of messages read from the WebSocket before the resulting messages are sent.
 const READ_BATCH: usize = 64;
-/// Messages handed to the WebSocket under one lock.
+/// Maximum number of messages passed to the WebSocket under one lock.
 const WRITE_BATCH: usize = 32;
-/// How long the last words may take.
+/// Time limit for the last messages of a session.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Drives a session until it is over, over as many WebSockets as it takes.
+/// Drives a session until it is over, over as many WebSockets as necessary.
 pub(super) async fn run(
     shared: Arc<Shared>,
     first: Transport,
@@ -36,7 +36,7 @@ pub(super) async fn run(
     config: SessionConfig,
     notify: Notify,
 ) {
-    // A driver that panics must not leave streams waiting for ever.
+    // If the driver panics, streams must not wait forever.
     let _end = EndOnDrop(shared.clone());
     let mut transport = first;
     shared.lock().set_connected(true);
@@ -65,7 +65,7 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// Has KMS make the data key of an encrypted session, and hands it to the protocol.
+/// Has KMS create the data key of an encrypted session, and passes it to the protocol.
 async fn provide_data_key(shared: Arc<Shared>, provider: Arc<dyn SessionProvider>, request: KeyRequest) {
     let key = bounded(provider.data_key(&request.key_id, &request.context)).await;
     let now = Instant::now().into_std();
@@ -125,13 +125,13 @@ async fn terminating(shared: &Shared) {
     .await;
 }
 
-/// How one WebSocket's life ended.
+/// How a WebSocket ended.
 enum Outcome {
     Over(CloseReason),
     Lost(TransportError),
 }
 
-/// One WebSocket's life.
+/// One WebSocket.
 struct Connection<'a> {
     shared: &'a Arc<Shared>,
     provider: Arc<dyn SessionProvider>,
@@ -143,9 +143,9 @@ struct Connection<'a> {
     pinged: Option<Instant>,
     upstream: Upstream,
     surroundings: Surroundings,
-    /// Messages that are none.
+    /// Limits the log lines about messages that could not be decoded.
     malformed: Seldom,
-    /// Since when the last words are being sent.
+    /// Since when the last messages are being sent.
     goodbye: Option<(Instant, CloseReason)>,
 }
 
@@ -177,7 +177,7 @@ impl<'a> Connection<'a> {
 
     async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
-        // What ended the session stays the reason, whatever becomes of the WebSocket meanwhile.
+        // What ended the session remains the reason, whatever happens to the WebSocket in the meantime.
         let outcome = match self.goodbye.take() {
             Some((_, reason)) => Outcome::Over(reason),
             None => outcome,
@@ -189,13 +189,13 @@ impl<'a> Connection<'a> {
         outcome
     }
 
-    /// Mutates once, then drains to quiet: reads, sends, flushes once, and sets the timer.
+    /// Changes the state once, then drains it: reads, sends, flushes once, and sets the timer.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             let now = Instant::now();
             let read = match self.read(cx, now) {
                 Ok(progress) => progress,
-                // What came before the end may say that it is the end.
+                // The last messages may contain the reason of the end.
                 Err(cause) => {
                     let outcome = self.dispatch(now).map_or(Outcome::Lost(cause), Outcome::Over);
                     return Poll::Ready(outcome);
@@ -219,11 +219,11 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Takes a batch of messages, unless the receive stores are full.
+    /// Processes a batch of messages, unless the receive buffers are full.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
         let mut malformed = Vec::new();
         let outcome = self.read_batch(cx, now, &mut malformed);
-        // Without the lock: a log may block, and a peer can cause any number of lines.
+        // Not under the lock: logging may block, and a peer can cause any number of lines.
         let times = malformed.len() as u64;
         if let Some(more) = self.malformed.tell(now, times) {
             let error = malformed.last().map(ToString::to_string);
@@ -242,7 +242,7 @@ impl<'a> Connection<'a> {
         for taken in 0..READ_BATCH {
             if state.protocol.is_congested() {
                 state.note_congestion(now.into_std());
-                // Nobody can hear a pong while nothing is read.
+                // While nothing is read, pongs cannot be received.
                 self.heard = now;
                 self.pinged = None;
                 self.upstream.prove(now);
@@ -277,14 +277,14 @@ impl<'a> Connection<'a> {
         ended.or(told).or(terminating)
     }
 
-    /// Tells the owner what there is to tell, without the lock: nobody knows how long that takes.
+    /// Reports to the owner without holding the lock, because the callback may take any time.
     fn tell(&self, mut state: MutexGuard<'_, State>) {
         let notices = state.take_notices();
         drop(state);
         notices.into_iter().for_each(self.notify);
     }
 
-    /// Hands over what is to be sent while the WebSocket takes it, and flushes once.
+    /// Passes messages to the WebSocket as long as it accepts them, and flushes once.
     fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
         let mut sent = 0;
         let mut state = self.shared.lock();
@@ -301,7 +301,7 @@ impl<'a> Connection<'a> {
         if sent > 0 {
             state.wake_openers_in_turn();
         }
-        // Sending makes room in queues.
+        // Sending frees space in queues, which causes events.
         let ended = self.shared.dispatch(&mut state);
         self.tell(state);
         if let Some(reason) = ended {
@@ -313,7 +313,7 @@ impl<'a> Connection<'a> {
         Ok(sent > 0)
     }
 
-    /// After the end, what is queued still goes out, for a bounded time.
+    /// After the end, queued messages are still sent, with a time limit.
     fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
         let (since, reason) = self.goodbye.as_ref()?;
         let quiet =
@@ -330,7 +330,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Pings, gives up on silence, and sets the timer; says whether it fired at once.
+    /// Sends pings, detects silence, and sets the timer. Returns whether it has fired already.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
         if now.into_std() >= self.surroundings.next_look()
             && let Some(change) = self.surroundings.look(now.into_std())
@@ -377,23 +377,23 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Watches that what is sent gets through while something is heard: a path that is dead one way only, a service that reads
-/// no more. Acknowledgements prove it, and pongs.
+/// Checks that sent data gets through, even if something is received: a path may fail in one direction only, or the
+/// service may not read any more. Acknowledgements and pongs are the proof.
 #[derive(Debug)]
 struct Upstream {
     proven: Instant,
-    /// When a ping was sent to have it proven.
+    /// When a ping was sent for this check.
     asked: Option<Instant>,
     acknowledged: u64,
 }
 
-/// What is known of the way up.
+/// The state of the upstream direction.
 enum Proof {
-    /// It works, or there is nothing to tell by; look again then.
+    /// It works, or there is nothing to judge by. Check again at this time.
     At(Instant),
-    /// A ping is to be sent.
+    /// A ping must be sent.
     Ask,
-    /// Nothing got through for so long.
+    /// Nothing has got through for this long.
     Dead(Duration),
 }
 
@@ -403,7 +403,7 @@ impl Upstream {
         self.asked = None;
     }
 
-    /// The pong may stand in a long queue behind data: it is waited for longer than after silence.
+    /// The pong may be queued behind data, so the timeout is longer than after silence.
     fn watch(&mut self, now: Instant, stats: &ChannelStats, liveness: Liveness) -> Proof {
         let acknowledged = stats.messages_sent.saturating_sub(stats.in_flight as u64);
         if acknowledged != self.acknowledged || stats.in_flight == 0 {

@@ -31,48 +31,48 @@ use resume::Dialer;
 use shared::Shared;
 use termination::{Granted, TIMEOUT};
 
-/// Knobs of a [`Session`].
+/// Settings of a [`Session`].
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SessionConfig {
-    /// The protocol's own knobs.
+    /// The protocol's own settings.
     pub protocol: ClientConfig,
     /// Which hosts may get the session's token.
     pub stream_url_policy: StreamUrlPolicy,
-    /// Where the data channel is, if not where the stream URL says. Default: there.
+    /// Where the data channel is, if not at the stream URL's host. Default: at that host.
     pub stream_endpoint: Option<StreamEndpoint>,
     /// How the WebSocket is opened.
     pub transport: TransportOptions,
-    /// How many messages may leave per second (DC-16).
+    /// Rate limit of messages (DC-16).
     pub pacing: Pacing,
-    /// How often and how long a lost WebSocket is opened again.
+    /// How a lost WebSocket is reconnected.
     pub retry: RetryPolicy,
-    /// How the WebSocket's life is watched.
+    /// How a dead WebSocket is detected.
     pub liveness: Liveness,
 }
 
 impl SessionConfig {
-    /// Where the data channel is, with what is left of `text`.
+    /// The URL of the data channel: `text` with the configured host.
     fn stream_url(&self, text: &str) -> Result<StreamUrl, TransportError> {
         StreamUrl::parse_at(text, &self.stream_url_policy, self.stream_endpoint.as_ref())
     }
 }
 
-/// How many messages a session may send per second.
+/// Rate limit of a session's messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pacing {
-    /// 900 where the data channel leads to another machine, below the 1000 at which the service is reported to cut; no limit
-    /// on this one.
+    /// 900 per second if the data channel leads to another machine, below the 1000 at which the service is reported to
+    /// close it; no limit on this machine.
     #[default]
     Auto,
-    /// So many, at least 1.
+    /// This many, at least 1.
     PerSecond(u32),
-    /// As many as there are.
+    /// No limit.
     Unlimited,
 }
 
-/// Below the limit that others measured, with room for the clocks of both ends.
+/// Below the limit that others measured, with a margin for the clocks of both ends.
 const SAFE_PACE: u32 = 900;
 
 impl Pacing {
@@ -85,13 +85,14 @@ impl Pacing {
     }
 }
 
-/// How a dead peer is noticed.
+/// How a dead peer is detected.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Liveness {
-    /// A ping is sent after so much silence. Default: 30 s, below what NATs and load balancers forget (OPEN-7).
+    /// A ping is sent after this much silence. Default: 30 s, less than the idle timeouts of NATs and load balancers
+    /// (OPEN-7).
     pub ping_interval: Duration,
-    /// So much silence after a ping means that the path is dead. Default: 10 s.
+    /// After this much silence after a ping, the path counts as dead. Default: 10 s.
     pub pong_timeout: Duration,
 }
 
@@ -101,26 +102,26 @@ impl Default for Liveness {
     }
 }
 
-/// What a session tells its owner; see [`Session::start`].
+/// What a session reports to its owner; see [`Session::start`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionNotice {
-    /// The WebSocket is gone; it is being opened again.
+    /// The WebSocket is lost and is being reconnected.
     Reconnecting {
         /// What happened.
         cause: String,
-        /// Counts from 1 since the last time it was connected.
+        /// The attempt's number, from 1 since the WebSocket was lost.
         attempt: u32,
-        /// The wait before this attempt.
+        /// Delay before this attempt.
         delay: Duration,
     },
-    /// The WebSocket is back, nothing was lost.
+    /// The WebSocket is connected again; nothing was lost.
     Reconnected {
-        /// How long it was away.
+        /// Duration of the outage.
         outage: Duration,
     },
-    /// Another client used the session before, so that it does not begin. Shells that say nothing for a while look the same.
-    /// Only where [`ClientConfig::inherited`] is set.
+    /// Another client used the session before, so that it does not begin. Shells without output for a while look the
+    /// same. Only if [`ClientConfig::inherited`] is set.
     SeemsUsed,
     /// A text from the agent.
     Message(String),
@@ -136,7 +137,7 @@ pub enum CloseReason {
     Closed(String),
     /// The agent refused or misbehaved.
     Agent(String),
-    /// The WebSocket was lost and the session can't be resumed.
+    /// The WebSocket was lost and the session cannot be resumed.
     Lost(String),
 }
 
@@ -151,11 +152,11 @@ impl std::fmt::Display for CloseReason {
     }
 }
 
-/// How long an agent that carries one connection at a time may take to find out that nobody answers it.
+/// How long an agent that carries one connection at a time may take to find that the destination does not accept it.
 const SINGLE_PROBE: Duration = Duration::from_secs(1);
 
-/// A running session. Dropping it ends it, at the API in the background: [`Session::terminate`] waits for that, and
-/// [`settle`] for all that are in the background.
+/// A running session. Dropping it ends it; the call of the API is made in the background. [`Session::terminate`] waits
+/// for the call, and [`settle`] for all calls in the background.
 pub struct Session {
     id: String,
     shared: Arc<Shared>,
@@ -163,7 +164,7 @@ pub struct Session {
     driver: Driver,
 }
 
-/// The task that drives a session; dropping it ends the data channel.
+/// The task that drives a session. Dropping it ends the data channel.
 struct Driver {
     task: JoinHandle<()>,
     shared: Arc<Shared>,
@@ -179,11 +180,11 @@ impl Drop for Driver {
 impl Session {
     /// Starts a session: the API call, the WebSocket and the handshake.
     ///
-    /// `on_granted` is called with the session's id as soon as there is one, `on_notice` on what happens later, from the task
-    /// that moves the session's bytes: neither may block.
+    /// `on_granted` is called with the session's id as soon as there is one, `on_notice` for later events. Both are
+    /// called by the task that moves the session's data and must not block.
     ///
     /// # Errors
-    /// What went wrong, and where. A session that was granted is terminated again.
+    /// What went wrong, and where. A granted session is terminated again.
     pub async fn start(
         provider: Arc<dyn SessionProvider>,
         request: &StartRequest,
@@ -242,12 +243,12 @@ impl Session {
         &self.id
     }
 
-    /// What the agent says its version is.
+    /// The version that the agent reports.
     pub fn agent_version(&self) -> String {
         self.shared.lock().protocol.agent_version().to_owned()
     }
 
-    /// How the session's bytes travel.
+    /// How the session carries its data.
     pub fn mode(&self) -> Option<SessionMode> {
         self.shared.lock().mode
     }
@@ -257,15 +258,15 @@ impl Session {
         self.shared.lock().protocol.session_type().cloned()
     }
 
-    /// The local terminal has this size. Only shells and commands on a terminal look at it; the latest is kept until one is
-    /// ready.
+    /// Sets the size of the local terminal. Only shells and commands on a terminal use it. The latest one is kept until
+    /// the session is ready.
     pub fn resize(&self, size: TerminalSize) {
         let mut state = self.shared.lock();
         state.protocol.resize(size);
         state.wake_driver();
     }
 
-    /// How the remote command ended, once the agent told; many sessions never tell.
+    /// The exit code of the remote command, once the agent has sent it. Many sessions never send one.
     pub fn exit_code(&self) -> Option<i64> {
         self.shared.lock().exit_code
     }
@@ -275,32 +276,33 @@ impl Session {
         self.shared.lock().protocol.stats()
     }
 
-    /// Whether its WebSocket is up; if not, it is being opened again.
+    /// Whether its WebSocket is connected; if not, it is being reconnected.
     pub fn is_connected(&self) -> bool {
         self.shared.lock().is_connected()
     }
 
-    /// Whether one of its streams holds up all of them, and which end is to blame.
+    /// Whether one of its streams holds up all of them, and at which end.
     pub(crate) fn stall(&self) -> Option<Stall> {
         self.shared.lock().stall(tokio::time::Instant::now().into_std())
     }
 
-    /// The stream that is to blame for a stall, as far as can be told from this end.
+    /// The stream that causes a stall, as far as this end can tell.
     pub(crate) fn culprit(&self, stall: Stall) -> Option<StreamId> {
         stall.culprit(&self.shared.lock().protocol)
     }
 
-    /// Whether its WebSocket is up, and when that changes.
+    /// Whether its WebSocket is connected, with changes.
     pub(crate) fn watch_connected(&self) -> watch::Receiver<bool> {
         self.shared.lock().watch_connected()
     }
 
-    /// WebSockets opened after the first.
+    /// Number of WebSockets after the first.
     pub fn reconnects(&self) -> u64 {
         self.shared.lock().reconnects
     }
 
-    /// Opens a stream: a connection to the destination, or the one stream of a shell or a command. Where the agent carries one connection at a time, waits for its turn.
+    /// Opens a stream: a connection to the destination, or the one stream of a shell or a command. If the agent carries
+    /// one connection at a time, waits for its turn.
     ///
     /// # Errors
     /// The session is over.
@@ -308,13 +310,13 @@ impl Session {
         SessionStream::open(self.shared.clone()).await
     }
 
-    /// Finds out whether the destination can be reached, by a connection that is closed at once.
+    /// Finds out whether the destination accepts connections, by a connection that is closed immediately.
     ///
-    /// An agent that carries one connection at a time connects when the session begins, and ends it if it can't: there,
-    /// a session that lives on for a second counts as yes.
+    /// An agent that carries one connection at a time connects when the session begins, and ends the session if that
+    /// fails. With such an agent, a session that still exists after a second counts as a success.
     ///
     /// # Errors
-    /// [`StreamError::Refused`] if it can't, or the session is over.
+    /// [`StreamError::Refused`] if it does not, or the session is over.
     pub async fn probe(&self) -> Result<(), StreamError> {
         if self.mode() != Some(SessionMode::Mux) {
             return match timeout(SINGLE_PROBE, self.closed()).await {
@@ -338,7 +340,7 @@ impl Session {
         self.shared.ended().await
     }
 
-    /// Ends the session, here and, once, at the API. Takes a bounded time.
+    /// Ends the session here and, once, at the API. The duration is limited.
     pub async fn terminate(&self) {
         self.shared.terminate();
         if timeout(TIMEOUT, self.shared.ended()).await.is_err() {

@@ -1,4 +1,4 @@
-//! How often the same may happen that a peer can cause as often as it likes.
+//! Limits how often something happens that a peer can cause as often as it likes.
 
 use std::time::Duration;
 
@@ -6,18 +6,19 @@ use tokio::time::Instant;
 
 use super::RetryPolicy;
 
-/// Told once a second at most; how often it was not told is counted.
+/// Reports something at most once a second, and counts what was not reported.
 #[derive(Debug, Default)]
 pub(super) struct Seldom {
     told: Option<Instant>,
     suppressed: u64,
 }
 
-/// How often [`Seldom`] lets something be told.
+/// Minimum interval between reports of [`Seldom`].
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 impl Seldom {
-    /// It happened `times` more. `Some` if it is to be told now, with how many were not told since the last time.
+    /// It happened `times` more times. If it is to be reported now, returns how many were not reported since the last
+    /// time.
     pub(super) fn tell(&mut self, now: Instant, times: u64) -> Option<u64> {
         self.suppressed += times;
         if self.suppressed == 0 || self.told.is_some_and(|at| now < at + TELL_EVERY) {
@@ -28,15 +29,15 @@ impl Seldom {
     }
 }
 
-/// The waits before the attempts to open a WebSocket again. Only one that lasted makes the next outage begin without a wait: a
-/// service that says one word and closes would be asked for a new one without end.
+/// The delays before attempts to reconnect a WebSocket. Only a WebSocket that lasted resets the delay. Otherwise a
+/// service that sends one message and closes would be contacted without end.
 #[derive(Debug)]
 pub(super) struct Backoff {
     policy: RetryPolicy,
     attempts: u32,
 }
 
-/// A WebSocket that lived for so long was of use.
+/// A WebSocket that lasted this long was useful.
 const STABLE: Duration = Duration::from_secs(5);
 /// After a WebSocket that did not last but moved something, no wait is longer than before the attempt that follows: 800 ms.
 const LIVELY: u32 = 4;
@@ -46,7 +47,7 @@ impl Backoff {
         Self { policy, attempts: 0 }
     }
 
-    /// A WebSocket is gone that lived for so long, and moved something or nothing.
+    /// A WebSocket was lost that lasted for `lived`, and carried data or not.
     pub(super) fn lost(&mut self, lived: Duration, moved: bool) {
         if lived >= STABLE {
             self.attempts = 0;
@@ -55,7 +56,7 @@ impl Backoff {
         }
     }
 
-    /// The wait before the next attempt.
+    /// The delay before the next attempt.
     pub(super) fn next(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         self.policy.delay(self.attempts)

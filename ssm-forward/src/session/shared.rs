@@ -1,4 +1,4 @@
-//! What the driver and the streams share: the protocol state and who waits for what.
+//! The state that the driver and the streams share: the protocol state, and the wakers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,14 +14,14 @@ use super::stream::StreamError;
 use super::{CloseReason, SessionNotice};
 use crate::text::bounded;
 
-/// The state behind one lock. The driver takes it once per batch of messages, a stream once per chunk of up to 64 KiB:
-/// uncontended it costs some 20 ns, a queue and a task switch per chunk would cost a hundred times that.
+/// The state behind one lock. The driver takes the lock once per batch of messages, a stream once per chunk of up to 64
+/// KiB. An uncontended lock takes about 20 ns; a queue and a task switch per chunk would take a hundred times as long.
 pub(super) struct Shared {
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
 }
 
-/// Where a session is in its life.
+/// The phase of a session.
 #[derive(Clone, Debug)]
 enum Phase {
     Connecting,
@@ -36,7 +36,7 @@ pub(super) struct State {
     connected: watch::Sender<bool>,
     congestion: Congestion,
     pub(super) exit_code: Option<i64>,
-    /// The agent wants encryption and KMS was not asked yet.
+    /// The agent requests encryption and KMS was not called yet.
     pub(super) key_request: Option<KeyRequest>,
     pub(super) terminating: bool,
     /// For the session's owner, who is told without the lock.
@@ -49,7 +49,7 @@ pub(super) struct State {
 
 #[derive(Default)]
 pub(super) struct StreamState {
-    /// How it came to an end that is none of the far side's own.
+    /// How it ended, if the far side did not end it normally.
     pub(super) failed: Option<StreamError>,
     pub(super) reader: Option<Waker>,
     writers: Vec<Waker>,
@@ -92,12 +92,12 @@ impl Shared {
         Self { state: Mutex::new(state), phase: watch::Sender::new(Phase::Connecting) }
     }
 
-    /// A panic while the lock was held leaves the protocol state whole enough to end the session.
+    /// After a panic while the lock was held, the protocol state is still good enough to end the session.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session that is one stream and over already was ready all the same: what it said can be read.
+    /// A session that is one stream counts as ready even if it is over already, because its data can still be read.
     pub(super) async fn ready(&self) -> SessionMode {
         let mut phase = self.phase.subscribe();
         loop {
@@ -126,7 +126,7 @@ impl Shared {
         }
     }
 
-    /// Ends the session for everybody; the first reason stays.
+    /// Ends the session; the first reason is kept.
     pub(super) fn end(&self, reason: CloseReason) {
         let mut state = self.lock();
         if state.ended.is_some() {
@@ -148,8 +148,8 @@ impl Shared {
         state.wake_driver();
     }
 
-    /// Passes the protocol's events on; [`State::take_notices`] has those for the owner. Gives what ends the session, if
-    /// something did.
+    /// Passes the protocol's events on; those for the owner are returned by [`State::take_notices`]. Returns the reason
+    /// if an event ends the session.
     pub(super) fn dispatch(&self, state: &mut State) -> Option<CloseReason> {
         while let Some(event) = state.protocol.poll_event() {
             match event {
@@ -206,7 +206,7 @@ pub(super) fn is_one_stream(mode: SessionMode) -> bool {
 }
 
 impl State {
-    /// A WebSocket is up, or gone.
+    /// A WebSocket was connected or lost.
     pub(super) fn set_connected(&mut self, connected: bool) {
         self.connected.send_replace(connected);
         match connected {
@@ -215,13 +215,13 @@ impl State {
         }
     }
 
-    /// Grows with whatever crosses for the first time, either way.
+    /// Grows with everything that is transferred for the first time, in either direction.
     pub(super) fn progress(&self) -> u64 {
         let stats = self.protocol.stats().channel;
         stats.messages_received + stats.messages_sent.saturating_sub(stats.in_flight as u64)
     }
 
-    /// The receive stores are full: nothing is read.
+    /// The receive buffers are full: nothing is read.
     pub(super) fn note_congestion(&mut self, now: Instant) {
         self.congestion.note(now);
     }
@@ -230,7 +230,7 @@ impl State {
         Stall::of(&self.protocol, &mut self.congestion, now)
     }
 
-    /// What the owner is to be told once the lock is free.
+    /// Notices for the owner, to be delivered without the lock.
     pub(super) fn take_notices(&mut self) -> Vec<SessionNotice> {
         std::mem::take(&mut self.notices)
     }
@@ -264,20 +264,20 @@ impl State {
         self.openers.drain(..).for_each(Waker::wake);
     }
 
-    /// Where there is one stream at a time: the next may follow once the last words of the one before are sent.
+    /// If there is one stream at a time: the next may follow once the last messages of the previous one are sent.
     pub(super) fn wake_openers_in_turn(&mut self) {
         if !self.openers.is_empty() && self.protocol.stats().streams == 0 {
             self.wake_openers();
         }
     }
 
-    /// Tells the protocol that nobody uses the stream any more.
+    /// Tells the protocol that the stream is not used any more.
     pub(super) fn drop_stream(&mut self, id: StreamId, keep_sending: bool) {
         match keep_sending {
             true => self.protocol.abandon(id),
             false => self.protocol.reset(id),
         }
-        // A sender may wait for room: it is to see that there will be none.
+        // A sender may wait for space in the queue; it must see that the stream is gone.
         if let Some(mut stream) = self.streams.remove(&id) {
             stream.wake();
         }
@@ -285,7 +285,7 @@ impl State {
         self.wake_driver();
     }
 
-    /// The stream's reader took everything and waits: from now on the far side's silence may count.
+    /// The stream's reader took everything and waits. From now on the far side's silence may count.
     pub(super) fn wait_to_read(&mut self, id: StreamId, waker: &Waker) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.reader = Some(waker.clone());
@@ -329,7 +329,7 @@ mod tests {
         let ready = |mode| ended(mode).ready().now_or_never();
         assert_eq!(ready(Some(SessionMode::Shell)), Some(SessionMode::Shell));
         assert_eq!(ready(Some(SessionMode::Plain)), Some(SessionMode::Plain));
-        // Nothing can be had from a tunnel that is gone.
+        // A tunnel that is gone has nothing to read.
         assert_eq!(ready(Some(SessionMode::Mux)), None);
         assert_eq!(ready(None), None);
     }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::{Shared, State, StreamState, is_one_stream};
 
-/// Why a stream gives no more.
+/// Why a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -22,8 +22,9 @@ pub enum StreamError {
         "the agent could not connect to the destination: nothing listens there, or it is not reachable from the node"
     )]
     Refused,
-    /// The destination sent nothing for as long as [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was
-    /// finished here, though it would have been heard. It was given up, and nobody knows whether its answer was whole.
+    /// The destination sent nothing for [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was
+    /// finished here, although it could have been heard. The stream was given up, and it is not known whether the
+    /// answer was complete.
     #[error("the destination sent nothing for {} s after the end of the input, {}", .silence.as_secs_f32(), match .answered {
         true => "and did not end the connection",
         false => "and never answered",
@@ -31,7 +32,7 @@ pub enum StreamError {
     Silent {
         /// Whether it ever sent anything.
         answered: bool,
-        /// How long it was silent, at least.
+        /// Minimum duration of the silence.
         silence: Duration,
     },
     /// The far side took the stream away, or it was finished here.
@@ -54,24 +55,24 @@ impl From<StreamError> for io::Error {
     }
 }
 
-/// A connection to the destination. Dropping it takes it away at both ends.
+/// A connection to the destination. Dropping it ends it in both directions.
 #[derive(Debug)]
 pub struct SessionStream {
     sender: StreamSender,
-    /// What `AsyncRead` did not hand out of the last chunk.
+    /// The part of the last chunk that `AsyncRead` has not returned yet.
     rest: Bytes,
-    /// After the end of this handle, what was written is still sent.
+    /// After this handle is dropped, queued data is still sent.
     keep_sending: bool,
 }
 
-/// The sending half of a [`SessionStream`]; of no use once the stream is dropped.
+/// The sending half of a [`SessionStream`]. It is useless once the stream is dropped.
 #[derive(Clone, Debug)]
 pub struct StreamSender {
     shared: Arc<Shared>,
     id: StreamId,
 }
 
-/// `AsyncWrite` copies at most so much at once.
+/// Maximum number of bytes that `AsyncWrite` copies at a time.
 const WRITE_CHUNK: usize = 64 << 10;
 
 impl SessionStream {
@@ -114,16 +115,16 @@ impl SessionStream {
     /// The next chunk; `None` at the end.
     ///
     /// # Errors
-    /// The destination refused, or the session is over before the far side ended the stream.
+    /// The destination refused, or the session ended before the far side ended the stream.
     pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
         poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 0)).await
     }
 
-    /// Takes what a shell or a command has said, appended to `chunks` with the output that each belongs to: at least one chunk,
-    /// and no further one after `limit` bytes. `false` at the end.
+    /// Appends the output of a shell or a command to `chunks`, each chunk with the output that it belongs to: at least
+    /// one chunk, and no further one after `limit` bytes. Returns `false` at the end.
     ///
     /// # Errors
-    /// The session is over before the far side ended it.
+    /// The session ended before the far side ended the stream.
     pub async fn read_outputs(&mut self, chunks: &mut Vec<(Output, Bytes)>, limit: usize) -> Result<bool, StreamError> {
         poll_fn(|cx| {
             let mut state = self.sender.shared.lock();
@@ -172,14 +173,14 @@ impl SessionStream {
         Poll::Ready(Ok(Some(first)))
     }
 
-    /// Takes what is there, appended to `chunks`: at least one chunk, and no further one after `limit` bytes. `false` at
-    /// the end.
+    /// Appends available data to `chunks`: at least one chunk, and no further one after `limit` bytes. Returns `false`
+    /// at the end.
     ///
-    /// What is taken no longer counts as waiting to be read, so that a large `limit` lets a slow reader hold up the other
-    /// streams for as long as it takes for so much.
+    /// Data that was taken no longer counts as unread. With a large `limit`, a slow reader can hold up the other
+    /// streams for as long as it needs to process that much data.
     ///
     /// # Errors
-    /// As [`SessionStream::read_chunk`].
+    /// As for [`SessionStream::read_chunk`].
     pub async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
         let at = chunks.len();
         let first = poll_fn(|cx| self.poll_read_chunks(cx, chunks, limit)).await?;
@@ -208,21 +209,21 @@ impl SessionStream {
         Poll::Pending
     }
 
-    /// Ends the stream at both ends without waiting for an answer.
+    /// Ends the stream in both directions without waiting for an answer.
     pub fn close(&self) {
         let mut state = self.sender.shared.lock();
         state.protocol.close(self.sender.id);
         state.wake_driver();
     }
 
-    /// Ends the stream without waiting for what the far side may still say. What was written is sent.
+    /// Ends the stream without waiting for data that the far side may still send. Queued data is sent.
     pub fn abandon(mut self) {
         self.keep_sending = true;
     }
 }
 
 impl StreamSender {
-    /// Sends a chunk, waiting for room.
+    /// Sends a chunk when the send queue has space.
     ///
     /// # Errors
     /// The stream or the session is over.
@@ -262,12 +263,12 @@ impl StreamSender {
         }
     }
 
-    /// Whether the session's WebSocket is up.
+    /// Whether the session's WebSocket is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.shared.lock().is_connected()
     }
 
-    /// Nothing more will be written. The far side's answer can still be read.
+    /// Ends the sending side. The far side's answer can still be read.
     pub fn finish(&self) {
         self.shared.lock().finish_stream(self.id);
     }
@@ -303,7 +304,7 @@ impl AsyncWrite for SessionStream {
         Poll::Ready(Ok(()))
     }
 
-    /// After it, dropping the stream loses nothing of what was written, as with a TCP socket.
+    /// After this call, dropping the stream loses nothing of what was written, as with a TCP socket.
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.sender.finish();
         self.keep_sending = true;

@@ -1,4 +1,4 @@
-//! The data channel's WebSocket. The only room that knows the WebSocket crate.
+//! The data channel's WebSocket. The only module that uses the WebSocket crate.
 
 mod proxy;
 pub(crate) mod sigv4;
@@ -38,9 +38,9 @@ use tcp::Socket;
 pub struct TransportOptions {
     /// How long TCP, TLS, a proxy and the upgrade may take together. Default: 20 s.
     pub connect_timeout: Duration,
-    /// Which hosts are reached through a proxy. Default: what the environment says.
+    /// Which hosts are reached through a proxy. Default: as configured in the environment.
     pub proxies: Proxies,
-    /// A PEM file of roots to trust beside the system's. Default: the file that `AWS_CA_BUNDLE` names, if any.
+    /// A PEM file of trusted roots in addition to the system's. Default: the file that `AWS_CA_BUNDLE` names, if any.
     pub ca_bundle: Option<PathBuf>,
 }
 
@@ -54,36 +54,36 @@ impl Default for TransportOptions {
     }
 }
 
-/// What arrived.
+/// What was received.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A message.
     Binary(Bytes),
-    /// The answer to a ping: what is sent arrives.
+    /// The answer to a ping: sent data arrives.
     Pong,
-    /// Something that only shows that the peer lives.
+    /// Something that only shows that the peer is alive.
     Sign,
 }
 
-/// Why the WebSocket can't be opened, or ended. Each message is one line.
+/// Why the WebSocket could not be opened, or ended. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// The URL is not one that may get the token.
+    /// The URL must not get the token.
     #[error("{0}")]
     StreamUrl(String),
-    /// The host can't be reached.
+    /// The host cannot be reached.
     #[error("cannot reach {host}: {cause}")]
     Unreachable {
-        /// The host, or the proxy on the way to it.
+        /// The host, or the proxy in front of it.
         host: String,
-        /// What the system said.
+        /// The system's error.
         cause: String,
     },
     /// The upgrade was refused.
     #[error("{host} refused the data channel with HTTP {status}{}", refusal_hint(*status))]
     Refused {
-        /// Who refused.
+        /// The host that refused.
         host: String,
         /// The HTTP status.
         status: u16,
@@ -91,10 +91,10 @@ pub enum TransportError {
     /// The WebSocket was closed by the service.
     #[error("closed by the service: {0}")]
     Closed(String),
-    /// The WebSocket broke.
+    /// The WebSocket failed.
     #[error("the connection to the service broke: {0}")]
     Broken(String),
-    /// Nothing came for too long.
+    /// Nothing was received for too long.
     #[error("no answer to pings for {0} s")]
     Silent(u64),
 }
@@ -109,7 +109,7 @@ impl TransportError {
         }
     }
 
-    /// Whether the upgrade was refused for who asks.
+    /// Whether the upgrade was refused because of the caller's identity.
     pub(crate) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { status: 401 | 403, .. })
     }
@@ -119,21 +119,21 @@ impl TransportError {
     }
 }
 
-/// Most bytes that are read at once. The WebSocket clears as much memory before each read: of 128 KiB that was much of what a
-/// message cost at the agent's pace, of so much it is not to be seen, and with half of it fast downloads are slower.
+/// Size of reads. The WebSocket clears this much memory before each read. With 128 KiB this took a large part of the
+/// time per message at the agent's pace; with this size it is negligible. With half of it, fast downloads are slower.
 const READ_BUFFER: usize = 32 << 10;
-/// Messages are gathered up to so many bytes before a system call.
+/// Number of bytes collected before a system call.
 const WRITE_BUFFER: usize = 128 << 10;
-/// What the kernel does not take waits here; beyond it the driver waits.
+/// What the kernel does not accept is buffered here. When this buffer is full, the driver waits.
 const MAX_WRITE_BUFFER: usize = 1 << 20;
-/// Larger messages than any payload that is accepted.
+/// Larger than a message with the largest payload that is accepted.
 const MAX_MESSAGE: usize = 2 << 20;
 
 /// An open WebSocket, polled by one task that reads and writes without one blocking the other.
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: WebSocketStream<Socket>,
-    /// A message came that is larger than what is read at once.
+    /// A message arrived that is larger than one read.
     had_large_message: bool,
 }
 
@@ -175,16 +175,16 @@ async fn upgrade(url: &StreamUrl, headers: HeaderMap, options: &TransportOptions
 }
 
 impl Transport {
-    /// Our end and the other end of the connection below: the service's, or a proxy's.
+    /// Our end and the other end of the underlying connection: the service's, or a proxy's.
     pub(crate) fn path(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.socket.get_ref().path()
     }
 
-    /// The next message. An end of any kind is an error: the data channel never ends by closing.
+    /// The next message. An end of any kind is an error, because the data channel never ends by closing the WebSocket.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, TransportError>> {
         Pin::new(&mut self.socket).poll_next(cx).map(|message| match message {
             Some(Ok(Message::Binary(message))) => Ok(Incoming::Binary(self.detached(message))),
-            // Both official ends take an agent message in either kind of frame.
+            // Both official ends accept messages in either kind of frame.
             Some(Ok(Message::Text(message))) => Ok(Incoming::Binary(self.detached(message.into()))),
             Some(Ok(Message::Pong(_))) => Ok(Incoming::Pong),
             Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(Incoming::Sign),
@@ -197,8 +197,9 @@ impl Transport {
         })
     }
 
-    /// A message that keeps little more alive than itself. Short ones are slices of what is read at once. The memory of a
-    /// large one serves further reads: from then on short ones are copied out, else each could keep that alive.
+    /// A message that keeps little more memory alive than its own. Short ones are slices of the read buffer. The memory
+    /// of a large one is used for further reads. From then on short ones are copied, because each could keep that
+    /// memory alive.
     fn detached(&mut self, message: Bytes) -> Bytes {
         let is_large = message.len() > READ_BUFFER;
         self.had_large_message |= is_large;
@@ -230,7 +231,7 @@ impl Transport {
         poll(Pin::new(&mut self.socket).poll_flush(cx))
     }
 
-    /// Says goodbye.
+    /// Closes the WebSocket.
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.socket).poll_close(cx).map(|_| ())
     }
@@ -255,7 +256,7 @@ fn broken(error: WsError) -> TransportError {
 
 const HUNG_UP: &str = "the service hung up without a word";
 
-/// In words, how a connection was lost.
+/// How a connection was lost, as text.
 fn lost(error: &std::io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("reset by the service".into()),

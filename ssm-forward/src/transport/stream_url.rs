@@ -8,7 +8,7 @@ use url::{Host, Position, Url};
 
 use super::TransportError;
 
-/// Which hosts beyond AWS's own and this machine may get the session's token.
+/// Which hosts other than AWS's own and this machine may get the session's token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamUrlPolicy {
@@ -17,17 +17,17 @@ pub enum StreamUrlPolicy {
     AwsOrLoopback,
     /// These hosts too: private names of VPC endpoints, test servers.
     AlsoHosts(Vec<String>),
-    /// Every host, with and without TLS: whoever can forge the answer to StartSession gets the token. For tests.
+    /// Every host, with and without TLS. Whoever can forge StartSession's answer gets the token. For tests.
     AnyHost,
 }
 
-/// The data channel's URL, checked before the token goes anywhere.
+/// The data channel's URL, checked before the token is sent anywhere.
 #[derive(Clone)]
 pub struct StreamUrl {
     url: Url,
 }
 
-/// Without the query: a presigned one is a secret.
+/// Without the query, because a presigned one is a secret.
 impl fmt::Debug for StreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StreamUrl({}://{}{})", self.url.scheme(), self.authority(), self.url.path())
@@ -38,7 +38,7 @@ impl StreamUrl {
     /// Checks scheme and host.
     ///
     /// # Errors
-    /// [`TransportError::StreamUrl`] names the host and the way to allow it.
+    /// [`TransportError::StreamUrl`] names the host and how to allow it.
     pub fn parse(text: &str, policy: &StreamUrlPolicy) -> Result<Self, TransportError> {
         let stream_url = Self::unchecked(text)?;
         let host = stream_url.host();
@@ -55,11 +55,11 @@ impl StreamUrl {
         )))
     }
 
-    /// As [`StreamUrl::parse`], with the host that `endpoint` names in the place of the URL's own, if there is one. Who names
-    /// it trusts it.
+    /// Like [`StreamUrl::parse`], but with the host of `endpoint`, if there is one, in place of the URL's own. A
+    /// configured endpoint is trusted.
     ///
     /// # Errors
-    /// As [`StreamUrl::parse`].
+    /// As for [`StreamUrl::parse`].
     pub fn parse_at(
         text: &str,
         policy: &StreamUrlPolicy,
@@ -84,7 +84,7 @@ impl StreamUrl {
         Ok(Self { url })
     }
 
-    /// The region where a stream URL leads, if it is an endpoint of AWS.
+    /// The region of a stream URL, if it is an endpoint of AWS.
     pub fn aws_region(text: &str) -> Option<String> {
         region_of(&Url::parse(text).ok()?)
     }
@@ -124,8 +124,8 @@ impl StreamUrl {
     }
 }
 
-/// Where the data channel is, if not where the stream URL says: the name of a private endpoint, say, that the public name
-/// does not lead to.
+/// Where the data channel is, if not at the stream URL's host: for example the name of a private endpoint that the
+/// public name does not resolve to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamEndpoint {
     /// `wss://HOST[:PORT]` or `ws://…`.
@@ -135,8 +135,8 @@ pub struct StreamEndpoint {
 impl FromStr for StreamEndpoint {
     type Err = String;
 
-    /// Reads `HOST`, `HOST:PORT` or a URL of one of the schemes `https`, `wss`, `http` and `ws` without a path. The last two
-    /// are without TLS.
+    /// Parses `HOST`, `HOST:PORT` or a URL without a path and with one of the schemes `https`, `wss`, `http` and `ws`.
+    /// The last two are without TLS.
     fn from_str(text: &str) -> Result<Self, String> {
         let refused = |cause: &str| format!("{text:?} is no stream endpoint: {cause}");
         let form = "it is HOST, HOST:PORT or https://HOST[:PORT]";
@@ -202,7 +202,7 @@ fn region_of_host(host: &str) -> Option<&str> {
     })
 }
 
-/// The region where `url` leads, if it is an endpoint of AWS.
+/// The region of `url`, if it is an endpoint of AWS.
 pub(crate) fn region_of(url: &Url) -> Option<String> {
     region_of_host(url.host_str()?).map(str::to_owned)
 }

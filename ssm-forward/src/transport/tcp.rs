@@ -17,7 +17,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::{StreamUrl, TransportError, TransportOptions, tls};
 
-/// The next address of a host is tried after so much silence, beside the ones before (RFC 8305).
+/// After this time without a connection, the next address of a host is tried in parallel to the previous ones (RFC
+/// 8305).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// One address of several gets so long.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);

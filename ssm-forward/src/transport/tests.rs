@@ -1,4 +1,4 @@
-//! The WebSocket against small servers on this machine, good and bad ones.
+//! Tests of the WebSocket with small servers on this machine, good and bad ones.
 
 use std::future::poll_fn;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::*;
 
-/// Serves each connection of a new port with `serve`; gives the port.
+/// Serves each connection of a new port with `serve`. Returns the port.
 async fn server<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
@@ -30,7 +30,7 @@ where
     port
 }
 
-/// Answers every connection with `text` and hangs up.
+/// Answers every connection with `text` and closes it.
 async fn saying(text: &'static str) -> u16 {
     server(move |mut stream| async move {
         let _ = stream.read(&mut [0; 4096]).await;
@@ -81,7 +81,7 @@ async fn flush(transport: &mut Transport) {
     timeout(Duration::from_secs(5), flushed).await.unwrap().unwrap();
 }
 
-/// The error of an attempt that must fail, and how long it took.
+/// The error of an attempt that must fail.
 async fn refusal(url: &str, options: &TransportOptions) -> TransportError {
     let error = open(url, options).await.err().unwrap_or_else(|| panic!("{url} was opened"));
     assert!(!error.to_string().contains('\n'), "{error}");
@@ -239,7 +239,7 @@ async fn a_message_beyond_the_limit_ends_it() {
     assert!(matches!(error, TransportError::Broken(_)), "{error:?}");
 }
 
-/// A full pipe towards the service must not stop what comes from it, nor the other way round.
+/// A full pipe to the service must not block data from it, and vice versa.
 #[tokio::test]
 async fn reading_goes_on_while_writing_is_blocked() {
     let (resume, wait) = tokio::sync::watch::channel(false);

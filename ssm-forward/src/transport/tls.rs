@@ -18,7 +18,7 @@ static NATIVE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
     roots
 });
 
-/// Reads a PEM file with more trusted roots.
+/// Reads a PEM file with additional trusted roots.
 ///
 /// # Errors
 /// One line that names the file, unless every certificate in it can be used and there is at least one.

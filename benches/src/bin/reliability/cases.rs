@@ -1,11 +1,11 @@
 //! The faults of `docs/faults.md`, and what a connection may see of each.
 
-/// What a fault may do to a connection.
+/// The possible effect of a fault on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expect {
-    /// Nothing: it gets every byte.
+    /// None: it gets every byte.
     Exact,
-    /// End it, by a reset: the session is gone, or the destination was never reached.
+    /// It ends with a reset: the session is gone, or the destination was never reached.
     Reset,
 }
 
@@ -15,7 +15,7 @@ pub(crate) struct Case {
     /// The faults, in force together.
     pub(crate) faults: &'static [&'static str],
     pub(crate) expect: Expect,
-    /// In force before the session starts, not only once it is ready.
+    /// In force before the session starts, instead of once it is ready.
     pub(crate) from_the_start: bool,
     /// Part of the quick run.
     pub(crate) quick: bool,
@@ -37,7 +37,7 @@ const fn from_the_start(case: Case) -> Case {
     Case { from_the_start: true, ..case }
 }
 
-/// The service hangs up: each code by which it may.
+/// All codes with which the service may close.
 const CODES: &[&str] = &[
     "close,after=100ms,code=1000",
     "close,after=300ms,code=1001",
@@ -53,7 +53,7 @@ const CODES: &[&str] = &[
     "close,after=2300ms,code=4001",
 ];
 
-/// Agents before multiplexing carry one connection at a time.
+/// Agents without multiplexing carry one connection at a time.
 pub(crate) const ONE_AT_A_TIME: &str = "agent-version,version=3.0.196.0";
 
 /// All rows, in the order of `docs/faults.md`.

@@ -1,11 +1,11 @@
-//! Where results go: to stdout, and into the documentation between two marks.
+//! Output of results: to stdout, and into the documentation between two marks.
 
 use std::io::Write as _;
 use std::path::Path;
 
 use crate::tunnel::SetupError;
 
-/// Prints a line; nobody may be listening.
+/// Prints a line, even if nobody reads it.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -21,13 +21,13 @@ use crate::tunnel::{SetupError, config, provider, request};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many closes
+    /// Number of closes
     #[arg(long, default_value_t = 24)]
     cycles: u32,
-    /// Seconds from one to the next
+    /// Seconds between closes
     #[arg(long, default_value_t = 8)]
     pace: u64,
-    /// Put the figures into this file
+    /// Write the figures into this file
     #[arg(long)]
     write: Option<PathBuf>,
 }
@@ -40,17 +40,17 @@ pub(crate) struct ClientArgs {
     to: SocketAddr,
 }
 
-/// A dead peer is noticed within twice this.
+/// A dead peer is detected within twice this time.
 const LIVENESS: Duration = Duration::from_secs(1);
-/// Longer than it takes to be taken for dead.
+/// Longer than the detection of a dead peer.
 const SLEEP: Duration = Duration::from_secs(4);
 const CREDENTIALS_AWAY: Duration = Duration::from_secs(2);
-/// The worst stall beyond the fault itself that is borne.
+/// The maximum tolerated stall in addition to the fault itself.
 const MAX_STALL: Duration = Duration::from_secs(2);
-/// Memory may grow by so much.
+/// Maximum growth of the memory.
 const MAX_GROWTH: u64 = 8 << 20;
 
-/// Runs the soak; says whether everything was as promised.
+/// Runs the soak test. Returns whether all guarantees were met.
 ///
 /// # Errors
 /// If the set-up fails.
@@ -98,18 +98,19 @@ pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
 }
 
 const CONNECTIONS: u64 = 8;
-/// Cycles until each kind of fault has happened.
+/// Number of cycles until each kind of fault has happened.
 const WARM_UP: u32 = 8;
 
-/// One of the service's closes, with what makes some of them harder.
+/// One of the service's closes, some of them with an additional fault.
 async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -> Result<(), SetupError> {
     let every = |cycles: u32| cycle.is_multiple_of(cycles);
     if every(6) {
-        // The path dies without a word.
+        // The path fails silently.
         watcher.excuse(LIVENESS * 2);
         local.strike("black-hole".parse()?).await;
     } else if every(4) {
-        // The lid is closed; the service gives up meanwhile, and the way to it is gone when the machine wakes.
+        // The laptop's lid is closed. The service gives up in the meantime, and the path to it is gone when the machine
+        // wakes up.
         watcher.excuse(SLEEP + if every(8) { LIVENESS * 2 } else { Duration::ZERO });
         client.signal(Signal::STOP)?;
         local.strike(if every(8) { "black-hole" } else { "reset" }.parse()?).await;
@@ -128,7 +129,7 @@ async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -
     Ok(())
 }
 
-/// What became of a program's connections.
+/// The results of a program's connections.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     exact: u64,
@@ -148,7 +149,7 @@ impl Tally {
     }
 }
 
-/// One connection after the other, each living through several closes.
+/// One connection after the other, each lasting through several closes.
 async fn program(
     number: u64,
     entrance: SocketAddr,
@@ -185,7 +186,7 @@ async fn service_outcome(service: &Service, seed: u64) -> Option<Result<(), Brok
     None
 }
 
-/// Uploads, downloads and conversations, each some twenty seconds long.
+/// Uploads, downloads and conversations of about twenty seconds each.
 fn script(number: u64) -> Script {
     let seed = fastrand::u64(..);
     let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst: 16 << 10, pause: 50 };
@@ -196,7 +197,7 @@ fn script(number: u64) -> Script {
     }
 }
 
-/// Knows until when nobody can expect anything to move, and the worst that was seen beyond it.
+/// Knows until when no progress can be expected, and the worst stall beyond that.
 #[derive(Debug)]
 struct Watcher(Mutex<(Instant, Duration)>);
 
@@ -205,7 +206,7 @@ impl Watcher {
         Self(Mutex::new((Instant::now(), Duration::ZERO)))
     }
 
-    /// The fault itself lasts so long from now on.
+    /// The fault itself lasts this long from now on.
     fn excuse(&self, fault: Duration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Instant::now() + fault;
     }
@@ -221,7 +222,7 @@ impl Watcher {
     }
 }
 
-/// One connection's last sign of life.
+/// The time of one connection's last progress.
 struct Meter {
     watcher: Arc<Watcher>,
     last: Mutex<Instant>,
@@ -276,7 +277,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// The forwarder in a process of its own, so that it can be put to sleep and weighed.
+/// The forwarder in a process of its own, so that it can be stopped and its memory measured.
 struct Client {
     process: Child,
     pid: Pid,
@@ -318,10 +319,10 @@ impl Client {
     }
 }
 
-/// The process that is put to sleep: forwards until it is ended.
+/// The process that is stopped: forwards until it is ended.
 ///
 /// # Errors
-/// Whatever ends it.
+/// What ends it.
 pub(crate) async fn client(args: ClientArgs) -> Result<(), SetupError> {
     let forwarder = Forwarder::builder(Arc::new(provider(&args.endpoint_url).await?), request(args.to))
         .config(config(LIVENESS))

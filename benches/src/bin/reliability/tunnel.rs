@@ -1,4 +1,4 @@
-//! A whole tunnel in this process: a local Session Manager, a private service, a forwarder, and what it told.
+//! A whole tunnel in this process: a local Session Manager, a private service, a forwarder, and its events.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,14 +21,14 @@ pub(crate) type SetupError = Box<dyn Error + Send + Sync>;
 
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 
-/// How long a start or a stop may take.
+/// Timeout for a start or a stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub(crate) struct Tunnel {
     pub(crate) local: Local,
     pub(crate) service: Service,
-    /// Where programs connect.
+    /// The address to which programs connect.
     pub(crate) entrance: SocketAddr,
     pub(crate) stats: ForwardStats,
     events: Arc<Mutex<Vec<ForwardEvent>>>,
@@ -37,7 +37,7 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Starts everything; returns when connections are served.
+    /// Starts everything. Returns when connections are accepted.
     pub(crate) async fn open(profile: Profile, faults: Faults, config: ForwardConfig) -> Result<Self, SetupError> {
         let local = Local::builder().any_credentials().ports_only().profile(profile).faults(faults).start().await?;
         let service = Service::start().await?;
@@ -69,12 +69,12 @@ impl Tunnel {
         Ok(Self { local, service, entrance, stats, events, stop, running })
     }
 
-    /// Why the forwarder ended, if it did though nobody stopped it.
+    /// Whether the forwarder ended although nobody stopped it.
     pub(crate) fn has_ended(&self) -> bool {
         self.running.is_finished()
     }
 
-    /// What it told so far.
+    /// The events so far.
     pub(crate) fn events(&self) -> Vec<ForwardEvent> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -88,7 +88,7 @@ impl Tunnel {
     }
 }
 
-/// The API of a local Session Manager that takes any credentials.
+/// The API of a local Session Manager that accepts any credentials.
 pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupError> {
     let credentials = AwsCredentials {
         access_key_id: "AKIALOCALLOCALLOCAL0".into(),
@@ -120,7 +120,7 @@ pub(crate) fn request(to: SocketAddr) -> StartRequest {
 /// Dead peers are noticed within `interval` and as much again; everything else as shipped.
 pub(crate) fn config(interval: Duration) -> ForwardConfig {
     let mut config = ForwardConfig::default();
-    // What is told of outages is compared with what happened to the one session.
+    // The reported outages are compared with what happened to the one session.
     config.pool.size = PoolSize::Fixed(1);
     config.session.liveness.ping_interval = interval;
     config.session.liveness.pong_timeout = interval;

@@ -1,4 +1,4 @@
-//! Where each service is: what is configured, or AWS's own.
+//! The endpoint of each service: configured, or AWS's own.
 
 use aws_sdk_ssm::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use url::Url;
@@ -8,7 +8,7 @@ use super::errors::invalid;
 use super::settings::Settings;
 use super::signed::Service;
 
-/// Refuses an endpoint that is none; `named` says whose it is.
+/// Rejects an invalid endpoint; `named` says where it was configured.
 pub(super) fn check(named: &str, endpoint: &str) -> Result<(), ProviderError> {
     parse(endpoint).map(drop).map_err(|error| invalid(format!("{named} {endpoint:?}: {error}")))
 }
@@ -51,7 +51,8 @@ async fn own(settings: &Settings) -> Result<String, ProviderError> {
     Ok(endpoint.url().to_owned())
 }
 
-/// AWS's endpoint of `name`, in the partition of its SSM endpoint: `https://ssm.REGION.SUFFIX` is `https://kms.REGION.SUFFIX`.
+/// AWS's endpoint of `name`, in the partition of its SSM endpoint: `https://ssm.REGION.SUFFIX` becomes
+/// `https://kms.REGION.SUFFIX`.
 fn beside(ssm: &str, name: &str, settings: &Settings) -> Result<String, ProviderError> {
     let region = &settings.region;
     let (_, suffix) = ssm
@@ -75,7 +76,7 @@ mod tests {
         of(Service { id: "Any", name }, &settings).await.unwrap()
     }
 
-    /// The expectations are those of AWS's endpoint rules for KMS and ECS.
+    /// The expected values are those of AWS's endpoint rules for KMS and ECS.
     #[tokio::test]
     async fn each_partition_has_its_suffix() {
         for (name, region, fips, dual_stack, url) in [

@@ -1,4 +1,4 @@
-//! What AWS's SDK and the API say, in one line each.
+//! Errors of AWS's SDK and the API, in one line each.
 
 use std::error::Error;
 
@@ -10,7 +10,7 @@ use super::source::Source;
 use crate::text::{bounded, one_line};
 use crate::{ProviderError, ProviderErrorKind};
 
-/// What was asked, for the errors.
+/// The call, for errors.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     /// The service's name in permissions, such as `ssm`.
@@ -18,7 +18,7 @@ pub(super) struct Call<'a> {
     /// The call's name.
     pub(super) name: &'a str,
     pub(super) endpoint: &'a str,
-    /// What to do when the credentials are no good.
+    /// What to do if the credentials are not accepted.
     pub(super) remedy: &'a str,
 }
 
@@ -152,7 +152,7 @@ pub(super) fn invalid(message: String) -> ProviderError {
     ProviderError { kind: ProviderErrorKind::Invalid, message }
 }
 
-/// An error and what is behind it, in one line, without repetitions.
+/// An error and its sources, in one line, without repetitions.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |&error| error.source()) {
@@ -164,7 +164,7 @@ pub(super) fn chain(error: &dyn Error) -> String {
     one_line(&text)
 }
 
-/// What is at the bottom of an error.
+/// The innermost source of an error.
 fn root(error: &dyn Error) -> String {
     let last = std::iter::successors(Some(error), |&error| error.source()).last();
     one_line(&last.unwrap_or(error).to_string())

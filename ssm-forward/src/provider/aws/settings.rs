@@ -1,4 +1,5 @@
-//! What is configured, beside who calls: region, endpoints, roots to trust. The environment goes before the profile.
+//! The configuration apart from credentials: region, endpoints, trusted roots. The environment takes precedence over
+//! the profile.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,13 +15,13 @@ pub(super) struct Settings {
     pub(super) region: String,
     pub(super) fips: bool,
     pub(super) dual_stack: bool,
-    /// A PEM file of roots to trust.
+    /// A PEM file of trusted roots.
     pub(super) ca_bundle: Option<CaBundle>,
     given_endpoint: Option<String>,
     endpoints: Endpoints,
 }
 
-/// A PEM file, and who named it.
+/// A PEM file, and where it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CaBundle {
     pub(super) path: PathBuf,
@@ -38,7 +39,7 @@ struct Endpoints {
 
 impl Settings {
     /// # Errors
-    /// There is no region, or it is none.
+    /// There is no region, or it is invalid.
     pub(super) fn new(config: &AwsConfig, files: &Files, selected: &Selected) -> Result<Self, ProviderError> {
         let nothing = Profile::default();
         let profile = files.profile(selected.name()).unwrap_or(&nothing);
@@ -56,20 +57,20 @@ impl Settings {
         })
     }
 
-    /// The endpoint of SSM that the argument, the environment or the profile gives; `None` is AWS's own. One that is given
-    /// rules, whatever is said of FIPS and dual-stack.
+    /// SSM's endpoint from the argument, the environment or the profile; `None` is AWS's own. A configured endpoint
+    /// takes precedence over FIPS and dual-stack settings.
     pub(super) fn ssm_endpoint(&self) -> Option<String> {
         self.endpoint("SSM", self.given_endpoint.clone())
     }
 
-    /// The endpoint of another service, by its id. The argument is SSM's; on this machine, where one port
-    /// serves every API, it is the service's too unless the service has one of its own.
+    /// The endpoint of another service, by its id. The argument is meant for SSM. On this machine, where one port
+    /// serves every API, it is also used for the service, unless the service has its own.
     pub(super) fn other_endpoint(&self, service: &str) -> Option<String> {
         let local = self.given_endpoint.clone().filter(|url| is_loopback(url) && own_variable(service).is_none());
         self.endpoint(service, local)
     }
 
-    /// `given` or what the environment and the profile say.
+    /// `given`, or the endpoint from the environment and the profile.
     fn endpoint(&self, service: &str, given: Option<String>) -> Option<String> {
         if given.is_some() || self.endpoints.ignored {
             return given;
@@ -80,7 +81,8 @@ impl Settings {
             .or_else(|| self.endpoints.of_profile.clone())
     }
 
-    /// What replaces the host of stream URLs: said of this service alone, since no other API is there.
+    /// The replacement for the host of stream URLs. It must be configured for this service alone, because that host has
+    /// no other API.
     pub(super) fn stream_endpoint(&self) -> Option<String> {
         const SERVICE: &str = "ssmmessages";
         if self.endpoints.ignored {
@@ -115,7 +117,7 @@ fn ca_bundle(profile: &Profile, selected: &Selected) -> Option<CaBundle> {
 
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
-/// The instance's own metadata is not asked: on a laptop that is a wait for nothing.
+/// The instance's metadata is not asked: on a laptop that would be a useless wait.
 fn region(config: &AwsConfig, profile: &Profile, selected: &Selected) -> Result<String, ProviderError> {
     let error = |message| ProviderError { kind: ProviderErrorKind::Region, message };
     let given = config.region.clone().filter(|region| !region.is_empty());

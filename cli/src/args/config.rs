@@ -29,7 +29,7 @@ pub(crate) enum ConfigAction {
     Schema,
 }
 
-/// Which file.
+/// The file to use.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// Configuration file of tunnels, instead of the user's and the project's.

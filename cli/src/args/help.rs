@@ -20,7 +20,7 @@ const GROUPS: [Group; 4] = [
     Group { title: "Without AWS", everyday: &["demo"], more: &["local"] },
 ];
 
-/// The command line, with its help. clap's own list of commands has no groups; the rest is what clap writes.
+/// The command line with its help. clap's own list of commands has no groups; everything else is clap's.
 pub(crate) fn command() -> Command {
     let command = Cli::command();
     let (short, long, options) = (short(&command), long(&command), heading(&command, "Options:"));

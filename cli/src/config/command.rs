@@ -1,4 +1,4 @@
-//! `config`: checks the files, writes a first one, prints the schema.
+//! `config`: checks the files, creates a first one, prints the schema.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, IsTerminal as _, Write as _, stderr, stdin};
@@ -90,7 +90,7 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// A file that needs no change, or is a start: every line of a tunnel is a comment.
+/// A file that works unchanged: every line of a tunnel is a comment.
 const EXAMPLE: &str = include_str!("example.toml");
 
 /// The file that a person at the terminal describes.
@@ -158,7 +158,7 @@ mod tests {
     use super::super::{merge, places};
     use super::*;
 
-    /// With all tunnels of the example, and as it is written.
+    /// As it is written, and with all its example tunnels enabled.
     #[test]
     fn the_example_is_right_also_without_its_comment_signs() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! One configuration file: its tables, with the place of everything.
+//! One configuration file: its tables, with the position of everything.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,21 +28,21 @@ pub(super) type Entries = BTreeMap<&'static str, Entry>;
 /// One `[tunnels.NAME]`.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// Where its name is.
+    /// The position of its name.
     pub(super) place: Place,
     pub(super) entries: Entries,
 }
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) defaults: Entries,
     pub(super) tunnels: BTreeMap<String, Table>,
-    /// As they are written, with their places.
+    /// As they are written, with their positions.
     pub(super) includes: Vec<(PathBuf, Place)>,
 }
 
-/// Reads a file; what is wrong is added to `problems`.
+/// Reads a file. Errors are added to `problems`.
 pub(super) fn read(source: Arc<Source>, problems: &mut Vec<Problem>) -> File {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     let mut reader = Reader { source: source.clone(), problems };
@@ -159,7 +159,7 @@ impl Reader<'_> {
     }
 }
 
-/// The value, if it has the shape.
+/// The value, if it has this shape.
 fn shaped(shape: Shape, value: &DeValue<'_>) -> Option<Value> {
     let text = |value: &DeValue<'_>| match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -187,7 +187,7 @@ fn shaped(shape: Shape, value: &DeValue<'_>) -> Option<Value> {
     })
 }
 
-/// A name must not look like something else that may stand in its place on the command line.
+/// A name must not look like something else that is allowed in its place on the command line.
 fn check_name(name: &str) -> Result<(), &'static str> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_word) {

@@ -1,4 +1,5 @@
-//! The keys of a tunnel: every option of `forward` that says how a tunnel is, by its own name, and a few that have no option.
+//! The keys of a tunnel: every option of `forward` that describes a tunnel, with the option's name, and a few keys
+//! without an option.
 
 use std::ffi::OsString;
 use std::sync::LazyLock;
@@ -11,10 +12,10 @@ use crate::args::TunnelArgs;
 pub(super) static OPTIONS: LazyLock<Command> =
     LazyLock::new(|| TunnelArgs::augment_args(Command::new("forward").no_binary_name(true)));
 
-/// Options that are about the command rather than a tunnel.
+/// Options that concern the command rather than a tunnel.
 const NOT_KEYS: [&str; 2] = ["local", "config"];
 
-/// What a value looks like.
+/// The shape of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// `true` or `false`.
@@ -28,7 +29,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    /// What is expected, in words.
+    /// The expected value, for errors.
     pub(super) fn expected(self) -> &'static str {
         match self {
             Self::Flag => "expected true or false",
@@ -42,17 +43,17 @@ impl Shape {
 /// A key of a tunnel or of the defaults.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
-    /// As it is written.
+    /// The name in the file.
     pub(super) name: &'static str,
-    /// What its value looks like.
+    /// The shape of its value.
     pub(super) shape: Shape,
-    /// The option of `forward` that it stands for.
+    /// The option of `forward` that it sets.
     pub(super) option: Option<&'static Arg>,
     /// One sentence or more.
     about: &'static str,
-    /// Whether it makes sense as a default of all tunnels.
+    /// Whether it may be a default of all tunnels.
     pub(super) may_be_default: bool,
-    /// Whether a project's file may have it; else only the user's own.
+    /// Whether a project's file may contain it; otherwise only the user's own file may.
     pub(super) is_harmless: bool,
 }
 
@@ -70,8 +71,8 @@ impl Key {
             (name, _) => (name, Shape::One),
         };
         let may_be_default = !matches!(name, "kubeconfig" | "iam-auth");
-        // What decides where credentials, tokens and certificates are believed, what is written, and what a document makes
-        // the node do.
+        // Options that decide which credentials, tokens and certificates are trusted, what is written, and what a
+        // document makes the node do.
         let is_harmless = !matches!(
             name,
             "endpoint-url"
@@ -85,13 +86,13 @@ impl Key {
         Some(Self { name, shape, option: Some(option), about: "", may_be_default, is_harmless })
     }
 
-    /// What it means, in one sentence or more.
+    /// Its description, in one sentence or more.
     pub(super) fn about(&self) -> String {
         let help = self.option.and_then(|option| option.get_long_help().or_else(|| option.get_help()));
         help.map_or_else(|| self.about.to_owned(), ToString::to_string)
     }
 
-    /// The words that say the same on the command line.
+    /// The equivalent words on the command line.
     pub(super) fn words(&self, value: &Value) -> Vec<OsString> {
         let Some(long) = self.option.and_then(Arg::get_long) else { return Vec::new() };
         match value {
@@ -105,9 +106,9 @@ impl Key {
 /// A value that has the shape of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Of a flag.
+    /// For a flag.
     Flag(bool),
-    /// Of everything else; pairs are `key=value`.
+    /// For everything else; pairs are `key=value`.
     Texts(Vec<String>),
 }
 
@@ -156,16 +157,16 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
     Some(meant)
 }
 
-/// The candidate that looks most like a word, if any does.
+/// The candidate that is most similar to a word, if any is similar.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // What clap takes for its own suggestions.
+    // The similarity that clap requires for its own suggestions.
     const ALIKE: f64 = 0.7;
     let rated = candidates.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
     let best = rated.filter(|(likeness, _)| *likeness > ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.map(|(_, candidate)| candidate)
 }
 
-/// The options of `forward` that were written on a command line, as words.
+/// The options of `forward` that were given on a command line, as words.
 pub(crate) fn given(matches: &ArgMatches) -> Vec<OsString> {
     let mut words = Vec::new();
     for option in OPTIONS.get_arguments() {

@@ -1,4 +1,5 @@
-//! The files as one: the user's own and what it includes, then the project's. Where both define a tunnel, the user's keys win.
+//! Merges the files: the user's own and those that it includes, then the project's. If both define a tunnel, the user's
+//! keys take precedence.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,9 +15,9 @@ use crate::exit_code::{ExitCode, Failure};
 /// A tunnel, from all files.
 #[derive(Debug)]
 pub(super) struct Definition {
-    /// Where its name is.
+    /// The position of its name.
     pub(super) place: Place,
-    /// The defaults too.
+    /// Including the defaults.
     pub(super) entries: Entries,
 }
 
@@ -32,7 +33,7 @@ impl Definition {
     }
 }
 
-/// Reads and merges. `only` stands in place of the other files.
+/// Reads and merges. `only` replaces the other files.
 ///
 /// # Errors
 /// All problems of all files.
@@ -163,8 +164,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::new(ExitCode::Config, "configuration", format!("cannot read {}: {error}", path.display()))
 }
 
-/// What is nearer to the tunnel and to the user wins: the user's table, the project's table, the project's defaults, and last
-/// the user's defaults.
+/// Precedence: the user's table, the project's table, the project's defaults, the user's defaults.
 fn merge(own: Layer, project: Layer) -> BTreeMap<String, Definition> {
     let mut tunnels = BTreeMap::new();
     let Layer { defaults, tunnels: own_tables } = own;

@@ -1,7 +1,7 @@
 //! Tunnels by name: the user's configuration file and a project's, merged.
 //!
-//! A tunnel of a file becomes the arguments that `forward` would have got on its command line, and passes the same parser: there
-//! is one place that says which options there are and which values they take.
+//! A tunnel of a file is converted to the arguments that `forward` would have got on its command line, and passes the
+//! same parser. So the options and their values are defined in one place.
 
 pub(crate) mod command;
 mod file;
@@ -32,7 +32,7 @@ use merge::Definition;
 pub(crate) struct Tunnel {
     /// Its name.
     pub(crate) name: String,
-    /// What `forward` would have got on its command line; it has exactly one `-L`.
+    /// The arguments that `forward` would have got on its command line; there is exactly one `-L`.
     pub(crate) args: TunnelArgs,
     /// With `up`: the session starts with the first connection.
     pub(crate) lazy: bool,
@@ -40,19 +40,20 @@ pub(crate) struct Tunnel {
     pub(crate) idle: Duration,
 }
 
-/// All that the configuration files say.
+/// The contents of the configuration files.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
-    /// The files, those that were included too.
+    /// The files, including the included ones.
     pub(crate) files: Vec<PathBuf>,
     tunnels: BTreeMap<String, Definition>,
 }
 
 impl Config {
-    /// Reads `only`, or the user's file and that of the project around the current folder. Files that do not exist say nothing.
+    /// Reads `only`, or the user's file and that of the project around the current folder. Missing files count as
+    /// empty.
     ///
     /// # Errors
-    /// A file cannot be read, or something in it is wrong. Values of tunnels are checked when these are asked for.
+    /// A file cannot be read, or is invalid. Values of tunnels are checked when the tunnels are requested.
     pub(crate) fn load(only: Option<&Path>) -> Result<Self, Failure> {
         let folder = std::env::current_dir().ok();
         merge::load(only, user_file().as_deref(), folder.as_deref())
@@ -68,11 +69,11 @@ impl Config {
         self.tunnels.values().flat_map(Definition::groups).collect()
     }
 
-    /// The tunnel of this name. `given` are the options of a command line, from [`keys::given`]: they take precedence over the
-    /// file's.
+    /// The tunnel of this name. `given` are the options of a command line, from [`keys::given`]; they take precedence
+    /// over the file's.
     ///
     /// # Errors
-    /// There is none; the error lists those there are. Or one of its values is wrong.
+    /// There is no such tunnel (the error lists the existing ones), or one of its values is invalid.
     pub(crate) fn tunnel(&self, name: &str, given: &[OsString]) -> Result<Tunnel, Failure> {
         let Some(definition) = self.tunnels.get(name) else { return Err(self.unknown(name)) };
         let mut problems = Vec::new();
@@ -82,10 +83,10 @@ impl Config {
         }
     }
 
-    /// The tunnels of these names and groups, each once; all, if none is named.
+    /// The tunnels of these names and groups, each once; all tunnels if none is named.
     ///
     /// # Errors
-    /// As [`Self::tunnel`].
+    /// As for [`Self::tunnel`].
     pub(crate) fn select(&self, wanted: &[String], given: &[OsString]) -> Result<Vec<Tunnel>, Failure> {
         let mut names: Vec<&str> = Vec::new();
         for name in wanted {
@@ -116,7 +117,7 @@ impl Config {
     /// All tunnels.
     ///
     /// # Errors
-    /// All that is wrong with any of them.
+    /// All errors in any of them.
     fn check(&self) -> Result<Vec<Tunnel>, Failure> {
         let mut problems = Vec::new();
         let tunnels = self.tunnels.iter().map(|(name, definition)| definition.resolve(name, &[], &mut problems));
@@ -155,10 +156,10 @@ impl Config {
     }
 }
 
-/// The tunnel that `forward` was asked for by name, if it was: with nothing else that says what to forward.
+/// The tunnel that `forward` was given by name, if there are no other arguments that say what to forward.
 ///
 /// # Errors
-/// There is no such tunnel, or the configuration is wrong.
+/// There is no such tunnel, or the configuration is invalid.
 pub(crate) fn of_forward(args: &TunnelArgs) -> Result<Option<Tunnel>, Failure> {
     let Some(name) = args.target().filter(|name| args.forwards.is_empty() && is_plain_name(name)) else {
         return Ok(None);

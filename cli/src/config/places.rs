@@ -19,19 +19,19 @@ pub(super) fn home() -> Option<PathBuf> {
     std::env::home_dir().filter(|home| home.is_absolute())
 }
 
-/// The project's file: the one in `folder` or in the nearest folder above that has one.
+/// The project's file: in `folder`, or in the nearest parent folder that has one.
 pub(super) fn project_file(folder: &Path) -> Option<PathBuf> {
     folder.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|path| path.symlink_metadata().is_ok())
 }
 
-/// Whether somebody else than the user or the system's administrator could have written a file.
+/// Whether anybody other than the user or the system's administrator could have written a file.
 ///
 /// # Errors
-/// It cannot be looked at.
+/// Its metadata cannot be read.
 pub(super) fn is_of_another(path: &Path) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
     let own = rustix::process::geteuid().as_raw();
-    // The folder too: whoever owns it can put another file in its place.
+    // The folder is checked too, because its owner can replace the file.
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     for path in [path, folder] {
         let metadata = path.symlink_metadata()?;

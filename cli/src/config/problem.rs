@@ -1,4 +1,5 @@
-//! What is wrong with a configuration file, told as a compiler does: the place, the line with a mark below it, and what would help.
+//! Errors in configuration files, reported like a compiler's: the position, the line with a mark below it, and a
+//! suggestion.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -13,24 +14,24 @@ use crate::outside;
 /// The text of a file, for excerpts.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// Where it was read.
+    /// Its path.
     pub(crate) path: PathBuf,
-    /// All of it.
+    /// The whole text.
     pub(crate) text: String,
-    /// Who wrote it.
+    /// Its author.
     pub(crate) author: Author,
 }
 
-/// Who wrote a file, and so what it may do.
+/// The author of a file, which decides what the file may contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Author {
     /// The user.
     User,
-    /// Whoever wrote the project in this folder.
+    /// The author of the project in this folder.
     Project(PathBuf),
 }
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// The file.
@@ -47,22 +48,22 @@ impl Place {
     }
 }
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Debug)]
 pub(crate) struct Problem {
     title: String,
-    /// Each with what is to be said about it; the first is the main one.
+    /// The positions, each with a text; the first one is the main position.
     places: Vec<(Place, String)>,
     help: Option<String>,
 }
 
 impl Problem {
-    /// Something is wrong at a place; `label` is written next to the mark.
+    /// An error at a position; `label` is written next to the mark.
     pub(crate) fn new(title: impl Into<String>, place: &Place, label: impl Into<String>) -> Self {
         Self { title: title.into(), places: vec![(place.clone(), label.into())], help: None }
     }
 
-    /// Also shows another place.
+    /// Also shows another position.
     pub(crate) fn and(mut self, place: &Place, label: impl Into<String>) -> Self {
         self.places.push((place.clone(), label.into()));
         self
@@ -74,12 +75,12 @@ impl Problem {
         self
     }
 
-    /// Where it is to be told among others of its file.
+    /// For sorting it among the errors of its file.
     pub(crate) fn position(&self) -> (PathBuf, usize) {
         self.places.first().map(|(place, _)| (place.source.path.clone(), place.span.start)).unwrap_or_default()
     }
 
-    /// In one line, with the file and the line.
+    /// In one line, with the file and the line number.
     pub(crate) fn one_line(&self) -> String {
         let place = self.places.first().map(|(place, _)| place);
         let place =

@@ -16,11 +16,12 @@ use crate::args::{self, TunnelArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::spec::ForwardRequest;
 
-/// How long a lazy tunnel keeps a session that nobody uses, unless its file says otherwise.
+/// How long a lazy tunnel keeps an unused session, unless its file sets another time.
 const IDLE: Duration = Duration::from_secs(300);
 
 impl Definition {
-    /// The tunnel. What is in `given` comes from the command line and wins. `None`: `problems` says what is wrong.
+    /// The tunnel. Options in `given` come from the command line and take precedence. Returns `None` if there are
+    /// errors, which are added to `problems`.
     ///
     /// # Errors
     /// Two options contradict each other.
@@ -34,7 +35,7 @@ impl Definition {
         let mut resolving = Resolving { problems };
         let is_local = given.iter().any(|word| option_of(word) == Some("local"));
         let is_given = |key: &str| {
-            // With --local there is neither an account nor another node than this machine.
+            // With --local there is no account, and no node other than this machine.
             let is_of_aws = matches!(key, "target" | "profile" | "region" | "endpoint-url");
             given.iter().any(|word| option_of(word) == Some(key)) || (is_local && is_of_aws) || is_in_environment(key)
         };
@@ -103,13 +104,13 @@ fn option_name(entry: &Entry) -> &'static str {
     entry.key.option.and_then(clap::Arg::get_long).unwrap_or(entry.key.name)
 }
 
-/// Whether an option's environment variable is set, which goes before files.
+/// Whether an option's environment variable is set, which takes precedence over files.
 fn is_in_environment(key: &str) -> bool {
     let option = super::keys::key(key).and_then(|key| key.option);
     option.and_then(clap::Arg::get_env).is_some_and(|name| std::env::var_os(name).is_some())
 }
 
-/// A path of a file: `~/` is the home folder, and a relative path begins at the file's folder.
+/// A path in a file: `~/` is the home folder, and relative paths are relative to the file's folder.
 fn path_of(place: &Place, text: &str) -> PathBuf {
     match (text.strip_prefix("~/"), places::home()) {
         (Some(rest), Some(home)) => home.join(rest),
@@ -122,7 +123,7 @@ struct Resolving<'a> {
 }
 
 impl Resolving<'_> {
-    /// The words of an entry, if it has an option and its value is right.
+    /// The words of an entry, if it has an option and its value is valid.
     fn words(&mut self, entry: &Entry) -> Vec<OsString> {
         let Some(option) = entry.key.option else { return Vec::new() };
         let Some(mut value) = self.replaced(entry) else { return Vec::new() };
@@ -151,7 +152,7 @@ impl Resolving<'_> {
         }
     }
 
-    /// The value of a key that has one text.
+    /// The value of a key with a single text.
     fn text(&mut self, entry: &Entry) -> Option<String> {
         match self.replaced(entry)? {
             Value::Texts(texts) => texts.into_iter().next(),
@@ -192,7 +193,7 @@ impl Resolving<'_> {
     }
 }
 
-/// Whether a file that is made there is in the folder.
+/// Whether a file created at this path is in the folder.
 fn is_inside(path: &Path, root: &Path) -> bool {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
     folder.zip(root.canonicalize().ok()).is_some_and(|(folder, root)| folder.starts_with(root))

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{KEYS, Key, Shape};
 
-/// The schema (draft 7, which editors know best).
+/// The schema, in draft 7, which editors support best.
 pub(super) fn schema() -> Value {
     let defaults = properties(|key| key.may_be_default);
     let tunnel = properties(|_| true);

@@ -41,7 +41,7 @@ impl Files {
         self.load()?.tunnel(name, &given).map_err(|failure| self.shown(&failure))
     }
 
-    /// Without the name of the folder, which is another one each time.
+    /// Without the name of the folder, which changes with each run.
     fn shown(&self, failure: &Failure) -> String {
         failure.shown().replace(&format!("{}/", self.folder.path().display()), "")
     }
@@ -81,7 +81,7 @@ fn the_command_line_goes_before_the_file() {
     let args = files.tunnel("db", &["--region=eu-west-1", "--target=i-2"]).unwrap().args;
     assert_eq!((args.aws.region.as_deref(), args.target()), (Some("eu-west-1"), Some("i-2")));
     assert_eq!((args.aws.profile.as_deref(), args.sessions), (Some("p"), ssm_forward::PoolSize::Fixed(2)));
-    // There is neither an account nor another node.
+    // There is no account, and no other node.
     let args = files.tunnel("db", &["--local"]).unwrap().args;
     assert_eq!((args.aws.local, args.aws.profile, args.aws.region), (true, None, None));
 }
@@ -221,7 +221,7 @@ fn a_projects_file_can_do_no_harm() {
         let tunnel = format!("[tunnels.x]\ntarget = \"i-1\"\nremote = 80\n{text}\n");
         let error = Files::new("", &tunnel).tunnel("x", &[]).unwrap_err();
         assert!(error.contains(part), "{text}: {error}");
-        // The user's own file may have all of it.
+        // The user's own file may contain all of it.
         assert!(of_user(&tunnel).tunnel("x", &[]).is_ok(), "{text}: {:?}", of_user(&tunnel).tunnel("x", &[]));
     }
     let files = Files::new("", "include = [\"../user/secret.toml\", \"link.toml\"]\n");
@@ -250,7 +250,7 @@ fn an_excerpt_cannot_control_the_terminal() {
     assert!(error.chars().all(|c| c == '\n' || !c.is_control()) && !error.contains('\u{202e}'), "{error:?}");
 }
 
-/// The other direction, that what the schema has is taken, is tested with real documents in `tests/real/tunnels.py`.
+/// The opposite, that what the schema allows is accepted, is tested with real documents in `tests/real/tunnels.py`.
 #[test]
 fn every_option_of_forward_is_a_key_of_the_schema() {
     let schema = schema::schema();

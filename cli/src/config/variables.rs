@@ -5,7 +5,7 @@ use super::problem::Author;
 /// Replaces the variables of a value. `$$` is one `$`.
 ///
 /// # Errors
-/// In words: a variable is not set, may not be read, or is not written well.
+/// A variable is not set, may not be read, or is malformed.
 pub(super) fn replace(text: &str, author: &Author, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut replaced = String::with_capacity(text.len());
     let mut rest = text;
@@ -44,7 +44,7 @@ fn value(inner: &str, author: &Author, lookup: &impl Fn(&str) -> Option<String>)
     value.ok_or_else(|| format!("the environment variable {name} is not set"))
 }
 
-/// Whether a project's file may read a variable: others may be secrets, and a name that is looked up can carry one away.
+/// Whether a project's file may read a variable. Others may be secrets, and a name that is looked up could reveal one.
 fn is_open(name: &str) -> bool {
     matches!(name, "USER" | "HOME" | "AWS_PROFILE" | "AWS_REGION" | "AWS_DEFAULT_REGION")
         || name.starts_with("SSM_FORWARD_")

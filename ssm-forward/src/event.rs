@@ -71,13 +71,13 @@ pub enum ForwardEvent {
         /// Duration of the outage.
         outage: Duration,
     },
-    /// A session is permanently gone; connections that used it are reset.
+    /// A session is permanently gone. Connections that used it are reset, unless they had already received everything.
     SessionLost {
         /// The session's id.
         session_id: String,
         /// Why.
         reason: String,
-        /// Number of connections that used it. If there was none, the next connection starts a new session.
+        /// Number of connections that are cut off. If there is none, the next connection starts a new session.
         connections: usize,
     },
     /// A new session is about to be started.

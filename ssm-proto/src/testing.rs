@@ -54,7 +54,9 @@ pub struct End {
     pub malformed: u64,
     connected: bool,
     back_at: Option<Instant>,
-    /// Messages that the driver has not read from its socket because the session is congested.
+    /// It reads nothing before this time.
+    deaf_until: Option<Instant>,
+    /// Messages that the driver has not read from its socket because the session is congested or the side is deaf.
     unread: VecDeque<Bytes>,
     /// Largest number of received bytes that were ever buffered.
     pub peak_receive: usize,
@@ -166,11 +168,17 @@ impl Pair {
         self.tell_other(side, false);
     }
 
+    /// A side reads nothing for a while, as a process that stands still. What comes waits for it.
+    pub fn deafen(&mut self, side: Side, time: Duration) {
+        let until = self.now + time;
+        self.end(side).deaf_until = Some(until);
+    }
+
     fn next_moment(&self) -> Option<Instant> {
         let arrival = self.flight.first_key_value().map(|((at, _), _)| *at);
         let ends = [&self.client, &self.agent];
         let timers = ends.into_iter().filter_map(|end| end.session.poll_timeout().map(|timeout| timeout.at));
-        let returns = ends.into_iter().filter_map(|end| end.back_at);
+        let returns = ends.into_iter().flat_map(|end| [end.back_at, end.deaf_until]).flatten();
         arrival.into_iter().chain(timers).chain(returns).min().map(|at| at.max(self.now))
     }
 
@@ -290,6 +298,7 @@ impl End {
             malformed: 0,
             connected: false,
             back_at: None,
+            deaf_until: None,
             unread: VecDeque::new(),
             peak_receive: 0,
         }
@@ -297,6 +306,10 @@ impl End {
 
     /// Reads what is in the socket, unless the session is congested.
     fn read(&mut self, now: Instant) {
+        if self.deaf_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.deaf_until = None;
         while !self.session.is_congested() {
             let Some(message) = self.unread.pop_front() else { break };
             if self.session.handle_input(now, message).is_err() {

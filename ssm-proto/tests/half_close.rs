@@ -150,6 +150,22 @@ fn silence_that_this_end_causes_is_none_of_the_far_sides() {
     }
 }
 
+/// The agent's window is full, because it does not hear that its data arrived. It can answer the probe and send what it held
+/// back only once it reads again, at whichever moment around the end of the linger.
+#[test]
+fn an_agent_that_was_kept_from_sending_was_not_silent() {
+    for quarters in 0..24 {
+        let mut call = Call::new(MUX, LATENCY);
+        call.pair.deafen(Side::Agent, seconds(28) + Duration::from_millis(250) * quarters);
+        while call.pair.agent.session.write(call.agent_id, vec![7; 4096].into()).is_ok() {
+            call.written += 4096;
+            call.wait(Duration::from_millis(1));
+        }
+        call.wait(seconds(36));
+        call.answer_to_the_end(&format!("{quarters}"));
+    }
+}
+
 #[test]
 fn another_streams_slow_reader_makes_silence_too() {
     let mut call = Call::new(MUX, LATENCY);

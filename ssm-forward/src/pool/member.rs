@@ -90,11 +90,11 @@ impl Member {
                     () = shared.closing() => break None,
                 }
             };
-            let connections = self.shared.gone(self.number);
+            self.shared.gone(self.number);
             session.terminate().await;
             let Some(reason) = reason else { return Ok(()) };
             tokio::select! {
-                goes_on = self.handle_end(&session, &reason, connections, began) => if !goes_on? { return Ok(()) },
+                goes_on = self.handle_end(&session, &reason, began) => if !goes_on? { return Ok(()) },
                 () = shared.closing() => return Ok(()),
             }
         }
@@ -106,7 +106,6 @@ impl Member {
         &mut self,
         session: &Session,
         reason: &CloseReason,
-        connections: usize,
         began: Instant,
     ) -> Result<bool, ForwardError> {
         let refused = self.is_first
@@ -117,7 +116,7 @@ impl Member {
         if !self.blueprint.pool.restart || refused {
             return Err(ForwardError::SessionEnded(reason.to_string()));
         }
-        let (session_id, reason) = (session.id().to_owned(), reason.to_string());
+        let (session_id, reason, connections) = (session.id().to_owned(), reason.to_string(), session.cut_streams());
         self.emit(ForwardEvent::SessionLost { session_id, reason: reason.clone(), connections });
         self.outage.get_or_insert_with(Instant::now);
         if began.elapsed() > STABLE {

@@ -77,12 +77,13 @@ impl Place {
         (self.is_new, self.asleep) = (false, false);
     }
 
-    /// The session, and how many streams it had.
-    pub(super) fn end(&mut self) -> (Option<Arc<Session>>, usize) {
+    /// The session is over.
+    pub(super) fn end(&mut self) -> Option<Arc<Session>> {
         self.retiring = false;
+        self.streams = 0;
         self.recent = [0; 2];
         self.connections.clear();
-        (self.session.take(), std::mem::take(&mut self.streams))
+        self.session.take()
     }
 
     pub(super) fn takes_connections(&self) -> bool {

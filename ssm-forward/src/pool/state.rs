@@ -168,15 +168,13 @@ impl Shared {
         sessions
     }
 
-    /// A member's session is gone; gives how many connections it had.
-    pub(super) fn gone(&self, number: Number) -> usize {
+    /// A member's session is gone.
+    pub(super) fn gone(&self, number: Number) {
         let mut state = self.lock();
-        let Some(place) = state.members.get_mut(&number) else { return 0 };
-        let (session, streams) = place.end();
-        if let Some(session) = session {
+        let ended = state.members.get_mut(&number).and_then(Place::end);
+        if let Some(session) = ended {
             state.past.add(&session);
         }
-        streams
     }
 
     pub(super) fn sleeps(&self, number: Number, asleep: bool) {

@@ -335,6 +335,11 @@ impl Session {
         self.shared.lock().ended.clone()
     }
 
+    /// Streams that the end of the session cut off: those that were open and had not received everything.
+    pub(crate) fn cut_streams(&self) -> usize {
+        self.shared.lock().cut_streams
+    }
+
     /// Completes when the session is over, and says why.
     pub async fn closed(&self) -> CloseReason {
         self.shared.ended().await

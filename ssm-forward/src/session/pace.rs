@@ -39,6 +39,9 @@ pub(super) struct Backoff {
 
 /// A WebSocket that lasted this long was useful.
 const STABLE: Duration = Duration::from_secs(5);
+/// One that moved something was of use after so long. A service that hangs up every few seconds is then asked for a new
+/// WebSocket without a wait, and no more often than once in that time.
+const USEFUL: Duration = Duration::from_secs(1);
 /// After a WebSocket that did not last but moved something, no wait is longer than before the attempt that follows: 800 ms.
 const LIVELY: u32 = 4;
 
@@ -49,7 +52,7 @@ impl Backoff {
 
     /// A WebSocket was lost that lasted for `lived`, and carried data or not.
     pub(super) fn lost(&mut self, lived: Duration, moved: bool) {
-        if lived >= STABLE {
+        if lived >= STABLE || moved && lived >= USEFUL {
             self.attempts = 0;
         } else if moved {
             self.attempts = self.attempts.min(LIVELY);
@@ -95,6 +98,11 @@ mod tests {
             waited = backoff.next();
         }
         assert!(waited >= Duration::from_secs(10), "{waited:?}");
+        backoff.lost(USEFUL, false);
+        assert!(backoff.next() >= Duration::from_secs(10), "it moved nothing");
+        backoff.lost(USEFUL, true);
+        assert_eq!(backoff.next(), Duration::ZERO);
+        assert!(backoff.next() > Duration::ZERO);
         backoff.lost(STABLE, false);
         assert_eq!(backoff.next(), Duration::ZERO);
     }

@@ -43,6 +43,8 @@ pub(super) struct State {
     notices: Vec<SessionNotice>,
     pub(super) streams: BTreeMap<StreamId, StreamState>,
     pub(super) ended: Option<CloseReason>,
+    /// Streams that were open at the end of the session and had not received everything.
+    pub(super) cut_streams: usize,
     driver: Option<Waker>,
     openers: Vec<Waker>,
 }
@@ -51,6 +53,8 @@ pub(super) struct State {
 pub(super) struct StreamState {
     /// How it ended, if the far side did not end it normally.
     pub(super) failed: Option<StreamError>,
+    /// The far side ended it: all that it sent is here, read or not.
+    complete: bool,
     pub(super) reader: Option<Waker>,
     writers: Vec<Waker>,
 }
@@ -86,6 +90,7 @@ impl Shared {
             notices: Vec::new(),
             streams: BTreeMap::new(),
             ended: None,
+            cut_streams: 0,
             driver: None,
             openers: Vec::new(),
         };
@@ -133,6 +138,7 @@ impl Shared {
             return;
         }
         state.ended = Some(reason.clone());
+        state.cut_streams = state.streams.values().filter(|stream| !stream.complete).count();
         state.streams.values_mut().for_each(StreamState::wake);
         state.openers.drain(..).for_each(Waker::wake);
         state.wake_driver();
@@ -182,6 +188,7 @@ impl Shared {
                 SessionEvent::Finished(id) => {
                     tracing::debug!(stream = ?id, "the far side ended the stream");
                     if let Some(stream) = state.streams.get_mut(&id) {
+                        stream.complete = true;
                         stream.wake();
                     }
                 }

@@ -236,7 +236,10 @@ impl Relay {
             self.down.clear();
             return Ok(moved);
         };
+        let waited = !self.down.is_empty();
         let outcome = pump(client, &mut self.down, &mut self.unflushed, cx);
+        // The agent was not listened to while something waited.
+        moved |= waited && self.down.is_empty();
         if let Err(error) = outcome {
             self.disconnect(&error);
             moved = true;

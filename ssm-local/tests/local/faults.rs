@@ -249,6 +249,16 @@ async fn publication_is_paused_and_started_at_will() {
 
 // The agent and its node.
 
+/// One comes at the same moment as what the agent sends, again and again.
+#[tokio::test]
+async fn publications_hold_back_nothing_that_the_agent_sends() {
+    let local = faulty(&["pause-publication,direction=down,every=1ms"]).await;
+    let (_, mut channel) = stream(&local).await;
+    for _ in 0..300 {
+        channel.round_trip().await;
+    }
+}
+
 #[tokio::test]
 async fn an_agent_that_was_away_sends_again() {
     let local = faulty(&[]).await;

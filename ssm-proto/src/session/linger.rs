@@ -1,14 +1,16 @@
 //! Half-closed streams (client side): how long the far side has been silent, as far as this end can tell. MUX-9.
 //!
 //! ```text
-//!  begin ──► what was written arrived, and the reader waits for more ──► silent for the limit ──► probe ──► expired
+//!  begin ──► what was written arrived, and the reader waits for more ──► silent for the limit ──► two probes ──► expired
 //!                         ▲ data came, or the far side could not be heard │                        │
 //!                         └───────────────────────────────────────────────┴────────────────────────┘
 //! ```
 //!
 //! Silence counts only while the far side could be heard. At the end a probe proves it: a message whose acknowledgement
 //! must travel all the way back from the agent. Everything that the agent sent before that acknowledgement has then
-//! arrived too.
+//! arrived too. One probe is not enough: an agent that did not read for a while may have been kept from sending by a full
+//! window. It receives the acknowledgements that it waited for together with the first probe, so that the data that it held
+//! back arrives before its answer to the second one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ const STOOD_STILL: Duration = Duration::from_secs(4);
 /// A probe that takes this much longer than two round trips met a stalled path, or was lost and retransmitted. If the
 /// previous slow probe took about as long, the path itself is long instead.
 const PROMPT: Duration = Duration::from_secs(1);
+/// The second probe is sent this long after the answer to the first one, and four round trips.
+const CONFIRM: Duration = Duration::from_secs(1);
 /// No path is longer than this.
 const LONGEST_WAY: Duration = Duration::from_secs(10);
 
@@ -42,6 +46,8 @@ pub(super) struct Lingers {
     /// No limit is reached before this time; a lower bound.
     check_at: Option<Instant>,
     probe: Probe,
+    /// Set between the answer to the first probe and the answer to the second one.
+    proof: Option<Proof>,
     /// Duration of the last slow probe.
     last_slow: Duration,
 }
@@ -66,6 +72,14 @@ enum Probe {
         number: i64,
         at: Instant,
     },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    /// When the first probe was sent.
+    asked: Instant,
+    /// When to send the second probe.
+    again_at: Instant,
 }
 
 /// The state of the data channel.
@@ -159,13 +173,18 @@ impl Lingers {
                 self.probe = Probe::None;
                 let took = now.saturating_duration_since(at);
                 let usual = (PROMPT + path.srtt.unwrap_or_default() * 2).max(self.last_slow * 3 / 2);
-                if took <= usual.min(LONGEST_WAY) {
-                    return self.expire(at);
+                if took > usual.min(LONGEST_WAY) {
+                    self.last_slow = took;
+                    self.begin_anew(now);
+                } else if let Some(first) = self.proof.take() {
+                    return self.expire(first.asked);
+                } else {
+                    let again_at = now + CONFIRM + path.srtt.unwrap_or_default() * 4;
+                    self.proof = Some(Proof { asked: at, again_at });
                 }
-                self.last_slow = took;
-                self.begin_anew(now);
             }
-            Probe::None if self.check_at.is_some_and(|at| now >= at) => {
+            Probe::None if self.proof.is_some_and(|proof| now >= proof.again_at) => self.probe = Probe::Wanted,
+            Probe::None if self.proof.is_none() && self.check_at.is_some_and(|at| now >= at) => {
                 self.check_at = self.streams.values().filter_map(|linger| self.due(linger)).min();
                 if self.check_at.is_some_and(|at| now >= at) {
                     self.probe = Probe::Wanted;
@@ -181,7 +200,8 @@ impl Lingers {
         let check = self.check_at.filter(|_| !self.is_empty())?;
         let tick = self.looked_at.map_or(check, |at| at + TICK);
         let counts = !self.deaf && matches!(self.probe, Probe::None);
-        let at = if counts { check.min(tick) } else { tick };
+        let next = self.proof.map_or(check, |proof| proof.again_at);
+        let at = if counts { next.min(tick) } else { tick };
         Some(Timeout { at, reason: TimeoutReason::Linger })
     }
 
@@ -198,7 +218,7 @@ impl Lingers {
     /// Restarts the silence of all streams, because the far side could possibly not be heard until now.
     fn begin_anew(&mut self, now: Instant) {
         self.floor = Some(now);
-        self.probe = Probe::None;
+        (self.probe, self.proof) = (Probe::None, None);
     }
 
     fn due(&self, linger: &Linger) -> Option<Instant> {
@@ -206,7 +226,7 @@ impl Lingers {
         Some(self.floor.map_or(since, |floor| since.max(floor)) + linger.limit)
     }
 
-    /// Removes and returns the streams that had reached their limit when the probe was sent.
+    /// Removes and returns the streams that had reached their limit when the first probe was sent and are still silent.
     fn expire(&mut self, probed_at: Instant) -> Vec<StreamId> {
         let over = |linger| self.due(linger).is_some_and(|due| due <= probed_at);
         let expired: Vec<_> = self.streams.iter().filter(|(_, linger)| over(linger)).map(|(id, _)| *id).collect();
@@ -267,7 +287,7 @@ mod tests {
     #[test]
     fn a_silence_that_could_be_heard_ends_the_stream() {
         let mut clock = Clock::new();
-        assert_eq!(clock.run(2, 100), Some(30));
+        assert_eq!(clock.run(2, 100), Some(32));
         assert!(clock.lingers.is_empty());
         assert_eq!(clock.lingers.poll_timeout(), None);
     }
@@ -277,14 +297,14 @@ mod tests {
         let mut clock = Clock::new();
         assert_eq!(clock.run(2, 20), None);
         assert!(clock.look(20, false).is_empty() && clock.look(22, false).is_empty());
-        assert_eq!(clock.run(24, 100), Some(54));
+        assert_eq!(clock.run(24, 100), Some(56));
     }
 
     #[test]
     fn a_process_that_stood_still_heard_nothing() {
         let mut clock = Clock::new();
         assert_eq!(clock.run(2, 20), None);
-        assert_eq!(clock.run(80, 200), Some(110));
+        assert_eq!(clock.run(80, 200), Some(112));
     }
 
     #[test]
@@ -295,7 +315,7 @@ mod tests {
         assert_eq!(clock.lingers.poll_timeout(), None);
         clock.lingers.reader_waits(clock.at(90), ID);
         clock.lingers.reader_waits(clock.at(100), ID);
-        assert_eq!(clock.run(90, 200), Some(120));
+        assert_eq!(clock.run(90, 200), Some(122));
     }
 
     #[test]
@@ -309,7 +329,7 @@ mod tests {
         clock.arrived = 8;
         assert_eq!(clock.run(50, 90), None, "it is still on its way");
         clock.arrived = 9;
-        assert_eq!(clock.run(90, 200), Some(120));
+        assert_eq!(clock.run(90, 200), Some(122));
     }
 
     #[test]
@@ -325,7 +345,21 @@ mod tests {
         }
         clock.arrived = 8;
         assert!(clock.look(60, true).is_empty());
-        assert_eq!(clock.run(62, 200), Some(90));
+        assert_eq!(clock.run(62, 200), Some(92));
+    }
+
+    #[test]
+    fn what_comes_between_the_two_probes_saves_the_stream() {
+        let mut clock = Clock::new();
+        for second in (2..=30).step_by(2) {
+            clock.look(second, true);
+        }
+        clock.lingers.probe_sent(clock.at(30), 8);
+        clock.arrived = 8;
+        assert!(clock.look(30, true).is_empty(), "one proves only that it hears now");
+        clock.lingers.heard(ID, LIMIT);
+        clock.lingers.reader_waits(clock.at(31), ID);
+        assert_eq!(clock.run(32, 200), Some(64));
     }
 
     #[test]

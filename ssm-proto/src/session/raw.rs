@@ -128,6 +128,10 @@ impl Raw {
         if self.current != Some(id) || self.finished.is_some() {
             return Err(WriteError::Closed);
         }
+        // The client's connection is over. The agent closes its own; what it still reads would reach the client's next one.
+        if self.side == Side::Agent && self.basic && self.remote_finished {
+            return Ok(());
+        }
         if self.send.len() >= self.send_queue {
             self.wants_room = true;
             return Err(WriteError::Full(data));
@@ -247,6 +251,10 @@ impl Raw {
             later.finished = true;
         } else if let Some(id) = self.current.filter(|_| !self.remote_finished) {
             self.remote_finished = true;
+            self.send.clear();
+            if std::mem::take(&mut self.wants_room) {
+                self.events.push_back(MuxEvent::Writable(id));
+            }
             self.events.push_back(MuxEvent::Finished(id));
         }
     }
@@ -328,5 +336,20 @@ mod tests {
         assert!(!raw.is_finished(id));
         assert_eq!(raw.read(id).unwrap(), "banner");
         assert!(raw.is_finished(id));
+    }
+
+    #[test]
+    fn what_the_destination_of_an_ended_connection_still_says_reaches_no_other() {
+        let mut agent = Raw::new(Side::Agent, true, &MuxConfig::default());
+        let first = StreamId(1);
+        agent.write(first, Bytes::from_static(b"of the first")).unwrap();
+        agent.handle_disconnect();
+        agent.handle_input(Bytes::from_static(b"question"), |_| true);
+        agent.write(first, Bytes::from_static(b"more of the first")).unwrap();
+        agent.finish(first);
+        agent.write(StreamId(2), Bytes::from_static(b"answer")).unwrap();
+        let mut buf = MessageBuf::with_limit(100, 100);
+        agent.poll_transmit(&mut buf);
+        assert_eq!(buf.payload(), b"answer");
     }
 }

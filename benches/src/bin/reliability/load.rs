@@ -1,19 +1,15 @@
 //! What connections carry: scripts whose every byte is known, checked at both ends.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// What one connection does: in each round the client sends `up` bytes, then the server `down` bytes. Before the last answer
-/// the client ends its sending side, after it the server ends the connection.
+/// What one connection does: in each round the program sends `up` bytes, then the service `down` bytes. Before the last answer
+/// the program ends its sending side, after it the service ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Script {
     /// All bytes follow from it; it also names the connection.
@@ -28,7 +24,7 @@ pub(crate) struct Script {
 }
 
 /// A script as it goes over the wire, first of all.
-const HEADER: usize = 28;
+pub(crate) const HEADER: usize = 28;
 
 impl Script {
     /// Bytes of a whole connection, each way.
@@ -37,13 +33,13 @@ impl Script {
         (HEADER as u64 + rounds * u64::from(self.up), rounds * u64::from(self.down))
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let numbers = [self.rounds, self.up, self.down, self.burst, self.pause];
         let numbers = numbers.iter().flat_map(|number| number.to_be_bytes());
         self.seed.to_be_bytes().into_iter().chain(numbers).collect()
     }
 
-    async fn read_from(stream: &mut TcpStream) -> io::Result<Self> {
+    pub(crate) async fn read_from(stream: &mut TcpStream) -> io::Result<Self> {
         Ok(Self {
             seed: stream.read_u64().await?,
             rounds: stream.read_u32().await?,
@@ -54,7 +50,7 @@ impl Script {
         })
     }
 
-    fn pause(&self) -> Duration {
+    pub(crate) fn pause(&self) -> Duration {
         Duration::from_millis(self.pause.into())
     }
 }
@@ -71,7 +67,7 @@ pub(crate) enum Broken {
 }
 
 impl Broken {
-    fn io(error: &io::Error) -> Self {
+    pub(crate) fn io(error: &io::Error) -> Self {
         match error.kind() {
             // A pipe breaks only behind a clean end: a reset is told as one.
             ErrorKind::BrokenPipe => Self::CutShort("a clean end while sending".into()),
@@ -83,29 +79,17 @@ impl Broken {
 /// Called with the number of bytes that just passed.
 pub(crate) type Progress<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// The client's part of a script, over a new connection.
-pub(crate) async fn converse(to: SocketAddr, script: Script, progress: Progress<'_>) -> Result<(), Broken> {
-    let mut stream = TcpStream::connect(to).await.map_err(|error| Broken::io(&error))?;
-    stream.write_all(&script.encode()).await.map_err(|error| Broken::io(&error))?;
-    let (mut up, mut down) = (Pattern::up(&script), Pattern::down(&script));
-    for round in 1..=script.rounds {
-        send(&mut stream, &mut up, script.up, &script, progress).await?;
-        if round == script.rounds {
-            stream.shutdown().await.map_err(|error| Broken::io(&error))?;
-        }
-        expect(&mut stream, &mut down, script.down, progress).await?;
-        if round < script.rounds {
-            sleep(script.pause()).await;
-        }
-    }
-    match stream.read(&mut [0]).await {
-        Ok(0) => Ok(()),
-        Ok(_) => Err(Broken::Wrong("bytes after the last".into())),
-        Err(error) => Err(Broken::io(&error)),
-    }
+/// When the reading end of a connection stops for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pauses {
+    /// After each so many bytes; 0 for never.
+    pub(crate) every: usize,
+    /// For so long.
+    pub(crate) time: Duration,
 }
 
-async fn send(
+/// Sends so many bytes of the pattern, with the script's pauses.
+pub(crate) async fn send(
     stream: &mut TcpStream,
     pattern: &mut Pattern,
     length: u32,
@@ -127,13 +111,15 @@ async fn send(
     Ok(())
 }
 
-async fn expect(
+/// Reads so many bytes, which have to be those of the pattern.
+pub(crate) async fn expect(
     stream: &mut TcpStream,
     pattern: &mut Pattern,
     length: u32,
+    pauses: Pauses,
     progress: Progress<'_>,
 ) -> Result<(), Broken> {
-    let (mut buffer, mut left) = (vec![0; 64 << 10], length as usize);
+    let (mut buffer, mut left, mut since_pause) = (vec![0; 64 << 10], length as usize, 0);
     while left > 0 {
         let limit = left.min(buffer.len());
         let got = stream.read(buffer.get_mut(..limit).unwrap_or_default()).await.map_err(|error| Broken::io(&error))?;
@@ -145,69 +131,17 @@ async fn expect(
         }
         progress(got);
         left -= got;
+        since_pause += got;
+        if pauses.every > 0 && since_pause >= pauses.every {
+            since_pause = 0;
+            sleep(pauses.time).await;
+        }
     }
     Ok(())
 }
 
-/// The private service: follows scripts, and remembers how each connection went at its end.
-#[derive(Debug)]
-pub(crate) struct Service {
-    pub(crate) address: SocketAddr,
-    outcomes: Arc<Mutex<BTreeMap<u64, Result<(), Broken>>>>,
-    task: JoinHandle<()>,
-}
-
-impl Service {
-    pub(crate) async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let outcomes: Arc<Mutex<BTreeMap<_, _>>> = Arc::default();
-        let kept = outcomes.clone();
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let kept = kept.clone();
-                connections.spawn(async move {
-                    // Noted before the end of the connection shows at the other side.
-                    if let Some((seed, outcome)) = serve(&mut stream).await {
-                        kept.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, outcome);
-                    }
-                });
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Ok(Self { address, outcomes, task })
-    }
-
-    /// How the connection with this seed went, once it is over; each can be asked for once.
-    pub(crate) fn outcome(&self, seed: u64) -> Option<Result<(), Broken>> {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).remove(&seed)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve(stream: &mut TcpStream) -> Option<(u64, Result<(), Broken>)> {
-    let script = Script::read_from(stream).await.ok()?;
-    let (mut up, mut down) = (Pattern::up(&script), Pattern::down(&script));
-    for _ in 0..script.rounds {
-        let round = async {
-            expect(stream, &mut up, script.up, &|_| {}).await?;
-            send(stream, &mut down, script.down, &script, &|_| {}).await
-        };
-        if let Err(broken) = round.await {
-            return Some((script.seed, Err(broken)));
-        }
-    }
-    Some((script.seed, Ok(())))
-}
-
 /// Bytes that follow from a seed, in whichever pieces they are taken.
-struct Pattern {
+pub(crate) struct Pattern {
     seed: u64,
     blocks: u64,
     block: Box<[u8; BLOCK]>,
@@ -217,11 +151,11 @@ struct Pattern {
 const BLOCK: usize = 4096;
 
 impl Pattern {
-    fn up(script: &Script) -> Self {
+    pub(crate) fn up(script: &Script) -> Self {
         Self::new(script.seed.wrapping_mul(2))
     }
 
-    fn down(script: &Script) -> Self {
+    pub(crate) fn down(script: &Script) -> Self {
         Self::new(script.seed.wrapping_mul(2).wrapping_add(1))
     }
 
@@ -230,7 +164,7 @@ impl Pattern {
     }
 
     /// The next bytes, at least one and at most `max`.
-    fn take(&mut self, max: usize) -> &[u8] {
+    pub(crate) fn take(&mut self, max: usize) -> &[u8] {
         if self.used == BLOCK {
             // Seeds of neighbouring blocks and connections must not be neighbours themselves.
             let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.blocks));
@@ -254,42 +188,5 @@ impl Pattern {
             bytes = rest;
         }
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn script() -> Script {
-        Script { seed: 7, rounds: 3, up: 10_000, down: 5000, burst: 4000, pause: 0 }
-    }
-
-    #[tokio::test]
-    async fn a_whole_script_is_exact_at_both_ends() {
-        let service = Service::start().await.unwrap();
-        assert_eq!(converse(service.address, script(), &|_| {}).await, Ok(()));
-        assert_eq!(service.outcome(7), Some(Ok(())));
-    }
-
-    #[tokio::test]
-    async fn a_wrong_byte_a_clean_end_and_a_reset_are_told_apart() {
-        for (answer, linger, wanted) in [
-            (vec![0; 5000], None, "Wrong"),
-            (Pattern::down(&script()).take(100).to_vec(), None, "CutShort"),
-            (Pattern::down(&script()).take(100).to_vec(), Some(Duration::ZERO), "Reset"),
-        ] {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let liar = tokio::spawn(async move {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                stream.read_exact(&mut vec![0; HEADER + 10_000]).await.unwrap();
-                stream.write_all(&answer).await.unwrap();
-                socket2::SockRef::from(&stream).set_linger(linger).unwrap();
-            });
-            let broken = converse(address, script(), &|_| {}).await.unwrap_err();
-            assert!(format!("{broken:?}").starts_with(wanted), "{broken:?}");
-            liar.await.unwrap();
-        }
     }
 }

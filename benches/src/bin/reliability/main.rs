@@ -2,10 +2,14 @@
 //! a day's worth of the service's closes under load.
 
 mod cases;
+mod judge;
 mod load;
 mod matrix;
+mod program;
 mod report;
+mod service;
 mod soak;
+mod traffic;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -21,7 +25,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every fault with uploads, downloads, an idle connection and fifty at once
+    /// Every fault with each kind of traffic
     Matrix(matrix::Args),
     /// Many closes, sleeps and expired credentials under load
     Soak(soak::Args),

@@ -1,6 +1,5 @@
 //! Every fault with every kind of traffic.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +10,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::cases::{CASES, Case, Expect, ONE_AT_A_TIME};
-use crate::load::{Broken, Script, converse};
+use crate::cases::{CASES, Case, ONE_AT_A_TIME};
+use crate::judge::{Outcome, judge};
+use crate::load::{Broken, Script};
+use crate::program::{Manner, converse};
 use crate::report::{say, write_between};
+use crate::traffic::{Load, Program};
 use crate::tunnel::{SetupError, Tunnel, config};
 
 #[derive(Debug, clap::Args)]
@@ -85,66 +87,6 @@ pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
     Ok(failed == 0)
 }
 
-/// The traffic of one cell.
-#[derive(Clone, Copy, Debug)]
-enum Load {
-    Upload,
-    Download,
-    Idle,
-    Crowd,
-}
-
-impl Load {
-    const ALL: [Self; 4] = [Self::Upload, Self::Download, Self::Idle, Self::Crowd];
-
-    fn scripts(self, profile: Profile, case: &Case) -> Vec<Script> {
-        // A real agent carries some 600 kB/s.
-        let burst = if profile == Profile::Real { 32 << 10 } else { 192 << 10 };
-        let seed = fastrand::u64(..);
-        let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst, pause: 80 };
-        let (rounds, pause) = if case.faults.contains(&ONE_AT_A_TIME) { (2, 1) } else { (16, 150) };
-        match self {
-            Self::Upload => vec![Script { up: burst * 30, ..bulk }],
-            Self::Download => vec![Script { down: burst * 30, ..bulk }],
-            Self::Idle => vec![Script { rounds: 2, pause: 2600, ..bulk }],
-            Self::Crowd => (0..50)
-                .map(|number| Script { seed: seed.wrapping_add(number), rounds, up: 700, down: 900, pause, ..bulk })
-                .collect(),
-        }
-    }
-}
-
-impl fmt::Display for Load {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Upload => "upload",
-            Self::Download => "download",
-            Self::Idle => "idle",
-            Self::Crowd => "50 connections",
-        })
-    }
-}
-
-/// How a cell came out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// Every byte arrived, of every connection.
-    Exact,
-    /// So many connections were reset, and knew it; the others got every byte.
-    Reset(usize),
-    Fail(String),
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact => f.write_str("ok"),
-            Self::Reset(_) => f.write_str("reset"),
-            Self::Fail(why) => write!(f, "FAIL: {why}"),
-        }
-    }
-}
-
 async fn cell(case: &Case, load: Load, profile: Profile) -> Outcome {
     match try_cell(case, load, profile).await {
         Ok(outcome) => outcome,
@@ -162,17 +104,16 @@ async fn try_cell(case: &Case, load: Load, profile: Profile) -> Result<Outcome, 
     if let Some(faults) = after {
         tunnel.local.set_faults(faults).await;
     }
-    let scripts = load.scripts(profile, case);
     let mut programs = JoinSet::new();
-    for script in scripts.clone() {
-        let entrance = tunnel.entrance;
-        programs.spawn(async move { (script.seed, converse(entrance, script, &|_| {}).await) });
+    for program in load.programs(profile, case) {
+        let (entrance, Program { script, manner }) = (tunnel.entrance, program);
+        programs.spawn(async move { (program, converse(entrance, script, manner, &|_| {}).await) });
     }
-    let ends = programs.join_all().await;
+    let ended = programs.join_all().await;
     recover(&tunnel).await?;
     tunnel.local.set_faults(Faults::new()).await;
-    settle(&tunnel).await?;
-    let outcome = judge(case, &tunnel, &scripts, &ends).await;
+    settle(&tunnel, case).await?;
+    let outcome = judge(case, &tunnel, &ended).await;
     if let Some(tunnel) = Arc::into_inner(tunnel) {
         tunnel.close().await?;
     }
@@ -185,7 +126,7 @@ async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
     loop {
         let seed = fastrand::u64(..);
         let script = Script { seed, rounds: 2, up: 3000, down: 3000, burst: 3000, pause: 0 };
-        match timeout(RECOVERY, converse(tunnel.entrance, script, &|_| {})).await {
+        match timeout(RECOVERY, converse(tunnel.entrance, script, Manner::PROMPT, &|_| {})).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Broken::Reset)) if began.elapsed() < RECOVERY && !tunnel.has_ended() => {}
             other => return Err(format!("a new connection does not work: {other:?}").into()),
@@ -195,15 +136,24 @@ async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
 }
 
 /// Without faults, no connection stays open and no outage goes on.
-async fn settle(tunnel: &Tunnel) -> Result<(), SetupError> {
+async fn settle(tunnel: &Tunnel, case: &Case) -> Result<(), SetupError> {
+    // These agents connect before there is a program.
+    let idle = usize::from(case.faults.contains(&ONE_AT_A_TIME));
     let began = Instant::now();
-    while tunnel.stats.snapshot().connections_open > 0 || is_away(&tunnel.events()) {
+    loop {
+        let (open, served) = (tunnel.stats.snapshot().connections_open, tunnel.service.open_connections());
+        let away = is_away(&tunnel.events());
+        if open == 0 && served <= idle && !away {
+            return Ok(());
+        }
         if began.elapsed() > RECOVERY {
-            return Err("a connection is left open though its program is gone, or an outage has no end".into());
+            return Err(format!(
+                "left open: {open} connections of programs that are gone, {served} at the service; an outage goes on: {away}"
+            )
+            .into());
         }
         sleep(Duration::from_millis(10)).await;
     }
-    Ok(())
 }
 
 /// Whether the last outage that was told is still going on.
@@ -214,81 +164,6 @@ fn is_away(events: &[ForwardEvent]) -> bool {
         _ => None,
     });
     last.unwrap_or(false)
-}
-
-type Ends = [(u64, Result<(), Broken>)];
-
-/// Compares what both ends of each connection saw with what the fault may do, and with what the forwarder told.
-async fn judge(case: &Case, tunnel: &Tunnel, scripts: &[Script], ends: &Ends) -> Outcome {
-    let mut resets = 0;
-    for (seed, program) in ends {
-        let service = tunnel.service.outcome(*seed);
-        match (program, service) {
-            (Ok(()), Some(Ok(()))) => {}
-            (Ok(()), other) => return Outcome::Fail(format!("the program got an end, the service {other:?}")),
-            (Err(Broken::Reset), Some(Err(Broken::Wrong(what)))) => return Outcome::Fail(format!("service: {what}")),
-            (Err(Broken::Reset), _) => resets += 1,
-            (Err(broken), _) => return Outcome::Fail(format!("{broken:?}")),
-        }
-    }
-    if let Err(lie) = check_events(&tunnel.events(), scripts, resets) {
-        return Outcome::Fail(format!("events: {lie}"));
-    }
-    match (resets, case.expect) {
-        (0, _) => Outcome::Exact,
-        (_, Expect::Reset) => Outcome::Reset(resets),
-        (_, Expect::Exact) => Outcome::Fail(format!("{resets} connections reset: {:?}", errors(&tunnel.events()))),
-    }
-}
-
-fn errors(events: &[ForwardEvent]) -> Vec<String> {
-    let mut told: Vec<_> = events
-        .iter()
-        .filter_map(|event| match event {
-            ForwardEvent::ConnectionClosed { error, .. } => error.clone(),
-            ForwardEvent::SessionLost { reason, .. } => Some(format!("session lost: {reason}")),
-            _ => None,
-        })
-        .collect();
-    told.dedup();
-    told
-}
-
-/// What is told is what happened: each connection's end and its bytes, each outage's end, each loss.
-fn check_events(events: &[ForwardEvent], scripts: &[Script], resets: usize) -> Result<(), String> {
-    let (mut opened, mut failed, mut lost, mut away) = (0, 0, 0, false);
-    let mut whole = Vec::new();
-    for event in events {
-        match event {
-            ForwardEvent::ConnectionOpened { .. } => opened += 1,
-            ForwardEvent::ConnectionClosed { error: Some(_), .. } => failed += 1,
-            ForwardEvent::ConnectionClosed { bytes_up, bytes_down, .. } => whole.push((*bytes_up, *bytes_down)),
-            ForwardEvent::Reconnecting { .. } => away = true,
-            ForwardEvent::Reconnected { .. } if !away => return Err("reconnected without having been away".into()),
-            ForwardEvent::Reconnected { .. } => away = false,
-            ForwardEvent::SessionLost { connections, .. } => {
-                away = false;
-                lost += connections;
-            }
-            _ => {}
-        }
-    }
-    let mut expected = scripts.len() - resets;
-    for script in scripts {
-        match whole.iter().position(|bytes| *bytes == script.bytes()) {
-            Some(at) => _ = whole.swap_remove(at),
-            None if expected < scripts.len() => expected += 1,
-            None => return Err(format!("no connection is said to have carried {:?} bytes", script.bytes())),
-        }
-    }
-    match () {
-        () if opened != events.iter().filter(|e| matches!(e, ForwardEvent::ConnectionClosed { .. })).count() => {
-            Err("not as many connections closed as opened".into())
-        }
-        () if failed < resets => Err(format!("{resets} connections were reset, {failed} are said to have failed")),
-        () if failed < lost => Err(format!("{lost} connections are said to be lost, {failed} failed")),
-        () => Ok(()),
-    }
 }
 
 fn name(case: &Case) -> String {
@@ -319,36 +194,5 @@ fn render_cell(outcomes: &[Outcome]) -> String {
         Some(Outcome::Fail(_)) => "FAIL".into(),
         Some(outcome) => outcome.to_string(),
         None => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn closed(up: u64, down: u64, error: Option<&str>) -> [ForwardEvent; 2] {
-        [
-            ForwardEvent::ConnectionOpened { connection: 1, peer: None },
-            ForwardEvent::ConnectionClosed {
-                connection: 1,
-                bytes_up: up,
-                bytes_down: down,
-                refused: false,
-                error: error.map(str::to_owned),
-            },
-        ]
-    }
-
-    #[test]
-    fn events_that_do_not_fit_what_happened_are_lies() {
-        let script = Script { seed: 1, rounds: 2, up: 10, down: 20, burst: 10, pause: 0 };
-        let (up, down) = script.bytes();
-        assert_eq!(check_events(&closed(up, down, None), &[script], 0), Ok(()));
-        assert!(check_events(&closed(up, down - 1, None), &[script], 0).is_err());
-        assert_eq!(check_events(&closed(up, 3, Some("gone")), &[script], 1), Ok(()));
-        assert!(check_events(&closed(up, down, None), &[script], 1).is_err());
-        assert!(check_events(&closed(up, down, None)[..1], &[script], 0).is_err());
-        let back = ForwardEvent::Reconnected { outage: Duration::ZERO };
-        assert!(check_events(&[back], &[], 0).is_err());
     }
 }

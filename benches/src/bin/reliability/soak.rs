@@ -15,8 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::load::{Broken, Script, Service, converse};
+use crate::load::{Broken, Script};
+use crate::program::{Manner, converse};
 use crate::report::{say, write_between};
+use crate::service::Service;
 use crate::tunnel::{SetupError, config, provider, request};
 
 #[derive(Debug, clap::Args)]
@@ -161,7 +163,7 @@ async fn program(
     while !*stopped.borrow() {
         let script = script(number);
         let meter = Meter::new(watcher.clone());
-        let outcome = converse(entrance, script, &|_| meter.moved()).await;
+        let outcome = converse(entrance, script, Manner::PROMPT, &|_| meter.moved()).await;
         match outcome {
             Ok(()) => {
                 let (up, down) = script.bytes();
@@ -178,8 +180,8 @@ async fn program(
 
 async fn service_outcome(service: &Service, seed: u64) -> Option<Result<(), Broken>> {
     for _ in 0..100 {
-        if let Some(outcome) = service.outcome(seed) {
-            return Some(outcome);
+        if let Some(served) = service.served(seed) {
+            return Some(served.end);
         }
         sleep(Duration::from_millis(10)).await;
     }

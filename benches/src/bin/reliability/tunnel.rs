@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::load::Service;
+use crate::service::Service;
 
 /// A failure of the set-up, not of what is tested.
 pub(crate) type SetupError = Box<dyn Error + Send + Sync>;
@@ -117,11 +117,16 @@ pub(crate) fn request(to: SocketAddr) -> StartRequest {
     }
 }
 
-/// Dead peers are noticed within `interval` and as much again; everything else as shipped.
+/// Shorter than some outages and pauses, which must not count as silence of the far side.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Dead peers are noticed within `interval` and as much again, and a half-closed connection's linger is short; everything else
+/// as shipped.
 pub(crate) fn config(interval: Duration) -> ForwardConfig {
     let mut config = ForwardConfig::default();
     // The reported outages are compared with what happened to the one session.
     config.pool.size = PoolSize::Fixed(1);
+    config.linger = LINGER;
     config.session.liveness.ping_interval = interval;
     config.session.liveness.pong_timeout = interval;
     config

@@ -1,0 +1,141 @@
+//! The programs at the near end: what they do with the bytes of their scripts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::sleep;
+
+use crate::load::{Broken, Pattern, Pauses, Progress, Script, expect, send};
+
+/// How a program deals with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It follows the script, and stops reading now and then.
+    Whole(Pauses),
+    /// It resets the connection when it has read so many bytes of the first answer.
+    Reset { after: u32 },
+    /// It closes the connection when it has sent its first part, and waits for no answer.
+    Close,
+}
+
+impl Manner {
+    /// It follows the script, and reads what there is.
+    pub(crate) const PROMPT: Self = Self::Whole(Pauses { every: 0, time: Duration::ZERO });
+
+    /// Whether all bytes of the script are to arrive.
+    pub(crate) fn is_whole(self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+}
+
+/// The program's part of a script, over a new connection.
+pub(crate) async fn converse(
+    to: SocketAddr,
+    script: Script,
+    manner: Manner,
+    progress: Progress<'_>,
+) -> Result<(), Broken> {
+    let mut stream = connect(to, manner).await.map_err(|error| Broken::io(&error))?;
+    stream.write_all(&script.encode()).await.map_err(|error| Broken::io(&error))?;
+    let (mut up, mut down) = (Pattern::up(&script), Pattern::down(&script));
+    let pauses = match manner {
+        Manner::Whole(pauses) => pauses,
+        Manner::Reset { after } => {
+            send(&mut stream, &mut up, script.up, &script, progress).await?;
+            expect(&mut stream, &mut down, after.min(script.down), Pauses::default(), progress).await?;
+            let reset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return reset.map_err(|error| Broken::io(&error));
+        }
+        Manner::Close => return send(&mut stream, &mut up, script.up, &script, progress).await,
+    };
+    for round in 1..=script.rounds {
+        send(&mut stream, &mut up, script.up, &script, progress).await?;
+        if round == script.rounds {
+            stream.shutdown().await.map_err(|error| Broken::io(&error))?;
+        }
+        expect(&mut stream, &mut down, script.down, pauses, progress).await?;
+        if round < script.rounds {
+            sleep(script.pause()).await;
+        }
+    }
+    match stream.read(&mut [0]).await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Broken::Wrong("bytes after the last".into())),
+        Err(error) => Err(Broken::io(&error)),
+    }
+}
+
+/// What a slow reader does not take is not to wait in the system's buffers.
+const SLOW_BUFFER: u32 = 64 << 10;
+
+async fn connect(to: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    if manner.is_whole() && manner != Manner::PROMPT {
+        socket.set_recv_buffer_size(SLOW_BUFFER)?;
+    }
+    socket.connect(to).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::load::HEADER;
+    use crate::service::Service;
+
+    fn script() -> Script {
+        Script { seed: 7, rounds: 3, up: 10_000, down: 5000, burst: 4000, pause: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_whole_script_is_exact_at_both_ends() {
+        let service = Service::start().await.unwrap();
+        assert_eq!(converse(service.address, script(), Manner::PROMPT, &|_| {}).await, Ok(()));
+        assert_eq!(service.served(7).map(|served| served.end), Some(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_byte_a_clean_end_and_a_reset_are_told_apart() {
+        for (answer, linger, wanted) in [
+            (vec![0; 5000], None, "Wrong"),
+            (Pattern::down(&script()).take(100).to_vec(), None, "CutShort"),
+            (Pattern::down(&script()).take(100).to_vec(), Some(Duration::ZERO), "Reset"),
+        ] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let liar = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_exact(&mut vec![0; HEADER + 10_000]).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+                socket2::SockRef::from(&stream).set_linger(linger).unwrap();
+            });
+            let broken = converse(address, script(), Manner::PROMPT, &|_| {}).await.unwrap_err();
+            assert!(format!("{broken:?}").starts_with(wanted), "{broken:?}");
+            liar.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_up_is_told_from_one_that_was_cut_off() {
+        let service = Service::start().await.unwrap();
+        let wait = async |seed| loop {
+            match service.served(seed) {
+                Some(served) => break served,
+                None => sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let long = Script { rounds: 1, down: 64 << 20, ..script() };
+        assert_eq!(converse(service.address, long, Manner::Reset { after: 1000 }, &|_| {}).await, Ok(()));
+        assert_eq!(wait(7).await.end, Err(Broken::Reset));
+        assert_eq!(converse(service.address, long, Manner::Close, &|_| {}).await, Ok(()));
+        let served = wait(7).await;
+        assert_eq!((served.received, served.end.is_err()), (u64::from(long.up), true));
+        assert_eq!(service.open_connections(), 0);
+    }
+}

@@ -1,0 +1,95 @@
+//! The private service at the far end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::load::{Broken, Pattern, Pauses, Script, expect, send};
+
+/// How a connection went, as the service saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// Bytes that came behind the script, all of them right.
+    pub(crate) received: u64,
+    pub(crate) end: Result<(), Broken>,
+}
+
+/// Follows scripts, and remembers how each connection went at its end.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    kept: Arc<Kept>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    served: Mutex<BTreeMap<u64, Served>>,
+    open: AtomicUsize,
+}
+
+impl Service {
+    pub(crate) async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let kept: Arc<Kept> = Arc::default();
+        let shared = kept.clone();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve_and_note(stream, shared.clone()));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { address, kept, task })
+    }
+
+    /// How the connection with this seed went, once it is over; each can be asked for once.
+    pub(crate) fn served(&self, seed: u64) -> Option<Served> {
+        self.kept.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&seed)
+    }
+
+    /// Connections that are not over.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.kept.open.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve_and_note(mut stream: TcpStream, kept: Arc<Kept>) {
+    kept.open.fetch_add(1, Ordering::AcqRel);
+    let served = serve(&mut stream).await;
+    // Before the end of the connection shows at the other side.
+    kept.open.fetch_sub(1, Ordering::AcqRel);
+    if let Some((seed, served)) = served {
+        kept.served.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, served);
+    }
+}
+
+async fn serve(stream: &mut TcpStream) -> Option<(u64, Served)> {
+    let script = Script::read_from(stream).await.ok()?;
+    let received = AtomicUsize::new(0);
+    let end = follow(stream, &script, &received).await;
+    let received = received.into_inner() as u64;
+    Some((script.seed, Served { received, end }))
+}
+
+async fn follow(stream: &mut TcpStream, script: &Script, received: &AtomicUsize) -> Result<(), Broken> {
+    let (mut up, mut down) = (Pattern::up(script), Pattern::down(script));
+    let count = |bytes| _ = received.fetch_add(bytes, Ordering::Relaxed);
+    for _ in 0..script.rounds {
+        expect(stream, &mut up, script.up, Pauses::default(), &count).await?;
+        send(stream, &mut down, script.down, script, &|_| {}).await?;
+    }
+    Ok(())
+}

@@ -47,6 +47,7 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
         profile: None,
         region: Some(variable("AWS_REGION")),
         endpoint_url: Some(local.endpoint_url()),
+        ca_bundle: None,
         credentials: Some(AwsCredentials {
             access_key_id: variable("AWS_ACCESS_KEY_ID"),
             secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),

@@ -159,6 +159,9 @@ pub(crate) struct AwsArgs {
         hide_short_help = true
     )]
     pub(crate) endpoint_url: Option<String>,
+    /// PEM file of certificate authorities to trust beside the system's. Default: AWS_CA_BUNDLE.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "local", hide_short_help = true)]
+    pub(crate) ca_bundle: Option<PathBuf>,
     /// Use a Session Manager in this process, not AWS's.
     ///
     /// The managed node is this machine.
@@ -186,6 +189,9 @@ pub(crate) struct LookupAwsArgs {
     /// URL of the SSM API, instead of the region's.
     #[arg(long, value_name = "URL", hide_short_help = true)]
     pub(crate) endpoint_url: Option<String>,
+    /// PEM file of certificate authorities to trust beside the system's. Default: AWS_CA_BUNDLE.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, hide_short_help = true)]
+    pub(crate) ca_bundle: Option<PathBuf>,
 }
 
 /// The request for StartSession.

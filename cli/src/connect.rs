@@ -204,6 +204,7 @@ pub(crate) async fn aws_or_local(
         profile: aws.profile.clone(),
         region: aws.region.clone(),
         endpoint_url: aws.endpoint_url.clone(),
+        ca_bundle: aws.ca_bundle.clone(),
         credentials: None,
         person: Some(person),
     };
@@ -224,6 +225,7 @@ pub(crate) fn lookup_config(args: &LookupAwsArgs) -> AwsConfig {
         profile: args.profile.clone(),
         region: args.region.clone(),
         endpoint_url: args.endpoint_url.clone(),
+        ca_bundle: args.ca_bundle.clone(),
         credentials: None,
         person: Some(Arc::new(AtTerminal::new(false))),
     }

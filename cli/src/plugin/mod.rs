@@ -181,6 +181,7 @@ async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, Sess
         profile: request.profile.clone(),
         region: Some(seen.unwrap_or_else(|| request.region.clone())),
         endpoint_url: request.endpoint.clone(),
+        ca_bundle: None,
         credentials: None,
         person: Some(Arc::new(terminal::AtTerminal::only_told())),
     };

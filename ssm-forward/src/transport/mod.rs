@@ -1,7 +1,10 @@
 //! The data channel's WebSocket. The only module that uses the WebSocket crate.
 
 mod proxy;
+mod route;
 pub(crate) mod sigv4;
+mod socket;
+mod steps;
 mod stream_url;
 mod tcp;
 pub(crate) mod tls;
@@ -10,6 +13,10 @@ pub(crate) mod tls;
 mod tests;
 
 pub use proxy::Proxies;
+pub(crate) use proxy::Proxy;
+pub(crate) use route::{Place, Route};
+pub(crate) use socket::Socket;
+pub(crate) use steps::Deadline;
 pub(crate) use stream_url::region_of;
 pub use stream_url::{StreamEndpoint, StreamUrl, StreamUrlPolicy};
 
@@ -23,20 +30,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use http::HeaderMap;
-use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use tcp::Socket;
-
 /// How the WebSocket is opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransportOptions {
-    /// How long TCP, TLS, a proxy and the upgrade may take together. Default: 20 s.
+    /// How long all steps may take together: looking the name up, TCP, a proxy, TLS and the upgrade. Each has a limit of its
+    /// own, 10 s, too. Default: 20 s.
     pub connect_timeout: Duration,
     /// Which hosts are reached through a proxy. Default: as configured in the environment.
     pub proxies: Proxies,
@@ -80,6 +85,17 @@ pub enum TransportError {
         /// The system's error.
         cause: String,
     },
+    /// A proxy is reached, and refuses.
+    #[error("the proxy {proxy} {cause}")]
+    Proxy {
+        /// Its host and port, and where it is configured. Without its login.
+        proxy: String,
+        /// What it does: a predicate.
+        cause: String,
+    },
+    /// What is configured can't be used.
+    #[error("{0}")]
+    Configuration(String),
     /// The upgrade was refused.
     #[error("{host} refused the data channel with HTTP {status}{}", refusal_hint(*status))]
     Refused {
@@ -103,9 +119,9 @@ impl TransportError {
     /// Whether another attempt, with a fresh token, can succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::StreamUrl(_) => false,
+            Self::StreamUrl(_) | Self::Configuration(_) => false,
             Self::Refused { status, .. } => !matches!(status, 400 | 404 | 410),
-            Self::Unreachable { .. } | Self::Closed(_) | Self::Broken(_) | Self::Silent(_) => true,
+            Self::Unreachable { .. } | Self::Proxy { .. } | Self::Closed(_) | Self::Broken(_) | Self::Silent(_) => true,
         }
     }
 
@@ -146,16 +162,18 @@ pub(crate) async fn connect(
     headers: HeaderMap,
     options: &TransportOptions,
 ) -> Result<Transport, TransportError> {
-    let limit = options.connect_timeout;
-    timeout(limit, upgrade(url, headers, options)).await.unwrap_or_else(|_| {
-        let cause = format!("no answer within {} s", limit.as_secs_f32());
+    let deadline = Deadline::within(options.connect_timeout);
+    let route = Route { proxies: &options.proxies, ca_bundle: options.ca_bundle.as_deref(), deadline };
+    let socket = route.open(&url.place()).await?;
+    let upgraded = deadline.step(steps::UPGRADE, upgrade(url, headers, socket)).await;
+    upgraded.unwrap_or_else(|late| {
+        let cause = format!("the upgrade to a WebSocket was not answered within {late}");
         Err(TransportError::Unreachable { host: url.host(), cause })
     })
 }
 
-async fn upgrade(url: &StreamUrl, headers: HeaderMap, options: &TransportOptions) -> Result<Transport, TransportError> {
+async fn upgrade(url: &StreamUrl, headers: HeaderMap, socket: Socket) -> Result<Transport, TransportError> {
     let unreachable = |cause: String| TransportError::Unreachable { host: url.host(), cause };
-    let socket = tcp::open(url, options).await?;
     let mut request = url.as_url().as_str().into_client_request().map_err(|error| unreachable(error.to_string()))?;
     request.headers_mut().extend(headers);
     let config = WebSocketConfig::default()

@@ -1,162 +1,267 @@
-//! The way through an HTTP proxy.
+//! Which hosts are reached through a proxy, and which one.
+
+mod except;
+mod tunnel;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::Uri;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
 
-use super::{StreamUrl, TransportError};
+use except::Except;
 
-/// Which hosts are reached through a proxy, and which one. This machine never is.
+use super::TransportError;
+use super::route::Place;
+
+/// Which hosts are reached through a proxy, and which one. This machine and the metadata services of instances and containers
+/// (`169.254.0.0/16`, `fd00:ec2::/32`) never are.
+#[derive(Clone, Debug)]
+pub struct Proxies(Arc<Rules>);
+
+#[derive(Debug, Default)]
+struct Rules {
+    http: Option<Configured>,
+    https: Option<Configured>,
+    except: Except,
+}
+
+/// A proxy as it is written, and who named it.
 #[derive(Clone)]
-pub struct Proxies(Arc<Matcher>);
+struct Configured {
+    url: String,
+    named_by: String,
+}
+
+/// A proxy's URL may hold a login.
+impl fmt::Debug for Configured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.url.rfind('@').map_or(0, |at| at + 1);
+        write!(f, "{} of {}", self.url.get(at..).unwrap_or_default(), self.named_by)
+    }
+}
 
 impl Proxies {
-    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, by the rules of curl: the same as for the API's
-    /// calls.
+    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, the same for the API's calls and the data channel.
+    /// A name in lower case goes before the same in upper case. The first one that is set counts; an empty one means that
+    /// there is no proxy.
+    ///
+    /// In a CGI program `HTTP_PROXY` comes from whoever sent the request, and does not count.
     pub fn from_env() -> Self {
-        Self(Arc::new(Matcher::from_env()))
+        let is_cgi = std::env::var_os("REQUEST_METHOD").is_some();
+        let http = if is_cgi { &["http_proxy"][..] } else { &["http_proxy", "HTTP_PROXY"] };
+        let all = ["all_proxy", "ALL_PROXY"];
+        let except = first(["no_proxy", "NO_PROXY"]);
+        Self(Arc::new(Rules {
+            http: first(http.iter().copied().chain(all)),
+            https: first(["https_proxy", "HTTPS_PROXY"].into_iter().chain(all)),
+            except: except.map_or_else(Except::default, |list| Except::new(&list.url)),
+        }))
     }
 
     /// Everything goes through `proxy`, for example `http://user:password@proxy.example:3128`, except the hosts, domains
     /// and networks in the comma-separated list `except`.
     pub fn all(proxy: &str, except: &str) -> Self {
-        Self(Arc::new(Matcher::builder().all(proxy.to_owned()).no(except.to_owned()).build()))
+        let proxy = Some(Configured { url: proxy.to_owned(), named_by: "set by the program".to_owned() });
+        Self(Arc::new(Rules { http: proxy.clone(), https: proxy, except: Except::new(except) }))
     }
 
     /// Everything is reached directly.
     pub fn none() -> Self {
-        Self(Arc::new(Matcher::builder().build()))
+        Self(Arc::default())
     }
 
-    /// The proxy on the way to the URL's host, if there is one.
-    pub(super) fn to(&self, url: &StreamUrl) -> Option<Proxy> {
-        if url.is_loopback() {
-            return None;
+    /// The proxy on the way to a place, if there is one.
+    ///
+    /// # Errors
+    /// What is configured is no proxy.
+    pub(crate) fn to(&self, place: &Place) -> Result<Option<Proxy>, TransportError> {
+        let configured = if place.secure { &self.0.https } else { &self.0.http };
+        match configured {
+            Some(configured) if !is_near(&place.host) && !self.0.except.covers(&place.host, place.port) => {
+                Proxy::new(configured).map(Some)
+            }
+            _ => Ok(None),
         }
-        let scheme = if url.is_secure() { "https" } else { "http" };
-        let uri: Uri = format!("{scheme}://{}/", url.authority()).parse().ok()?;
-        self.0.intercept(&uri).map(Proxy)
     }
 }
 
-impl fmt::Debug for Proxies {
+/// The first variable that is set, unless it is empty.
+fn first(names: impl IntoIterator<Item = &'static str>) -> Option<Configured> {
+    let mut names = names.into_iter();
+    let (name, url) = names.find_map(|name| std::env::var(name).ok().map(|url| (name, url)))?;
+    let url = url.trim().to_owned();
+    (!url.is_empty()).then(|| Configured { url, named_by: name.to_owned() })
+}
+
+/// Whether no proxy can reach it: this machine, and what is beside an instance.
+fn is_near(host: &str) -> bool {
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
+        Ok(IpAddr::V6(address)) => address.is_loopback() || matches!(address.segments(), [0xfd00, 0xec2, ..]),
+        Err(_) => {
+            let host = host.trim_end_matches('.').to_ascii_lowercase();
+            host == "localhost" || host.ends_with(".localhost")
+        }
+    }
+}
+
+/// One proxy. Displayed as its host and port, and who named it; never with its login.
+pub(crate) struct Proxy {
+    kind: Kind,
+    place: Place,
+    login: Option<Login>,
+    named_by: String,
+}
+
+struct Login {
+    user: String,
+    password: String,
+}
+
+/// How a proxy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// With CONNECT; without or with TLS.
+    Http,
+    /// The proxy looks the host's name up, with `socks5h` and with `socks5` alike: this machine often can't.
+    Socks5,
+}
+
+impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 
-/// One proxy.
-#[derive(Debug)]
-pub(super) struct Proxy(Intercept);
-
-/// Longest answer of a proxy to CONNECT, in bytes.
-const MAX_ANSWER: usize = 16 << 10;
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.place, self.named_by)
+    }
+}
 
 impl Proxy {
-    /// Host and port to connect to.
-    ///
-    /// # Errors
-    /// Only proxies that are spoken to in clear text are known.
-    pub(super) fn address(&self) -> Result<(&str, u16), TransportError> {
-        let uri = self.0.uri();
-        match uri.scheme_str() {
-            Some("http") => Ok((self.host(), uri.port_u16().unwrap_or(80))),
-            other => Err(self.failed(format!("{}: is not supported; use http:", other.unwrap_or_default()))),
-        }
+    fn new(configured: &Configured) -> Result<Self, TransportError> {
+        let Configured { url, named_by } = configured;
+        let refused = |cause: String| TransportError::Configuration(format!("the proxy ({named_by}): {cause}"));
+        let url = if url.contains("://") { url.clone() } else { format!("http://{url}") };
+        let url = Url::parse(&url).map_err(|error| refused(format!("it is not a URL ({error})")))?;
+        let (kind, secure, port) = match url.scheme() {
+            "http" => (Kind::Http, false, 80),
+            "https" => (Kind::Http, true, 443),
+            "socks5" | "socks5h" | "socks" => (Kind::Socks5, false, 1080),
+            other => {
+                return Err(refused(format!("{other}: is not supported; http:, https:, socks5: and socks5h: are")));
+            }
+        };
+        let host = match url.host() {
+            Some(Host::Ipv6(address)) => address.to_string(),
+            Some(host) => host.to_string().trim_matches(['[', ']']).to_owned(),
+            None => return Err(refused("it has no host".into())),
+        };
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let login = (!url.username().is_empty() || url.password().is_some())
+            .then(|| Login { user: decoded(url.username()), password: decoded(url.password().unwrap_or_default()) });
+        let place = Place { host, port: url.port().unwrap_or(port), secure };
+        Ok(Self { kind, place, login, named_by: named_by.clone() })
     }
 
-    fn host(&self) -> &str {
-        self.0.uri().host().unwrap_or_default().trim_matches(['[', ']'])
+    /// Where the proxy is.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
-    /// Asks for a tunnel to `authority` (`host:port`); after it, what `stream` carries is between the two ends.
-    ///
-    /// # Errors
-    /// The proxy refused, or is none.
-    pub(super) async fn tunnel(
-        &self,
-        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        authority: &str,
-    ) -> Result<(), TransportError> {
-        let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
-        if let Some(credentials) = self.0.basic_auth() {
-            request.extend([b"Proxy-Authorization: ", credentials.as_bytes(), b"\r\n"].concat());
-        }
-        request.extend(b"\r\n");
-        stream.write_all(&request).await.map_err(|error| self.failed(error.to_string()))?;
-        let answer = read_head(stream).await.map_err(|error| self.failed(error.to_string()))?;
-        match answer.strip_prefix("HTTP/1.").and_then(|rest| rest.split_whitespace().nth(1)) {
-            Some(status) if status.starts_with('2') => Ok(()),
-            Some("407") => Err(self.failed("it wants a login: put user:password@ into the proxy's URL".into())),
-            Some(status) => Err(self.failed(format!("it refused a tunnel to {authority} with HTTP {status}"))),
-            None => Err(self.failed("it does not answer as an HTTP proxy".into())),
-        }
+    /// Whether an HTTP request without TLS is sent to it as it is, instead of through a tunnel.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.kind == Kind::Http
     }
-
-    fn failed(&self, cause: String) -> TransportError {
-        TransportError::Unreachable { host: format!("the proxy {}", self.host()), cause }
-    }
-}
-
-/// Reads up to the empty line, byte by byte: what follows belongs to the tunnel.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() == MAX_ANSWER {
-            let what = format!("its answer to CONNECT has no end within {} KiB", MAX_ANSWER >> 10);
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
-        }
-        head.push(stream.read_u8().await?);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::StreamUrlPolicy;
     use super::*;
 
-    fn proxy(proxies: &Proxies, url: &str) -> Option<Proxy> {
-        proxies.to(&StreamUrl::parse(url, &StreamUrlPolicy::AnyHost).unwrap())
+    fn to(proxies: &Proxies, host: &str) -> Option<Proxy> {
+        proxies.to(&Place { host: host.into(), port: 443, secure: true }).unwrap()
     }
 
     #[test]
     fn every_host_but_the_excluded_and_this_machine_is_behind_the_proxy() {
         let proxies = Proxies::all("proxy.example:3128", "direct.example, .corp, 10.0.0.0/8");
-        for (url, through) in [
-            ("wss://ssmmessages.eu-west-1.amazonaws.com/", true),
-            ("ws://ssm.example/", true),
-            ("wss://indirect.example/", true),
-            ("wss://direct.example:8443/", false),
-            ("wss://a.direct.example/", false),
-            ("wss://ssm.corp/", false),
-            ("wss://10.1.2.3/", false),
-            ("wss://11.1.2.3/", true),
-            ("ws://127.0.0.1:8080/", false),
-            ("ws://127.1.2.3/", false),
-            ("wss://localhost/", false),
-            ("ws://[::1]:1/", false),
+        for (host, through) in [
+            ("ssmmessages.eu-west-1.amazonaws.com", true),
+            ("indirect.example", true),
+            ("direct.example", false),
+            ("a.direct.example", false),
+            ("ssm.corp", false),
+            ("10.1.2.3", false),
+            ("11.1.2.3", true),
+            ("127.0.0.1", false),
+            ("127.1.2.3", false),
+            ("localhost", false),
+            ("LocalHost.", false),
+            ("a.localhost", false),
+            ("localhost.example", true),
+            ("::1", false),
+            ("169.254.169.254", false),
+            ("169.254.170.2", false),
+            ("169.253.0.1", true),
+            ("fd00:ec2::254", false),
+            ("fd00:ec2::23", false),
+            ("fd00:ec3::254", true),
+            ("::ffff:127.0.0.1", false),
+            ("::ffff:169.254.169.254", false),
         ] {
-            assert_eq!(proxy(&proxies, url).is_some(), through, "{url}");
+            assert_eq!(to(&proxies, host).is_some(), through, "{host}");
         }
-        assert!(proxy(&Proxies::all("proxy.example", "*"), "wss://ssm.example/").is_none());
-        assert!(proxy(&Proxies::none(), "wss://ssm.example/").is_none());
+        assert!(to(&Proxies::all("proxy.example", "*"), "ssm.example").is_none());
+        assert!(to(&Proxies::none(), "ssm.example").is_none());
     }
 
     #[test]
     fn a_proxy_is_an_address_and_perhaps_a_login() {
-        let to = |text: &str| proxy(&Proxies::all(text, ""), "wss://ssm.example/").unwrap();
-        assert_eq!(to("proxy.example:3128").address().unwrap(), ("proxy.example", 3128));
-        assert_eq!(to("http://proxy.example").address().unwrap(), ("proxy.example", 80));
-        assert_eq!(to("http://[::1]:3128").address().unwrap(), ("::1", 3128));
-        for unsupported in ["https://proxy.example", "socks5://proxy.example:1080"] {
-            let error = to(unsupported).address().unwrap_err().to_string();
-            assert!(error.contains("the proxy proxy.example") && error.contains("use http:"), "{error}");
+        let proxy = |text: &str| to(&Proxies::all(text, ""), "ssm.example").unwrap();
+        for (text, kind, secure, place) in [
+            ("proxy.example:3128", Kind::Http, false, "proxy.example:3128"),
+            ("http://proxy.example", Kind::Http, false, "proxy.example:80"),
+            ("HTTP://proxy.example/", Kind::Http, false, "proxy.example:80"),
+            ("http://[fd00::1]:3128", Kind::Http, false, "[fd00::1]:3128"),
+            ("https://proxy.example", Kind::Http, true, "proxy.example:443"),
+            ("socks5://proxy.example", Kind::Socks5, false, "proxy.example:1080"),
+            ("socks5h://proxy.example:9050", Kind::Socks5, false, "proxy.example:9050"),
+            ("socks5h://[::1]:9050", Kind::Socks5, false, "[::1]:9050"),
+        ] {
+            let proxy = proxy(text);
+            assert_eq!(
+                (proxy.kind, proxy.place.secure, proxy.place.to_string().as_str()),
+                (kind, secure, place),
+                "{text}"
+            );
         }
-        let secret = format!("{:?}", Proxies::all("http://user:pa%20ss@proxy.example", ""));
-        assert!(secret.contains("proxy.example") && !secret.contains("pa"), "{secret}");
+        let login = proxy("http://user:pa%20ss@proxy.example").login.unwrap();
+        assert_eq!((login.user.as_str(), login.password.as_str()), ("user", "pa ss"));
+    }
+
+    #[test]
+    fn the_login_is_never_shown() {
+        let proxies = Proxies::all("http://user:pa%20ss@proxy.example", "");
+        for shown in [format!("{proxies:?}"), to(&proxies, "ssm.example").unwrap().to_string()] {
+            assert!(shown.contains("proxy.example") && !shown.contains("pa"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_named_with_its_place() {
+        for (text, part) in [
+            ("gopher://x:secret@y", "gopher: is not supported"),
+            ("http://", "not a URL"),
+            ("http://a:b:c", "not a URL"),
+        ] {
+            let place = Place { host: "ssm.example".into(), port: 443, secure: true };
+            let error = Proxies::all(text, "").to(&place).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("set by the program"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use url::{Host, Position, Url};
 
-use super::TransportError;
+use super::{Place, TransportError};
 
 /// Which hosts other than AWS's own and this machine may get the session's token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct StreamUrl {
 /// Without the query, because a presigned one is a secret.
 impl fmt::Debug for StreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StreamUrl({}://{}{})", self.url.scheme(), self.authority(), self.url.path())
+        write!(f, "StreamUrl({}://{}{})", self.url.scheme(), self.place(), self.url.path())
     }
 }
 
@@ -95,7 +95,7 @@ impl StreamUrl {
     }
 
     /// Whether the connection is encrypted.
-    pub(super) fn is_secure(&self) -> bool {
+    fn is_secure(&self) -> bool {
         self.url.scheme() == "wss"
     }
 
@@ -108,13 +108,10 @@ impl StreamUrl {
         }
     }
 
-    pub(super) fn port(&self) -> u16 {
-        self.url.port().unwrap_or_else(|| if self.is_secure() { 443 } else { 80 })
-    }
-
-    /// `host:port`.
-    pub(super) fn authority(&self) -> String {
-        format!("{}:{}", self.url.host_str().unwrap_or_default(), self.port())
+    /// Where the connection leads.
+    pub(super) fn place(&self) -> Place {
+        let secure = self.is_secure();
+        Place { host: self.host(), port: self.url.port().unwrap_or(if secure { 443 } else { 80 }), secure }
     }
 
     /// Whether the URL leads to this machine.

@@ -1,11 +1,20 @@
-//! TLS as the AWS tools do it: the system's trusted roots, and those of `AWS_CA_BUNDLE`.
+//! TLS as the AWS tools do it: the system's trusted roots, and those of a CA bundle.
+
+mod witness;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::socket::Socket;
+use super::steps::{self, Deadline};
+use witness::Witness;
 
 /// Reading them takes milliseconds, and a tunnel reconnects every hour.
 static NATIVE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
@@ -38,22 +47,45 @@ pub(crate) fn read_ca_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>
     Ok(certificates)
 }
 
-/// Whether the system trusts anybody: minimal containers do not.
-pub(crate) fn has_native_roots() -> bool {
-    !NATIVE_ROOTS.is_empty()
+/// Encrypts what goes to `host`, which must prove to be it to the system's roots or to those in `ca_bundle`.
+///
+/// # Errors
+/// The cause alone, for a message that names the host.
+pub(super) async fn connect(
+    socket: Socket,
+    host: &str,
+    ca_bundle: Option<&Path>,
+    deadline: Deadline,
+) -> Result<TlsStream<Socket>, String> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    let witness = Arc::new(Witness::new(verifier(ca_bundle)?));
+    let connecting = TlsConnector::from(client_config(witness.clone())?).connect(name, socket);
+    let connected = deadline.step(steps::TLS, connecting).await;
+    let connected = connected.map_err(|late| format!("TLS: the handshake was not answered within {late}"))?;
+    connected.map_err(|error| witness.explain(&error))
 }
 
-/// A client's configuration that trusts the system's roots and those in `ca_bundle`.
-pub(super) fn client_config(ca_bundle: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+fn verifier(ca_bundle: Option<&Path>) -> Result<Arc<WebPkiServerVerifier>, String> {
     let mut roots = NATIVE_ROOTS.clone();
     if let Some(path) = ca_bundle {
         let certificates = read_ca_bundle(path).map_err(|cause| format!("the CA bundle {cause}"))?;
         roots.add_parsable_certificates(certificates);
     }
+    if roots.is_empty() {
+        return Err("TLS: this system trusts no certificate authority: install its CA certificates \
+                    (ca-certificates), or name a file of them with AWS_CA_BUNDLE"
+            .into());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|error| error.to_string())
+}
+
+fn client_config(witness: Arc<Witness>) -> Result<Arc<ClientConfig>, String> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(witness)
         .with_no_client_auth();
     Ok(Arc::new(config))
 }

@@ -13,6 +13,7 @@ mod config;
 mod document;
 mod ecs;
 mod kms;
+mod proxies;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -172,6 +173,7 @@ async fn calls() -> Result<(), ProviderError> {
         profile: variable("TEST_PROFILE"),
         region: variable("TEST_REGION"),
         endpoint_url: variable("TEST_URL"),
+        ca_bundle: None,
         credentials: None,
         person: config::person(),
     };

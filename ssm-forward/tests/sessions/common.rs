@@ -21,6 +21,7 @@ pub(crate) async fn aws(local: &Local) -> AwsProvider {
         profile: None,
         region: Some("us-east-1".into()),
         endpoint_url: Some(local.endpoint_url()),
+        ca_bundle: None,
         credentials: Some(credentials),
         person: None,
     };

@@ -99,6 +99,7 @@ pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupErr
         profile: None,
         region: Some("us-east-1".into()),
         endpoint_url: Some(endpoint_url.into()),
+        ca_bundle: None,
         credentials: Some(credentials),
         person: None,
     };

@@ -4,13 +4,12 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use super::settings::Settings;
 use super::signed::{Service, SignedApi};
-use super::{ProviderError, endpoint, http};
+use super::{ProviderError, endpoint};
 
 /// Creates the services' clients when they are needed. Most sessions need none.
 #[derive(Clone, Debug)]
 pub(super) struct Apis {
     pub(super) settings: Settings,
-    /// For hosts that are not on this machine.
     pub(super) http: SharedHttpClient,
 }
 
@@ -21,7 +20,6 @@ impl Apis {
     /// No endpoint of the service is known in the region.
     pub(super) async fn signed(&self, service: Service) -> Result<SignedApi, ProviderError> {
         let endpoint = endpoint::of(service, &self.settings).await?;
-        let http = http::client_for(&endpoint, self.settings.ca_bundle.as_ref(), self.http.clone())?;
-        Ok(SignedApi::at(service, endpoint, self.settings.region.clone(), http))
+        Ok(SignedApi::at(service, endpoint, self.settings.region.clone(), self.http.clone()))
     }
 }

@@ -6,8 +6,10 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::http::transport_error;
 use super::source::Source;
 use crate::text::{bounded, one_line};
+use crate::transport::{Place, TransportError};
 use crate::{ProviderError, ProviderErrorKind};
 
 /// The call, for errors.
@@ -51,9 +53,28 @@ where
         SdkError::TimeoutError(_) => unreachable(format!(
             "{endpoint} did not answer {name} in time: check the network, the proxy, the VPC endpoint"
         )),
-        SdkError::DispatchFailure(_) => unreachable(format!("cannot reach {endpoint} for {name}: {}", root(error))),
+        SdkError::DispatchFailure(_) => not_reached(call, error),
         other => invalid(format!("{name} could not be asked: {}", chain(other))),
     }
+}
+
+/// There was no connection, or it broke.
+fn not_reached(call: &Call<'_>, error: &(dyn Error + 'static)) -> ProviderError {
+    let Call { name, endpoint, .. } = call;
+    let (kind, cause) = match transport_error(error) {
+        Some(error @ TransportError::Configuration(_)) => (ProviderErrorKind::Configuration, error.to_string()),
+        // The endpoint is named already.
+        Some(TransportError::Unreachable { host, cause }) if is_at(endpoint, host) => {
+            (ProviderErrorKind::Unreachable, cause.clone())
+        }
+        Some(error) => (ProviderErrorKind::Unreachable, error.to_string()),
+        None => (ProviderErrorKind::Unreachable, root(error)),
+    };
+    ProviderError { kind, message: format!("cannot reach {endpoint} for {name}: {}", one_line(&cause)) }
+}
+
+fn is_at(endpoint: &str, place: &str) -> bool {
+    endpoint.parse().is_ok_and(|uri| Place::of(&uri).to_string() == place)
 }
 
 /// Something answered, but not as the API does.

@@ -1,29 +1,60 @@
-//! The HTTP client under AWS's SDK: one TLS stack, the environment's proxies, the system's roots and `AWS_CA_BUNDLE`.
+//! The HTTP client under AWS's SDK and the signed calls: it reaches hosts as the data channel does, through the same proxies
+//! and with the same trusted roots. It follows no redirects: AWS's APIs have none.
 
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
-use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use std::error::Error;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::http::header::{HeaderValue, PROXY_AUTHORIZATION};
+use ::http::{Request, StatusCode, Uri};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+use tower_service::Service;
 use url::{Host, Url};
 
+use super::CONNECT_TIMEOUT;
 use super::bounded::bounded;
-use super::errors::{chain, invalid};
+use super::errors::invalid;
 use super::settings::CaBundle;
 use crate::ProviderError;
-use crate::transport::tls::{has_native_roots, read_ca_bundle};
+use crate::transport::tls::read_ca_bundle;
+use crate::transport::{Deadline, Place, Proxies, Proxy, Route, Socket, TransportError};
 
-/// A client for hosts out there.
+/// An idle connection is not used any more after so long: a NAT may have forgotten it in silence, or the network changed.
+const IDLE: Duration = Duration::from_secs(5);
+/// Longest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// Most headers of an answer.
+const MAX_HEADERS: usize = 100;
+
+/// A client for any host.
+///
+/// # Errors
+/// The bundle can't be used.
 pub(super) fn client(ca_bundle: Option<&CaBundle>) -> Result<SharedHttpClient, ProviderError> {
-    build(ProxyConfig::from_env(), ca_bundle)
-}
-
-/// A client for `endpoint`: this machine is never behind a proxy.
-pub(super) fn client_for(
-    endpoint: &str,
-    ca_bundle: Option<&CaBundle>,
-    outside: SharedHttpClient,
-) -> Result<SharedHttpClient, ProviderError> {
-    if is_loopback(endpoint) { build(ProxyConfig::disabled(), ca_bundle) } else { Ok(outside) }
+    if let Some(CaBundle { path, named_by }) = ca_bundle {
+        read_ca_bundle(path).map_err(|cause| invalid(format!("{named_by}: {cause}")))?;
+    }
+    let dialer = Dialer { proxies: Proxies::from_env(), ca_bundle: ca_bundle.map(|bundle| bundle.path.clone()) };
+    let pool = Pool::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http1_max_buf_size(MAX_HEAD)
+        .http1_max_headers(MAX_HEADERS)
+        .build(dialer.clone());
+    Ok(SharedHttpClient::new(Client { pool, proxies: dialer.proxies }))
 }
 
 /// Whether `endpoint` is on this machine.
@@ -37,29 +68,150 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
     }
 }
 
-fn build(proxy: ProxyConfig, ca_bundle: Option<&CaBundle>) -> Result<SharedHttpClient, ProviderError> {
-    let context = TlsContext::builder()
-        .with_trust_store(trust_store(ca_bundle)?)
-        .build()
-        .map_err(|error| invalid(format!("TLS: {}", chain(&error))))?;
-    Ok(bounded(Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut builder = Connector::builder()
-            .proxy_config(proxy.clone())
-            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-            .tls_context(context.clone());
-        builder.set_connector_settings(settings.cloned());
-        builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-        builder.build()
-    })))
+/// All services share its connections.
+#[derive(Clone, Debug)]
+struct Client {
+    pool: Pool<Dialer, SdkBody>,
+    proxies: Proxies,
 }
 
-/// The SDK panics on a bundle that it can't read and, in debug builds, on a system without roots: both are looked at first.
-fn trust_store(ca_bundle: Option<&CaBundle>) -> Result<TrustStore, ProviderError> {
-    let roots = TrustStore::default().with_native_roots(has_native_roots());
-    let Some(CaBundle { path, named_by }) = ca_bundle else { return Ok(roots) };
-    read_ca_bundle(path).map_err(|cause| invalid(format!("{named_by}: {cause}")))?;
-    let pem = std::fs::read(path).map_err(|error| invalid(format!("{named_by}: {error}")))?;
-    Ok(roots.with_pem_certificate(pem))
+impl HttpClient for Client {
+    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        let limit = settings.connect_timeout().zip(settings.read_timeout()).map(|(connect, read)| connect + read);
+        SharedHttpConnector::new(Connector { client: self.clone(), limit })
+    }
+}
+
+#[derive(Debug)]
+struct Connector {
+    client: Client,
+    /// Until the head of the answer.
+    limit: Option<Duration>,
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (client, limit) = (self.client.clone(), self.limit);
+        HttpConnectorFuture::new(async move {
+            let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+            let answer = client.ask(request);
+            match limit {
+                Some(limit) => {
+                    timeout(limit, answer).await.unwrap_or_else(|late| Err(ConnectorError::timeout(late.into())))
+                }
+                None => answer.await,
+            }
+        })
+    }
+}
+
+impl Client {
+    async fn ask(&self, mut request: Request<SdkBody>) -> Result<HttpResponse, ConnectorError> {
+        let proxy = proxy_of_requests(&self.proxies, request.uri()).map_err(connector_error)?;
+        if let Some(mut login) = proxy.as_ref().and_then(|proxy| HeaderValue::try_from(proxy.authorization()?).ok()) {
+            login.set_sensitive(true);
+            request.headers_mut().insert(PROXY_AUTHORIZATION, login);
+        }
+        let response = self.pool.request(request).await.map_err(connector_error)?;
+        match proxy {
+            Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(connector_error(proxy.refused_login()))
+            }
+            _ => HttpResponse::try_from(response.map(SdkBody::from_body_1_x))
+                .map(bounded)
+                .map_err(|error| ConnectorError::other(error.into(), None)),
+        }
+    }
+}
+
+/// The SDK repeats calls that failed at the network. What a proxy refuses or is configured wrongly stays so.
+fn connector_error(error: impl Error + Send + Sync + 'static) -> ConnectorError {
+    match transport_error(&error) {
+        Some(TransportError::Proxy { .. } | TransportError::Configuration(_)) => {
+            ConnectorError::other(error.into(), None)
+        }
+        _ => ConnectorError::io(error.into()),
+    }
+}
+
+/// Why a connection could not be opened, if that is at the bottom of `error`.
+pub(super) fn transport_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TransportError> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+/// The proxy that takes requests to `uri` as they are: without TLS there is no need of a tunnel, and some proxies allow none.
+fn proxy_of_requests(proxies: &Proxies, uri: &Uri) -> Result<Option<Proxy>, TransportError> {
+    match uri.scheme_str() {
+        Some("https") => Ok(None),
+        _ => Ok(proxies.to(&Place::of(uri))?.filter(Proxy::takes_requests)),
+    }
+}
+
+/// Opens connections for the pool.
+#[derive(Clone, Debug)]
+struct Dialer {
+    proxies: Proxies,
+    ca_bundle: Option<PathBuf>,
+}
+
+impl Dialer {
+    async fn dial(&self, uri: &Uri) -> Result<Api, TransportError> {
+        let deadline = Deadline::within(CONNECT_TIMEOUT);
+        let route = Route { proxies: &self.proxies, ca_bundle: self.ca_bundle.as_deref(), deadline };
+        match proxy_of_requests(&self.proxies, uri)? {
+            Some(proxy) => Ok(Api { socket: route.open_proxy(&proxy).await?, is_proxied: true }),
+            None => Ok(Api { socket: route.open(&Place::of(uri)).await?, is_proxied: false }),
+        }
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<Api>;
+    type Error = TransportError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, TransportError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let dialer = self.clone();
+        Box::pin(async move { dialer.dial(&uri).await.map(TokioIo::new) })
+    }
+}
+
+/// A connection for requests.
+#[derive(Debug)]
+struct Api {
+    socket: Socket,
+    /// The requests go to a proxy as they are.
+    is_proxied: bool,
+}
+
+impl Connection for Api {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.is_proxied)
+    }
+}
+
+impl AsyncRead for Api {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Api {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub use token::DatabaseToken;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -49,7 +50,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
-use aws_sdk_ssm::config::Builder as ConfigBuilder;
+use aws_sdk_ssm::config::{Builder as ConfigBuilder, StalledStreamProtectionConfig};
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -76,6 +77,8 @@ pub struct AwsConfig {
     pub region: Option<String>,
     /// The API's endpoint, if it is not AWS's.
     pub endpoint_url: Option<String>,
+    /// A PEM file of certificate authorities to trust beside the system's, for the API and for a proxy over TLS.
+    pub ca_bundle: Option<PathBuf>,
     /// The caller's credentials, if they do not come from the environment or the profile.
     pub credentials: Option<AwsCredentials>,
     /// Asks a person for the code of an MFA device, and reports what is waited for. `None`: nobody is asked, and
@@ -100,9 +103,12 @@ impl fmt::Debug for AwsCredentials {
     }
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Looking a name up, TCP, a proxy and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
+/// One attempt, with its whole answer.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
+/// All attempts and the waits between them. Three that can't connect fit in, so that the error says what failed.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
 const ATTEMPTS: u32 = 3;
 
 /// An environment variable. An empty one counts as not set.
@@ -150,7 +156,7 @@ impl AwsProvider {
         let endpoint = endpoint::of_ssm(&settings).await?;
         endpoint::check("the endpoint of SSM", &endpoint)?;
         let http = http::client(settings.ca_bundle.as_ref())?;
-        let client = client(&settings, http::client_for(&endpoint, settings.ca_bundle.as_ref(), http.clone())?);
+        let client = client(&settings, http.clone());
         let person = config.person.unwrap_or_else(|| Arc::new(Nobody));
         let apis = Apis { settings: settings.clone(), http };
         let surroundings = Surroundings { apis: apis.clone(), person };
@@ -346,6 +352,8 @@ fn client(settings: &Settings, http: SharedHttpClient) -> Client {
         .region(Region::new(settings.region.clone()))
         .http_client(http)
         .timeout_config(timeouts())
+        // Counts the wait for a connection as a stalled upload, and would hide what it was waited for.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .retry_config(retries())
         .identity_cache(IdentityCache::no_cache())
         .use_fips(settings.fips && given.is_none())

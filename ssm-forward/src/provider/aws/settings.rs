@@ -47,7 +47,7 @@ impl Settings {
             region: region(config, profile, selected)?,
             fips: is_on("AWS_USE_FIPS_ENDPOINT", "use_fips_endpoint", profile),
             dual_stack: is_on("AWS_USE_DUALSTACK_ENDPOINT", "use_dualstack_endpoint", profile),
-            ca_bundle: ca_bundle(profile, selected),
+            ca_bundle: ca_bundle(config, profile, selected),
             given_endpoint: config.endpoint_url.clone(),
             endpoints: Endpoints {
                 of_services: files.service_endpoints(profile),
@@ -107,9 +107,10 @@ fn is_on(name: &str, key: &str, profile: &Profile) -> bool {
         .is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-fn ca_bundle(profile: &Profile, selected: &Selected) -> Option<CaBundle> {
+fn ca_bundle(config: &AwsConfig, profile: &Profile, selected: &Selected) -> Option<CaBundle> {
+    let given = config.ca_bundle.clone().map(|path| CaBundle { path, named_by: "--ca-bundle".to_owned() });
     let of_environment = variable(CA_BUNDLE).map(|path| CaBundle { path: path.into(), named_by: CA_BUNDLE.to_owned() });
-    of_environment.or_else(|| {
+    given.or(of_environment).or_else(|| {
         let named_by = format!("ca_bundle of the profile {:?} in {}", selected.name(), config_file().display());
         profile.get("ca_bundle").map(|path| CaBundle { path: path.into(), named_by })
     })

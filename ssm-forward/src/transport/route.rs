@@ -1,0 +1,98 @@
+//! The way to a host: directly or through a proxy, and TLS where the URL wants it. The API's calls and the data channel go
+//! the same way.
+
+use std::fmt;
+use std::path::Path;
+
+use http::Uri;
+
+use super::proxy::{Proxies, Proxy};
+use super::socket::Socket;
+use super::steps::Deadline;
+use super::{TransportError, tcp, tls};
+
+/// Where a connection leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Without the brackets of an IPv6 address.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// With TLS.
+    pub(super) secure: bool,
+}
+
+/// `host:port`, as in a URL.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl Place {
+    /// Where the URL of an HTTP request leads.
+    pub(crate) fn of(uri: &Uri) -> Self {
+        let secure = uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        Self { host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure }
+    }
+}
+
+/// How hosts are reached: through which proxies, and whose certificates are trusted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route<'a> {
+    pub(crate) proxies: &'a Proxies,
+    pub(crate) ca_bundle: Option<&'a Path>,
+    pub(crate) deadline: Deadline,
+}
+
+impl Route<'_> {
+    /// A connection with `place`, ready for its bytes.
+    ///
+    /// # Errors
+    /// Which hop failed, and why.
+    pub(crate) async fn open(&self, place: &Place) -> Result<Socket, TransportError> {
+        let proxy = self.proxies.to(place)?;
+        let (socket, through) = match &proxy {
+            Some(proxy) => {
+                tracing::info!(to = %place, %proxy, "connecting through a proxy");
+                (self.tunnel(proxy, place).await?, format!(" through the proxy {proxy}"))
+            }
+            None => {
+                tracing::info!(to = %place, "connecting");
+                (self.connect(place).await?, String::new())
+            }
+        };
+        if !place.secure {
+            return Ok(socket);
+        }
+        let failed = |cause| TransportError::Unreachable { host: format!("{place}{through}"), cause };
+        self.encrypt(socket, &place.host).await.map_err(failed)
+    }
+
+    /// A connection with the proxy itself.
+    ///
+    /// # Errors
+    /// It can't be reached; the message says which proxy, and where it is configured.
+    pub(crate) async fn open_proxy(&self, proxy: &Proxy) -> Result<Socket, TransportError> {
+        let place = proxy.place();
+        let failed = |cause| TransportError::Unreachable { host: format!("the proxy {proxy}"), cause };
+        let tcp = tcp::connect(&place.host, place.port, self.deadline).await.map_err(failed)?;
+        let socket = Socket::Tcp(tcp);
+        if place.secure { self.encrypt(socket, &place.host).await.map_err(failed) } else { Ok(socket) }
+    }
+
+    async fn tunnel(&self, proxy: &Proxy, place: &Place) -> Result<Socket, TransportError> {
+        let socket = self.open_proxy(proxy).await?;
+        proxy.tunnel(socket, place, self.deadline).await
+    }
+
+    async fn connect(&self, place: &Place) -> Result<Socket, TransportError> {
+        let connected = tcp::connect(&place.host, place.port, self.deadline).await;
+        connected.map(Socket::Tcp).map_err(|cause| TransportError::Unreachable { host: place.to_string(), cause })
+    }
+
+    async fn encrypt(&self, socket: Socket, host: &str) -> Result<Socket, String> {
+        tls::connect(socket, host, self.ca_bundle, self.deadline).await.map(|tls| Socket::Tls(Box::new(tls)))
+    }
+}

@@ -1,0 +1,44 @@
+//! How long each step towards an open connection may take.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+/// Looking up a name.
+pub(super) const RESOLVE: Duration = Duration::from_secs(10);
+/// TCP with one address of several.
+pub(super) const ADDRESS: Duration = Duration::from_secs(10);
+/// What is said to a proxy until it has opened the tunnel.
+pub(super) const PROXY: Duration = Duration::from_secs(10);
+/// The TLS handshake, with a proxy or with the destination.
+pub(super) const TLS: Duration = Duration::from_secs(10);
+/// The upgrade of HTTP to a WebSocket.
+pub(super) const UPGRADE: Duration = Duration::from_secs(10);
+
+/// The moment at which all steps together must be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    pub(crate) fn within(total: Duration) -> Self {
+        Self(Instant::now() + total)
+    }
+
+    /// Takes one step, which may last `limit`, but not beyond the deadline.
+    pub(super) async fn step<T>(self, limit: Duration, step: impl Future<Output = T>) -> Result<T, Late> {
+        let began = Instant::now();
+        let limit = limit.min(self.0.saturating_duration_since(began));
+        timeout(limit, step).await.map_err(|_| Late(began.elapsed()))
+    }
+}
+
+/// A step was not done in time. Displayed as how long it was waited for.
+#[derive(Debug)]
+pub(super) struct Late(Duration);
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s", self.0.as_secs_f32())
+    }
+}

@@ -86,3 +86,8 @@ pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 /// For [`SessionProvider::sign_upgrade`].
 pub use url::Url;
+
+/// The examples of the README are tested as those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

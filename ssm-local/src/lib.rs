@@ -63,3 +63,8 @@ pub enum Profile {
     /// is retransmitted, one connection attempt at a time, and for a moment after the handshake data is not accepted.
     Real,
 }
+
+/// The examples of the README are tested as those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -153,3 +153,8 @@ impl Timeout {
         }
     }
 }
+
+/// The examples of the README are tested as those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -103,9 +103,10 @@ impl Driver {
             self.socket.write_all(&u32::try_from(message.len())?.to_be_bytes())?;
             self.socket.write_all(&message)?;
         }
-        let wait = self.session.poll_timeout().map_or(Duration::from_secs(1), |timeout| {
-            timeout.at.saturating_duration_since(Instant::now())
-        });
+        let wait = self
+            .session
+            .poll_timeout()
+            .map_or(Duration::from_secs(1), |timeout| timeout.at.saturating_duration_since(Instant::now()));
         match self.incoming.recv_timeout(wait) {
             // A message that is not valid is dropped. The peer sends it again.
             Ok(message) => self.session.handle_input(Instant::now(), message).unwrap_or_default(),

@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !stdin().is_terminal() {
         stdin().read_to_string(&mut text)?;
     }
-    let mut messages = text.lines().filter(|line| !line.trim().is_empty()).map(parse_hex).collect::<Result<Vec<_>, _>>()?;
+    let mut messages =
+        text.lines().filter(|line| !line.trim().is_empty()).map(parse_hex).collect::<Result<Vec<_>, _>>()?;
     if messages.is_empty() {
         println!("no input; these are the first messages of a session:");
         messages = first_messages();

@@ -5,6 +5,7 @@ mod forward;
 mod help;
 mod local;
 mod lookup;
+mod run;
 mod values;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 pub(crate) use values::duration;
+pub(crate) use run::{EnvStyle, RunArgs};
 
 use crate::completion;
 use crate::config::keys;
@@ -75,6 +77,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    /// Run a command of this machine with tunnels, and exit with its exit code.
+    #[command(after_help = "Examples:
+  aws-ssm-forward run rds:example-db -- psql
+  aws-ssm-forward run i-0123456789abcdef0 -L 0:web.internal:80 -- curl http://{addr}/
+  aws-ssm-forward run web -L 0:db.internal:5432 -L 0:cache.internal:6379 -- make test")]
+    Run(Box<RunArgs>),
     /// Open a shell on a managed node.
     #[command(after_help = "Examples:
   aws-ssm-forward shell i-0123456789abcdef0

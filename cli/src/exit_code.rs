@@ -39,7 +39,11 @@ pub(crate) enum ExitCode {
     Interrupted,
     /// SIGTERM before it was ready.
     Terminated,
-    /// The remote command's own.
+    /// `run`: the command is there but cannot be executed.
+    CommandNotExecutable,
+    /// `run`: there is no such command.
+    CommandNotFound,
+    /// The command's own, on the node or here.
     Remote(i64),
 }
 
@@ -58,6 +62,8 @@ impl ExitCode {
             Self::SessionLost => 8,
             Self::Internal => 70,
             Self::Output => 74,
+            Self::CommandNotExecutable => 126,
+            Self::CommandNotFound => 127,
             // What a shell makes of SIGPIPE, which is how `cat` ends.
             Self::ReaderGone => 141,
             Self::HangUp => 129,

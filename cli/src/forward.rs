@@ -16,7 +16,7 @@ use crate::tunnels::{self, Tunnels, command};
 /// If the signal handlers cannot be installed.
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
-    let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0 };
+    let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: false };
     let named = match config::of_forward(&args.tunnel) {
         Ok(named) => named,
         Err(failure) => return Ok(tunnels::fail(&failure, style, &shutdown).await),

@@ -13,8 +13,10 @@ mod exec_input;
 mod exit_code;
 mod figures;
 mod forward;
+mod hosts;
 mod iam_auth;
 mod kubeconfig;
+mod limits;
 mod local;
 mod logging;
 mod ls;
@@ -27,6 +29,7 @@ mod plugin;
 mod policy;
 mod port_holder;
 mod remote;
+mod run;
 mod shutdown;
 mod spec;
 mod stdio;
@@ -40,15 +43,16 @@ mod writer;
 use std::io::Write as _;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use args::{Cli, Command, PluginAction};
 use exit_code::{ExitCode, Failure};
 
 fn main() -> ExitCode {
     logging::tell_panics_in_one_line();
+    if let Some(result) = run::become_command() {
+        return result.map_or_else(tell, |()| ExitCode::Ok);
+    }
     keep_freed_memory();
-    raise_file_limit();
+    limits::raise_files();
     let result = if plugin::is_invoked_as_plugin() {
         plugin::run()
     } else {
@@ -57,40 +61,25 @@ fn main() -> ExitCode {
         logging::init(cli.verbosity);
         block_on(dispatch(cli))
     };
-    let code = result.unwrap_or_else(|failure| {
-        if failure.code != ExitCode::ReaderGone {
-            console::note(&format!("error: {}", failure.shown()));
-        }
-        failure.code
-    });
+    let code = result.unwrap_or_else(tell);
     logging::finish();
     console::flush();
     code
+}
+
+/// Tells why this process ends.
+fn tell(failure: Failure) -> ExitCode {
+    if failure.code != ExitCode::ReaderGone {
+        console::note(&format!("error: {}", failure.shown()));
+        console::flush();
+    }
+    failure.code
 }
 
 /// glibc gives memory back as soon as 128 KiB at the end of a heap are free, and a fast download fetches it again page by page, a
 /// tenth of its CPU time. Once a larger piece was freed the bound is twice its size: mallopt(3), M_MMAP_THRESHOLD.
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
-}
-
-/// Many systems let a program open 1024 files unless it asks for more, which it may: that limit is for programs that use
-/// select(2). Each connection is one file.
-fn raise_file_limit() {
-    // More brings nothing, and programs that are started from here may close them one by one.
-    const ENOUGH: u64 = 65_536;
-    /// What macOS takes where it says that there is no limit.
-    const MACOS: u64 = 10_240;
-    let limit = getrlimit(Resource::Nofile);
-    for wanted in [ENOUGH, MACOS] {
-        let wanted = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-        if limit.current.is_none_or(|current| current >= wanted) {
-            return;
-        }
-        if setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok() {
-            return;
-        }
-    }
 }
 
 /// Runs a command on a runtime of its own.
@@ -114,6 +103,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Forward(args) => forward::run(&args, cli.verbosity).await,
         Command::Config { action } => config::command::run(&action),
+        Command::Run(args) => run::run(*args, cli.verbosity).await,
         Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
         Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
         Command::SshProxy(args) => remote::ssh_proxy(&args, cli.verbosity).await,

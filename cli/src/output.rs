@@ -33,6 +33,8 @@ pub(crate) struct Style {
     pub(crate) quiet: bool,
     /// The log goes to the same terminal, so there is no spinner.
     pub(crate) logging: bool,
+    /// Another program has the terminal once all are ready: only warnings and errors are told then, and no result.
+    pub(crate) beside: bool,
 }
 
 /// What the output needs to know about a forward.

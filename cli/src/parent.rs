@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, getppid};
+use rustix::process::{Pid, Signal, getppid};
 
 /// How often the parent is checked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,10 +34,10 @@ impl Parent {
     }
 }
 
-/// Whether SIGHUP is ignored: whoever started this process wants it to outlive the terminal. Only Linux tells without unsafe
-/// code.
-pub(crate) fn ignores_hang_up() -> bool {
-    ignored("self") & HANG_UP != 0
+/// Whether a signal is ignored because whoever started this process wants that: SIGHUP, so that it outlives the terminal. It
+/// comes before any signal handler. Only Linux tells without unsafe code.
+pub(crate) fn ignores(signal: Signal) -> bool {
+    u32::try_from(signal.as_raw() - 1).is_ok_and(|bit| ignored("self") >> bit & 1 != 0)
 }
 
 /// A launcher that detaches a process gives it a session or a process group of its own, or makes it ignore the signals

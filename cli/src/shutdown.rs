@@ -21,6 +21,8 @@ pub(crate) enum StopCause {
     OutputClosed,
     /// Another forward of this command failed.
     Failed,
+    /// The command that used the tunnels has ended.
+    CommandEnded,
 }
 
 impl StopCause {
@@ -30,7 +32,7 @@ impl StopCause {
             Self::Interrupt => ExitCode::Interrupted,
             Self::Terminate => ExitCode::Terminated,
             Self::HangUp => ExitCode::HangUp,
-            Self::OutputClosed | Self::Failed => ExitCode::Ok,
+            Self::OutputClosed | Self::Failed | Self::CommandEnded => ExitCode::Ok,
         }
     }
 }
@@ -162,7 +164,11 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: if parent::ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) },
+            hang_up: if parent::ignores(rustix::process::Signal::HUP) {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 

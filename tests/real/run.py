@@ -38,6 +38,8 @@ HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
 SUITES += ["completion", "examples", "infrastructure", "names", "network"]
+SUITES += ["completion", "infrastructure", "names"]
+SUITES += ["run_command"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -150,7 +152,7 @@ INSTALL = {
     "mariadb-install-db": "apt-get install mariadb-server",
     "mariadb": "apt-get install mariadb-client",
     "mariadb-dump": "apt-get install mariadb-client",
-    "setsid": "apt-get install util-linux",
+    **dict.fromkeys(["setsid", "setpriv", "unshare"], "apt-get install util-linux"),
     "sshd": "apt-get install openssh-server",
     **dict.fromkeys(["ssh", "scp", "sftp", "ssh-keygen"], "apt-get install openssh-client"),
     **{shell: f"apt-get install {shell}" for shell in ["bash", "zsh", "fish"]},

@@ -41,6 +41,7 @@ impl<'a> TextWriter<'a> {
                 self.note_lines(&format!("error: {}{}", which.unwrap_or_default(), failure.shown()));
             }
             _ if self.style.quiet || self.style.format == OutputFormat::Json => {}
+            Notice::Found { .. } | Notice::Client { .. } | Notice::Figures { .. } if self.style.beside => {}
             Notice::Warning { text, .. } => self.note(&format!("warning: {text}")),
             Notice::Event { forward, event, .. } => {
                 if let Some(subject) = self.subjects.get(*forward) {
@@ -71,6 +72,9 @@ impl<'a> TextWriter<'a> {
     }
 
     fn event(&mut self, subject: &Subject, event: &ForwardEvent) -> io::Result<()> {
+        if self.style.beside && self.waiting == 0 && is_no_warning(event) {
+            return Ok(());
+        }
         let which = self.which(subject);
         match event {
             ForwardEvent::Starting { target } => self.progress(&format!("{which}Starting a session on {target}")),
@@ -139,7 +143,7 @@ impl<'a> TextWriter<'a> {
         if self.waiting == 0 {
             self.finish();
         }
-        self.result(line)
+        if self.style.beside { Ok(()) } else { self.result(line) }
     }
 
     /// A line of the result.
@@ -153,7 +157,9 @@ impl<'a> TextWriter<'a> {
 
     fn progress(&self, text: &str) {
         if self.spinner.is_hidden() {
-            self.note(text);
+            if !self.style.beside {
+                self.note(text);
+            }
         } else {
             self.progress_on_terminal(text);
         }
@@ -182,6 +188,13 @@ impl<'a> TextWriter<'a> {
             let _ = writeln!(io::stderr().lock(), "{text}");
         });
     }
+}
+
+/// What passes by itself, without any connection being hurt.
+fn is_no_warning(event: &ForwardEvent) -> bool {
+    use ForwardEvent as Event;
+    let quiet = matches!(event, Event::Reconnecting { .. } | Event::Reconnected { .. } | Event::SessionAdded { .. });
+    quiet || matches!(event, Event::Restarted { .. } | Event::SessionLost { connections: 0, .. })
 }
 
 /// What a person waits for.

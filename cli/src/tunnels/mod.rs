@@ -73,6 +73,16 @@ impl Tunnels {
         self.iter().map(|tunnel| (tunnel.spec().text.clone(), tunnel.stats())).collect()
     }
 
+    /// Completes once all are ready.
+    pub(crate) fn ready(&self) -> impl Future<Output = ()> + Send + use<> {
+        let trackers = self.trackers();
+        async move {
+            for tracker in trackers {
+                tracker.ready().await;
+            }
+        }
+    }
+
     /// Serves until all have ended: the first failure, or `shutdown`, ends them all. Tells whether all had been ready.
     ///
     /// # Errors

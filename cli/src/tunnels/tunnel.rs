@@ -1,12 +1,13 @@
 //! One listening `-L`: its session's request, its forwarder, and what is known of it from its events.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsProvider, ForwardConfig, ForwardError, ForwardEvent, ForwardStats, Forwarder, ListenAddr, SessionConfig,
-    SessionProvider, StartRequest,
+    AwsProvider, ForwardConfig, ForwardError, ForwardEvent, ForwardStats, Forwarder, ListenAddr, LocalAddr,
+    ServiceEndpoint, SessionConfig, SessionProvider, StartRequest,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -30,6 +31,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Tunnel {
     index: usize,
     spec: ForwardSpec,
+    service: Option<ServiceEndpoint>,
     /// With `--iam-auth`; it is renewed while the tunnel runs.
     login: Option<LoginFile>,
     forwarder: Forwarder,
@@ -68,17 +70,32 @@ impl Tunnel {
             .bind(spec.listen.clone())
             .await?;
         let mut login = None;
-        if let Some(service) = service {
-            let hint = client_hint::prepare(args, aws, &service, &forwarder.local_addr()).await?;
+        if let Some(service) = &service {
+            let hint = client_hint::prepare(args, aws, service, &forwarder.local_addr()).await?;
             let _ = client.set(hint.lines);
             login = hint.login;
         }
-        Ok(Self { index, spec, login, forwarder, provider, tracker, reporter: reporter.clone() })
+        Ok(Self { index, spec, service, login, forwarder, provider, tracker, reporter: reporter.clone() })
     }
 
     /// What it forwards.
     pub(crate) fn spec(&self) -> &ForwardSpec {
         &self.spec
+    }
+
+    /// The service that it leads to, if one was named.
+    pub(crate) fn service(&self) -> Option<&ServiceEndpoint> {
+        self.service.as_ref()
+    }
+
+    /// The file with which the service's client logs in, if `--iam-auth` made one.
+    pub(crate) fn login_file(&self) -> Option<PathBuf> {
+        self.login.as_ref().map(LoginFile::path)
+    }
+
+    /// Where it listens, with the real port.
+    pub(crate) fn local_addr(&self) -> LocalAddr {
+        self.forwarder.local_addr()
     }
 
     /// Live figures.
@@ -236,6 +253,12 @@ impl Tracker {
     /// The present state.
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
+    }
+
+    /// Completes once the tunnel is ready.
+    pub(crate) async fn ready(&self) {
+        // The sender is part of `self`, it can't be gone.
+        let _ = self.state.subscribe().wait_for(|state| state.was_ready).await;
     }
 }
 

@@ -1,0 +1,133 @@
+//! A loopback address for each remote name, so that each service can have its own port.
+//!
+//! On Linux all of 127.0.0.0/8 is this machine's.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use ssm_forward::ListenAddr;
+
+use crate::exit_code::{ExitCode, Failure};
+use crate::plan::Planned;
+
+/// A remote name and the address of this machine that stands for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Name {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) name: String,
+}
+
+/// So many addresses are tried for one name.
+const ATTEMPTS: u8 = 32;
+
+/// Has the tunnel of each remote name listen on a loopback address of its own: at the remote port, or at the local port where
+/// one was asked for. Tunnels to one host share its address. Those to the node itself, or to an address, stay as they are.
+///
+/// # Errors
+/// A tunnel listens on a Unix socket, or its port cannot be had on any address.
+pub(crate) fn assign(planned: &mut [Planned]) -> Result<Vec<Name>, Failure> {
+    let mut hosts: BTreeMap<String, Vec<&mut SocketAddr>> = BTreeMap::new();
+    let mut names = Vec::new();
+    for Planned { spec, .. } in planned {
+        let Some(name) = spec.remote.host.as_deref().and_then(as_name) else { continue };
+        let ListenAddr::Tcp(address) = &mut spec.listen else {
+            let text = format!("-L {}: a real name needs a TCP port, not a Unix socket", spec.text);
+            return Err(Failure::new(ExitCode::Usage, "usage", text));
+        };
+        if address.port() == 0 {
+            address.set_port(spec.remote.port);
+        }
+        match address {
+            SocketAddr::V4(v4) if *v4.ip() == Ipv4Addr::LOCALHOST => hosts.entry(name).or_default().push(address),
+            // An address that was asked for.
+            SocketAddr::V4(v4) if v4.ip().is_unspecified() => names.push(Name { address: Ipv4Addr::LOCALHOST, name }),
+            SocketAddr::V4(v4) => names.push(Name { address: *v4.ip(), name }),
+            SocketAddr::V6(_) => {
+                let text = format!("-L {}: a real name needs an IPv4 address, or none", spec.text);
+                return Err(Failure::new(ExitCode::Usage, "usage", text));
+            }
+        }
+    }
+    for (name, listens) in hosts {
+        let ports: Vec<_> = listens.iter().map(|address| address.port()).collect();
+        let address = free_address(&name, &ports)?;
+        listens.into_iter().for_each(|listen| listen.set_ip(address.into()));
+        names.push(Name { address, name });
+    }
+    names.dedup();
+    Ok(names)
+}
+
+/// A name that can stand in a file of hosts; `None` for addresses and what always is this machine.
+fn as_name(host: &str) -> Option<String> {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let is_address = name.parse::<std::net::IpAddr>().is_ok();
+    (is_plain && !is_address && !name.is_empty() && name != "localhost").then_some(name)
+}
+
+/// An address that has all these ports free: the same for the same name, unless it is taken.
+fn free_address(name: &str, ports: &[u16]) -> Result<Ipv4Addr, Failure> {
+    let mut last = None;
+    for attempt in 0..ATTEMPTS {
+        let address = candidate(name, attempt);
+        let taken = ports.iter().find_map(|&port| {
+            let at = SocketAddrV4::new(address, port);
+            TcpListener::bind(at).err().map(|error| (at, error))
+        });
+        match taken {
+            None => return Ok(address),
+            Some((at, error)) if error.kind() == ErrorKind::AddrInUse => last = Some((at, error)),
+            Some((at, error)) => return Err(cannot_listen(at, &error)),
+        }
+    }
+    Err(last.map_or_else(|| Failure::internal("no address was tried"), |(at, error)| cannot_listen(at, &error)))
+}
+
+/// In 127.64.0.0/10, where nothing else is by habit.
+fn candidate(name: &str, attempt: u8) -> Ipv4Addr {
+    let digest: [u8; 32] = Sha256::new().chain_update(name).chain_update([attempt]).finalize().into();
+    let [second, third, fourth, ..] = digest;
+    Ipv4Addr::new(127, 64 + second % 64, third, fourth.clamp(1, 254))
+}
+
+fn cannot_listen(at: SocketAddrV4, error: &std::io::Error) -> Failure {
+    let port = at.port();
+    let text = match error.kind() {
+        ErrorKind::PermissionDenied => format!(
+            "cannot listen on {at}: a port below 1024 needs root, or: sudo sysctl \
+             net.ipv4.ip_unprivileged_port_start={port}; or give another local port, as in -L 8{port:03}:host:{port}"
+        ),
+        ErrorKind::AddrNotAvailable => format!(
+            "cannot listen on {at}: this system has no loopback addresses but 127.0.0.1; use {{host}} and {{port}} instead"
+        ),
+        _ => format!("cannot listen on {at}: {error}"),
+    };
+    Failure::new(ExitCode::Listen, "listen", text)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_address_and_a_taken_one_is_passed_over() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let first = free_address("db.example", &[free]).unwrap();
+        assert_eq!(free_address("db.example", &[free]).unwrap(), first);
+        assert_ne!(free_address("other.example", &[free]).unwrap(), first);
+        let _taken = TcpListener::bind((first, free)).unwrap();
+        assert_ne!(free_address("db.example", &[free]).unwrap(), first);
+    }
+
+    #[test]
+    fn only_names_get_an_address() {
+        for host in ["10.0.0.1", "::1", "localhost", "Localhost.", "", "a b", "a\nb", "a#b"] {
+            assert_eq!(as_name(host), None, "{host}");
+        }
+        assert_eq!(as_name("My_DB-1.Example.").as_deref(), Some("my_db-1.example"));
+    }
+}

@@ -1,0 +1,128 @@
+//! `run`: a command of this machine with tunnels that are ready when it begins and gone when it has ended.
+
+mod child;
+mod ends;
+mod enter;
+#[cfg(target_os = "linux")]
+mod namespace;
+mod program;
+mod signals;
+mod words;
+
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use ssm_forward::AwsProvider;
+
+use crate::args::{OutputFormat, RunArgs, Verbosity};
+use crate::exit_code::{ExitCode, Failure};
+use crate::hosts::{self, Name};
+use crate::output::{Reporter, Style};
+use crate::plan::Planned;
+use crate::shutdown::{Shutdown, StopCause};
+use crate::tunnels::{Ended, Tunnels, command};
+use child::Child;
+use ends::End;
+use enter::Entry;
+use program::Program;
+use signals::Relay;
+
+pub(crate) use enter::become_command;
+
+/// Runs the command; ends with its exit code.
+///
+/// # Errors
+/// There is no such command, or the signal handlers can't be installed. Failures of the tunnels are told through the output.
+pub(crate) async fn run(mut args: RunArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let folders = std::env::var_os("PATH");
+    let program = match args.command.first() {
+        Some(name) => Program::find(name, folders.as_deref())?,
+        None => Program::shell(folders.as_deref())?,
+    };
+    let shutdown = Shutdown::new();
+    let relay = Relay::install(&shutdown).map_err(Failure::internal)?;
+    // The command must not find a port that nobody answers.
+    args.tunnel.wait_ready = true;
+    let style =
+        Style { format: OutputFormat::Text, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: true };
+    let task = Task { args: &args, program, shutdown: &shutdown, relay };
+    command(&args.tunnel, style, &shutdown, async |aws, planned, reporter| task.run(aws, planned, reporter).await).await
+}
+
+/// One run.
+struct Task<'a> {
+    args: &'a RunArgs,
+    program: Program,
+    shutdown: &'a Shutdown,
+    relay: Relay,
+}
+
+impl Task<'_> {
+    async fn run(
+        &self,
+        aws: &Arc<AwsProvider>,
+        mut planned: Vec<Planned>,
+        reporter: &Reporter,
+    ) -> Result<ExitCode, Ended> {
+        let names = if self.args.real_names { self.real_names(&mut planned)? } else { Vec::new() };
+        let tunnels = Tunnels::bind(&self.args.tunnel, aws, planned, reporter).await?;
+        let mut ends: Vec<_> = tunnels.iter().map(|tunnel| End::of(tunnel, &names)).collect();
+        let ports: Vec<_> = tunnels.iter().map(|tunnel| tunnel.spec().remote.port).collect();
+        ends::distinguish(&mut ends, &ports);
+        let words = self.args.command.iter().skip(1).map(|word| words::fill(word, &ends));
+        let words = words.collect::<Result<Vec<_>, _>>()?;
+        let tunnel = &self.args.tunnel;
+        let mut variables =
+            ends::variables(&ends, self.args.env, tunnel.iam_auth.as_deref(), tunnel.kubeconfig.as_deref());
+        variables.extend(ends::without_proxy(&names, |name| std::env::var(name).ok()));
+        let ready = tunnels.ready();
+        let mut serving = std::pin::pin!(tunnels.run(self.shutdown));
+        tokio::select! {
+            ended = &mut serving => return ended.map(|_| self.stopped()),
+            () = ready => {}
+        }
+        if self.shutdown.cause().is_some() {
+            return serving.await.map(|_| self.stopped());
+        }
+        let entry = Entry::new(self.args.command.is_empty(), names);
+        let started = Child::start(&self.program, &words, &variables, &entry);
+        let mut child = match started {
+            Ok(child) => child,
+            Err(failure) => {
+                self.shutdown.stop(StopCause::Failed);
+                serving.await?;
+                return Err(failure.into());
+            }
+        };
+        self.relay.pass_to(child.handle());
+        tokio::select! {
+            code = child.ended() => {
+                self.shutdown.stop(StopCause::CommandEnded);
+                // What the command has done is what counts, not how the sessions end.
+                drop(serving.await);
+                Ok(code)
+            }
+            ended = &mut serving => {
+                child.handle().send(Signal::TERM);
+                let code = child.ended().await;
+                ended.map(|_| code)
+            }
+        }
+    }
+
+    /// Has the tunnels listen where their remote names will lead.
+    fn real_names(&self, planned: &mut [Planned]) -> Result<Vec<Name>, Failure> {
+        enter::check()?;
+        let names = hosts::assign(planned)?;
+        if names.is_empty() {
+            let text = "--real-names needs a tunnel to a host with a name; an address is no name";
+            return Err(Failure::new(ExitCode::Usage, "usage", text));
+        }
+        Ok(names)
+    }
+
+    /// Stopped before the command began.
+    fn stopped(&self) -> ExitCode {
+        self.shutdown.cause().map_or(ExitCode::Ok, StopCause::exit_code)
+    }
+}

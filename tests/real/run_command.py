@@ -99,11 +99,12 @@ def exit_codes(lab):
 
 def no_command():
     # There are no credentials: AWS would be an error of its own.
-    for command, code, part in [("no-such-command", 127, "not found"), ("/etc/hosts", 126, "not executable"), ("/", 126, "folder")]:
-        ended = Tool("run", TARGET, "-L", "0:db.internal:1", "--", command).finish()
-        equal(ended.code, code)
-        contains(ended.stderr, "error: ", part)
-        equal(len(ended.stderr.splitlines()), 1)
+    with tempfile.NamedTemporaryFile() as file:
+        for command, code, part in [("no-such-command", 127, "not found"), (file.name, 126, "not executable"), ("/", 126, "folder")]:
+            ended = Tool("run", TARGET, "-L", "0:db.internal:1", "--", command).finish()
+            equal(ended.code, code)
+            contains(ended.stderr, "error: ", part)
+            equal(len(ended.stderr.splitlines()), 1)
 
 
 def refused(lab):
@@ -209,9 +210,11 @@ def ignored(lab):
 def terminal(lab):
     script = (
         "import os, signal, sys, time\n"
-        "signal.signal(signal.SIGWINCH, lambda *_: print('size', *os.get_terminal_size(), flush=True))\n"
+        "say = lambda *words: os.write(1, (' '.join(map(str, words)) + chr(10)).encode())\n"
+        "signal.signal(signal.SIGWINCH, lambda *_: say('size', *os.get_terminal_size()))\n"
+        "signal.signal(signal.SIGCONT, lambda *_: say('goes on'))\n"
         "signal.signal(signal.SIGINT, lambda *_: sys.exit(23))\n"
-        "print('group', os.getpgrp() == os.tcgetpgrp(0), flush=True)\n"
+        "say('group', os.getpgrp() == os.tcgetpgrp(0))\n"
         "while True: time.sleep(600)\n"
     )
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
@@ -232,6 +235,7 @@ def terminal(lab):
             person.expect(r"\n\s*T")
             person.expect("prompt> ")
             person.enter("fg")
+            person.expect("goes on")
             person.resize(31, 90)
             person.expect("size 90 31")
             person.type(CTRL_C)
@@ -252,10 +256,13 @@ def own_shell(lab):
             person.enter(f"{harness.binary()} run {TARGET} -L 0:127.0.0.1:{lab.port}")
             person.expect("inner> ")
             # Ctrl-C ends the job of the inner shell, and nothing else.
-            person.enter("sleep 600")
+            asleep = "sh -c 'echo asleep$((0)); exec sleep 600'"
+            person.enter(asleep)
+            person.expect("asleep0")
             person.type(CTRL_C)
             person.expect("inner> ")
-            person.enter("sleep 600")
+            person.enter(asleep)
+            person.expect("asleep0")
             person.type(CTRL_Z)
             person.expect("Stopped")
             person.expect("inner> ")

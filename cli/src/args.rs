@@ -20,8 +20,8 @@ pub(crate) use config::{ConfigAction, ConfigArgs};
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
-pub(crate) use values::duration;
 pub(crate) use run::{EnvStyle, RunArgs};
+pub(crate) use values::duration;
 
 use crate::completion;
 use crate::config::keys;
@@ -324,8 +324,13 @@ pub(crate) enum OutputFormat {
 pub(crate) fn parse() -> Cli {
     let parsed = help::command().try_get_matches().and_then(|matches| {
         let mut cli = Cli::from_arg_matches(&matches)?;
-        if let (Command::Forward(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-            args.tunnel.given = keys::given(matches);
+        let tunnel = match &mut cli.command {
+            Command::Forward(args) => Some(&mut args.tunnel),
+            Command::Run(args) => Some(&mut args.tunnel),
+            _ => None,
+        };
+        if let (Some(tunnel), Some((_, matches))) = (tunnel, matches.subcommand()) {
+            tunnel.given = keys::given(matches);
         }
         Ok(cli)
     });

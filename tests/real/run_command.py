@@ -33,6 +33,7 @@ def checks(suite):
         lab = Lab(service, manager)
         suite.check("the words and the environment lead to a tunnel that answers", words, lab)
         suite.check("several tunnels are named", several, lab)
+        suite.check("a tunnel of the configuration has its own name", configured, lab)
         suite.check("a pipe goes through, and nothing else is on standard output", pipe, lab)
         suite.check("the exit code is the command's, a signal's is 128 and more", exit_codes, lab)
         suite.check("no command: 127, not executable: 126, and AWS is not asked", no_command)
@@ -80,6 +81,18 @@ def several(lab):
     ended = lab.run(*asking("{host}", "{port}"), to=to).finish()
     equal(ended.code, 2)
     contains(ended.stderr, "{one_example.host} or {two_example.host}")
+
+
+def configured(lab):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tunnels.toml"
+        file.write_text(f'[tunnels.my-service]\ntarget = "{TARGET}"\nremote = "one.example:{lab.port}"\nlocal = 0\n')
+        run = lambda *words: Tool("run", "--config", file, *words, env=lab.variables).finish()
+        equal(run("my-service", *asking("{my_service.host}", "{port}")).ok(), "WORD")
+        equal(run("my-service", "--", "sh", "-c", "echo $SSM_FORWARD_MY_SERVICE_HOST").ok(), "127.0.0.1")
+        ended = run("my-servic", "--", "true")
+        equal(ended.code, 2)
+        contains(ended.stderr, "did you mean `my-service`")
 
 
 def pipe(lab):

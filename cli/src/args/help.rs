@@ -14,7 +14,7 @@ struct Group {
 }
 
 const GROUPS: [Group; 4] = [
-    Group { title: "Tunnels", everyday: &["forward"], more: &["config"] },
+    Group { title: "Tunnels", everyday: &["forward", "run"], more: &["config"] },
     Group { title: "Nodes", everyday: &["shell", "exec", "ls"], more: &["ssh-proxy"] },
     Group { title: "Access and setup", everyday: &[], more: &["token", "policy", "plugin", "completions"] },
     Group { title: "Without AWS", everyday: &["demo"], more: &["local"] },

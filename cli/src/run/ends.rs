@@ -113,7 +113,7 @@ pub(crate) fn distinguish(ends: &mut [End], ports: &[u16]) {
 }
 
 /// A text as a name for variables, in lower case.
-fn as_name(text: &str) -> String {
+pub(crate) fn as_name(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
 }
 

@@ -9,12 +9,14 @@ mod program;
 mod signals;
 mod words;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use rustix::process::Signal;
 use ssm_forward::AwsProvider;
 
-use crate::args::{OutputFormat, RunArgs, Verbosity};
+use crate::args::{EnvStyle, OutputFormat, RunArgs, TunnelArgs, Verbosity};
+use crate::config;
 use crate::exit_code::{ExitCode, Failure};
 use crate::hosts::{self, Name};
 use crate::output::{Reporter, Style};
@@ -33,25 +35,37 @@ pub(crate) use enter::become_command;
 ///
 /// # Errors
 /// There is no such command, or the signal handlers can't be installed. Failures of the tunnels are told through the output.
-pub(crate) async fn run(mut args: RunArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: RunArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let folders = std::env::var_os("PATH");
     let program = match args.command.first() {
         Some(name) => Program::find(name, folders.as_deref())?,
         None => Program::shell(folders.as_deref())?,
     };
+    // A configuration's tunnel, or what the command line says.
+    let (name, mut tunnel) = match config::of_forward(&args.tunnel)? {
+        Some(named) => (Some(named.name), named.args),
+        None => (None, args.tunnel),
+    };
+    // The command must not find a port that nobody answers.
+    tunnel.wait_ready = true;
     let shutdown = Shutdown::new();
     let relay = Relay::install(&shutdown).map_err(Failure::internal)?;
-    // The command must not find a port that nobody answers.
-    args.tunnel.wait_ready = true;
     let style =
         Style { format: OutputFormat::Text, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: true };
-    let task = Task { args: &args, program, shutdown: &shutdown, relay };
-    command(&args.tunnel, style, &shutdown, async |aws, planned, reporter| task.run(aws, planned, reporter).await).await
+    let RunArgs { command: words, env, real_names, .. } = args;
+    let task = Task { name, tunnel: &tunnel, words, env, real_names, program, shutdown: &shutdown, relay };
+    command(&tunnel, style, &shutdown, async |aws, planned, reporter| task.run(aws, planned, reporter).await).await
 }
 
 /// One run.
 struct Task<'a> {
-    args: &'a RunArgs,
+    /// The tunnel's, if it has one.
+    name: Option<String>,
+    tunnel: &'a TunnelArgs,
+    /// The command as it was written.
+    words: Vec<OsString>,
+    env: EnvStyle,
+    real_names: bool,
     program: Program,
     shutdown: &'a Shutdown,
     relay: Relay,
@@ -64,16 +78,18 @@ impl Task<'_> {
         mut planned: Vec<Planned>,
         reporter: &Reporter,
     ) -> Result<ExitCode, Ended> {
-        let names = if self.args.real_names { self.real_names(&mut planned)? } else { Vec::new() };
-        let tunnels = Tunnels::bind(&self.args.tunnel, aws, planned, reporter).await?;
+        let names = if self.real_names { self.real_names(&mut planned)? } else { Vec::new() };
+        let tunnels = Tunnels::bind(self.tunnel, aws, planned, reporter).await?;
         let mut ends: Vec<_> = tunnels.iter().map(|tunnel| End::of(tunnel, &names)).collect();
         let ports: Vec<_> = tunnels.iter().map(|tunnel| tunnel.spec().remote.port).collect();
         ends::distinguish(&mut ends, &ports);
-        let words = self.args.command.iter().skip(1).map(|word| words::fill(word, &ends));
+        if let (Some(name), [end]) = (&self.name, ends.as_mut_slice()) {
+            end.name = ends::as_name(name);
+        }
+        let words = self.words.iter().skip(1).map(|word| words::fill(word, &ends));
         let words = words.collect::<Result<Vec<_>, _>>()?;
-        let tunnel = &self.args.tunnel;
-        let mut variables =
-            ends::variables(&ends, self.args.env, tunnel.iam_auth.as_deref(), tunnel.kubeconfig.as_deref());
+        let tunnel = self.tunnel;
+        let mut variables = ends::variables(&ends, self.env, tunnel.iam_auth.as_deref(), tunnel.kubeconfig.as_deref());
         variables.extend(ends::without_proxy(&names, |name| std::env::var(name).ok()));
         let ready = tunnels.ready();
         let mut serving = std::pin::pin!(tunnels.run(self.shutdown));
@@ -84,7 +100,7 @@ impl Task<'_> {
         if self.shutdown.cause().is_some() {
             return serving.await.map(|_| self.stopped());
         }
-        let entry = Entry::new(self.args.command.is_empty(), names);
+        let entry = Entry::new(self.words.is_empty(), names);
         let started = Child::start(&self.program, &words, &variables, &entry);
         let mut child = match started {
             Ok(child) => child,

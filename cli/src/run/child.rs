@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, waitid};
@@ -29,7 +30,8 @@ pub(crate) struct Handle {
 }
 
 impl Child {
-    /// Starts the command. It has to be called on the main thread, with which the command ends.
+    /// Starts the command. It has to be called on the main thread, with which the command ends. `continued` tells when this process
+    /// goes on after a stop.
     ///
     /// # Errors
     /// The system starts no process.
@@ -38,6 +40,7 @@ impl Child {
         words: &[OsString],
         variables: &BTreeMap<String, OsString>,
         entry: &Entry,
+        continued: Receiver<()>,
     ) -> Result<Self, Failure> {
         let child = enter::command(program, entry).map_err(Failure::internal)?.args(words).envs(variables).spawn();
         let child = child.map_err(|error| {
@@ -50,7 +53,7 @@ impl Child {
         let (tell, ended) = oneshot::channel();
         let waiting = handle.clone();
         std::thread::spawn(move || {
-            let code = waiting.wait(pid).unwrap_or(ExitCode::Internal);
+            let code = waiting.wait(pid, &continued).unwrap_or(ExitCode::Internal);
             let _ = tell.send(code);
         });
         Ok(Self { handle, ended })
@@ -76,7 +79,7 @@ impl Handle {
     }
 
     /// Waits until the command has ended, and stops and continues together with it.
-    fn wait(&self, pid: Pid) -> io::Result<ExitCode> {
+    fn wait(&self, pid: Pid, continued: &Receiver<()>) -> io::Result<ExitCode> {
         let wait = |options| loop {
             match waitid(WaitId::Pid(pid), options) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -89,7 +92,7 @@ impl Handle {
             if status.stopped() {
                 // Unless it goes on already, the same stop would be told again.
                 let _ = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
-                self.stop_too();
+                self.stop_too(continued);
                 continue;
             }
             // From here on the number may be given to another process.
@@ -100,15 +103,19 @@ impl Handle {
 
     /// At a terminal, the shell that started this process has to see that the job is stopped. When it goes on (`fg`), so does
     /// the command. Without a terminal nobody would let this process go on.
-    fn stop_too(&self) {
+    fn stop_too(&self, continued: &Receiver<()>) {
         if has_terminal() {
+            continued.try_iter().for_each(drop);
             suspend();
+            // The system stops the threads of a process one after the other: this one may run for a moment longer, and must not
+            // let the command go on already.
+            let _ = continued.recv();
             self.send(Signal::CONT);
         }
     }
 }
 
-/// Stops this process until somebody lets it go on.
+/// Stops this process until somebody lets it go on. May return before it is stopped.
 pub(super) fn suspend() {
     let _ = kill_process(getpid(), Signal::STOP);
 }

@@ -11,6 +11,7 @@ mod words;
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use rustix::process::Signal;
 use ssm_forward::AwsProvider;
@@ -49,11 +50,11 @@ pub(crate) async fn run(args: RunArgs, verbosity: Verbosity) -> Result<ExitCode,
     // The command must not find a port that nobody answers.
     tunnel.wait_ready = true;
     let shutdown = Shutdown::new();
-    let relay = Relay::install(&shutdown).map_err(Failure::internal)?;
+    let (relay, continued) = Relay::install(&shutdown).map_err(Failure::internal)?;
     let style =
         Style { format: OutputFormat::Text, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: true };
     let RunArgs { command: words, env, real_names, .. } = args;
-    let task = Task { name, tunnel: &tunnel, words, env, real_names, program, shutdown: &shutdown, relay };
+    let task = Task { name, tunnel: &tunnel, words, env, real_names, program, shutdown: &shutdown, relay, continued };
     command(&tunnel, style, &shutdown, async |aws, planned, reporter| task.run(aws, planned, reporter).await).await
 }
 
@@ -69,11 +70,12 @@ struct Task<'a> {
     program: Program,
     shutdown: &'a Shutdown,
     relay: Relay,
+    continued: Receiver<()>,
 }
 
 impl Task<'_> {
     async fn run(
-        &self,
+        self,
         aws: &Arc<AwsProvider>,
         mut planned: Vec<Planned>,
         reporter: &Reporter,
@@ -101,7 +103,7 @@ impl Task<'_> {
             return serving.await.map(|_| self.stopped());
         }
         let entry = Entry::new(self.words.is_empty(), names);
-        let started = Child::start(&self.program, &words, &variables, &entry);
+        let started = Child::start(&self.program, &words, &variables, &entry, self.continued);
         let mut child = match started {
             Ok(child) => child,
             Err(failure) => {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 
 use nix::sys::signal::SigSet;
@@ -33,11 +34,12 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Takes the signals of this process. What the caller had it ignore stays ignored, for the command too.
+    /// Takes the signals of this process. What the caller had it ignore stays ignored, for the command too. Also returns a channel
+    /// that tells when this process, which was stopped, goes on.
     ///
     /// # Errors
     /// The system refuses the handlers.
-    pub(crate) fn install(shutdown: &Shutdown) -> io::Result<Self> {
+    pub(crate) fn install(shutdown: &Shutdown) -> io::Result<(Self, Receiver<()>)> {
         // A command with a process group of its own, such as a shell, may have the terminal: to tell something then must not
         // stop this process.
         SigSet::from_iter([nix::sys::signal::Signal::SIGTTOU]).thread_block()?;
@@ -55,7 +57,10 @@ impl Relay {
                 }
             });
         }
-        Ok(this)
+        let mut signals = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
+        let (tell, continued) = channel();
+        tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(()).is_ok() {} });
+        Ok((this, continued))
     }
 
     /// From here on signals are for this command.

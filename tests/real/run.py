@@ -38,7 +38,6 @@ HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
 SUITES += ["completion", "examples", "infrastructure", "names", "network"]
-SUITES += ["completion", "infrastructure", "names"]
 SUITES += ["run_command"]
 
 # All suites together take two to three minutes.

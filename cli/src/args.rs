@@ -6,6 +6,7 @@ mod help;
 mod local;
 mod lookup;
 mod run;
+mod up;
 mod values;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 pub(crate) use run::{EnvStyle, RunArgs};
+pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
 pub(crate) use values::duration;
 
 use crate::completion;
@@ -69,6 +71,24 @@ pub(crate) enum Command {
   aws-ssm-forward forward i-0123456789abcdef0 -L 8080:db.internal:80
   aws-ssm-forward forward rds:example-db")]
     Forward(Box<ForwardArgs>),
+    /// Open tunnels of the configuration file, all in one process.
+    ///
+    /// Each tunnel is restarted on its own when it fails. With -d the process runs in the background; status, logs, down,
+    /// restart and reload speak to it.
+    #[command(after_help = "Examples:
+  aws-ssm-forward up
+  aws-ssm-forward up -d orders-db web")]
+    Up(Box<UpArgs>),
+    /// Show the tunnels that are open.
+    Status(StatusArgs),
+    /// Print what happened to open tunnels.
+    Logs(LogsArgs),
+    /// Close open tunnels.
+    Down(OpenArgs),
+    /// Start open tunnels anew.
+    Restart(OpenArgs),
+    /// Read the configuration file again and change what changed there.
+    Reload,
     /// Check or write the configuration file of tunnels.
     #[command(after_help = "Examples:
   aws-ssm-forward config init
@@ -121,6 +141,13 @@ pub(crate) enum Command {
     Local(Box<LocalArgs>),
     /// Show a tunnel to a private web service, without AWS.
     Demo(DemoArgs),
+    /// Write the man pages into a folder.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        #[arg(value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:
   source <(aws-ssm-forward completions bash)      # in ~/.bashrc
@@ -301,12 +328,18 @@ pub(crate) enum PluginAction {
         /// Copy this program instead of linking to it.
         #[arg(long)]
         copy: bool,
+        /// Only add an alias to the AWS CLI: `aws forward …` is then this program's forward.
+        #[arg(long, conflicts_with_all = ["dir", "copy"])]
+        alias: bool,
     },
     /// Restore what was there before.
     Uninstall {
         /// Folder of the installation.
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
+        /// Only remove the alias of the AWS CLI.
+        #[arg(long, conflicts_with = "dir")]
+        alias: bool,
     },
 }
 
@@ -324,13 +357,14 @@ pub(crate) enum OutputFormat {
 pub(crate) fn parse() -> Cli {
     let parsed = help::command().try_get_matches().and_then(|matches| {
         let mut cli = Cli::from_arg_matches(&matches)?;
-        let tunnel = match &mut cli.command {
-            Command::Forward(args) => Some(&mut args.tunnel),
-            Command::Run(args) => Some(&mut args.tunnel),
+        let words = match &mut cli.command {
+            Command::Forward(args) => Some(&mut args.tunnel.given),
+            Command::Run(args) => Some(&mut args.tunnel.given),
+            Command::Up(args) => Some(&mut args.given),
             _ => None,
         };
-        if let (Some(tunnel), Some((_, matches))) = (tunnel, matches.subcommand()) {
-            tunnel.given = keys::given(matches);
+        if let (Some(words), Some((_, matches))) = (words, matches.subcommand()) {
+            *words = keys::given(matches);
         }
         Ok(cli)
     });

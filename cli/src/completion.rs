@@ -11,6 +11,7 @@ use clap_complete::env::{Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 use clap_complete::{CompleteEnv, Shell};
 
 use crate::args::{Cli, NAME};
+use crate::config::Config;
 
 /// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to
 /// other programs.
@@ -133,6 +134,12 @@ pub(crate) fn profiles() -> Vec<CompletionCandidate> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let names = runtime.map(|runtime| runtime.block_on(ssm_forward::profile_names())).unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// The tunnels and groups of the configuration files.
+pub(crate) fn tunnels() -> Vec<CompletionCandidate> {
+    let config = Config::load(None).unwrap_or_default();
+    config.names().chain(config.groups()).map(CompletionCandidate::new).collect()
 }
 
 /// AWS's regions.

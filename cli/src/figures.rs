@@ -11,7 +11,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use ssm_forward::{ForwardStats, StatsSnapshot};
+use ssm_forward::StatsSnapshot;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -37,28 +37,28 @@ const TICK: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reports the figures of each forward once a second, as long as it runs.
-pub(crate) async fn tell(forwards: Vec<ForwardStats>, reporter: Reporter) {
-    let mut meters: Vec<Meter> = forwards.into_iter().map(Meter::new).collect();
+pub(crate) async fn tell(look: impl Fn() -> Vec<StatsSnapshot>, reporter: Reporter) {
+    let mut meters: Vec<Meter> = Vec::new();
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        reporter.figures(meters.iter_mut().map(|meter| meter.look(Instant::now())).collect());
+        let (looks, at) = (look(), Instant::now());
+        meters.resize_with(looks.len(), || Meter::new(at));
+        reporter.figures(meters.iter_mut().zip(looks).map(|(meter, now)| meter.look(now, at)).collect());
     }
 }
 
 struct Meter {
-    stats: ForwardStats,
     last: StatsSnapshot,
     at: Instant,
 }
 
 impl Meter {
-    fn new(stats: ForwardStats) -> Self {
-        Self { stats, last: StatsSnapshot::default(), at: Instant::now() }
+    fn new(at: Instant) -> Self {
+        Self { last: StatsSnapshot::default(), at }
     }
 
-    fn look(&mut self, at: Instant) -> Figures {
-        let now = self.stats.snapshot();
+    fn look(&mut self, now: StatsSnapshot, at: Instant) -> Figures {
         let seconds = at.saturating_duration_since(self.at).as_secs_f64().max(1e-3);
         let rate = |now: u64, last: u64| now.saturating_sub(last) as f64 / seconds;
         let figures = Figures {
@@ -90,7 +90,7 @@ impl Metrics {
     }
 
     /// Serves the figures of these forwards, which are labelled with their `-L`.
-    pub(crate) async fn serve(self, forwards: Vec<(String, ForwardStats)>) {
+    pub(crate) async fn serve(self, look: impl Fn() -> Vec<(String, StatsSnapshot)> + Clone + Send + Sync + 'static) {
         let mut connections = JoinSet::new();
         loop {
             let stream = match self.listener.accept().await {
@@ -103,9 +103,9 @@ impl Metrics {
                 }
             };
             while connections.try_join_next().is_some() {}
-            let forwards = forwards.clone();
+            let look = look.clone();
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = answer(&request, &forwards);
+                let answer = answer(&request, &look);
                 async move { Ok::<_, Infallible>(answer) }
             });
             connections.spawn(async move {
@@ -118,14 +118,13 @@ impl Metrics {
     }
 }
 
-fn answer(request: &Request<Incoming>, forwards: &[(String, ForwardStats)]) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, look: &impl Fn() -> Vec<(String, StatsSnapshot)>) -> Response<Full<Bytes>> {
     if (request.method(), request.uri().path()) != (&Method::GET, "/metrics") {
         let mut answer = Response::new(Full::from("metrics are at /metrics\n"));
         *answer.status_mut() = StatusCode::NOT_FOUND;
         return answer;
     }
-    let looks: Vec<_> = forwards.iter().map(|(spec, stats)| (spec.as_str(), stats.snapshot())).collect();
-    let mut answer = Response::new(Full::from(prometheus(&looks)));
+    let mut answer = Response::new(Full::from(prometheus(&look())));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
@@ -155,7 +154,7 @@ const METRICS: [Metric; 12] = [
     }),
 ];
 
-fn prometheus(looks: &[(&str, StatsSnapshot)]) -> String {
+fn prometheus(looks: &[(String, StatsSnapshot)]) -> String {
     let mut text = String::new();
     for (name, kind, help, value) in METRICS {
         let _ = write!(text, "# HELP ssm_forward_{name} {help}\n# TYPE ssm_forward_{name} {kind}\n");
@@ -180,7 +179,7 @@ mod tests {
         let mut snapshot = StatsSnapshot::default();
         snapshot.bytes_up = 5;
         snapshot.round_trip_us = 1500;
-        let text = prometheus(&[("unix:/a\"b:80", snapshot)]);
+        let text = prometheus(&[("unix:/a\"b:80".into(), snapshot)]);
         assert!(text.contains("# TYPE ssm_forward_bytes_up_total counter\n"), "{text}");
         assert!(text.contains("ssm_forward_bytes_up_total{forward=\"unix:/a\\\"b:80\"} 5\n"), "{text}");
         assert!(text.contains("ssm_forward_message_budget{forward=\"unix:/a\\\"b:80\"} +Inf\n"), "{text}");

@@ -29,10 +29,12 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         };
         let tunnels = Tunnels::bind(tunnel, aws, planned, reporter).await?;
         let stats = tunnels.stats();
+        let look = move || stats.iter().map(|(spec, stats)| (spec.clone(), stats.snapshot())).collect::<Vec<_>>();
+        let unnamed = look.clone();
         let mut watching = JoinSet::new();
-        watching.spawn(figures::tell(stats.iter().map(|(_, stats)| stats.clone()).collect(), reporter.clone()));
+        watching.spawn(figures::tell(move || unnamed().into_iter().map(|(_, now)| now).collect(), reporter.clone()));
         if let Some(metrics) = metrics {
-            watching.spawn(metrics.serve(stats));
+            watching.spawn(metrics.serve(look));
         }
         let all_ready = tunnels.run(&shutdown).await?;
         Ok(match shutdown.cause() {

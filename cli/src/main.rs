@@ -20,6 +20,7 @@ mod limits;
 mod local;
 mod logging;
 mod ls;
+mod man;
 mod output;
 mod outputs;
 mod outside;
@@ -38,6 +39,7 @@ mod terminal;
 mod terminal_session;
 mod token;
 mod tunnels;
+mod up;
 mod writer;
 
 use std::io::Write as _;
@@ -102,6 +104,12 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<
 async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Forward(args) => forward::run(&args, cli.verbosity).await,
+        Command::Up(args) => up::run(&args, cli.verbosity).await,
+        Command::Status(args) => up::status(&args).await,
+        Command::Logs(args) => up::logs(&args).await,
+        Command::Down(args) => up::down(&args).await,
+        Command::Restart(args) => up::restart(&args).await,
+        Command::Reload => up::reload().await,
         Command::Config { action } => config::command::run(&action),
         Command::Run(args) => run::run(*args, cli.verbosity).await,
         Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
@@ -112,14 +120,17 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Policy(args) => policy::run(&args).await,
         Command::Plugin { action } => {
             let done = match action {
-                PluginAction::Install { dir, copy } => plugin::install::install(dir.as_deref(), copy)?,
-                PluginAction::Uninstall { dir } => plugin::install::uninstall(dir.as_deref())?,
+                PluginAction::Install { alias: true, .. } => plugin::alias::install()?,
+                PluginAction::Uninstall { alias: true, .. } => plugin::alias::uninstall()?,
+                PluginAction::Install { dir, copy, .. } => plugin::install::install(dir.as_deref(), copy)?,
+                PluginAction::Uninstall { dir, .. } => plugin::install::uninstall(dir.as_deref())?,
             };
             let _ = writeln!(std::io::stdout(), "{done}");
             Ok(ExitCode::Ok)
         }
         Command::Local(args) => local::run(*args).await,
         Command::Demo(args) => demo::run(&args, cli.verbosity).await,
+        Command::Man { folder } => man::write(&folder),
         Command::Completions { shell } => {
             completion::print(shell).map_err(Failure::internal)?;
             Ok(ExitCode::Ok)

@@ -4,14 +4,17 @@
 //! tunnel.
 
 mod json;
+mod log;
 mod text;
 
+pub(crate) use log::{Log, names_one_of};
 pub(crate) use text::awaiting;
+use text::{Sink, TextWriter};
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use ssm_forward::ForwardEvent;
@@ -40,10 +43,42 @@ pub(crate) struct Style {
 /// What the output needs to know about a forward.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
+    /// Its name in the configuration file, if it has one.
+    pub(crate) name: Option<String>,
     /// The managed node.
     pub(crate) target: String,
     /// Its `-L`.
     pub(crate) spec: ForwardSpec,
+}
+
+/// The forwards that lines are about, by index. They may change while lines are written.
+#[derive(Debug, Default)]
+pub(crate) struct Subjects(RwLock<Arc<Vec<Subject>>>);
+
+impl Subjects {
+    /// Sets the forward of an index; indexes are given without gaps.
+    pub(crate) fn put(&self, index: usize, subject: Subject) {
+        let mut subjects = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let subjects = Arc::make_mut(&mut subjects);
+        match subjects.get_mut(index) {
+            Some(place) => *place = subject,
+            None => subjects.push(subject),
+        }
+    }
+
+    /// Those of this moment.
+    fn now(&self) -> Arc<Vec<Subject>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the terminal shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Screen {
+    /// Everything, as lines.
+    Lines,
+    /// Nothing: there is no terminal, or something else is drawn there.
+    Hidden,
 }
 
 /// Takes what is to be told. Clones go to the same place; none of the calls blocks.
@@ -71,6 +106,7 @@ enum Notice {
     Found { at: SystemTime, forward: usize, text: String },
     Client { at: SystemTime, forward: usize, command: String },
     Failure { at: SystemTime, forward: Option<usize>, failure: Failure },
+    Retrying { at: SystemTime, forward: usize, failure: Failure, delay: Duration },
     Figures { at: SystemTime, forwards: Vec<Figures> },
     Dropped { at: SystemTime, count: u64 },
     End,
@@ -116,6 +152,11 @@ impl Reporter {
         self.queue(Notice::Failure { at: SystemTime::now(), forward, failure: failure.clone() });
     }
 
+    /// Tells that a forward failed, and that it is tried again after `delay`.
+    pub(crate) fn retrying(&self, forward: usize, failure: Failure, delay: Duration) {
+        self.send(Notice::Retrying { at: SystemTime::now(), forward, failure, delay });
+    }
+
     fn send(&self, notice: Notice) {
         if self.backlog.waiting.load(Ordering::Relaxed) < QUEUE {
             return self.queue(notice);
@@ -138,6 +179,7 @@ impl Reporter {
 #[derive(Debug)]
 pub(crate) struct Output {
     reporter: Reporter,
+    subjects: Arc<Subjects>,
     done: oneshot::Receiver<()>,
     quiet: bool,
 }
@@ -151,15 +193,45 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 impl Output {
     /// Starts the thread. It calls `shutdown` when stdout is closed.
     pub(crate) fn start(style: Style, subjects: Vec<Subject>, shutdown: Shutdown) -> Self {
+        let subjects = Arc::new(Subjects(RwLock::new(Arc::new(subjects))));
+        let text = TextWriter::new(style, subjects.now(), Sink::Screen);
+        Self::spawn(style, subjects, Some(text), None, shutdown)
+    }
+
+    /// As [`Self::start`], but the lines for people also go to `log`, and to the terminal only if it shows them. The forwards
+    /// are not known yet.
+    pub(crate) fn logged(style: Style, log: Arc<Log>, screen: Screen, shutdown: Shutdown) -> Self {
+        let subjects = Arc::<Subjects>::default();
+        let text = (screen == Screen::Lines).then(|| TextWriter::new(style, subjects.now(), Sink::Screen));
+        let all = Style { format: OutputFormat::Text, quiet: false, logging: true, beside: false };
+        let logging = TextWriter::new(all, subjects.now(), Sink::Log(log));
+        Self::spawn(style, subjects, text, Some(logging), shutdown)
+    }
+
+    fn spawn(
+        style: Style,
+        subjects: Arc<Subjects>,
+        text: Option<TextWriter>,
+        log: Option<TextWriter>,
+        shutdown: Shutdown,
+    ) -> Self {
         let (notices, receiver) = channel();
         let (finished, done) = oneshot::channel();
         let backlog = Arc::new(Backlog::default());
-        let behind = backlog.clone();
+        let (behind, seen) = (backlog.clone(), subjects.clone());
         std::thread::spawn(move || {
-            write_all(style, &subjects, &receiver, &behind, &shutdown);
+            let shows_json = style.format == OutputFormat::Json && text.is_some();
+            let json = shows_json.then(json::JsonWriter::default);
+            let writers = Writers { json, text, log, subjects: seen };
+            write_all(writers, &receiver, &behind, &shutdown);
             let _ = finished.send(());
         });
-        Self { reporter: Reporter { notices, backlog }, done, quiet: style.quiet }
+        Self { reporter: Reporter { notices, backlog }, subjects, done, quiet: style.quiet }
+    }
+
+    /// The forwards that lines are about.
+    pub(crate) fn subjects(&self) -> &Arc<Subjects> {
+        &self.subjects
     }
 
     /// The reporter.
@@ -186,15 +258,32 @@ impl Output {
     }
 }
 
-fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, backlog: &Backlog, shutdown: &Shutdown) {
-    let mut text = text::TextWriter::new(style, subjects);
-    let mut json = json::JsonWriter::default();
+/// Everything that a notice is written by.
+struct Writers {
+    json: Option<json::JsonWriter>,
+    text: Option<TextWriter>,
+    log: Option<TextWriter>,
+    subjects: Arc<Subjects>,
+}
+
+impl Writers {
+    /// # Errors
+    /// If stdout is closed.
+    fn write(&mut self, notice: &Notice) -> io::Result<()> {
+        let subjects = self.subjects.now();
+        if let Some(json) = &mut self.json {
+            json.write(&mut io::stdout().lock(), &subjects, notice)?;
+        }
+        for text in [&mut self.log, &mut self.text].into_iter().flatten() {
+            text.write(&subjects, notice)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_all(mut writers: Writers, notices: &Receiver<Notice>, backlog: &Backlog, shutdown: &Shutdown) {
     let mut write = |notice: &Notice| {
-        let written = match style.format {
-            OutputFormat::Json => json.write(&mut io::stdout().lock(), subjects, notice),
-            OutputFormat::Text => Ok(()),
-        };
-        if written.and_then(|()| text.write(notice)).is_err() {
+        if writers.write(notice).is_err() {
             shutdown.stop(StopCause::OutputClosed);
         }
     };
@@ -210,7 +299,9 @@ fn write_all(style: Style, subjects: &[Subject], notices: &Receiver<Notice>, bac
             break;
         }
     }
-    text.finish();
+    if let Some(text) = &writers.text {
+        text.finish();
+    }
 }
 
 #[cfg(test)]

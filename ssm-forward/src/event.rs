@@ -106,6 +106,11 @@ pub enum ForwardEvent {
         /// Maximum number of sessions.
         max: usize,
     },
+    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy): it listens without a session; the next connection starts one.
+    Waiting {
+        /// Why the last session could not be had; `None` if nothing failed.
+        cause: Option<String>,
+    },
     /// A text from the far side for the user.
     Message {
         /// One or more lines.

@@ -42,6 +42,10 @@ pub struct ForwardConfig {
     /// Prevent the idle timeout of sessions while nothing is forwarded. This needs multiplexing, which old agents do
     /// not support. Default: false, the idle timeout applies.
     pub keep_alive: bool,
+    /// Start no session before a connection comes, and end it after so long without one. A session that cannot be had then
+    /// only resets the connections that wait for it; the next one tries again. Default: `None`, a session is there from the
+    /// start.
+    pub lazy: Option<Duration>,
     /// How many sessions there are, and what happens when one is gone.
     pub pool: PoolConfig,
     /// The session's own settings. `linger` and `max_payload` above take precedence.
@@ -58,6 +62,7 @@ impl Default for ForwardConfig {
             answer_patience: Duration::from_secs(10),
             max_payload: 1024,
             keep_alive: false,
+            lazy: None,
             pool: PoolConfig::default(),
             session: SessionConfig::default(),
         }
@@ -152,7 +157,10 @@ impl Forwarder {
     /// # Errors
     /// What ended it, except `shutdown`.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
-        let outcome = self.run_inner(shutdown).await;
+        let outcome = match self.config.lazy {
+            None => self.run_inner(None, shutdown).await,
+            Some(idle) => self.run_lazily(idle, shutdown).await,
+        };
         let reason = match &outcome {
             Ok(()) => "stopped".to_owned(),
             Err(error) => error.to_string(),
@@ -161,7 +169,45 @@ impl Forwarder {
         outcome
     }
 
-    async fn run_inner(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
+    /// Has sessions only while there are connections.
+    async fn run_lazily(&self, idle: Duration, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
+        tokio::pin!(shutdown);
+        let mut cause = None;
+        loop {
+            self.emit(ForwardEvent::Waiting { cause: cause.take() });
+            let first = tokio::select! {
+                first = self.listener.accept() => first,
+                () = &mut shutdown => return Ok(()),
+            };
+            let first = match first {
+                Ok(first) => first,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let mut is_over = false;
+            let until = async {
+                tokio::select! {
+                    () = &mut shutdown => is_over = true,
+                    () = self.stats.unused_for(idle) => {}
+                }
+            };
+            let ended = self.run_inner(Some(first), until).await;
+            if is_over {
+                return ended;
+            }
+            cause = ended.err().map(|error| error.to_string());
+        }
+    }
+
+    /// Has sessions until `shutdown`, or until they are lost for good. `first` is a connection that waits already.
+    async fn run_inner(
+        &self,
+        first: Option<Accepted>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), ForwardError> {
         let since = Instant::now();
         self.emit(ForwardEvent::Starting { target: self.request.target.clone() });
         let pool = Arc::new(Pool::new(self.blueprint()));
@@ -186,10 +232,15 @@ impl Forwarder {
             }
             let _ = ready.send(());
         };
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            shutdown.await;
+            let _ = stop.send(());
+        };
         let serve = async {
             // Until the session is ready, connections wait in the listener's backlog.
             let _ = is_ready.await;
-            self.serve(&pool).await
+            self.serve(&pool, first, stopped).await
         };
         tokio::select! {
             ended = pool.run(on_ready, shutdown) => ended,
@@ -218,15 +269,25 @@ impl Forwarder {
         }
     }
 
-    /// Accepts connections. Never returns.
-    async fn serve(&self, pool: &Arc<Pool>) -> Infallible {
+    /// Serves `first`, and accepts connections until `stopped`. Never returns.
+    async fn serve(&self, pool: &Arc<Pool>, first: Option<Accepted>, mut stopped: oneshot::Receiver<()>) -> Infallible {
         let mut connections = JoinSet::new();
         let unanswered = Arc::new(Unanswered::new(self.request.destination(), self.config.answer_patience));
         let mut lack = Lack::default();
+        let mut first = first.map(Ok);
+        let mut accepts = true;
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
+            let accepted = match first.take() {
+                Some(first) => first,
+                None => tokio::select! {
+                    accepted = self.listener.accept(), if accepts => accepted,
+                    _ = &mut stopped, if accepts => {
+                        accepts = false;
+                        continue;
+                    }
+                    Some(_) = connections.join_next() => continue,
+                    else => std::future::pending().await,
+                },
             };
             let is_last = match accepted {
                 Ok((local, peer)) => {
@@ -313,6 +374,9 @@ fn is_node(host: &str) -> bool {
 
 /// Well below the shortest idle timeout, which is a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// A local program's connection, and its address.
+type Accepted = (Local, Option<SocketAddr>);
 
 /// Delay after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::Session;
 use crate::pump::Direction;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 /// Live figures of a forwarder; clones see the same values.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,8 @@ struct Inner {
     up: AtomicU64,
     down: AtomicU64,
     sessions: Mutex<Option<Source>>,
+    /// A connection was opened or closed.
+    changed: Notify,
 }
 
 /// Computes the totals over the sessions.
@@ -128,11 +131,35 @@ impl ForwardStats {
     /// Counts a new connection and returns its number, from 1.
     pub(crate) fn opened(&self) -> u64 {
         self.inner.open.fetch_add(1, Ordering::Relaxed);
-        self.inner.total.fetch_add(1, Ordering::Relaxed) + 1
+        let number = self.inner.total.fetch_add(1, Ordering::Relaxed) + 1;
+        self.inner.changed.notify_waiters();
+        number
     }
 
     pub(crate) fn closed(&self) {
         self.inner.open.fetch_sub(1, Ordering::Relaxed);
+        self.inner.changed.notify_waiters();
+    }
+
+    /// Completes when, after another connection was opened, none has been open for so long.
+    pub(crate) async fn unused_for(&self, idle: Duration) {
+        let before = self.inner.total.load(Ordering::Relaxed);
+        loop {
+            let changed = self.inner.changed.notified();
+            tokio::pin!(changed);
+            // Before the look, so that no change after it is missed.
+            changed.as_mut().enable();
+            let was_used = self.inner.total.load(Ordering::Relaxed) > before;
+            if was_used && self.inner.open.load(Ordering::Relaxed) == 0 {
+                tokio::select! {
+                    biased;
+                    () = changed => {}
+                    () = tokio::time::sleep(idle) => return,
+                }
+            } else {
+                changed.await;
+            }
+        }
     }
 
     /// Bytes from the remote end, over all connections.
@@ -152,5 +179,31 @@ impl ForwardStats {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inner").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn unused_counts_from_the_last_connection_that_closed() {
+        let stats = ForwardStats::default();
+        let began = tokio::time::Instant::now();
+        let unused = stats.unused_for(Duration::from_secs(10));
+        let used = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            stats.opened();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            stats.opened();
+            stats.closed();
+            stats.closed();
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            stats.opened();
+            tokio::time::sleep(Duration::from_secs(11)).await;
+            stats.closed();
+        };
+        tokio::join!(unused, used);
+        assert_eq!(began.elapsed(), Duration::from_secs(60 + 60 + 9 + 11 + 10));
     }
 }

@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
 SUITES += ["completion", "examples", "infrastructure", "names", "network"]
-SUITES += ["run_command"]
+SUITES += ["run_command", "tunnels"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -152,6 +152,7 @@ INSTALL = {
     "mariadb": "apt-get install mariadb-client",
     "mariadb-dump": "apt-get install mariadb-client",
     **dict.fromkeys(["setsid", "setpriv", "unshare"], "apt-get install util-linux"),
+    "systemd-analyze": "apt-get install systemd",
     "sshd": "apt-get install openssh-server",
     **dict.fromkeys(["ssh", "scp", "sftp", "ssh-keygen"], "apt-get install openssh-client"),
     **{shell: f"apt-get install {shell}" for shell in ["bash", "zsh", "fish"]},

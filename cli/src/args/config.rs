@@ -32,7 +32,9 @@ pub(crate) enum ConfigAction {
 /// The file to use.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Configuration file of tunnels, instead of the user's and the project's.
+    /// Configuration file, instead of the usual ones.
+    ///
+    /// The usual ones are the user's and the project's.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 }

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::{Pacing, PoolSize};
 
 use super::{AwsArgs, OutputFormat, SessionArgs, values};
+use crate::completion;
 use crate::spec::ForwardRequest;
 
 /// `forward`.
@@ -51,7 +53,7 @@ pub(crate) struct TunnelArgs {
     /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME, elasticache:NAME, opensearch:NAME or eks:NAME:
     /// without --target a managed node in its VPC is chosen. With --local the node may be omitted.
-    #[arg(value_name = "TARGET", help_heading = "Arguments", value_parser = values::target_or_service)]
+    #[arg(value_name = "TARGET", help_heading = "Arguments", value_parser = values::target_or_service, add = ArgValueCandidates::new(completion::tunnels))]
     target: Option<String>,
     /// The managed node, where TARGET is a service or is omitted.
     #[arg(short, long = "target", value_name = "NODE", value_parser = values::target, hide_short_help = true)]
@@ -128,6 +130,9 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     /// The options as they were written: they take precedence over a tunnel's of the configuration file.
     #[arg(skip)]
     pub(crate) given: Vec<std::ffi::OsString>,
+    /// Start no session before a connection comes, and end it after so long without one.
+    #[arg(skip)]
+    pub(crate) lazy: Option<Duration>,
     #[command(flatten)]
     pub(crate) session: SessionArgs,
     /// Number of sessions that share the connections of each -L, or auto (up to 8, as they are needed).

@@ -14,16 +14,21 @@ struct Group {
 }
 
 const GROUPS: [Group; 4] = [
-    Group { title: "Tunnels", everyday: &["forward", "run"], more: &["config"] },
+    Group {
+        title: "Tunnels",
+        everyday: &["forward", "up", "status", "run"],
+        more: &["down", "logs", "restart", "reload", "config"],
+    },
     Group { title: "Nodes", everyday: &["shell", "exec", "ls"], more: &["ssh-proxy"] },
     Group { title: "Access and setup", everyday: &[], more: &["token", "policy", "plugin", "completions"] },
-    Group { title: "Without AWS", everyday: &["demo"], more: &["local"] },
+    Group { title: "Without AWS", everyday: &[], more: &["demo", "local"] },
 ];
 
 /// The command line with its help. clap's own list of commands has no groups; everything else is clap's.
 pub(crate) fn command() -> Command {
     let command = Cli::command();
-    let (short, long, options) = (short(&command), long(&command), heading(&command, "Options:"));
+    let options = heading(&command, "Options:").replacen('\n', "", 1);
+    let (short, long) = (short(&command), long(&command));
     let template = format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{before-help}}{options}\n{{options}}{{after-help}}"
     );
@@ -33,15 +38,16 @@ pub(crate) fn command() -> Command {
 /// The everyday commands, and the names of the others.
 fn short(command: &Command) -> String {
     let groups = GROUPS.iter().filter(|group| !group.everyday.is_empty());
-    let described: Vec<_> = groups.map(|group| described(command, group.title, group.everyday)).collect();
+    let described: String = groups.map(|group| described(command, group.title, group.everyday)).collect();
     let more: Vec<_> = GROUPS.iter().flat_map(|group| group.more).copied().collect();
-    format!("{}\n{}\n  {}", described.join("\n"), heading(command, "More (see --help):"), more.join(", "))
+    let text = format!("{described}{}\n  {}", heading(command, "More (see --help):"), more.join(", "));
+    text.replacen('\n', "", 1)
 }
 
 /// All commands.
 fn long(command: &Command) -> String {
     let describe = |group: &Group| described(command, group.title, &[group.everyday, group.more].concat());
-    GROUPS.iter().map(describe).collect::<Vec<_>>().join("\n\n")
+    GROUPS.iter().map(describe).collect::<Vec<_>>().join("\n").replacen('\n', "", 1)
 }
 
 fn described(command: &Command, title: &str, names: &[&str]) -> String {
@@ -56,9 +62,11 @@ fn described(command: &Command, title: &str, names: &[&str]) -> String {
     lines.join("\n")
 }
 
+/// A heading, on a line of its own. The line break is a part of it: clap counts columns from the last line break in a piece of text
+/// of one style.
 fn heading(command: &Command, text: &str) -> String {
     let style = command.get_styles().get_header();
-    format!("{style}{text}{style:#}")
+    format!("{style}\n{text}{style:#}")
 }
 
 #[cfg(test)]

@@ -52,11 +52,11 @@ fn check(names: &[String], args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 /// A tunnel in one line.
-fn describe(Tunnel { name, args, lazy, idle }: &Tunnel) -> String {
+fn describe(Tunnel { name, args, .. }: &Tunnel) -> String {
     let to = args.forwards.first().map(ForwardRequest::text).unwrap_or_default();
     let through = args.target().map_or_else(String::new, |node| format!(" through {node}"));
-    let lazy =
-        if *lazy { format!(" (lazy, ends after {} idle)", humantime::format_duration(*idle)) } else { String::new() };
+    let idle = |idle| format!(" (lazy, ends after {} idle)", humantime::format_duration(idle));
+    let lazy = args.lazy.map(idle).unwrap_or_default();
     format!("{name}: {to}{through}{lazy}")
 }
 

@@ -71,17 +71,26 @@ impl Key {
             (name, _) => (name, Shape::One),
         };
         let may_be_default = !matches!(name, "kubeconfig" | "iam-auth");
-        // Options that decide which credentials, tokens and certificates are trusted, what is written, and what a
-        // document makes the node do.
-        let is_harmless = !matches!(
+        // Not what decides whether servers are trusted, what is written, and what a document makes the node do. An option that is
+        // new is not here before somebody has thought about it.
+        let is_harmless = matches!(
             name,
-            "endpoint-url"
-                | "stream-endpoint"
-                | "allow-stream-host"
-                | "rds-ca"
-                | "kubeconfig"
-                | "document-name"
-                | "parameters"
+            "target"
+                | "profile"
+                | "region"
+                | "sessions"
+                | "keep-alive"
+                | "message-rate"
+                | "payload-size"
+                | "wait-ready"
+                | "wait-connected"
+                | "connect-timeout"
+                | "linger"
+                | "hold"
+                | "no-restart"
+                | "any"
+                | "reason"
+                | "iam-auth"
         );
         Some(Self { name, shape, option: Some(option), about: "", may_be_default, is_harmless })
     }
@@ -161,7 +170,12 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The similarity that clap requires for its own suggestions.
     const ALIKE: f64 = 0.7;
-    let rated = candidates.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
+    // Letters that changed places are one mistake, also in words that are too short for the measure.
+    let likeness = |candidate| match strsim::osa_distance(word, candidate) {
+        0 | 1 if candidate.len() > 2 => 1.0,
+        _ => strsim::jaro_winkler(word, candidate),
+    };
+    let rated = candidates.into_iter().map(|candidate| (likeness(candidate), candidate));
     let best = rated.filter(|(likeness, _)| *likeness > ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.map(|(_, candidate)| candidate)
 }

@@ -16,7 +16,6 @@ mod variables;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ssm_forward::{ServiceSpec, TargetSpec};
 
@@ -34,10 +33,8 @@ pub(crate) struct Tunnel {
     pub(crate) name: String,
     /// The arguments that `forward` would have got on its command line; there is exactly one `-L`.
     pub(crate) args: TunnelArgs,
-    /// With `up`: the session starts with the first connection.
-    pub(crate) lazy: bool,
-    /// With `up`, if it is lazy: the session ends after so long without a connection.
-    pub(crate) idle: Duration,
+    /// All that makes it what it is, to compare it with another reading of the files.
+    pub(crate) words: Vec<OsString>,
 }
 
 /// The contents of the configuration files.

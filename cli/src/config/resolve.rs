@@ -36,7 +36,7 @@ impl Definition {
         let is_local = given.iter().any(|word| option_of(word) == Some("local"));
         let is_given = |key: &str| {
             // With --local there is no account, and no node other than this machine.
-            let is_of_aws = matches!(key, "target" | "profile" | "region" | "endpoint-url");
+            let is_of_aws = matches!(key, "target" | "profile" | "region" | "endpoint-url" | "ca-bundle");
             given.iter().any(|word| option_of(word) == Some(key)) || (is_local && is_of_aws) || is_in_environment(key)
         };
         let mut words = Vec::new();
@@ -51,18 +51,23 @@ impl Definition {
         }
         let lazy = matches!(self.entries.get("lazy").map(|entry| &entry.value), Some(Value::Flag(true)));
         let idle = self.entries.get("idle").and_then(|entry| resolving.idle(entry)).unwrap_or(IDLE);
+        let lazy = lazy.then_some(idle);
         if problems.len() > before {
             return Ok(None);
         }
         words.extend(given.iter().cloned());
         let parsed =
-            OPTIONS.clone().try_get_matches_from(words).and_then(|matches| TunnelArgs::from_arg_matches(&matches));
+            OPTIONS.clone().try_get_matches_from(&words).and_then(|matches| TunnelArgs::from_arg_matches(&matches));
         let mut args = parsed.map_err(|error| {
             let text = args::one_line(&error).unwrap_or_else(|| error.to_string());
             Failure::new(ExitCode::Usage, "usage", format!("the tunnel `{name}`: {text}"))
         })?;
         args.forwards.extend(forward);
-        Ok(Some(Tunnel { name: name.to_owned(), args, lazy, idle }))
+        args.lazy = lazy;
+        words.push(name.into());
+        words.extend(args.forwards.iter().map(|forward| forward.text().into()));
+        words.push(format!("{lazy:?}").into());
+        Ok(Some(Tunnel { name: name.to_owned(), args, words }))
     }
 
     /// Its `-L`.

@@ -61,8 +61,8 @@ fn a_tunnel_is_what_forward_would_have_got() {
          wait-ready = true\nno-restart = false\nparameters = { a = \"b,c\", n = 1 }\ndocument-name = \"Mine\"\nlazy = true\nidle = \"90s\"\n
          [tunnels.rds]\nremote = \"rds:orders\"\n",
     );
-    let Tunnel { name, args, lazy, idle } = files.tunnel("db", &[]).unwrap();
-    assert_eq!((&*name, lazy, idle), ("db", true, Duration::from_secs(90)));
+    let Tunnel { name, args, .. } = files.tunnel("db", &[]).unwrap();
+    assert_eq!((&*name, args.lazy), ("db", Some(std::time::Duration::from_secs(90))));
     let texts: Vec<_> = args.forwards.iter().map(ForwardRequest::text).collect();
     assert_eq!((args.target(), texts), (Some("tag:Role=bastion"), vec!["15432:db.internal:5432"]));
     assert_eq!(args.aws.region.as_deref(), Some("eu-central-1"));
@@ -181,6 +181,7 @@ fn names_and_groups_are_selected_once_and_typos_are_told() {
     assert_eq!(select(&["h"]).as_deref(), Ok("b"));
     let error = select(&["lnger"]).unwrap_err();
     assert!(error.contains("did you mean `longer`? There are: a, b, longer, g, h"), "{error}");
+    assert_eq!(keys::nearest("tow", ["a", "two"]), Some("two"));
     assert!(select(&["zzz"]).unwrap_err().ends_with("there is no tunnel `zzz`; there are: a, b, longer, g, h"));
     assert!(of_user("").load().unwrap().select(&[], &[]).unwrap_err().message.starts_with("there are no tunnels in "));
 }
@@ -210,6 +211,7 @@ fn a_projects_file_can_do_no_harm() {
         ("allow-stream-host = \"evil.example\"", "not allowed"),
         ("stream-endpoint = \"evil.example\"", "not allowed"),
         ("rds-ca = \"evil.pem\"", "not allowed"),
+        ("ca-bundle = \"evil.pem\"", "not allowed"),
         ("kubeconfig = \"../../.bashrc\"", "not allowed"),
         ("document-name = \"AWS-StartInteractiveCommand\"", "not allowed"),
         ("parameters = { command = \"id\" }", "not allowed"),

@@ -25,13 +25,19 @@ impl JsonWriter {
     /// Writes a notice as a line and flushes it.
     pub(super) fn write(&mut self, to: &mut impl Write, subjects: &[Subject], notice: &Notice) -> io::Result<()> {
         if let Notice::Figures { at, forwards } = notice {
-            return self.figures(to, *at, forwards);
+            return self.figures(to, subjects, *at, forwards);
         }
         let Some(line) = line(subjects, notice) else { return Ok(()) };
         write_line(to, &line)
     }
 
-    fn figures(&mut self, to: &mut impl Write, at: SystemTime, forwards: &[Figures]) -> io::Result<()> {
+    fn figures(
+        &mut self,
+        to: &mut impl Write,
+        subjects: &[Subject],
+        at: SystemTime,
+        forwards: &[Figures],
+    ) -> io::Result<()> {
         let now: Vec<_> = forwards.iter().map(|figures| figures.now).collect();
         let Some((last, before)) = &self.told else {
             self.told = Some((at, now));
@@ -51,7 +57,10 @@ impl JsonWriter {
                 down_per_second: figures.down,
                 messages_per_second: figures.messages,
             };
-            write_line(to, &Line { time: timestamp(at), forward: Some(forward), body })?;
+            write_line(
+                to,
+                &Line { time: timestamp(at), forward: Some(forward), tunnel: name(subjects, Some(forward)), body },
+            )?;
         }
         self.told = Some((at, now));
         Ok(())
@@ -84,6 +93,8 @@ struct Line<'a> {
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel: Option<&'a str>,
     #[serde(flatten)]
     body: Body<'a>,
 }
@@ -167,6 +178,16 @@ enum Body<'a> {
     Closed {
         reason: &'a str,
     },
+    /// `up`: the tunnel failed, and is tried again.
+    Retrying {
+        kind: &'a str,
+        message: &'a str,
+        delay_ms: u64,
+    },
+    /// `up`: a lazy tunnel listens, without a session.
+    Waiting {
+        cause: Option<&'a str>,
+    },
     Stats {
         #[serde(flatten)]
         figures: &'a StatsSnapshot,
@@ -202,10 +223,19 @@ fn line<'a>(subjects: &'a [Subject], notice: &'a Notice) -> Option<Line<'a>> {
             let (kind, message) = (failure.kind, failure.message.as_str());
             (at, *forward, Body::Error { kind, message, exit_code: failure.code.number() })
         }
+        Notice::Retrying { at, forward, failure, delay } => {
+            let body = Body::Retrying { kind: failure.kind, message: &failure.message, delay_ms: millis(*delay) };
+            (at, Some(*forward), body)
+        }
         Notice::Dropped { at, count } => (at, None, Body::EventsDropped { count: *count }),
         Notice::Figures { .. } | Notice::End => return None,
     };
-    Some(Line { time: timestamp(*at), forward, body })
+    Some(Line { time: timestamp(*at), forward, tunnel: name(subjects, forward), body })
+}
+
+/// The name of a forward's tunnel.
+fn name(subjects: &[Subject], forward: Option<usize>) -> Option<&str> {
+    subjects.get(forward?)?.name.as_deref()
 }
 
 /// `None` for an event that has no JSON form.
@@ -250,6 +280,7 @@ fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<
         ForwardEvent::Reconnecting { cause, attempt, delay } => {
             Body::Reconnecting { cause, attempt: *attempt, delay_ms: millis(*delay) }
         }
+        ForwardEvent::Waiting { cause } => Body::Waiting { cause: cause.as_deref() },
         ForwardEvent::Reconnected { outage } => Body::Reconnected { outage_ms: millis(*outage) },
         ForwardEvent::SessionLost { session_id, reason, connections } => {
             Body::SessionLost { session_id, reason, connections: *connections }
@@ -273,7 +304,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn timestamp(at: SystemTime) -> String {
+pub(super) fn timestamp(at: SystemTime) -> String {
     let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
     let (year, month, day) = date(days);
@@ -300,7 +331,7 @@ mod tests {
     use crate::exit_code::{ExitCode, Failure};
 
     fn rendered(notice: &Notice) -> serde_json::Value {
-        let subject = Subject { target: "i-1".into(), spec: "0:db:3306".parse().unwrap() };
+        let subject = Subject { name: None, target: "i-1".into(), spec: "0:db:3306".parse().unwrap() };
         let mut line = Vec::new();
         JsonWriter::default().write(&mut line, &[subject], notice).unwrap();
         assert_eq!(line.pop(), Some(b'\n'));

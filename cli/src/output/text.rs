@@ -1,57 +1,72 @@
 //! Lines for people: the result on stdout, everything else on stderr.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use ssm_forward::{ForwardEvent, LocalAddr};
 
-use super::{Notice, Style, Subject};
+use super::{Log, Notice, Style, Subject};
 use crate::args::OutputFormat;
 use crate::figures::Figures;
 use crate::outside;
 
 /// Writes notices as lines.
-pub(super) struct TextWriter<'a> {
+pub(super) struct TextWriter {
     style: Style,
-    subjects: &'a [Subject],
+    sink: Sink,
+    subjects: Arc<Vec<Subject>>,
     waiting: usize,
     /// Hidden unless stderr is a terminal and the output is for people.
     spinner: ProgressBar,
 }
 
-impl<'a> TextWriter<'a> {
-    pub(super) fn new(style: Style, subjects: &'a [Subject]) -> Self {
+/// Where lines go.
+pub(super) enum Sink {
+    /// Results to stdout, everything else to stderr.
+    Screen,
+    /// All of them.
+    Log(Arc<Log>),
+}
+
+impl TextWriter {
+    pub(super) fn new(style: Style, subjects: Arc<Vec<Subject>>, sink: Sink) -> Self {
         let spins = style.format == OutputFormat::Text && !style.quiet && !style.logging && io::stderr().is_terminal();
         let spinner = if spins { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(template) = ProgressStyle::with_template("{spinner} {msg}") {
             spinner.set_style(template);
         }
-        Self { style, subjects, waiting: subjects.len(), spinner }
+        Self { style, sink, waiting: subjects.len(), subjects, spinner }
     }
 
     /// Writes a notice, if it is for people.
     ///
     /// # Errors
     /// If stdout is closed; a closed stderr is nobody's problem.
-    pub(super) fn write(&mut self, notice: &Notice) -> io::Result<()> {
+    pub(super) fn write(&mut self, subjects: &Arc<Vec<Subject>>, notice: &Notice) -> io::Result<()> {
+        self.subjects = subjects.clone();
         match notice {
             Notice::Failure { forward, failure, .. } => {
-                let which = forward.and_then(|forward| self.subjects.get(forward)).map(|subject| self.which(subject));
+                let which = forward.and_then(|forward| subjects.get(forward)).map(|subject| self.which(subject));
                 self.note_lines(&format!("error: {}{}", which.unwrap_or_default(), failure.shown()));
             }
             _ if self.style.quiet || self.style.format == OutputFormat::Json => {}
             Notice::Found { .. } | Notice::Client { .. } | Notice::Figures { .. } if self.style.beside => {}
             Notice::Warning { text, .. } => self.note(&format!("warning: {text}")),
             Notice::Event { forward, event, .. } => {
-                if let Some(subject) = self.subjects.get(*forward) {
+                if let Some(subject) = subjects.get(*forward) {
                     return self.event(subject, event);
                 }
             }
             Notice::Found { forward, text, .. } => {
-                if let Some(subject) = self.subjects.get(*forward) {
+                if let Some(subject) = subjects.get(*forward) {
                     self.note(&format!("{}{text}", self.which(subject)));
                 }
+            }
+            Notice::Retrying { forward, failure, delay, .. } => {
+                let which = subjects.get(*forward).map(|subject| self.which(subject)).unwrap_or_default();
+                self.note(&format!("warning: {which}{failure}; next attempt in {}", seconds(*delay)));
             }
             Notice::Client { command, .. } => return self.result(&format!("    {command}")),
             Notice::Figures { forwards, .. } => self.figures(forwards),
@@ -68,7 +83,11 @@ impl<'a> TextWriter<'a> {
 
     /// The `-L` that a line is about, if there are several.
     fn which(&self, subject: &Subject) -> String {
-        if self.subjects.len() > 1 { format!("-L {}: ", subject.spec.text) } else { String::new() }
+        match &subject.name {
+            Some(name) => format!("{name}: "),
+            None if self.subjects.len() > 1 => format!("-L {}: ", subject.spec.text),
+            None => String::new(),
+        }
     }
 
     fn event(&mut self, subject: &Subject, event: &ForwardEvent) -> io::Result<()> {
@@ -85,7 +104,8 @@ impl<'a> TextWriter<'a> {
                 self.progress(&format!("{which}Opening the data channel of session {session_id}"));
             }
             ForwardEvent::Ready { local, session_id, .. } => {
-                return self.ready(&ready_line(subject, local, session_id));
+                let name = if subject.name.is_some() { &*which } else { "" };
+                return self.ready(&format!("{name}{}", ready_line(subject, local, session_id)));
             }
             ForwardEvent::ConnectionClosed { connection, error: Some(error), .. } => {
                 self.note(&format!("warning: {which}connection {connection} to {}: {error}", subject.spec.remote));
@@ -119,6 +139,10 @@ impl<'a> TextWriter<'a> {
                 let target = &subject.target;
                 self.note(&format!("{which}{sessions} sessions on {target} now, of up to {max}: added {session_id}"));
             }
+            ForwardEvent::Waiting { cause } => match cause {
+                Some(cause) => self.note(&format!("warning: {which}{cause}; the next connection tries again")),
+                None => self.note(&format!("{which}Waiting for a connection")),
+            },
             ForwardEvent::Message { text } => self.message(&format!("{which}{}", subject.target), text),
             ForwardEvent::Warning { text } => self.note(&format!("warning: {which}{text}")),
             _ => {}
@@ -148,6 +172,10 @@ impl<'a> TextWriter<'a> {
 
     /// A line of the result.
     fn result(&self, line: &str) -> io::Result<()> {
+        if let Sink::Log(log) = &self.sink {
+            log.push(&outside::line(line));
+            return Ok(());
+        }
         self.spinner.suspend(|| {
             let mut stdout = io::stdout().lock();
             writeln!(stdout, "{}", outside::line(line))?;
@@ -184,6 +212,9 @@ impl<'a> TextWriter<'a> {
 
     /// Lines that are harmless already.
     fn note_lines(&self, text: &str) {
+        if let Sink::Log(log) = &self.sink {
+            return text.lines().for_each(|line| log.push(line));
+        }
         self.spinner.suspend(|| {
             let _ = writeln!(io::stderr().lock(), "{text}");
         });
@@ -266,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_ready_line_says_from_where_to_where() {
-        let subject = |spec: &str| Subject { target: "i-1".into(), spec: spec.parse().unwrap() };
+        let subject = |spec: &str| Subject { name: None, target: "i-1".into(), spec: spec.parse().unwrap() };
         let local = LocalAddr::Tcp("127.0.0.1:3306".parse().unwrap());
         assert_eq!(
             ready_line(&subject("0:db.internal:3306"), &local, "s-1"),

@@ -1,5 +1,6 @@
 //! Under the name of AWS's own client, `session-manager-plugin`: the same interface, which `docs/plugin.md` describes.
 
+pub(crate) mod alias;
 mod handover;
 pub(crate) mod install;
 mod invocation;

@@ -40,7 +40,8 @@ where
         prepared = prepare(args, requests, manager.as_ref()) => prepared,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
     };
-    let subject = |planned: &Planned| Subject { target: planned.target.clone(), spec: planned.spec.clone() };
+    let subject =
+        |planned: &Planned| Subject { name: None, target: planned.target.clone(), spec: planned.spec.clone() };
     let subjects = prepared.iter().flat_map(|(_, planned)| planned).map(subject).collect();
     let output = Output::start(style, subjects, shutdown.clone());
     let served = match prepared {

@@ -23,6 +23,7 @@ use crate::output::Reporter;
 use crate::plan::Planned;
 use crate::shutdown::Shutdown;
 use crate::spec::{ForwardSpec, Remote};
+use crate::up::Phase;
 
 /// Time limit for terminating a session from here.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -69,6 +70,7 @@ impl Tunnel {
             .on_event(tell(index, &tracker, reporter, &client))
             .bind(spec.listen.clone())
             .await?;
+        tracker.listens(forwarder.local_addr());
         let mut login = None;
         if let Some(service) = &service {
             let hint = client_hint::prepare(args, aws, service, &forwarder.local_addr()).await?;
@@ -162,6 +164,7 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
     config.pool.hold = args.hold;
     config.keep_alive = args.keep_alive;
     config.max_payload = args.payload_size;
+    config.lazy = args.lazy;
     config
 }
 
@@ -233,17 +236,35 @@ pub(crate) struct State {
     pub(crate) session_id: Option<String>,
     /// Whether it was ready once.
     pub(crate) was_ready: bool,
+    /// Where it is in its life.
+    pub(crate) phase: Phase,
+    /// Where it listens.
+    pub(crate) address: Option<LocalAddr>,
 }
 
 impl Tracker {
     fn note(&self, event: &ForwardEvent) {
-        match event {
-            ForwardEvent::SessionStarted { session_id } => {
-                self.state.send_modify(|state| state.session_id = Some(session_id.clone()));
+        self.state.send_modify(|state| match event {
+            ForwardEvent::Starting { .. } => state.phase = Phase::Starting,
+            ForwardEvent::SessionStarted { session_id } | ForwardEvent::Restarted { session_id, .. } => {
+                state.session_id = Some(session_id.clone());
+                if matches!(event, ForwardEvent::Restarted { .. }) {
+                    state.phase = Phase::Ready;
+                }
             }
-            ForwardEvent::Ready { .. } => self.state.send_modify(|state| state.was_ready = true),
+            ForwardEvent::Ready { .. } => (state.was_ready, state.phase) = (true, Phase::Ready),
+            ForwardEvent::Reconnected { .. } => state.phase = Phase::Ready,
+            ForwardEvent::Reconnecting { .. } | ForwardEvent::Restarting { .. } => state.phase = Phase::Reconnecting,
+            // With no connection, the next one starts a new session.
+            ForwardEvent::SessionLost { connections: 0, .. } => state.phase = Phase::Waiting,
+            ForwardEvent::SessionLost { .. } => state.phase = Phase::Reconnecting,
+            ForwardEvent::Waiting { .. } => (state.session_id, state.phase) = (None, Phase::Waiting),
             _ => {}
-        }
+        });
+    }
+
+    fn listens(&self, address: LocalAddr) {
+        self.state.send_modify(|state| state.address = Some(address));
     }
 
     fn ended(&self) {

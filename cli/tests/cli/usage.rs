@@ -191,6 +191,12 @@ fn every_command_is_told_in_one_line_and_has_help() {
     let listed = run(&["--help"], &[("COLUMNS", "200")]);
     for command in [
         "forward",
+        "up",
+        "status",
+        "logs",
+        "down",
+        "restart",
+        "reload",
         "shell",
         "exec",
         "ssh-proxy",
@@ -226,6 +232,12 @@ fn the_short_help_fits_one_screen_and_the_long_one_has_everything() {
         "demo",
         "completions",
         "config",
+        "up",
+        "status",
+        "logs",
+        "down",
+        "restart",
+        "reload",
     ] {
         let args: Vec<_> = [command].into_iter().filter(|command| !command.is_empty()).collect();
         let short = run(&[&args[..], &["-h"]].concat(), &[("COLUMNS", "80")]);

@@ -1,0 +1,89 @@
+//! The arguments of `up` and of the commands that speak to it.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::{AwsArgs, ConfigArgs, OutputFormat, values};
+use crate::completion;
+
+/// `up`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tunnels")]
+pub(crate) struct UpArgs {
+    /// Tunnels and groups of the configuration file. Default: all.
+    #[arg(value_name = "NAME|GROUP", help_heading = "Arguments", add = ArgValueCandidates::new(completion::tunnels))]
+    pub(crate) names: Vec<String>,
+    /// Run in the background.
+    ///
+    /// The command ends when all tunnels are open.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// The process in the background itself.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+    /// Print lines instead of the live view.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) plain: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The options as they were written: they take precedence over the configuration file's.
+    #[arg(skip)]
+    pub(crate) given: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+    /// text, or json: one event per line on stdout.
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: OutputFormat,
+    /// Serve live figures of all tunnels as Prometheus text at http://ADDR/metrics.
+    ///
+    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = values::listen_address,
+        allow_negative_numbers = true,
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// Tunnels that are open.
+#[derive(Debug, Args)]
+pub(crate) struct OpenArgs {
+    /// Tunnels that are open. Default: all.
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::tunnels))]
+    pub(crate) names: Vec<String>,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// text, or json: an array of objects.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: OutputFormat,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// Go on with new lines.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}

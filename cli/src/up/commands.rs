@@ -1,0 +1,190 @@
+//! `status`, `logs`, `down`, `restart` and `reload`: commands that speak to an `up`.
+
+use bytesize::ByteSize;
+use serde_json::{Value, json};
+
+use super::control::{Answer, Process, Request};
+use super::manager::not_open;
+use super::place::Place;
+use super::status::Status;
+use crate::args::{LogsArgs, OpenArgs, OutputFormat, StatusArgs};
+use crate::exit_code::{ExitCode, Failure};
+use crate::{console, outside};
+
+/// Prints how the tunnels are.
+///
+/// # Errors
+/// A tunnel is not open, or its process does not answer.
+pub(crate) async fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
+    let processes = Process::all(&Place::open()?).await?;
+    check(&args.open.names, &processes)?;
+    let is_wanted = |status: &&Status| args.open.names.is_empty() || args.open.names.contains(&status.name);
+    let tunnels = processes.iter().flat_map(|process| {
+        process.status.tunnels.iter().filter(is_wanted).map(move |status| (process.status.pid, status))
+    });
+    let tunnels: Vec<_> = tunnels.collect();
+    match args.output {
+        OutputFormat::Json => {
+            let object = |(pid, status): &(u32, &Status)| {
+                let mut object = serde_json::to_value(status).unwrap_or_default();
+                if let Value::Object(object) = &mut object {
+                    object.insert("pid".to_owned(), json!(pid));
+                }
+                object
+            };
+            let objects: Vec<_> = tunnels.iter().map(object).collect();
+            console::say(format!("{}\n", Value::from(objects)));
+        }
+        OutputFormat::Text if tunnels.is_empty() => console::note("no tunnels are open; `up` opens them"),
+        OutputFormat::Text => {
+            let statuses: Vec<_> = tunnels.iter().map(|(_, status)| *status).collect();
+            console::say(table(&statuses));
+        }
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// The tunnels as lines.
+pub(super) fn table(statuses: &[&Status]) -> String {
+    let head = ["NAME", "STATE", "ADDRESS", "REMOTE", "CONNECTIONS", "UP", "DOWN", "ROUND TRIP"].map(str::to_owned);
+    let row = |status: &&Status| {
+        let bytes = |name| ByteSize(status.figure(name)).display().iec().to_string();
+        let round_trip = match status.figure("round_trip_us") {
+            0 => "-".to_owned(),
+            micros => format!("{:.1} ms", micros as f64 / 1e3),
+        };
+        [
+            status.name.clone(),
+            status.state.to_string(),
+            status.address.clone().unwrap_or_else(|| "-".to_owned()),
+            outside::line(&status.remote),
+            status.figure("connections_open").to_string(),
+            bytes("bytes_up"),
+            bytes("bytes_down"),
+            round_trip,
+        ]
+    };
+    let rows: Vec<_> = std::iter::once(head).chain(statuses.iter().map(row)).collect();
+    let mut widths = [0; 8];
+    for row in &rows {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+    }
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+        let error = index.checked_sub(1).and_then(|index| statuses.get(index)).and_then(|status| status.error.as_ref());
+        if let Some(error) = error {
+            text.push_str(&format!("  {}\n", outside::line(error)));
+        }
+    }
+    text
+}
+
+/// Prints lines of the log.
+///
+/// # Errors
+/// A tunnel is not open, or its process does not answer.
+pub(crate) async fn logs(args: &LogsArgs) -> Result<ExitCode, Failure> {
+    let processes = wanted(&args.open.names).await?;
+    let mut reading = tokio::task::JoinSet::new();
+    for (process, names) in processes {
+        let request = Request::Logs { names, follow: args.follow };
+        reading.spawn(async move {
+            let mut connection = process.ask(&request).await?;
+            while let Ok(Some(Answer::Line { text: Some(text) })) = connection.receive().await {
+                console::say(format!("{}\n", outside::line(&text)));
+            }
+            Ok::<_, Failure>(())
+        });
+    }
+    while let Some(ended) = reading.join_next().await {
+        ended.map_err(Failure::internal)??;
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// Closes tunnels; the process that has them ends with the last one.
+///
+/// # Errors
+/// A tunnel is not open, or its process does not answer.
+pub(crate) async fn down(args: &OpenArgs) -> Result<ExitCode, Failure> {
+    tell(&args.names, |names| Request::Down { names }).await
+}
+
+/// Starts tunnels anew.
+///
+/// # Errors
+/// A tunnel is not open, or its process does not answer.
+pub(crate) async fn restart(args: &OpenArgs) -> Result<ExitCode, Failure> {
+    tell(&args.names, |names| Request::Restart { names }).await
+}
+
+/// Has all processes read the configuration again.
+///
+/// # Errors
+/// There is none, or the configuration is wrong.
+pub(crate) async fn reload() -> Result<ExitCode, Failure> {
+    tell(&[], |_| Request::Reload).await
+}
+
+/// Sends a request to each process that has one of the tunnels, and prints the answers.
+async fn tell(names: &[String], request: impl Fn(Vec<String>) -> Request) -> Result<ExitCode, Failure> {
+    for (process, names) in wanted(names).await? {
+        let mut connection = process.ask(&request(names)).await?;
+        match connection.receive().await {
+            Ok(Some(Answer::Done { text })) => console::say(format!("{}\n", outside::line(&text))),
+            Ok(Some(Answer::Refused { text })) => {
+                let line = text.lines().next().unwrap_or_default().to_owned();
+                let excerpt = text.lines().map(outside::line).collect::<Vec<_>>().join("\n");
+                return Err(Failure::new(ExitCode::Config, "refused", line).with_excerpt(excerpt));
+            }
+            _ => {
+                let text = format!("process {} ended before it answered", process.status.pid);
+                return Err(Failure::new(ExitCode::Config, "control", text));
+            }
+        }
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// The processes that have the tunnels, each with the names of those that it has; no names stand for all.
+async fn wanted(names: &[String]) -> Result<Vec<(Process, Vec<String>)>, Failure> {
+    let processes = Process::all(&Place::open()?).await?;
+    check(names, &processes)?;
+    if processes.is_empty() {
+        return Err(not_open("", &[]));
+    }
+    let parts = processes.into_iter().map(|process| {
+        let own: Vec<_> = names.iter().filter(|name| process.has(name)).cloned().collect();
+        (process, own)
+    });
+    Ok(parts.filter(|(_, own)| names.is_empty() || !own.is_empty()).collect())
+}
+
+/// All names are of tunnels that are open.
+fn check(names: &[String], processes: &[Process]) -> Result<(), Failure> {
+    let open: Vec<_> =
+        processes.iter().flat_map(|process| &process.status.tunnels).map(|tunnel| &*tunnel.name).collect();
+    match names.iter().find(|name| !open.contains(&name.as_str())) {
+        Some(name) => Err(not_open(name, &open)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_line_for_each_tunnel_and_its_error() {
+        let ready = Status { name: "orders-db".into(), address: Some("127.0.0.1:5432".into()), ..Status::default() };
+        let failed = Status { name: "b".into(), error: Some("no \u{1b}[31mnode".into()), ..Status::default() };
+        let text = table(&[&ready, &failed]);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("NAME       STATE     ADDRESS         REMOTE"), "{text}");
+        assert!(lines[1].starts_with("orders-db  starting  127.0.0.1:5432"), "{text}");
+        assert_eq!(lines[3], "  no \\u{1b}[31mnode");
+    }
+}

@@ -1,0 +1,104 @@
+//! Tunnels that cannot be open at the same time, found before anything starts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ssm_forward::{ForwardError, ListenAddr};
+
+use super::control::Process;
+use crate::config::Tunnel;
+use crate::exit_code::{ExitCode, Failure};
+use crate::spec::ForwardRequest;
+
+/// No two of the tunnels listen on the same address.
+///
+/// # Errors
+/// Two do; both are named.
+pub(super) fn check(tunnels: &[Tunnel]) -> Result<(), Failure> {
+    let mut seen: Vec<(&str, &ListenAddr)> = Vec::new();
+    for tunnel in tunnels {
+        let Some(listen) = listen(tunnel) else { continue };
+        if let Some((other, _)) = seen.iter().find(|(_, other)| collide(other, listen)) {
+            let text = format!(
+                "the tunnels `{other}` and `{}` both listen on {listen}; give one of them another `local`",
+                tunnel.name
+            );
+            return Err(Failure::new(ExitCode::Usage, "conflict", text));
+        }
+        seen.push((&tunnel.name, listen));
+    }
+    Ok(())
+}
+
+/// Nobody else listens where the tunnels will.
+///
+/// # Errors
+/// Somebody does.
+pub(super) fn check_free(tunnels: &[Tunnel]) -> Result<(), Failure> {
+    for tunnel in tunnels {
+        if let Some(ListenAddr::Tcp(address)) = listen(tunnel)
+            && let Err(source) = std::net::TcpListener::bind(address)
+        {
+            let failure = Failure::from(ForwardError::Listen { address: address.to_string(), source });
+            return Err(Failure { message: format!("the tunnel `{}`: {}", tunnel.name, failure.message), ..failure });
+        }
+    }
+    Ok(())
+}
+
+/// None of the tunnels is open in another process.
+///
+/// # Errors
+/// One is; the process is named.
+pub(super) fn check_others(tunnels: &[Tunnel], others: &[Process]) -> Result<(), Failure> {
+    for Tunnel { name, .. } in tunnels {
+        if let Some(other) = others.iter().find(|other| other.has(name)) {
+            let (pid, folder) = (other.status.pid, &other.status.folder);
+            let text = format!(
+                "the tunnel `{name}` is open already, in process {pid} (started in {folder}); `down {name}` closes it"
+            );
+            return Err(Failure::new(ExitCode::Listen, "already_open", text));
+        }
+    }
+    Ok(())
+}
+
+fn listen(tunnel: &Tunnel) -> Option<&ListenAddr> {
+    tunnel.args.forwards.first().and_then(ForwardRequest::listen)
+}
+
+fn collide(a: &ListenAddr, b: &ListenAddr) -> bool {
+    match (a, b) {
+        (ListenAddr::Tcp(a), ListenAddr::Tcp(b)) => a.port() == b.port() && a.port() != 0 && overlap(*a, *b),
+        (a, b) => a == b,
+    }
+}
+
+/// Every address of the machine includes each of them; `[::]` includes those of IPv4 on most systems.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_include_each_other_collide() {
+        let address = |text: &str| ListenAddr::Tcp(text.parse().unwrap());
+        for (a, b, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("0.0.0.0:80", "127.0.0.2:80", true),
+            ("127.0.0.2:80", "[::]:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            assert_eq!(collide(&address(a), &address(b)), expected, "{a} {b}");
+            assert_eq!(collide(&address(b), &address(a)), expected, "{b} {a}");
+        }
+        let socket = |path: &str| ListenAddr::Unix(path.into());
+        assert!(collide(&socket("/a"), &socket("/a")) && !collide(&socket("/a"), &socket("/b")));
+    }
+}

@@ -1,0 +1,71 @@
+//! `up -d`: starts the process in the background, and waits until its tunnels are open.
+
+use std::io::{Read as _, Seek as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::commands::table;
+use super::conflicts;
+use super::control::Process;
+use super::place::Place;
+use super::status::{Phase, ProcessStatus};
+use crate::args::{UpArgs, Verbosity};
+use crate::config::Tunnel;
+use crate::console;
+use crate::exit_code::{ExitCode, Failure};
+
+/// How often the other process is asked.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs the command.
+///
+/// # Errors
+/// The other process ended, or a tunnel is open already.
+pub(super) async fn run(args: &UpArgs, verbosity: Verbosity, tunnels: &[Tunnel]) -> Result<ExitCode, Failure> {
+    let place = Place::open()?;
+    conflicts::check_others(tunnels, &Process::all(&place).await?)?;
+    let mut output = tempfile::tempfile().map_err(Failure::internal)?;
+    let errors = output.try_clone().map_err(Failure::internal)?;
+    let mut child = start(args, errors).map_err(Failure::internal)?;
+    let status = loop {
+        if let Some(ended) = child.try_wait().map_err(Failure::internal)? {
+            let mut text = String::new();
+            let _ = output.rewind().and_then(|()| output.read_to_string(&mut text));
+            console::log(text);
+            return Ok(ExitCode::Remote(ended.code().map_or_else(|| ExitCode::Internal.number().into(), i64::from)));
+        }
+        let processes = Process::all(&place).await?;
+        let own = processes.into_iter().map(|process| process.status).find(|status| status.pid == child.id());
+        if let Some(status) = own.filter(|own| own.tunnels.iter().all(|tunnel| tunnel.state != Phase::Starting)) {
+            break status;
+        }
+        tokio::time::sleep(TICK).await;
+    };
+    Ok(report(&status, verbosity))
+}
+
+fn start(args: &UpArgs, errors: std::fs::File) -> std::io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["up", "--detached"]).args(&args.given);
+    if let Some(metrics) = args.metrics {
+        command.arg(format!("--metrics={metrics}"));
+    }
+    command.arg("--").args(&args.names);
+    // Not of the terminal's group: Ctrl-C is not for it.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).process_group(0).spawn()
+}
+
+fn report(status: &ProcessStatus, verbosity: Verbosity) -> ExitCode {
+    let tunnels: Vec<_> = status.tunnels.iter().collect();
+    if !verbosity.quiet {
+        console::say(table(&tunnels));
+    }
+    let failed: Vec<_> = tunnels.iter().filter(|tunnel| !tunnel.state.is_open()).map(|tunnel| &*tunnel.name).collect();
+    if failed.is_empty() {
+        return ExitCode::Ok;
+    }
+    let (names, pid) = (failed.join(", "), status.pid);
+    console::note(&format!("warning: not open yet: {names}; process {pid} tries again; `logs` shows why"));
+    ExitCode::Channel
+}

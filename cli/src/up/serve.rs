@@ -1,0 +1,90 @@
+//! Answers the commands that come over the control socket.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+
+use super::control::{Answer, Connection, Request, Socket};
+use super::manager::Manager;
+use super::worker::Order;
+use crate::config::Tunnel;
+use crate::exit_code::Failure;
+use crate::output::{Log, names_one_of};
+use crate::shutdown::{Shutdown, StopCause};
+
+/// Reads the configuration again.
+pub(super) type Select = Box<dyn Fn() -> Result<Vec<Tunnel>, Failure> + Send + Sync>;
+
+struct Server {
+    manager: Arc<Manager>,
+    log: Arc<Log>,
+    select: Select,
+    shutdown: Shutdown,
+}
+
+/// Serves for ever.
+pub(super) async fn serve(socket: Socket, manager: Arc<Manager>, log: Arc<Log>, select: Select, shutdown: Shutdown) {
+    let server = Arc::new(Server { manager, log, select, shutdown });
+    let mut connections = JoinSet::new();
+    loop {
+        let connection = tokio::select! {
+            connection = socket.accept() => connection,
+            Some(_) = connections.join_next() => continue,
+        };
+        let server = server.clone();
+        connections.spawn(async move {
+            if let Err(error) = server.answer(connection).await {
+                tracing::debug!(%error, "a connection to the control socket ended");
+            }
+        });
+    }
+}
+
+impl Server {
+    async fn answer(&self, mut connection: Connection) -> io::Result<()> {
+        let Some(request) = connection.receive::<Request>().await? else { return Ok(()) };
+        let done = match request {
+            Request::Status => return connection.send(&Answer::Status(self.manager.status())).await,
+            Request::Logs { names, follow } => return self.lines(&names, follow, connection).await,
+            Request::Down { names } => {
+                self.manager.close(&names).await.map(|names| format!("closed: {}", names.join(", ")))
+            }
+            Request::Restart { names } => {
+                self.manager.order(&names, Order::Restart).map(|names| format!("restarted: {}", names.join(", ")))
+            }
+            Request::Reload => match (self.select)() {
+                Ok(wanted) => self.manager.change_to(wanted).await,
+                Err(failure) => Err(failure),
+            },
+        };
+        let answer = match done {
+            Ok(text) => Answer::Done { text },
+            Err(failure) => Answer::Refused { text: failure.shown().to_owned() },
+        };
+        let sent = connection.send(&answer).await;
+        if self.manager.is_empty() {
+            self.shutdown.stop(StopCause::Terminate);
+        }
+        sent
+    }
+
+    async fn lines(&self, names: &[String], follow: bool, mut connection: Connection) -> io::Result<()> {
+        let (lines, mut news) = self.log.read();
+        let is_wanted = |line: &str| names.is_empty() || names_one_of(line, names);
+        for line in lines.into_iter().filter(|line| is_wanted(line)) {
+            connection.send(&Answer::Line { text: Some(line) }).await?;
+        }
+        if !follow {
+            return connection.send(&Answer::Line { text: None }).await;
+        }
+        loop {
+            match news.recv().await {
+                Ok(line) if is_wanted(&line) => connection.send(&Answer::Line { text: Some(line) }).await?,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+}

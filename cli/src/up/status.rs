@@ -1,0 +1,89 @@
+//! What is known of a tunnel that is open, as it goes over the control socket.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Where a tunnel is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Names are looked up, or its first session starts.
+    #[default]
+    Starting,
+    /// Connections are served.
+    Ready,
+    /// It listens; the next connection starts a session.
+    Waiting,
+    /// The data channel is being opened again.
+    Reconnecting,
+    /// It failed, and is tried again.
+    Retrying,
+    /// The user paused it.
+    Paused,
+    /// It is being closed.
+    Stopping,
+}
+
+impl Phase {
+    /// Whether the tunnel takes connections.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::Ready | Self::Waiting | Self::Reconnecting)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
+            Self::Reconnecting => "reconnecting",
+            Self::Retrying => "retrying",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+        })
+    }
+}
+
+/// A tunnel of an `up`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it is in its life.
+    pub(crate) state: Phase,
+    /// Where it listens, once that is known.
+    pub(crate) address: Option<String>,
+    /// Where it leads.
+    pub(crate) remote: String,
+    /// The managed node of the session.
+    pub(crate) target: Option<String>,
+    /// The session, while there is one.
+    pub(crate) session_id: Option<String>,
+    /// Why it failed, while it is tried again.
+    pub(crate) error: Option<String>,
+    /// How often it was started again.
+    pub(crate) restarts: u64,
+    /// The live figures, by the names that `--metrics` has.
+    pub(crate) figures: Map<String, Value>,
+}
+
+impl Status {
+    /// One of the figures; 0 if there is none.
+    pub(crate) fn figure(&self, name: &str) -> u64 {
+        self.figures.get(name).and_then(Value::as_u64).unwrap_or_default()
+    }
+}
+
+/// All tunnels of a process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProcessStatus {
+    /// The process.
+    pub(crate) pid: u32,
+    /// Its folder: where it looked for the project's file.
+    pub(crate) folder: String,
+    /// Its tunnels.
+    pub(crate) tunnels: Vec<Status>,
+}

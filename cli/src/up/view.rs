@@ -1,0 +1,239 @@
+//! The live view of an `up` on a terminal: a table of the tunnels, the chosen one in detail, and the last lines.
+
+mod draw;
+
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::manager::Manager;
+use super::status::{Phase, Status};
+use super::worker::Order;
+use crate::output::Log;
+use crate::shutdown::{Shutdown, StopCause};
+
+/// How often the figures are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long the end of the process waits for the terminal.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// Shows the view until the process ends; the key `q` ends it.
+pub(super) async fn show(manager: Arc<Manager>, log: Arc<Log>, shutdown: Shutdown) {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let stop = shutdown.clone();
+    // A thread of its own: a terminal that is stopped (Ctrl-S) keeps nobody else waiting.
+    std::thread::spawn(move || {
+        let shown = ratatui::try_init().and_then(|mut terminal| run(&mut terminal, &manager, &log, &stop));
+        ratatui::restore();
+        if let Err(error) = shown {
+            tracing::warn!(%error, "the terminal cannot show the tunnels");
+            stop.stop(StopCause::OutputClosed);
+        }
+        let _ = done.send(());
+    });
+    shutdown.requested().await;
+    let _ = tokio::time::timeout(LAST_LOOK, ended).await;
+}
+
+fn run(terminal: &mut ratatui::DefaultTerminal, manager: &Manager, log: &Log, shutdown: &Shutdown) -> io::Result<()> {
+    let mut view = View::default();
+    while shutdown.cause().is_none() {
+        view.look(manager.statuses(), log.read().0, Instant::now());
+        terminal.draw(|frame| draw::draw(frame, &view))?;
+        let deadline = Instant::now() + TICK;
+        while shutdown.cause().is_none() && event::poll(deadline.saturating_duration_since(Instant::now()))? {
+            let Event::Key(key) = event::read()? else { break };
+            match view.key(key) {
+                Some(Wish::Quit) => shutdown.stop(StopCause::Interrupt),
+                Some(Wish::Order(name, order)) => drop(manager.order(&[name], order)),
+                Some(Wish::Copy(text)) => copy(&text)?,
+                None => {}
+            }
+            terminal.draw(|frame| draw::draw(frame, &view))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a text into the clipboard of the person's terminal, also over ssh: OSC 52.
+fn copy(text: &str) -> io::Result<()> {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    let mut stdout = io::stdout();
+    write!(stdout, "\x1b]52;c;{encoded}\x07")?;
+    stdout.flush()
+}
+
+/// What a key asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    Quit,
+    Order(String, Order),
+    Copy(String),
+}
+
+/// What is shown.
+#[derive(Debug, Default)]
+struct View {
+    rows: Vec<RowOf>,
+    chosen: usize,
+    lines: Vec<String>,
+    /// What the last key did.
+    told: String,
+    looked: Option<Instant>,
+}
+
+/// One tunnel, with what it moved lately.
+#[derive(Clone, Debug, Default)]
+struct RowOf {
+    status: Status,
+    up: f64,
+    down: f64,
+    messages: f64,
+    /// Bytes per second of both directions, the latest last.
+    history: Vec<u64>,
+}
+
+/// Looks that the history keeps.
+const HISTORY: usize = 60;
+
+impl View {
+    /// Takes the figures of this moment.
+    fn look(&mut self, statuses: Vec<Status>, lines: Vec<String>, at: Instant) {
+        let seconds = self.looked.map_or(0.0, |last| at.duration_since(last).as_secs_f64());
+        let before = std::mem::take(&mut self.rows);
+        self.rows = statuses.into_iter().map(|status| row(status, &before, seconds)).collect();
+        self.chosen = self.chosen.min(self.rows.len().saturating_sub(1));
+        (self.lines, self.looked) = (lines, Some(at));
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Option<Wish> {
+        if key.kind == KeyEventKind::Release {
+            return None;
+        }
+        let is_interrupt = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+        if is_interrupt || key.code == KeyCode::Char('q') {
+            return Some(Wish::Quit);
+        }
+        match key.code {
+            KeyCode::Up | KeyCode::Char('k') => self.chosen = self.chosen.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => {
+                self.chosen = (self.chosen + 1).min(self.rows.len().saturating_sub(1))
+            }
+            _ => {}
+        }
+        let status = &self.rows.get(self.chosen)?.status;
+        let name = status.name.clone();
+        let (told, wish) = match key.code {
+            KeyCode::Char('r') => (format!("{name} is started anew"), Wish::Order(name, Order::Restart)),
+            KeyCode::Char('p') if status.state == Phase::Paused => {
+                (format!("{name} goes on"), Wish::Order(name, Order::Pause))
+            }
+            KeyCode::Char('p') => (format!("{name} is paused; p continues it"), Wish::Order(name, Order::Pause)),
+            KeyCode::Char('c') => {
+                let address = status.address.clone()?;
+                (format!("{address} is in the clipboard"), Wish::Copy(address))
+            }
+            _ => return None,
+        };
+        self.told = told;
+        Some(wish)
+    }
+}
+
+fn row(status: Status, before: &[RowOf], seconds: f64) -> RowOf {
+    let last = before.iter().find(|row| row.status.name == status.name);
+    let rate = |figure| {
+        let last = last.map_or(0, |last| last.status.figure(figure));
+        if seconds > 0.0 { status.figure(figure).saturating_sub(last) as f64 / seconds } else { 0.0 }
+    };
+    let (up, down, messages) = (rate("bytes_up"), rate("bytes_down"), rate("messages_sent"));
+    let mut history = last.map(|last| last.history.clone()).unwrap_or_default();
+    #[expect(clippy::cast_possible_truncation, reason = "figures for people; a cast saturates")]
+    history.push((up + down) as u64);
+    history.drain(..history.len().saturating_sub(HISTORY));
+    RowOf { status, up, down, messages, history }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(name: &str, state: Phase, figures: serde_json::Value) -> Status {
+        let serde_json::Value::Object(figures) = figures else { panic!("no object") };
+        let address = Some("127.0.0.1:5432".to_owned());
+        Status { name: name.into(), state, address, remote: "db.internal:5432".into(), figures, ..Status::default() }
+    }
+
+    fn view() -> View {
+        let mut view = View::default();
+        let began = Instant::now();
+        let look = |bytes: u64| {
+            let figures = json!({ "bytes_down": bytes, "connections_open": 2, "round_trip_us": 4200, "messages_sent": bytes / 1024,
+                                  "message_budget": 900, "retransmissions": 3 });
+            vec![
+                status("orders-db", Phase::Ready, figures),
+                Status {
+                    error: Some("no node \u{1b}[31mhas this name".into()),
+                    ..status("web", Phase::Retrying, json!({}))
+                },
+            ]
+        };
+        let lines = || vec!["2026-01-02T03:04:05.678Z orders-db: Forwarding".to_owned()];
+        view.look(look(0), lines(), began);
+        view.look(look(1 << 20), lines(), began + Duration::from_secs(1));
+        view
+    }
+
+    fn screen(view: &View, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw::draw(frame, view)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let cells: Vec<_> = buffer.content().iter().map(|cell| cell.symbol()).collect();
+        cells.chunks(width.into()).map(|row| row.concat().trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_table_shows_state_rates_and_the_budget() {
+        let screen = screen(&view(), 120, 24);
+        for part in
+            ["orders-db", "ready", "127.0.0.1:5432", "1.0 MiB/s", "4.2 ms", "1024/900", "retrying", "Forwarding"]
+        {
+            assert!(screen.contains(part), "no {part} in\n{screen}");
+        }
+        assert!(screen.contains('█'), "no sparkline in\n{screen}");
+        assert!(!screen.contains('\u{1b}'), "{screen:?}");
+    }
+
+    #[test]
+    fn keys_choose_and_act_on_the_chosen_tunnel() {
+        let mut view = view();
+        let press = |view: &mut View, code| view.key(KeyEvent::new(code, KeyModifiers::NONE));
+        assert_eq!(press(&mut view, KeyCode::Char('c')), Some(Wish::Copy("127.0.0.1:5432".into())));
+        assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
+        view.rows[0].status.state = Phase::Paused;
+        assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
+        assert!(view.told.contains("goes on"));
+        assert_eq!(press(&mut view, KeyCode::Down), None);
+        assert!(screen(&view, 120, 24).contains("no node \\u{1b}[31mhas this name"));
+        assert_eq!(press(&mut view, KeyCode::Down), None);
+        assert_eq!(press(&mut view, KeyCode::Char('r')), Some(Wish::Order("web".into(), Order::Restart)));
+        assert_eq!(press(&mut view, KeyCode::Char('q')), Some(Wish::Quit));
+        assert_eq!(view.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Wish::Quit));
+    }
+
+    #[test]
+    fn small_terminals_and_no_tunnels_are_drawn_too() {
+        for (width, height) in [(1, 1), (20, 5), (80, 24)] {
+            screen(&view(), width, height);
+            screen(&View::default(), width, height);
+        }
+    }
+}

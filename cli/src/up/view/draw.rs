@@ -1,0 +1,134 @@
+//! Draws the view.
+
+use bytesize::ByteSize;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
+
+use super::{RowOf, View};
+use crate::outside;
+use crate::up::status::Phase;
+
+/// Columns of a tunnel's history.
+const SPARKS: u16 = 12;
+
+/// Draws everything.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
+    let rows = u16::try_from(view.rows.len()).unwrap_or(u16::MAX);
+    let parts = Layout::vertical([
+        Constraint::Length(rows.saturating_add(2)),
+        Constraint::Length(5),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ]);
+    let [table, details, lines, keys] = parts.areas(frame.area());
+    draw_table(frame, view, table);
+    draw_details(frame, view, details);
+    draw_lines(frame, view, lines);
+    let help = "↑↓ choose  r restart  p pause  c copy address  q quit";
+    let text = if view.told.is_empty() { help.to_owned() } else { format!("{help}   {}", view.told) };
+    frame.render_widget(Paragraph::new(text).style(Style::new().add_modifier(Modifier::DIM)), keys);
+}
+
+fn draw_table(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let head = ["NAME", "STATE", "ADDRESS", "CONN", "UP", "DOWN", "", "ROUND TRIP", "MSG/S", "RESENT"];
+    let name = view.rows.iter().map(|row| row.status.name.len()).max().unwrap_or(0).clamp(4, 24);
+    let widths = [
+        Constraint::Length(u16::try_from(name).unwrap_or(24)),
+        Constraint::Length(12),
+        Constraint::Min(15),
+        Constraint::Length(4),
+        Constraint::Length(11),
+        Constraint::Length(11),
+        Constraint::Length(SPARKS),
+        Constraint::Length(10),
+        Constraint::Length(10),
+        Constraint::Length(6),
+    ];
+    let table = Table::new(view.rows.iter().map(cells), widths)
+        .header(Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let mut state = TableState::new().with_selected((!view.rows.is_empty()).then_some(view.chosen));
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+fn cells(row: &RowOf) -> Row<'static> {
+    let status = &row.status;
+    let round_trip = match status.figure("round_trip_us") {
+        0 => "-".to_owned(),
+        micros => format!("{:.1} ms", micros as f64 / 1e3),
+    };
+    let budget = match status.figure("message_budget") {
+        0 => String::new(),
+        budget => format!("/{budget}"),
+    };
+    Row::new([
+        Cell::new(status.name.clone()),
+        Cell::new(status.state.to_string()).style(color(status.state)),
+        Cell::new(status.address.clone().unwrap_or_else(|| "-".to_owned())),
+        Cell::new(status.figure("connections_open").to_string()),
+        Cell::new(rate(row.up)),
+        Cell::new(rate(row.down)),
+        Cell::new(sparkline(&row.history)),
+        Cell::new(round_trip),
+        Cell::new(format!("{:.0}{budget}", row.messages)),
+        Cell::new(status.figure("retransmissions").to_string()),
+    ])
+}
+
+fn color(state: Phase) -> Color {
+    match state {
+        Phase::Ready => Color::Green,
+        Phase::Waiting | Phase::Paused => Color::Blue,
+        Phase::Retrying => Color::Red,
+        Phase::Starting | Phase::Reconnecting | Phase::Stopping => Color::Yellow,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "figures for people; a cast saturates")]
+fn rate(bytes: f64) -> String {
+    format!("{}/s", ByteSize(bytes as u64).display().iec())
+}
+
+/// The history as bars, the latest at the right. The highest bar is the largest value that is shown.
+fn sparkline(history: &[u64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let width = usize::from(SPARKS);
+    let shown = history.get(history.len().saturating_sub(width)..).unwrap_or_default();
+    let most = shown.iter().copied().max().unwrap_or_default().max(1);
+    let bar = |value: &u64| match value {
+        0 => ' ',
+        value => {
+            *usize::try_from(u128::from(*value) * 7 / u128::from(most)).ok().and_then(|at| BARS.get(at)).unwrap_or(&'█')
+        }
+    };
+    let bars: String = shown.iter().map(bar).collect();
+    format!("{bars:>width$}")
+}
+
+fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let Some(RowOf { status, .. }) = view.rows.get(view.chosen) else { return };
+    let through = status.target.as_ref().map_or_else(String::new, |target| format!(" through {target}"));
+    let session = status.session_id.as_deref().unwrap_or("none");
+    let restarts = match status.restarts {
+        0 => String::new(),
+        count => format!(", started anew {count} times"),
+    };
+    let mut lines = vec![
+        Line::from(outside::line(&format!("to {}{through}", status.remote))),
+        Line::from(outside::line(&format!("session {session}{restarts}"))),
+    ];
+    if let Some(error) = &status.error {
+        lines.push(Line::from(Span::styled(outside::line(error), Style::new().fg(Color::Red))));
+    }
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(status.name.clone())), area);
+}
+
+fn draw_lines(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let room = usize::from(area.height.saturating_sub(2));
+    let last = view.lines.get(view.lines.len().saturating_sub(room)..).unwrap_or_default();
+    let lines: Vec<_> = last.iter().map(|line| Line::from(outside::line(line))).collect();
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("log")), area);
+}

@@ -1,0 +1,298 @@
+//! One tunnel of an `up`: it is opened, and opened again whenever it fails, until it is told otherwise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use ssm_forward::{ForwardStats, StatsSnapshot};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Shared;
+use super::status::{Phase, Status};
+use crate::config;
+use crate::connect;
+use crate::exit_code::{ExitCode, Failure};
+use crate::output::Subject;
+use crate::plan;
+use crate::shutdown::{Shutdown, StopCause};
+use crate::spec::{ForwardRequest, ForwardSpec, Remote};
+use crate::tunnels::{Tracker, Tunnel};
+
+/// How long a tunnel may take to end its sessions.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A tunnel that lived so long is tried again at once when it fails.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What a tunnel is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// End its sessions, and open it again.
+    Restart,
+    /// End its sessions, and do not listen; go on if it is paused already.
+    Pause,
+    /// End.
+    Stop,
+}
+
+/// A tunnel, as its manager sees it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) tunnel: Arc<config::Tunnel>,
+    orders: UnboundedSender<Order>,
+    known: watch::Receiver<Known>,
+    task: JoinHandle<()>,
+}
+
+/// What is known of a tunnel.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// Where the tunnel is in its life, where its sessions do not say it.
+    phase: Option<Phase>,
+    error: Option<String>,
+    target: Option<String>,
+    remote: Option<Remote>,
+    restarts: u64,
+    tracker: Option<Tracker>,
+    stats: Option<ForwardStats>,
+}
+
+impl Worker {
+    /// Opens a tunnel. `index` is its place in the output.
+    pub(super) fn start(index: usize, tunnel: config::Tunnel, shared: Arc<Shared>) -> Self {
+        let tunnel = Arc::new(tunnel);
+        shared.subjects.put(index, unplanned(&tunnel));
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let (sender, known) = watch::channel(Known::default());
+        let keeper = Keeper { index, tunnel: tunnel.clone(), shared, known: sender };
+        let task = tokio::spawn(keeper.keep(receiver));
+        Self { tunnel, orders, known, task }
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        // Where the task is gone, there is nobody to obey.
+        let _ = self.orders.send(order);
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(self) {
+        self.order(Order::Stop);
+        let _ = self.task.await;
+    }
+
+    /// How it is.
+    pub(super) fn status(&self) -> Status {
+        let known = self.known.borrow().clone();
+        let state = known.tracker.as_ref().map(Tracker::state).unwrap_or_default();
+        let figures = match serde_json::to_value(self.figures()) {
+            Ok(Value::Object(figures)) => figures,
+            _ => Default::default(),
+        };
+        let planned = known.remote.map(|remote| remote.to_string());
+        let remote = self.tunnel.args.forwards.first().map(|forward| forward.text().to_owned());
+        Status {
+            name: self.tunnel.name.clone(),
+            state: known.phase.unwrap_or(state.phase),
+            address: state.address.map(|address| address.to_string()),
+            remote: planned.or(remote).unwrap_or_default(),
+            target: known.target,
+            session_id: state.session_id,
+            error: known.error,
+            restarts: known.restarts,
+            figures,
+        }
+    }
+
+    /// The live figures.
+    pub(super) fn figures(&self) -> StatsSnapshot {
+        self.known.borrow().stats.as_ref().map(ForwardStats::snapshot).unwrap_or_default()
+    }
+}
+
+/// What the lines of a tunnel say before its names are looked up.
+fn unplanned(tunnel: &config::Tunnel) -> Subject {
+    let spec = match tunnel.args.forwards.first() {
+        Some(ForwardRequest::Plain(spec)) => spec.clone(),
+        other => {
+            let text = other.map(|other| other.text().to_owned()).unwrap_or_default();
+            let listen = other.and_then(ForwardRequest::listen).cloned();
+            let any = || ssm_forward::ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
+            ForwardSpec {
+                listen: listen.unwrap_or_else(any),
+                remote: Remote { host: Some(text.clone()), port: 0 },
+                text,
+            }
+        }
+    };
+    let target = tunnel.args.target().unwrap_or_default().to_owned();
+    Subject { name: Some(tunnel.name.clone()), target, spec }
+}
+
+/// The task behind a [`Worker`].
+struct Keeper {
+    index: usize,
+    tunnel: Arc<config::Tunnel>,
+    shared: Arc<Shared>,
+    known: watch::Sender<Known>,
+}
+
+impl Keeper {
+    async fn keep(self, mut orders: UnboundedReceiver<Order>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let began = Instant::now();
+            let order = match self.run_once(&mut orders).await {
+                Ended::Ordered(order) => order,
+                Ended::Failed(failure) => {
+                    if began.elapsed() >= SETTLED {
+                        backoff = Backoff::default();
+                    }
+                    self.wait_after(failure, backoff.next(), &mut orders).await
+                }
+            };
+            let order = match order {
+                Some(Order::Pause) => self.pause(&mut orders).await,
+                order => order,
+            };
+            match order {
+                Some(Order::Stop) => return,
+                Some(_) => backoff = Backoff::default(),
+                None => {}
+            }
+            self.known.send_modify(|known| {
+                (known.phase, known.error, known.tracker) = (None, None, None);
+                known.restarts += 1;
+            });
+        }
+    }
+
+    /// Opens the tunnel, and serves until it fails or an order comes.
+    async fn run_once(&self, orders: &mut UnboundedReceiver<Order>) -> Ended {
+        let stop = Shutdown::new();
+        let run = self.open(stop.clone());
+        tokio::pin!(run);
+        let order = tokio::select! {
+            ended = &mut run => match ended {
+                Ok(()) => return Ended::Ordered(None),
+                Err(failure) => return Ended::Failed(failure),
+            },
+            order = orders.recv() => order.unwrap_or(Order::Stop),
+        };
+        self.known.send_modify(|known| known.phase = Some(Phase::Stopping));
+        stop.stop(StopCause::Terminate);
+        if timeout(GRACE, run).await.is_err() {
+            self.warn_of_leftover();
+        }
+        Ended::Ordered(Some(order))
+    }
+
+    async fn open(&self, stop: Shutdown) -> Result<(), Failure> {
+        let args = &self.tunnel.args;
+        let aws = self.shared.providers.get(&args.aws).await?;
+        let opened = async {
+            let planned = plan::plan(args, plan::requests(args)?, &aws).await?.into_iter().next();
+            let planned = planned.ok_or_else(|| Failure::internal("a tunnel without a forward"))?;
+            let subject = Subject {
+                name: Some(self.tunnel.name.clone()),
+                target: planned.target.clone(),
+                spec: planned.spec.clone(),
+            };
+            self.known.send_modify(|known| {
+                known.target = Some(subject.target.clone());
+                known.remote = Some(subject.spec.remote.clone());
+            });
+            self.shared.subjects.put(self.index, subject);
+            let session = connect::session_config(&aws, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
+            Tunnel::bind(self.index, args, &session, &aws, planned, &self.shared.reporter).await
+        };
+        let bound = opened.await.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))?;
+        self.known.send_modify(|known| {
+            known.tracker = Some(bound.tracker());
+            known.stats = Some(bound.stats());
+        });
+        let span = tracing::warn_span!("tunnel", name = self.tunnel.name);
+        let ended = bound.run(stop, span).await.map_err(|ended| ended.failure);
+        ended.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))
+    }
+
+    /// Tells the failure, and waits before the next attempt, unless an order comes.
+    async fn wait_after(
+        &self,
+        failure: Failure,
+        delay: Duration,
+        orders: &mut UnboundedReceiver<Order>,
+    ) -> Option<Order> {
+        self.known.send_modify(|known| {
+            known.phase = Some(Phase::Retrying);
+            known.error = Some(failure.message.clone());
+            known.tracker = None;
+        });
+        self.shared.reporter.retrying(self.index, failure, delay);
+        tokio::select! {
+            () = sleep(delay) => None,
+            order = orders.recv() => Some(order.unwrap_or(Order::Stop)),
+        }
+    }
+
+    /// Waits for the next order.
+    async fn pause(&self, orders: &mut UnboundedReceiver<Order>) -> Option<Order> {
+        self.known.send_modify(|known| {
+            known.phase = Some(Phase::Paused);
+            (known.error, known.tracker) = (None, None);
+        });
+        // Every order ends the pause.
+        Some(orders.recv().await.unwrap_or(Order::Stop))
+    }
+
+    fn warn_of_leftover(&self) {
+        let tracker = self.known.borrow().tracker.clone();
+        if let Some(id) = tracker.and_then(|tracker| tracker.state().session_id) {
+            let text =
+                format!("session {id} did not end in time; end it with: aws ssm terminate-session --session-id {id}");
+            self.shared.reporter.warn(text);
+        }
+    }
+}
+
+/// How one life of a tunnel ended.
+enum Ended {
+    /// `None`: by itself, without a failure.
+    Ordered(Option<Order>),
+    Failed(Failure),
+}
+
+/// The wait before the next attempt: it doubles, up to a minute.
+#[derive(Default)]
+struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        const FIRST: Duration = Duration::from_secs(1);
+        const LAST: Duration = Duration::from_secs(60);
+        let delay = FIRST.saturating_mul(1 << self.attempts.min(6)).min(LAST);
+        self.attempts += 1;
+        delay
+    }
+}
+
+/// Whether another attempt needs the credentials to be found anew.
+pub(super) fn is_about_credentials(failure: &Failure) -> bool {
+    failure.code == ExitCode::Config || failure.kind == "access_denied"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_a_minute() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..9).map(|_| backoff.next().as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+}

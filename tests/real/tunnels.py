@@ -1,0 +1,400 @@
+"""Tunnels with names: the configuration files, `up` and the commands that speak to it, with curl at the local end."""
+
+import base64
+import http.server
+import json
+import socket
+import stat
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import jsonschema
+
+from harness import Child, Tool, aws_cli, binary, clean_environment, contains, equal, run, wait_until
+from terminal import Terminal
+
+NEEDS = ["curl", "aws", "systemd-analyze"]
+
+PAGE = b"a private page"
+
+
+def checks(suite):
+    with tempfile.TemporaryDirectory(prefix="tests-tunnels-") as name, Service() as service:
+        home = Home(Path(name), service.port)
+        suite.check("the schema and the reader take and refuse the same documents", schema, home)
+        suite.check("config init writes a file that config check takes, once", init, home)
+        suite.check("a project's file is found upwards and merged with the user's", project, home)
+        suite.check("forward NAME is the tunnel of the file", forward_by_name, home)
+        suite.check("a typo in a tunnel's name gets a suggestion", typo, home)
+        suite.check("two tunnels on one address are refused before anything starts", conflict, home)
+        suite.check("up: many tunnels, one of which fails and ends no other", many, home)
+        suite.check("up: a lazy tunnel has a session only while there are connections", lazy, home)
+        suite.check("up: the live view on a terminal, its keys, and the terminal as it was", live, home)
+        suite.check("up -d, status, logs, restart, reload, down", background, home)
+        suite.check("a second up says which process has the tunnel", second, home)
+        suite.check("control sockets are the user's alone; stale ones are cleaned, a foreign folder is refused", private, home)
+        suite.check("`aws forward` is an alias that comes and goes", aws_alias, home)
+        suite.check("systemd takes the unit of the documentation", unit, home)
+        suite.check("systemd is told when the tunnels are open", systemd, home)
+
+
+class Service:
+    """A web service on loopback."""
+
+    def __enter__(self):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("content-length", str(len(PAGE)))
+                self.end_headers()
+                self.wfile.write(PAGE)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+
+
+class Home:
+    """A user's folders. Each check writes its own configuration."""
+
+    def __init__(self, folder, port):
+        self.folder = folder
+        self.port = port
+        self.runtime = folder / "runtime"
+        self.runtime.mkdir(mode=0o700)
+        self.environment = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(self.runtime)}
+        self.file = folder / ".config/aws-ssm-forward/config.toml"
+
+    def write(self, text, path=None):
+        path = path or self.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def tunnels(self, **tunnels):
+        """Tunnels to the service; a value is the rest of the table."""
+        tables = [f'[tunnels.{name}]\nremote = {self.port}\n{rest}\n' for name, rest in tunnels.items()]
+        self.write('[defaults]\ntarget = "i-0123456789abcdef0"\n' + "".join(tables))
+
+    def tool(self, *args, **more):
+        return Tool(*args, env={**self.environment, **more})
+
+    def run(self, *args, **more):
+        return run([binary(), *args], env=clean_environment({**self.environment, **more}))
+
+    def status(self):
+        return {tunnel["name"]: tunnel for tunnel in json.loads(self.run("status", "-o", "json").ok())}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def page(port):
+    return run(["curl", "--silent", "--show-error", "--max-time", "20", f"http://127.0.0.1:{port}/"]).ok()
+
+
+# Documents, and whether they are right. Values are checked by the reader alone.
+DOCUMENTS = [
+    ({}, True),
+    ({"include": []}, True),
+    ({"defaults": {"profile": "p", "sessions": 2, "wait-ready": True, "groups": ["a"]}}, True),
+    ({"tunnels": {"a": {"remote": 80, "target": "i-1", "local": "unix:x", "lazy": True, "idle": "1m"}}}, True),
+    ({"tunnels": {"a": {"remote": "rds:x", "parameters": {"a": "b", "c": 1, "d": True}, "document-name": "D"}}}, True),
+    ({"tunnels": {"a": {"remote": 80, "target": "i-1", "allow-stream-host": ["a.b", "c.d"]}}}, True),
+    ({"tunnels": {"a": {"remote": 80, "target": "i-1", "allow-stream-host": "a.b", "hold": 2.5}}}, True),
+    ({"tunnel": {}}, False),
+    ({"include": "x"}, False),
+    ({"defaults": {"remote": 80}}, False),
+    ({"defaults": {"kubeconfig": "x"}}, False),
+    ({"tunnels": {"a": {"remot": 80}}}, False),
+    ({"tunnels": {"a": 80}}, False),
+    ({"tunnels": {"a b": {"remote": 80}}}, False),
+    ({"tunnels": {"a": {"remote": 80, "target": "i-1", "wait-ready": "yes"}}}, False),
+    ({"tunnels": {"a": {"remote": 80, "target": True}}}, False),
+    ({"tunnels": {"a": {"remote": 80, "target": ["i-1"]}}}, False),
+    ({"tunnels": {"a": {"remote": 80, "parameters": ["a=b"]}}}, False),
+    ({"tunnels": {"a": {"remote": 80, "output": "json"}}}, False),
+]
+
+
+def schema(home):
+    text = home.run("config", "schema").ok()
+    schema = json.loads(text)
+    jsonschema.Draft7Validator.check_schema(schema)
+    validator = jsonschema.Draft7Validator(schema)
+    path = home.folder / "document.toml"
+    for document, is_right in DOCUMENTS:
+        home.write(toml(document), path)
+        ended = home.run("config", "check", "--config", path)
+        equal((document, validator.is_valid(document), ended.code), (document, is_right, 0 if is_right else 4))
+    # Every key of the schema is one that the reader knows.
+    keys = schema["properties"]["tunnels"]["additionalProperties"]["properties"]
+    for key in keys:
+        home.write(f"[tunnels.a]\nremote = 80\n\n[tunnels.b]\n{key} = [true]\n", path)
+        contains(home.run("config", "check", "--config", path).stderr, f"wrong type for `{key}`")
+
+
+def toml(value):
+    """Enough of TOML: everything inline."""
+
+    def inline(value):
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{json.dumps(key)} = {inline(item)}" for key, item in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(inline(item) for item in value) + "]"
+        return json.dumps(value)
+
+    return "".join(f"{key} = {inline(item)}\n" for key, item in value.items())
+
+
+def init(home):
+    path = home.folder / "new/config.toml"
+    contains(home.run("config", "init", "--config", path).stderr, "config check")
+    home.run("config", "check", "--config", path).ok()
+    again = home.run("config", "init", "--config", path)
+    equal(again.code, 74)
+    contains(again.stderr, "it exists already")
+
+
+def project(home):
+    inner = home.folder / "project/a/b"
+    inner.mkdir(parents=True)
+    home.write('[tunnels.web]\ntarget = "i-1"\nremote = 80\n', home.folder / "project/.aws-ssm-forward.toml")
+    home.write("[tunnels.web]\nlocal = 8080\n")
+    script = f'cd "{inner}" && exec "{binary()}" config check'
+    ended = run(["sh", "-c", script], env=clean_environment(home.environment))
+    equal(ended.ok().strip(), "web: 8080:80 through i-1")
+    contains(ended.stderr, "project/.aws-ssm-forward.toml: read", "config.toml: read")
+    home.write("[tunnels.web]\nendpoint-url = \"https://evil.example\"\n", home.folder / "project/.aws-ssm-forward.toml")
+    ended = run(["sh", "-c", script], env=clean_environment(home.environment))
+    equal(ended.code, 4)
+    contains(ended.stderr, "`endpoint-url` is not allowed in a project's file", "2 | endpoint-url", "^^^^^^^^^^^^")
+
+
+def forward_by_name(home):
+    home.tunnels(web="local = 0")
+    with home.tool("forward", "web", "--local", "-o", "json") as tunnel:
+        equal(page(tunnel.event("ready")["port"]), PAGE.decode())
+    # What the command line says goes before the file.
+    home.tunnels(web='local = 0\nhold = "no"')
+    with home.tool("forward", "web", "--local", "--hold", "5s", "-o", "json") as tunnel:
+        tunnel.event("ready")
+    ended = home.run("forward", "web", "--local", "-o", "json")
+    equal((ended.code, json.loads(ended.stdout)["kind"]), (4, "configuration"))
+    contains(ended.stderr, "expected a duration", "6 | hold = \"no\"")
+
+
+def typo(home):
+    home.tunnels(orders="", other="")
+    for command in (["forward", "ordres", "--local"], ["up", "ordres", "--local"], ["config", "check", "ordres"]):
+        ended = home.run(*command)
+        equal(ended.code, 2)
+        contains(ended.stderr, "there is no tunnel `ordres`; did you mean `orders`? There are: orders, other")
+    ended = home.run("statsu")
+    equal(ended.code, 2)
+    contains(ended.stderr, "status")
+
+
+def conflict(home):
+    port = free_port()
+    home.tunnels(a=f"local = {port}", b=f'local = "*:{port}"')
+    ended = home.run("up", "--local")
+    equal(ended.code, 2)
+    contains(ended.stderr, "`a` and `b` both listen on", "give one of them another `local`")
+    equal(ended.stdout, "")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        home.tunnels(a=f"local = {other.getsockname()[1]}")
+        ended = home.run("up", "--local")
+        equal(ended.code, 3)
+        contains(ended.stderr, "the tunnel `a`: ")
+
+
+def many(home):
+    metrics = free_port()
+    home.tunnels(one="local = 0", two="local = 0", bad='local = 0\ndocument-name = "No-Such-Document"')
+    with home.tool("up", "--local", "-o", "json", "--metrics", metrics) as tool:
+        ready, retrying = {}, 0
+        while len(ready) < 2 or retrying < 2:
+            event = json.loads(tool.line())
+            if event["event"] == "ready":
+                ready[event["tunnel"]] = event["port"]
+            if event["event"] == "retrying":
+                equal(event["tunnel"], "bad")
+                retrying += 1
+        equal(sorted(ready), ["one", "two"])
+        for port in ready.values():
+            equal(page(port), PAGE.decode())
+        text = run(["curl", "--silent", f"http://127.0.0.1:{metrics}/metrics"]).ok()
+        for name in ready:
+            contains(text, f'ssm_forward_connections_total{{forward="{name}"}} 1')
+        contains(text, 'ssm_forward_sessions{forward="bad"} 0')
+        states = {name: tunnel["state"] for name, tunnel in home.status().items()}
+        equal(states, {"one": "ready", "two": "ready", "bad": "retrying"})
+        contains(home.run("status").ok(), "No-Such-Document")
+    equal(home.status(), {})
+
+
+def lazy(home):
+    port = free_port()
+    home.tunnels(web=f'local = {port}\nlazy = true\nidle = "1s"')
+    with home.tool("up", "--local", "-o", "json") as tool:
+        tool.event("waiting")
+        equal(home.status()["web"]["session_id"], None)
+        for _ in range(2):
+            equal(page(port), PAGE.decode())
+            tool.event("ready")
+            assert home.status()["web"]["session_id"]
+            equal(tool.event("waiting")["cause"], None)
+            equal((home.status()["web"]["state"], home.status()["web"]["session_id"]), ("waiting", None))
+
+
+def live(home):
+    port = free_port()
+    home.tunnels(orders=f"local = {port}")
+    environment = clean_environment({**home.environment, "TERM": "xterm"})
+    with Terminal([binary(), "up", "--local"], environment, columns=140) as terminal:
+        terminal.expect("ADDRESS")
+        terminal.expect(f"127.0.0.1:{port}")
+        wait_until("the tunnel", lambda: home.status()["orders"]["state"] == "ready")
+        equal(page(port), PAGE.decode())
+        terminal.type("c")
+        terminal.expect(r"\x1b\]52;c;" + base64.b64encode(f"127.0.0.1:{port}".encode()).decode())
+        terminal.type("p")
+        wait_until("the pause", lambda: home.status()["orders"]["state"] == "paused")
+        terminal.type("p")
+        wait_until("the tunnel again", lambda: home.status()["orders"]["state"] == "ready")
+        terminal.type("q")
+        equal(terminal.ended(), 0)
+
+
+def background(home):
+    one, two, three = free_port(), free_port(), free_port()
+    home.tunnels(one=f"local = {one}", two=f"local = {two}")
+    contains(home.run("up", "-d", "--local").ok(), "one", "ready", f"127.0.0.1:{one}")
+    try:
+        before = home.status()
+        equal(page(one) + page(two), 2 * PAGE.decode())
+        equal(home.run("logs", "one").ok().count("one: Forwarding"), 1)
+        assert "two:" not in home.run("logs", "one").ok()
+        # A restart is a new session.
+        equal(home.run("restart", "one").ok(), "restarted: one")
+        wait_until("a new session", lambda: home.status()["one"]["state"] == "ready" and home.status()["one"]["restarts"])
+        assert home.status()["one"]["session_id"] != before["one"]["session_id"]
+        equal(home.status()["two"]["session_id"], before["two"]["session_id"])
+        # Only what changed is touched.
+        home.tunnels(two=f"local = {two}", three=f"local = {three}")
+        equal(home.run("reload").ok(), "opened: three; closed: one")
+        wait_until("the new tunnel", lambda: home.status()["three"]["state"] == "ready")
+        equal(home.status()["two"]["session_id"], before["two"]["session_id"])
+        equal(page(three), PAGE.decode())
+        equal(run(["curl", "--silent", f"http://127.0.0.1:{one}/"]).code, 7)
+        home.write("[tunnels.x]\nno = 1\n")
+        refused = home.run("reload")
+        equal(refused.code, 4)
+        contains(refused.stderr, "unknown key `no`")
+        equal(page(two), PAGE.decode())
+        typo = home.run("down", "tow")
+        contains(typo.stderr, "`tow` is not open; did you mean `two`?")
+        equal(home.run("down", "three").ok(), "closed: three")
+        equal(list(home.status()), ["two"])
+        with Child([binary(), "logs", "-f"], env=clean_environment(home.environment)) as following:
+            wait_until("the lines so far", lambda: "two: Forwarding" in following.line())
+            home.run("restart", "two").ok()
+            wait_until("a new line", lambda: "two: Forwarding" in following.line())
+    finally:
+        home.run("down")
+    wait_until("the end of the process", lambda: not list((home.runtime / "aws-ssm-forward").glob("*.sock")))
+    equal(home.run("down").code, 2)
+
+
+def second(home):
+    home.tunnels(one="local = 0", two="local = 0")
+    with home.tool("up", "one", "--local", "-o", "json") as first:
+        first.event("ready")
+        for command in (["up", "--local"], ["up", "-d", "--local"]):
+            ended = home.run(*command)
+            equal(ended.code, 3)
+            contains(ended.stderr, f"the tunnel `one` is open already, in process {first.process.pid}")
+        # Another tunnel may be open in another process; the commands know both.
+        with home.tool("up", "two", "--local", "-o", "json") as other:
+            other.event("ready")
+            equal(sorted(home.status()), ["one", "two"])
+
+
+def private(home):
+    home.tunnels(one="local = 0")
+    folder = home.runtime / "aws-ssm-forward"
+    stale = folder / "up-1.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stale))
+    with home.tool("up", "--local", "-o", "json") as tool:
+        tool.event("ready")
+        assert not stale.exists()
+        equal(stat.S_IMODE(folder.stat().st_mode), 0o700)
+        for path in folder.glob("*.sock"):
+            equal(stat.S_IMODE(path.stat().st_mode), 0o600)
+    folder.chmod(0o755)
+    try:
+        for command in (["up", "--local"], ["status"]):
+            ended = home.run(*command)
+            equal(ended.code, 4)
+            contains(ended.stderr, "can be entered by others")
+    finally:
+        folder.chmod(0o700)
+
+
+def aws_alias(home):
+    home.tunnels(orders="local = 0")
+    own = "[toplevel]\nwhoami = sts get-caller-identity\n"
+    path = home.folder / ".aws/cli/alias"
+    home.write(own, path)
+    environment = clean_environment(home.environment)
+    aws = lambda *args: run([aws_cli(), *args], env=environment)  # noqa: E731
+    contains(home.run("plugin", "install", "--alias").ok(), "`aws forward` is now")
+    home.run("plugin", "install", "--alias").ok()
+    contains(aws("forward", "-h").ok(), "Forward local ports to hosts", "--wait-ready")
+    ended = aws("forward", "ordres", "--local")
+    equal(ended.code, 2)
+    contains(ended.stderr, "did you mean `orders`?")
+    contains(home.run("plugin", "uninstall", "--alias").ok(), "is gone")
+    equal(path.read_text(), own)
+    assert "forward" not in aws("forward", "-h").stdout.split("\n")[0]
+    equal(home.run("plugin", "uninstall", "--alias").code, 4)
+
+
+def unit(home):
+    text = (Path(__file__).parents[2] / "docs/tunnels.md").read_text()
+    text = text.split("```ini\n")[1].split("```")[0]
+    path = home.folder / "tunnels.service"
+    path.write_text(text.replace("%h/.cargo/bin/aws-ssm-forward", str(binary())))
+    ended = run(["systemd-analyze", "verify", "--user", path], env=clean_environment(home.environment))
+    equal((ended.code, ended.stderr), (0, ""))
+
+
+def systemd(home):
+    home.tunnels(one="local = 0", two="local = 0\nlazy = true")
+    path = home.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.settimeout(30)
+        told = ""
+        with home.tool("up", "--local", NOTIFY_SOCKET=str(path)):
+            deadline = time.monotonic() + 30
+            while "READY=1" not in told or "2 of 2 tunnels open" not in told or "WATCHDOG=1" not in told:
+                assert time.monotonic() < deadline, told
+                told += notify.recv(4096).decode() + "\n"
+        while "STOPPING=1" not in told:
+            told += notify.recv(4096).decode() + "\n"

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod config;
+mod doctor;
 mod forward;
 mod help;
 mod local;
@@ -18,6 +19,7 @@ use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::TargetSpec;
 
 pub(crate) use config::{ConfigAction, ConfigArgs};
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
@@ -132,6 +134,11 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   aws-ssm-forward policy tag:Role=bastion rds:example-db --db-user app")]
     Policy(Box<PolicyArgs>),
+    /// Find out why sessions fail, and how to mend it.
+    #[command(after_help = "Examples:
+  aws-ssm-forward doctor rds:example-db
+  aws-ssm-forward doctor web -L 3306:db.internal:3306 --profile staging")]
+    Doctor(Box<DoctorArgs>),
     /// Take the place of AWS's session-manager-plugin.
     Plugin {
         #[command(subcommand)]
@@ -212,7 +219,7 @@ pub(crate) struct AwsArgs {
 }
 
 /// Which account and which identity, for commands that only look things up.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "AWS")]
 pub(crate) struct LookupAwsArgs {
     /// Profile of the AWS configuration files.

@@ -147,6 +147,11 @@ pub(crate) fn regions() -> Vec<CompletionCandidate> {
     REGIONS.iter().map(CompletionCandidate::new).collect()
 }
 
+/// Whether AWS has a region of this name.
+pub(crate) fn is_region(name: &str) -> bool {
+    REGIONS.contains(&name)
+}
+
 /// The regions of all partitions. `tests/real/completion.py` compares them with botocore's list.
 const REGIONS: [&str; 48] = [
     "af-south-1",

@@ -13,6 +13,8 @@ pub(crate) enum ExitCode {
     Ok,
     /// `demo`: the received data differs from what was sent.
     Mismatch,
+    /// `doctor`: nothing failed, but something is to be looked at, or is not known.
+    Doubtful,
     /// The command line is wrong.
     Usage,
     /// The local socket cannot be opened.
@@ -52,7 +54,7 @@ impl ExitCode {
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ok => 0,
-            Self::Mismatch => 1,
+            Self::Mismatch | Self::Doubtful => 1,
             Self::Usage => 2,
             Self::Listen => 3,
             Self::Config => 4,

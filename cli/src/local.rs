@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     /// The id of its node.
     pub(crate) target: String,
+    /// Its other nodes.
+    pub(crate) nodes: Vec<LocalTarget>,
     /// How its agent behaves.
     pub(crate) profile: LocalProfile,
     /// The version that its agent reports.
@@ -55,6 +57,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             target: DEFAULT_TARGET.into(),
+            nodes: Vec::new(),
             profile: LocalProfile::default(),
             agent_version: None,
             hosts: Vec::new(),
@@ -86,6 +89,7 @@ impl LocalManager {
         };
         let mut builder =
             Local::builder().listen(options.listen).target(target).profile(profile).faults(options.faults);
+        builder = options.nodes.into_iter().fold(builder, LocalBuilder::target);
         for (name, address) in options.hosts {
             builder = builder.host(name, [address]);
         }
@@ -156,6 +160,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     let options = Options {
         listen: args.listen,
         target: args.target,
+        nodes: args.nodes,
         profile: args.profile,
         agent_version: args.agent_version,
         hosts: args.hosts,

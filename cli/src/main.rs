@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod console;
 mod demo;
+mod doctor;
 mod exact;
 mod exec_input;
 mod exit_code;
@@ -118,6 +119,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ls(args) => ls::run(&args).await,
         Command::Token(args) => token::run(&args).await,
         Command::Policy(args) => policy::run(&args).await,
+        Command::Doctor(args) => doctor::run(&args).await,
         Command::Plugin { action } => {
             let done = match action {
                 PluginAction::Install { alias: true, .. } => plugin::alias::install()?,

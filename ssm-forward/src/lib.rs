@@ -73,9 +73,11 @@ pub use listener::ListenAddr;
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
-    AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, BoxFuture, Caller, DataKey, DatabaseToken, Destination, EcsSpec,
-    EcsTarget, NamedProvider, Node, NodeSource, Person, PlaintextKey, ProviderError, ProviderErrorKind, RunningTask,
-    ServiceEndpoint, ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, profile_names,
+    AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, BoxFuture, Caller, ConfigurationFile, DataKey, DatabaseToken,
+    Destination, EcsSpec, EcsTarget, NamedProvider, NetworkPlace, Node, NodeSource, Person, PlaintextKey, Preferences,
+    ProviderError, ProviderErrorKind, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint, ServiceSummary,
+    SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict, VpcEndpoint, configuration_files,
+    profile_names,
 };
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,
@@ -83,7 +85,10 @@ pub use session::{
 };
 pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
-pub use transport::{Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
+pub use transport::{
+    NetworkPath, PathProblem, PathStep, Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError,
+    TransportOptions, look_along,
+};
 /// For [`SessionProvider::sign_upgrade`].
 pub use url::Url;
 

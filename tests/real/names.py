@@ -275,13 +275,19 @@ class Aws:
             ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{at}.0/24", AvailabilityZone=zone)["Subnet"]["SubnetId"]
             for at, zone in zones
         ]
-        self.node, self.unmanaged = (instance(ec2, subnets[0], name) for name in ("bastion", "unmanaged"))
+        self.vpc, self.subnets = vpc, subnets
+        self.groups = {name: ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc)["GroupId"] for name in ("node", "db")}
+        self.node, self.unmanaged = (instance(ec2, subnets[0], self.groups["node"], name) for name in ("bastion", "unmanaged"))
         self.ports = {name: free_port() for name in ("mysql", "postgres", "redis")}
+        rule = {"IpProtocol": "tcp", "FromPort": self.ports["mysql"], "ToPort": self.ports["mysql"]}
+        self.database_rule = {**rule, "UserIdGroupPairs": [{"GroupId": self.groups["node"]}]}
+        ec2.authorize_security_group_ingress(GroupId=self.groups["db"], IpPermissions=[self.database_rule])
         rds.create_db_subnet_group(DBSubnetGroupName="g", DBSubnetGroupDescription="g", SubnetIds=subnets)
         common = {"MasterUsername": "admin", "MasterUserPassword": "not-a-secret", "DBSubnetGroupName": "g"}
         self.database = rds.create_db_instance(
             DBInstanceIdentifier="example-db", DBInstanceClass="db.t4g.micro", Engine="mysql", AllocatedStorage=20,
-            Port=self.ports["mysql"], EnableIAMDatabaseAuthentication=True, DBName="test", **common,
+            Port=self.ports["mysql"], EnableIAMDatabaseAuthentication=True, DBName="test",
+            VpcSecurityGroupIds=[self.groups["db"]], **common,
         )["DBInstance"]
         self.cluster = rds.create_db_cluster(
             DBClusterIdentifier="reports", Engine="aurora-postgresql", Port=self.ports["postgres"], DatabaseName="postgres", **common
@@ -318,10 +324,10 @@ class Aws:
         return [word for name in self.names() for word in ("--host", f"{name}=127.0.0.1")]
 
 
-def instance(ec2, subnet, name):
+def instance(ec2, subnet, group, name):
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}]
-    started = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, TagSpecifications=tags)
+    started = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, SecurityGroupIds=[group], TagSpecifications=tags)
     return started["Instances"][0]["InstanceId"]
 
 

@@ -37,7 +37,7 @@ import world  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
-SUITES += ["completion", "examples", "infrastructure", "names", "network"]
+SUITES += ["completion", "examples", "infrastructure", "names", "network", "targets", "doctor"]
 SUITES += ["run_command", "tunnels"]
 
 # All suites together take two to three minutes.
@@ -151,6 +151,7 @@ INSTALL = {
     "mariadb-install-db": "apt-get install mariadb-server",
     "mariadb": "apt-get install mariadb-client",
     "mariadb-dump": "apt-get install mariadb-client",
+    "faketime": "apt-get install faketime",
     **dict.fromkeys(["setsid", "setpriv", "unshare"], "apt-get install util-linux"),
     "systemd-analyze": "apt-get install systemd",
     "sshd": "apt-get install openssh-server",

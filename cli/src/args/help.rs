@@ -20,7 +20,7 @@ const GROUPS: [Group; 4] = [
         more: &["down", "logs", "restart", "reload", "config"],
     },
     Group { title: "Nodes", everyday: &["shell", "exec", "ls"], more: &["ssh-proxy"] },
-    Group { title: "Access and setup", everyday: &[], more: &["token", "policy", "plugin", "completions"] },
+    Group { title: "Access and setup", everyday: &[], more: &["token", "policy", "doctor", "plugin", "completions"] },
     Group { title: "Without AWS", everyday: &[], more: &["demo", "local"] },
 ];
 

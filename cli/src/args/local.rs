@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, ValueEnum, ValueHint};
-use ssm_local::{Fault, Faults};
+use ssm_local::{Fault, Faults, LocalTarget};
 
 use super::values;
 use crate::local::{Document, EcsContainer};
@@ -23,9 +23,12 @@ pub(crate) struct LocalArgs {
     /// Pace of the agent.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) profile: LocalProfile,
-    /// Id of the only managed node.
+    /// Id of the managed node.
     #[arg(long, value_name = "ID", default_value = crate::local::DEFAULT_TARGET, value_parser = values::target)]
     pub(crate) target: String,
+    /// Another managed node, with tags: i-0a,Name=web,Env=test. With offline at the end, its agent is away. May be repeated.
+    #[arg(long = "node", value_name = "ID[,KEY=VALUE...][,offline]", value_parser = values::node, hide_short_help = true)]
+    pub(crate) nodes: Vec<LocalTarget>,
     /// Version that the agent reports.
     #[arg(long, value_name = "VERSION", hide_short_help = true)]
     pub(crate) agent_version: Option<String>,

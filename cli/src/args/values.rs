@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use ssm_forward::{Pacing, PoolSize, ProviderError, ServiceKind, ServiceSpec, TargetSpec, Url};
-use ssm_local::Faults;
+use ssm_local::{Faults, LocalTarget};
 
 use super::Named;
 use crate::local::{Document, EcsContainer};
@@ -175,6 +175,22 @@ pub(super) fn host(text: &str) -> Result<(String, IpAddr), String> {
         .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
 }
 
+/// A node of the local Session Manager: `ID[,KEY=VALUE…][,offline]`.
+pub(super) fn node(text: &str) -> Result<LocalTarget, String> {
+    let mut parts = text.split(',');
+    let id = target(parts.next().unwrap_or_default())?;
+    // Only what is given has a name: the first node's is the default of all.
+    let mut node = LocalTarget::new(&id).tag("Name", &id);
+    for part in parts {
+        node = match part.split_once('=') {
+            Some((key, value)) if !key.is_empty() => node.tag(key, value),
+            None if part == "offline" => node.disconnected(),
+            _ => return Err(format!("{part:?} is neither KEY=VALUE nor offline, for example i-0a,Name=web,offline")),
+        };
+    }
+    Ok(node)
+}
+
 pub(super) fn document(text: &str) -> Result<Document, String> {
     let named = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
     let (name, path) = named.ok_or("expected NAME=FILE, for example My-Database=document.json")?;
@@ -196,6 +212,16 @@ pub(super) fn ecs_container(text: &str) -> Result<EcsContainer, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_has_tags_and_may_be_offline() {
+        let web = LocalTarget::new("i-0a").tag("Name", "web").tag("Env", "a=b");
+        assert_eq!(node("i-0a,Name=web,Env=a=b"), Ok(web.clone()));
+        assert_eq!(node("i-0a,Name=web,Env=a=b,offline"), Ok(web.disconnected()));
+        for text in ["", "i-0a,away", "i-0a,=x", "i-0a,"] {
+            assert!(node(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_have_units_or_are_seconds() {

@@ -188,7 +188,7 @@ fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> Sta
 }
 
 /// For the node itself, by whatever name, there is a document that policies allow more often.
-fn document(remote: &Remote) -> (&'static str, Option<String>) {
+pub(crate) fn document(remote: &Remote) -> (&'static str, Option<String>) {
     match &remote.host {
         Some(host) if !is_node_itself(host) => ("AWS-StartPortForwardingSessionToRemoteHost", Some(host.clone())),
         _ => ("AWS-StartPortForwardingSession", None),

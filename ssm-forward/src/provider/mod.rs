@@ -5,8 +5,9 @@ mod named;
 mod ticket;
 
 pub use aws::{
-    AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, Caller, DatabaseToken, EcsSpec, EcsTarget, Node, Person,
-    RunningTask, ServiceEndpoint, ServiceSummary, profile_names,
+    AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, Caller, ConfigurationFile, DatabaseToken, EcsSpec, EcsTarget,
+    NetworkPlace, Node, Person, Preferences, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint, ServiceSummary,
+    Verdict, VpcEndpoint, configuration_files, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
 /// For [`SessionProvider::data_key`].

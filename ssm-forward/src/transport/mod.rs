@@ -1,5 +1,6 @@
 //! The data channel's WebSocket. The only module that uses the WebSocket crate.
 
+mod path;
 mod proxy;
 mod route;
 pub(crate) mod sigv4;
@@ -12,6 +13,7 @@ pub(crate) mod tls;
 #[cfg(test)]
 mod tests;
 
+pub use path::{NetworkPath, PathProblem, PathStep, look_along};
 pub use proxy::Proxies;
 pub(crate) use proxy::Proxy;
 pub(crate) use route::{Place, Route};

@@ -151,6 +151,11 @@ impl FromStr for StreamEndpoint {
 }
 
 impl StreamEndpoint {
+    /// `wss://HOST[:PORT]/`, or `ws://…`.
+    pub fn as_url(&self) -> &Url {
+        &self.url
+    }
+
     fn replace(&self, url: &Url) -> Result<Url, TransportError> {
         let rest = &url[Position::BeforePath..Position::AfterQuery];
         let text = format!("{}{rest}", &self.url[..Position::BeforePath]);

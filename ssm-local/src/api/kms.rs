@@ -27,6 +27,8 @@ struct GenerateInput {
     key_spec: Option<String>,
     #[serde(default)]
     encryption_context: Context,
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Maximum length of a data key.
@@ -38,6 +40,10 @@ fn generate_data_key(kms: &Kms, input: GenerateInput) -> Outcome {
     let bytes = zeroize::Zeroizing::new(random::<MAX_KEY>());
     let plaintext = bytes.get(..size).unwrap_or_default();
     let (arn, ciphertext) = kms.encrypt(key_id, &input.encryption_context, plaintext)?;
+    if input.dry_run {
+        let text = "The request would have succeeded, but the DryRun option is set.";
+        return Err(ApiError::new("DryRunOperationException", text));
+    }
     Ok(json!({
         "KeyId": arn,
         "Plaintext": STANDARD.encode(plaintext),

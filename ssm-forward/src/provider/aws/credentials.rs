@@ -66,6 +66,11 @@ impl CredentialsSource {
         &*self.surroundings.person
     }
 
+    /// When those that are held end; `None` if that is not known, or never.
+    pub(super) async fn end(&self) -> Option<SystemTime> {
+        self.held.lock().await.as_ref().and_then(|held| held.credentials.expiry())
+    }
+
     /// What to do if the credentials are not accepted.
     pub(super) fn remedy(&self) -> String {
         let remedy = self.remedy.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -43,7 +43,14 @@ impl AwsProvider {
         Ok(Ways { first: asked.into_iter().chain(offered).collect(), otherwise })
     }
 
-    /// The names of the parameters that the document defines.
+    /// The names of the parameters that a session document defines.
+    ///
+    /// # Errors
+    /// There is no such document, or it may not be looked at (`ssm:DescribeDocument`).
+    pub async fn document_parameters(&self, document: &str) -> Result<BTreeSet<String>, ProviderError> {
+        self.renewing(|credentials| async move { self.defined(document, &credentials).await }).await
+    }
+
     async fn defined(&self, document: &str, credentials: &Credentials) -> Result<BTreeSet<String>, ProviderError> {
         let call = self.client.describe_document().name(document).customize();
         let answer = call.config_override(called_by(credentials.clone())).send().await;

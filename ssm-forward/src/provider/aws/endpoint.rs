@@ -38,6 +38,11 @@ pub(super) async fn of(service: Service, settings: &Settings) -> Result<String, 
     }
 }
 
+/// AWS's own URL of the data channels.
+pub(super) async fn of_channel(settings: &Settings) -> Result<String, ProviderError> {
+    beside(&own(settings).await?, "ssmmessages", settings)
+}
+
 /// AWS's own SSM endpoint.
 async fn own(settings: &Settings) -> Result<String, ProviderError> {
     let params = Params::builder()

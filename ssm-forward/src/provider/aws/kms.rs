@@ -5,6 +5,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use ssm_proto::{DataKey, PlaintextKey};
 use zeroize::Zeroizing;
@@ -36,6 +37,29 @@ impl AwsProvider {
             ciphertext: ciphertext.filter(|bytes| !bytes.is_empty()).ok_or_else(|| missing("CiphertextBlob"))?.into(),
         })
     }
+}
+
+impl AwsProvider {
+    /// Finds out whether KMS would make a data key of `key_id` for who calls. It makes none.
+    ///
+    /// # Errors
+    /// It would not, or cannot be asked.
+    pub async fn may_encrypt(&self, key_id: &str) -> Result<(), ProviderError> {
+        let question = DryRun { key_id, number_of_bytes: KEY_BYTES, dry_run: true };
+        match self.ask::<IgnoredAny>(KMS, CALL, &question).await {
+            // AWS's way to say yes.
+            Err(error) if error.message.contains("DryRunOperation") => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DryRun<'a> {
+    key_id: &'a str,
+    number_of_bytes: u32,
+    dry_run: bool,
 }
 
 #[derive(Serialize)]

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter, PingStatus};
 use aws_smithy_types::DateTime;
 use serde::Deserialize;
+use ssm_proto::Version;
 
 use super::super::named::choose;
 use super::query::EC2;
@@ -47,6 +48,13 @@ impl Node {
         let Some(version) = &self.agent_version else { return true };
         let parts: Vec<u64> = version.split('.').map_while(|part| part.parse().ok()).take(3).collect();
         parts.as_slice() >= REMOTE_HOST_VERSION.as_slice()
+    }
+
+    /// Whether its agent carries several connections in one session. An unknown version is taken for new.
+    pub fn multiplexes(&self) -> bool {
+        self.agent_version
+            .as_deref()
+            .is_none_or(|version| Version::new(version).client_sees_newer_than(Version::AGENT_MUX))
     }
 
     /// `online`, or since when it has been offline.
@@ -286,7 +294,7 @@ impl AwsProvider {
         .await
     }
 
-    async fn instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Instance>, ProviderError> {
+    pub(super) async fn instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Instance>, ProviderError> {
         let named: Vec<(String, &str)> = filters
             .iter()
             .enumerate()
@@ -366,11 +374,22 @@ struct Reservation {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Instance {
-    instance_id: String,
+pub(super) struct Instance {
+    pub(super) instance_id: String,
+    pub(super) vpc_id: Option<String>,
+    pub(super) private_ip_address: Option<IpAddr>,
+    #[serde(default)]
+    pub(super) group_set: List<Group>,
     instance_state: Option<InstanceState>,
     #[serde(default)]
     tag_set: List<Tag>,
+}
+
+/// A security group of an instance.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Group {
+    pub(super) group_id: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -70,6 +70,23 @@ impl SignedApi {
         O: Debug + Send + Sync + 'static,
     {
         let request = self.prepare(name, request, credentials, SystemTime::now())?;
+        self.invoke(name, request, remedy, read).await
+    }
+
+    /// Sends a request that is signed, or needs no signature.
+    ///
+    /// # Errors
+    /// As [`SignedApi::send`].
+    pub(super) async fn invoke<O>(
+        &self,
+        name: &'static str,
+        request: HttpRequest,
+        remedy: String,
+        read: Read<O>,
+    ) -> Result<O, ProviderError>
+    where
+        O: Debug + Send + Sync + 'static,
+    {
         let mut secret = Layer::new("answers are secret");
         secret.store_put(SensitiveOutput);
         let operation = Operation::builder()
@@ -89,7 +106,8 @@ impl SignedApi {
             .serializer(|request: HttpRequest| Ok(request))
             .deserializer(read)
             .build();
-        operation.invoke(request).await.map_err(|error| api_error(&self.named(name, &remedy), &error))
+        // Boxed: the type of this future is deep, and those around it are deep already.
+        Box::pin(operation.invoke(request)).await.map_err(|error| api_error(&self.named(name, &remedy), &error))
     }
 
     /// The description of a call for errors.

@@ -125,6 +125,74 @@ impl Files {
     }
 }
 
+/// One of AWS's two configuration files, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfigurationFile {
+    /// Where it is, or would be.
+    pub path: PathBuf,
+    /// Whether there is such a file.
+    pub exists: bool,
+    /// How many profiles it has.
+    pub profiles: usize,
+    /// Sections that mean nothing to AWS's tools, most often because of how their names are written; and what would mean
+    /// something.
+    pub ignored: Vec<String>,
+    /// Why nothing of it can be used.
+    pub error: Option<String>,
+}
+
+/// Looks at AWS's configuration files: the config file first, then the credentials file.
+pub async fn configuration_files() -> Vec<ConfigurationFile> {
+    let (config, credentials) = (config_file(), credentials_file());
+    vec![
+        ConfigurationFile::look(config, is_of_config).await,
+        ConfigurationFile::look(credentials, is_of_credentials).await,
+    ]
+}
+
+impl ConfigurationFile {
+    /// `means` tells whether a section is a profile (`Some(true)`), something else, or means nothing.
+    async fn look(path: PathBuf, means: fn(&str) -> Result<bool, String>) -> Self {
+        let exists = tokio::fs::metadata(&path).await.is_ok_and(|metadata| metadata.is_file());
+        let mut file = Self { path, exists, profiles: 0, ignored: Vec::new(), error: None };
+        match sections(&file.path).await {
+            Ok(sections) => {
+                for (section, _) in sections {
+                    match means(&section) {
+                        Ok(is_profile) => file.profiles += usize::from(is_profile),
+                        Err(why) => file.ignored.push(why),
+                    }
+                }
+            }
+            Err(error) => file.error = Some(error.message),
+        }
+        file
+    }
+}
+
+/// Whether a section of the config file is a profile.
+///
+/// # Errors
+/// It means nothing.
+fn is_of_config(section: &str) -> Result<bool, String> {
+    let words = words(section).unwrap_or_default();
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["default"] | ["profile", _] => Ok(true),
+        ["sso-session" | "services", _] | ["plugins" | "preview"] => Ok(false),
+        [_] => Err(format!("[{section}], which would have to be [profile {section}] there")),
+        _ => Err(format!("[{section}]")),
+    }
+}
+
+/// As [`is_of_config`], for the credentials file.
+fn is_of_credentials(section: &str) -> Result<bool, String> {
+    match section.strip_prefix("profile ") {
+        Some(name) => Err(format!("[{section}], which would have to be [{name}] there")),
+        None => Ok(true),
+    }
+}
+
 /// The names of the profiles in the AWS configuration files, sorted; empty if the files cannot be read.
 pub async fn profile_names() -> Vec<String> {
     let files = Files::read().await.unwrap_or_default();
@@ -226,6 +294,21 @@ mod tests {
         assert_eq!(files.profile("my dev").unwrap().get("region"), Some("b"));
         assert!(files.profile("plain name").unwrap().in_credentials_file);
         assert_eq!(files.sso_session("s").unwrap().get("sso_region"), Some("d"));
+    }
+
+    #[tokio::test]
+    async fn sections_that_mean_nothing_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let look = |means| ConfigurationFile::look(path.clone(), means);
+        assert!(!look(is_of_config).await.exists);
+        std::fs::write(&path, "[default]\n[profile a]\n[staging]\n[sso-session s]\n[profile b c]\n").unwrap();
+        let file = look(is_of_config).await;
+        assert_eq!((file.exists, file.profiles, file.error), (true, 2, None));
+        assert_eq!(file.ignored, ["[staging], which would have to be [profile staging] there", "[profile b c]"]);
+        assert_eq!(look(is_of_credentials).await.ignored.len(), 2);
+        std::fs::write(&path, "[default]\nnonsense\n").unwrap();
+        assert!(look(is_of_config).await.error.unwrap().contains("line 2"));
     }
 
     #[test]

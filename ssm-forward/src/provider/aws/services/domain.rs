@@ -18,8 +18,10 @@ impl AwsProvider {
         let Some(answer) = found(answer.await)? else { return Err(self.no_service(spec, "domain")) };
         let domain = answer.domain_status;
         let host = domain.endpoint.or_else(|| domain.endpoints.and_then(|mut endpoints| endpoints.remove("vpc")));
+        let vpc = domain.vpc_options.unwrap_or_default();
         Ok(ServiceEndpoint {
-            vpc: domain.vpc_options.and_then(|options| options.vpc_id),
+            vpc: vpc.vpc_id,
+            security_groups: vpc.security_group_ids,
             tls: true,
             ..endpoint(spec, "opensearch", host, Some(HTTPS))?
         })
@@ -41,8 +43,11 @@ struct Domain {
     vpc_options: Option<VpcOptions>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct VpcOptions {
     #[serde(rename = "VPCId")]
     vpc_id: Option<String>,
+    #[serde(rename = "SecurityGroupIds")]
+    security_group_ids: Vec<String>,
 }

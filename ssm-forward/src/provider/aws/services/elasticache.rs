@@ -14,18 +14,20 @@ impl AwsProvider {
         let groups =
             self.query::<DescribeReplicationGroups>(ELASTICACHE, call, &[("ReplicationGroupId", &spec.name)]).await;
         if let Some(group) = found(groups)?.and_then(|answer| answer.result.groups.items.into_iter().next()) {
-            let vpc = match group.members.items.first() {
-                Some(member) => match self.cache_cluster(member).await? {
-                    Some(cluster) => self.vpc_of_cache_subnets(cluster.subnet_group.as_deref()).await,
-                    None => None,
-                },
+            let member = match group.members.items.first() {
+                Some(member) => self.cache_cluster(member).await?,
                 None => None,
             };
-            return group.endpoint(spec, vpc);
+            let (vpc, security_groups) = match &member {
+                Some(member) => (self.vpc_of_cache_subnets(member.subnet_group.as_deref()).await, member.groups()),
+                None => (None, Vec::new()),
+            };
+            return Ok(ServiceEndpoint { vpc, security_groups, ..group.endpoint(spec)? });
         }
         if let Some(cluster) = self.cache_cluster(&spec.name).await? {
             let vpc = self.vpc_of_cache_subnets(cluster.subnet_group.as_deref()).await;
-            return cluster.endpoint(spec, vpc);
+            let security_groups = cluster.groups();
+            return Ok(ServiceEndpoint { vpc, security_groups, ..cluster.endpoint(spec)? });
         }
         let call = "DescribeServerlessCaches";
         let caches =
@@ -91,13 +93,13 @@ struct NodeGroup {
 impl ReplicationGroup {
     /// With cluster mode, one endpoint describes all shards. Without it, a group has one endpoint for writing and one
     /// for reading.
-    fn endpoint(self, spec: &ServiceSpec, vpc: Option<String>) -> Result<ServiceEndpoint, ProviderError> {
+    fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let shard = self.node_groups.items.into_iter().next().unwrap_or_default();
         let of_shard = if spec.reader { shard.reader_endpoint } else { shard.primary_endpoint };
         let at = self.configuration_endpoint.or(of_shard).unwrap_or_default();
         let engine = self.engine.unwrap_or_else(|| "redis".to_owned());
         let tls = self.transit_encryption_enabled;
-        Ok(ServiceEndpoint { vpc, tls, ..endpoint(spec, &engine, at.address, at.port)? })
+        Ok(ServiceEndpoint { tls, ..endpoint(spec, &engine, at.address, at.port)? })
     }
 }
 
@@ -123,7 +125,15 @@ struct CacheCluster {
     #[serde(rename = "CacheSubnetGroupName")]
     subnet_group: Option<String>,
     #[serde(default)]
+    security_groups: List<SecurityGroupMembership>,
+    #[serde(default)]
     transit_encryption_enabled: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SecurityGroupMembership {
+    security_group_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,12 +143,16 @@ struct CacheNode {
 }
 
 impl CacheCluster {
-    fn endpoint(self, spec: &ServiceSpec, vpc: Option<String>) -> Result<ServiceEndpoint, ProviderError> {
+    fn groups(&self) -> Vec<String> {
+        self.security_groups.items.iter().filter_map(|group| group.security_group_id.clone()).collect()
+    }
+
+    fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let first = self.cache_nodes.items.into_iter().next().and_then(|node| node.endpoint);
         let at = self.configuration_endpoint.or(first).filter(|_| !spec.reader).unwrap_or_default();
         let engine = self.engine.unwrap_or_else(|| "redis".to_owned());
         let tls = self.transit_encryption_enabled;
-        Ok(ServiceEndpoint { vpc, tls, ..endpoint(spec, &engine, at.address, at.port)? })
+        Ok(ServiceEndpoint { tls, ..endpoint(spec, &engine, at.address, at.port)? })
     }
 }
 

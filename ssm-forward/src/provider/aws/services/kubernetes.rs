@@ -16,8 +16,10 @@ impl AwsProvider {
         let url = cluster.endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok());
         let host = url.as_ref().and_then(|url| url.host_str()).map(str::to_owned);
         let port = url.as_ref().and_then(Url::port_or_known_default);
+        let vpc = cluster.resources_vpc_config.unwrap_or_default();
         Ok(ServiceEndpoint {
-            vpc: cluster.resources_vpc_config.and_then(|config| config.vpc_id),
+            vpc: vpc.vpc_id,
+            security_groups: vpc.cluster_security_group_id.into_iter().chain(vpc.security_group_ids).collect(),
             tls: true,
             ca_data: cluster.certificate_authority.and_then(|authority| authority.data),
             ..endpoint(spec, "kubernetes", host, port)?
@@ -43,8 +45,10 @@ struct CertificateAuthority {
     data: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct VpcConfig {
     vpc_id: Option<String>,
+    cluster_security_group_id: Option<String>,
+    security_group_ids: Vec<String>,
 }

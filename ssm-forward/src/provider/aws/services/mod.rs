@@ -24,6 +24,8 @@ pub struct ServiceEndpoint {
     pub port: u16,
     /// Its VPC, if known.
     pub vpc: Option<String>,
+    /// The security groups in front of it, as far as they are known.
+    pub security_groups: Vec<String>,
     /// RDS: the id by which IAM policies name it, `db-…` or `cluster-…`.
     pub resource_id: Option<String>,
     /// RDS: whether IAM database authentication is enabled.
@@ -99,6 +101,7 @@ fn endpoint(
         host,
         port,
         vpc: None,
+        security_groups: Vec::new(),
         resource_id: None,
         iam_auth: false,
         tls: false,

@@ -112,6 +112,8 @@ struct DbInstance {
     endpoint: Option<Endpoint>,
     #[serde(rename = "DBSubnetGroup")]
     subnet_group: Option<SubnetGroup>,
+    #[serde(rename = "VpcSecurityGroups", default)]
+    security_groups: List<SecurityGroupMembership>,
     #[serde(rename = "IAMDatabaseAuthenticationEnabled", default)]
     iam_auth: bool,
     #[serde(rename = "DbiResourceId")]
@@ -126,6 +128,7 @@ impl DbInstance {
         let at = self.endpoint.unwrap_or_default();
         Ok(ServiceEndpoint {
             vpc: self.subnet_group.and_then(|group| group.vpc_id),
+            security_groups: ids(self.security_groups),
             resource_id: self.resource_id,
             iam_auth: self.iam_auth,
             tls: true,
@@ -139,6 +142,16 @@ impl DbInstance {
         let at = self.endpoint.and_then(|at| Some(format!("{}:{}", at.address?, at.port?)));
         summary(self.identifier, self.engine, self.status, at)
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SecurityGroupMembership {
+    vpc_security_group_id: String,
+}
+
+fn ids(groups: List<SecurityGroupMembership>) -> Vec<String> {
+    groups.items.into_iter().map(|group| group.vpc_security_group_id).collect()
 }
 
 fn summary(name: String, engine: String, status: String, endpoint: Option<String>) -> ServiceSummary {
@@ -173,6 +186,8 @@ struct DbCluster {
     port: Option<u16>,
     #[serde(rename = "DBSubnetGroup")]
     subnet_group: Option<String>,
+    #[serde(rename = "VpcSecurityGroups", default)]
+    security_groups: List<SecurityGroupMembership>,
     #[serde(rename = "IAMDatabaseAuthenticationEnabled", default)]
     iam_auth: bool,
     #[serde(rename = "DbClusterResourceId")]
@@ -186,6 +201,7 @@ impl DbCluster {
         let host = if spec.reader { self.reader_endpoint } else { self.endpoint };
         Ok(ServiceEndpoint {
             vpc,
+            security_groups: ids(self.security_groups),
             resource_id: self.resource_id,
             iam_auth: self.iam_auth,
             tls: true,

@@ -1,0 +1,141 @@
+//! `doctor`: checks what sessions need, in the order in which it breaks, and says how to mend it. Nothing is changed, and no
+//! secret is shown.
+
+mod account;
+mod configuration;
+mod credentials;
+mod facts;
+mod finding;
+mod network;
+mod node;
+mod report;
+mod session;
+mod vpc;
+
+use std::time::Duration;
+
+use ssm_forward::BoxFuture;
+use tokio::time::timeout;
+
+use crate::args::{DoctorArgs, OutputFormat};
+use crate::console;
+use crate::exit_code::{ExitCode, Failure};
+use crate::shutdown::Shutdown;
+use crate::writer;
+
+use facts::Facts;
+use finding::{Finding, Outcome, Status};
+
+/// No check may take longer. The slowest start a session, or wait for an address that does not answer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One check. `docs/doctor.md` has a row for each.
+struct Check {
+    /// In the output, and in the documentation.
+    name: &'static str,
+    /// Why it matters, in one sentence.
+    why: &'static str,
+    run: for<'a> fn(&'a mut Facts) -> BoxFuture<'a, Outcome>,
+}
+
+macro_rules! checks {
+    ($($name:literal, $run:path, $why:literal;)*) => {
+        &[$(Check { name: $name, why: $why, run: |facts| Box::pin($run(facts)) }),*]
+    };
+}
+
+/// In the order in which things break. What a check found, those after it use; without it, they are skipped.
+const CHECKS: &[Check] = checks! {
+    "configuration", configuration::files, "A profile that is not understood is as good as none.";
+    "region", configuration::region, "Nodes and databases are looked up in one region only.";
+    "credentials", credentials::credentials, "Every call is signed with them.";
+    "api", network::api, "Sessions are started at the endpoint of ssm.";
+    "data-channel", network::data_channel, "The forwarded bytes go through the endpoint of ssmmessages.";
+    "clock", credentials::clock, "AWS refuses signatures that are more than five minutes old or ahead.";
+    "identity", credentials::identity, "Permissions are those of this identity.";
+    "service", node::service, "The tunnel leads to its endpoint.";
+    "target", node::target, "Sessions start only on a node whose agent is online.";
+    "agent", node::agent, "Old agents cannot forward to other hosts, or carry one connection at a time.";
+    "preferences", account::preferences, "The account's preferences end, encrypt and record sessions.";
+    "document", account::document, "A session is what its document says.";
+    "vpc-endpoints", vpc::endpoints, "A node without internet access reaches Systems Manager through interface endpoints.";
+    "security-groups", vpc::security_groups, "What no security group allows is dropped without an answer.";
+    "session", session::start, "This is what every command does first.";
+    "port", session::port, "The node connects to it, not this machine.";
+    "greeting", session::greeting, "It shows that the expected service answers.";
+};
+
+/// Runs all checks and tells what each found.
+///
+/// # Errors
+/// The command line is wrong, or the output cannot be written. Checks that fail are the exit code.
+pub(crate) async fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
+    let mut facts = Facts::new(args)?;
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    let findings = tokio::select! {
+        findings = examine(&mut facts, |check, finding| {
+            if args.output == OutputFormat::Text {
+                console::say(report::text(check, finding));
+            }
+        }) => findings,
+        cause = shutdown.requested() => {
+            facts.end_session().await;
+            return Ok(cause.exit_code());
+        }
+    };
+    facts.end_session().await;
+    let code = verdict(&findings);
+    match args.output {
+        OutputFormat::Json => writer::print(&report::json(CHECKS, &findings, code))?,
+        OutputFormat::Text => console::say(report::summary(CHECKS, &findings)),
+    }
+    Ok(code)
+}
+
+async fn examine(facts: &mut Facts, tell: impl Fn(&Check, &Finding)) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for check in CHECKS {
+        let outcome = timeout(LIMIT, (check.run)(facts)).await;
+        let late = || Finding::failed(ExitCode::Api, format!("no result within {} s", LIMIT.as_secs()));
+        let finding = outcome.map_or_else(|_| late(), |outcome| outcome.unwrap_or_else(|finding| finding));
+        tell(check, &finding);
+        findings.push(finding);
+    }
+    findings
+}
+
+/// The exit code of the first failure; 1 if something is to be looked at, or is not known.
+fn verdict(findings: &[Finding]) -> ExitCode {
+    let failed = findings.iter().find_map(|finding| match finding.status {
+        Status::Failed(code) => Some(code),
+        _ => None,
+    });
+    let is_fine = |finding: &Finding| matches!(finding.status, Status::Fine | Status::Skipped);
+    let otherwise = || if findings.iter().all(is_fine) { ExitCode::Ok } else { ExitCode::Doubtful };
+    failed.unwrap_or_else(otherwise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_a_row_for_each_check() {
+        let page = include_str!("../../../docs/doctor.md");
+        let (_, table) = page.split_once("## Checks").unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let rows: Vec<_> = rows.map(|(name, rest)| (name, rest.split(" | ").next().unwrap())).collect();
+        let checks: Vec<_> = CHECKS.iter().map(|check| (check.name, check.why)).collect();
+        assert_eq!(rows, checks);
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_first_failure() {
+        let fine = || Finding::fine("x");
+        let failed = |code| Finding::failed(code, "x");
+        assert_eq!(verdict(&[fine(), Finding::skipped("x")]), ExitCode::Ok);
+        assert_eq!(verdict(&[fine(), Finding::unknown("x")]), ExitCode::Doubtful);
+        assert_eq!(verdict(&[Finding::warning("x"), fine()]), ExitCode::Doubtful);
+        assert_eq!(verdict(&[Finding::warning("x"), failed(ExitCode::Api), failed(ExitCode::Config)]), ExitCode::Api);
+    }
+}

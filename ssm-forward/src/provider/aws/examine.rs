@@ -1,0 +1,155 @@
+//! What can be asked to find out why sessions fail. Nothing here changes anything.
+
+use std::fmt::Debug;
+use std::time::SystemTime;
+
+use ::http::Request;
+use aws_sdk_ssm::error::ErrorMetadata;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
+use aws_smithy_types::DateTime;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::Format;
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use super::errors::invalid;
+use super::http::is_loopback;
+use super::signed::{Service, SignedApi, malformed, not_asked};
+use super::{AwsProvider, ProviderError, ProviderErrorKind, called_by, endpoint};
+use crate::StreamEndpoint;
+
+const SSM: Service = Service { id: "SSM", name: "ssm" };
+/// The document that holds an account's preferences in a region, and that of sessions that name none.
+const PREFERENCES: &str = "SSM-SessionManagerRunShell";
+
+/// What an account demands of its sessions, in one region: the preferences of Session Manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Preferences {
+    /// Minutes without data after which a session ends; `None` is AWS's default of 20.
+    pub idle_minutes: Option<u32>,
+    /// Minutes after which a session ends in any case; `None`: it does not.
+    pub max_minutes: Option<u32>,
+    /// The KMS key that encrypts sessions beyond TLS.
+    pub kms_key: Option<String>,
+    /// The user that shells run as; `None` is the agent's `ssm-user`. Empty: the one that the caller's tag names.
+    pub run_as: Option<String>,
+    /// Whether what shells print is kept in S3 or CloudWatch.
+    pub logged: bool,
+}
+
+impl AwsProvider {
+    /// When the credentials that were last used end; `None` if they do not, or if that is not known.
+    pub async fn credentials_end(&self) -> Option<SystemTime> {
+        self.credentials.end().await
+    }
+
+    /// What to do when the credentials are no good: half a sentence, often with a command.
+    pub fn credentials_remedy(&self) -> String {
+        self.credentials.remedy()
+    }
+
+    /// What SSM's clock shows. Needs no credentials.
+    ///
+    /// # Errors
+    /// SSM cannot be reached, or does not say the time.
+    pub async fn api_time(&self) -> Result<SystemTime, ProviderError> {
+        const NAME: &str = "its time";
+        let request = Request::get("/").body(SdkBody::empty()).map_err(|error| not_asked(NAME, &error))?;
+        let request = HttpRequest::try_from(request).map_err(|error| not_asked(NAME, &error))?;
+        let http = self.apis.http.clone();
+        let api = SignedApi::at(SSM, self.endpoint.clone(), self.settings.region.clone(), http);
+        api.invoke(NAME, request, String::new(), date).await
+    }
+
+    /// The URL of the data channels, as far as it is known before a session is started; `given` replaces it. `None`: with an
+    /// SSM API on this machine, only its answers tell.
+    ///
+    /// # Errors
+    /// No endpoint is known in the region, or that of the configuration is none.
+    pub async fn channel_url(&self, given: Option<&StreamEndpoint>) -> Result<Option<Url>, ProviderError> {
+        let configured = self.stream_endpoint()?;
+        if let Some(endpoint) = given.or(configured.as_ref()) {
+            return Ok(Some(endpoint.as_url().clone()));
+        }
+        if is_loopback(&self.endpoint) {
+            return Ok(None);
+        }
+        let url = endpoint::of_channel(&self.settings).await?;
+        Url::parse(&url).map(Some).map_err(|error| invalid(error.to_string()))
+    }
+
+    /// The account's preferences of Session Manager.
+    ///
+    /// # Errors
+    /// They may not be read (`ssm:GetDocument`), or make no sense.
+    pub async fn preferences(&self) -> Result<Preferences, ProviderError> {
+        const CALL: &str = "GetDocument";
+        let call = |credentials| {
+            let call = self.client.get_document().name(PREFERENCES).customize();
+            async { call.config_override(called_by(credentials)).send().await.map_err(|e| self.error(CALL, &e)) }
+        };
+        let answer = match self.renewing(call).await {
+            Ok(answer) => answer,
+            // An account that never set any has no such document.
+            Err(error) if error.message.contains("InvalidDocument") => return Ok(Preferences::default()),
+            Err(error) => return Err(error),
+        };
+        let content = answer.content.ok_or_else(|| self.missing(CALL, "Content"))?;
+        Preferences::parse(&content).ok_or_else(|| ProviderError {
+            kind: ProviderErrorKind::Service,
+            message: format!("the document {PREFERENCES} is not the JSON of a session document"),
+        })
+    }
+}
+
+/// The `Date` of an answer, whatever it answers.
+fn date(response: &HttpResponse) -> Result<SystemTime, OrchestratorError<ErrorMetadata>> {
+    let header = response.headers().get("date").ok_or_else(|| malformed("without its time"))?;
+    let date = DateTime::from_str(header, Format::HttpDate).map_err(|_| malformed("its time"))?;
+    SystemTime::try_from(date).map_err(|_| malformed("its time"))
+}
+
+impl Preferences {
+    fn parse(content: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Document {
+            #[serde(default)]
+            inputs: Value,
+        }
+        let Document { inputs } = serde_json::from_str(content).ok()?;
+        let text = |key: &str| inputs.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let minutes = |key: &str| text(key).and_then(|text| text.parse().ok());
+        let runs_as = inputs.get("runAsEnabled").and_then(Value::as_bool) == Some(true);
+        Some(Self {
+            idle_minutes: minutes("idleSessionTimeout"),
+            max_minutes: minutes("maxSessionDuration"),
+            kms_key: text("kmsKeyId").map(str::to_owned),
+            run_as: runs_as.then(|| text("runAsDefaultUser").unwrap_or_default().to_owned()),
+            logged: text("s3BucketName").or_else(|| text("cloudWatchLogGroupName")).is_some(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preferences_are_read_from_their_document() {
+        let content = r#"{"schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": {
+            "s3BucketName": "", "cloudWatchLogGroupName": "sessions", "kmsKeyId": "alias/x", "runAsEnabled": true,
+            "runAsDefaultUser": "", "idleSessionTimeout": "5", "maxSessionDuration": ""}}"#;
+        let wanted = Preferences {
+            idle_minutes: Some(5),
+            max_minutes: None,
+            kms_key: Some("alias/x".into()),
+            run_as: Some(String::new()),
+            logged: true,
+        };
+        assert_eq!(Preferences::parse(content), Some(wanted));
+        assert_eq!(Preferences::parse("{}"), Some(Preferences::default()));
+        assert_eq!(Preferences::parse("schemaVersion: 1"), None);
+    }
+}

@@ -1,0 +1,196 @@
+"""Nodes by name where it is not clear which one is meant: the prompt in a real terminal, errors, replacement of instances."""
+
+import contextlib
+import os
+import socket
+import threading
+
+from harness import Manager, Tool, binary, clean_environment, contains, equal, wait_until
+from terminal import CTRL_C, ENTER, Terminal
+
+NEEDS = ["boto3"]
+
+FIRST, SECOND, AWAY = "i-0aa", "i-0bb", "i-0cc"
+NODES = ["--node", f"{FIRST},Name=web,Env=test", "--node", f"{SECOND},Name=web,Env=prod", "--node", f"{AWAY},Name=away,offline"]
+
+
+def checks(suite):
+    with Manager(*NODES) as manager:
+        suite.check("a person picks one of several nodes, by typing a part of its id", picked, manager)
+        suite.check("a person picks none", none_picked, manager)
+        suite.check("without a terminal, several nodes are an error that lists them", ambiguous, manager)
+        suite.check("--any takes one, always the same", any_node, manager)
+        suite.check("several tags have to match all", tags, manager)
+        suite.check("a node that is offline is told, with the time", offline, manager)
+        suite.check("a node that does not exist is told, with region and profile", absent, manager)
+    suite.check("a throttled look-up names the call", refused, "throttled", ["ThrottlingException", "later"])
+    suite.check("a denied look-up names the call and the permission", refused, "forbidden", ["ssm:DescribeInstanceInformation"])
+    suite.check("--any survives the replacement of its instance", replaced)
+
+
+def picked(manager):
+    with Terminal([binary(), "exec", "web", "--", "echo done"], env=clean_environment(manager.variables), columns=120) as terminal:
+        terminal.expect("web names 2 managed nodes")
+        # id, name, address, agent and connection of each
+        terminal.expect(rf"{FIRST} \(web, 127\.0\.0\.1\), agent [0-9.]+, online")
+        terminal.expect(SECOND)
+        terminal.type("0bb")
+        terminal.expect("0bb")
+        terminal.type(ENTER)
+        terminal.expect("done")
+        equal(terminal.ended(), 0)
+    equal(last_target(manager), SECOND)
+
+
+def none_picked(manager):
+    with Terminal([binary(), "shell", "web"], env=clean_environment(manager.variables), columns=120) as terminal:
+        terminal.expect("web names 2 managed nodes")
+        terminal.type(CTRL_C)
+        equal(terminal.ended(), 130)
+
+
+def ambiguous(manager):
+    ended = tool(manager, "exec", "web", "--", "true")
+    equal(ended.code, 2)
+    equal(len(ended.stderr.splitlines()), 1)
+    contains(ended.stderr, FIRST, SECOND, "web", "127.0.0.1", "agent 3.", "online", "--any")
+
+
+def any_node(manager):
+    for _ in range(2):
+        tool(manager, "exec", "web", "--any", "--", "true").ok()
+        equal(last_target(manager), FIRST)
+
+
+def tags(manager):
+    tool(manager, "exec", "tag:Name=web,Env=prod", "--", "true").ok()
+    equal(last_target(manager), SECOND)
+    equal(tool(manager, "exec", "tag:Name=web,Env=none", "--", "true").code, 5)
+
+
+def offline(manager):
+    ended = tool(manager, "exec", "away", "--", "true")
+    equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
+    contains(ended.stderr, AWAY, "offline since 20", manager.variables["AWS_REGION"])
+
+
+def absent(manager):
+    ended = with_profile(manager, "exec", "nobody", "--", "true")
+    equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
+    contains(ended.stderr, "nobody", "eu-west-3", "staging")
+
+
+def refused(answer, parts):
+    with Manager("--fault", f"api,operation=DescribeInstanceInformation,answer={answer}") as manager:
+        ended = with_profile(manager, "exec", "web", "--", "true")
+    equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
+    contains(ended.stderr, "DescribeInstanceInformation", *parts)
+
+
+def replaced():
+    """The API's address stays; behind it is first one node of the name, then another."""
+    options = ["--insecure-credentials", "fixed"]
+    with Relay() as relay, Manager(*options, "--node", f"{SECOND},Name=worker") as second:
+        with Manager(*options, "--node", f"{FIRST},Name=worker") as first:
+            relay.to(first)
+            variables = {**first.variables, "AWS_ENDPOINT_URL": relay.url}
+            server = Greeter()
+            tunnel = Tool("forward", "worker", "--any", "-L", f"0:127.0.0.1:{server.port}", "-o", "json", env=variables)
+            port = tunnel.event("ready")["port"]
+            equal(greeting(port), b"hello")
+            relay.to(second)
+        with tunnel:
+            tunnel.event("session_lost")
+            wait_until("a connection through the new instance", lambda: greeting(port) == b"hello")
+            equal(last_target(second), SECOND)
+            tunnel.stop().ok()
+
+
+def tool(manager, *arguments):
+    return Tool(*arguments, env=manager.variables).finish()
+
+
+def with_profile(manager, *arguments):
+    """The same, with region and credentials of a profile."""
+    path = os.path.join(os.environ["TESTS_HOME"], "targets-config")
+    variables = manager.variables
+    with open(path, "w") as file:
+        file.write("[profile staging]\nregion = eu-west-3\n")
+        file.write(f"aws_access_key_id = {variables['AWS_ACCESS_KEY_ID']}\n")
+        file.write(f"aws_secret_access_key = {variables['AWS_SECRET_ACCESS_KEY']}\n")
+    env = {"AWS_CONFIG_FILE": path, "AWS_ENDPOINT_URL": variables["AWS_ENDPOINT_URL"]}
+    command, *rest = arguments
+    return Tool(command, "--profile", "staging", *rest, env=env).finish()
+
+
+def last_target(manager):
+    """Where the newest session went."""
+    import boto3
+
+    variables = manager.variables
+    ssm = boto3.client(
+        "ssm", region_name=variables["AWS_REGION"], endpoint_url=variables["AWS_ENDPOINT_URL"],
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"], aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+    )
+    found = [session for state in ["Active", "History"] for session in ssm.describe_sessions(State=state)["Sessions"]]
+    return max(found, key=lambda session: session["StartDate"])["Target"]
+
+
+def greeting(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.settimeout(5)
+        return connection.recv(5)
+
+
+class Greeter:
+    """Says hello to each connection."""
+
+    def __init__(self):
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            connection, _ = self._server.accept()
+            connection.sendall(b"hello")
+            connection.close()
+
+
+class Relay:
+    """A TCP port that leads to the manager that was named last."""
+
+    def __enter__(self):
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._target = None
+        self._open = []
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def to(self, manager):
+        self._target = int(manager.variables["AWS_ENDPOINT_URL"].rsplit(":", 1)[1])
+        # A connection that is kept for further calls leads to the other one.
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [near, far]
+                for ends in [(near, far), (far, near)]:
+                    threading.Thread(target=copy, args=ends, daemon=True).start()
+
+    def __exit__(self, *_):
+        self._server.close()
+
+
+def copy(source, sink):
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(1 << 16):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)

@@ -13,6 +13,7 @@
 //! | cipher | payloads ↔ encrypted payloads, with a data key from KMS ([`PlaintextKey`]) |
 //! | mux | one byte stream ↔ many streams ([`Mux`], smux version 1) |
 //! | session | all of it together ([`Session`]) |
+//! | [`relay`] | many connections ↔ several byte streams that come and go: the protocol of our own relay |
 //!
 //! Every type has the same four kinds of methods: getters, `handle_*` (something happened), commands, and `poll_*`
 //! (what to do next). The whole loop of a driver:
@@ -45,38 +46,55 @@
 //! # assert_eq!(drive(&mut client, request, now).len(), 2, "an acknowledgement and the answer");
 //! ```
 //!
-//! The requirements are numbered in `docs/protocol.md`. Comments cite the numbers.
+//! The requirements are numbered in `docs/protocol.md` and `docs/relay.md`. Comments cite the numbers.
 
+#[cfg(feature = "session")]
 mod channel;
+#[cfg(feature = "session")]
 mod cipher;
+#[cfg(feature = "session")]
 pub mod fuzzing;
+#[cfg(feature = "session")]
 mod handshake;
+#[cfg(feature = "session")]
 mod mux;
+pub mod relay;
+#[cfg(feature = "session")]
 mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod window;
+#[cfg(feature = "session")]
 mod wire;
 
+#[cfg(feature = "session")]
 pub use channel::{ChannelConfig, ChannelEvent, ChannelStats, DataChannel, Full, Pace, Retransmission, RttEstimator};
+#[cfg(feature = "session")]
 pub use cipher::{CipherError, PlaintextKey};
+#[cfg(feature = "session")]
 pub use handshake::{
     ActionStatus, AgentHandshake, AgentKms, ClientHandshake, DataKey, HandshakeComplete, HandshakeError,
     HandshakeRequest, HandshakeResponse, HandshakeStep, Identity, KeyRequest, KmsResult, PortProperties,
     ProcessedAction, RequestedAction, SessionType, Version,
 };
+#[cfg(feature = "session")]
 pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
+#[cfg(feature = "session")]
 pub use session::{
     AgentConfig, AgentQuirks, ClientConfig, OpenError, Output, Session, SessionEvent, SessionMode, SessionStats,
     TerminalSize,
 };
+#[cfg(feature = "session")]
 pub use wire::{
     Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, HeaderForm, MAX_PAYLOAD, MessageBuf, MessageType,
     OpenDataChannel, Padding, PayloadDigest, PayloadType, PortFlag, UnknownType, publication,
 };
 
+#[cfg(feature = "session")]
 use std::time::{Duration, Instant};
 
 /// The end of a session.
+#[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The end that requested the session. It sends `input_stream_data`.
@@ -85,6 +103,7 @@ pub enum Side {
     Agent,
 }
 
+#[cfg(feature = "session")]
 impl Side {
     pub(crate) fn other(self) -> Self {
         match self {
@@ -95,6 +114,7 @@ impl Side {
 }
 
 /// Relates the monotonic clock of the `now` arguments to the wall clock that messages carry (CreatedDate).
+#[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// A time of the monotonic clock.
@@ -103,6 +123,7 @@ pub struct Clock {
     pub unix: Duration,
 }
 
+#[cfg(feature = "session")]
 impl Clock {
     /// Milliseconds since the Unix epoch at `now`; at least 1, because 0 is invalid on the wire.
     pub fn unix_millis(&self, now: Instant) -> u64 {
@@ -112,6 +133,7 @@ impl Clock {
 }
 
 /// The next time at which `handle_timeout` has something to do, and the reason.
+#[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout {
     /// The time.
@@ -121,6 +143,7 @@ pub struct Timeout {
 }
 
 /// The reason for a [`Timeout`].
+#[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TimeoutReason {
@@ -144,6 +167,7 @@ pub enum TimeoutReason {
     Inherited,
 }
 
+#[cfg(feature = "session")]
 impl Timeout {
     /// Returns the earlier of two optional timeouts.
     pub(crate) fn earliest(a: Option<Self>, b: Option<Self>) -> Option<Self> {

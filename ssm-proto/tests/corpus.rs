@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ssm_proto::relay::{Destination, Link, RelaySide};
 use ssm_proto::{AgentMessage, MessageType, PayloadType, fuzzing};
 use support::bytes_of;
 
 /// Seeds by target and file name.
 type Seeds = BTreeMap<(&'static str, String), Vec<u8>>;
 
-const TARGETS: [&str; 3] = ["decode_message", "deframe", "session_input"];
+const TARGETS: [&str; 4] = ["decode_message", "deframe", "session_input", "relay_input"];
 
 #[test]
 fn no_input_of_the_corpus_breaks_a_promise() {
@@ -27,7 +28,8 @@ fn no_input_of_the_corpus_breaks_a_promise() {
             match target {
                 "decode_message" => fuzzing::decode_message(&data),
                 "deframe" => fuzzing::deframe(&data),
-                _ => fuzzing::session_input(&data, now),
+                "session_input" => fuzzing::session_input(&data, now),
+                _ => fuzzing::relay_input(&data, now),
             }
         }
     }
@@ -79,7 +81,26 @@ fn seeds() -> Seeds {
             );
         }
     }
+    seeds.extend(relays());
     seeds
+}
+
+/// What the two ends of a relay's link say to each other.
+fn relays() -> Seeds {
+    let now = Instant::now();
+    let [mut client, mut relay] = [RelaySide::Client, RelaySide::Relay].map(|side| Link::new(side, now));
+    let (to_relay, to_client) = (client.add_pipe().unwrap(), relay.add_pipe().unwrap());
+    let id = client.open(Destination::new("db.internal", 3306).unwrap()).unwrap();
+    client.write(id, vec![7; 300].into()).unwrap();
+    client.finish(id);
+    let up: Vec<_> = std::iter::from_fn(|| client.poll_transmit(now)).flat_map(|(_, bytes)| bytes).collect();
+    relay.handle_input(now, to_client, &up).unwrap();
+    relay.opened(id);
+    relay.write(id, vec![8; 300].into()).unwrap();
+    relay.finish(id);
+    let down: Vec<_> = std::iter::from_fn(|| relay.poll_transmit(now)).flat_map(|(_, bytes)| bytes).collect();
+    client.handle_input(now, to_relay, &down).unwrap();
+    [("seed-up", up), ("seed-down", down)].map(|(name, bytes)| (("relay_input", name.to_owned()), bytes)).into()
 }
 
 /// The multiplexed bytes in the messages.

@@ -7,7 +7,6 @@ mod inflight;
 mod pacer;
 mod reorder;
 mod rtt;
-mod window;
 
 pub use config::{ChannelConfig, Retransmission};
 pub use pacer::Pace;
@@ -21,6 +20,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use uuid::Uuid;
 
+use crate::window::Window;
 use crate::wire::{
     Acknowledge, AgentMessage, ChannelClosed, DecodeError, Header, MessageBuf, MessageType, PayloadType,
 };
@@ -29,7 +29,6 @@ use acks::Acks;
 use inflight::{Acked, InFlight};
 use pacer::Pacer;
 use reorder::ReorderStore;
-use window::Window;
 
 /// How often a head-only sender checks its oldest message.
 const HEAD_SCAN: Duration = Duration::from_millis(100);

@@ -1,4 +1,6 @@
-//! How many messages may be in flight: as many as the path takes without a queue (DC-17).
+//! How much may be in flight: as much as the path takes without a queue (DC-17, RELAY-9).
+//!
+//! Counted in messages for a session, in KiB for a relay's pipe.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A queue that never empties would be taken for the path in time, so that it is emptied for two rounds every ten seconds.
 /// Loss says little here, because a WebSocket loses nothing, but a time-out halves the window: once for all that was in flight.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     max: f64,
     messages: f64,
     /// Doubling each round until a queue shows for the first time.
@@ -46,7 +48,7 @@ const DRAIN: f64 = 0.75;
 const DRAIN_ROUNDS: u8 = 2;
 
 impl Window {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         let max = max as f64;
         Self {
             max,
@@ -61,12 +63,12 @@ impl Window {
     }
 
     /// Whether one more message fits beside so many.
-    pub(super) fn has_room(&self, in_flight: usize) -> bool {
+    pub(crate) fn has_room(&self, in_flight: usize) -> bool {
         (in_flight as f64) < self.messages
     }
 
     /// A message was acknowledged. `span` messages were in flight before it, the next one to be sent has the number `next`.
-    pub(super) fn handle_ack(&mut self, now: Instant, number: i64, sample: Option<Duration>, span: usize, next: i64) {
+    pub(crate) fn handle_ack(&mut self, now: Instant, number: i64, sample: Option<Duration>, span: usize, next: i64) {
         self.round.limited |= span as f64 >= self.messages * 0.75;
         if let Some(sample) = sample {
             self.base.update(now, sample);
@@ -104,7 +106,7 @@ impl Window {
 
     /// The acknowledgement of `number` did not come in time; the next message to be sent has the number `next`. Whatever held
     /// it back holds back all that is in flight, each with a time-out of its own.
-    pub(super) fn handle_late(&mut self, number: i64, next: i64) {
+    pub(crate) fn handle_late(&mut self, number: i64, next: i64) {
         if number < self.late_until {
             return;
         }

@@ -1,0 +1,258 @@
+//! One connection at one end: what waits to be sent, and what came, in order again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Buf, Bytes};
+
+use super::frame::{begin_data, finish_data};
+use super::{ConnectionId, Refusal, ResetReason};
+
+/// What may be sent before the first credit comes (RELAY-11).
+pub(super) const INITIAL_CREDIT: u64 = 64 << 10;
+/// The most that one connection's receiver keeps.
+const MAX_WINDOW: u64 = 8 << 20;
+/// What waits to be sent, at most; then its writer waits.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// One direction: towards the other end.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    chunks: VecDeque<Bytes>,
+    waiting: usize,
+    /// Where the next byte that is sent stands.
+    offset: u64,
+    limit: u64,
+    finished: bool,
+    fin_sent: bool,
+    /// The writer was turned away and is to be told when there is room.
+    pub(super) full: bool,
+}
+
+/// What there is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Nothing,
+    Data,
+    Fin(u64),
+}
+
+impl Sending {
+    fn new() -> Self {
+        Self { limit: INITIAL_CREDIT, ..Self::default() }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting < SEND_BUFFER
+    }
+
+    pub(super) fn push(&mut self, chunk: Bytes) {
+        self.waiting += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(super) fn fin_sent(&self) -> bool {
+        self.fin_sent
+    }
+
+    pub(super) fn raise(&mut self, limit: u64) {
+        self.limit = self.limit.max(limit);
+    }
+
+    pub(super) fn next(&self) -> Next {
+        match self.waiting {
+            0 if self.finished && !self.fin_sent => Next::Fin(self.offset),
+            0 => Next::Nothing,
+            _ if self.offset < self.limit => Next::Data,
+            _ => Next::Nothing,
+        }
+    }
+
+    pub(super) fn sent_fin(&mut self) {
+        self.fin_sent = true;
+    }
+
+    /// The next frame of data, of at most so many bytes.
+    pub(super) fn take(&mut self, id: ConnectionId, max: usize, number: u64) -> Bytes {
+        let credit = usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX);
+        let length = max.min(self.waiting).min(credit);
+        let mut frame = begin_data(id, self.offset, length);
+        let mut left = length;
+        while left > 0
+            && let Some(chunk) = self.chunks.front_mut()
+        {
+            let part = left.min(chunk.len());
+            frame.extend_from_slice(chunk.get(..part).unwrap_or_default());
+            chunk.advance(part);
+            left -= part;
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        self.waiting -= length;
+        self.offset += length as u64;
+        finish_data(frame, number)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.chunks.clear();
+        self.waiting = 0;
+    }
+}
+
+/// The other direction.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    ready: VecDeque<Bytes>,
+    /// What came before its turn, by offset.
+    early: BTreeMap<u64, Bytes>,
+    early_bytes: u64,
+    /// Where the next byte in order stands.
+    expected: u64,
+    /// What was read.
+    consumed: u64,
+    limit: u64,
+    window: u64,
+    fin: Option<u64>,
+}
+
+impl Receiving {
+    fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            expected: 0,
+            consumed: 0,
+            limit: INITIAL_CREDIT,
+            window: INITIAL_CREDIT,
+            fin: None,
+        }
+    }
+
+    /// Takes what came. Gives whether there is more to read now.
+    ///
+    /// # Errors
+    /// What the other end was not allowed to send (RELAY-12).
+    pub(super) fn push(&mut self, offset: u64, data: Bytes) -> Result<bool, &'static str> {
+        let end = offset.checked_add(data.len() as u64).ok_or("an offset beyond all bounds")?;
+        if end > self.limit {
+            return Err("data beyond the credit");
+        }
+        if self.fin.is_some_and(|fin| end > fin) {
+            return Err("data beyond the end");
+        }
+        let before = self.early.range(..=offset).next_back().map(|(from, data)| from + data.len() as u64);
+        let after = self.early.range(offset..).next().map(|(from, _)| *from);
+        if offset < self.expected || before.is_some_and(|to| to > offset) || after.is_some_and(|from| from < end) {
+            return Err("the same bytes twice");
+        }
+        if offset > self.expected {
+            self.early_bytes += data.len() as u64;
+            self.early.insert(offset, data);
+            return Ok(false);
+        }
+        self.expected = end;
+        self.ready.push_back(data);
+        while let Some(data) = self.early.remove(&self.expected) {
+            self.expected += data.len() as u64;
+            self.early_bytes -= data.len() as u64;
+            self.ready.push_back(data);
+        }
+        Ok(true)
+    }
+
+    /// The other end sends nothing beyond this offset.
+    ///
+    /// # Errors
+    /// What the other end was not allowed to send.
+    pub(super) fn end(&mut self, offset: u64) -> Result<(), &'static str> {
+        let last = self.early.last_key_value().map_or(self.expected, |(from, data)| from + data.len() as u64);
+        if self.fin.is_some() || offset < last {
+            return Err("an end before what was sent");
+        }
+        self.fin = Some(offset);
+        Ok(())
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        let chunk = self.ready.pop_front()?;
+        self.consumed += chunk.len() as u64;
+        Some(chunk)
+    }
+
+    /// Whether all was read, to the end.
+    pub(super) fn is_over(&self) -> bool {
+        self.fin == Some(self.consumed)
+    }
+
+    /// What is kept: bytes that came and were not read.
+    pub(super) fn kept(&self) -> u64 {
+        self.expected - self.consumed + self.early_bytes
+    }
+
+    /// Whether half of the credit is used up.
+    pub(super) fn wants_grant(&self) -> bool {
+        self.fin.is_none() && self.limit - self.consumed <= self.window / 2
+    }
+
+    /// A new credit. `may_grow`: there is memory for a larger one.
+    pub(super) fn grant(&mut self, may_grow: bool) -> u64 {
+        if may_grow && self.ready.is_empty() {
+            self.window = (self.window * 2).min(MAX_WINDOW);
+        }
+        self.limit = self.consumed + self.window;
+        self.limit
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sending: Sending,
+    pub(super) receiving: Receiving,
+    /// The relay knows where to connect, the client that the relay has.
+    pub(super) open: bool,
+    pub(super) refused: Option<Refusal>,
+    pub(super) reset: Option<ResetReason>,
+    /// Nobody here reads or writes any more: what was written is sent, what comes is dropped.
+    pub(super) abandoned: bool,
+    /// It is in the queue of those that have something to send.
+    pub(super) queued: bool,
+    /// A credit is to be sent.
+    pub(super) grant: Option<u64>,
+    /// Its frames that are not acknowledged.
+    pub(super) outstanding: u32,
+}
+
+impl Connection {
+    pub(super) fn new() -> Self {
+        Self {
+            sending: Sending::new(),
+            receiving: Receiving::new(),
+            open: false,
+            refused: None,
+            reset: None,
+            abandoned: false,
+            queued: false,
+            grant: None,
+            outstanding: 0,
+        }
+    }
+
+    /// Whether it is over and was so in order, or by the other end's will.
+    pub(super) fn is_over(&self) -> bool {
+        self.reset.is_some() || self.refused.is_some() || (self.sending.fin_sent() && self.receiving.is_over())
+    }
+
+    pub(super) fn has_something_to_send(&self) -> bool {
+        self.reset.is_none() && (self.grant.is_some() || self.sending.next() != Next::Nothing)
+    }
+}

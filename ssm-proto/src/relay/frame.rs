@@ -1,0 +1,300 @@
+//! What travels over a pipe: frames, each with a length that is checked before anything is kept (RELAY-4).
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::{ConnectionId, Destination, Refusal, RefusalKind, ResetReason};
+
+/// Kind, length of the body, number.
+pub(super) const HEADER: usize = 11;
+/// Bytes of a connection in one frame, at most.
+pub(super) const MAX_DATA: usize = 16 << 10;
+/// Longest body: data with its connection and offset.
+const MAX_BODY: usize = MAX_DATA + 12;
+/// Longest host name, as DNS has it.
+const MAX_HOST: usize = 255;
+/// Longest text of a refusal, in bytes.
+const MAX_TEXT: usize = 512;
+
+const OPEN: u8 = 1;
+const OPENED: u8 = 2;
+const REFUSED: u8 = 3;
+const DATA: u8 = 4;
+const FIN: u8 = 5;
+const CREDIT: u8 = 6;
+const RESET: u8 = 7;
+const ACK: u8 = 8;
+const BYE: u8 = 9;
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// The client asks for a connection.
+    Open { id: ConnectionId, to: Destination },
+    /// The relay has connected.
+    Opened { id: ConnectionId },
+    /// The relay could not connect.
+    Refused { id: ConnectionId, why: Refusal },
+    /// Bytes of a connection, from this offset on.
+    Data { id: ConnectionId, offset: u64, data: Bytes },
+    /// The sender's direction ends at this offset.
+    Fin { id: ConnectionId, offset: u64 },
+    /// The sender takes bytes up to this offset.
+    Credit { id: ConnectionId, limit: u64 },
+    /// The connection is over in both directions.
+    Reset { id: ConnectionId, reason: ResetReason },
+    /// So many bytes of numbered frames came over this pipe, the last of them so many microseconds ago.
+    Ack { position: u64, held: u32 },
+    /// The sender is done with all connections and will not come back.
+    Bye,
+}
+
+impl Frame {
+    /// The frame as it goes over a pipe.
+    pub(super) fn encode(&self, number: u64) -> Bytes {
+        let mut out = BytesMut::with_capacity(HEADER + 64);
+        out.put_bytes(0, HEADER);
+        let kind = self.put_body(&mut out);
+        finish(out, kind, number)
+    }
+
+    fn put_body(&self, out: &mut BytesMut) -> u8 {
+        match self {
+            Self::Open { id, to } => {
+                out.put_u32(id.0);
+                out.put_u16(to.port);
+                out.put_slice(to.host.as_bytes());
+                OPEN
+            }
+            Self::Opened { id } => {
+                out.put_u32(id.0);
+                OPENED
+            }
+            Self::Refused { id, why } => {
+                out.put_u32(id.0);
+                out.put_u8(why.kind as u8);
+                out.put_slice(cut(&why.text, MAX_TEXT).as_bytes());
+                REFUSED
+            }
+            Self::Data { id, offset, data } => {
+                out.put_u32(id.0);
+                out.put_u64(*offset);
+                out.put_slice(data);
+                DATA
+            }
+            Self::Fin { id, offset } => {
+                out.put_u32(id.0);
+                out.put_u64(*offset);
+                FIN
+            }
+            Self::Credit { id, limit } => {
+                out.put_u32(id.0);
+                out.put_u64(*limit);
+                CREDIT
+            }
+            Self::Reset { id, reason } => {
+                out.put_u32(id.0);
+                out.put_u8(*reason as u8);
+                RESET
+            }
+            Self::Ack { position, held } => {
+                out.put_u64(*position);
+                out.put_u32(*held);
+                ACK
+            }
+            Self::Bye => BYE,
+        }
+    }
+}
+
+/// Begins a frame of data; its bytes are to be appended, then it is to be finished.
+pub(super) fn begin_data(id: ConnectionId, offset: u64, capacity: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(HEADER + 12 + capacity);
+    out.put_bytes(0, HEADER);
+    out.put_u32(id.0);
+    out.put_u64(offset);
+    out
+}
+
+/// Finishes what [`begin_data`] began.
+pub(super) fn finish_data(out: BytesMut, number: u64) -> Bytes {
+    finish(out, DATA, number)
+}
+
+fn finish(mut out: BytesMut, kind: u8, number: u64) -> Bytes {
+    let length = u16::try_from(out.len() - HEADER).unwrap_or(u16::MAX);
+    let mut header = out.as_mut();
+    header.put_u8(kind);
+    header.put_u16(length);
+    header.put_u64(number);
+    out.freeze()
+}
+
+/// The beginning of a text, at most so many bytes.
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
+/// Why bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayFrameError {
+    /// No frame is of this kind.
+    Kind(u8),
+    /// The body has another length than the kind allows.
+    Length(u8, usize),
+    /// A field of the body has no meaning.
+    Field(u8),
+}
+
+impl std::fmt::Display for RelayFrameError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "a frame of the unknown kind {kind}"),
+            Self::Length(kind, length) => write!(f, "a frame of kind {kind} with {length} bytes"),
+            Self::Field(kind) => write!(f, "a frame of kind {kind} with a field that has no meaning"),
+        }
+    }
+}
+
+impl std::error::Error for RelayFrameError {}
+
+/// Finds the frames in a pipe's bytes, wherever they are cut.
+#[derive(Debug, Default)]
+pub(super) struct Deframer {
+    buffer: BytesMut,
+}
+
+impl Deframer {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, its number and its length on the pipe.
+    pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, u64, usize)>, RelayFrameError> {
+        let Some(mut header) = self.buffer.get(..HEADER) else { return Ok(None) };
+        let (kind, length, number) = (header.get_u8(), usize::from(header.get_u16()), header.get_u64());
+        if !(OPEN..=BYE).contains(&kind) {
+            return Err(RelayFrameError::Kind(kind));
+        }
+        if length > MAX_BODY {
+            return Err(RelayFrameError::Length(kind, length));
+        }
+        if self.buffer.len() < HEADER + length {
+            return Ok(None);
+        }
+        let whole = self.buffer.split_to(HEADER + length);
+        let frame = decode(kind, whole.get(HEADER..).unwrap_or_default())?;
+        Ok(Some((frame, number, HEADER + length)))
+    }
+}
+
+fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
+    let length = body.len();
+    let (least, most) = match kind {
+        OPEN => (7, 6 + MAX_HOST),
+        OPENED => (4, 4),
+        REFUSED => (5, 5 + MAX_TEXT),
+        DATA => (13, MAX_BODY),
+        FIN | CREDIT | ACK => (12, 12),
+        RESET => (5, 5),
+        _ => (0, 0),
+    };
+    if !(least..=most).contains(&length) {
+        return Err(RelayFrameError::Length(kind, length));
+    }
+    let wrong = RelayFrameError::Field(kind);
+    if kind == BYE {
+        return Ok(Frame::Bye);
+    }
+    if kind == ACK {
+        return Ok(Frame::Ack { position: body.get_u64(), held: body.get_u32() });
+    }
+    let id = ConnectionId(body.get_u32());
+    Ok(match kind {
+        OPEN => {
+            let port = body.get_u16();
+            let host = std::str::from_utf8(body).map_err(|_| wrong)?;
+            Frame::Open { id, to: Destination::new(host, port).ok_or(wrong)? }
+        }
+        OPENED => Frame::Opened { id },
+        REFUSED => {
+            let kind = RefusalKind::from_code(body.get_u8());
+            Frame::Refused { id, why: Refusal { kind, text: String::from_utf8_lossy(body).into_owned() } }
+        }
+        // A copy, so that what waits keeps nothing alive but itself.
+        DATA => Frame::Data { id, offset: body.get_u64(), data: Bytes::copy_from_slice(body) },
+        FIN => Frame::Fin { id, offset: body.get_u64() },
+        CREDIT => Frame::Credit { id, limit: body.get_u64() },
+        _ => Frame::Reset { id, reason: ResetReason::from_code(body.get_u8()) },
+    })
+}
+
+impl Destination {
+    /// A host, by name or address, and a port. `None` if the host is empty, longer than a name of DNS may be, or has other
+    /// characters than names and addresses have, or if the port is 0.
+    pub fn new(host: &str, port: u16) -> Option<Self> {
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'%');
+        let is_host = (1..=MAX_HOST).contains(&host.len()) && host.bytes().all(is_fit);
+        (is_host && port != 0).then(|| Self { host: host.to_owned(), port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames() -> Vec<Frame> {
+        let id = ConnectionId(7);
+        vec![
+            Frame::Open { id, to: Destination::new("db.internal", 3306).unwrap() },
+            Frame::Opened { id },
+            Frame::Refused { id, why: Refusal { kind: RefusalKind::Refused, text: "connection refused".into() } },
+            Frame::Data { id, offset: 1 << 40, data: Bytes::from_static(b"x") },
+            Frame::Fin { id, offset: 5 },
+            Frame::Credit { id, limit: u64::MAX },
+            Frame::Reset { id, reason: ResetReason::Reset },
+            Frame::Ack { position: 9, held: 3 },
+            Frame::Bye,
+        ]
+    }
+
+    #[test]
+    fn every_frame_is_read_as_it_was_written_wherever_it_is_cut() {
+        let wire: Vec<u8> = frames().iter().enumerate().flat_map(|(at, frame)| frame.encode(at as u64)).collect();
+        for piece in [1, 2, 7, 1000] {
+            let mut deframer = Deframer::default();
+            let mut read = Vec::new();
+            for bytes in wire.chunks(piece) {
+                deframer.push(bytes);
+                while let Some((frame, number, _)) = deframer.next_frame().unwrap() {
+                    assert_eq!(number, read.len() as u64);
+                    read.push(frame);
+                }
+            }
+            assert_eq!(read, frames());
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_the_body_is_there() {
+        for (header, wanted) in [
+            (vec![200, 0, 0], RelayFrameError::Kind(200)),
+            (vec![DATA, 0xff, 0xff], RelayFrameError::Length(DATA, 0xffff)),
+            (vec![OPENED, 0, 3], RelayFrameError::Length(OPENED, 3)),
+            (vec![DATA, 0, 12], RelayFrameError::Length(DATA, 12)),
+        ] {
+            let mut deframer = Deframer::default();
+            deframer.push(&header);
+            deframer.push(&[0; HEADER + 12]);
+            assert_eq!(deframer.next_frame(), Err(wanted), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_texts_are_bounded() {
+        assert!(Destination::new("", 1).is_none() && Destination::new("a", 0).is_none());
+        assert!(Destination::new("a b", 1).is_none() && Destination::new(&"a".repeat(256), 1).is_none());
+        assert!(Destination::new("fe80::1%eth0", 1).is_some());
+        assert_eq!(cut("aéé", 4), "aé");
+    }
+}

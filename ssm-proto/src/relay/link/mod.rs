@@ -1,0 +1,368 @@
+//! All connections between a client and its relay, and the pipes that carry them.
+
+mod receive;
+mod transmit;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::connection::Connection;
+use super::frame::{Frame, RelayFrameError};
+use super::numbers::Seen;
+use super::pipe::Pipe;
+use super::{ConnectionId, Destination, MAX_CONNECTIONS, MAX_PIPES, PipeId, Refusal, RelaySide, ResetReason};
+
+/// How far numbers may be ahead of the oldest one that is not acknowledged (RELAY-6).
+const SPAN: u64 = 1 << 15;
+/// Received bytes of all connections, beyond which none of them gets more credit than at first.
+const AMPLE: u64 = 64 << 20;
+
+/// What happened; see [`Link::poll_event`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkEvent {
+    /// The client asks for this connection: [`Link::opened`] or [`Link::refuse`] is the answer. For the relay only.
+    Wanted(ConnectionId, Destination),
+    /// The connection is there, or was refused, reset or ended, or has more to read: look at it.
+    Changed(ConnectionId),
+    /// The connection takes more to send.
+    Writable(ConnectionId),
+    /// The other end said goodbye: all connections are over.
+    Bye,
+}
+
+/// Why a link can't go on: the other end broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The pipe's bytes are no frames.
+    Frame(RelayFrameError),
+    /// A frame says what it may not say; here is what.
+    Lie(&'static str),
+}
+
+impl std::fmt::Display for LinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the other end broke the relay's protocol: ")?;
+        match self {
+            Self::Frame(error) => error.fmt(f),
+            Self::Lie(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+/// How a connection is; see [`Link::state`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// The relay has not answered yet.
+    Opening,
+    /// Bytes may go both ways.
+    Open,
+    /// The relay could not connect.
+    Refused(Refusal),
+    /// It is over in both directions.
+    Reset(ResetReason),
+}
+
+/// Figures of a link since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkStats {
+    /// Connections at the moment.
+    pub connections: usize,
+    /// Pipes at the moment.
+    pub pipes: usize,
+    /// Numbered frames sent, each once.
+    pub frames: u64,
+    /// Frames sent again.
+    pub repeated: u64,
+    /// Frames that came again.
+    pub duplicates: u64,
+    /// Bytes on their way over all pipes.
+    pub in_flight: u64,
+}
+
+/// A frame that is not acknowledged.
+#[derive(Debug)]
+struct Outstanding {
+    frame: Bytes,
+    id: ConnectionId,
+}
+
+/// See the module. Time is an argument; nothing here waits.
+#[derive(Debug)]
+pub struct Link {
+    side: RelaySide,
+    pipes: BTreeMap<PipeId, Pipe>,
+    next_pipe: u64,
+    connections: BTreeMap<ConnectionId, Connection>,
+    /// The client's next connection; for the relay, those that were wanted.
+    next_id: u32,
+    wanted: Seen,
+    /// Control frames that were not sent yet, in order.
+    control: VecDeque<(ConnectionId, Frame)>,
+    /// Connections that have something to send: those that were quiet go first, then all in turn.
+    fresh: VecDeque<ConnectionId>,
+    busy: VecDeque<ConnectionId>,
+    next_number: u64,
+    outstanding: BTreeMap<u64, Outstanding>,
+    /// Numbers that are to be sent again.
+    again: BTreeSet<u64>,
+    received: Seen,
+    events: VecDeque<LinkEvent>,
+    /// Since when there is no pipe.
+    alone: Option<Instant>,
+    bye: Bye,
+    frames: u64,
+    repeated: u64,
+    duplicates: u64,
+}
+
+/// Whether goodbye was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bye {
+    No,
+    ToSay,
+    Said,
+}
+
+impl Link {
+    /// A link without pipes and connections.
+    pub fn new(side: RelaySide, now: Instant) -> Self {
+        Self {
+            side,
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            connections: BTreeMap::new(),
+            next_id: 0,
+            wanted: Seen::default(),
+            control: VecDeque::new(),
+            fresh: VecDeque::new(),
+            busy: VecDeque::new(),
+            next_number: 0,
+            outstanding: BTreeMap::new(),
+            again: BTreeSet::new(),
+            received: Seen::default(),
+            events: VecDeque::new(),
+            alone: Some(now),
+            bye: Bye::No,
+            frames: 0,
+            repeated: 0,
+            duplicates: 0,
+        }
+    }
+
+    /// A pipe whose ends have greeted each other. `None`: there are too many.
+    pub fn add_pipe(&mut self) -> Option<PipeId> {
+        if self.pipes.len() >= MAX_PIPES {
+            return None;
+        }
+        let id = PipeId(self.next_pipe);
+        self.next_pipe += 1;
+        self.pipes.insert(id, Pipe::new());
+        self.alone = None;
+        Some(id)
+    }
+
+    /// A pipe is gone. What it did not deliver for sure is sent again over the others, or over the next one.
+    pub fn lose_pipe(&mut self, now: Instant, id: PipeId) {
+        let Some(pipe) = self.pipes.remove(&id) else { return };
+        let lost = pipe.flying().filter(|number| self.outstanding.contains_key(number));
+        self.again.extend(lost);
+        if self.pipes.is_empty() {
+            self.alone = Some(now);
+        }
+    }
+
+    /// Since when there has been no pipe.
+    pub fn alone_since(&self) -> Option<Instant> {
+        self.alone
+    }
+
+    /// Opens a connection. What is written at once goes out before the relay has answered. `None`: there are too many.
+    pub fn open(&mut self, to: Destination) -> Option<ConnectionId> {
+        // An id that the relay would find too far away would end the link.
+        if self.connections.len() >= MAX_CONNECTIONS || self.outstanding.len() as u64 > SPAN / 2 {
+            return None;
+        }
+        let id = ConnectionId(self.next_id);
+        self.next_id = self.next_id.checked_add(1)?;
+        self.connections.insert(id, Connection::new());
+        self.control.push_back((id, Frame::Open { id, to }));
+        Some(id)
+    }
+
+    /// The relay has connected.
+    pub fn opened(&mut self, id: ConnectionId) {
+        self.tell(id, Frame::Opened { id });
+    }
+
+    /// The relay could not connect. The connection is forgotten.
+    pub fn refuse(&mut self, id: ConnectionId, why: Refusal) {
+        self.tell(id, Frame::Refused { id, why });
+        self.connections.remove(&id);
+    }
+
+    fn tell(&mut self, id: ConnectionId, frame: Frame) {
+        if self.connections.get(&id).is_some_and(|connection| connection.reset.is_none()) {
+            self.control.push_back((id, frame));
+        }
+    }
+
+    /// How a connection is. `None`: there is none of this id.
+    pub fn state(&self, id: ConnectionId) -> Option<ConnectionState> {
+        let connection = self.connections.get(&id)?;
+        Some(match (&connection.refused, connection.reset) {
+            (Some(why), _) => ConnectionState::Refused(why.clone()),
+            (None, Some(reason)) => ConnectionState::Reset(reason),
+            (None, None) if connection.open => ConnectionState::Open,
+            (None, None) => ConnectionState::Opening,
+        })
+    }
+
+    /// Sends a chunk. Where there is no room it comes back, and [`LinkEvent::Writable`] tells when there is.
+    ///
+    /// # Errors
+    /// The chunk, if there is no room. What nobody would get is dropped.
+    pub fn write(&mut self, id: ConnectionId, chunk: Bytes) -> Result<(), Bytes> {
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        if !connection.sending.has_room() {
+            connection.sending.full = true;
+            return Err(chunk);
+        }
+        if connection.reset.is_none() && !connection.sending.is_finished() && !chunk.is_empty() {
+            connection.sending.push(chunk);
+            self.queue(id);
+        }
+        Ok(())
+    }
+
+    /// Nothing more will be written; what came before is delivered.
+    pub fn finish(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.sending.finish();
+            self.queue(id);
+        }
+    }
+
+    /// The next bytes, in order. `None`: there are none now; see [`Link::is_at_end`].
+    pub fn read(&mut self, id: ConnectionId) -> Option<Bytes> {
+        let chunk = self.connections.get_mut(&id)?.receiving.pop()?;
+        self.grant(id);
+        Some(chunk)
+    }
+
+    /// Whether the other end's direction ended and everything was read.
+    pub fn is_at_end(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|connection| connection.receiving.is_over())
+    }
+
+    /// Nobody here will use the connection any more. One that is not over is reset at the other end.
+    pub fn release(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        if !connection.is_over() {
+            self.control.push_back((id, Frame::Reset { id, reason: ResetReason::Reset }));
+        }
+    }
+
+    /// Nobody here will use the connection any more, but what was written, to its end, is still to be delivered.
+    pub fn abandon(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.sending.finish();
+            connection.abandoned = true;
+            self.queue(id);
+            self.drop_unread(id);
+            self.end_abandoned(id);
+        }
+    }
+
+    /// The other end is told that all is over and that this end will not come back.
+    pub fn say_bye(&mut self) {
+        self.connections.clear();
+        self.control.clear();
+        if self.bye == Bye::No {
+            self.bye = Bye::ToSay;
+        }
+    }
+
+    /// Whether any connection waits for pipes that could take more: then more of them would help.
+    pub fn is_held_back(&self) -> bool {
+        let has_work = !self.again.is_empty() || !self.fresh.is_empty() || !self.busy.is_empty();
+        has_work && !self.pipes.values().any(Pipe::has_room)
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> LinkStats {
+        LinkStats {
+            connections: self.connections.len(),
+            pipes: self.pipes.len(),
+            frames: self.frames,
+            repeated: self.repeated,
+            duplicates: self.duplicates,
+            in_flight: self.pipes.values().map(Pipe::in_flight).sum(),
+        }
+    }
+
+    /// When [`Link::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let acks = self.pipes.values().filter_map(Pipe::ack_due);
+        let suspects = self.pipes.values().filter_map(Pipe::suspect_at).filter(|_| self.pipes.len() > 1);
+        acks.chain(suspects).min()
+    }
+
+    /// Time has passed. A pipe that does not acknowledge what it got is not waited for: the others carry it again (RELAY-10).
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.pipes.len() < 2 {
+            return;
+        }
+        let Self { pipes, again, outstanding, .. } = self;
+        for pipe in pipes.values_mut().filter(|pipe| pipe.suspect_at().is_some_and(|at| at <= now)) {
+            again.extend(pipe.suspect().filter(|number| outstanding.contains_key(number)));
+        }
+    }
+
+    /// Has a connection take its turn if it has something to send.
+    fn queue(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if !connection.queued && connection.has_something_to_send() {
+            connection.queued = true;
+            self.fresh.push_back(id);
+        }
+    }
+
+    /// Raises a connection's credit where enough of it is used.
+    fn grant(&mut self, id: ConnectionId) {
+        if !self.connections.get(&id).is_some_and(|connection| connection.receiving.wants_grant()) {
+            return;
+        }
+        let kept: u64 = self.connections.values().map(|connection| connection.receiving.kept()).sum();
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.grant = Some(connection.receiving.grant(kept < AMPLE));
+            self.queue(id);
+        }
+    }
+
+    fn drop_unread(&mut self, id: ConnectionId) {
+        while self.read(id).is_some() {}
+    }
+
+    /// An abandoned connection ends once everything it sent has arrived.
+    fn end_abandoned(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.abandoned) else { return };
+        if connection.is_over() {
+            self.connections.remove(&id);
+        } else if connection.sending.fin_sent() && connection.outstanding == 0 {
+            self.connections.remove(&id);
+            self.control.push_back((id, Frame::Reset { id, reason: ResetReason::Abandoned }));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What comes in.
+
+use std::time::{Duration, Instant};
+
+use super::{Link, LinkError, LinkEvent, SPAN};
+use crate::relay::connection::Connection;
+use crate::relay::frame::Frame;
+use crate::relay::numbers::Inserted;
+use crate::relay::{ConnectionId, Destination, MAX_CONNECTIONS, PipeId, Refusal, RefusalKind, RelaySide, ResetReason};
+
+impl Link {
+    /// Bytes came over a pipe.
+    ///
+    /// # Errors
+    /// The other end broke the protocol: the link, with all its connections, is of no use any more.
+    pub fn handle_input(&mut self, now: Instant, id: PipeId, bytes: &[u8]) -> Result<(), LinkError> {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return Ok(()) };
+        pipe.deframer.push(bytes);
+        while let Some(pipe) = self.pipes.get_mut(&id) {
+            let Some((frame, number, length)) = pipe.deframer.next_frame().map_err(LinkError::Frame)? else { break };
+            match frame {
+                Frame::Ack { position, held } => self.handle_ack(now, id, position, held)?,
+                Frame::Bye => {
+                    self.connections.clear();
+                    self.events.push_back(LinkEvent::Bye);
+                }
+                frame => {
+                    pipe.receive(now, length);
+                    match self.received.insert(number, 2 * SPAN) {
+                        Inserted::New => self.handle_frame(frame).map_err(LinkError::Lie)?,
+                        Inserted::Known => self.duplicates += 1,
+                        Inserted::TooFar => return Err(LinkError::Lie("a number far ahead of all others")),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, now: Instant, id: PipeId, position: u64, held: u32) -> Result<(), LinkError> {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return Ok(()) };
+        let held = Duration::from_micros(held.into());
+        let numbers =
+            pipe.handle_ack(now, position, held).ok_or(LinkError::Lie("more is acknowledged than was sent"))?;
+        for number in numbers {
+            let Some(outstanding) = self.outstanding.remove(&number) else { continue };
+            self.again.remove(&number);
+            if let Some(connection) = self.connections.get_mut(&outstanding.id) {
+                connection.outstanding = connection.outstanding.saturating_sub(1);
+                self.end_abandoned(outstanding.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame that comes for the first time; frames overtake each other.
+    fn handle_frame(&mut self, frame: Frame) -> Result<(), &'static str> {
+        match frame {
+            Frame::Open { id, to } => self.handle_open(id, to),
+            Frame::Opened { id } => self.with(id, |connection| {
+                connection.open = true;
+                Ok(())
+            }),
+            Frame::Refused { id, why } => self.with(id, |connection| {
+                connection.refused = Some(why);
+                connection.sending.clear();
+                Ok(())
+            }),
+            Frame::Data { id, offset, data } => {
+                self.with(id, |connection| connection.receiving.push(offset, data).map(drop))
+            }
+            Frame::Fin { id, offset } => self.with(id, |connection| connection.receiving.end(offset)),
+            Frame::Credit { id, limit } => {
+                self.with(id, |connection| {
+                    connection.sending.raise(limit);
+                    Ok(())
+                })?;
+                self.queue(id);
+                Ok(())
+            }
+            Frame::Reset { id, reason } => self.with(id, |connection| {
+                connection.reset = Some(reason);
+                connection.sending.clear();
+                Ok(())
+            }),
+            Frame::Ack { .. } | Frame::Bye => Ok(()),
+        }
+    }
+
+    fn handle_open(&mut self, id: ConnectionId, to: Destination) -> Result<(), &'static str> {
+        if self.side != RelaySide::Relay {
+            return Err("only the client opens connections");
+        }
+        match self.wanted.insert(id.0.into(), 2 * SPAN) {
+            Inserted::New => {}
+            Inserted::Known => return Err("a connection is opened twice"),
+            Inserted::TooFar => return Err("a connection's number is far ahead of all others"),
+        }
+        if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&id) {
+            let why = Refusal { kind: RefusalKind::Limit, text: "too many connections".into() };
+            self.control.push_back((id, Frame::Refused { id, why }));
+            return Ok(());
+        }
+        let connection = self.connections.entry(id).or_insert_with(Connection::new);
+        if connection.reset == Some(ResetReason::Reset) {
+            self.connections.remove(&id);
+            return Ok(());
+        }
+        connection.open = true;
+        self.events.push_back(LinkEvent::Wanted(id, to));
+        Ok(())
+    }
+
+    /// Does something to a connection that is there, or whose opening is overtaken; frames that come after its end are of no
+    /// meaning.
+    fn with(
+        &mut self,
+        id: ConnectionId,
+        change: impl FnOnce(&mut Connection) -> Result<(), &'static str>,
+    ) -> Result<(), &'static str> {
+        if !self.connections.contains_key(&id) {
+            let is_over = match self.side {
+                RelaySide::Client if id.0 >= self.next_id => return Err("a connection that nobody opened"),
+                RelaySide::Client => true,
+                RelaySide::Relay => self.wanted.contains(id.0.into()),
+            };
+            if is_over || self.connections.len() >= 2 * MAX_CONNECTIONS {
+                return Ok(());
+            }
+            self.connections.insert(id, Connection::new());
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        change(connection)?;
+        if connection.abandoned {
+            self.drop_unread(id);
+            self.end_abandoned(id);
+        } else if self.side == RelaySide::Client || connection.open {
+            self.events.push_back(LinkEvent::Changed(id));
+        }
+        Ok(())
+    }
+}

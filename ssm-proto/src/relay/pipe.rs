@@ -1,0 +1,156 @@
+//! One pipe: what is on its way over it, and what came over it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::frame::Deframer;
+use crate::window::Window;
+
+/// An acknowledgement goes out once so many bytes came (RELAY-8), …
+const ACK_BYTES: u64 = 16 << 10;
+/// … or so long after the first of them.
+const ACK_DELAY: Duration = Duration::from_millis(20);
+/// The window counts in units of so many bytes.
+const UNIT: u64 = 1 << 10;
+/// Largest window, in units.
+const MAX_WINDOW: usize = 1 << 10;
+/// A pipe that leaves frames unacknowledged for so long, or four round trips, is not waited for (RELAY-10).
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pub(super) deframer: Deframer,
+    /// Bytes of numbered frames that were sent.
+    sent: u64,
+    acked: u64,
+    flight: VecDeque<Flying>,
+    window: Window,
+    smoothed: Option<Duration>,
+    /// It gets nothing new until it acknowledges something.
+    suspect: bool,
+    /// Bytes of numbered frames that came.
+    received: u64,
+    /// Of them, those that were acknowledged.
+    told: u64,
+    newest: Option<Instant>,
+    ack_due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flying {
+    number: u64,
+    /// The position after it.
+    end: u64,
+    at: Instant,
+}
+
+impl Pipe {
+    pub(super) fn new() -> Self {
+        Self {
+            deframer: Deframer::default(),
+            sent: 0,
+            acked: 0,
+            flight: VecDeque::new(),
+            window: Window::new(MAX_WINDOW),
+            smoothed: None,
+            suspect: false,
+            received: 0,
+            told: 0,
+            newest: None,
+            ack_due: None,
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u64 {
+        self.sent - self.acked
+    }
+
+    /// Whether one more frame may be put on it.
+    pub(super) fn has_room(&self) -> bool {
+        !self.suspect && self.window.has_room(units(self.in_flight()))
+    }
+
+    /// How soon a frame that is put on it now may arrive, for comparison.
+    pub(super) fn load(&self) -> (u64, Duration) {
+        (self.in_flight(), self.smoothed.unwrap_or_default())
+    }
+
+    /// A numbered frame of this length is put on it.
+    pub(super) fn send(&mut self, now: Instant, number: u64, length: usize) {
+        self.sent += length as u64;
+        self.flight.push_back(Flying { number, end: self.sent, at: now });
+    }
+
+    /// The other end has got all up to this position; gives the numbers of the frames. `None`: it never sent so much.
+    pub(super) fn handle_ack(&mut self, now: Instant, position: u64, held: Duration) -> Option<Vec<u64>> {
+        if position > self.sent {
+            return None;
+        }
+        let before = self.in_flight();
+        let mut numbers = Vec::new();
+        let mut newest = None;
+        while let Some(first) = self.flight.front().copied().filter(|first| first.end <= position) {
+            self.flight.pop_front();
+            self.acked = first.end;
+            newest = Some(first);
+            numbers.push(first.number);
+        }
+        if let Some(newest) = newest {
+            let sample = now.saturating_duration_since(newest.at).saturating_sub(held);
+            self.smoothed = Some(self.smoothed.map_or(sample, |smoothed| (smoothed * 7 + sample) / 8));
+            self.suspect = false;
+            self.window.handle_ack(now, in_units(newest.end), Some(sample), units(before), in_units(self.sent));
+        }
+        Some(numbers)
+    }
+
+    /// Numbers of the frames that may be lost with it.
+    pub(super) fn flying(&self) -> impl Iterator<Item = u64> {
+        self.flight.iter().map(|flying| flying.number)
+    }
+
+    /// When it is to be suspected.
+    pub(super) fn suspect_at(&self) -> Option<Instant> {
+        let oldest = self.flight.front().filter(|_| !self.suspect)?;
+        Some(oldest.at + PATIENCE.max(self.smoothed.unwrap_or_default() * 4) + ACK_DELAY)
+    }
+
+    /// It is not waited for any more; gives the numbers of the frames that it may have lost.
+    pub(super) fn suspect(&mut self) -> impl Iterator<Item = u64> {
+        self.suspect = true;
+        if let Some(oldest) = self.flight.front() {
+            self.window.handle_late(in_units(oldest.end), in_units(self.sent));
+        }
+        self.flying()
+    }
+
+    /// A numbered frame of this length came over it.
+    pub(super) fn receive(&mut self, now: Instant, length: usize) {
+        self.received += length as u64;
+        self.newest = Some(now);
+        let due = if self.received - self.told >= ACK_BYTES { now } else { now + ACK_DELAY };
+        self.ack_due = Some(self.ack_due.map_or(due, |before| before.min(due)));
+    }
+
+    pub(super) fn ack_due(&self) -> Option<Instant> {
+        self.ack_due
+    }
+
+    /// What to acknowledge, with the age of the newest.
+    pub(super) fn take_ack(&mut self, now: Instant) -> Option<(u64, u32)> {
+        self.ack_due.take()?;
+        self.told = self.received;
+        let held = now.saturating_duration_since(self.newest?).as_micros();
+        Some((self.received, u32::try_from(held).unwrap_or(u32::MAX)))
+    }
+}
+
+fn units(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX)
+}
+
+/// A position as the window counts it.
+fn in_units(position: u64) -> i64 {
+    i64::try_from(position / UNIT).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,291 @@
+//! Both ends of a pipe prove that they know the relay's secret before anything else is said (RELAY-2, RELAY-3).
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+/// The version of the protocol that this code speaks (RELAY-1).
+pub const RELAY_VERSION: u8 = 1;
+
+const RELAY_MAGIC: &[u8; 4] = b"SSMR";
+const CLIENT_MAGIC: &[u8; 4] = b"SSMC";
+/// Magic, version, three zeros, nonce.
+const GREETING: usize = 24;
+const PROOF: usize = 32;
+
+/// What a relay and its client share. Never printed; wiped when dropped.
+#[derive(Clone)]
+pub struct RelaySecret(Zeroizing<[u8; 32]>);
+
+impl RelaySecret {
+    /// 32 bytes that nobody can guess.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Reads what [`RelaySecret::to_hex`] gives.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// 64 hexadecimal digits, for the relay's standard input.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn mac(&self, who: &[u8], greeting: &[u8], answer: &[u8]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).ok()?;
+        mac.update(who);
+        mac.update(greeting);
+        mac.update(answer);
+        Some(mac)
+    }
+}
+
+impl std::fmt::Debug for RelaySecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RelaySecret([redacted])")
+    }
+}
+
+/// Why a pipe is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GreetingError {
+    /// Something else listens there.
+    NotARelay,
+    /// The other end speaks this version of the protocol, not [`RELAY_VERSION`].
+    Version(u8),
+    /// The other end does not know the secret.
+    Secret,
+}
+
+impl std::fmt::Display for GreetingError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotARelay => f.write_str("the other end is no relay"),
+            Self::Version(version) => {
+                write!(f, "the relay's protocol has version {version}, this program's {RELAY_VERSION}")
+            }
+            Self::Secret => f.write_str("the other end does not know the relay's secret"),
+        }
+    }
+}
+
+impl std::error::Error for GreetingError {}
+
+/// Which end of a pipe this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelaySide {
+    /// The end that opens connections.
+    Client,
+    /// The program on the node, which dials.
+    Relay,
+}
+
+/// The first bytes of a pipe, at either end.
+#[derive(Debug)]
+pub struct Greeting {
+    side: RelaySide,
+    secret: RelaySecret,
+    nonce: [u8; 16],
+    /// The relay's greeting, once it is known here.
+    greeting: Option<Bytes>,
+    /// The client's answer, without its proof, once it is known here.
+    answer: Option<Bytes>,
+    received: BytesMut,
+    to_send: Option<Bytes>,
+    done: bool,
+}
+
+impl Greeting {
+    /// A pipe that has just been opened. The nonce must never come twice with the same secret.
+    pub fn new(side: RelaySide, secret: RelaySecret, nonce: [u8; 16]) -> Self {
+        let mut this = Self {
+            side,
+            secret,
+            nonce,
+            greeting: None,
+            answer: None,
+            received: BytesMut::new(),
+            to_send: None,
+            done: false,
+        };
+        if side == RelaySide::Relay {
+            let greeting = this.hello(RELAY_MAGIC);
+            this.greeting = Some(greeting.clone());
+            this.to_send = Some(greeting);
+        }
+        this
+    }
+
+    fn hello(&self, magic: &[u8; 4]) -> Bytes {
+        let mut hello = BytesMut::with_capacity(GREETING);
+        hello.put_slice(magic);
+        hello.put_u8(RELAY_VERSION);
+        hello.put_bytes(0, 3);
+        hello.put_slice(&self.nonce);
+        hello.freeze()
+    }
+
+    /// What is to be sent now.
+    pub fn poll_transmit(&mut self) -> Option<Bytes> {
+        self.to_send.take()
+    }
+
+    /// Whether both ends have proved that they know the secret.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// What came after the greeting.
+    pub fn into_rest(self) -> Bytes {
+        self.received.freeze()
+    }
+
+    /// Bytes came over the pipe.
+    ///
+    /// # Errors
+    /// The pipe is not to be used.
+    pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), GreetingError> {
+        self.received.extend_from_slice(bytes);
+        if self.done {
+            return Ok(());
+        }
+        match self.side {
+            RelaySide::Client => self.as_client(),
+            RelaySide::Relay => self.as_relay(),
+        }
+    }
+
+    fn as_client(&mut self) -> Result<(), GreetingError> {
+        if self.greeting.is_none() {
+            check(&self.received, RELAY_MAGIC)?;
+            if self.received.len() < GREETING {
+                return Ok(());
+            }
+            let greeting = self.received.split_to(GREETING).freeze();
+            let answer = self.hello(CLIENT_MAGIC);
+            let mut sent = BytesMut::from(answer.as_ref());
+            if let Some(mac) = self.secret.mac(b"client", &greeting, &answer) {
+                sent.put_slice(&mac.finalize().into_bytes());
+            }
+            (self.greeting, self.answer, self.to_send) = (Some(greeting), Some(answer), Some(sent.freeze()));
+        }
+        self.verify(b"relay")
+    }
+
+    fn as_relay(&mut self) -> Result<(), GreetingError> {
+        if self.answer.is_none() {
+            check(&self.received, CLIENT_MAGIC)?;
+            if self.received.len() < GREETING {
+                return Ok(());
+            }
+            self.answer = Some(self.received.split_to(GREETING).freeze());
+        }
+        self.verify(b"client")?;
+        if let (true, Some(greeting), Some(answer)) = (self.done, &self.greeting, &self.answer) {
+            let mac = self.secret.mac(b"relay", greeting, answer);
+            self.to_send = mac.map(|mac| Bytes::copy_from_slice(&mac.finalize().into_bytes()));
+        }
+        Ok(())
+    }
+
+    /// Checks the other end's proof once it is there.
+    fn verify(&mut self, who: &[u8]) -> Result<(), GreetingError> {
+        let (Some(greeting), Some(answer)) = (&self.greeting, &self.answer) else { return Ok(()) };
+        if self.received.len() < PROOF {
+            return Ok(());
+        }
+        let proof = self.received.split_to(PROOF);
+        let mac = self.secret.mac(who, greeting, answer).ok_or(GreetingError::Secret)?;
+        mac.verify_slice(&proof).map_err(|_| GreetingError::Secret)?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+/// Whether what came so far may be a greeting.
+fn check(received: &[u8], magic: &[u8; 4]) -> Result<(), GreetingError> {
+    let length = received.len().min(magic.len());
+    if received.get(..length) != magic.get(..length) {
+        return Err(GreetingError::NotARelay);
+    }
+    match received.get(magic.len()) {
+        Some(&version) if version != RELAY_VERSION => Err(GreetingError::Version(version)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(byte: u8) -> RelaySecret {
+        RelaySecret::new([byte; 32])
+    }
+
+    /// Passes everything on, in pieces of so many bytes, until nobody has anything to say.
+    fn talk(client: &mut Greeting, relay: &mut Greeting, piece: usize) -> Result<(), GreetingError> {
+        loop {
+            let (down, up) = (relay.poll_transmit(), client.poll_transmit());
+            if down.is_none() && up.is_none() {
+                return Ok(());
+            }
+            for bytes in down.iter().flat_map(|down| down.chunks(piece)) {
+                client.handle_input(bytes)?;
+            }
+            for bytes in up.iter().flat_map(|up| up.chunks(piece)) {
+                relay.handle_input(bytes)?;
+            }
+        }
+    }
+
+    #[test]
+    fn ends_that_share_the_secret_agree_wherever_the_bytes_are_cut() {
+        for piece in [1, 5, 100] {
+            let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
+            let mut relay = Greeting::new(RelaySide::Relay, secret(1), [2; 16]);
+            talk(&mut client, &mut relay, piece).unwrap();
+            assert!(client.is_done() && relay.is_done());
+            client.handle_input(b"frames").unwrap();
+            assert_eq!(client.into_rest(), b"frames".as_slice());
+        }
+    }
+
+    #[test]
+    fn a_wrong_secret_is_refused_by_the_relay_and_a_false_relay_by_the_client() {
+        let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
+        let mut relay = Greeting::new(RelaySide::Relay, secret(2), [2; 16]);
+        assert_eq!(talk(&mut client, &mut relay, 100), Err(GreetingError::Secret));
+        assert!(!relay.is_done() && !client.is_done());
+        let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
+        client.handle_input(&Greeting::new(RelaySide::Relay, secret(2), [2; 16]).poll_transmit().unwrap()).unwrap();
+        assert_eq!(client.handle_input(&[0; 32]), Err(GreetingError::Secret));
+    }
+
+    #[test]
+    fn another_version_and_another_program_are_named() {
+        let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
+        assert_eq!(client.handle_input(b"SSMR\x02"), Err(GreetingError::Version(2)));
+        let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
+        assert_eq!(client.handle_input(b"SSH-2.0"), Err(GreetingError::NotARelay));
+        let mut relay = Greeting::new(RelaySide::Relay, secret(1), [1; 16]);
+        assert_eq!(relay.handle_input(b"GET / HTTP/1.1"), Err(GreetingError::NotARelay));
+    }
+
+    #[test]
+    fn a_secret_is_read_as_it_was_written_and_never_shown() {
+        let secret = RelaySecret::new(std::array::from_fn(|at| u8::try_from(at * 7).unwrap()));
+        assert_eq!(RelaySecret::from_hex(&secret.to_hex()).unwrap().0, secret.0);
+        assert!(RelaySecret::from_hex("00").is_none() && RelaySecret::from_hex(&"é".repeat(32)).is_none());
+        assert_eq!(format!("{secret:?}"), "RelaySecret([redacted])");
+    }
+}

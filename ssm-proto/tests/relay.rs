@@ -1,0 +1,451 @@
+//! Two ends of a relay's link in virtual time, joined by pipes that delay, are cut with what is on the way, stand still, and come
+//! back. The same seed gives the same run; the variables `SEEDS` and `SEED` choose how many, and from which on.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "in a test that is the assertion"
+)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use ssm_proto::relay::{
+    ConnectionId, ConnectionState, Destination, Link, LinkError, LinkEvent, PipeId, Refusal, RefusalKind, RelaySide,
+    ResetReason,
+};
+
+const CLIENT: usize = 0;
+const RELAY: usize = 1;
+
+/// What a program at one end does with its connection.
+#[derive(Clone, Debug)]
+struct Program {
+    /// Bytes that it sends before it ends its sending side.
+    length: u64,
+    sent: u64,
+    /// Bytes that it reads before it resets the connection; none if it never does.
+    resets_after: Option<u64>,
+    /// It never reads.
+    deaf: bool,
+    /// It abandons the connection when everything is written.
+    abandons: bool,
+    received: u64,
+    finished: bool,
+    ended: Option<End>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    Clean,
+    Reset(ResetReason),
+    Refused,
+    /// It went away itself.
+    Left,
+}
+
+/// Bytes of a connection's direction from a place on: a block that comes again and again, of a length that frames do not have.
+fn bytes(id: ConnectionId, from: usize, at: u64, length: usize) -> Vec<u8> {
+    const BLOCK: u64 = 4099;
+    let mut rng = Rng::with_seed(u64::from(id.0) * 2 + from as u64);
+    let block: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(BLOCK as usize).collect();
+    block.iter().copied().cycle().skip((at % BLOCK) as usize).take(length).collect()
+}
+
+#[derive(Debug)]
+struct Pipe {
+    ids: [PipeId; 2],
+    latency: Duration,
+    /// Bytes per second, each way.
+    rate: u64,
+    free_at: [Instant; 2],
+    stuck_until: Instant,
+}
+
+#[derive(Debug)]
+enum Event {
+    /// Bytes arrive at this end.
+    Arrive(usize, usize, Bytes),
+    Cut(usize),
+    Return,
+    Stall(usize),
+    Wake,
+}
+
+struct Run {
+    now: Instant,
+    rng: Rng,
+    links: [Link; 2],
+    pipes: BTreeMap<usize, Pipe>,
+    next_pipe: usize,
+    events: BTreeMap<(Instant, u64), Event>,
+    count: u64,
+    programs: [BTreeMap<ConnectionId, Program>; 2],
+    plan: VecDeque<[Program; 2]>,
+    refused: Vec<ConnectionId>,
+    /// The next moment at which a link is looked at without any other reason.
+    wakes: Option<Instant>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let (now, mut rng) = (Instant::now(), Rng::with_seed(seed));
+        let links = [Link::new(RelaySide::Client, now), Link::new(RelaySide::Relay, now)];
+        let pipes = rng.usize(1..=5);
+        let connections = rng.usize(1..=6);
+        let mut run = Self {
+            now,
+            rng,
+            links,
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            events: BTreeMap::new(),
+            count: 0,
+            programs: Default::default(),
+            plan: VecDeque::new(),
+            refused: Vec::new(),
+            wakes: None,
+        };
+        for _ in 0..connections {
+            let pair = [run.program(), run.program()];
+            run.plan.push_back(pair);
+        }
+        for _ in 0..pipes {
+            run.add_pipe();
+        }
+        for _ in 0..run.rng.usize(0..=6) {
+            let (at, pipe) = (run.rng.u64(0..400), run.rng.usize(0..pipes));
+            let event = if run.rng.bool() { Event::Cut(pipe) } else { Event::Stall(pipe) };
+            run.at(Duration::from_millis(at), event);
+        }
+        run
+    }
+
+    fn program(&mut self) -> Program {
+        let rng = &mut self.rng;
+        let length = if rng.u8(..) < 60 { rng.u64(0..300_000) } else { rng.u64(0..10_000) };
+        Program {
+            length,
+            sent: 0,
+            resets_after: (rng.u8(..) < 30).then(|| rng.u64(0..20_000)),
+            deaf: rng.u8(..) < 20,
+            abandons: rng.u8(..) < 25,
+            received: 0,
+            finished: false,
+            ended: None,
+        }
+    }
+
+    fn at(&mut self, after: Duration, event: Event) {
+        self.count += 1;
+        self.events.insert((self.now + after, self.count), event);
+    }
+
+    fn add_pipe(&mut self) {
+        let ids = [CLIENT, RELAY].map(|end| self.links[end].add_pipe().unwrap());
+        let pipe = Pipe {
+            ids,
+            latency: Duration::from_micros(self.rng.u64(100..40_000)),
+            rate: self.rng.u64(100_000..4_000_000),
+            free_at: [self.now; 2],
+            stuck_until: self.now,
+        };
+        self.pipes.insert(self.next_pipe, pipe);
+        self.next_pipe += 1;
+    }
+
+    /// Everything that has happened is handled, at both ends, until both are quiet.
+    fn settle(&mut self) {
+        for end in [CLIENT, RELAY] {
+            loop {
+                self.links[end].handle_timeout(self.now);
+                self.run_programs(end);
+                let mut quiet = true;
+                while let Some((id, bytes)) = self.links[end].poll_transmit(self.now) {
+                    self.carry(end, id, bytes);
+                    quiet = false;
+                }
+                while let Some(event) = self.links[end].poll_event() {
+                    self.handle(end, event);
+                    quiet = false;
+                }
+                if quiet {
+                    break;
+                }
+            }
+            let wanted = self.links[end].poll_timeout();
+            if let Some(at) = wanted.filter(|at| self.wakes.is_none_or(|wakes| wakes <= self.now || *at < wakes)) {
+                self.wakes = Some(at);
+                self.at(at.saturating_duration_since(self.now), Event::Wake);
+            }
+        }
+    }
+
+    fn carry(&mut self, from: usize, id: PipeId, bytes: Bytes) {
+        let (number, pipe) = self.pipes.iter_mut().find(|(_, pipe)| pipe.ids[from] == id).unwrap();
+        let begin = pipe.free_at[from].max(self.now).max(pipe.stuck_until);
+        pipe.free_at[from] = begin + Duration::from_secs_f64(bytes.len() as f64 / pipe.rate as f64);
+        let (number, after) = (*number, (pipe.free_at[from] + pipe.latency).saturating_duration_since(self.now));
+        // The second half of it comes later, if at all.
+        let half = self.rng.usize(0..=bytes.len());
+        self.at(after, Event::Arrive(1 - from, number, bytes.slice(..half)));
+        self.at(after, Event::Arrive(1 - from, number, bytes.slice(half..)));
+    }
+
+    fn handle(&mut self, end: usize, event: LinkEvent) {
+        if let LinkEvent::Wanted(id, to) = event {
+            assert_eq!((end, to.host.as_str()), (RELAY, "db.internal"));
+            if self.rng.u8(..) < 20 {
+                let why = Refusal { kind: RefusalKind::Refused, text: "connection refused".into() };
+                self.links[RELAY].refuse(id, why);
+                self.refused.push(id);
+            } else {
+                let program = self.plan[id.0 as usize][RELAY].clone();
+                self.programs[RELAY].insert(id, program);
+                self.links[RELAY].opened(id);
+            }
+        }
+    }
+
+    fn run_programs(&mut self, end: usize) {
+        let (link, rng) = (&mut self.links[end], &mut self.rng);
+        for (id, program) in &mut self.programs[end] {
+            if program.ended.is_none() {
+                program.ended = step(*id, end, program, link, rng);
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        for number in 0..self.plan.len() {
+            let id = self.links[CLIENT].open(Destination::new("db.internal", 3306).unwrap()).unwrap();
+            assert_eq!(id.0 as usize, number);
+            self.programs[CLIENT].insert(id, self.plan[number][CLIENT].clone());
+        }
+    }
+
+    fn run(&mut self) -> Result<(), LinkError> {
+        self.start();
+        self.settle();
+        let limit = self.now + Duration::from_secs(300);
+        while let Some(((at, _), event)) = self.events.pop_first().filter(|((at, _), _)| *at < limit) {
+            self.now = at;
+            match event {
+                Event::Arrive(end, number, bytes) => {
+                    if let Some(pipe) = self.pipes.get(&number) {
+                        self.links[end].handle_input(self.now, pipe.ids[end], &bytes)?;
+                    }
+                }
+                Event::Cut(number) => {
+                    if let Some(pipe) = self.pipes.remove(&number) {
+                        // One end may notice later than the other; here it is told once both know.
+                        [CLIENT, RELAY].into_iter().for_each(|end| self.links[end].lose_pipe(self.now, pipe.ids[end]));
+                        let after = Duration::from_millis(self.rng.u64(0..300));
+                        self.at(after, Event::Return);
+                    }
+                }
+                Event::Return => self.add_pipe(),
+                Event::Stall(number) => {
+                    let until = self.now + Duration::from_millis(self.rng.u64(0..5000));
+                    if let Some(pipe) = self.pipes.get_mut(&number) {
+                        pipe.stuck_until = until;
+                    }
+                }
+                Event::Wake => {}
+            }
+            self.settle();
+        }
+        Ok(())
+    }
+
+    fn check(&self, seed: u64) {
+        for (id, plan) in self.programs[CLIENT].keys().map(|id| (*id, &self.plan[id.0 as usize])) {
+            let client = &self.programs[CLIENT][&id];
+            if self.refused.contains(&id) {
+                assert!(matches!(client.ended, Some(End::Refused | End::Left)), "seed {seed}, {id:?}: {client:?}");
+                continue;
+            }
+            let relay = self.programs[RELAY].get(&id);
+            let leaves = |program: &Program| program.resets_after.is_some() || program.abandons;
+            let may_hang = plan.iter().any(|program| program.deaf);
+            if plan.iter().any(leaves) || may_hang {
+                continue;
+            }
+            // Two programs that only read and write: each gets every byte, and a clean end.
+            let relay = relay.unwrap();
+            assert_eq!(client.ended, Some(End::Clean), "seed {seed}, {id:?}: {client:?} {relay:?} {:?}", self.links);
+            assert_eq!(relay.ended, Some(End::Clean), "seed {seed}, {id:?}: {relay:?}");
+            assert_eq!((client.received, relay.received), (relay.length, client.length), "seed {seed}, {id:?}");
+        }
+        // A program that does not read holds its connection, and only that.
+        if !self.plan.iter().flatten().any(|program| program.deaf) {
+            let left = self.links.each_ref().map(|link| link.stats().connections);
+            assert_eq!(left, [0, 0], "seed {seed}: {:?} {:?}", self.programs, self.links);
+        }
+        // What an abandoned connection wrote is delivered all the same.
+        for (id, client) in &self.programs[CLIENT] {
+            let Some(relay) = self.programs[RELAY].get(id) else { continue };
+            let only_the_client_leaves = client.abandons && client.resets_after.is_none() && client.finished;
+            if only_the_client_leaves && !relay.deaf && relay.resets_after.is_none() && !relay.abandons {
+                assert_eq!(relay.received, client.length, "seed {seed}, {id:?}: {client:?} {relay:?}");
+            }
+        }
+    }
+}
+
+/// What a program does now. Gives how its connection ended.
+fn step(id: ConnectionId, end: usize, program: &mut Program, link: &mut Link, rng: &mut Rng) -> Option<End> {
+    match link.state(id) {
+        Some(ConnectionState::Refused(_)) => {
+            link.release(id);
+            return Some(End::Refused);
+        }
+        Some(ConnectionState::Reset(ResetReason::Reset)) => {
+            link.release(id);
+            return Some(End::Reset(ResetReason::Reset));
+        }
+        Some(_) => {}
+        None => panic!("{id:?} is forgotten: {program:?}"),
+    }
+    while program.sent < program.length {
+        let length = rng.u64(1..=40_000).min(program.length - program.sent);
+        if link.write(id, bytes(id, end, program.sent, length as usize).into()).is_err() {
+            break;
+        }
+        program.sent += length;
+    }
+    if program.sent == program.length && !program.finished {
+        program.finished = true;
+        if program.abandons && program.resets_after.is_none() {
+            link.abandon(id);
+            return Some(End::Left);
+        }
+        link.finish(id);
+    }
+    while !program.deaf
+        && let Some(chunk) = link.read(id)
+    {
+        let is_right = chunk == bytes(id, 1 - end, program.received, chunk.len());
+        assert!(is_right, "wrong bytes after {} of {id:?}", program.received);
+        program.received += chunk.len() as u64;
+    }
+    if program.resets_after.is_some_and(|after| program.received >= after) {
+        link.release(id);
+        return Some(End::Left);
+    }
+    if let Some(ConnectionState::Reset(reason)) = link.state(id)
+        && !program.deaf
+    {
+        link.release(id);
+        return Some(End::Reset(reason));
+    }
+    (program.finished && link.is_at_end(id)).then(|| {
+        // Its own end may still be on its way.
+        link.abandon(id);
+        End::Clean
+    })
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn every_byte_arrives_once_and_in_order_whatever_happens_to_the_pipes() {
+    let first = number("SEED", 0);
+    for seed in first..first + number("SEEDS", 300) {
+        let mut run = Run::new(seed);
+        run.run().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        run.check(seed);
+    }
+}
+
+/// A relay's link with one connection, and how to speak to it as a client that need not be honest.
+fn liar() -> (Link, PipeId, Instant) {
+    let now = Instant::now();
+    let mut link = Link::new(RelaySide::Relay, now);
+    let pipe = link.add_pipe().unwrap();
+    let open = frame(1, 0, &[&[0, 0, 0, 0, 0, 80], b"db".as_slice()].concat());
+    link.handle_input(now, pipe, &open).unwrap();
+    (link, pipe, now)
+}
+
+fn frame(kind: u8, number: u64, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+    [&[kind], length.as_slice(), number.to_be_bytes().as_slice(), body].concat()
+}
+
+fn data(number: u64, offset: u64, length: usize) -> Vec<u8> {
+    frame(4, number, &[[0; 4].as_slice(), offset.to_be_bytes().as_slice(), &vec![7; length]].concat())
+}
+
+#[test]
+fn lies_end_the_link_and_never_become_bytes() {
+    let fin = |number, offset: u64| frame(5, number, &[[0; 4].as_slice(), offset.to_be_bytes().as_slice()].concat());
+    let ack = |position: u64| frame(8, 0, &[position.to_be_bytes().as_slice(), &[0; 4]].concat());
+    for (lies, what) in [
+        (vec![data(1, u64::MAX - 3, 10)], "an offset beyond all bounds"),
+        (vec![data(1, 64 << 10, 1)], "data beyond the credit"),
+        (vec![data(1, 0, 10), data(2, 9, 10)], "the same bytes twice"),
+        (vec![data(1, 100, 10), data(2, 95, 10)], "the same bytes twice"),
+        (vec![data(1, 100, 10), data(2, 105, 1)], "the same bytes twice"),
+        (vec![fin(1, 10), data(2, 5, 6)], "data beyond the end"),
+        (vec![data(1, 5, 6), fin(2, 10)], "an end before what was sent"),
+        (vec![fin(1, 10), fin(2, 10)], "an end before what was sent"),
+        (vec![ack(1)], "more is acknowledged than was sent"),
+        (vec![data(1 << 40, 0, 1)], "a number far ahead of all others"),
+        (vec![frame(1, 1, &[0, 0, 0, 0, 0, 80, b'x'])], "a connection is opened twice"),
+        (vec![frame(1, 1, &[0xff, 0, 0, 0, 0, 80, b'x'])], "a connection's number is far ahead of all others"),
+        (vec![frame(1, 1, &[0, 0, 0, 1, 0, 0, b'x'])], "a frame of kind 1 with a field that has no meaning"),
+        (vec![frame(77, 1, &[])], "a frame of the unknown kind 77"),
+    ] {
+        let (mut link, pipe, now) = liar();
+        let outcome = lies.iter().try_for_each(|lie| link.handle_input(now, pipe, lie));
+        let error = outcome.expect_err(what).to_string();
+        assert!(error.ends_with(what), "{error}, not {what}");
+    }
+}
+
+#[test]
+fn a_number_that_comes_again_changes_nothing() {
+    let (mut link, pipe, now) = liar();
+    link.handle_input(now, pipe, &data(1, 0, 10)).unwrap();
+    link.handle_input(now, pipe, &data(1, 0, 10)).unwrap();
+    assert_eq!(link.read(ConnectionId(0)).map(|chunk| chunk.len()), Some(10));
+    assert_eq!((link.read(ConnectionId(0)), link.stats().duplicates), (None, 1));
+}
+
+#[test]
+fn the_client_takes_no_connections() {
+    let now = Instant::now();
+    let mut link = Link::new(RelaySide::Client, now);
+    let pipe = link.add_pipe().unwrap();
+    let open = frame(1, 0, &[0, 0, 0, 0, 0, 80, b'x']);
+    assert_eq!(link.handle_input(now, pipe, &open), Err(LinkError::Lie("only the client opens connections")));
+}
+
+#[test]
+fn a_reader_that_stops_stops_only_its_own_connection() {
+    let now = Instant::now();
+    let mut client = Link::new(RelaySide::Client, now);
+    let (stuck, other) = (open(&mut client), open(&mut client));
+    let pipe = client.add_pipe().unwrap();
+    while client.write(stuck, Bytes::from(vec![1; 10_000])).is_ok() {}
+    let mut sent = 0;
+    while let Some((_, bytes)) = client.poll_transmit(now) {
+        sent += bytes.len();
+    }
+    assert!((64_000..90_000).contains(&sent), "no more than the credit: {sent}");
+    let ack = frame(8, 0, &[(sent as u64).to_be_bytes().as_slice(), &[0; 4]].concat());
+    client.handle_input(now, pipe, &ack).unwrap();
+    client.write(other, Bytes::from_static(b"hello")).unwrap();
+    let next = client.poll_transmit(now).expect("the other one goes on").1;
+    assert!(next.ends_with(b"hello"));
+}
+
+fn open(link: &mut Link) -> ConnectionId {
+    link.open(Destination::new("db", 80).unwrap()).unwrap()
+}

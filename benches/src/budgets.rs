@@ -102,7 +102,7 @@ fn read(args: &Args) -> Result<Budgets> {
     Ok(toml::from_str(&text)?)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "far fewer than a float can count")]
+#[expect(clippy::cast_precision_loss, reason = "far below the range in which a float is exact")]
 fn exceeds(count: f64, budget: u64) -> bool {
     count > (budget as f64).mul_add(1.0 + TOLERANCE, SLACK)
 }
@@ -134,7 +134,7 @@ impl Counter {
     }
 
     /// The difference between `count` runs and twice as many, because both include the set-up.
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than a float can count")]
+    #[expect(clippy::cast_precision_loss, reason = "far below the range in which a float is exact")]
     fn per_run(&self, part: Part, size: usize, count: usize) -> Result<f64> {
         let (once, twice) = (self.total(part, size, count)?, self.total(part, size, 2 * count)?);
         Ok((twice.saturating_sub(once)) as f64 / count as f64)

@@ -118,7 +118,7 @@ impl Summary {
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
-    reason = "a place in a list, from 0 to its length"
+    reason = "an index into a list, from 0 to its length"
 )]
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = (sorted.len().saturating_sub(1) as f64 * q).round() as usize;

@@ -7,7 +7,7 @@
 //! The API and the credentials come from the environment, as in every AWS tool. `aws-ssm-forward local` prints
 //! variables for trying it without AWS.
 
-#![expect(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
+#![expect(clippy::print_stdout, reason = "an example prints for the person who runs it")]
 
 use std::error::Error;
 use std::sync::Arc;

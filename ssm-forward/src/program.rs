@@ -18,7 +18,7 @@ const fn millis(millis: u64) -> Duration {
 
 /// The result of a check of the system's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux tells"))]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has this information"))]
 enum Owner {
     /// A process holds the socket.
     Present,

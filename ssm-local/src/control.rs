@@ -3,11 +3,11 @@
 //!
 //! | request | what it does |
 //! |---|---|
-//! | `GET /faults` | tells the faults in force, as JSON |
+//! | `GET /faults` | returns the faults in force, as JSON |
 //! | `PUT /faults` | replaces them; the body is the same JSON |
 //! | `POST /faults` | adds one; the body is its text |
 //! | `DELETE /faults` | removes all |
-//! | `POST /control/EFFECT` | makes one happen once, now; the body is what stands behind the effect in its text |
+//! | `POST /control/EFFECT` | makes one happen once, now; the body is the part of the text after the effect |
 
 use std::time::SystemTime;
 

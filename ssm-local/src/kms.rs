@@ -142,7 +142,10 @@ fn split(ciphertext: &[u8]) -> Option<(Uuid, Nonce<aes_gcm::aead::consts::U12>, 
 ///
 /// # Panics
 /// If the system has no random numbers.
-#[expect(clippy::expect_used, reason = "without randomness there are no secrets; no Linux, macOS or Windows is so")]
+#[expect(
+    clippy::expect_used,
+    reason = "without random numbers there are no secrets; Linux, macOS and Windows always have them"
+)]
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("randomness of the system");

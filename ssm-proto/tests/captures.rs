@@ -1,9 +1,9 @@
 //! Recorded sessions of the official client and agent (`testdata/README.md`), replayed against each of this crate's
 //! sides.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
 
-#[expect(dead_code, reason = "each test uses its part")]
+#[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! Runs the bodies of the fuzz targets over the fuzz corpus, without a fuzzer.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! After the local end finished, the whole answer arrives, however long the path is interrupted or the reader pauses.
 //! There is no clean end if it is not known whether the answer was complete. In virtual time.
 
-#![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
 use std::time::{Duration, Instant};
 

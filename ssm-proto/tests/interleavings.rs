@@ -1,7 +1,7 @@
 //! Whatever the link does, each stream delivers its bytes exactly once and in order, and ends soon after the link works
 //! again. Memory stays within its limits.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Recorded sessions of the official client with the official agent. Our side replaces each of the two in turn.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
 
-#[expect(dead_code, reason = "each test uses its part")]
+#[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::collections::BTreeMap;

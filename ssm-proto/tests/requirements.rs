@@ -1,6 +1,6 @@
 //! Every requirement that the workspace cites is defined in `docs/protocol.md` or `docs/relay.md`, once.
 
-#![expect(clippy::unwrap_used, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

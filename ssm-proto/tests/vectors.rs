@@ -1,8 +1,8 @@
 //! Compares this crate with an independent codec, vector by vector (`testdata/README.md`).
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
 
-#[expect(dead_code, reason = "each test uses its part")]
+#[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::cmp::Ordering;

@@ -55,7 +55,7 @@ pub(crate) async fn limit(args: LimitArgs) -> Result<()> {
     let cpu = cpu() - cpu_before;
     let round_trips = round_trips(&mut sender, time).await?;
     receiver.abort();
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    #[expect(clippy::cast_precision_loss, reason = "approximate figures for people")]
     let moved = moved as f64;
     let limit =
         Limit { bytes_per_second: moved / elapsed.as_secs_f64(), cpu_per_byte: cpu.as_secs_f64() / moved, round_trips };

@@ -273,7 +273,7 @@ fn without_folders(arg: &str) -> String {
     arg.split(' ').map(of_word).collect::<Vec<_>>().join(" ")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+#[expect(clippy::cast_precision_loss, reason = "approximate figures for people")]
 fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

@@ -229,7 +229,7 @@ async fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>>
 /// By then, memory that was needed only at the start has been returned.
 const SETTLE: Duration = Duration::from_millis(300);
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+#[expect(clippy::cast_precision_loss, reason = "approximate figures for people")]
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
@@ -271,7 +271,7 @@ async fn moved(
     let (moved, elapsed) = (arrived(&bulk, place, direction) - bytes, began.elapsed());
     let cpu = running.cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
     bulk.check()?;
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    #[expect(clippy::cast_precision_loss, reason = "approximate figures for people")]
     let bytes = moved as f64;
     Ok(Moved { bytes, elapsed, cpu })
 }

@@ -121,7 +121,7 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
         hide_short_help = true
     )]
     pub(crate) hold: Duration,
-    /// Exit when a session is lost for good, instead of starting a new one.
+    /// Exit when a session is permanently lost, instead of starting a new one.
     #[arg(long, hide_short_help = true)]
     pub(crate) no_restart: bool,
     /// Configuration file of tunnels, instead of the user's and the project's.

@@ -50,7 +50,7 @@ impl Client {
         Ok(Self { sender, host: address.into() })
     }
 
-    /// Downloads `bytes` bytes of a seed; `moved` is updated meanwhile.
+    /// Downloads `bytes` bytes of a seed, and updates `moved` as they arrive.
     pub(super) async fn download(&mut self, seed: u64, bytes: u64, moved: &Arc<AtomicU64>) -> Result<Transfer> {
         let began = Instant::now();
         let download = async {
@@ -67,7 +67,7 @@ impl Client {
         unless_stalled(download, moved).await
     }
 
-    /// Uploads `bytes` bytes of a seed; `moved` is updated meanwhile.
+    /// Uploads `bytes` bytes of a seed, and updates `moved` as they are sent.
     pub(super) async fn upload(&mut self, seed: u64, bytes: u64, moved: &Arc<AtomicU64>) -> Result<Transfer> {
         let began = Instant::now();
         let body = Counted { data: Seeded::new(seed, bytes), moved: moved.clone() };

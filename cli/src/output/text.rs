@@ -251,7 +251,7 @@ fn live_line(forwards: &[Figures]) -> String {
     let connections: u64 = forwards.iter().map(|figures| figures.now.connections_open).sum();
     let round_trip = forwards.iter().map(|figures| figures.now.round_trip_us).max().unwrap_or_default();
     let resent: u64 = forwards.iter().map(|figures| figures.now.retransmissions).sum();
-    #[expect(clippy::cast_possible_truncation, reason = "figures for people; a cast saturates")]
+    #[expect(clippy::cast_possible_truncation, reason = "approximate figures for people; a cast saturates")]
     let rate = |bytes: f64| format!("{}/s", HumanBytes(bytes as u64));
     let sessions: u64 = forwards.iter().map(|figures| figures.now.sessions).sum();
     let connected: u64 = forwards.iter().map(|figures| figures.now.sessions_connected).sum();

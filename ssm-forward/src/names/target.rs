@@ -8,7 +8,7 @@ use crate::provider::{EcsSpec, ProviderError, ProviderErrorKind};
 
 /// A managed node, as a person names it on the command line.
 ///
-/// | text | means |
+/// | text | meaning |
 /// |---|---|
 /// | `i-0123456789abcdef0`, `mi-…` | this node |
 /// | `tag:Key=Value`, `tag:Key=Value,Key=Value` | a node with these tags; all must match |
@@ -16,7 +16,7 @@ use crate::provider::{EcsSpec, ProviderError, ProviderErrorKind};
 /// | `ecs:CLUSTER/SERVICE[/CONTAINER]` | a container of a running task |
 /// | `10.0.0.5` | the node with this private address |
 /// | `name:NAME` | a node with this Name tag, computer name or private DNS name |
-/// | any other text with a colon | an id of Session Manager that is passed as it is, such as `sagemaker-cluster:…` |
+/// | any other text with a colon | an id of Session Manager that is passed unchanged, such as `sagemaker-cluster:…` |
 /// | any other text | the same as `name:` |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

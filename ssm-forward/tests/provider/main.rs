@@ -6,7 +6,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a test asserts so, and talks so"
+    reason = "tests assert in this way, and print"
 )]
 
 mod config;

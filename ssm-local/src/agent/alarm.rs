@@ -31,7 +31,7 @@ mod linux {
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
             #[expect(
                 deprecated,
-                reason = "sound for a descriptor that is owned and never replaced; the new way needs unsafe code"
+                reason = "sound for a descriptor that is owned and never replaced; the replacement needs unsafe code"
             )]
             let timer = AsyncFd::new(timer)?;
             Ok(Self { timer, set_to: None })

@@ -1,6 +1,6 @@
 //! A whole local Session Manager, tested through its port.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test that is the assertion")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
 
 mod access;
 mod common;

@@ -103,7 +103,7 @@ mod tests {
 
     /// A chunk that keeps a whole buffer alive. Its reference to `buffers` is dropped when the buffer is freed.
     fn slice_of_buffer(buffers: &std::sync::Arc<()>, length: usize) -> Bytes {
-        struct Buffer(Vec<u8>, #[expect(dead_code, reason = "counted")] std::sync::Arc<()>);
+        struct Buffer(Vec<u8>, #[expect(dead_code, reason = "only its reference count is used")] std::sync::Arc<()>);
         impl AsRef<[u8]> for Buffer {
             fn as_ref(&self) -> &[u8] {
                 &self.0

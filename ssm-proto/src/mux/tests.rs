@@ -222,7 +222,7 @@ fn a_peer_that_must_send_keep_alives_and_does_not_is_given_up() {
 
 /// A message whose memory can be observed: `alive` has one reference for each that is not freed.
 fn counted(message: Vec<u8>, alive: &std::sync::Arc<()>) -> Bytes {
-    struct Counted(Vec<u8>, #[expect(dead_code, reason = "counted")] std::sync::Arc<()>);
+    struct Counted(Vec<u8>, #[expect(dead_code, reason = "only its reference count is used")] std::sync::Arc<()>);
     impl AsRef<[u8]> for Counted {
         fn as_ref(&self) -> &[u8] {
             &self.0

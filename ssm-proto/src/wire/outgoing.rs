@@ -76,7 +76,7 @@ impl From<&[u8]> for MessageBuf {
     }
 }
 
-#[expect(clippy::indexing_slicing, reason = "the caller hands over exactly the header's length")]
+#[expect(clippy::indexing_slicing, reason = "the caller passes exactly the header's length")]
 fn write_header(out: &mut [u8], header: &Header, digest: PayloadDigest, length: u32) {
     let end = header.form.header_length();
     BigEndian::write_u32(&mut out[0..4], if end == 116 { 116 } else { 112 });

@@ -79,7 +79,7 @@ const NAMES: [(&[u8], MessageType); 15] = [
 ];
 
 /// Each type's header field as both peers write it: padded with spaces (WIRE-4).
-#[expect(clippy::indexing_slicing, reason = "the compiler runs it")]
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]
 const FIELDS: [[u8; 32]; NAMES.len()] = {
     let mut fields = [[b' '; 32]; NAMES.len()];
     let mut at = 0;

@@ -40,7 +40,7 @@ const PANELS: &[(&str, &[[&str; 2]])] = &[
 ];
 
 fn bars(report: &Report) -> String {
-    let mut svg = Svg::new(WIDTH, "What a tunnel through Session Manager gives and costs, by client");
+    let mut svg = Svg::new(WIDTH, "Throughput, latency and cost of a tunnel through Session Manager, by client");
     let mut y = MARGIN;
     for (profile, rows) in PANELS {
         if !report.series.iter().any(|series| series.profile == *profile) {
@@ -63,7 +63,7 @@ fn bars(report: &Report) -> String {
         Anchor::Start,
         MARGIN,
         y + 12.0,
-        &format!("{}. Thin lines: from the least to the most of {} runs.", report.machine, report.settings.repetitions),
+        &format!("{}. Thin lines: minimum to maximum of {} runs.", report.machine, report.settings.repetitions),
     );
     svg.finish()
 }

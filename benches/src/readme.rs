@@ -65,7 +65,7 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
 
 fn section(report: &Report, plot: &str) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "\n![What a tunnel gives and costs, by client]({plot})\n");
+    let _ = writeln!(text, "\n![Throughput, latency and cost of a tunnel, by client]({plot})\n");
     let _ = writeln!(text, "Measured on {}, over loopback with the local Session Manager:\n", report.machine);
     let _ = writeln!(text, "    {}\n", report.settings.command);
     let others: Vec<&String> = report.clients.iter().skip(1).collect();

@@ -168,7 +168,7 @@ impl Pair {
         self.tell_other(side, false);
     }
 
-    /// A side reads nothing for a while, as a process that stands still. What comes waits for it.
+    /// A side reads nothing for a while, like a stopped process. Messages to it are queued.
     pub fn deafen(&mut self, side: Side, time: Duration) {
         let until = self.now + time;
         self.end(side).deaf_until = Some(until);

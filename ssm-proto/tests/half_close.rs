@@ -150,8 +150,8 @@ fn silence_that_this_end_causes_is_none_of_the_far_sides() {
     }
 }
 
-/// The agent's window is full, because it does not hear that its data arrived. It can answer the probe and send what it held
-/// back only once it reads again, at whichever moment around the end of the linger.
+/// The agent's window is full, because it does not receive the acknowledgements of its data. It can answer the probe
+/// and send the data that it held back only when it reads again, at any time around the end of the linger.
 #[test]
 fn an_agent_that_was_kept_from_sending_was_not_silent() {
     for quarters in 0..24 {

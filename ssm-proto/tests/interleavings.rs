@@ -230,8 +230,8 @@ fn run(plan: &Plan) -> Duration {
     took
 }
 
-/// An agent waits 15 s for the answer to its handshake request (HS-7). Where more than a quarter of the messages are lost, the
-/// answer can be lost each time until then. The session is over in that case, and says so.
+/// An agent waits 15 s for the answer to its handshake request (HS-7). If more than a quarter of the messages are lost,
+/// the answer can be lost every time until then. The session is then over, and reports that.
 fn check_given_up(pair: &Pair) {
     let failed = |event: &SessionEvent| matches!(event, SessionEvent::Failed(text) if text.contains("timed out"));
     assert!(pair.agent.events.iter().any(failed), "no handshake: {:?} {:?}", pair.client.events, pair.agent.events);
@@ -400,7 +400,7 @@ proptest! {
     }
 }
 
-/// A seed of which the answer is lost until the agent gives up.
+/// A seed with which the answer is lost until the agent gives up.
 #[test]
 fn a_handshake_that_the_agent_gives_up_is_told() {
     let link = Link { latency: Duration::from_millis(72), loss: 0.28, duplicate: 0.2, reorder: 0.2, ..Link::default() };

@@ -340,7 +340,7 @@ impl Session {
         self.shared.lock().cut_streams
     }
 
-    /// Completes when the session is over, and says why.
+    /// Completes when the session is over, and returns the reason.
     pub async fn closed(&self) -> CloseReason {
         self.shared.ended().await
     }

@@ -42,7 +42,7 @@ const STABLE: Duration = Duration::from_secs(5);
 /// One that moved something was of use after so long. A service that hangs up every few seconds is then asked for a new
 /// WebSocket without a wait, and no more often than once in that time.
 const USEFUL: Duration = Duration::from_secs(1);
-/// After a WebSocket that did not last but moved something, no wait is longer than before the attempt that follows: 800 ms.
+/// After a WebSocket that did not last but carried data, the delay is at most that of this attempt: 800 ms.
 const LIVELY: u32 = 4;
 
 impl Backoff {

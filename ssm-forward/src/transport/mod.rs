@@ -42,8 +42,8 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransportOptions {
-    /// How long all steps may take together: looking the name up, TCP, a proxy, TLS and the upgrade. Each has a limit of its
-    /// own, 10 s, too. Default: 20 s.
+    /// Timeout for all steps together: resolving the name, TCP, a proxy, TLS and the upgrade. Each step also has a
+    /// limit of its own, 10 s. Default: 20 s.
     pub connect_timeout: Duration,
     /// Which hosts are reached through a proxy. Default: as configured in the environment.
     pub proxies: Proxies,
@@ -87,15 +87,15 @@ pub enum TransportError {
         /// The system's error.
         cause: String,
     },
-    /// A proxy is reached, and refuses.
+    /// A proxy was reached, but refuses.
     #[error("the proxy {proxy} {cause}")]
     Proxy {
         /// Its host and port, and where it is configured. Without its login.
         proxy: String,
-        /// What it does: a predicate.
+        /// What it did: a predicate.
         cause: String,
     },
-    /// What is configured can't be used.
+    /// The configuration cannot be used.
     #[error("{0}")]
     Configuration(String),
     /// The upgrade was refused.

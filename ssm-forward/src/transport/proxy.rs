@@ -1,4 +1,4 @@
-//! Which hosts are reached through a proxy, and which one.
+//! Which hosts are reached through a proxy, and through which one.
 
 mod except;
 mod tunnel;
@@ -15,8 +15,8 @@ use except::Except;
 use super::TransportError;
 use super::route::Place;
 
-/// Which hosts are reached through a proxy, and which one. This machine and the metadata services of instances and containers
-/// (`169.254.0.0/16`, `fd00:ec2::/32`) never are.
+/// Which hosts are reached through a proxy, and through which one. This machine and the metadata services of instances
+/// and containers (`169.254.0.0/16`, `fd00:ec2::/32`) never are.
 #[derive(Clone, Debug)]
 pub struct Proxies(Arc<Rules>);
 
@@ -27,14 +27,14 @@ struct Rules {
     except: Except,
 }
 
-/// A proxy as it is written, and who named it.
+/// A proxy as it is written, and where it was configured.
 #[derive(Clone)]
 struct Configured {
     url: String,
     named_by: String,
 }
 
-/// A proxy's URL may hold a login.
+/// A proxy's URL may contain a login.
 impl fmt::Debug for Configured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.url.rfind('@').map_or(0, |at| at + 1);
@@ -43,11 +43,11 @@ impl fmt::Debug for Configured {
 }
 
 impl Proxies {
-    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, the same for the API's calls and the data channel.
-    /// A name in lower case goes before the same in upper case. The first one that is set counts; an empty one means that
-    /// there is no proxy.
+    /// The configuration in `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, the same for the API's calls and
+    /// the data channel. A name in lower case takes precedence over the same in upper case. The first one that is set
+    /// counts; an empty one means that there is no proxy.
     ///
-    /// In a CGI program `HTTP_PROXY` comes from whoever sent the request, and does not count.
+    /// In a CGI program, the sender of a request sets `HTTP_PROXY`, so it is ignored.
     pub fn from_env() -> Self {
         let is_cgi = std::env::var_os("REQUEST_METHOD").is_some();
         let http = if is_cgi { &["http_proxy"][..] } else { &["http_proxy", "HTTP_PROXY"] };
@@ -72,10 +72,10 @@ impl Proxies {
         Self(Arc::default())
     }
 
-    /// The proxy on the way to a place, if there is one.
+    /// The proxy for a destination, if there is one.
     ///
     /// # Errors
-    /// What is configured is no proxy.
+    /// The configuration is not a valid proxy.
     pub(crate) fn to(&self, place: &Place) -> Result<Option<Proxy>, TransportError> {
         let configured = if place.secure { &self.0.https } else { &self.0.http };
         match configured {
@@ -95,7 +95,7 @@ fn first(names: impl IntoIterator<Item = &'static str>) -> Option<Configured> {
     (!url.is_empty()).then(|| Configured { url, named_by: name.to_owned() })
 }
 
-/// Whether no proxy can reach it: this machine, and what is beside an instance.
+/// Whether it must not be reached through a proxy: this machine, and the metadata services of an instance.
 fn is_near(host: &str) -> bool {
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
         Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
@@ -107,7 +107,7 @@ fn is_near(host: &str) -> bool {
     }
 }
 
-/// One proxy. Displayed as its host and port, and who named it; never with its login.
+/// One proxy. It is displayed as its host and port, and where it was configured; never with its login.
 pub(crate) struct Proxy {
     kind: Kind,
     place: Place,
@@ -120,12 +120,12 @@ struct Login {
     password: String,
 }
 
-/// How a proxy is asked.
+/// The proxy's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// With CONNECT; without or with TLS.
+    /// With CONNECT, without or with TLS.
     Http,
-    /// The proxy looks the host's name up, with `socks5h` and with `socks5` alike: this machine often can't.
+    /// The proxy resolves the host's name, with `socks5h` and with `socks5` alike, because this machine often cannot.
     Socks5,
 }
 
@@ -167,12 +167,12 @@ impl Proxy {
         Ok(Self { kind, place, login, named_by: named_by.clone() })
     }
 
-    /// Where the proxy is.
+    /// The proxy's own address.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Whether an HTTP request without TLS is sent to it as it is, instead of through a tunnel.
+    /// Whether an HTTP request without TLS is sent to it directly, instead of through a tunnel.
     pub(crate) fn takes_requests(&self) -> bool {
         self.kind == Kind::Http
     }

@@ -1,5 +1,5 @@
-//! The way to a host: directly or through a proxy, and TLS where the URL wants it. The API's calls and the data channel go
-//! the same way.
+//! The path to a host: directly or through a proxy, and TLS if the URL requires it. The API's calls and the data
+//! channel use the same paths.
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::socket::Socket;
 use super::steps::Deadline;
 use super::{TransportError, tcp, tls};
 
-/// Where a connection leads.
+/// The destination of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// Without the brackets of an IPv6 address.
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// Where the URL of an HTTP request leads.
+    /// The destination of an HTTP request's URL.
     pub(crate) fn of(uri: &Uri) -> Self {
         let secure = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -47,7 +47,7 @@ pub(crate) struct Route<'a> {
 }
 
 impl Route<'_> {
-    /// A connection with `place`, ready for its bytes.
+    /// Opens a connection to `place` that is ready for data.
     ///
     /// # Errors
     /// Which hop failed, and why.
@@ -70,10 +70,10 @@ impl Route<'_> {
         self.encrypt(socket, &place.host).await.map_err(failed)
     }
 
-    /// A connection with the proxy itself.
+    /// Opens a connection to the proxy itself.
     ///
     /// # Errors
-    /// It can't be reached; the message says which proxy, and where it is configured.
+    /// It cannot be reached; the message says which proxy, and where it is configured.
     pub(crate) async fn open_proxy(&self, proxy: &Proxy) -> Result<Socket, TransportError> {
         let place = proxy.place();
         let failed = |cause| TransportError::Unreachable { host: format!("the proxy {proxy}"), cause };

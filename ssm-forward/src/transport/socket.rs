@@ -1,4 +1,4 @@
-//! A byte stream, whatever it consists of.
+//! A byte stream, encrypted or not.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// A connection, perhaps encrypted; behind a proxy that is spoken to over TLS, encrypted once more inside.
+/// A connection, possibly encrypted. Behind a proxy with TLS it can be encrypted twice.
 #[derive(Debug)]
 pub(crate) enum Socket {
     /// Without encryption.

@@ -1,22 +1,22 @@
-//! How long each step towards an open connection may take.
+//! Timeouts of the steps of opening a connection.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-/// Looking up a name.
+/// Resolving a name.
 pub(super) const RESOLVE: Duration = Duration::from_secs(10);
-/// TCP with one address of several.
+/// TCP to one address of several.
 pub(super) const ADDRESS: Duration = Duration::from_secs(10);
-/// What is said to a proxy until it has opened the tunnel.
+/// The negotiation with a proxy until the tunnel is open.
 pub(super) const PROXY: Duration = Duration::from_secs(10);
 /// The TLS handshake, with a proxy or with the destination.
 pub(super) const TLS: Duration = Duration::from_secs(10);
 /// The upgrade of HTTP to a WebSocket.
 pub(super) const UPGRADE: Duration = Duration::from_secs(10);
 
-/// The moment at which all steps together must be done.
+/// The time at which all steps together must be finished.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Instant);
 
@@ -25,7 +25,7 @@ impl Deadline {
         Self(Instant::now() + total)
     }
 
-    /// Takes one step, which may last `limit`, but not beyond the deadline.
+    /// Runs one step, for at most `limit` and not beyond the deadline.
     pub(super) async fn step<T>(self, limit: Duration, step: impl Future<Output = T>) -> Result<T, Late> {
         let began = Instant::now();
         let limit = limit.min(self.0.saturating_duration_since(began));
@@ -33,7 +33,7 @@ impl Deadline {
     }
 }
 
-/// A step was not done in time. Displayed as how long it was waited for.
+/// A step did not finish in time. Displayed as the time that it had.
 #[derive(Debug)]
 pub(super) struct Late(Duration);
 

@@ -108,7 +108,7 @@ impl StreamUrl {
         }
     }
 
-    /// Where the connection leads.
+    /// The destination of the connection.
     pub(super) fn place(&self) -> Place {
         let secure = self.is_secure();
         Place { host: self.host(), port: self.url.port().unwrap_or(if secure { 443 } else { 80 }), secure }

@@ -14,15 +14,15 @@ use super::steps::{self, Deadline};
 /// After this time without a connection, the next address of a host is tried in parallel to the previous ones (RFC
 /// 8305).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// Most addresses of one name that are tried: a name with more is no host of ours.
+/// Maximum number of addresses of one name that are tried. No legitimate name has more.
 const MAX_ADDRESSES: usize = 16;
-/// The kernel asks after so much silence whether the peer still lives.
+/// The kernel probes the peer after this much silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Tries the host's addresses in their order, each a little after the one before; the first that answers wins.
+/// Tries the host's addresses in their order, each a little after the previous one. The first that answers wins.
 ///
 /// # Errors
-/// The cause alone, for a message that names the host.
+/// Only the cause, for a message that names the host.
 pub(super) async fn connect(host: &str, port: u16, deadline: Deadline) -> Result<TcpStream, String> {
     let mut addresses = resolve(host, port, deadline).await?.into_iter().take(MAX_ADDRESSES);
     let mut attempts = FuturesUnordered::new();

@@ -47,10 +47,10 @@ pub(crate) fn read_ca_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>
     Ok(certificates)
 }
 
-/// Encrypts what goes to `host`, which must prove to be it to the system's roots or to those in `ca_bundle`.
+/// Encrypts the connection to `host`, whose certificate must be trusted by the system's roots or those in `ca_bundle`.
 ///
 /// # Errors
-/// The cause alone, for a message that names the host.
+/// Only the cause, for a message that names the host.
 pub(super) async fn connect(
     socket: Socket,
     host: &str,

@@ -67,7 +67,7 @@ pub(crate) const CASES: &[Case] = &[
     exact(&["stall,after=300ms,for=1s"]),
     exact(&["stall,after=300ms,for=1s,direction=up"]),
     exact(&["stall,after=300ms,for=1s,direction=down"]),
-    // Outages that are longer than a half-closed connection's linger.
+    // Outages longer than the linger of a half-closed connection.
     exact(&["stall,after=300ms,for=7s"]),
     exact(&["stall,after=300ms,for=7s,direction=down"]),
     exact(&["message-limit,limit=300,bear=1s"]),
@@ -102,7 +102,7 @@ pub(crate) const CASES: &[Case] = &[
     from_the_start(exact(&[ONE_AT_A_TIME])),
     from_the_start(exact(&["agent-version,version=3.1.1511.0"])),
     from_the_start(exact(&["agent-version,version=3.3.987.0"])),
-    // These agents tell no end: it takes some seconds in which the data channel is up.
+    // These agents report no end. It is detected after some seconds in which the data channel is connected.
     from_the_start(exact(&[ONE_AT_A_TIME, "bye,every=500ms,times=6", "drop,probability=0.01"])),
     from_the_start(exact(&["agent-version,version=3.1.1511.0", "bye,every=500ms", "drop,probability=0.01"])),
     exact(&["slow-dial,by=1s"]),

@@ -1,4 +1,4 @@
-//! How a cell came out.
+//! The result of a cell.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::service::Served;
 use crate::traffic::Program;
 use crate::tunnel::Tunnel;
 
-/// What a program sent before it left arrives within so long.
+/// What a program sent before it left must arrive within this time.
 const ARRIVAL: Duration = Duration::from_secs(45);
 
-/// How a cell came out.
+/// The result of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Every byte arrived, of every connection.
+    /// Every byte of every connection arrived.
     Exact,
-    /// So many connections were reset, and knew it; the others got every byte.
+    /// This many connections were reset, and noticed it; the others got every byte.
     Reset(usize),
     Fail(String),
 }
@@ -36,10 +36,10 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A program of a cell, and how its connection went.
+/// A program of a cell, and how its connection ended.
 pub(crate) type Ended = (Program, Result<(), Broken>);
 
-/// Compares what both ends of each connection saw with what the fault may do, and with what the forwarder told.
+/// Compares what both ends of each connection saw with what the fault may do, and with what the forwarder reported.
 pub(crate) async fn judge(case: &Case, tunnel: &Tunnel, ended: &[Ended]) -> Outcome {
     let mut resets = 0;
     for (program, end) in ended {
@@ -63,12 +63,12 @@ pub(crate) async fn judge(case: &Case, tunnel: &Tunnel, ended: &[Ended]) -> Outc
     }
 }
 
-/// How the service saw it; what was on its way when the program left may still arrive.
+/// The connection as the service saw it. What was in transit when the program left may still arrive.
 async fn served(tunnel: &Tunnel, program: &Program, end: &Result<(), Broken>) -> Option<Served> {
     let began = Instant::now();
     loop {
         let served = tunnel.service.served(program.script.seed);
-        // Connections that were cut off may never have got so far.
+        // Interrupted connections may never have got so far.
         if served.is_some() || end.is_err() || began.elapsed() > ARRIVAL {
             return served;
         }
@@ -119,7 +119,7 @@ fn errors(events: &[ForwardEvent]) -> Vec<String> {
     told
 }
 
-/// What is told is what happened: each connection's end and its bytes, each outage's end, each loss.
+/// The events must match what happened: each connection's end and its bytes, each outage's end, each loss.
 fn check_events(events: &[ForwardEvent], scripts: &[Script], resets: usize) -> Result<(), String> {
     let (mut opened, mut failed, mut lost, mut away) = (0, 0, 0, false);
     let mut whole = Vec::new();

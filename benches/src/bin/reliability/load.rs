@@ -1,4 +1,4 @@
-//! What connections carry: scripts whose every byte is known, checked at both ends.
+//! The traffic of connections: scripts in which every byte is known, checked at both ends.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -8,26 +8,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// What one connection does: in each round the program sends `up` bytes, then the service `down` bytes. Before the last answer
-/// the program ends its sending side, after it the service ends the connection.
+/// The script of one connection. In each round the program sends `up` bytes, then the service sends `down` bytes.
+/// Before the last answer the program ends its sending side; after it the service ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Script {
-    /// All bytes follow from it; it also names the connection.
+    /// All bytes are derived from it; it also identifies the connection.
     pub(crate) seed: u64,
     pub(crate) rounds: u32,
     pub(crate) up: u32,
     pub(crate) down: u32,
-    /// Who sends pauses after so many bytes.
+    /// The sender pauses after this many bytes.
     pub(crate) burst: u32,
-    /// The pause, in milliseconds; also between rounds.
+    /// The pause in milliseconds, also between rounds.
     pub(crate) pause: u32,
 }
 
-/// A script as it goes over the wire, first of all.
+/// The length of an encoded script, which is sent first.
 pub(crate) const HEADER: usize = 28;
 
 impl Script {
-    /// Bytes of a whole connection, each way.
+    /// Number of bytes of a whole connection, in each direction.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let rounds = u64::from(self.rounds);
         (HEADER as u64 + rounds * u64::from(self.up), rounds * u64::from(self.down))
@@ -55,10 +55,10 @@ impl Script {
     }
 }
 
-/// Why a connection did not carry its script to the end.
+/// Why a connection did not complete its script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// It was reset, and so said that it is not whole.
+    /// It was reset, and so reported that it is incomplete.
     Reset,
     /// A clean end came too early.
     CutShort(String),
@@ -69,26 +69,26 @@ pub(crate) enum Broken {
 impl Broken {
     pub(crate) fn io(error: &io::Error) -> Self {
         match error.kind() {
-            // A pipe breaks only behind a clean end: a reset is told as one.
+            // A broken pipe only follows a clean end; a reset is reported as one.
             ErrorKind::BrokenPipe => Self::CutShort("a clean end while sending".into()),
             _ => Self::Reset,
         }
     }
 }
 
-/// Called with the number of bytes that just passed.
+/// Called with the number of bytes that were just transferred.
 pub(crate) type Progress<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// When the reading end of a connection stops for a while.
+/// Pauses of the reading end of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pauses {
-    /// After each so many bytes; 0 for never.
+    /// After this many bytes each; 0 means never.
     pub(crate) every: usize,
-    /// For so long.
+    /// The duration.
     pub(crate) time: Duration,
 }
 
-/// Sends so many bytes of the pattern, with the script's pauses.
+/// Sends this many bytes of the pattern, with the script's pauses.
 pub(crate) async fn send(
     stream: &mut TcpStream,
     pattern: &mut Pattern,
@@ -111,7 +111,7 @@ pub(crate) async fn send(
     Ok(())
 }
 
-/// Reads so many bytes, which have to be those of the pattern.
+/// Reads this many bytes, which must be those of the pattern.
 pub(crate) async fn expect(
     stream: &mut TcpStream,
     pattern: &mut Pattern,
@@ -140,7 +140,7 @@ pub(crate) async fn expect(
     Ok(())
 }
 
-/// Bytes that follow from a seed, in whichever pieces they are taken.
+/// Bytes derived from a seed, in pieces of any size.
 pub(crate) struct Pattern {
     seed: u64,
     blocks: u64,
@@ -166,7 +166,7 @@ impl Pattern {
     /// The next bytes, at least one and at most `max`.
     pub(crate) fn take(&mut self, max: usize) -> &[u8] {
         if self.used == BLOCK {
-            // Seeds of neighbouring blocks and connections must not be neighbours themselves.
+            // The seeds of adjacent blocks and connections must be far apart.
             let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.blocks));
             rng.fill(&mut *self.block);
             self.blocks += 1;

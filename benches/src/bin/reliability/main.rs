@@ -1,5 +1,5 @@
-//! What the tunnel promises, put to the test over real sockets: `matrix` tries every fault with every kind of traffic, `soak`
-//! a day's worth of the service's closes under load.
+//! Tests the guarantees of the tunnel over real sockets: `matrix` tries every fault with every kind of traffic, `soak`
+//! a day's closes of the service under load.
 
 mod cases;
 mod judge;
@@ -29,7 +29,7 @@ enum Command {
     Matrix(matrix::Args),
     /// Many closes, sleeps and expired credentials under load
     Soak(soak::Args),
-    /// The process that `soak` puts to sleep: a forwarder alone
+    /// The process that `soak` stops: a forwarder alone
     #[command(hide = true)]
     Client(soak::ClientArgs),
 }

@@ -26,22 +26,22 @@ pub(crate) struct Args {
     /// Only faults whose text contains this
     #[arg(long)]
     only: Option<String>,
-    /// Cells at the same time
+    /// Number of parallel cells
     #[arg(long, default_value_t = 6)]
     parallel: usize,
-    /// Put the table into this file
+    /// Write the table into this file
     #[arg(long)]
     write: Option<PathBuf>,
 }
 
-/// A dead peer is noticed within twice this.
+/// A dead peer is detected within twice this time.
 const LIVENESS: Duration = Duration::from_secs(1);
-/// What takes longer hangs. Fifty connections one after the other take two to three minutes.
+/// After this time a cell counts as hanging. Fifty connections one after the other take two to three minutes.
 const CELL_LIMIT: Duration = Duration::from_secs(300);
-/// After a fault, a new connection works within so long.
+/// After a fault, a new connection must work within this time.
 const RECOVERY: Duration = Duration::from_secs(45);
 
-/// Runs the cells; says whether none failed.
+/// Runs the cells. Returns whether none failed.
 ///
 /// # Errors
 /// If the set-up fails.
@@ -120,7 +120,7 @@ async fn try_cell(case: &Case, load: Load, profile: Profile) -> Result<Outcome, 
     Ok(outcome)
 }
 
-/// Soon after whatever happened, a new connection works.
+/// Soon after a fault, a new connection must work.
 async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
     let began = Instant::now();
     loop {
@@ -135,7 +135,7 @@ async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
     }
 }
 
-/// Without faults, no connection stays open and no outage goes on.
+/// Without faults, no connection may stay open and no outage may continue.
 async fn settle(tunnel: &Tunnel, case: &Case) -> Result<(), SetupError> {
     // These agents connect before there is a program.
     let idle = usize::from(case.faults.contains(&ONE_AT_A_TIME));
@@ -156,7 +156,7 @@ async fn settle(tunnel: &Tunnel, case: &Case) -> Result<(), SetupError> {
     }
 }
 
-/// Whether the last outage that was told is still going on.
+/// Whether the last reported outage continues.
 fn is_away(events: &[ForwardEvent]) -> bool {
     let last = events.iter().rev().find_map(|event| match event {
         ForwardEvent::Reconnecting { .. } => Some(true),
@@ -183,7 +183,7 @@ fn render(cases: &[&Case], table: &[[Vec<Outcome>; Load::ALL.len()]]) -> String 
     text
 }
 
-/// The worst of a cell's outcomes.
+/// The worst of a cell's results.
 fn render_cell(outcomes: &[Outcome]) -> String {
     let rank = |outcome: &&Outcome| match outcome {
         Outcome::Exact => 0,

@@ -1,4 +1,4 @@
-//! The programs at the near end: what they do with the bytes of their scripts.
+//! The programs at the near end: how they process the bytes of their scripts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,22 +10,22 @@ use tokio::time::sleep;
 
 use crate::load::{Broken, Pattern, Pauses, Progress, Script, expect, send};
 
-/// How a program deals with its connection.
+/// The behaviour of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// It follows the script, and stops reading now and then.
+    /// It follows the script, and pauses reading at times.
     Whole(Pauses),
-    /// It resets the connection when it has read so many bytes of the first answer.
+    /// It resets the connection after reading this many bytes of the first answer.
     Reset { after: u32 },
-    /// It closes the connection when it has sent its first part, and waits for no answer.
+    /// It closes the connection after sending its first part, without waiting for an answer.
     Close,
 }
 
 impl Manner {
-    /// It follows the script, and reads what there is.
+    /// It follows the script, and reads everything immediately.
     pub(crate) const PROMPT: Self = Self::Whole(Pauses { every: 0, time: Duration::ZERO });
 
-    /// Whether all bytes of the script are to arrive.
+    /// Whether all bytes of the script must arrive.
     pub(crate) fn is_whole(self) -> bool {
         matches!(self, Self::Whole(_))
     }
@@ -68,7 +68,7 @@ pub(crate) async fn converse(
     }
 }
 
-/// What a slow reader does not take is not to wait in the system's buffers.
+/// Data that a slow reader does not read must not be buffered by the system.
 const SLOW_BUFFER: u32 = 64 << 10;
 
 async fn connect(to: SocketAddr, manner: Manner) -> io::Result<TcpStream> {

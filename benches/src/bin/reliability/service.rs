@@ -11,15 +11,15 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::load::{Broken, Pattern, Pauses, Script, expect, send};
 
-/// How a connection went, as the service saw it.
+/// A connection as the service saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Served {
-    /// Bytes that came behind the script, all of them right.
+    /// Number of bytes received after the script, all of them correct.
     pub(crate) received: u64,
     pub(crate) end: Result<(), Broken>,
 }
 
-/// Follows scripts, and remembers how each connection went at its end.
+/// Follows scripts, and records how each connection ended.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
@@ -49,12 +49,12 @@ impl Service {
         Ok(Self { address, kept, task })
     }
 
-    /// How the connection with this seed went, once it is over; each can be asked for once.
+    /// How the connection with this seed ended, once it is over. Each result can be taken once.
     pub(crate) fn served(&self, seed: u64) -> Option<Served> {
         self.kept.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&seed)
     }
 
-    /// Connections that are not over.
+    /// Number of connections that are not over.
     pub(crate) fn open_connections(&self) -> usize {
         self.kept.open.load(Ordering::Acquire)
     }
@@ -69,7 +69,7 @@ impl Drop for Service {
 async fn serve_and_note(mut stream: TcpStream, kept: Arc<Kept>) {
     kept.open.fetch_add(1, Ordering::AcqRel);
     let served = serve(&mut stream).await;
-    // Before the end of the connection shows at the other side.
+    // Before the other side sees the end of the connection.
     kept.open.fetch_sub(1, Ordering::AcqRel);
     if let Some((seed, served)) = served {
         kept.served.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, served);

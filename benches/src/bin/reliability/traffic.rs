@@ -16,11 +16,11 @@ pub(crate) enum Load {
     Download,
     Idle,
     Crowd,
-    /// The program ends its sending side at once; the answer comes in pieces.
+    /// The program ends its sending side immediately; the answer arrives in pieces.
     HalfClosed,
-    /// One program reads slowly all the time, one makes pauses that are longer than the linger.
+    /// One program reads slowly all the time, one pauses for longer than the linger.
     SlowReaders,
-    /// Some programs reset their connections, some leave without waiting for an answer, some do nothing of the kind.
+    /// Some programs reset their connections, some leave without waiting for an answer, some do neither.
     HangUps,
 }
 
@@ -39,7 +39,7 @@ impl Load {
         [Self::Upload, Self::Download, Self::Idle, Self::Crowd, Self::HalfClosed, Self::SlowReaders, Self::HangUps];
 
     pub(crate) fn programs(self, profile: Profile, case: &Case) -> Vec<Program> {
-        // A real agent carries some 600 kB/s.
+        // A real agent carries about 600 kB/s.
         let burst = if profile == Profile::Real { 32 << 10 } else { 192 << 10 };
         let seed = fastrand::u64(..);
         let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst, pause: 80 };

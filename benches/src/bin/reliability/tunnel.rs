@@ -121,8 +121,8 @@ pub(crate) fn request(to: SocketAddr) -> StartRequest {
 /// Shorter than some outages and pauses, which must not count as silence of the far side.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// Dead peers are noticed within `interval` and as much again, and a half-closed connection's linger is short; everything else
-/// as shipped.
+/// Dead peers are detected within twice `interval`, and a half-closed connection's linger is short; everything else has
+/// its default.
 pub(crate) fn config(interval: Duration) -> ForwardConfig {
     let mut config = ForwardConfig::default();
     // The reported outages are compared with what happened to the one session.

@@ -1,4 +1,4 @@
-//! Answers of the API have an end.
+//! Limits the length of the API's answers.
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -9,7 +9,7 @@ use http_body_util::{LengthLimitError, Limited};
 /// Longest answer, in bytes. A page of a thousand instances with all their tags has some megabytes, other answers far less.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// The answer, but a body longer than [`MAX_ANSWER`] is an error: the SDK keeps answers as a whole.
+/// The answer, but a body longer than [`MAX_ANSWER`] is an error, because the SDK keeps answers as a whole.
 pub(super) fn bounded(answer: HttpResponse) -> HttpResponse {
     answer.map(bounded_body)
 }

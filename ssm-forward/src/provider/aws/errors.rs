@@ -58,12 +58,12 @@ where
     }
 }
 
-/// There was no connection, or it broke.
+/// There was no connection, or it failed.
 fn not_reached(call: &Call<'_>, error: &(dyn Error + 'static)) -> ProviderError {
     let Call { name, endpoint, .. } = call;
     let (kind, cause) = match transport_error(error) {
         Some(error @ TransportError::Configuration(_)) => (ProviderErrorKind::Configuration, error.to_string()),
-        // The endpoint is named already.
+        // The endpoint is already in the message.
         Some(TransportError::Unreachable { host, cause }) if is_at(endpoint, host) => {
             (ProviderErrorKind::Unreachable, cause.clone())
         }
@@ -77,7 +77,7 @@ fn is_at(endpoint: &str, place: &str) -> bool {
     endpoint.parse().is_ok_and(|uri| Place::of(&uri).to_string() == place)
 }
 
-/// Something answered, but not as the API does.
+/// The answer is not in the API's form.
 fn no_answer(call: &Call<'_>, status: u16, error: &dyn Error) -> ProviderError {
     let Call { service, name, endpoint, .. } = call;
     let message = match status {

@@ -1,5 +1,5 @@
-//! The HTTP client under AWS's SDK and the signed calls: it reaches hosts as the data channel does, through the same proxies
-//! and with the same trusted roots. It follows no redirects: AWS's APIs have none.
+//! The HTTP client of the SDK and the signed calls. It reaches hosts in the same way as the data channel, through the
+//! same proxies and with the same trusted roots. It follows no redirects, because AWS's APIs have none.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -32,17 +32,18 @@ use crate::ProviderError;
 use crate::transport::tls::read_ca_bundle;
 use crate::transport::{Deadline, Place, Proxies, Proxy, Route, Socket, TransportError};
 
-/// An idle connection is not used any more after so long: a NAT may have forgotten it in silence, or the network changed.
+/// An idle connection is not used any more after this time, because a NAT may have forgotten it silently, or the
+/// network changed.
 const IDLE: Duration = Duration::from_secs(5);
 /// Longest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Most headers of an answer.
+/// Maximum number of headers of an answer.
 const MAX_HEADERS: usize = 100;
 
 /// A client for any host.
 ///
 /// # Errors
-/// The bundle can't be used.
+/// The bundle cannot be used.
 pub(super) fn client(ca_bundle: Option<&CaBundle>) -> Result<SharedHttpClient, ProviderError> {
     if let Some(CaBundle { path, named_by }) = ca_bundle {
         read_ca_bundle(path).map_err(|cause| invalid(format!("{named_by}: {cause}")))?;
@@ -85,7 +86,7 @@ impl HttpClient for Client {
 #[derive(Debug)]
 struct Connector {
     client: Client,
-    /// Until the head of the answer.
+    /// Timeout until the head of the answer.
     limit: Option<Duration>,
 }
 
@@ -124,7 +125,8 @@ impl Client {
     }
 }
 
-/// The SDK repeats calls that failed at the network. What a proxy refuses or is configured wrongly stays so.
+/// The SDK repeats calls that failed in the network. A proxy's refusal or a wrong configuration does not change by
+/// repeating.
 fn connector_error(error: impl Error + Send + Sync + 'static) -> ConnectorError {
     match transport_error(&error) {
         Some(TransportError::Proxy { .. } | TransportError::Configuration(_)) => {
@@ -134,12 +136,12 @@ fn connector_error(error: impl Error + Send + Sync + 'static) -> ConnectorError 
     }
 }
 
-/// Why a connection could not be opened, if that is at the bottom of `error`.
+/// Why a connection could not be opened, if that is the cause of `error`.
 pub(super) fn transport_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TransportError> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
-/// The proxy that takes requests to `uri` as they are: without TLS there is no need of a tunnel, and some proxies allow none.
+/// The proxy that accepts requests to `uri` directly. Without TLS no tunnel is needed, and some proxies allow none.
 fn proxy_of_requests(proxies: &Proxies, uri: &Uri) -> Result<Option<Proxy>, TransportError> {
     match uri.scheme_str() {
         Some("https") => Ok(None),
@@ -184,7 +186,7 @@ impl Service<Uri> for Dialer {
 #[derive(Debug)]
 struct Api {
     socket: Socket,
-    /// The requests go to a proxy as they are.
+    /// The requests are sent to a proxy directly.
     is_proxied: bool,
 }
 

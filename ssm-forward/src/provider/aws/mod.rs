@@ -81,7 +81,8 @@ pub struct AwsConfig {
     pub region: Option<String>,
     /// The API's endpoint, if it is not AWS's.
     pub endpoint_url: Option<String>,
-    /// A PEM file of certificate authorities to trust beside the system's, for the API and for a proxy over TLS.
+    /// A PEM file of certificate authorities to trust in addition to the system's, for the API and for a proxy over
+    /// TLS.
     pub ca_bundle: Option<PathBuf>,
     /// The caller's credentials, if they do not come from the environment or the profile.
     pub credentials: Option<AwsCredentials>,
@@ -107,11 +108,12 @@ impl fmt::Debug for AwsCredentials {
     }
 }
 
-/// Looking a name up, TCP, a proxy and TLS together.
+/// Timeout for resolving a name, TCP, a proxy and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
-/// One attempt, with its whole answer.
+/// Timeout of one attempt, with its whole answer.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// All attempts and the waits between them. Three that can't connect fit in, so that the error says what failed.
+/// Timeout of all attempts and the delays between them. It is long enough for three attempts that cannot connect, so
+/// that the error says what failed.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
 const ATTEMPTS: u32 = 3;
 
@@ -356,7 +358,7 @@ fn client(settings: &Settings, http: SharedHttpClient) -> Client {
         .region(Region::new(settings.region.clone()))
         .http_client(http)
         .timeout_config(timeouts())
-        // Counts the wait for a connection as a stalled upload, and would hide what it was waited for.
+        // It would count the wait for a connection as a stalled upload, and would hide the actual cause.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .retry_config(retries())
         .identity_cache(IdentityCache::no_cache())

@@ -1,4 +1,4 @@
-//! What `NO_PROXY` says.
+//! The hosts in `NO_PROXY`.
 
 use std::net::IpAddr;
 
@@ -23,8 +23,8 @@ enum Hosts {
 }
 
 impl Except {
-    /// Reads a list of names (`host`, `.domain`, `*.domain`), addresses and networks (`10.0.0.0/8`), each perhaps with a
-    /// port, between commas or blanks. What is none of these excludes nothing.
+    /// Parses a list of names (`host`, `.domain`, `*.domain`), addresses and networks (`10.0.0.0/8`), each optionally
+    /// with a port, separated by commas or spaces. Other entries are ignored.
     pub(super) fn new(list: &str) -> Self {
         Self(list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()).filter_map(Entry::new).collect())
     }

@@ -1,4 +1,4 @@
-//! Asking a proxy for a tunnel.
+//! Requests a tunnel from a proxy.
 
 use std::io;
 
@@ -20,7 +20,7 @@ impl Proxy {
     /// Turns `socket`, which leads to the proxy, into a connection with `place`.
     ///
     /// # Errors
-    /// The proxy refuses, is none, or does not answer.
+    /// The proxy refuses, is not a proxy, or does not answer.
     pub(in super::super) async fn tunnel(
         &self,
         socket: Socket,
@@ -114,7 +114,7 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) 
     read_head(stream).await
 }
 
-/// Reads up to the empty line, byte by byte: what follows belongs to the tunnel.
+/// Reads up to the empty line, byte by byte, because what follows belongs to the tunnel.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

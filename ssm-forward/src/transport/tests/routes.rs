@@ -1,4 +1,4 @@
-//! The ways to a host: TLS and who is trusted, proxies of each kind.
+//! Tests of the paths to a host: TLS and trusted roots, proxies of each kind.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn acceptor(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Says it through an encrypted WebSocket and wants it back.
+/// Sends the text through an encrypted WebSocket and expects its echo.
 async fn says(url: &str, options: &TransportOptions, text: &'static str) {
     let mut transport = open(url, options).await.unwrap();
     transport.start_send(Bytes::from_static(text.as_bytes())).unwrap();
@@ -30,7 +30,7 @@ async fn says(url: &str, options: &TransportOptions, text: &'static str) {
     assert_eq!(receive(&mut transport).await.unwrap(), text);
 }
 
-/// A server behind TLS; gives its port.
+/// A TLS server. Returns its port.
 async fn tls_server(acceptor: TlsAcceptor) -> u16 {
     server(move |stream| {
         let acceptor = acceptor.clone();
@@ -43,7 +43,7 @@ async fn tls_server(acceptor: TlsAcceptor) -> u16 {
     .await
 }
 
-/// A server behind TLS whose certificate only the bundle vouches for; gives its port and the bundle.
+/// A TLS server whose certificate is trusted only through the bundle. Returns its port and the bundle.
 async fn tls_echo(name: &str) -> (u16, tempfile::NamedTempFile) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
     let bundle = pem_file(&cert.pem());
@@ -56,7 +56,7 @@ fn pem_file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-/// A CA of a company, as a TLS-intercepting proxy has one, and a server with a certificate of it.
+/// A company's CA, like that of a TLS-intercepting proxy, and a server with a certificate of it.
 #[tokio::test]
 async fn who_signed_what_is_not_trusted_is_told_with_what_to_do() {
     let mut params = CertificateParams::default();
@@ -92,7 +92,7 @@ async fn the_ca_bundle_is_trusted_and_nobody_else() {
     assert!(error.to_string().contains("the CA bundle /nonexistent.pem: No such file"), "{error}");
 }
 
-/// A proxy that takes every tunnel to `target` on this machine, and tells what it was asked.
+/// A proxy that leads every tunnel to `target` on this machine, and reports the requests.
 async fn proxy_to(target: u16) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let (asked, seen) = tokio::sync::mpsc::unbounded_channel();
     let port = server(move |mut stream| {
@@ -162,7 +162,7 @@ async fn a_proxy_that_cannot_be_reached_is_named() {
     }
 }
 
-/// The certificate that is not trusted may be the proxy's own or, through it, the host's.
+/// The untrusted certificate may be the proxy's own or, through it, the host's.
 #[tokio::test]
 async fn behind_a_proxy_the_hop_that_is_not_trusted_is_named() {
     let (target, _) = tls_echo("ssm.invalid").await;
@@ -179,7 +179,7 @@ async fn behind_a_proxy_the_hop_that_is_not_trusted_is_named() {
     );
 }
 
-/// Serves connections that are open and say nothing.
+/// Serves connections that stay open and send nothing.
 async fn silent() -> u16 {
     server(|stream| async move {
         let _open = stream;
@@ -218,8 +218,8 @@ async fn the_answer_of_a_proxy_has_an_end() {
     assert!(error.contains("no end within 16 KiB"), "{error}");
 }
 
-/// A SOCKS proxy that takes every tunnel to `target` on this machine; with a login, only who brings it. Tells the host and the
-/// port that it was asked for.
+/// A SOCKS proxy that leads every tunnel to `target` on this machine. With a login, it accepts only that one. It
+/// reports the requested host and port.
 async fn socks_to(
     target: u16,
     login: Option<(&'static str, &'static str)>,
@@ -239,7 +239,7 @@ async fn socks_to(
     (port, seen)
 }
 
-/// RFC 1928 and 1929, the server's part.
+/// The server's part of RFC 1928 and 1929.
 async fn socks_handshake(
     stream: &mut TcpStream,
     login: Option<(&str, &str)>,

@@ -1,4 +1,4 @@
-//! Remembers who signed a certificate that was not trusted, to tell it.
+//! Records the issuer of a certificate that was not trusted, for the error message.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use x509_cert::der::Decode;
 
 use crate::text::{bounded, one_line};
 
-/// Verifies exactly as rustls does, and keeps the issuer of a certificate that nobody here vouches for.
+/// Verifies exactly like rustls, and keeps the issuer of an untrusted certificate.
 #[derive(Debug)]
 pub(super) struct Witness {
     verifier: Arc<WebPkiServerVerifier>,
@@ -24,7 +24,7 @@ impl Witness {
         Self { verifier, untrusted_issuer: OnceLock::new() }
     }
 
-    /// Why a handshake failed, in a line, and what to do.
+    /// Why a handshake failed, in one line, and what to do.
     pub(super) fn explain(&self, error: &io::Error) -> String {
         match self.untrusted_issuer.get() {
             Some(issuer) => format!(

@@ -58,7 +58,7 @@ def refusals(open_squid, squid, tls_squid, socks):
     wrong = "user:wrong-secret"
     for kind, proxy in [("squid", squid), ("squid over TLS", tls_squid), ("SOCKS", socks)]:
         named = f"the proxy {'localhost' if proxy is tls_squid else '127.0.0.1'}:{proxy.port} (HTTPS_PROXY)"
-        yield f"{kind}: no login", {"HTTPS_PROXY": proxy.url()}, [f"{named} wants a login"]
+        yield f"{kind}: no login", {"HTTPS_PROXY": proxy.url()}, [f"{named} requires a login"]
         yield f"{kind}: a wrong password", {"HTTPS_PROXY": proxy.url(wrong)}, [f"{named} refuses the user name or the password"]
     denied = {"HTTPS_PROXY": open_squid.url(), "AWS_ENDPOINT_URL_SSM": "https://ssm.corp.example"}
     yield "squid: a host that it does not allow", denied, ["does not allow a tunnel to ssm.corp.example:443 (HTTP 403)"]

@@ -190,7 +190,7 @@ async fn upgrade(url: &StreamUrl, headers: HeaderMap, socket: Socket) -> Result<
             Err(TransportError::Refused { host: url.host(), status: response.status().as_u16() })
         }
         Err(WsError::Io(error)) => Err(unreachable(lost(&error).unwrap_or_else(|| error.to_string()))),
-        Err(error) => Err(unreachable(format!("it does not answer as a WebSocket server: {error}"))),
+        Err(error) => Err(unreachable(format!("it is not a WebSocket server: {error}"))),
     }
 }
 
@@ -274,21 +274,21 @@ fn broken(error: WsError) -> TransportError {
     })
 }
 
-const HUNG_UP: &str = "the service hung up without a word";
+const HUNG_UP: &str = "the service closed the connection without a reason";
 
 /// How a connection was lost, as text.
 fn lost(error: &std::io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("reset by the service".into()),
         ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Some(HUNG_UP.into()),
-        ErrorKind::TimedOut => Some("nothing gets through any more".into()),
+        ErrorKind::TimedOut => Some("no data gets through any more".into()),
         _ => None,
     }
 }
 
 fn refusal_hint(status: u16) -> &'static str {
     match status {
-        401 | 403 => "; the credentials need ssmmessages:OpenDataChannel, and this machine's clock must be right",
+        401 | 403 => "; the credentials need ssmmessages:OpenDataChannel, and this machine's clock must be correct",
         404 | 410 => "; the session does not exist any more",
         500.. => "; the service failed",
         _ => "",

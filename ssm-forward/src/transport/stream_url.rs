@@ -49,7 +49,7 @@ impl StreamUrl {
             return Ok(stream_url);
         }
         Err(TransportError::StreamUrl(format!(
-            "the stream URL's host {host:?} is no AWS Session Manager endpoint, so it does not get the session's token; \
+            "the stream URL's host {host:?} is not an AWS Session Manager endpoint, so it does not get the session's token; \
              if you trust it, allow it with --allow-stream-host {host} (session-manager-plugin: \
              AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS={host})"
         )))
@@ -79,7 +79,9 @@ impl StreamUrl {
             return Err(TransportError::StreamUrl(text));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(TransportError::StreamUrl("the stream URL carries a login; Session Manager's has none".into()));
+            return Err(TransportError::StreamUrl(
+                "the stream URL contains a login, which Session Manager's never does".into(),
+            ));
         }
         Ok(Self { url })
     }
@@ -135,7 +137,7 @@ impl FromStr for StreamEndpoint {
     /// Parses `HOST`, `HOST:PORT` or a URL without a path and with one of the schemes `https`, `wss`, `http` and `ws`.
     /// The last two are without TLS.
     fn from_str(text: &str) -> Result<Self, String> {
-        let refused = |cause: &str| format!("{text:?} is no stream endpoint: {cause}");
+        let refused = |cause: &str| format!("{text:?} is not a stream endpoint: {cause}");
         let form = "it is HOST, HOST:PORT or https://HOST[:PORT]";
         let (scheme, rest) = text.split_once("://").unwrap_or(("wss", text));
         let scheme = match scheme {

@@ -218,7 +218,7 @@ async fn how_it_ended_is_told() {
     .await;
     for (port, text) in [
         (closing, "closed by the service: 1000 Bye"),
-        (hanging_up, "broke: the service hung up without a word"),
+        (hanging_up, "broke: the service closed the connection without a reason"),
         (resetting, "broke: reset by the service"),
     ] {
         let mut transport = open_port(port).await.unwrap();

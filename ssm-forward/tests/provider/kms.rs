@@ -114,7 +114,7 @@ fn an_answer_without_a_key_is_none() {
         ("200 OK", granted().replace("AAEC", "????"), &["without a Plaintext of 64 bytes"]),
         ("200 OK", granted().replace("c2VhbGVk", ""), &["without CiphertextBlob"]),
         ("200 OK", "<html>captive portal</html>".into(), &["malformed", "line 1 column 1"]),
-        ("404 Not Found", "<html>nothing here</html>".into(), &["HTTP 404", "as the KMS API does"]),
+        ("404 Not Found", "<html>nothing here</html>".into(), &["HTTP 404", "form of the KMS API"]),
         ("503 Service Unavailable", "<html>busy</html>".into(), &["HTTP 503", "try again later"]),
     ] {
         let api = Api::answering(status, body);

@@ -54,7 +54,7 @@ where
             "{endpoint} did not answer {name} in time: check the network, the proxy, the VPC endpoint"
         )),
         SdkError::DispatchFailure(_) => not_reached(call, error),
-        other => invalid(format!("{name} could not be asked: {}", chain(other))),
+        other => invalid(format!("{name} could not be called: {}", chain(other))),
     }
 }
 
@@ -84,9 +84,11 @@ fn no_answer(call: &Call<'_>, status: u16, error: &dyn Error) -> ProviderError {
         500.. => format!("{endpoint} failed at {name} with HTTP {status}; try again later"),
         300.. => {
             let api = service.to_ascii_uppercase();
-            format!("{endpoint} refused {name} with HTTP {status}, not as the {api} API does: is it one?")
+            format!(
+                "{endpoint} refused {name} with HTTP {status}, but not in the form of the {api} API: is the endpoint right?"
+            )
         }
-        _ => format!("{endpoint} answered {name} with something malformed: {}", root(error)),
+        _ => format!("{endpoint} gave a malformed answer to {name}: {}", root(error)),
     };
     ProviderError { kind: ProviderErrorKind::Service, message }
 }
@@ -136,8 +138,7 @@ fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16
         "AuthFailure" => (Kind::Credentials, format!("check the credentials and this machine's clock, or {remedy}")),
         "NotFoundException" | "DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException" => (
             Kind::Invalid,
-            "the KMS key in Session Manager's preferences must be there, in the session's region, and enabled"
-                .to_owned(),
+            "the KMS key in Session Manager's preferences must exist in the session's region and be enabled".to_owned(),
         ),
         "ClusterNotFoundException" => {
             (Kind::Invalid, "check the name and the region: aws ecs list-clusters".to_owned())
@@ -159,7 +160,7 @@ pub(super) fn credentials_error(error: &CredentialsError, source: &Source) -> Pr
     let text = chain(error);
     let expired = text.to_ascii_lowercase().contains("expired");
     let kind = if expired { ProviderErrorKind::ExpiredCredentials } else { ProviderErrorKind::Credentials };
-    let message = format!("AWS credentials can't be had from {}: {text}; {}", source.describe(), source.remedy());
+    let message = format!("AWS credentials cannot be obtained from {}: {text}; {}", source.describe(), source.remedy());
     ProviderError { kind, message }
 }
 

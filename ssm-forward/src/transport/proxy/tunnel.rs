@@ -56,7 +56,7 @@ impl Proxy {
     fn login_cause(&self) -> &'static str {
         match self.login {
             Some(_) => "refuses the user name or the password in its URL",
-            None => "wants a login: put USER:PASSWORD@ before the host in its URL",
+            None => "requires a login: put USER:PASSWORD@ before the host in its URL",
         }
     }
 
@@ -103,8 +103,8 @@ impl Proxy {
 
 fn broke(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => "hung up instead of an answer".into(),
-        _ => format!("broke the connection off: {error}"),
+        io::ErrorKind::UnexpectedEof => "closed the connection instead of answering".into(),
+        _ => format!("broke the connection: {error}"),
     }
 }
 
@@ -119,7 +119,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> 
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() == MAX_ANSWER {
-            let what = format!("its answer to CONNECT has no end within {} KiB", MAX_ANSWER >> 10);
+            let what = format!("its answer to CONNECT is longer than {} KiB", MAX_ANSWER >> 10);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         head.push(stream.read_u8().await?);

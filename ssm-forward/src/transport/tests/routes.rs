@@ -138,10 +138,10 @@ async fn a_proxy_that_refuses_is_named() {
     for (answer, login, text) in [
         ("HTTP/1.1 403 Forbidden\r\n\r\n", "", "does not allow a tunnel to ssm.invalid:443 (HTTP 403)"),
         ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "", "could not open a tunnel to ssm.invalid:443 (HTTP 503)"),
-        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "", "wants a login: put USER:PASSWORD@"),
+        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "", "requires a login: put USER:PASSWORD@"),
         ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "u:wrong@", "refuses the user name or the password"),
         ("nonsense\r\n\r\n", "", "does not answer as an HTTP proxy"),
-        ("", "", "hung up instead of an answer"),
+        ("", "", "closed the connection instead of answering"),
     ] {
         let place = format!("127.0.0.1:{}", saying(answer).await);
         let proxies = Proxies::all(&format!("http://{login}{place}"), "");
@@ -215,7 +215,7 @@ async fn the_answer_of_a_proxy_has_an_end() {
     .await;
     let proxies = Proxies::all(&format!("http://127.0.0.1:{port}"), "");
     let error = refusal("wss://ssm.invalid/", &TransportOptions { proxies, ..direct() }).await.to_string();
-    assert!(error.contains("no end within 16 KiB"), "{error}");
+    assert!(error.contains("longer than 16 KiB"), "{error}");
 }
 
 /// A SOCKS proxy that leads every tunnel to `target` on this machine. With a login, it accepts only that one. It
@@ -286,7 +286,7 @@ async fn a_socks_proxy_looks_the_name_up() {
         says("wss://ssm.invalid/v1", &options, "through").await;
         assert_eq!(seen.recv().await.unwrap(), ("ssm.invalid".to_owned(), 443));
     }
-    for (url, part) in [("", "wants a login"), ("user:wrong@", "refuses the user name or the password")] {
+    for (url, part) in [("", "requires a login"), ("user:wrong@", "refuses the user name or the password")] {
         let (proxy, _seen) = socks_to(target, Some(("user", "pa ss"))).await;
         let proxies = Proxies::all(&format!("socks5://{url}127.0.0.1:{proxy}"), "");
         let error = refusal("wss://ssm.invalid/", &TransportOptions { proxies, ..direct() }).await.to_string();

@@ -263,7 +263,7 @@ fn exit_codes_tell_the_truth() {
     elsewhere["StreamUrl"] = "wss://ssmmessages.example.com/v1/data-channel/x".into();
     start(&manager, &elsewhere)
         .end()
-        .assert_one_line(6, &["ssmmessages.example.com", "no AWS Session Manager endpoint"]);
+        .assert_one_line(6, &["ssmmessages.example.com", "not an AWS Session Manager endpoint"]);
 }
 
 #[test]

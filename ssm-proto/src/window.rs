@@ -4,47 +4,48 @@
 
 use std::time::{Duration, Instant};
 
-/// A window that follows the delay, after TCP Vegas and LEDBAT (RFC 6817).
+/// A congestion window that follows the delay, after TCP Vegas and LEDBAT (RFC 6817).
 ///
-/// The shortest round trip lately is the path's own; what a round trip takes beyond it is time in a queue: at the service, or
-/// at an agent whose destination is slow. While that stays under a target the window grows, beyond it shrinks in proportion.
-/// A queue that never empties would be taken for the path in time, so that it is emptied for two rounds every ten seconds.
-/// Loss says little here, because a WebSocket loses nothing, but a time-out halves the window: once for all that was in flight.
+/// The shortest recent round-trip time is taken for the path's own delay. Any additional time is queueing delay: in the
+/// service, or at an agent whose destination is slow. The window grows while the queueing delay is below a target, and
+/// shrinks in proportion above it. A queue that never empties would in time be taken for the path's own delay, so it is
+/// drained for two round trips every ten seconds. Loss is a poor signal, because a WebSocket does not lose messages.
+/// But a timeout halves the window, once for all messages that were in flight.
 #[derive(Debug)]
 pub(crate) struct Window {
     max: f64,
     messages: f64,
-    /// Doubling each round until a queue shows for the first time.
+    /// Doubling each round trip until a queue appears for the first time.
     probing: bool,
     base: ShortestLately,
     round: Round,
-    /// While the queue is emptied: the window to return to, and rounds until then.
+    /// While the queue is drained: the window to return to, and the remaining round trips.
     draining: Option<(f64, u8)>,
     drained_at: Option<Instant>,
-    /// Lateness of messages before this one was counted already.
+    /// Timeouts of messages before this number were counted already.
     late_until: i64,
 }
 
-/// From one message to its acknowledgement, all that was acknowledged.
+/// From the sending of a message to its acknowledgement, with everything acknowledged in between.
 #[derive(Debug, Default)]
 struct Round {
-    /// The round is over when this number is acknowledged.
+    /// The round ends when this number is acknowledged.
     last: i64,
     shortest: Option<Duration>,
-    /// The window was what held sending back.
+    /// The window limited sending.
     limited: bool,
 }
 
-/// More queue than this is too much: a keystroke that shares the session waits as long.
+/// Target queueing delay. A keystroke in the same session waits as long.
 const TARGET: Duration = Duration::from_millis(15);
 const INITIAL: f64 = 64.0;
-/// Enough for any path to show its delay, and for a dead one to be woken.
+/// Enough to measure the delay of any path, and to probe a dead one.
 const MIN: f64 = 16.0;
-/// Growth per round after probing, where there is no queue; the nearer the target, the less.
+/// Growth per round after probing, without a queue. The growth decreases towards the target.
 const GROWTH: f64 = 1.0 / 16.0;
-/// Of what the path itself holds, while the queue is emptied.
+/// Window while the queue is drained, relative to what the path itself holds.
 const DRAIN: f64 = 0.75;
-/// One until the smaller window shows, one that sees the path as it is.
+/// One round until the smaller window has an effect, and one that measures the path without the queue.
 const DRAIN_ROUNDS: u8 = 2;
 
 impl Window {
@@ -62,12 +63,13 @@ impl Window {
         }
     }
 
-    /// Whether one more message fits beside so many.
+    /// Whether one more message may be in flight.
     pub(crate) fn has_room(&self, in_flight: usize) -> bool {
         (in_flight as f64) < self.messages
     }
 
-    /// A message was acknowledged. `span` messages were in flight before it, the next one to be sent has the number `next`.
+    /// A message was acknowledged. `span` messages were in flight before; the next message to be sent has the number
+    /// `next`.
     pub(crate) fn handle_ack(&mut self, now: Instant, number: i64, sample: Option<Duration>, span: usize, next: i64) {
         self.round.limited |= span as f64 >= self.messages * 0.75;
         if let Some(sample) = sample {
@@ -104,8 +106,8 @@ impl Window {
         self.messages = self.messages.clamp(MIN.min(self.max), self.max);
     }
 
-    /// The acknowledgement of `number` did not come in time; the next message to be sent has the number `next`. Whatever held
-    /// it back holds back all that is in flight, each with a time-out of its own.
+    /// The acknowledgement of `number` did not arrive in time; the next message to be sent has the number `next`. The
+    /// cause delays everything in flight, and each message has a timeout of its own.
     pub(crate) fn handle_late(&mut self, number: i64, next: i64) {
         if number < self.late_until {
             return;
@@ -117,7 +119,7 @@ impl Window {
     }
 }
 
-/// The shortest round trip of the last 10 to 20 seconds, so that a longer way is learnt too.
+/// The shortest round-trip time of the last 10 to 20 seconds, so that a path that becomes longer is noticed too.
 #[derive(Debug, Default)]
 struct ShortestLately {
     this: Option<(Instant, Duration)>,
@@ -147,8 +149,8 @@ impl ShortestLately {
 mod tests {
     use super::*;
 
-    /// A path of a certain delay and rate, with a queue before it, always fed as much as the window allows: messages per
-    /// second, and the mean and the longest time in the queue once it has settled.
+    /// A path with a certain delay and rate and a queue in front of it, always with as much data as the window allows.
+    /// Returns messages per second, and the mean and the longest queueing delay in the steady state.
     fn run(delay: Duration, per_second: f64) -> (f64, Duration, Duration) {
         let mut window = Window::new(1000);
         let (mut now, mut sent, mut acked) = (Instant::now(), 0_i64, 0_i64);

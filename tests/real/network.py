@@ -9,7 +9,7 @@ from pathlib import Path
 import namespaces
 from harness import SEARCH_PATH, TARGET, Manager, Tool, aws_cli, binary, clean_environment, contains, equal, run, wait_until
 from services import Upper, asked
-from world import LOGIN, LOGIN_IN_URL, REGION, Interceptor, Socks, Squid, World, seeing
+from world import LOGIN, LOGIN_IN_URL, PRIVATE_API, PRIVATE_STREAM, REGION, Interceptor, Socks, Squid, World, seeing
 
 NEEDS = ["root", "squid", "microsocks", "openssl", "unshare", "aws", "mitmdump", "ip"]
 
@@ -49,6 +49,8 @@ def checks(suite):
         suite.check("mitmproxy: a tunnel", tunnel, world, intercepting(interceptor), interceptor)
         suite.check("mitmproxy: the plugin under the AWS CLI", plugin, world, interceptor)
         suite.check("NO_PROXY: names, networks and ports are reached directly", no_proxy, world)
+        for what, args, variables in private_endpoints(world):
+            suite.check(f"a private network: {what}", private, world, args, variables)
         suite.check("the calls for credentials go through the proxy: STS", role, world, open_squid)
         suite.check("the calls for credentials go through the proxy: IAM Identity Center", identity_center, world, open_squid)
 
@@ -138,6 +140,23 @@ def plugin(world, interceptor):
     variables |= {"AWS_PAGER": "", "AWS_DEFAULT_REGION": REGION}
     command = [aws_cli(), *session, "--parameters", json.dumps({"command": ["echo done here"]})]
     contains(run(command, env=clean_environment(variables)).ok(), "done here")
+
+
+def private_endpoints(world):
+    """The ways to name the endpoints of a private network."""
+    api, stream = f"https://{PRIVATE_API}", f"https://{PRIVATE_STREAM}"
+    none = {"AWS_ENDPOINT_URL_SSMMESSAGES": ""}
+    yield "options", ["--endpoint-url", api, "--stream-endpoint", PRIVATE_STREAM], none
+    yield "variables", [], {"AWS_ENDPOINT_URL_SSM": api, "AWS_ENDPOINT_URL_SSMMESSAGES": stream}
+    services = f"[services private]\nssm =\n  endpoint_url = {api}\nssmmessages =\n  endpoint_url = {stream}\n"
+    folder = home(world, {"config": f"[default]\nservices = private\n{services}"})["HOME"]
+    yield "the profile's services", [], {**none, "HOME": folder}
+
+
+def private(world, args, variables):
+    before = len(world.front.seen)
+    executed(world, variables, sees_names=True, args=args)
+    equal(set(world.front.seen[before:]), {PRIVATE_API, PRIVATE_STREAM})
 
 
 def home(world, files):

@@ -16,7 +16,9 @@ from harness import Child, clean_environment, run, wait_until
 
 REGION = "eu-west-1"
 SERVICES = ["ssm", "ssmmessages", "sts", "portal.sso", "kms", "ecs"]
-NAMES = [f"{service}.{REGION}.amazonaws.com" for service in SERVICES]
+# As the endpoints of a private network are called.
+PRIVATE_API, PRIVATE_STREAM = (f"vpce-0a1b-2c.{service}.{REGION}.vpce.amazonaws.com" for service in ("ssm", "ssmmessages"))
+NAMES = [*(f"{service}.{REGION}.amazonaws.com" for service in SERVICES), PRIVATE_API, PRIVATE_STREAM]
 # Where the names lead: the client's own rules about loopback know only the names.
 ADDRESS = "127.0.77.1"
 # In an environment of its own: it pins what others need newer.
@@ -86,6 +88,8 @@ class Front:
         url = manager.variables["AWS_ENDPOINT_URL"]
         self._manager = url.removeprefix("http://")
         self._keys = (manager.variables["AWS_ACCESS_KEY_ID"], manager.variables["AWS_SECRET_ACCESS_KEY"])
+        # The hosts that were asked.
+        self.seen = []
         self._listener = socket.create_server((ADDRESS, 443))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -99,7 +103,8 @@ class Front:
         with contextlib.suppress(OSError), self._context.wrap_socket(stream, server_side=True) as client:
             head, rest = read_head(client)
             host = re.search(r"(?im)^host: ([^\r]*)", head)[1]
-            if not host.startswith("ssm"):
+            self.seen.append(host)
+            if "ssm" not in host:
                 client.sendall(answer(credentials(host, *self._keys)))
                 return
             # The manager answers to loopback addresses only; one call each connection.

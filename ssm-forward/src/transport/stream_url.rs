@@ -177,8 +177,8 @@ impl StreamUrlPolicy {
     }
 }
 
-/// Suffixes of the AWS partitions.
-const PARTITIONS: [&str; 9] = [
+/// Suffixes of the AWS partitions, those of dual-stack endpoints last. `tests/real/endpoints.py` compares them with botocore's.
+const PARTITIONS: [&str; 14] = [
     "amazonaws.com",
     "amazonaws.com.cn",
     "amazonaws.eu",
@@ -188,6 +188,11 @@ const PARTITIONS: [&str; 9] = [
     "cloud.adc-e.uk",
     "api.aws",
     "api.amazonwebservices.com.cn",
+    "api.amazonwebservices.eu",
+    "api.aws.ic.gov",
+    "api.aws.scloud",
+    "api.aws.hci.ic.gov",
+    "api.cloud-aws.adc-e.uk",
 ];
 
 /// The region of AWS's endpoint at that host: `ssmmessages[-fips].REGION.SUFFIX`, or
@@ -228,6 +233,8 @@ mod tests {
             "wss://ssmmessages.us-isof-south-1.csp.hci.ic.gov/",
             "wss://ssmmessages.eu-isoe-west-1.cloud.adc-e.uk/",
             "wss://ssmmessages.cn-north-1.api.amazonwebservices.com.cn/",
+            "wss://ssmmessages.eusc-de-east-1.api.amazonwebservices.eu/",
+            "wss://ssmmessages-fips.us-iso-east-1.api.aws.ic.gov/",
             "wss://vpce-0abc-1.ssmmessages.cn-north-1.vpce.amazonaws.com.cn/",
             "wss://SSMMessages.eu-west-1.amazonaws.com:443/",
             "wss://vpce-0abc-1.ssmmessages.eu-west-1.vpce.amazonaws.com/",

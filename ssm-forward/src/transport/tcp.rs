@@ -24,7 +24,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Only the cause, for a message that names the host.
 pub(super) async fn connect(host: &str, port: u16, deadline: Deadline) -> Result<TcpStream, String> {
-    let mut addresses = resolve(host, port, deadline).await?.into_iter().take(MAX_ADDRESSES);
+    first_of(resolve(host, port, deadline).await?, deadline).await
+}
+
+async fn first_of(addresses: Vec<SocketAddr>, deadline: Deadline) -> Result<TcpStream, String> {
+    let mut addresses = addresses.into_iter().take(MAX_ADDRESSES);
     let mut attempts = FuturesUnordered::new();
     let mut cause = "its name has no address".to_owned();
     loop {
@@ -57,4 +61,36 @@ async fn attempt(address: SocketAddr, deadline: Deadline) -> Result<TcpStream, S
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_so_many_addresses_of_a_name_are_tried() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (before, found) in [(MAX_ADDRESSES - 1, true), (MAX_ADDRESSES, false)] {
+            let mut addresses = vec![closed; before];
+            addresses.push(listener.local_addr().unwrap());
+            let connected = first_of(addresses, Deadline::within(Duration::from_secs(20))).await;
+            assert_eq!(connected.is_ok(), found, "{connected:?}");
+        }
+    }
+
+    /// On Linux a listener whose queue is full leaves further connections unanswered.
+    #[cfg(target_os = "linux")]
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_has_its_time() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let _first = std::net::TcpStream::connect(address).unwrap();
+        let error = first_of(vec![address], Deadline::within(Duration::from_secs(60))).await.unwrap_err();
+        assert_eq!(error, format!("127.0.0.1 did not answer within {:.1} s", steps::ADDRESS.as_secs_f32()));
+    }
 }

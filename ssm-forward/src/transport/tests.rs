@@ -146,6 +146,7 @@ async fn a_refused_upgrade_tells_its_status_and_whether_to_try_again() {
         ),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", false, "404; the session does not exist"),
         ("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", false, "410; the session does not exist"),
+        ("HTTP/1.1 302 Found\r\nlocation: ws://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", true, "302"),
         ("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", true, "503; the service failed"),
     ] {
         let port = saying(answer).await;

@@ -1,4 +1,4 @@
-//! Calls of the API through proxies.
+//! Calls of the API through proxies, and what is bounded about their answers.
 
 use super::*;
 
@@ -28,4 +28,23 @@ fn variables_in_lower_case_go_first_and_exceptions_count() {
     assert!(login.run("start")[0].starts_with("OK"));
     let request = proxy.requests().pop().unwrap().to_ascii_lowercase();
     assert!(request.contains("proxy-authorization: basic dxnlcjpwysbzcw=="), "{request}");
+}
+
+#[test]
+fn the_head_of_an_answer_has_an_end() {
+    for (lines, length, good) in [(1, 20_000, true), (1, 500_000, false), (90, 10, true), (200, 10, false)] {
+        let header = format!("\r\nx: {}", "y".repeat(length));
+        let status: &'static str = Box::leak(format!("200 OK{}", header.repeat(lines)).into_boxed_str());
+        let answer = &Surroundings::at(&Api::answering(status, GRANTED).url).run("start")[0];
+        assert_eq!(answer.starts_with("OK"), good, "{lines} headers of {length} bytes: {answer}");
+    }
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let elsewhere = Api::answering("200 OK", GRANTED);
+    let status: &'static str = Box::leak(format!("302 Found\r\nlocation: {}/", elsewhere.url).into_boxed_str());
+    let error = Surroundings::at(&Api::answering(status, "").url).error("start");
+    assert!(error.contains("HTTP 302"), "{error}");
+    assert!(elsewhere.requests().is_empty(), "the redirect was followed");
 }

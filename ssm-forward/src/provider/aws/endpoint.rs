@@ -63,8 +63,26 @@ fn beside(ssm: &str, name: &str, settings: &Settings) -> Result<String, Provider
     let (_, suffix) = ssm
         .split_once(&format!(".{region}."))
         .ok_or_else(|| invalid(format!("no endpoint of {name} is known in the region {region}")))?;
-    let fips = if settings.fips { "-fips" } else { "" };
-    Ok(format!("https://{name}{fips}.{region}.{suffix}"))
+    Ok(format!("https://{}.{region}.{suffix}", label(name, settings)))
+}
+
+/// What stands before the region: the service's name, with `-fips` where that is asked for, and the exceptions that AWS makes.
+/// `tests/real/endpoints.py` compares them with botocore's rules.
+fn label(name: &str, settings: &Settings) -> String {
+    let Settings { fips, dual_stack, .. } = *settings;
+    let region = settings.region.as_str();
+    let is_gov = region.starts_with("us-gov-");
+    let is_china = region.starts_with("cn-");
+    let is_isolated = ["us-iso", "eu-iso"].iter().any(|start| region.starts_with(start));
+    let is_public = !is_gov && !is_china && !is_isolated && !region.starts_with("eusc-");
+    match (name, fips, dual_stack) {
+        ("es", false, true) if is_public || is_gov || is_china => "aos".to_owned(),
+        ("eks", true, false) if is_public => "fips.eks".to_owned(),
+        // All that these have there is validated.
+        ("ec2" | "eks" | "elasticache" | "rds" | "sts", true, false) if is_gov => name.to_owned(),
+        (_, true, _) => format!("{name}-fips"),
+        _ => name.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +109,13 @@ mod tests {
             ("ecs", "us-gov-west-1", true, false, "https://ecs-fips.us-gov-west-1.amazonaws.com"),
             ("ecs", "cn-north-1", false, false, "https://ecs.cn-north-1.amazonaws.com.cn"),
             ("kms", "cn-north-1", false, true, "https://kms.cn-north-1.api.amazonwebservices.com.cn"),
+            ("eks", "us-east-1", true, false, "https://fips.eks.us-east-1.amazonaws.com"),
+            ("eks", "us-gov-east-1", true, false, "https://eks.us-gov-east-1.amazonaws.com"),
+            ("eks", "cn-north-1", true, false, "https://eks-fips.cn-north-1.amazonaws.com.cn"),
+            ("sts", "us-gov-west-1", true, false, "https://sts.us-gov-west-1.amazonaws.com"),
+            ("rds", "us-gov-west-1", true, false, "https://rds.us-gov-west-1.amazonaws.com"),
+            ("es", "eu-west-1", false, true, "https://aos.eu-west-1.api.aws"),
+            ("es", "eu-west-1", true, true, "https://es-fips.eu-west-1.api.aws"),
             ("kms", "eusc-de-east-1", false, false, "https://kms.eusc-de-east-1.amazonaws.eu"),
         ] {
             assert_eq!(aws_own(name, region, fips, dual_stack).await, url);

@@ -35,7 +35,7 @@ use crate::transport::{Deadline, Place, Proxies, Proxy, Route, Socket, Transport
 /// An idle connection is not used any more after this time, because a NAT may have forgotten it silently, or the
 /// network changed.
 const IDLE: Duration = Duration::from_secs(5);
-/// Longest head of an answer, in bytes.
+/// Longest head of an answer, in bytes; what one more read brings comes on top.
 const MAX_HEAD: usize = 64 << 10;
 /// Maximum number of headers of an answer.
 const MAX_HEADERS: usize = 100;

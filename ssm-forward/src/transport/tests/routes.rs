@@ -188,7 +188,6 @@ async fn silent() -> u16 {
     .await
 }
 
-/// Real seconds are too long to wait for the limits of the steps themselves; the shorter of the two limits counts.
 #[tokio::test]
 async fn a_silent_proxy_is_given_up_and_named() {
     let port = silent().await;
@@ -203,6 +202,45 @@ async fn a_silent_proxy_is_given_up_and_named() {
         assert!(error.contains(&format!("the proxy 127.0.0.1:{port} (set by the program)")), "{error}");
         assert!(error.ends_with(text), "{error}");
     }
+}
+
+/// In virtual time, with more time for all steps together than for each.
+#[tokio::test(start_paused = true)]
+async fn each_step_has_a_limit_of_its_own() {
+    let port = silent().await;
+    let options = |proxy: &str| TransportOptions {
+        connect_timeout: Duration::from_secs(600),
+        proxies: if proxy.is_empty() {
+            Proxies::none()
+        } else {
+            Proxies::all(&format!("{proxy}://127.0.0.1:{port}"), "")
+        },
+        ca_bundle: None,
+    };
+    let own = format!("127.0.0.1:{port}/");
+    for (proxy, url, text, limit) in [
+        ("http", "wss://ssm.invalid/", "did not answer a request for ssm.invalid:443", steps::PROXY),
+        ("socks5", "wss://ssm.invalid/", "did not answer a request for ssm.invalid:443", steps::PROXY),
+        ("https", "wss://ssm.invalid/", "TLS: the handshake was not answered", steps::TLS),
+        ("", &format!("wss://{own}"), "TLS: the handshake was not answered", steps::TLS),
+        ("", &format!("ws://{own}"), "the upgrade to a WebSocket was not answered", steps::UPGRADE),
+    ] {
+        let error = refusal(url, &options(proxy)).await.to_string();
+        assert!(error.ends_with(&format!("{text} within {:.1} s", limit.as_secs_f32())), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_head_of_an_upgrade_has_an_end() {
+    let port = server(|mut stream| async move {
+        let header = [b"x: ", &[b'y'; 1000][..], b"\r\n"].concat();
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n").await;
+        while stream.write_all(&header).await.is_ok() {}
+    })
+    .await;
+    let error = refusal(&format!("ws://127.0.0.1:{port}/"), &direct()).await;
+    assert!(matches!(error, TransportError::Unreachable { .. }), "{error:?}");
+    assert!(!error.to_string().contains("within"), "{error}");
 }
 
 #[tokio::test]

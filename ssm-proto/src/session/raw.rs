@@ -219,6 +219,10 @@ impl Raw {
     }
 
     pub(super) fn handle_input(&mut self, data: Bytes, acknowledged: impl Fn(i64) -> bool) {
+        // It belongs to the connection whose end the agent is about to be told.
+        if self.flag.is_some() {
+            return;
+        }
         if let Some(number) = self.discard_until {
             if !acknowledged(number) {
                 return;
@@ -351,5 +355,20 @@ mod tests {
         let mut buf = MessageBuf::with_limit(100, 100);
         agent.poll_transmit(&mut buf);
         assert_eq!(buf.payload(), b"answer");
+    }
+
+    #[test]
+    fn what_comes_between_the_end_of_a_connection_and_the_flag_reaches_no_other() {
+        let mut client = Raw::new(Side::Client, true, &MuxConfig::default());
+        let first = client.open().unwrap();
+        client.reset(first);
+        client.handle_input(Bytes::from_static(b"of the first"), |_| true);
+        assert_eq!(client.take_flag(), Some(PortFlag::DisconnectToPort));
+        client.flag_sent(5);
+        client.handle_input(Bytes::from_static(b"more of the first"), |number| number < 5);
+        let second = client.open().unwrap();
+        assert_eq!(client.read(second), None);
+        client.handle_input(Bytes::from_static(b"answer"), |_| true);
+        assert_eq!(client.read(second).unwrap(), "answer");
     }
 }

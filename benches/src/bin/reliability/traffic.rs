@@ -56,9 +56,11 @@ impl Load {
             }
             Self::HalfClosed => vec![prompt(Script { down: burst * 6, pause: 1200, ..bulk })],
             Self::SlowReaders => {
-                let long = Script { down: burst * 60, pause: 0, ..bulk };
+                // Under the faults that cut it again and again, a real agent carries little more than 10 kB/s.
+                let pieces = if profile == Profile::Real { 20 } else { 60 };
+                let long = Script { down: burst * pieces, pause: 0, ..bulk };
                 let slow = Pauses { every: 64 << 10, time: Duration::from_millis(20) };
-                let pausing = Pauses { every: burst as usize * 25, time: PAUSE };
+                let pausing = Pauses { every: burst as usize * pieces as usize / 2 - 1, time: PAUSE };
                 let pauses = (0..).zip([slow, pausing]);
                 pauses
                     .map(|(number, pauses)| Program { script: with_seed(number, long), manner: Manner::Whole(pauses) })

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod config;
+mod cp;
 mod doctor;
 mod forward;
 mod help;
@@ -19,6 +20,7 @@ use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::TargetSpec;
 
 pub(crate) use config::{ConfigAction, ConfigArgs};
+pub(crate) use cp::CpArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
@@ -115,6 +117,12 @@ pub(crate) enum Command {
   aws-ssm-forward exec i-0123456789abcdef0 -- 'ps aux | wc -l'
   aws-ssm-forward exec i-0123456789abcdef0 -- systemctl status nginx")]
     Exec(Box<ExecArgs>),
+    /// Copy files to and from a managed node.
+    #[command(after_help = "Examples:
+  aws-ssm-forward cp i-0123456789abcdef0:/var/log/app.log .
+  aws-ssm-forward cp -rp ./site/ web:/srv/site
+  tar -c . | aws-ssm-forward cp - ecs:prod/web/app:/tmp/all.tar")]
+    Cp(Box<CpArgs>),
     /// Connect stdin and stdout to a node's SSH server (ProxyCommand).
     #[command(after_help = "Example, in ~/.ssh/config:
   Host i-* mi-*

@@ -93,11 +93,13 @@ fn naming_the_shell(failure: Failure) -> Failure {
     }
 }
 
-fn stopped(cause: StopCause) -> Failure {
+/// The failure of a command that was stopped before its session began.
+pub(crate) fn stopped(cause: StopCause) -> Failure {
     Failure::new(cause.exit_code(), "stopped", "stopped before the session began")
 }
 
-async fn stop(manager: Option<LocalManager>) {
+/// Ends the local Session Manager, if there is one.
+pub(crate) async fn stop(manager: Option<LocalManager>) {
     if let Some(manager) = manager {
         manager.shutdown().await;
     }
@@ -110,34 +112,79 @@ async fn open(
     session: &SessionArgs,
     manager: Option<&LocalManager>,
 ) -> Result<Arc<Session>, Failure> {
-    let person = Arc::new(AtTerminal::new(wanted.quiet));
-    let aws_provider = aws_or_local(aws, manager, person.clone()).await?;
-    let provider = named(&aws_provider, target, session).await?;
-    let request = StartRequest {
-        target: target.to_owned(),
-        ..start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session)
-    };
-    let config = session_config(&aws_provider, &aws.allow_stream_host, aws.stream_endpoint.clone())?;
-    let progress = Progress { shown: !wanted.quiet && stderr().is_terminal() };
-    progress.show(&format!("Starting a session on {target}…"));
-    let quiet = wanted.quiet;
+    // Boxed, as the compiler bounds how deep futures are inside each other.
+    let source = Box::pin(Source::find(target, aws, session, manager, wanted.quiet)).await?;
+    let request = start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session);
     let patience = session.wait_connected.unwrap_or_default();
-    let waiting = |cause: &str| {
+    Box::pin(source.first(request, patience, wanted.waits_quietly)).await
+}
+
+/// Where the sessions of a command come from: a target that was found, and what the data channel needs.
+pub(crate) struct Source {
+    provider: Arc<dyn SessionProvider>,
+    config: SessionConfig,
+    target: String,
+    person: Arc<AtTerminal>,
+    quiet: bool,
+}
+
+impl Source {
+    /// Finds the target with the credentials of `aws`, or in the local Session Manager if there is one.
+    ///
+    /// # Errors
+    /// The configuration is not right, there are no credentials, or no node has the name.
+    pub(crate) async fn find(
+        target: &str,
+        aws: &AwsArgs,
+        session: &SessionArgs,
+        manager: Option<&LocalManager>,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
+        let person = Arc::new(AtTerminal::new(quiet));
+        let aws_provider = aws_or_local(aws, manager, person.clone()).await?;
+        let provider = named(&aws_provider, target, session).await?;
+        let config = session_config(&aws_provider, &aws.allow_stream_host, aws.stream_endpoint.clone())?;
+        Ok(Self { provider, config, target: target.to_owned(), person, quiet })
+    }
+
+    /// Starts the first session, with a line for the person meanwhile; `patience` is for a node that is not connected yet.
+    ///
+    /// # Errors
+    /// The API or the node refused, or it took too long.
+    pub(crate) async fn first(
+        &self,
+        request: StartRequest,
+        patience: Duration,
+        waits_quietly: bool,
+    ) -> Result<Arc<Session>, Failure> {
+        let target = self.target.as_str();
+        let progress = Progress { shown: !self.quiet && stderr().is_terminal() };
+        progress.show(&format!("Starting a session on {target}…"));
+        let waiting = |cause: &str| {
+            progress.clear();
+            if !waits_quietly {
+                let _ = writeln!(stderr(), "{}", awaiting(target, cause, patience));
+            }
+        };
+        let started = await_target(target, patience, waiting, || self.start(request.clone())).await;
         progress.clear();
-        if !wanted.waits_quietly {
-            let _ = writeln!(stderr(), "{}", awaiting(target, cause, patience));
-        }
-    };
-    let started = await_target(target, patience, waiting, || async {
-        let start =
-            Session::start(provider.clone(), &request, config.clone(), |_| {}, move |notice| tell(notice, quiet));
-        timeout(TIMEOUT, start).await.unwrap_or_else(|_| Err(timed_out(target)))
-    });
-    let started = started.await;
-    progress.clear();
-    let session = started?;
-    person.is_taken();
-    Ok(Arc::new(session))
+        let session = started?;
+        self.person.is_taken();
+        Ok(session)
+    }
+
+    /// Starts a session.
+    ///
+    /// # Errors
+    /// The API or the node refused, or it took too long.
+    pub(crate) async fn start(&self, request: StartRequest) -> Result<Arc<Session>, ForwardError> {
+        let request = StartRequest { target: self.target.clone(), ..request };
+        let quiet = self.quiet;
+        let notice = move |notice| tell(notice, quiet);
+        let start = Session::start(self.provider.clone(), &request, self.config.clone(), |_| {}, notice);
+        let started = timeout(TIMEOUT, start).await.unwrap_or_else(|_| Err(timed_out(&self.target)));
+        started.map(Arc::new)
+    }
 }
 
 fn timed_out(target: &str) -> ForwardError {

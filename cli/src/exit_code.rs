@@ -15,6 +15,8 @@ pub(crate) enum ExitCode {
     Mismatch,
     /// `doctor`: nothing failed, but something is to be looked at, or is not known.
     Doubtful,
+    /// `cp`: a file could not be copied.
+    NotCopied,
     /// The command line is wrong.
     Usage,
     /// The local socket cannot be opened.
@@ -54,7 +56,7 @@ impl ExitCode {
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ok => 0,
-            Self::Mismatch | Self::Doubtful => 1,
+            Self::Mismatch | Self::Doubtful | Self::NotCopied => 1,
             Self::Usage => 2,
             Self::Listen => 3,
             Self::Config => 4,

@@ -7,6 +7,7 @@ mod completion;
 mod config;
 mod connect;
 mod console;
+mod cp;
 mod demo;
 mod doctor;
 mod exact;
@@ -115,6 +116,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(*args, cli.verbosity).await,
         Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
         Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
+        Command::Cp(args) => cp::run(&args, cli.verbosity).await,
         Command::SshProxy(args) => remote::ssh_proxy(&args, cli.verbosity).await,
         Command::Ls(args) => ls::run(&args).await,
         Command::Token(args) => token::run(&args).await,

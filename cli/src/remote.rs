@@ -245,12 +245,16 @@ fn speaking_first(line: &str, size: TerminalSize) -> String {
 
 /// One argument is a line for a shell, several are the words of a command, which gets exactly these. Agents start commands
 /// without a shell: they only split the line into words.
-fn words_of(command: &[String]) -> Vec<String> {
+pub(crate) fn words_of(command: &[String]) -> Vec<String> {
     let shell = ["sh", "-c"].into_iter().filter(|_| command.len() == 1);
     shell.map(str::to_owned).chain(command.iter().cloned()).collect()
 }
 
-fn command_line(words: &[String]) -> Result<String, Failure> {
+/// The words as a line that agents split into the same words.
+///
+/// # Errors
+/// A word has a NUL.
+pub(crate) fn command_line(words: &[String]) -> Result<String, Failure> {
     shlex::try_join(words.iter().map(String::as_str))
         .map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("the command can't be quoted: {error}")))
 }

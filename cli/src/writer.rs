@@ -3,6 +3,7 @@
 //! There is one writer for each, which writes one batch after the other, so that the order is kept and every error is
 //! seen. The system call runs on a thread that may block, so that a blocked reader does not delay signals.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, IsTerminal, Write as _};
 use std::os::fd::AsFd;
@@ -14,12 +15,12 @@ use tokio::task::spawn_blocking;
 
 use crate::exit_code::{ExitCode, Failure};
 
-/// One standard output.
+/// One standard output, or what takes its place.
 #[derive(Debug)]
 pub(crate) struct Writer {
     /// Without the line buffer of the standard library, which also hides some errors.
     file: Arc<File>,
-    name: &'static str,
+    name: Cow<'static, str>,
     is_terminal: bool,
 }
 
@@ -43,7 +44,12 @@ impl Writer {
     fn new(output: impl AsFd + IsTerminal, name: &'static str) -> Result<Self, Failure> {
         let is_terminal = output.is_terminal();
         let file = output.as_fd().try_clone_to_owned().map_err(|error| failure(name, false, &error))?;
-        Ok(Self { file: Arc::new(file.into()), name, is_terminal })
+        Ok(Self { file: Arc::new(file.into()), name: name.into(), is_terminal })
+    }
+
+    /// A file that takes bytes in their order, such as a device.
+    pub(crate) fn of(file: File, name: String) -> Self {
+        Self { file: Arc::new(file), name: name.into(), is_terminal: false }
     }
 
     /// Whether it is a terminal.
@@ -68,7 +74,7 @@ impl Writer {
         });
         let (written, batch) = writing.await.map_err(Failure::internal)?;
         *chunks = batch;
-        written.map_err(|error| failure(self.name, self.is_terminal, &error))
+        written.map_err(|error| failure(&self.name, self.is_terminal, &error))
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
     use super::*;
 
     fn writer(file: impl Into<File>) -> Writer {
-        Writer { file: Arc::new(file.into()), name: "standard output", is_terminal: false }
+        Writer::of(file.into(), "standard output".into())
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ region = eu-west-1
 region = us-east-1
 """
 
-COMMANDS = ["up", "status", "completions", "demo", "doctor", "exec", "forward", "local", "ls", "plugin", "policy", "shell", "ssh-proxy", "token"]
+COMMANDS = ["up", "status", "completions", "cp", "demo", "doctor", "exec", "forward", "local", "ls", "plugin", "policy", "shell", "ssh-proxy", "token"]
 
 # What is typed, and words that must be offered; others may be offered too.
 CASES = [

@@ -67,7 +67,7 @@ pub(crate) struct PolicyArgs {
     /// Allow shells.
     #[arg(long)]
     pub(crate) shell: bool,
-    /// Allow commands.
+    /// Allow commands and `cp`.
     #[arg(long, hide_short_help = true)]
     pub(crate) exec: bool,
     /// Allow ssh.

@@ -5,6 +5,8 @@ mod bytes;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod cp;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod documents;

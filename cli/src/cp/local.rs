@@ -1,0 +1,113 @@
+//! What is to be copied from this machine.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::list::Kind;
+use super::node::failed;
+use super::place::{LocalEnd, last_name};
+use super::report::Report;
+use crate::exit_code::Failure;
+
+/// A source of this machine.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Standard input.
+    Stream,
+    /// A file, or a directory with all that is below it.
+    Tree {
+        /// Its name; `None` where what is in it is meant.
+        name: Option<Vec<u8>>,
+        entries: Vec<Entry>,
+    },
+}
+
+/// Something below a source, or the source itself.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) path: PathBuf,
+    /// The names below the source; none is the source itself.
+    pub(super) names: Vec<Vec<u8>>,
+    pub(super) kind: Kind,
+    pub(super) mode: u32,
+    pub(super) size: u64,
+    pub(super) modified: i64,
+}
+
+impl Source {
+    /// Looks at a source, before anything is copied. Links below it stay links; what can't be read is told.
+    ///
+    /// # Errors
+    /// It does not exist, can't be read, or is a directory that was not asked for.
+    pub(super) fn find(end: &LocalEnd, recursive: bool, report: &Report) -> Result<Self, Failure> {
+        let path = match end {
+            LocalEnd::Stream => return Ok(Self::Stream),
+            LocalEnd::Path(path) => path,
+        };
+        let metadata = path.metadata().map_err(|error| cannot_read(path, &error))?;
+        if metadata.is_dir() && !recursive {
+            return Err(failed(format!("{}: is a directory; -r copies it", path.display())));
+        }
+        let name = last_name(path.as_os_str().as_bytes()).filter(|name| *name != b"." && *name != b"..");
+        let mut entries = Vec::new();
+        match Entry::of(path.clone(), Vec::new(), &metadata) {
+            Ok(entry) if entry.kind == Kind::File => {
+                std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
+                entries.push(entry);
+            }
+            Ok(entry) => walk(entry, &mut entries, report),
+            Err(error) => return Err(cannot_read(path, &error)),
+        }
+        Ok(Self::Tree { name: name.map(<[u8]>::to_vec), entries })
+    }
+}
+
+impl Entry {
+    fn of(path: PathBuf, names: Vec<Vec<u8>>, metadata: &Metadata) -> io::Result<Self> {
+        let kind = match metadata.file_type() {
+            kind if kind.is_dir() => Kind::Directory,
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_symlink() => Kind::Link(std::fs::read_link(&path)?.as_os_str().as_bytes().to_vec()),
+            _ => return Err(io::Error::other("is not a regular file")),
+        };
+        let (mode, size, modified) = (metadata.mode() & 0o777, metadata.size(), metadata.mtime());
+        Ok(Self { path, names, kind, mode, size, modified })
+    }
+}
+
+/// Adds a directory and what is below it, in a fixed order.
+fn walk(top: Entry, entries: &mut Vec<Entry>, report: &Report) {
+    let mut waiting = vec![top];
+    while let Some(entry) = waiting.pop() {
+        if entry.kind == Kind::Directory {
+            let mut below = Vec::new();
+            for found in std::fs::read_dir(&entry.path).into_iter().flatten() {
+                match found.and_then(|found| Ok((found.path(), found.file_name(), found.metadata()?))) {
+                    Ok((path, name, metadata)) => {
+                        let names = entry.names.iter().cloned().chain([name.as_bytes().to_vec()]).collect();
+                        match Entry::of(path.clone(), names, &metadata) {
+                            Ok(entry) => below.push(entry),
+                            Err(error) => report.failed(cannot_read(&path, &error)),
+                        }
+                    }
+                    Err(error) => report.failed(cannot_read(&entry.path, &error)),
+                }
+            }
+            if let Err(error) = std::fs::read_dir(&entry.path) {
+                report.failed(cannot_read(&entry.path, &error));
+            }
+            below.sort_by(|one, other| other.names.cmp(&one.names));
+            waiting.append(&mut below);
+        }
+        entries.push(entry);
+    }
+}
+
+/// A local file can't be read.
+pub(super) fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    let text = error.to_string();
+    failed(format!("{}: {}", path.display(), text.split(" (os error").next().unwrap_or_default()))
+}

@@ -1,0 +1,102 @@
+//! `cp`: files from a node and to it, over sessions that run commands. The node needs `sh` and the usual tools.
+
+mod control;
+mod digest;
+mod download;
+mod landing;
+mod lanes;
+mod list;
+mod local;
+mod node;
+mod place;
+mod report;
+mod script;
+mod stream;
+mod upload;
+mod wire;
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::args::{CpArgs, Verbosity};
+use crate::console;
+use crate::exit_code::{ExitCode, Failure};
+use crate::shutdown::Shutdown;
+use node::Node;
+use place::{LocalEnd, Plan};
+use report::Report;
+
+/// What holds for the whole copy.
+#[derive(Clone, Debug)]
+struct Options {
+    target: String,
+    recursive: bool,
+    preserve: bool,
+    /// Sessions at the same time.
+    sessions: usize,
+}
+
+/// Copies files.
+///
+/// # Errors
+/// In one line, what went wrong and what to do.
+pub(crate) async fn run(args: &CpArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let plan = Plan::parse(&args.paths, args.aws.local)?;
+    landing::umask();
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    let (Plan::Down { target, .. } | Plan::Up { target, .. }) = &plan;
+    let options = Options {
+        target: target.clone(),
+        recursive: args.recursive,
+        preserve: args.preserve,
+        sessions: usize::from(args.sessions),
+    };
+    let report = Report::new(verbosity.quiet);
+    let sources = match &plan {
+        Plan::Up { sources, .. } => upload::sources(sources, &options, &report)?,
+        Plan::Down { .. } => Vec::new(),
+    };
+    let node = Arc::new(Node::find(target, args, verbosity, &shutdown).await?);
+    let copy = async {
+        match &plan {
+            Plan::Down { sources, destination, .. } => down(&node, sources, destination, &options, &report).await,
+            Plan::Up { destination, .. } => {
+                upload::run(node.clone(), sources, destination, &options, report.clone()).await
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = report.watch(copy) => ended.and_then(|()| report.end()).map(|()| ExitCode::Ok),
+        cause = shutdown.requested() => {
+            if !verbosity.quiet {
+                console::note("stopped; the same command goes on from here");
+            }
+            Ok(cause.exit_code())
+        }
+    };
+    node.close().await;
+    ended
+}
+
+async fn down(
+    node: &Arc<Node>,
+    sources: &[place::RemotePath],
+    destination: &LocalEnd,
+    options: &Options,
+    report: &Arc<Report>,
+) -> Result<(), Failure> {
+    match destination {
+        LocalEnd::Stream => stream::to_stdout(node, sources, report).await,
+        LocalEnd::Path(path) if is_special(path) => stream::to_special(node, sources, path, report).await,
+        LocalEnd::Path(path) => download::run(node.clone(), sources, path, options, report.clone()).await,
+    }
+}
+
+/// Whether it is a device or a pipe, which must not be replaced.
+fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| {
+        let kind = metadata.file_type();
+        kind.is_char_device() || kind.is_block_device() || kind.is_fifo()
+    })
+}

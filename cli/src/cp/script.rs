@@ -1,0 +1,142 @@
+//! What runs on the node: `sh` and the usual tools, those of busybox too.
+//!
+//! Paths are arguments in a notation of ASCII characters (see [`word`]), which only `printf '%b'` reads: no shell ever takes one for
+//! anything else. All output is escaped (see [`super::wire`]).
+
+/// Bytes of a piece: files are carried, compared and continued piece by piece.
+pub(super) const PIECE: u64 = 1 << 20;
+
+/// The variables and functions of all scripts. `f` is the path after `n WORD`; `h` the digest after `h <FILE`, `-` if the node
+/// has no tool for it.
+const COMMON: &str = r#"export LC_ALL=C;
+unset CDPATH;
+cd 2>/dev/null;
+k=$(umask);
+umask 077;
+u=1048576;
+for s in TOOLS;do type $s >/dev/null 2>&1||{ printf '%s\357\005%s\n\357\004done\n' MARK $s;exit 1;};done;
+r=$(printf 's/\357/\357\001/g');
+n(){ f=$(printf '%bX' "$1");f=${f%X};};
+for s in sha256sum 'shasum -a 256' 'openssl dgst -sha256 -r' '';do type ${s%% *} >/dev/null 2>&1&&break;done;
+h(){ h=-;[ -z "$s" ]||{ h=$($s)||h=;h=${h%% *};};};
+"#;
+
+/// Lists its arguments, after the mark `m` that no name contains: with `R` as `$2` all that is below directories. Each record begins
+/// with the mark and a letter: `B` a source, `D` it is a directory that was not asked for, `E` why it can't be had, `S` mode, size,
+/// time and path, `U` a path that can't be read, `L` the path of a link, `T` its target.
+const LIST: &str = r#"export m=RECORD b="$1" R="$2";
+shift 2;
+for w do
+n "$w";
+printf %sB $m;
+if [ -d "$f" ];then
+if [ -z "$R" ];then printf %sD $m;
+elif ! type find >/dev/null 2>&1;then printf '%sEthe node lacks find' $m;
+else case $f in */);;*)f=$f/;;esac;
+find "$f" -exec sh -c "$b" sh {} +;
+fi;
+elif e=$(stat -L -c '%f %s %Y x' "$f" 2>&1);then printf %sS%s $m "$e";
+[ -r "$f" ]||printf %sU $m;
+else printf %sE%s $m "$e";
+fi;
+done|sed "$r";
+printf '\n\357\002\357\004done\n'"#;
+
+/// What [`LIST`] has `find` run for the names that it found.
+const LIST_NAMES: &str = r#"stat -c "${m}S%f %s %Y %n" "$@";
+for f do
+if [ -L "$f" ];then printf '%sL%s%sT' $m "$f" $m;readlink "$f";
+elif [ ! -r "$f" ]||{ [ -d "$f" ]&&[ ! -x "$f" ];};then printf '%sU%s' $m "$f";fi;
+done;"#;
+
+/// Gives what its arguments say: `c PATH` a whole file and its digest, `h PATH` a digest, `p PATH FIRST END` the digests of pieces,
+/// `g PATH FIRST END` pieces.
+const GIVE: &str = r#"while [ $# -gt 0 ];do
+n "$2";
+h=;
+i=$3;
+case $1 in
+c) { cat <"$f";echo;}|sed "$r";printf '\357\002';h <"$f";printf '\357\003%s\n' "$h";shift 2;;
+h) h <"$f";printf '\357\003%s\n' "$h";shift 2;;
+p) while [ $i -lt $4 ];do h=$(dd bs=$u skip=$i count=1 <"$f" 2>/dev/null|{ h;printf %s "$h";});printf '\357\003%s\n' "$h";i=$((i+1));done;shift 4;;
+g) while [ $i -lt $4 ];do { dd bs=$u skip=$i count=1 <"$f";echo;}|sed "$r";printf '\357\002';i=$((i+1));done;shift 4;;
+esac;
+done;
+printf '\357\004done\n'"#;
+
+/// Does what it reads from a raw terminal, a line each, and answers each with a line: `=` and a result, or `!` and why not.
+const TAKE: &str = r#"stty raw -echo -isig -opost;
+if dd bs=1 count=0 iflag=fullblock </dev/null >/dev/null 2>&1;then
+x(){ dd bs=$1 count=1 iflag=fullblock 2>/dev/null;};printf '%s1\n' MARK;
+else x(){ head -c $1;};printf '%s0\n' MARK;fi;
+y(){ set -f;set -- $e;set +f;printf '!%s ;;\n' "$*";};
+z(){ printf '=%s\n' "$1";};
+v(){ case $1 in =*)chmod ${1#=} "$3";;*)if [ -f "$2" ]&&[ ! -L "$2" ];then chmod $(stat -c %a "$2") "$3";else chmod $(printf %o $((0$1&~0$k))) "$3";fi;;esac&&{ [ $4 = - ]||TZ=UTC0 touch -c -t $4 "$3";};};
+while read -r c a b i l w;do
+n "$b";
+g=$f;
+n "$a";
+e=;
+case $c in
+t) if [ -d "$f" ];then z d;elif [ -f "$f" ];then z f;elif [ -e "$f" ]||[ -L "$f" ];then z o;else z n;fi;;
+d) if [ -d "$f" ]&&[ ! -L "$f" ];then z old;elif e=$(mkdir "$f" 2>&1);then z new;else y;fi;;
+o) e="$f is not a file of this user";
+if [ -L "$f" ];then y;
+elif (set -C;: >"$f") 2>/dev/null;then e=$(dd if=/dev/null of="$f" bs=1 seek=$i count=0 2>&1)&&z new||y;
+elif [ ! -e "$f" ];then e=$( (set -C;: >"$f") 2>&1);y;
+elif [ -f "$f" ]&&[ -O "$f" ];then e=$(dd if=/dev/null of="$f" bs=1 seek=$i count=0 2>&1)&&z old||y;
+else y;fi;;
+p) while [ $i -lt $l ];do h=$(dd bs=$u skip=$i count=1 <"$f" 2>/dev/null|{ h;printf %s "$h";});z $h;i=$((i+1));done;;
+w) if [ -L "$f" ];then x $l >/dev/null;e="$f is a link";y;elif e=$(x $l|dd ibs=65536 obs=$u seek=$i conv=notrunc of="$f" 2>&1);then z;else y;fi;;
+f) if [ -L "$f" ];then e="$f is a link";y;elif ! e=$(dd if=/dev/null of="$f" conv=notrunc,fsync 2>&1);then y;
+else h=;h <"$f";
+if [ "$h" != - ]&&[ "$h" != "$w" ];then e=differs;y;
+elif [ -d "$g" ];then e="$g is a directory";y;
+elif e=$({ v $i "$g" "$f" $l&&mv -f "$f" "$g";} 2>&1);then z $h;else y;fi;fi;;
+l) if [ -d "$g" ]&&[ ! -L "$g" ];then e="$g is a directory";y;elif e=$(rm -f "$g" 2>&1&&ln -s -- "$f" "$g" 2>&1);then z;else y;fi;;
+m) if e=$(v $i "$f" "$f" $l 2>&1);then z;else y;fi;;
+r) rm -f "$f";z;;
+esac;
+done"#;
+
+/// The words that list `paths`, after `begin`; `mark` is between the records.
+pub(super) fn list<'a>(begin: &str, mark: &str, recursive: bool, paths: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let script = whole(&format!("printf %s MARK;{LIST}"), begin, "sed dd stat").replace("RECORD", mark);
+    let flag = if recursive { "R" } else { "" };
+    let head = ["sh", "-c", &script, "sh", &one_line(LIST_NAMES), flag];
+    head.iter().map(|word| (*word).to_owned()).chain(paths.map(word)).collect()
+}
+
+/// The words that give what `operations` say, after `mark`.
+pub(super) fn give(mark: &str, operations: Vec<String>) -> Vec<String> {
+    let script = whole(&format!("printf %s MARK;{GIVE}"), mark, "sed dd cat");
+    ["sh", "-c", &script, "sh"].iter().map(|word| (*word).to_owned()).chain(operations).collect()
+}
+
+/// The line for the shell of a raw terminal that takes commands, after `mark`.
+pub(super) fn take(mark: &str) -> String {
+    whole(TAKE, mark, "stty dd head chmod touch mkdir mv rm ln stat")
+}
+
+/// Session documents need not take a command of several lines.
+fn whole(script: &str, mark: &str, tools: &str) -> String {
+    one_line(&format!("{COMMON}{script}")).replace("MARK", mark).replace("TOOLS", tools)
+}
+
+fn one_line(script: &str) -> String {
+    script.replace('\n', " ")
+}
+
+/// These bytes as a word that every shell and document leaves as it is, and that `printf '%b'` turns back.
+pub(super) fn word(bytes: &[u8]) -> String {
+    let mut word = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'+' | b',' | b'=' => {
+                word.push(char::from(*byte));
+            }
+            other => word.push_str(&format!("\\0{other:03o}")),
+        }
+    }
+    word
+}

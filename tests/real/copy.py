@@ -1,0 +1,474 @@
+"""cp: files from a node and to it, byte for byte, whatever happens on the way and whatever tools the node has."""
+
+import contextlib
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+from harness import SEARCH_PATH, TARGET, Tool, also_end, binary, clean_environment, contains, equal, run, wait_until
+from terminal import Terminal
+
+NEEDS = ["boto3", "busybox", "diff"]
+
+BIG_BYTES = 12_000_000
+FAULTS = {
+    "the service closes the WebSocket": ["close,nth=1500"],
+    "messages are lost, come twice and overtake each other": [
+        "drop,probability=0.005",
+        "duplicate,nth=50",
+        "reorder,probability=0.01",
+    ],
+    "connections are reset": ["reset,nth=2500"],
+    "bits are turned": ["corrupt,nth=700"],
+    "sessions end": ["end,after=900ms,text=The session is over."],
+}
+
+
+def checks(suite):
+    with tempfile.TemporaryDirectory(prefix="tests-copy-") as name:
+        folder = Folder(Path(name))
+        with Node() as node:
+            suite.check("a tree of strange names goes down and up, with times, permissions and links", tree, folder, node)
+            suite.check("many small files", many, folder, node)
+            suite.check("standard input and output", streams, folder, node)
+            suite.check("where things go, as with scp and rsync", destinations, folder, node)
+            suite.check("what can't be copied is one line", refusals, folder, node)
+            suite.check("a link from the node is never followed", links, folder, node)
+            suite.check("zeros take no room on either side", sparse, folder, node)
+            suite.check("a partial file of somebody else is not touched", planted, folder, node)
+            suite.check("at a terminal there is a bar", bar, folder, node)
+        for what, faults in FAULTS.items():
+            suite.check(f"exact, though {what}", faulty, folder, faults)
+        suite.check("killed in the middle: the next copy goes on, and repairs what is damaged", killed, folder)
+        suite.check("a disk that is full here", full_here, folder)
+        suite.check("a disk that is full there", full_there, folder)
+        if os.geteuid() == 0:
+            suite.check("no permission here or there", no_permission, folder)
+        suite.check("a container of ECS", container, folder)
+        suite.check("a node that lies about names writes nothing outside", hostile, folder)
+        suite.check("only busybox on the node", with_tools, folder, {}, True)
+        suite.check("busybox without sha256sum: lengths only, and it is said", with_tools, folder, NO_DIGESTS, False)
+        suite.check("a dd that can't read exactly", with_tools, folder, {"dd": NO_FULLBLOCK}, True)
+        for tool in ("dd", "stat"):
+            suite.check(f"a node without {tool}", lacking, folder, tool)
+
+
+class Folder:
+    """What is copied, and where to; each check has a place of its own."""
+
+    def __init__(self, path):
+        self.path = path
+        self.made = 0
+        self.tree = path / "tree"
+        self.big = path / "big"
+        make_tree(self.tree)
+        self.big.write_bytes(sample(BIG_BYTES))
+
+    def place(self):
+        self.made += 1
+        place = self.path / f"place {self.made}"
+        place.mkdir()
+        return place
+
+
+def sample(length):
+    """Random bytes, and all that the agent's filter damages."""
+    content = bytearray(random.Random(7).randbytes(length))
+    for at in range(0, length - 6, 997):
+        content[at : at + 6] = b"\xef\xbf\xbd\xef\xef\xbf"
+    content[-2:] = b"\xef\xbf"
+    return bytes(content)
+
+
+def make_tree(tree):
+    inner = tree / " a\nb '\"$(touch x)`\\" / "-r" / "empty"
+    inner.mkdir(parents=True)
+    names = ["-rf", ".hidden", "new\nline\n", "tab\t*?[x]", "ünïcode€\U0001f600", "%s\\n", "\udcff\udcef\udcbf\udcbd"]
+    for number, name in enumerate(names):
+        path = os.fsencode(inner.parent) + b"/" + os.fsencode(name)
+        Path(os.fsdecode(path)).write_bytes(sample(1000 * (number + 1)))
+    (tree / "nothing").touch()
+    (tree / "program").write_bytes(b"#!/bin/sh\n")
+    (tree / "program").chmod(0o750)
+    (tree / "exactly").write_bytes(sample(1 << 20))
+    (tree / "one more").write_bytes(sample((1 << 20) + 1))
+    os.symlink("program", tree / "link")
+    os.symlink("/no where\n", tree / "dangling")
+    os.utime(tree / "program", (1_000_000_000, 1_000_000_000))
+    (tree / "nothing").chmod(0o400)
+    os.utime(inner, (1_100_000_000, 1_100_000_000))
+    inner.chmod(0o511)
+
+
+class Node(Tool):
+    """A local Session Manager, whose node has these programs."""
+
+    def __init__(self, *args, path=SEARCH_PATH):
+        super().__init__("local", "--target", TARGET, *args, env={"PATH": path})
+        wait_until("the local Session Manager", lambda: "Ctrl-C" in self.stderr)
+        self.variables = dict(line.removeprefix("export ").split("=", 1) for line in self.lines_so_far())
+
+    def cp(self, *args):
+        return run([binary(), "cp", *args], env=clean_environment(self.variables))
+
+
+def told(ended):
+    ended.ok()
+    return ended.stderr
+
+
+def remote(path):
+    return os.fsdecode(TARGET.encode() + b":" + os.fsencode(path))
+
+
+def same(one, other):
+    run(["diff", "-r", "--no-dereference", one, other], env=clean_environment()).ok()
+
+
+def attributes(tree):
+    """Permissions and times of all that is no link."""
+    found = {}
+    for path in sorted([tree, *tree.rglob("*")]):
+        if not path.is_symlink():
+            status = path.stat()
+            found[path.relative_to(tree)] = (stat.S_IMODE(status.st_mode), int(status.st_mtime))
+    return found
+
+
+def leftovers(place):
+    return [path for path in place.rglob(".aws-ssm-forward-*")]
+
+
+def tree(folder, node):
+    place = folder.place()
+    contains(told(node.cp("-rp", remote(folder.tree), place)), "SHA-256 of each is the same")
+    contains(told(node.cp("-rp", place / "tree", remote(place / "back"))), "SHA-256 of each is the same")
+    for copy in (place / "tree", place / "back"):
+        same(folder.tree, copy)
+        equal(attributes(copy), attributes(folder.tree))
+    equal(leftovers(place), [])
+
+
+def many(folder, node):
+    place = folder.place()
+    for number in range(600):
+        (place / "many" / str(number % 7)).mkdir(parents=True, exist_ok=True)
+        (place / "many" / str(number % 7) / f"file {number} {'x' * 60}").write_bytes(sample(50 + number))
+    node.cp("-r", remote(place / "many"), place / "down").ok()
+    node.cp("-r", place / "many", remote(place / "up")).ok()
+    same(place / "many", place / "down")
+    same(place / "many", place / "up")
+
+
+def streams(folder, node):
+    place = folder.place()
+    with open(place / "down", "wb") as down:
+        command = [binary(), "cp", remote(folder.big), "-"]
+        subprocess.run(command, stdout=down, env=clean_environment(node.variables), check=True, timeout=60)
+    same(folder.big, place / "down")
+    with open(folder.big, "rb") as up:
+        command = [binary(), "cp", "-", remote(place / "up")]
+        subprocess.run(command, stdin=up, env=clean_environment(node.variables), check=True, timeout=60)
+    same(folder.big, place / "up")
+    node.cp("-", remote(place / "empty")).ok()
+    equal((place / "empty").stat().st_size, 0)
+    contains(node.cp(remote("/proc/version"), "-").ok(), "Linux")
+
+
+def destinations(folder, node):
+    place = folder.place()
+    (place / "d").mkdir()
+    (place / "d/file").write_text("file")
+    (place / "other").write_text("other")
+    up = [(lambda path: path, remote), (remote, lambda path: path)]
+    for number, (source, destination) in enumerate(up):
+        base = place / f"way {number}"
+        base.mkdir()
+        # An existing directory takes the source, another name is its new one, and a slash means what is inside.
+        node.cp("-r", source(place / "d"), destination(base)).ok()
+        node.cp("-r", source(place / "d"), destination(base / "named")).ok()
+        node.cp("-r", source(f"{place}/d/"), destination(base / "d")).ok()
+        node.cp(source(place / "other"), source(place / "d/file"), destination(f"{base}/new/")).ok()
+        found = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
+        equal(found, ["d/file", "named/file", "new/file", "new/other"])
+        # A file that is there keeps its permissions, a new one gets those of its source but for the mask.
+        (base / "d/file").chmod(0o604)
+        (place / "other").chmod(0o666)
+        node.cp(source(place / "other"), destination(base / "d/file")).ok()
+        node.cp(source(place / "other"), destination(base / "fresh")).ok()
+        modes = [stat.S_IMODE((base / name).stat().st_mode) for name in ("d/file", "fresh")]
+        equal([oct(mode) for mode in modes], ["0o604", oct(0o666 & ~mask())])
+        equal((base / "d/file").read_text(), "other")
+
+
+def mask():
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def refusals(folder, node):
+    place = folder.place()
+    (place / "d").mkdir()
+    os.mkfifo(place / "pipe")
+    for args, code, told in [
+        ([remote(place / "no"), place], 1, "no: No such file or directory"),
+        ([place / "no", remote(place)], 1, "no: No such file or directory"),
+        ([remote(place / "d"), place], 1, "is a directory; -r copies it"),
+        ([place / "d", remote(place)], 1, "is a directory; -r copies it"),
+        ([remote(place / "pipe"), place / "x"], 1, "is not a regular file"),
+        ([place / "pipe", remote(place / "x")], 1, "is not a regular file"),
+        ([remote(folder.big), place / "no/x"], 1, "No such file or directory"),
+        ([folder.big, remote(place / "no/x")], 1, "no/x: "),
+        ([remote(folder.big), f"{folder.big}/"], 1, "is not a directory"),
+        ([folder.big, remote(f"{folder.big}/")], 1, "is not a directory"),
+        ([folder.big, folder.big, remote(place / "new")], 1, "need a directory"),
+        ([folder.big, remote("/dev/full")], 1, "is not a regular file"),
+        ([remote(folder.big), "/dev/full"], 74, "No space left on device"),
+        ([folder.big, place], 2, "no side is on a node"),
+        (["ecs:prod/web", place], 2, "a local file of this name is ./ecs:prod/web"),
+    ]:
+        ended = node.cp(*args)
+        equal((args, ended.code), (args, code))
+        errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+        equal(len(errors), 1)
+        contains(errors[0], told)
+    equal(sorted(path.name for path in place.iterdir()), ["d", "pipe"])
+    # Of several, the others are copied all the same.
+    ended = node.cp(remote(place / "no"), remote(folder.tree / "program"), place / "d")
+    equal((ended.code, (place / "d/program").exists()), (1, True))
+
+
+def links(folder, node):
+    place = folder.place()
+    for name in ("evil/trap", "outside", "here"):
+        (place / name).mkdir(parents=True)
+    (place / "evil/trap/file").write_text("evil")
+    (place / "here/trap").symlink_to(place / "outside")
+    ended = node.cp("-r", remote(f"{place}/evil/"), place / "here")
+    equal(ended.code, 1)
+    contains(ended.stderr, "trap: is a symbolic link here, which is not followed")
+    equal(list((place / "outside").iterdir()), [])
+
+
+def sparse(folder, node):
+    place = folder.place()
+    with open(place / "zeros", "wb") as zeros:
+        zeros.truncate(30_000_000)
+        zeros.seek(20_000_000)
+        zeros.write(b"x")
+    node.cp(remote(place / "zeros"), place / "down").ok()
+    node.cp(place / "zeros", remote(place / "up")).ok()
+    for name in ("down", "up"):
+        same(place / "zeros", place / name)
+        assert (place / name).stat().st_blocks * 512 < 5_000_000, name
+
+
+def planted(folder, node):
+    place = folder.place()
+    (place / "precious").write_text("precious")
+    # Where the partial file will be is seen in a copy that does not end.
+    command = [binary(), "cp", "-", remote(place / "x")]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(node.variables))
+    also_end(child)
+    wait_until("a partial file", lambda: leftovers(place))
+    equal(stat.S_IMODE(leftovers(place)[0].stat().st_mode), 0o600)
+    child.communicate(timeout=60)
+    equal((child.returncode, leftovers(place)), (0, []))
+    for number, copy in enumerate([(remote(folder.big), place / "big"), (folder.big, remote(place / "big"))]):
+        part = part_of(folder, node, place, copy)
+        part.unlink()
+        part.symlink_to(place / "precious")
+        ended = node.cp(*copy)
+        assert ended.code != 0, number
+        equal((place / "precious").read_text(), "precious")
+        part.unlink()
+
+
+def part_of(folder, node, place, copy):
+    """The partial file of a copy that was killed."""
+    child = subprocess.Popen([binary(), "cp", "--sessions", "2", *copy], env=clean_environment(node.variables))
+    also_end(child)
+    wait_until("a partial file", lambda: [path for path in leftovers(place) if path.stat().st_blocks > 2048])
+    child.kill()
+    child.wait()
+    equal((place / "big").exists(), False)
+    # What is on its way on the node still arrives.
+    [part] = leftovers(place)
+    return part
+
+
+def bar(folder, node):
+    place = folder.place()
+    environment = clean_environment({"TERM": "xterm", **node.variables})
+    with Terminal([binary(), "cp", remote(folder.big), place / "x"], environment) as terminal:
+        terminal.expect("of 11.44 MiB .*left")
+        terminal.expect("SHA-256")
+        equal(terminal.ended(), 0)
+    same(folder.big, place / "x")
+
+
+def faulty(folder, faults):
+    place = folder.place()
+    arguments = [word for fault in faults for word in ("--fault", fault)]
+    with Node("--seed", "3", *arguments) as node:
+        node.cp("-r", remote(folder.tree), remote(folder.big), place).ok()
+        node.cp("-r", folder.tree, folder.big, remote(f"{place}/up/")).ok()
+    for copy in (place, place / "up"):
+        same(folder.tree, copy / "tree")
+        same(folder.big, copy / "big")
+    equal(leftovers(place), [])
+
+
+def killed(folder):
+    # The real agent's pace leaves time to kill it.
+    with Node("--profile", "real") as node:
+        for way in (lambda place: (remote(folder.big), place / "big"), lambda place: (folder.big, remote(place / "big"))):
+            place = folder.place()
+            part = part_of(folder, node, place, way(place))
+            with open(part, "r+b") as damaged:
+                damaged.seek(100)
+                damaged.write(b"damaged")
+            # The agent ends what the killed copy left.
+            ended = wait_until("the next copy", lambda: (lambda it: it.code == 0 and it)(node.cp(*way(place))))
+            contains(ended.stderr, "were there from before", hashlib.sha256(folder.big.read_bytes()).hexdigest())
+            same(folder.big, place / "big")
+            equal(leftovers(place), [])
+
+
+def limited(command, env):
+    """Runs it where no file may be larger than 3 MB, and where that is an error and not the end."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=60, preexec_fn=limit, restore_signals=False
+    )
+
+
+def full_here(folder):
+    place = folder.place()
+    with Node() as node:
+        ended = limited([binary(), "cp", remote(folder.big), place / "big"], clean_environment(node.variables))
+    equal((ended.returncode, (place / "big").exists()), (74, False))
+    contains(ended.stderr, "error: cannot write big: File too large")
+
+
+def full_there(folder):
+    place = folder.place()
+    with contextlib.ExitStack() as stack:
+        if mounted := small_disk(place, stack):
+            with Node() as node:
+                ended = node.cp(folder.big, remote(mounted / "big"))
+            equal((ended.code, (mounted / "big").exists()), (1, False))
+            contains(ended.stderr, "error: ", "big: No space left on device")
+
+
+def small_disk(place, stack):
+    """A file system of 3 MB, where this may be made."""
+    mounted = place / "disk"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", mounted], capture_output=True).returncode != 0:
+        print("skip  copy: mounting a small file system is not permitted")
+        return None
+    stack.callback(subprocess.run, ["umount", mounted], check=True)
+    return mounted
+
+
+def no_permission(folder):
+    place = folder.place()
+    folder.path.chmod(0o755)
+    (place / "private").write_text("private")
+    (place / "private").chmod(0o600)
+    (place / "d/closed").mkdir(parents=True, mode=0o755)
+    (place / "d/closed").chmod(0o700)
+    (place / "d/open").write_text("open")
+    with Nobody() as node:
+        ended = node.cp(remote(place / "private"), place / "x")
+        equal(ended.code, 1)
+        contains(ended.stderr, "private: Permission denied")
+        ended = node.cp("-r", remote(place / "d"), place / "copy")
+        equal((ended.code, (place / "copy/open").read_text()), (1, "open"))
+        contains(ended.stderr, "d/closed: Permission denied")
+        ended = node.cp(folder.tree / "program", remote(place / "x"))
+        equal(ended.code, 1)
+        contains(ended.stderr, "x: ", "denied")
+
+
+class Nobody(Node):
+    """A node whose sessions may do little."""
+
+    def __init__(self):
+        environment = clean_environment({"HOME": "/"})
+        command = [binary(), "local", "--target", TARGET]
+        super(Tool, self).__init__(command, env=environment, user="nobody")
+        wait_until("the local Session Manager", lambda: "Ctrl-C" in self.stderr)
+        self.variables = dict(line.removeprefix("export ").split("=", 1) for line in self.lines_so_far())
+
+
+def container(folder):
+    place = folder.place()
+    with Node("--ecs-task", "prod/web/0123456789abcdef0123456789abcdef/app") as node:
+        node.cp(f"ecs:prod/web/app:{folder.big}", place / "down").ok()
+        node.cp(folder.big, f"ecs:prod/web:{place}/up").ok()
+    same(folder.big, place / "down")
+    same(folder.big, place / "up")
+
+
+def tools(folder, others):
+    """A directory with busybox alone, and other programs in the place of some of it; `None` takes one away."""
+    path = folder.place()
+    run([shutil.which("busybox"), "--install", "-s", path], env=clean_environment()).ok()
+    for name, script in others.items():
+        (path / name).unlink(missing_ok=True)
+        if script:
+            (path / name).write_text(script)
+            (path / name).chmod(0o755)
+    return path
+
+
+NO_DIGESTS = {"sha256sum": None, "shasum": None, "openssl": None}
+NO_FULLBLOCK = '#!/bin/sh\ncase "$*" in *fullblock*) exit 1;; esac\nexec /usr/bin/busybox dd "$@"\n'
+# Each name leads out of the tree.
+LIAR = '#!/bin/sh\nfor name; do :; done\nprintf "%s81a4 5 0 %s/../../escaped\\n" "${2%%%f*}" "$name"\n'
+
+
+def with_tools(folder, others, has_digest):
+    place = folder.place()
+    with Node(path=tools(folder, others)) as node:
+        down = told(node.cp("-rp", remote(folder.tree), remote(folder.big), place))
+        up = told(node.cp("-rp", folder.tree, folder.big, remote(f"{place}/up/")))
+    for copy, said in ((place, down), (place / "up", up)):
+        contains(said, "SHA-256 of each is the same" if has_digest else "only lengths were compared")
+        same(folder.tree, copy / "tree")
+        same(folder.big, copy / "big")
+        equal(attributes(copy / "tree"), attributes(folder.tree))
+
+
+def lacking(folder, tool):
+    place = folder.place()
+    with Node(path=tools(folder, {tool: None})) as node:
+        for copy in ((remote(folder.big), place), (folder.big, remote(place / "x"))):
+            ended = node.cp(*copy)
+            equal(ended.code, 1)
+            contains(ended.stderr, f"error: the node lacks {tool}")
+    equal(list(place.iterdir()), [])
+
+
+def hostile(folder):
+    place = folder.place()
+    (place / "here").mkdir()
+    with Node(path=tools(folder, {"stat": LIAR})) as node:
+        ended = node.cp("-r", remote(folder.tree), place / "here")
+    equal(ended.code, 1)
+    contains(ended.stderr, "named something else than what is below it")
+    equal([list((place / "here").iterdir()), (place / "escaped").exists()], [[], False])

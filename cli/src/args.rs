@@ -8,6 +8,7 @@ mod help;
 mod local;
 mod lookup;
 mod run;
+mod socks;
 mod up;
 mod values;
 
@@ -26,6 +27,7 @@ pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 pub(crate) use run::{EnvStyle, RunArgs};
+pub(crate) use socks::SocksArgs;
 pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
 pub(crate) use values::duration;
 
@@ -107,6 +109,12 @@ pub(crate) enum Command {
   aws-ssm-forward run i-0123456789abcdef0 -L 0:web.internal:80 -- curl http://{addr}/
   aws-ssm-forward run web -L 0:db.internal:5432 -L 0:cache.internal:6379 -- make test")]
     Run(Box<RunArgs>),
+    /// Reach every host of a node's network through a SOCKS and HTTP proxy.
+    #[command(after_help = "Examples:
+  aws-ssm-forward socks i-0123456789abcdef0
+  curl --proxy socks5h://127.0.0.1:1080 http://web.internal/
+  aws-ssm-forward socks web -D 8888 --allow '*.internal' --pac internal")]
+    Socks(Box<SocksArgs>),
     /// Open a shell on a managed node.
     #[command(after_help = "Examples:
   aws-ssm-forward shell i-0123456789abcdef0
@@ -245,7 +253,7 @@ pub(crate) struct LookupAwsArgs {
 }
 
 /// The request for StartSession.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub(crate) struct SessionArgs {
     /// Use any online node of the name if there are several.

@@ -34,6 +34,7 @@ mod port_holder;
 mod remote;
 mod run;
 mod shutdown;
+mod socks;
 mod spec;
 mod stdio;
 mod targets;
@@ -114,6 +115,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Reload => up::reload().await,
         Command::Config { action } => config::command::run(&action),
         Command::Run(args) => run::run(*args, cli.verbosity).await,
+        Command::Socks(args) => socks::run(&args, cli.verbosity).await,
         Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
         Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
         Command::Cp(args) => cp::run(&args, cli.verbosity).await,

@@ -136,6 +136,8 @@ pub enum LocalAddr {
     Tcp(SocketAddr),
     /// A Unix socket's path.
     Unix(std::path::PathBuf),
+    /// Nowhere: connections are handed in ([`crate::Entrance`]).
+    HandedIn,
 }
 
 impl std::fmt::Display for LocalAddr {
@@ -143,6 +145,7 @@ impl std::fmt::Display for LocalAddr {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => path.display().fmt(f),
+            Self::HandedIn => f.write_str("connections that are handed in"),
         }
     }
 }

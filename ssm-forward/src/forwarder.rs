@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
-use crate::listener::{ListenAddr, Listener, Local};
+use crate::listener::{Entrance, ListenAddr, Listener, Local};
 use crate::pool::{Blueprint, Caller, Pool, PoolConfig, StreamLease};
 use crate::program;
 use crate::pump::{PumpError, Traffic, pump};
@@ -113,6 +113,16 @@ impl ForwarderBuilder {
         let Self { provider, request, session, config, on_event } = self;
         let stats = ForwardStats::default();
         Ok(Forwarder { provider, request, session, config, on_event, listener, local_addr, stats })
+    }
+
+    /// A forwarder without a socket: connections are handed in, for example by a proxy that has spoken with the
+    /// program before.
+    pub fn hand_in(self) -> (Forwarder, Entrance) {
+        program::prepare();
+        let (entrance, listener) = Entrance::new();
+        let Self { provider, request, session, config, on_event } = self;
+        let (local_addr, stats) = (LocalAddr::HandedIn, ForwardStats::default());
+        (Forwarder { provider, request, session, config, on_event, listener, local_addr, stats }, entrance)
     }
 }
 

@@ -12,10 +12,11 @@ use rustix::process::umask;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
-use crate::LocalAddr;
 use crate::descriptors;
 use crate::program::Program;
+use crate::{ForwardError, LocalAddr};
 
 /// Where to listen for local programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,39 @@ impl std::fmt::Display for ListenAddr {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, path: PathBuf },
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+    },
+    /// Nobody listens: connections come through an [`Entrance`].
+    HandedIn(tokio::sync::Mutex<mpsc::Receiver<TcpStream>>),
+}
+
+/// Hands connections to a forwarder that does not listen. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    streams: mpsc::Sender<TcpStream>,
+}
+
+/// Connections that may wait until the forwarder takes them.
+const WAITING: usize = 64;
+
+impl Entrance {
+    pub(crate) fn new() -> (Self, Listener) {
+        let (streams, receiver) = mpsc::channel(WAITING);
+        (Self { streams }, Listener::HandedIn(tokio::sync::Mutex::new(receiver)))
+    }
+
+    /// Hands in the connection of a local program, which is treated as one that the forwarder has accepted. Waits while
+    /// many others wait for a session.
+    ///
+    /// # Errors
+    /// [`ForwardError::SessionEnded`] if the forwarder has ended. The program sees a reset.
+    pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
+        reset_on_close(&stream, true);
+        let ended = |_| ForwardError::SessionEnded("the forwarder has ended".into());
+        self.streams.send(stream).await.map_err(ended)
+    }
 }
 
 impl Listener {
@@ -59,6 +92,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(LocalAddr::Tcp),
             Self::Unix { path, .. } => Ok(LocalAddr::Unix(path.clone())),
+            Self::HandedIn(_) => Ok(LocalAddr::HandedIn),
         }
     }
 
@@ -71,6 +105,14 @@ impl Listener {
                 Ok((Local::Tcp(stream), Some(peer)))
             }
             Self::Unix { listener, .. } => Ok((Local::Unix(listener.accept().await?.0), None)),
+            Self::HandedIn(streams) => match streams.lock().await.recv().await {
+                Some(stream) => {
+                    stream.set_nodelay(true)?;
+                    let peer = stream.peer_addr().ok();
+                    Ok((Local::Tcp(stream), peer))
+                }
+                None => std::future::pending().await,
+            },
         }
     }
 
@@ -79,6 +121,8 @@ impl Listener {
         !match self {
             Self::Tcp(listener) => descriptors::are_scarce(listener),
             Self::Unix { listener, .. } => descriptors::are_scarce(listener),
+            // Who accepts the connections has to see to that.
+            Self::HandedIn(_) => false,
         }
     }
 }

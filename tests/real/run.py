@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
 SUITES += ["completion", "copy", "examples", "infrastructure", "names", "network", "endpoints", "targets", "doctor"]
-SUITES += ["run_command", "tunnels"]
+SUITES += ["run_command", "tunnels", "socks"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -164,6 +164,7 @@ INSTALL = {
     **dict.fromkeys(["postgres", "psql"], "apt-get install postgresql"),
     **dict.fromkeys(["redis-server", "redis-cli"], "apt-get install redis-server"),
     "kubectl": "apt-get install kubernetes-client",
+    "proxychains4": "apt-get install proxychains4",
     "openssl": "apt-get install openssl",
     "pyssm": VENV,
     "checkov": VENV,

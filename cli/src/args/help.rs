@@ -17,7 +17,7 @@ const GROUPS: [Group; 4] = [
     Group {
         title: "Tunnels",
         everyday: &["forward", "up", "status", "run"],
-        more: &["down", "logs", "restart", "reload", "config"],
+        more: &["down", "logs", "restart", "reload", "socks", "config"],
     },
     Group { title: "Nodes", everyday: &["shell", "exec", "ls"], more: &["cp", "ssh-proxy"] },
     Group { title: "Access and setup", everyday: &[], more: &["token", "policy", "doctor", "plugin", "completions"] },

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Span;
 
 pub(crate) use command::{command, fail};
-pub(crate) use tunnel::{Tracker, Tunnel, document};
+pub(crate) use tunnel::{Tracker, Tunnel, document, start_request};
 
 use crate::args::TunnelArgs;
 use crate::connect;

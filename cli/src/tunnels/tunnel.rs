@@ -169,7 +169,7 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
 }
 
 /// The document that fits the destination, or the one that the user names, and its parameters.
-fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
+pub(crate) fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
     let (document, host) = document(&spec.remote);
     let port = match &spec.listen {
         ListenAddr::Tcp(address) => address.port(),

@@ -1,0 +1,174 @@
+//! Which destinations may be reached.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// A host and a port that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Destination {
+    /// A name in lower case without a dot at its end, or an address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Destination {
+    /// A destination as it was asked for. `None` if that cannot be a host.
+    pub(crate) fn new(host: &str, port: u16) -> Option<Self> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        let is_host = !host.is_empty() && host.len() <= 253 && (is_plain || host.parse::<IpAddr>().is_ok());
+        (is_host && port != 0).then_some(Self { host, port })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Destinations in a list: a host, `*.DOMAIN`, an address, a network or `*`, each with a port or without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern {
+    hosts: Hosts,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hosts {
+    All,
+    One(String),
+    /// Of `*.DOMAIN`, with the dot.
+    Below(String),
+    Net(IpNet),
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected =
+            || format!("expected a host, *.DOMAIN, an address, a network or *, as in *.internal:443, not {text:?}");
+        let (host, port) = match (text.strip_prefix('['), text.rsplit_once(':')) {
+            (Some(rest), _) => match rest.split_once(']').ok_or_else(expected)? {
+                (host, "") => (host, None),
+                (host, port) => (host, Some(port.strip_prefix(':').ok_or_else(expected)?)),
+            },
+            // An IPv6 address or network without brackets.
+            (None, Some((before, _))) if before.contains(':') => (text, None),
+            (None, Some((host, port))) => (host, Some(port)),
+            (None, None) => (text, None),
+        };
+        let port = match port {
+            Some(port) => Some(port.parse().ok().filter(|&port: &u16| port != 0).ok_or_else(expected)?),
+            None => None,
+        };
+        let hosts = match (host, host.strip_prefix('*')) {
+            ("*", _) => Hosts::All,
+            (_, Some(domain)) if domain.starts_with('.') && Destination::new(domain, 1).is_some() => {
+                Hosts::Below(domain.trim_end_matches('.').to_ascii_lowercase())
+            }
+            _ if host.contains('/') => Hosts::Net(host.parse().map_err(|_| expected())?),
+            _ => match (host.parse::<IpAddr>(), Destination::new(host, 1)) {
+                (Ok(address), _) => Hosts::Net(address.into()),
+                (_, Some(host)) => Hosts::One(host.host),
+                _ => return Err(expected()),
+            },
+        };
+        Ok(Self { hosts, port })
+    }
+}
+
+impl Pattern {
+    fn matches(&self, destination: &Destination) -> bool {
+        self.port.is_none_or(|port| port == destination.port)
+            && match &self.hosts {
+                Hosts::All => true,
+                Hosts::One(host) => *host == destination.host,
+                Hosts::Below(domain) => destination.host.ends_with(domain),
+                Hosts::Net(net) => {
+                    destination.host.parse().is_ok_and(|address: IpAddr| net.contains(&address.to_canonical()))
+                }
+            }
+    }
+}
+
+/// What may be reached, and what not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) allow: Vec<Pattern>,
+    pub(crate) deny: Vec<Pattern>,
+}
+
+/// Where a node's own credentials are served. A page in a browser may ask for anything.
+const METADATA: [&str; 4] = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "instance-data.ec2.internal"];
+
+impl Access {
+    /// Whether a destination may be reached. What is denied is, whatever is allowed; metadata of the node only if it is allowed
+    /// by more than `*`.
+    pub(crate) fn permits(&self, destination: &Destination) -> bool {
+        let among = |list: &[Pattern]| list.iter().any(|pattern| pattern.matches(destination));
+        let named = self.allow.iter().any(|pattern| pattern.hosts != Hosts::All && pattern.matches(destination));
+        let is_metadata =
+            METADATA.iter().any(|text| text.parse().is_ok_and(|pattern: Pattern| pattern.matches(destination)));
+        !among(&self.deny) && (self.allow.is_empty() || among(&self.allow)) && (!is_metadata || named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permits(allow: &[&str], deny: &[&str], host: &str, port: u16) -> bool {
+        let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        Access { allow: list(allow), deny: list(deny) }.permits(&Destination::new(host, port).unwrap())
+    }
+
+    #[test]
+    fn what_is_allowed_and_not_denied_may_be_reached() {
+        for (allow, deny, host, wanted) in [
+            (&[][..], &[][..], "db.internal", true),
+            (&["*.internal"], &[], "DB.internal.", true),
+            (&["*.internal"], &[], "internal", false),
+            (&["*.internal"], &[], "evilinternal", false),
+            (&["db.internal"], &[], "db.internal", true),
+            (&["db.internal"], &[], "db2.internal", false),
+            (&["*.internal:443"], &[], "db.internal", true),
+            (&["*.internal:80"], &[], "db.internal", false),
+            (&["10.0.0.0/8"], &[], "10.1.2.3", true),
+            (&["10.0.0.0/8"], &[], "::ffff:10.1.2.3", true),
+            (&["10.0.0.0/8"], &[], "11.1.2.3", false),
+            (&["10.1.2.3"], &[], "10.1.2.3", true),
+            (&["fd00::/8"], &[], "fd12::1", true),
+            (&["[fd12::1]:443"], &[], "fd12::1", true),
+            (&["*"], &["secret.internal"], "secret.internal", false),
+            (&["secret.internal"], &["*:443"], "secret.internal", false),
+            (&[], &[], "169.254.169.254", false),
+            (&["*"], &[], "169.254.169.254", false),
+            (&["169.254.169.254"], &[], "169.254.169.254", true),
+        ] {
+            assert_eq!(permits(allow, deny, host, 443), wanted, "{allow:?} {deny:?} {host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused() {
+        for text in ["", ":443", "a b", "*x", "*.", "10.0.0.0/33", "host:0", "host:x", "[::1", "host:99999"] {
+            assert!(text.parse::<Pattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_no_destination() {
+        for (host, port) in [("", 1), ("a b", 1), ("a\n", 1), ("host", 0), (".", 1)] {
+            assert_eq!(Destination::new(host, port), None, "{host}");
+        }
+        assert_eq!(Destination::new("fd00::1", 443).unwrap().to_string(), "[fd00::1]:443");
+    }
+}

@@ -1,0 +1,159 @@
+//! What a client says first. One port speaks SOCKS5, SOCKS4, SOCKS4a and HTTP: the first byte tells which.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use fast_socks5::server::{Socks5ServerProtocol, SocksServerError, states};
+use fast_socks5::util::target_addr::TargetAddr;
+use fast_socks5::{ReplyError, Socks5Command};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::access::Destination;
+use super::http::{self, Asked};
+use super::refusal::Refusal;
+
+/// A client that asks for a connection and waits for the answer.
+pub(super) struct Request {
+    pub(super) destination: Destination,
+    protocol: Protocol,
+}
+
+enum Protocol {
+    Socks5(Socks5ServerProtocol<TcpStream, states::CommandRead>),
+    Socks4(TcpStream),
+    Http(TcpStream),
+}
+
+/// What replies name as the local end of the far connection: only the node knows that.
+const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Longest user name or host of SOCKS4.
+const MAX_STRING: usize = 255;
+
+/// Reads what a client asks for. `None` if that is answered already: it was a page, or cannot be done.
+///
+/// # Errors
+/// It speaks none of the protocols, or is gone.
+pub(super) async fn read(stream: TcpStream, pac: Option<&str>) -> io::Result<Option<Request>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Ok(None);
+    }
+    match first {
+        [5] => socks5(stream).await,
+        [4] => socks4(stream).await,
+        [byte] if byte.is_ascii_alphabetic() => http(stream, pac).await,
+        [byte] => Err(invalid(format!("the first byte, {byte}, is neither SOCKS nor HTTP"))),
+    }
+}
+
+async fn socks5(stream: TcpStream) -> io::Result<Option<Request>> {
+    let failed = |error: SocksServerError| invalid(error.to_string());
+    let protocol = Socks5ServerProtocol::accept_no_auth(stream).await.map_err(failed)?;
+    let (protocol, command, address) = protocol.read_command().await.map_err(failed)?;
+    let destination = match &address {
+        TargetAddr::Ip(address) => Destination::new(&address.ip().to_string(), address.port()),
+        TargetAddr::Domain(host, port) => Destination::new(host, *port),
+    };
+    let refusal = match (command, destination) {
+        (Socks5Command::TCPConnect, Some(destination)) => {
+            return Ok(Some(Request { destination, protocol: Protocol::Socks5(protocol) }));
+        }
+        (Socks5Command::TCPConnect, None) => ReplyError::HostUnreachable,
+        // Sessions carry connections from here only, and no datagrams.
+        _ => ReplyError::CommandNotSupported,
+    };
+    protocol.reply_error(&refusal).await.map_err(failed)?;
+    Ok(None)
+}
+
+/// Version, command, port, address, user. SOCKS4a has a name behind that, and then an address of 0.0.0.x.
+async fn socks4(mut stream: TcpStream) -> io::Result<Option<Request>> {
+    let mut head = [0; 8];
+    stream.read_exact(&mut head).await?;
+    let [_, command, port @ .., a, b, c, d] = head;
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    string(&mut stream).await?;
+    let host = match [a, b, c, d] {
+        [0, 0, 0, 1..=255] => string(&mut stream).await?,
+        address => Ipv4Addr::from(address).to_string(),
+    };
+    match Destination::new(&host, port).filter(|_| command == 1) {
+        Some(destination) => Ok(Some(Request { destination, protocol: Protocol::Socks4(stream) })),
+        None => {
+            stream.write_all(&SOCKS4_REFUSED).await?;
+            Ok(None)
+        }
+    }
+}
+
+const SOCKS4_GRANTED: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
+const SOCKS4_REFUSED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
+
+/// Up to a zero byte.
+async fn string(stream: &mut TcpStream) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    loop {
+        match stream.read_u8().await? {
+            0 => return String::from_utf8(bytes).map_err(|error| invalid(error.to_string())),
+            _ if bytes.len() >= MAX_STRING => return Err(invalid("a name is too long".into())),
+            byte => bytes.push(byte),
+        }
+    }
+}
+
+async fn http(mut stream: TcpStream, pac: Option<&str>) -> io::Result<Option<Request>> {
+    let head = http::head(&mut stream).await?;
+    match http::asked(&head, pac) {
+        Asked::Connect(destination) => Ok(Some(Request { destination, protocol: Protocol::Http(stream) })),
+        Asked::Answered(answer) => {
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await?;
+            Ok(None)
+        }
+    }
+}
+
+impl Request {
+    /// Tells the client that it is connected.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) async fn grant(self) -> io::Result<TcpStream> {
+        match self.protocol {
+            Protocol::Socks5(protocol) => {
+                protocol.reply_success(UNKNOWN).await.map_err(|error| invalid(error.to_string()))
+            }
+            Protocol::Socks4(mut stream) => {
+                stream.write_all(&SOCKS4_GRANTED).await?;
+                Ok(stream)
+            }
+            Protocol::Http(mut stream) => {
+                stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+                Ok(stream)
+            }
+        }
+    }
+
+    /// Tells the client why it is not.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) async fn refuse(self, refusal: &Refusal) -> io::Result<()> {
+        match self.protocol {
+            Protocol::Socks5(protocol) => {
+                protocol.reply_error(&refusal.kind.socks5()).await.map_err(|error| invalid(error.to_string()))
+            }
+            Protocol::Socks4(mut stream) => stream.write_all(&SOCKS4_REFUSED).await,
+            Protocol::Http(mut stream) => {
+                stream.write_all(http::answer(refusal.kind.http(), http::TEXT, &refusal.text).as_bytes()).await?;
+                stream.shutdown().await
+            }
+        }
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}

@@ -1,0 +1,146 @@
+//! The HTTP of a proxy: CONNECT, and the file with which browsers find it.
+
+use std::io;
+use std::net::IpAddr;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use super::access::Destination;
+
+/// Longest request line and headers.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+const PAC: &str = "application/x-ns-proxy-autoconfig";
+
+/// What a client wants.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Connect(Destination),
+    /// No connection: this is the answer.
+    Answered(String),
+}
+
+/// Reads a request line and headers, and not a byte more: what follows belongs to the destination.
+///
+/// # Errors
+/// It is too long, or the client is gone.
+pub(super) async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= MAX_HEAD {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the request's headers are too long"));
+        }
+        head.push(stream.read_u8().await?);
+    }
+    Ok(head)
+}
+
+/// What a request asks for. `pac` is the file for browsers, if there is one.
+pub(super) fn asked(head: &[u8], pac: Option<&str>) -> Asked {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let refused = |status: &str, text: &str| Asked::Answered(answer(status, TEXT, text));
+    let parsed = matches!(request.parse(head), Ok(httparse::Status::Complete(_)));
+    let (true, Some(method), Some(path)) = (parsed, request.method, request.path) else {
+        return refused("400 Bad Request", "this is no request of HTTP/1.1");
+    };
+    let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
+    let host = host.and_then(|header| str::from_utf8(header.value).ok()).unwrap_or_default();
+    match method {
+        "CONNECT" => match authority(path) {
+            Some(destination) => Asked::Connect(destination),
+            None => refused("400 Bad Request", "CONNECT needs HOST:PORT"),
+        },
+        // Under another name it is a page whose name was made to lead here: it must not learn the domains.
+        "GET" | "HEAD" if path == "/proxy.pac" && is_this_machine(host) => match pac {
+            Some(pac) => Asked::Answered(answer("200 OK", PAC, pac)),
+            None => refused("404 Not Found", "there is no proxy.pac: --pac DOMAIN makes one"),
+        },
+        _ if path.starts_with('/') => refused("404 Not Found", "this is a proxy; its only page is /proxy.pac"),
+        _ => {
+            refused("501 Not Implemented", "this proxy takes CONNECT only; use it as socks5h://, or for https:// URLs")
+        }
+    }
+}
+
+/// An answer after which the connection is closed.
+pub(super) fn answer(status: &str, kind: &str, text: &str) -> String {
+    let text = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    )
+}
+
+/// `HOST:PORT`, with an IPv6 address in brackets.
+fn authority(text: &str) -> Option<Destination> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    Destination::new(bare.unwrap_or(host), port.parse().ok()?)
+}
+
+/// Whether this is an address or `localhost`, with a port or without.
+fn is_this_machine(host: &str) -> bool {
+    let name = if host.ends_with(']') { host } else { host.rsplit_once(':').map_or(host, |(name, _)| name) };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+/// The file with which browsers use the proxy at `address` for these domains and what is below them, and for nothing else.
+pub(super) fn pac(domains: &[String], address: &str) -> String {
+    let list: Vec<_> = domains.iter().map(|domain| domain.trim_matches('.').to_ascii_lowercase()).collect();
+    let list = serde_json::to_string(&list).unwrap_or_default();
+    format!(
+        "function FindProxyForURL(url, host) {{\n  var domains = {list};\n  host = host.toLowerCase();\n  \
+         for (var i = 0; i < domains.length; i++)\n    if (host === domains[i] || dnsDomainIs(host, \".\" + domains[i]))\n      \
+         return \"SOCKS5 {address}; PROXY {address}\";\n  return \"DIRECT\";\n}}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(request: &str, pac: Option<&str>) -> String {
+        match asked(format!("{request}\r\n\r\n").as_bytes(), pac) {
+            Asked::Connect(destination) => destination.to_string(),
+            Asked::Answered(answer) => answer.split(' ').nth(1).unwrap_or_default().to_owned(),
+        }
+    }
+
+    #[test]
+    fn connect_names_its_destination() {
+        assert_eq!(status("CONNECT db.internal:443 HTTP/1.1\r\nHost: x", None), "db.internal:443");
+        assert_eq!(status("CONNECT [fd00::1]:443 HTTP/1.1", None), "[fd00::1]:443");
+        for bad in ["db.internal", "db.internal:0", ":443", "[::1:443", "a b:1"] {
+            assert_eq!(status(&format!("CONNECT {bad} HTTP/1.1"), None), "400", "{bad}");
+        }
+        assert_eq!(status("GET http://db.internal/ HTTP/1.1", None), "501");
+        assert_eq!(status("\u{1}", None), "400");
+    }
+
+    #[test]
+    fn the_file_is_for_this_machine_only() {
+        let get = |host: &str| status(&format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}"), Some("x"));
+        assert_eq!(get("127.0.0.1:1080"), "200");
+        assert_eq!(get("localhost"), "200");
+        assert_eq!(get("[::1]:1080"), "200");
+        assert_eq!(get("rebound.example:1080"), "404");
+        assert_eq!(get(""), "404");
+        assert_eq!(status("GET /proxy.pac HTTP/1.1\r\nHost: 127.0.0.1", None), "404");
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: 127.0.0.1", Some("x")), "404");
+    }
+
+    #[test]
+    fn the_file_names_the_domains_and_the_proxy() {
+        let text = pac(&["Corp.Internal.".into()], "127.0.0.1:1080");
+        assert!(
+            text.contains(r#"var domains = ["corp.internal"];"#) && text.contains("SOCKS5 127.0.0.1:1080"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! `socks`: one local port through which programs reach every host that the node reaches, by name.
+
+mod access;
+mod destinations;
+mod greeting;
+mod http;
+mod refusal;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ssm_forward::{ForwardConfig, NamedProvider, TargetSpec};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::args::{SocksArgs, Verbosity};
+use crate::exit_code::{ExitCode, Failure};
+use crate::local::{self, LocalManager};
+use crate::shutdown::Shutdown;
+use crate::terminal::AtTerminal;
+use crate::{connect, console, outside, targets};
+use access::Access;
+use destinations::{Destinations, Plan};
+use refusal::{Refusal, RefusalKind};
+
+pub(crate) use access::Pattern;
+
+/// A client says what it wants within so long.
+const GREETING: Duration = Duration::from_secs(10);
+/// How long the sessions may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// The wait after an accept that failed, for lack of files say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs the command until a signal ends it.
+///
+/// # Errors
+/// In one line: the port can't be had, the node is not there, or there are no credentials.
+pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    // Before anything is looked up: a port that is taken is the commonest mistake.
+    let listener = listen(args.listen).await?;
+    let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
+    let manager = match args.aws.local {
+        true => Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?),
+        false => None,
+    };
+    let served = tokio::select! {
+        plan = plan(args, target, manager.as_ref()) => match plan {
+            Ok(plan) => serve(args, listener, plan, &shutdown, verbosity).await,
+            Err(failure) => Err(failure),
+        },
+        cause = shutdown.requested() => Ok(cause.exit_code()),
+    };
+    if let Some(manager) = manager {
+        manager.shutdown().await;
+    }
+    served
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| ssm_forward::ForwardError::Listen { address: address.to_string(), source }.into())
+}
+
+/// Looks the node up.
+async fn plan(args: &SocksArgs, target: &str, manager: Option<&LocalManager>) -> Result<Plan, Failure> {
+    let aws = connect::aws_or_local(&args.aws, manager, Arc::new(AtTerminal::new(false))).await?;
+    let spec: TargetSpec = target.parse()?;
+    let patience = args.session.wait_connected.unwrap_or_default();
+    targets::await_online(&aws, &spec, patience).await?;
+    let source = targets::source(&aws, &spec, args.session.any).await?;
+    let provider = NamedProvider::new(aws.clone(), source, None);
+    let node = provider.find().await?.node;
+    let mut config = ForwardConfig::default();
+    // A client is told whether its destination takes connections.
+    config.wait_ready = true;
+    config.connect_timeout = args.connect_timeout;
+    config.wait_connected = patience;
+    config.session = connect::session_config(&aws, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
+    config.session.pacing = args.message_rate;
+    config.pool.size = args.sessions;
+    let max = usize::from(args.max_destinations);
+    Ok(Plan { provider: Arc::new(provider), target: node, session: args.session.clone(), config, idle: args.idle, max })
+}
+
+/// Serves clients until the command is asked to stop.
+async fn serve(
+    args: &SocksArgs,
+    listener: TcpListener,
+    plan: Plan,
+    shutdown: &Shutdown,
+    verbosity: Verbosity,
+) -> Result<ExitCode, Failure> {
+    let address = listener.local_addr().map_err(Failure::internal)?;
+    tell(args, &plan, address, verbosity);
+    let proxy = Arc::new(Proxy {
+        access: Access { allow: args.allow.clone(), deny: args.deny.clone() },
+        pac: (!args.pac.is_empty()).then(|| http::pac(&args.pac, &reached_at(address).to_string())),
+        destinations: Destinations::new(plan, shutdown.clone()),
+    });
+    let mut clients = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = clients.join_next() => continue,
+            _ = shutdown.requested() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let proxy = proxy.clone();
+                clients.spawn(async move {
+                    if let Err(error) = proxy.client(stream).await {
+                        tracing::info!(%peer, %error, "a client was not served");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Who still waits for an answer is told no more.
+    clients.shutdown().await;
+    if timeout(GRACE, proxy.destinations.ended()).await.is_err() && !verbosity.quiet {
+        console::note(
+            "warning: some sessions did not end in time; Session Manager ends them when they were idle for long",
+        );
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// What the person has to know.
+fn tell(args: &SocksArgs, plan: &Plan, address: SocketAddr, verbosity: Verbosity) {
+    if verbosity.quiet {
+        return;
+    }
+    console::say(outside::line(&format!("SOCKS5, SOCKS4a and HTTP proxy on {address} through {}", plan.target)) + "\n");
+    if !args.pac.is_empty() {
+        console::say(format!("Browsers find it with http://{}/proxy.pac\n", reached_at(address)));
+    }
+    if !address.ip().is_loopback() {
+        console::note(&format!(
+            "warning: -D {address} accepts connections from other machines, without asking who they are: they reach \
+             everything that the node reaches"
+        ));
+    }
+}
+
+/// Where programs of this machine reach it.
+fn reached_at(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
+/// What all clients share.
+struct Proxy {
+    access: Access,
+    pac: Option<String>,
+    destinations: Destinations,
+}
+
+impl Proxy {
+    /// Serves a client, up to the moment when its connection is handed in.
+    async fn client(&self, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let read = timeout(GREETING, greeting::read(stream, self.pac.as_deref()));
+        let read = read.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it did not say what it wants"))?;
+        let Some(request) = read? else { return Ok(()) };
+        let destination = request.destination.clone();
+        if !self.access.permits(&destination) {
+            tracing::warn!(%destination, "not allowed");
+            let refusal = Refusal::new(RefusalKind::NotAllowed, format!("{destination} is not allowed"));
+            return request.refuse(&refusal).await;
+        }
+        match self.destinations.open(&destination).await {
+            Ok(lease) => lease.serve(request.grant().await?).await.map_err(|error| io::Error::other(error.to_string())),
+            Err(refusal) => request.refuse(&refusal).await,
+        }
+    }
+}

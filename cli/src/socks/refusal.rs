@@ -1,0 +1,71 @@
+//! Why a client does not get its connection, in the words of each protocol.
+
+use fast_socks5::ReplyError;
+use ssm_forward::{ForwardError, ProviderErrorKind};
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) kind: RefusalKind,
+    /// One line.
+    pub(super) text: String,
+}
+
+/// See [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusalKind {
+    /// The lists do not permit it.
+    NotAllowed,
+    /// The destination refuses connections.
+    Refused,
+    /// The node cannot resolve or reach the host, or is not there itself.
+    Unreachable,
+    /// Nobody answered.
+    TimedOut,
+    /// Too many destinations have sessions.
+    Full,
+    /// No session can be had.
+    Failed,
+}
+
+impl Refusal {
+    pub(super) fn new(kind: RefusalKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    /// Of a destination that could not be reached. `timed_out`: all the time that it had has passed.
+    pub(super) fn of(error: &ForwardError, timed_out: bool) -> Self {
+        let kind = match error {
+            ForwardError::RemoteRefused(_) if timed_out => RefusalKind::TimedOut,
+            ForwardError::RemoteRefused(_) => RefusalKind::Refused,
+            ForwardError::TimedOut(_) => RefusalKind::TimedOut,
+            // What the agent says when it cannot resolve the name, or cannot connect.
+            ForwardError::Agent(_) | ForwardError::SessionEnded(_) => RefusalKind::Unreachable,
+            ForwardError::Provider(error) if error.kind == ProviderErrorKind::NotConnected => RefusalKind::Unreachable,
+            _ => RefusalKind::Failed,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl RefusalKind {
+    pub(super) fn socks5(self) -> ReplyError {
+        match self {
+            Self::NotAllowed => ReplyError::ConnectionNotAllowed,
+            Self::Refused => ReplyError::ConnectionRefused,
+            Self::Unreachable => ReplyError::HostUnreachable,
+            Self::TimedOut => ReplyError::TtlExpired,
+            Self::Full | Self::Failed => ReplyError::GeneralFailure,
+        }
+    }
+
+    /// The status line of HTTP.
+    pub(super) fn http(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "403 Forbidden",
+            Self::Refused | Self::Unreachable | Self::Failed => "502 Bad Gateway",
+            Self::TimedOut => "504 Gateway Timeout",
+            Self::Full => "503 Service Unavailable",
+        }
+    }
+}

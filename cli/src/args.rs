@@ -7,6 +7,7 @@ mod forward;
 mod help;
 mod local;
 mod lookup;
+mod relay;
 mod run;
 mod socks;
 mod up;
@@ -26,6 +27,7 @@ pub(crate) use doctor::DoctorArgs;
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
+pub(crate) use relay::{RelayAction, RelayMode, RelayTarget};
 pub(crate) use run::{EnvStyle, RunArgs};
 pub(crate) use socks::SocksArgs;
 pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
@@ -155,6 +157,11 @@ pub(crate) enum Command {
   aws-ssm-forward doctor rds:example-db
   aws-ssm-forward doctor web -L 3306:db.internal:3306 --profile staging")]
     Doctor(Box<DoctorArgs>),
+    /// List or remove the relays of a managed node (forward --relay).
+    Relay {
+        #[command(subcommand)]
+        action: Box<RelayAction>,
+    },
     /// Take the place of AWS's session-manager-plugin.
     Plugin {
         #[command(subcommand)]

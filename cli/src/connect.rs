@@ -221,7 +221,7 @@ pub(crate) fn start_request(
 ///
 /// # Errors
 /// No node has the name, or none that is online.
-async fn named(
+pub(crate) async fn named(
     aws: &Arc<AwsProvider>,
     target: &str,
     session: &SessionArgs,

@@ -31,6 +31,7 @@ mod plan;
 mod plugin;
 mod policy;
 mod port_holder;
+mod relay;
 mod remote;
 mod run;
 mod shutdown;
@@ -124,6 +125,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Token(args) => token::run(&args).await,
         Command::Policy(args) => policy::run(&args).await,
         Command::Doctor(args) => doctor::run(&args).await,
+        Command::Relay { action } => relay::run(*action).await,
         Command::Plugin { action } => {
             let done = match action {
                 PluginAction::Install { alias: true, .. } => plugin::alias::install()?,

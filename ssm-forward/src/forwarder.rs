@@ -1,5 +1,7 @@
 //! A local socket whose connections are carried by sessions.
 
+mod relayed;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -13,13 +15,17 @@ use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
 use crate::listener::{Entrance, ListenAddr, Listener, Local};
-use crate::pool::{Blueprint, Caller, Pool, PoolConfig, StreamLease};
+use crate::pool::{Blueprint, Caller, Pool, PoolConfig};
 use crate::program;
 use crate::pump::{PumpError, Traffic, pump};
+use crate::relay::RelayConfig;
+use crate::route::{Route, Sender, Stream};
 use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
 use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
-use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, SessionStream, StartRequest, StreamSender};
+use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest};
+
+use relayed::Relayed;
 
 /// Settings of a [`Forwarder`].
 #[derive(Clone, Debug)]
@@ -48,6 +54,8 @@ pub struct ForwardConfig {
     pub lazy: Option<Duration>,
     /// How many sessions there are, and what happens when one is gone.
     pub pool: PoolConfig,
+    /// Carry the connections by a relay on the node, if one can be started there. Default: none.
+    pub relay: Option<RelayConfig>,
     /// The session's own settings. `linger` and `max_payload` above take precedence.
     pub session: SessionConfig,
 }
@@ -64,6 +72,7 @@ impl Default for ForwardConfig {
             keep_alive: false,
             lazy: None,
             pool: PoolConfig::default(),
+            relay: None,
             session: SessionConfig::default(),
         }
     }
@@ -220,16 +229,32 @@ impl Forwarder {
     ) -> Result<(), ForwardError> {
         let since = Instant::now();
         self.emit(ForwardEvent::Starting { target: self.request.target.clone() });
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut first = first;
+        if let Some(relay) = &self.config.relay {
+            match self.run_relayed(relay, since, &mut first, shutdown.as_mut()).await {
+                Relayed::Ended(outcome) => return outcome,
+                Relayed::NoRelay(why) => {
+                    let target = &self.request.target;
+                    let text = format!("no relay on {target}: {why}; the tunnel works without it");
+                    self.emit(ForwardEvent::Warning { text });
+                }
+            }
+        }
+        self.run_plain(since, first, shutdown).await
+    }
+
+    async fn run_plain(
+        &self,
+        since: Instant,
+        first: Option<Accepted>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), ForwardError> {
         let pool = Arc::new(Pool::new(self.blueprint()));
         self.stats.attach(pool.totals());
         let (ready, is_ready) = oneshot::channel();
         let on_ready = |session: &Session| {
-            self.emit(ForwardEvent::Ready {
-                local: self.local_addr.clone(),
-                session_id: session.id().to_owned(),
-                agent_version: session.agent_version(),
-                elapsed: since.elapsed(),
-            });
+            self.tell_ready(since, session.id().to_owned(), session.agent_version());
             if self.config.keep_alive && session.mode() != Some(SessionMode::Mux) {
                 let version = session.agent_version();
                 let text = format!(
@@ -250,12 +275,17 @@ impl Forwarder {
         let serve = async {
             // Until the session is ready, connections wait in the listener's backlog.
             let _ = is_ready.await;
-            self.serve(&pool, first, stopped).await
+            self.serve(Route::Pool(pool.clone()), first, stopped).await
         };
         tokio::select! {
             ended = pool.run(on_ready, shutdown) => ended,
             never = serve => match never {},
         }
+    }
+
+    fn tell_ready(&self, since: Instant, session_id: String, agent_version: String) {
+        let (local, elapsed) = (self.local_addr.clone(), since.elapsed());
+        self.emit(ForwardEvent::Ready { local, session_id, agent_version, elapsed });
     }
 
     fn blueprint(&self) -> Blueprint {
@@ -280,7 +310,7 @@ impl Forwarder {
     }
 
     /// Serves `first`, and accepts connections until `stopped`. Never returns.
-    async fn serve(&self, pool: &Arc<Pool>, first: Option<Accepted>, mut stopped: oneshot::Receiver<()>) -> Infallible {
+    async fn serve(&self, route: Route, first: Option<Accepted>, mut stopped: oneshot::Receiver<()>) -> Infallible {
         let mut connections = JoinSet::new();
         let unanswered = Arc::new(Unanswered::new(self.request.destination(), self.config.answer_patience));
         let mut lack = Lack::default();
@@ -302,7 +332,7 @@ impl Forwarder {
             let is_last = match accepted {
                 Ok((local, peer)) => {
                     let is_last = local.is_of_reserve();
-                    let run = self.connection(unanswered.clone(), pool.clone(), local, peer);
+                    let run = self.connection(unanswered.clone(), route.clone(), local, peer);
                     connections.spawn(run.in_current_span());
                     is_last
                 }
@@ -338,7 +368,7 @@ impl Forwarder {
     fn connection(
         &self,
         unanswered: Arc<Unanswered>,
-        pool: Arc<Pool>,
+        route: Route,
         local: Local,
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = ()> + Send + 'static {
@@ -347,7 +377,7 @@ impl Forwarder {
         tracing::info!(connection = number, peer = peer.map(tracing::field::display), "connection opened");
         self.emit(ForwardEvent::ConnectionOpened { connection: number, peer });
         let caller = Caller { connection: number, peer };
-        async move { connection.run(local, pool.open_stream(caller).await).await }
+        async move { connection.run(local, route.open(caller).await).await }
     }
 
     fn emit(&self, event: ForwardEvent) {
@@ -400,14 +430,14 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, local: Local, stream: Result<(SessionStream, StreamLease), StreamError>) {
+    async fn run(self, local: Local, stream: Result<Stream, StreamError>) {
         let traffic = Traffic::default();
         let count = |direction, bytes| {
             traffic.add(direction, bytes);
             self.stats.moved(direction, bytes);
         };
         let outcome = match stream {
-            Ok((stream, _lease)) => {
+            Ok(stream) => {
                 let sender = stream.sender();
                 tokio::select! {
                     biased;
@@ -418,7 +448,7 @@ impl Connection {
             Err(error) => Err(error.into()),
         };
         let (bytes_up, bytes_down) = traffic.get();
-        let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused)));
+        let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused | StreamError::Unreachable { .. })));
         let silent = match outcome {
             Err(PumpError::Stream(StreamError::Silent { answered, .. })) => Some(answered),
             _ => None,
@@ -433,7 +463,7 @@ impl Connection {
     }
 
     /// Warns if this connection gets no answer from the destination.
-    async fn watch(&self, sender: &StreamSender) -> Infallible {
+    async fn watch(&self, sender: &Sender) -> Infallible {
         let told = self.unanswered.watch(self.number, || self.stats.bytes_down(), || sender.is_connected()).await;
         if let Some(text) = told {
             (self.on_event)(ForwardEvent::Warning { text });

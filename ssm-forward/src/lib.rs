@@ -57,6 +57,8 @@ mod pool;
 mod program;
 mod provider;
 mod pump;
+mod relay;
+mod route;
 mod session;
 mod stats;
 mod text;
@@ -79,6 +81,7 @@ pub use provider::{
     SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict, VpcEndpoint, configuration_files,
     profile_names,
 };
+pub use relay::{RelayConfig, RelayProgram, RelayReport, relay_remove, relay_status};
 pub use session::{
     CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,
     StreamSender, settle,

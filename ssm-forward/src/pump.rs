@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::StreamError;
 use crate::listener::Local;
 use crate::program::Program;
-use crate::{SessionStream, StreamError};
+use crate::route::{Sender, Stream};
 
 /// Maximum number of bytes per read from a local program.
 const READ_SIZE: usize = 64 << 10;
@@ -43,7 +45,7 @@ pub(crate) enum PumpError {
 /// end.
 pub(crate) async fn pump(
     mut local: Local,
-    stream: SessionStream,
+    stream: Stream,
     count: &(dyn Fn(Direction, u64) + Sync),
 ) -> Result<(), PumpError> {
     let outcome = {
@@ -74,9 +76,12 @@ async fn both_ways(
     read: &mut (dyn AsyncRead + Send + Unpin),
     write: &mut (dyn AsyncWrite + Send + Unpin),
     program: Program,
-    mut stream: SessionStream,
+    mut stream: Stream,
     count: Count<'_>,
 ) -> Result<(), PumpError> {
+    if stream.half_closes() {
+        return each_way(read, write, program, stream, count).await;
+    }
     let sender = stream.sender();
     let up = async {
         match send(read, &sender, count).await {
@@ -97,12 +102,46 @@ async fn both_ways(
     }
 }
 
-/// Local program → stream, until the program ends its sending side.
-async fn send(
+/// Moves bytes where each direction ends by itself.
+async fn each_way(
     read: &mut (dyn AsyncRead + Send + Unpin),
-    sender: &crate::session::StreamSender,
+    write: &mut (dyn AsyncWrite + Send + Unpin),
+    program: Program,
+    mut stream: Stream,
     count: Count<'_>,
 ) -> Result<(), PumpError> {
+    let sender = stream.sender();
+    let down_over = Notify::new();
+    let up = async {
+        match send(read, &sender, count).await {
+            Ok(()) => {}
+            // Why it is over is told where it is read.
+            Err(PumpError::Stream(_)) => return std::future::pending().await,
+            Err(local) => return Err(local),
+        }
+        tokio::select! {
+            () = down_over.notified() => {}
+            // Nobody waits for the answer any more.
+            () = program.gone() => {}
+        }
+        Ok(())
+    };
+    let down = async {
+        if let Err(error) = receive(&mut stream, write, count).await {
+            return error;
+        }
+        down_over.notify_one();
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        error = down => Err(error),
+        outcome = up => outcome.map(|()| stream.abandon()),
+    }
+}
+
+/// Local program → stream, until the program ends its sending side.
+async fn send(read: &mut (dyn AsyncRead + Send + Unpin), sender: &Sender, count: Count<'_>) -> Result<(), PumpError> {
     let mut buffer = BytesMut::new();
     loop {
         if buffer.capacity() < READ_SIZE / 4 {
@@ -120,7 +159,7 @@ async fn send(
 
 /// Stream → local program, until the far side ends the stream.
 async fn receive(
-    stream: &mut SessionStream,
+    stream: &mut Stream,
     write: &mut (dyn AsyncWrite + Send + Unpin),
     count: Count<'_>,
 ) -> Result<(), PumpError> {

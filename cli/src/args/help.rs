@@ -19,7 +19,7 @@ const GROUPS: [Group; 4] = [
         everyday: &["forward", "up", "status", "run"],
         more: &["down", "logs", "restart", "reload", "socks", "config"],
     },
-    Group { title: "Nodes", everyday: &["shell", "exec", "ls"], more: &["cp", "ssh-proxy"] },
+    Group { title: "Nodes", everyday: &["shell", "exec", "ls"], more: &["cp", "ssh-proxy", "relay"] },
     Group { title: "Access and setup", everyday: &[], more: &["token", "policy", "doctor", "plugin", "completions"] },
     Group { title: "Without AWS", everyday: &[], more: &["demo", "local"] },
 ];

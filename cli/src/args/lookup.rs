@@ -73,6 +73,9 @@ pub(crate) struct PolicyArgs {
     /// Allow ssh.
     #[arg(long, hide_short_help = true)]
     pub(crate) ssh: bool,
+    /// Allow what forward --relay needs.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) relay: bool,
     /// A database user to log in as; may be repeated.
     #[arg(long = "db-user", value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) database_users: Vec<String>,

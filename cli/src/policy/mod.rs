@@ -38,6 +38,7 @@ pub(crate) async fn run(args: &PolicyArgs) -> Result<ExitCode, Failure> {
         shell: args.shell,
         exec: args.exec,
         ssh: args.ssh,
+        relay: args.relay,
         database_users: Vec::new(),
     };
     for user in &args.database_users {

@@ -51,6 +51,7 @@ pub(super) struct Wanted {
     pub(super) shell: bool,
     pub(super) exec: bool,
     pub(super) ssh: bool,
+    pub(super) relay: bool,
     /// Databases by their resource id, `None` for any, and the users to log in as.
     pub(super) database_users: Vec<(Option<String>, String)>,
 }
@@ -170,10 +171,10 @@ fn start_with_documents(wanted: &Wanted, policy: &mut Policy) {
     let to_host = !wanted.services.is_empty() || wanted.remotes.iter().any(|remote| remote.host.is_some());
     let nothing_named = !to_node && !to_host && !wanted.shell && !wanted.exec && !wanted.ssh;
     let named = [
-        (to_node || nothing_named, "AWS-StartPortForwardingSession"),
+        (to_node || nothing_named || wanted.relay, "AWS-StartPortForwardingSession"),
         (to_host || nothing_named, "AWS-StartPortForwardingSessionToRemoteHost"),
         (wanted.exec, "AWS-StartNonInteractiveCommand"),
-        (wanted.exec, "AWS-StartInteractiveCommand"),
+        (wanted.exec || wanted.relay, "AWS-StartInteractiveCommand"),
         (wanted.ssh, "AWS-StartSSHSession"),
     ];
     let mut documents: Vec<_> =
@@ -182,6 +183,11 @@ fn start_with_documents(wanted: &Wanted, policy: &mut Policy) {
         documents.push(account.arn("ssm", "document/SSM-SessionManagerRunShell"));
     }
     policy.statements.push(Statement::new("StartSessionWithDocuments", &["ssm:StartSession"], documents));
+    if wanted.relay {
+        policy.notes.push(
+            "AWS-StartInteractiveCommand, which starts the relay, runs any command as the user of the session".into(),
+        );
+    }
     if to_host || nothing_named {
         policy.notes.push(
             "AWS-StartPortForwardingSessionToRemoteHost reaches every host and port that the node reaches; a session \
@@ -279,6 +285,7 @@ mod tests {
             shell: false,
             exec: false,
             ssh: false,
+            relay: false,
             database_users: Vec::new(),
         }
     }

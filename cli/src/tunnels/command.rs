@@ -12,6 +12,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::output::{Output, Reporter, Style, Subject};
 use crate::plan::{self, Planned, Requests};
+use crate::relay;
 use crate::shutdown::Shutdown;
 use crate::terminal::AtTerminal;
 
@@ -32,7 +33,9 @@ where
     let manager = match args.aws.local {
         true => {
             let target = args.target().unwrap_or(local::DEFAULT_TARGET);
-            Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?)
+            // A relay is started by a command.
+            let ports_only = relay::config(args.relay).is_none();
+            Some(LocalManager::start(local::Options { ports_only, ..connect::local_options(target) }).await?)
         }
         false => None,
     };

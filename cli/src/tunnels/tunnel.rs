@@ -21,6 +21,7 @@ use crate::exit_code::Failure;
 use crate::iam_auth::LoginFile;
 use crate::output::Reporter;
 use crate::plan::Planned;
+use crate::relay;
 use crate::shutdown::Shutdown;
 use crate::spec::{ForwardSpec, Remote};
 use crate::up::Phase;
@@ -165,6 +166,7 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
     config.keep_alive = args.keep_alive;
     config.max_payload = args.payload_size;
     config.lazy = args.lazy;
+    config.relay = relay::config(args.relay);
     config
 }
 

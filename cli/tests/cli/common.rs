@@ -35,7 +35,7 @@ pub(crate) struct Cli {
     stderr: Receiver<String>,
     exit: Receiver<Option<i32>>,
     exited: bool,
-    _home: TempDir,
+    home: TempDir,
 }
 
 /// The result of a run that has ended.
@@ -95,7 +95,7 @@ impl Cli {
         let (sender, exit) = channel();
         let pid = child.id();
         thread::spawn(move || sender.send(child.wait().unwrap().code()));
-        Self { pid, stdin, stdout, stderr, exit, exited: false, _home: home }
+        Self { pid, stdin, stdout, stderr, exit, exited: false, home }
     }
 
     /// The next line of stdout.
@@ -215,6 +215,11 @@ impl LocalManager {
     /// The next line of its stderr.
     pub(crate) fn stderr_line(&self) -> String {
         self.cli.error_line()
+    }
+
+    /// Its home folder, and so that of the node.
+    pub(crate) fn home(&self) -> &std::path::Path {
+        self.cli.home.path()
     }
 
     /// Kills it without notifying anybody.

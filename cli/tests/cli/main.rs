@@ -25,6 +25,8 @@ mod plugin;
 mod plugin_parent;
 #[cfg(test)]
 mod plugin_shell;
+#[cfg(all(test, target_os = "linux"))]
+mod relay;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]

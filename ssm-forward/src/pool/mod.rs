@@ -24,7 +24,7 @@ use crate::{ForwardError, ForwardEvent, SessionProvider, StartRequest};
 pub(crate) use blocker::Caller;
 use member::Member;
 use place::Condition;
-pub(crate) use state::StreamLease;
+pub(crate) use state::{Demand, StreamLease};
 use state::{Limits, Shared};
 
 /// How many sessions there are, and what happens when one is gone.
@@ -230,6 +230,31 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// The sessions that take connections now.
+    pub(crate) fn connected(&self) -> Vec<Arc<Session>> {
+        self.shared.lock().connected()
+    }
+
+    /// Completes at the next change of the sessions. What changes after this call counts.
+    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.shared.changed()
+    }
+
+    /// Asks for one more session, while the result lives.
+    pub(crate) fn demand(&self) -> Demand {
+        self.shared.demand()
+    }
+
+    /// Whether no session has room for more.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.shared.lock().is_busy()
+    }
+
+    /// Whether each session counts as used, for owners that do not take streams from the pool.
+    pub(crate) fn use_all(&self, used: bool) {
+        self.shared.lock().use_all(used);
     }
 
     /// A source of the totals over all sessions, past and present.

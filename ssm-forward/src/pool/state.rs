@@ -294,6 +294,23 @@ impl State {
         self.members.values_mut().filter_map(|place| place.new_blocker(now)).collect()
     }
 
+    pub(super) fn connected(&self) -> Vec<Arc<Session>> {
+        let ready = self.members.values().filter(|place| place.takes_connections());
+        ready.filter_map(|place| place.session.clone()).collect()
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.best().is_some_and(|(_, condition)| condition != Condition::Free)
+    }
+
+    pub(super) fn use_all(&mut self, used: bool) {
+        let streams = usize::from(used);
+        let others = |place: &&mut Place| place.session.is_some() && place.streams != streams;
+        for place in self.members.values_mut().filter(others) {
+            (place.streams, place.idle_since) = (streams, Instant::now());
+        }
+    }
+
     /// Whether any session is there.
     pub(super) fn serves(&self) -> bool {
         self.members.values().any(|place| place.session.is_some())
@@ -313,7 +330,7 @@ impl State {
 }
 
 /// See [`Shared::demand`].
-pub(super) struct Demand(Arc<Shared>);
+pub(crate) struct Demand(Arc<Shared>);
 
 impl Drop for Demand {
     fn drop(&mut self) {

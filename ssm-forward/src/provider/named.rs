@@ -58,7 +58,7 @@ pub struct Destination {
 
 impl NamedProvider {
     /// Creates a provider that uses `aws`. With a service, its host and port replace the parameters `host` and
-    /// `portNumber` of each request. No call is made yet.
+    /// `portNumber` of each request that has a `host`. No call is made yet.
     pub fn new(aws: Arc<AwsProvider>, source: NodeSource, service: Option<ServiceSpec>) -> Self {
         Self { aws, source, service, found: Mutex::default() }
     }
@@ -137,7 +137,8 @@ impl SessionProvider for NamedProvider {
         Box::pin(async move {
             let Destination { node, service, .. } = self.destination().await?;
             let mut request = StartRequest { target: node.clone(), ..request.clone() };
-            if let Some(service) = service {
+            let leads_to_host = request.parameters.contains_key("host") || request.offered.contains_key("host");
+            if let Some(service) = service.filter(|_| leads_to_host) {
                 for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
                     // A user's own document gets only the parameters that it defines.
                     let is_offered = request.offered.contains_key(name);

@@ -35,6 +35,18 @@ pub enum StreamError {
         /// Minimum duration of the silence.
         silence: Duration,
     },
+    /// The relay on the node could not connect to the destination; here is why.
+    #[error("the node could not connect to the destination: {why}")]
+    Unreachable {
+        /// In the words of the node's system.
+        why: String,
+    },
+    /// The destination reset the connection. Only a relay can tell.
+    #[error("the destination reset the connection")]
+    Reset,
+    /// What a relay sent is not what it should be.
+    #[error("the relay's data is damaged")]
+    Damaged,
     /// The far side took the stream away, or it was finished here.
     #[error("the stream is closed")]
     Closed,
@@ -46,7 +58,9 @@ pub enum StreamError {
 impl From<StreamError> for io::Error {
     fn from(error: StreamError) -> Self {
         let kind = match error {
-            StreamError::Refused => io::ErrorKind::ConnectionRefused,
+            StreamError::Refused | StreamError::Unreachable { .. } => io::ErrorKind::ConnectionRefused,
+            StreamError::Reset => io::ErrorKind::ConnectionReset,
+            StreamError::Damaged => io::ErrorKind::InvalidData,
             StreamError::Silent { .. } => io::ErrorKind::TimedOut,
             StreamError::Closed => io::ErrorKind::BrokenPipe,
             StreamError::SessionEnded(_) => io::ErrorKind::ConnectionReset,

@@ -1,0 +1,89 @@
+//! Builds the relay's program, so that the command carries it with it (ARCHITECTURE.md says why in this way).
+//!
+//! The program of this machine's kind is built here. Those of other kinds, and all of them for a release, can be given as files
+//! `ssm-relay-MACHINE` (`x86_64`, `aarch64`) in the folder that the variable `SSM_RELAY_PROGRAMS` names.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
+
+const MACHINES: [&str; 2] = ["x86_64", "aarch64"];
+/// What the program is made of, beside the dependencies.
+const SOURCES: [&str; 5] = [
+    "../relay/src",
+    "../relay/Cargo.toml",
+    "../ssm-proto/src/relay",
+    "../ssm-proto/src/window.rs",
+    "../ssm-proto/Cargo.toml",
+];
+
+fn main() {
+    let out = PathBuf::from(variable("OUT_DIR"));
+    println!("cargo::rerun-if-env-changed=SSM_RELAY_PROGRAMS");
+    let mut code = String::from("&[\n");
+    for machine in MACHINES {
+        let Some(program) = given(machine).or_else(|| built(machine, &out)) else { continue };
+        code += &embed(machine, &program, &out);
+    }
+    code += "]\n";
+    write(&out.join("relay_programs.rs"), code.as_bytes());
+}
+
+/// A program that was built before.
+fn given(machine: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("SSM_RELAY_PROGRAMS").filter(|folder| !folder.is_empty())?;
+    let program = Path::new(&folder).join(format!("ssm-relay-{machine}"));
+    println!("cargo::rerun-if-changed={}", program.display());
+    program.is_file().then_some(program)
+}
+
+/// The program of this machine's kind, statically linked. `None`: it can't be built here.
+fn built(machine: &str, out: &Path) -> Option<PathBuf> {
+    let target = variable("TARGET");
+    let manifest = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../relay/Cargo.toml");
+    if !target.starts_with(machine) || !target.contains("-linux-") || !manifest.is_file() {
+        return None;
+    }
+    SOURCES.iter().for_each(|source| println!("cargo::rerun-if-changed={source}"));
+    let mut cargo = Command::new(variable("CARGO"));
+    cargo.args(["build", "--quiet", "--profile", "relay", "--bin", "ssm-relay", "--target", &target]);
+    cargo.arg("--manifest-path").arg(&manifest).arg("--target-dir").arg(out.join("relay"));
+    // What was meant for the command itself: flags, a linter in the compiler's place, another folder.
+    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
+        cargo.env_remove(name);
+    }
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_INCREMENTAL", "0");
+    let failure = match cargo.output() {
+        Ok(output) if output.status.success() => return Some(out.join(format!("relay/{target}/relay/ssm-relay"))),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | "),
+        Err(error) => error.to_string(),
+    };
+    // A file that does not exist: the next build tries again.
+    println!("cargo::rerun-if-changed={}", out.join("not-built").display());
+    println!("cargo::warning=forward --relay will not be available, its program was not built: {failure}");
+    None
+}
+
+/// The entry of a program in the list, and its compressed file.
+fn embed(machine: &str, program: &Path, out: &Path) -> String {
+    let bytes = std::fs::read(program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    let compressed = gzip.write_all(&bytes).and_then(|()| gzip.finish()).expect("memory takes it");
+    let file = out.join(format!("ssm-relay-{machine}.gz"));
+    write(&file, &compressed);
+    let file = file.display().to_string();
+    format!("RelayProgram {{ machine: {machine:?}, sha256: {digest:?}, gzip: include_bytes!({file:?}) }},\n")
+}
+
+fn write(file: &Path, bytes: &[u8]) {
+    std::fs::write(file, bytes).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}

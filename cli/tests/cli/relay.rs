@@ -1,0 +1,206 @@
+//! `forward --relay`: a program on the node, which is the local Session Manager's machine.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::common::{Cli, LocalManager, TARGET, closed_port, connect, echo_server, eventually, run};
+
+/// A forward with a relay, and the address where it listens. No warning comes before it is ready.
+fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
+    let (cli, address, warnings) = start(manager, port, &[&["--relay"], more].concat());
+    assert!(warnings.is_empty(), "{warnings:#?}");
+    (cli, address)
+}
+
+fn start(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String, Vec<String>) {
+    let spec = format!("0:127.0.0.1:{port}");
+    let args = [&["forward", "--target", TARGET, "-L", &spec, "-o", "json"], more].concat();
+    let cli = Cli::start(&args, &manager.variables());
+    let mut warnings = Vec::new();
+    loop {
+        let event: Value = serde_json::from_str(&cli.line()).unwrap();
+        match event["event"].as_str().unwrap() {
+            "ready" => return (cli, event["address"].as_str().unwrap().to_owned(), warnings),
+            "warning" => warnings.push(event["text"].as_str().unwrap_or_default().to_owned()),
+            "error" => panic!("{event}"),
+            _ => {}
+        }
+    }
+}
+
+/// Bytes that compress in part.
+fn payload(length: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length / 2).collect();
+    let text = (0..).flat_map(|row| format!("INSERT INTO t VALUES ({row}, 'a name');\n").into_bytes());
+    noise.iter().copied().chain(text).take(length).collect()
+}
+
+/// A server that reads to the end of the input, and only then answers with `answer` and what it has read.
+fn answering_server(answer: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let answer = answer.clone();
+            thread::spawn(move || {
+                let mut question = Vec::new();
+                stream.read_to_end(&mut question).unwrap();
+                let _ = stream.write_all(&answer).and_then(|()| stream.write_all(&question));
+            });
+        }
+    });
+    port
+}
+
+fn ask(address: &str, question: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = connect(address);
+    stream.write_all(question)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn programs(manager: &LocalManager) -> Vec<PathBuf> {
+    let folder = manager.home().join(".cache/aws-ssm-forward");
+    std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |files| files.map(|file| file.unwrap().path()).collect())
+}
+
+/// The processes that run this program.
+fn running(program: &Path) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
+    let is_it = |path: &PathBuf| std::fs::read_link(path.join("exe")).is_ok_and(|exe| exe == program);
+    let found = processes.map(|process| process.path()).filter(is_it);
+    found.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn one_connection_is_carried_by_all_sessions_and_outlives_each_of_them() {
+    let manager = LocalManager::start_with(&["--profile", "real"]);
+    let (answer, question) = (payload(4_000_000), payload(500_000));
+    let (cli, address) = forward(&manager, answering_server(answer.clone()), &["--sessions", "4"]);
+    eventually("four sessions", || manager.sessions("Active").len() == 4);
+    let asking = thread::spawn({
+        let question = question.clone();
+        move || ask(&address, &question).unwrap()
+    });
+    for session in manager.sessions("Active") {
+        manager.call("TerminateSession", &json!({ "SessionId": session }));
+        cli.event("session_lost");
+    }
+    assert!(asking.join().unwrap() == [answer, question].concat(), "every byte, once, in order");
+    cli.signal("TERM");
+    assert_eq!(cli.end().code, 0);
+}
+
+#[test]
+fn the_program_stays_private_and_is_used_again_and_a_damaged_one_is_replaced() {
+    let manager = LocalManager::start();
+    let port = echo_server();
+    let (first, _) = forward(&manager, port, &[]);
+    let [program] = programs(&manager).try_into().unwrap();
+    let mode = |path: &Path| std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777;
+    assert_eq!((mode(&program), mode(program.parent().unwrap())), (0o700, 0o700));
+    let [process] = running(&program).try_into().unwrap();
+    let arguments = std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap();
+    assert_eq!(arguments.split('\0').skip(1).collect::<Vec<_>>(), ["serve", ""], "no secret among them");
+    first.signal("TERM");
+    assert_eq!(first.end().code, 0);
+    eventually("the relay ends with its tunnel", || running(&program).is_empty());
+
+    let good = std::fs::read(&program).unwrap();
+    let written = program.metadata().unwrap().modified().unwrap();
+    drop(forward(&manager, port, &[]));
+    assert_eq!(program.metadata().unwrap().modified().unwrap(), written, "it is not copied again");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, &good[..good.len() / 2]).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let (_cli, address) = forward(&manager, port, &[]);
+    assert!(std::fs::read(&program).unwrap() == good);
+    let mut stream = connect(&address);
+    stream.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+#[test]
+fn a_killed_relay_resets_its_connections_and_is_started_again() {
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, echo_server(), &[]);
+    let [program] = programs(&manager).try_into().unwrap();
+    let mut stream = connect(&address);
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    for process in running(&program) {
+        assert!(std::process::Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+    }
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let warning = cli.event("warning").to_string();
+    assert!(warning.contains("is gone") && warning.contains("started again"), "{warning}");
+    let mut stream = connect(&address);
+    stream.write_all(b"again").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"again");
+}
+
+#[test]
+fn the_nodes_own_error_is_told() {
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, closed_port(), &[]);
+    assert_eq!(connect(&address).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let closed = cli.event("connection_closed").to_string();
+    assert!(closed.contains("Connection refused"), "{closed}");
+}
+
+#[test]
+fn a_reset_by_the_destination_is_a_reset() {
+    let manager = LocalManager::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (cli, address) = forward(&manager, listener.local_addr().unwrap().port(), &[]);
+    let mut stream = connect(&address);
+    let served: TcpStream = listener.accept().unwrap().0;
+    socket2::SockRef::from(&served).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(served);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let closed = cli.event("connection_closed").to_string();
+    assert!(closed.contains("reset the connection"), "{closed}");
+}
+
+#[test]
+fn where_it_may_not_be_started_the_tunnel_works_without_it() {
+    let manager = LocalManager::start();
+    manager.set_faults(&["api,operation=StartSession,answer=forbidden,times=1"]);
+    let (_cli, address, warnings) = start(&manager, echo_server(), &["--relay"]);
+    let [warning] = warnings.try_into().unwrap();
+    assert!(warning.contains("no relay on ") && warning.contains("AWS-StartInteractiveCommand"), "{warning}");
+    let mut stream = connect(&address);
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
+fn an_ephemeral_one_leaves_nothing_and_others_can_be_listed_and_removed() {
+    let manager = LocalManager::start();
+    let port = echo_server();
+    let (cli, _, warnings) = start(&manager, port, &["--relay=ephemeral"]);
+    assert!(warnings.is_empty(), "{warnings:#?}");
+    assert_eq!(programs(&manager), Vec::<PathBuf>::new());
+    cli.signal("TERM");
+    assert_eq!(cli.end().code, 0);
+
+    let (_cli, _) = forward(&manager, port, &[]);
+    let [program] = programs(&manager).try_into().unwrap();
+    let told = run(&["relay", "status", TARGET], &manager.variables());
+    assert_eq!(told.code, 0, "{told:#?}");
+    let name = program.to_str().unwrap();
+    assert_eq!(told.stdout.iter().filter(|line| line.contains(name)).count(), 2, "its file and its process: {told:#?}");
+    assert_eq!(run(&["relay", "remove", TARGET], &manager.variables()).code, 0);
+    eventually("it is gone", || programs(&manager).is_empty() && running(&program).is_empty());
+}

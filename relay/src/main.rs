@@ -1,0 +1,96 @@
+//! The relay: the part of a tunnel that runs on the node. `aws-ssm-forward` places it, starts it and talks to it; nobody else does.
+//!
+//! `start` reads a secret from standard input, starts a process of its own in the background and says where that listens, on
+//! loopback only. The secret never appears in an argument or a variable. The protocol is in `docs/relay.md`.
+
+mod dial;
+mod pipe;
+mod serve;
+mod target;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+
+use serve::Options;
+use ssm_proto::relay::{RELAY_VERSION, RelaySecret};
+
+const USAGE: &str = "usage: ssm-relay start [--ephemeral] < SECRET-AND-PORT\n\
+                     This program is started by aws-ssm-forward (forward --relay), not by hand.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["start", flags @ ..] if flags.iter().all(|flag| *flag == EPHEMERAL) => start(flags),
+        ["serve", flags @ ..] if flags.iter().all(|flag| *flag == EPHEMERAL) => serve(flags.contains(&EPHEMERAL)),
+        ["--version"] => say(&format!("ssm-relay {} (protocol {RELAY_VERSION})", env!("CARGO_PKG_VERSION"))),
+        _ => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "ssm-relay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The program's file is removed at once.
+const EPHEMERAL: &str = "--ephemeral";
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn say(line: &str) -> Outcome<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// One short line; more is not read.
+fn read_line(from: impl std::io::Read) -> Outcome<String> {
+    const LONGEST: u64 = 256;
+    let mut line = String::new();
+    BufReader::new(from.take(LONGEST)).read_line(&mut line)?;
+    Ok(line)
+}
+
+/// Starts the process that serves, and passes on the secret to it and its answer to who asked.
+fn start(flags: &[&str]) -> Outcome<()> {
+    let secret = read_line(std::io::stdin())?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("serve")
+        .args(flags)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(secret.as_bytes())?;
+    }
+    let answer = child.stdout.take().map(read_line).transpose()?.unwrap_or_default();
+    match answer.trim() {
+        "" => Err("it ended at once".into()),
+        answer => say(answer),
+    }
+}
+
+/// Serves until nobody needs it any more.
+fn serve(ephemeral: bool) -> Outcome<()> {
+    // Out of the session of who started it, so that its end is not this one's.
+    rustix::process::setsid()?;
+    if ephemeral && let Ok(program) = std::env::current_exe() {
+        let _ = std::fs::remove_file(&program);
+        let _ = program.parent().map(std::fs::remove_dir);
+    }
+    let line = read_line(std::io::stdin())?;
+    let (secret, port) = line.trim().split_once(' ').ok_or("a secret and a port are expected")?;
+    let secret = RelaySecret::from_hex(secret).ok_or("the secret has another form")?;
+    let relay = match serve::Relay::bind(port.parse()?, Options { secret }) {
+        Ok(relay) => relay,
+        Err(error) => return say(&format!("failed {error}")),
+    };
+    say(&format!("listening {} {}", relay.port()?, std::process::id()))?;
+    let nowhere = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nowhere)?;
+    rustix::stdio::dup2_stdout(&nowhere)?;
+    Ok(relay.run()?)
+}

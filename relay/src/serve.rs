@@ -1,0 +1,257 @@
+//! The loop: one thread, all sockets, one link.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use ssm_proto::relay::{
+    Compressor, ConnectionId, GRACE, Greeting, Link, LinkEvent, MAX_PIPES, PipeId, RelaySecret, RelaySide,
+};
+
+use crate::dial::Dialler;
+use crate::pipe::Pipe;
+use crate::target::{Progress, Target};
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+const FIRST: usize = 2;
+/// How long a pipe may take to prove that it knows the secret.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// Pipes that were not greeted yet, at most.
+const MAX_STRANGERS: usize = 16;
+
+/// What [`Relay::bind`] needs to know.
+pub(crate) struct Options {
+    pub(crate) secret: RelaySecret,
+}
+
+/// See the module.
+pub(crate) struct Relay {
+    poll: Poll,
+    listener: TcpListener,
+    options: Options,
+    link: Link,
+    compressor: Compressor,
+    dialler: Dialler,
+    next: usize,
+    pipes: BTreeMap<Token, Pipe>,
+    by_pipe: BTreeMap<PipeId, Token>,
+    targets: BTreeMap<Token, Target>,
+    by_connection: BTreeMap<ConnectionId, Token>,
+    /// Targets that may have something to do.
+    awake: BTreeSet<Token>,
+    over: bool,
+}
+
+impl Relay {
+    /// Listens on this port of the node's loopback interface; 0 is any.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub(crate) fn bind(port: u16, options: Options) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let dialler = Dialler::new(Waker::new(poll.registry(), WAKER)?);
+        Ok(Self {
+            poll,
+            listener,
+            options,
+            link: Link::new(RelaySide::Relay, Instant::now()),
+            compressor: Compressor::default(),
+            dialler,
+            next: FIRST,
+            pipes: BTreeMap::new(),
+            by_pipe: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            by_connection: BTreeMap::new(),
+            awake: BTreeSet::new(),
+            over: false,
+        })
+    }
+
+    pub(crate) fn port(&self) -> io::Result<u16> {
+        Ok(self.listener.local_addr()?.port())
+    }
+
+    /// Serves until the client says goodbye, breaks the protocol, or stays away for too long.
+    ///
+    /// # Errors
+    /// The system refuses to wait for sockets.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        while !self.over {
+            let now = Instant::now();
+            let timeout = self.wakes_at().map(|at| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let now = Instant::now();
+            for event in &events {
+                self.handle(now, event.token(), event.is_readable() || event.is_read_closed() || event.is_error());
+            }
+            self.look_at_clock(now);
+            self.settle(now);
+        }
+        Ok(())
+    }
+
+    fn wakes_at(&self) -> Option<Instant> {
+        let alone = self.link.alone_since().map(|since| since + GRACE);
+        let strangers = self.strangers().map(|pipe| pipe.since + GREETING_PATIENCE);
+        alone.into_iter().chain(self.link.poll_timeout()).chain(strangers).min()
+    }
+
+    fn strangers(&self) -> impl Iterator<Item = &Pipe> {
+        self.pipes.values().filter(|pipe| pipe.id().is_none())
+    }
+
+    fn handle(&mut self, now: Instant, token: Token, readable: bool) {
+        match token {
+            LISTENER => self.accept(now),
+            WAKER => self.take_dialled(),
+            token if self.pipes.contains_key(&token) => self.read_pipe(now, token),
+            token => {
+                if let Some(target) = self.targets.get_mut(&token) {
+                    target.readable |= readable;
+                    self.awake.insert(token);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        while let Ok((mut stream, _)) = self.listener.accept() {
+            let mut nonce = [0; 16];
+            let is_full = self.strangers().count() >= MAX_STRANGERS || self.pipes.len() >= MAX_PIPES + MAX_STRANGERS;
+            if is_full || getrandom::fill(&mut nonce).is_err() || stream.set_nodelay(true).is_err() {
+                continue;
+            }
+            let greeting = Greeting::new(RelaySide::Relay, self.options.secret.clone(), nonce);
+            if let Ok(token) = self.register(&mut stream) {
+                self.pipes.insert(token, Pipe::new(stream, greeting, now));
+                self.write_pipe(now, token);
+            }
+        }
+    }
+
+    fn register(&mut self, source: &mut impl Source) -> io::Result<Token> {
+        let token = Token(self.next);
+        self.next += 1;
+        self.poll.registry().register(source, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(token)
+    }
+
+    fn read_pipe(&mut self, now: Instant, token: Token) {
+        let Some(pipe) = self.pipes.get_mut(&token) else { return };
+        let outcome = pipe.read(now, &mut self.link, &mut self.over);
+        if let Some(id) = pipe.id() {
+            self.by_pipe.insert(id, token);
+        }
+        match outcome {
+            Ok(()) => self.write_pipe(now, token),
+            Err(_) => self.drop_pipe(now, token),
+        }
+    }
+
+    fn write_pipe(&mut self, now: Instant, token: Token) {
+        if self.pipes.get_mut(&token).is_some_and(|pipe| pipe.write().is_err()) {
+            self.drop_pipe(now, token);
+        }
+    }
+
+    fn drop_pipe(&mut self, now: Instant, token: Token) {
+        let Some(mut pipe) = self.pipes.remove(&token) else { return };
+        let _ = self.poll.registry().deregister(pipe.stream());
+        if let Some(id) = pipe.id() {
+            self.by_pipe.remove(&id);
+            self.link.lose_pipe(now, id);
+        }
+    }
+
+    fn take_dialled(&mut self) {
+        while let Some((id, outcome)) = self.dialler.next_result() {
+            let stream = match outcome {
+                Ok(stream) => stream,
+                Err(why) => {
+                    self.link.refuse(id, why);
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            if stream.set_nonblocking(true).is_err() || self.link.state(id).is_none() {
+                self.link.release(id);
+                continue;
+            }
+            let mut stream = TcpStream::from_std(stream);
+            match self.register(&mut stream) {
+                Ok(token) => {
+                    self.targets.insert(token, Target::new(stream, id));
+                    self.by_connection.insert(id, token);
+                    self.awake.insert(token);
+                    self.link.opened(id);
+                }
+                Err(_) => self.link.release(id),
+            }
+        }
+    }
+
+    fn look_at_clock(&mut self, now: Instant) {
+        self.link.handle_timeout(now);
+        self.over |= self.link.alone_since().is_some_and(|since| since + GRACE <= now);
+        let late: Vec<Token> = self
+            .pipes
+            .iter()
+            .filter(|(_, pipe)| pipe.id().is_none() && pipe.since + GREETING_PATIENCE <= now)
+            .map(|(token, _)| *token)
+            .collect();
+        late.into_iter().for_each(|token| self.drop_pipe(now, token));
+    }
+
+    /// Does everything that can be done now.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            while let Some(event) = self.link.poll_event() {
+                self.note(event);
+            }
+            let awake = std::mem::take(&mut self.awake);
+            awake.into_iter().for_each(|token| self.work(token));
+            let mut touched = BTreeSet::new();
+            while let Some((id, bytes)) = self.link.poll_transmit(now) {
+                let Some(token) = self.by_pipe.get(&id) else { continue };
+                if let Some(pipe) = self.pipes.get_mut(token) {
+                    pipe.push(bytes);
+                    touched.insert(*token);
+                }
+            }
+            if touched.is_empty() && self.awake.is_empty() {
+                return;
+            }
+            touched.into_iter().for_each(|token| self.write_pipe(now, token));
+        }
+    }
+
+    fn note(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Wanted(id, to) => self.dialler.dial(id, to),
+            LinkEvent::Changed(id) | LinkEvent::Writable(id) => self.awake.extend(self.by_connection.get(&id)),
+            LinkEvent::Bye => self.over = true,
+            _ => {}
+        }
+    }
+
+    fn work(&mut self, token: Token) {
+        let Some(target) = self.targets.get_mut(&token) else { return };
+        if target.work(&mut self.link, &mut self.compressor) == Progress::Over
+            && let Some(mut target) = self.targets.remove(&token)
+        {
+            self.by_connection.remove(&target.id());
+            let _ = self.poll.registry().deregister(target.stream());
+        }
+    }
+}

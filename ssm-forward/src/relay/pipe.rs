@@ -1,0 +1,133 @@
+//! A pipe: one session's stream to the relay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ssm_proto::relay::{Greeting, GreetingError, LinkError, RelaySecret, RelaySide};
+use tokio::time::timeout;
+
+use super::shared::Shared;
+use crate::{Session, SessionStream, StreamError};
+
+/// How long the relay may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes that are taken at once.
+const READ_SIZE: usize = 128 << 10;
+
+/// Why a pipe is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PipeError {
+    /// Its session is.
+    #[error(transparent)]
+    Session(StreamError),
+    /// Nothing listens on the relay's port.
+    #[error("it does not run any more")]
+    Gone,
+    #[error("{0}")]
+    Greeting(#[from] GreetingError),
+    #[error("it does not answer")]
+    Silent,
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    /// The link has enough pipes.
+    #[error("there are too many pipes")]
+    TooMany,
+}
+
+impl PipeError {
+    /// Whether the relay itself is of no use any more, not only this pipe.
+    pub(super) fn is_of_relay(&self) -> bool {
+        matches!(self, Self::Gone | Self::Greeting(_) | Self::Link(_))
+    }
+}
+
+impl From<StreamError> for PipeError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Refused => Self::Gone,
+            error => Self::Session(error),
+        }
+    }
+}
+
+/// Keeps a pipe in a session until one of them is over.
+pub(super) async fn run(shared: Arc<Shared>, session: Arc<Session>, secret: RelaySecret) -> PipeError {
+    match try_run(&shared, &session, secret).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn try_run(
+    shared: &Shared,
+    session: &Session,
+    secret: RelaySecret,
+) -> Result<std::convert::Infallible, PipeError> {
+    let mut stream = session.open_stream().await?;
+    let rest = timeout(PATIENCE, greet(&mut stream, secret)).await.map_err(|_| PipeError::Silent)??;
+    let (id, filled) = shared.add_pipe().ok_or(PipeError::TooMany)?;
+    tracing::debug!(session = session.id(), pipe = id.0, "a pipe to the relay");
+    let _guard = Guard { shared, id };
+    shared.handle_input(id, &[rest])?;
+    let sender = stream.sender();
+    let send = async {
+        loop {
+            filled.notified().await;
+            let mut bytes = shared.take_outbox(id);
+            let bytes = match bytes.as_mut_slice() {
+                [one] => std::mem::take(one),
+                several => several.concat().into(),
+            };
+            if let Err(error) = sender.write_chunk(bytes).await {
+                return Err(error.into());
+            }
+        }
+    };
+    tokio::select! {
+        error = receive(shared, &mut stream, id) => error,
+        error = send => error,
+    }
+}
+
+async fn receive(
+    shared: &Shared,
+    stream: &mut SessionStream,
+    id: ssm_proto::relay::PipeId,
+) -> Result<std::convert::Infallible, PipeError> {
+    let mut chunks = Vec::new();
+    while stream.read_chunks(&mut chunks, READ_SIZE).await? {
+        shared.handle_input(id, &chunks)?;
+        chunks.clear();
+    }
+    Err(PipeError::Session(StreamError::Closed))
+}
+
+/// Loses the pipe however its future ends.
+struct Guard<'a> {
+    shared: &'a Shared,
+    id: ssm_proto::relay::PipeId,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.shared.lose_pipe(self.id);
+    }
+}
+
+/// Both ends prove that they know the secret. Gives what came after that.
+async fn greet(stream: &mut SessionStream, secret: RelaySecret) -> Result<Bytes, PipeError> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(|error| PipeError::Session(StreamError::SessionEnded(error.to_string())))?;
+    let mut greeting = Greeting::new(RelaySide::Client, secret, nonce);
+    let sender = stream.sender();
+    while !greeting.is_done() {
+        // A relay that ends the pipe here does not know the secret, or is about to end.
+        let chunk = stream.read_chunk().await?.ok_or(PipeError::Gone)?;
+        greeting.handle_input(&chunk)?;
+        if let Some(bytes) = greeting.poll_transmit() {
+            sender.write_chunk(bytes).await?;
+        }
+    }
+    Ok(greeting.into_rest())
+}

@@ -1,0 +1,299 @@
+//! Puts the relay on the node and starts it, all in one command session.
+//!
+//! A script on the node finds a folder in which a program may run, and says whether it has the program already. If not it gets it,
+//! compressed, as the command's input; only a copy with the right digest gets the final name. The secret comes the same way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ssm_proto::relay::RelaySecret;
+use tokio::time::timeout;
+
+use super::{RelayConfig, RelayProgram};
+use crate::text::one_line;
+use crate::{
+    ForwardError, Session, SessionConfig, SessionProvider, SessionStream, StartRequest, StreamSender, await_target,
+};
+
+/// All of it together may take so long. A copy takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The document of the session that starts the relay. It takes input, which the secret must come as.
+pub(crate) const DOCUMENT: &str = "AWS-StartInteractiveCommand";
+/// What the node says, at most.
+const MAX_TEXT: usize = 64 << 10;
+/// Pieces in which the program is sent.
+const PIECE: usize = 16 << 10;
+
+/// A relay that listens on the node.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    /// On the node's loopback interface.
+    pub(crate) port: u16,
+    pub(crate) secret: RelaySecret,
+}
+
+/// Why there is no relay, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotPlaced(pub(crate) String);
+
+/// Finds or copies the program, and starts it.
+///
+/// # Errors
+/// Why the node has no relay now.
+pub(crate) async fn place(
+    provider: &Arc<dyn SessionProvider>,
+    request: &StartRequest,
+    session: &SessionConfig,
+    config: &RelayConfig,
+    wait_connected: Duration,
+    waiting: impl Fn(&str),
+) -> Result<Placed, NotPlaced> {
+    if config.programs.is_empty() {
+        return Err(NotPlaced("this build has no relay for any kind of machine".into()));
+    }
+    let script = script(&mark(), config);
+    let started = await_target(&request.target, wait_connected, waiting, || start(provider, request, session, &script));
+    let session = started.await.map_err(not_started)?;
+    let placing = converse(&session, &script, config);
+    let outcome = timeout(PATIENCE, placing)
+        .await
+        .unwrap_or_else(|_| Err(NotPlaced(format!("the node did not start it within {} s", PATIENCE.as_secs()))));
+    session.terminate().await;
+    outcome
+}
+
+fn not_started(error: ForwardError) -> NotPlaced {
+    NotPlaced(format!("no session with {DOCUMENT} to start it: {error}"))
+}
+
+/// Runs a script on the node that needs no input, and gives what it says.
+///
+/// # Errors
+/// Why it could not be run.
+pub(crate) async fn ask(
+    provider: &Arc<dyn SessionProvider>,
+    request: &StartRequest,
+    session: &SessionConfig,
+    text: &str,
+) -> Result<Vec<String>, NotPlaced> {
+    let mark = mark();
+    let script = Script { line: format!("{}{text} say end;", prelude(&mark)), mark };
+    let asking = async {
+        let session = start(provider, request, session, &script).await.map_err(not_started)?;
+        let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
+        let mut node = Node { sender: stream.sender(), stream, mark: script.mark.clone(), text: String::new() };
+        let mut said = Vec::new();
+        let outcome = loop {
+            match node.hear().await {
+                Ok((word, _)) if word == "end" => break Ok(said),
+                Ok((_, rest)) => said.push(rest),
+                Err(error) => break Err(error),
+            }
+        };
+        session.terminate().await;
+        outcome
+    };
+    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(NotPlaced("the node does not answer".into())))
+}
+
+async fn start(
+    provider: &Arc<dyn SessionProvider>,
+    request: &StartRequest,
+    session: &SessionConfig,
+    script: &Script,
+) -> Result<Session, ForwardError> {
+    let request = StartRequest {
+        target: request.target.clone(),
+        document: Some(DOCUMENT.into()),
+        parameters: [("command".to_owned(), vec![format!("sh -c '{}'", script.line)])].into(),
+        reason: request.reason.clone(),
+        ..StartRequest::default()
+    };
+    let start = Session::start(provider.clone(), &request, session.clone(), |_| {}, |_| {});
+    let late = |_| Err(ForwardError::TimedOut(format!("{} did not get ready", request.target)));
+    timeout(PATIENCE, start).await.unwrap_or_else(late)
+}
+
+struct Script {
+    line: String,
+    mark: String,
+}
+
+fn mark() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+/// A raw terminal, and a way to speak: lines that begin with the mark.
+fn prelude(mark: &str) -> String {
+    format!(
+        r#"stty raw -echo -isig -opost 2>/dev/null; umask 077; u=$(id -u); say() {{ printf "{mark} %s\n" "$*"; }}; "#
+    )
+}
+
+/// Where the program may lie, most wanted first.
+const FOLDERS: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/aws-ssm-forward" /var/tmp/aws-ssm-forward-$u /tmp/aws-ssm-forward-$u /dev/shm/aws-ssm-forward-$u"#;
+
+/// What the node runs. It has no single quotes and no newlines.
+fn script(mark: &str, config: &RelayConfig) -> Script {
+    let mut line = prelude(mark);
+    line += r#"no() { say no "$*"; exit; }; [ "$(uname -s)" = Linux ] || no "the node runs $(uname -s), not Linux"; "#;
+    line += "case $(uname -m) in ";
+    for RelayProgram { machine, sha256, .. } in config.programs {
+        line += &format!("{machine}) s={sha256};; ");
+    }
+    line += r#"*) no "this build has no relay for $(uname -m)";; esac; "#;
+    line += r#"for t in sha256sum gzip head mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
+    line += &format!(
+        r##"w=; for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; [ -d "$d" ] && [ -O "$d" ] && [ ! -L "$d" ] && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d; rm -f "$t"; [ "$w" ] && break; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
+    );
+    line += r#"ok() { h=$(sha256sum <"$1") && [ "${h%% *}" = $s ]; }; "#;
+    let (name, flags) = match config.ephemeral {
+        true => ("ssm-relay-once-$$", " --ephemeral"),
+        false => ("ssm-relay-${s%????????????????????????????????????????????????}", ""),
+    };
+    line += &format!(r#"f="$w/{name}"; "#);
+    line += r#"if [ -x "$f" ] && [ ! -L "$f" ] && ok "$f" 2>/dev/null; then :; else p="$f.$$"; say need $(uname -m); read -r n; say send; e=$({ head -c $n | gzip -dc >"$p"; } 2>&1); set -- $e; ok "$p" 2>/dev/null || { rm -f "$p"; no "copying it to $w failed: ${*:-the copy is not what was sent}"; }; chmod 700 "$p" && mv -f "$p" "$f" || { rm -f "$p"; no "$f cannot be written"; }; fi; "#;
+    line += &format!(
+        r#"say key; read -r k; e=$(printf "%s\n" "$k" | "$f" start{flags} 2>&1); set -- $e; say started "$*";"#
+    );
+    Script { line, mark: mark.to_owned() }
+}
+
+/// The script's end of the conversation.
+struct Node {
+    stream: SessionStream,
+    sender: StreamSender,
+    mark: String,
+    text: String,
+}
+
+impl Node {
+    /// The next thing that the script says: a word, and the rest of the line.
+    async fn hear(&mut self) -> Result<(String, String), NotPlaced> {
+        let mut pieces = Vec::new();
+        loop {
+            while let Some((line, rest)) = self.text.split_once('\n') {
+                let said = line.split_once(&self.mark).map(|(_, said)| said.trim().to_owned());
+                self.text = rest.to_owned();
+                if let Some(said) = said {
+                    let (word, rest) = said.split_once(' ').unwrap_or((&said, ""));
+                    return Ok((word.to_owned(), rest.to_owned()));
+                }
+            }
+            if self.text.len() > MAX_TEXT {
+                return Err(NotPlaced("the node says too much".into()));
+            }
+            match self.stream.read_outputs(&mut pieces, MAX_TEXT).await {
+                Ok(true) => {}
+                Ok(false) => return Err(self.ended("the session ended")),
+                Err(error) => return Err(self.ended(&error.to_string())),
+            }
+            for (_, bytes) in pieces.drain(..) {
+                self.text += &String::from_utf8_lossy(&bytes);
+            }
+        }
+    }
+
+    fn ended(&self, why: &str) -> NotPlaced {
+        NotPlaced(match self.text.trim() {
+            "" => format!("{why} before it was started"),
+            said => format!("{why} before it was started; the node said: {}", one_line(said)),
+        })
+    }
+
+    async fn say(&self, bytes: Bytes) -> Result<(), NotPlaced> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let piece = rest.split_to(PIECE.min(rest.len()));
+            self.sender.write_chunk(piece).await.map_err(|error| NotPlaced(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+async fn converse(session: &Session, script: &Script, config: &RelayConfig) -> Result<Placed, NotPlaced> {
+    let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
+    let mut node = Node { sender: stream.sender(), stream, mark: script.mark.clone(), text: String::new() };
+    let mut program = Bytes::new();
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| NotPlaced(error.to_string()))?;
+    let secret = RelaySecret::new(key);
+    loop {
+        let (word, rest) = node.hear().await?;
+        match word.as_str() {
+            "need" => {
+                let fitting = config.programs.iter().find(|program| program.machine == rest);
+                program = Bytes::from_static(fitting.ok_or_else(|| NotPlaced(format!("no relay for {rest}")))?.gzip);
+                node.say(format!("{}\n", program.len()).into()).await?;
+            }
+            "send" => {
+                tracing::info!(bytes = program.len(), "the relay is copied to the node");
+                node.say(std::mem::take(&mut program)).await?;
+            }
+            "key" => node.say(format!("{} 0\n", *secret.to_hex()).into()).await?,
+            "started" => return started(&rest, secret),
+            "no" => return Err(NotPlaced(one_line(&rest))),
+            _ => {}
+        }
+    }
+}
+
+/// What the relay says of itself.
+fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
+    let port = said.strip_prefix("listening ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+    port.map(|port| Placed { port, secret }).ok_or_else(|| match said {
+        "" => NotPlaced("it did not start".into()),
+        said => NotPlaced(format!("it did not start: {}", one_line(said))),
+    })
+}
+
+/// Says of each folder what lies in it and what runs from it, one line each.
+pub(crate) fn status_script() -> String {
+    format!(
+        r#"for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && say file "$f" $(wc -c <"$f"); done; done; {RUNNING}"#
+    )
+}
+
+/// Ends what runs and removes what lies there.
+pub(crate) fn remove_script() -> String {
+    format!(
+        r#"{RUNNING} for p in $r; do kill $p 2>/dev/null; done; for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && rm -f "$f" && say removed "$f"; done; rmdir "$d" 2>/dev/null; done;"#
+    )
+}
+
+/// The relays of this user that run: what they are, by their program's file.
+const RUNNING: &str = r#"r=; for p in /proc/[0-9]*; do e=$(readlink "$p/exe" 2>/dev/null) || continue; case $e in */aws-ssm-forward*/ssm-relay-*) r="$r ${p#/proc/}"; say running ${p#/proc/} "$e";; esac; done;"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAMS: &[RelayProgram] = &[RelayProgram {
+        machine: "x86_64",
+        sha256: "0000000000000000000000000000000000000000000000000000000000000000",
+        gzip: b"",
+    }];
+
+    #[test]
+    fn scripts_can_stand_between_single_quotes_on_one_line() {
+        for ephemeral in [false, true] {
+            let Script { line, .. } = script("mark", &RelayConfig { programs: PROGRAMS, ephemeral });
+            assert!(!line.contains(['\'', '\n']) && !line.contains("{{"), "{line}");
+            assert!(line.len() < 4000, "{}", line.len());
+        }
+        for line in [status_script(), remove_script()] {
+            assert!(!line.contains(['\'', '\n']), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_the_relay_says_is_its_port_or_why_there_is_none() {
+        let secret = || RelaySecret::new([0; 32]);
+        assert_eq!(started("listening 4711 99", secret()).unwrap().port, 4711);
+        assert_eq!(started("", secret()).unwrap_err().to_string(), "it did not start");
+        let error = started("ssm-relay: Permission denied (os error 13)", secret()).unwrap_err();
+        assert_eq!(error.to_string(), "it did not start: ssm-relay: Permission denied (os error 13)");
+    }
+}

@@ -1,0 +1,175 @@
+//! The link's state, shared by its pipes and its connections under one lock.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use bytes::Bytes;
+use ssm_proto::relay::{Compressor, ConnectionId, Link, LinkError, LinkEvent, PipeId, RelaySide};
+use tokio::sync::Notify;
+
+/// See the module.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Compressing takes time: the link goes on meanwhile.
+    pub(super) compressor: Mutex<Compressor>,
+    /// The next moment at which the link has something to do is nearer than was thought.
+    pub(super) sooner: Notify,
+    /// Pipes, connections or the link's end changed.
+    pub(super) changed: Notify,
+}
+
+pub(super) struct State {
+    pub(super) link: Link,
+    pub(super) waiting: BTreeMap<ConnectionId, Waiting>,
+    outboxes: BTreeMap<PipeId, Outbox>,
+    scheduled: Option<Instant>,
+    pub(super) ended: Option<String>,
+}
+
+/// Who waits for a connection.
+#[derive(Default)]
+pub(super) struct Waiting {
+    pub(super) read: Option<Waker>,
+    pub(super) write: Option<Waker>,
+}
+
+struct Outbox {
+    bytes: Vec<Bytes>,
+    filled: Arc<Notify>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        let link = Link::new(RelaySide::Client, now);
+        Self {
+            state: Mutex::new(State {
+                link,
+                waiting: BTreeMap::new(),
+                outboxes: BTreeMap::new(),
+                scheduled: None,
+                ended: None,
+            }),
+            compressor: Mutex::default(),
+            sooner: Notify::new(),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does one thing to the link, and then everything that follows from it.
+    pub(super) fn act<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let outcome = act(&mut state, now);
+        if state.drain(now) {
+            self.sooner.notify_one();
+        }
+        outcome
+    }
+
+    pub(super) fn add_pipe(&self) -> Option<(PipeId, Arc<Notify>)> {
+        let filled = Arc::new(Notify::new());
+        let id = self.act(|state, _| {
+            let id = state.link.add_pipe()?;
+            state.outboxes.insert(id, Outbox { bytes: Vec::new(), filled: filled.clone() });
+            Some(id)
+        })?;
+        self.changed.notify_waiters();
+        Some((id, filled))
+    }
+
+    pub(super) fn lose_pipe(&self, id: PipeId) {
+        self.act(|state, now| {
+            state.outboxes.remove(&id);
+            state.link.lose_pipe(now, id);
+        });
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn take_outbox(&self, id: PipeId) -> Vec<Bytes> {
+        self.lock().outboxes.get_mut(&id).map(|outbox| std::mem::take(&mut outbox.bytes)).unwrap_or_default()
+    }
+
+    pub(super) fn handle_input(&self, id: PipeId, chunks: &[Bytes]) -> Result<(), LinkError> {
+        self.act(|state, now| chunks.iter().try_for_each(|chunk| state.link.handle_input(now, id, chunk)))
+    }
+
+    /// All connections are over.
+    pub(super) fn end(&self, why: String) {
+        let mut state = self.lock();
+        state.ended.get_or_insert(why);
+        for waiting in std::mem::take(&mut state.waiting).into_values() {
+            waiting.wake();
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Runs the link's clock, for ever.
+    pub(super) async fn tick(&self) -> std::convert::Infallible {
+        loop {
+            let sooner = self.sooner.notified();
+            let at = {
+                let mut state = self.lock();
+                state.scheduled = state.link.poll_timeout();
+                state.scheduled
+            };
+            let due = async {
+                match at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => self.act(|state, now| {
+                    state.scheduled = None;
+                    state.link.handle_timeout(now);
+                }),
+                () = sooner => {}
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes what there is until the link is quiet. Gives whether its clock has to be set to an earlier moment.
+    fn drain(&mut self, now: Instant) -> bool {
+        while let Some(event) = self.link.poll_event() {
+            let (read, write) = match event {
+                LinkEvent::Changed(id) => {
+                    let Some(waiting) = self.waiting.get_mut(&id) else { continue };
+                    (waiting.read.take(), waiting.write.take())
+                }
+                LinkEvent::Writable(id) => {
+                    let Some(waiting) = self.waiting.get_mut(&id) else { continue };
+                    (None, waiting.write.take())
+                }
+                _ => continue,
+            };
+            read.into_iter().chain(write).for_each(Waker::wake);
+        }
+        while let Some((id, bytes)) = self.link.poll_transmit(now) {
+            if let Some(outbox) = self.outboxes.get_mut(&id) {
+                outbox.bytes.push(bytes);
+                outbox.filled.notify_one();
+            }
+        }
+        match (self.link.poll_timeout(), self.scheduled) {
+            (Some(at), Some(scheduled)) => at < scheduled,
+            (at, None) => at.is_some(),
+            (None, _) => false,
+        }
+    }
+}
+
+impl Waiting {
+    fn wake(self) {
+        self.read.into_iter().chain(self.write).for_each(Waker::wake);
+    }
+}

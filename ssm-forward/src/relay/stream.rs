@@ -1,0 +1,177 @@
+//! A connection's handle: reads and writes the link's state directly.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use bytes::Bytes;
+use ssm_proto::relay::{BlockDecoder, BlockEncoder, ConnectionId, ConnectionState, Destination, ResetReason};
+
+use super::shared::{Shared, State};
+use crate::StreamError;
+
+/// A connection through the relay. Dropping it resets it at the other end.
+pub(crate) struct RelayStream {
+    sender: RelaySender,
+    decoder: BlockDecoder,
+    /// Both ends are done, or the rest is still to be sent.
+    abandoned: bool,
+}
+
+/// The sending half.
+#[derive(Clone)]
+pub(crate) struct RelaySender {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    encoder: Arc<Mutex<BlockEncoder>>,
+}
+
+impl RelayStream {
+    /// Asks the relay to connect; what is written at once goes with it.
+    pub(super) fn open(shared: &Arc<Shared>, to: Destination) -> Result<Self, StreamError> {
+        let id = shared.act(|state, _| {
+            if let Some(why) = &state.ended {
+                return Err(StreamError::SessionEnded(why.clone()));
+            }
+            let id = state.link.open(to);
+            let id = id.ok_or_else(|| StreamError::SessionEnded("the relay has too many connections".into()))?;
+            state.waiting.entry(id).or_default();
+            Ok(id)
+        })?;
+        let sender = RelaySender { shared: shared.clone(), id, encoder: Arc::default() };
+        Ok(Self { sender, decoder: BlockDecoder::default(), abandoned: false })
+    }
+
+    pub(crate) fn sender(&self) -> RelaySender {
+        self.sender.clone()
+    }
+
+    /// Completes when the relay has connected.
+    pub(crate) async fn connected(&self) -> Result<(), StreamError> {
+        poll_fn(|cx| {
+            let mut state = self.sender.shared.lock();
+            if let Some(error) = failure(&state, self.sender.id) {
+                return Poll::Ready(Err(error));
+            }
+            if state.link.state(self.sender.id) == Some(ConnectionState::Open) {
+                return Poll::Ready(Ok(()));
+            }
+            state.waiting.entry(self.sender.id).or_default().read = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// As [`SessionStream::read_chunks`](crate::SessionStream::read_chunks).
+    pub(crate) async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
+        let before = chunks.len();
+        loop {
+            let encoded = poll_fn(|cx| self.sender.poll_read(cx, limit)).await?;
+            if encoded.is_empty() {
+                return match self.decoder.is_at_end() {
+                    true => Ok(false),
+                    false => Err(StreamError::Damaged),
+                };
+            }
+            let mut compressor = self.sender.shared.compressor.lock().unwrap_or_else(PoisonError::into_inner);
+            for chunk in encoded {
+                self.decoder.decode(&mut compressor, chunk, chunks).map_err(|_| StreamError::Damaged)?;
+            }
+            if chunks.len() > before {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Ends the connection in order: what was written still arrives, what may come is of no interest.
+    pub(crate) fn abandon(mut self) {
+        self.abandoned = true;
+    }
+}
+
+impl RelaySender {
+    /// Sends a chunk, waiting for room.
+    pub(crate) async fn write_chunk(&self, chunk: Bytes) -> Result<(), StreamError> {
+        let encoded = {
+            let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut compressor = self.shared.compressor.lock().unwrap_or_else(PoisonError::into_inner);
+            encoder.encode(&mut compressor, &chunk)
+        };
+        let mut left = Some(encoded);
+        poll_fn(|cx| {
+            let Some(chunk) = left.take() else { return Poll::Ready(Ok(())) };
+            self.shared.act(|state, _| {
+                if let Some(error) = failure(state, self.id) {
+                    return Poll::Ready(Err(error));
+                }
+                match state.link.write(self.id, chunk) {
+                    Ok(()) => Poll::Ready(Ok(())),
+                    Err(chunk) => {
+                        left = Some(chunk);
+                        state.waiting.entry(self.id).or_default().write = Some(cx.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            })
+        })
+        .await
+    }
+
+    /// Nothing more will be written.
+    pub(crate) fn finish(&self) {
+        self.shared.act(|state, _| state.link.finish(self.id));
+    }
+
+    /// Whether there is a pipe.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.shared.lock().link.alone_since().is_none()
+    }
+
+    /// What came, at least one chunk; none at the end.
+    fn poll_read(&self, cx: &std::task::Context<'_>, limit: usize) -> Poll<Result<Vec<Bytes>, StreamError>> {
+        self.shared.act(|state, _| {
+            let (mut chunks, mut bytes) = (Vec::new(), 0);
+            while bytes < limit
+                && let Some(chunk) = state.link.read(self.id)
+            {
+                bytes += chunk.len();
+                chunks.push(chunk);
+            }
+            if !chunks.is_empty() || state.link.is_at_end(self.id) {
+                return Poll::Ready(Ok(chunks));
+            }
+            if let Some(error) = failure(state, self.id) {
+                return Poll::Ready(Err(error));
+            }
+            state.waiting.entry(self.id).or_default().read = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+}
+
+/// Why a connection is of no use any more, if it is not.
+fn failure(state: &State, id: ConnectionId) -> Option<StreamError> {
+    if let Some(why) = &state.ended {
+        return Some(StreamError::SessionEnded(why.clone()));
+    }
+    match state.link.state(id) {
+        Some(ConnectionState::Opening | ConnectionState::Open) => None,
+        Some(ConnectionState::Refused(why)) => Some(StreamError::Unreachable { why: why.text }),
+        Some(ConnectionState::Reset(ResetReason::Reset)) => Some(StreamError::Reset),
+        Some(ConnectionState::Reset(ResetReason::Abandoned)) | None => Some(StreamError::Closed),
+    }
+}
+
+impl Drop for RelayStream {
+    fn drop(&mut self) {
+        let RelaySender { shared, id, .. } = &self.sender;
+        shared.act(|state, _| {
+            match self.abandoned {
+                true => state.link.abandon(*id),
+                false => state.link.release(*id),
+            }
+            state.waiting.remove(id);
+        });
+        shared.changed.notify_waiters();
+    }
+}

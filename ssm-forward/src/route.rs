@@ -1,0 +1,97 @@
+//! The way that a connection takes: a stream of one session, or the relay's over all of them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::pool::{Caller, Pool, StreamLease};
+use crate::relay::{Pipes, RelaySender, RelayStream};
+use crate::{SessionStream, StreamError, StreamSender};
+
+/// Where streams come from.
+#[derive(Clone)]
+pub(crate) enum Route {
+    Pool(Arc<Pool>),
+    Relay(Arc<Pipes>),
+}
+
+/// A connection's stream.
+pub(crate) enum Stream {
+    /// With its place in the pool.
+    Session(SessionStream, #[expect(dead_code, reason = "counts until it is dropped")] StreamLease),
+    Relay(RelayStream),
+}
+
+/// Its sending half.
+pub(crate) enum Sender {
+    Session(StreamSender),
+    Relay(RelaySender),
+}
+
+impl Route {
+    pub(crate) async fn open(&self, caller: Caller) -> Result<Stream, StreamError> {
+        match self {
+            Self::Pool(pool) => {
+                let (stream, lease) = pool.open_stream(caller).await?;
+                Ok(Stream::Session(stream, lease))
+            }
+            Self::Relay(pipes) => pipes.open().map(Stream::Relay),
+        }
+    }
+}
+
+impl Stream {
+    pub(crate) fn sender(&self) -> Sender {
+        match self {
+            Self::Session(stream, _) => Sender::Session(stream.sender()),
+            Self::Relay(stream) => Sender::Relay(stream.sender()),
+        }
+    }
+
+    /// Whether each direction can end alone.
+    pub(crate) fn half_closes(&self) -> bool {
+        matches!(self, Self::Relay(_))
+    }
+
+    /// See [`SessionStream::read_chunks`].
+    pub(crate) async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
+        match self {
+            Self::Session(stream, _) => stream.read_chunks(chunks, limit).await,
+            Self::Relay(stream) => stream.read_chunks(chunks, limit).await,
+        }
+    }
+
+    /// See [`SessionStream::abandon`].
+    pub(crate) fn abandon(self) {
+        match self {
+            Self::Session(stream, _) => stream.abandon(),
+            Self::Relay(stream) => stream.abandon(),
+        }
+    }
+}
+
+impl Sender {
+    /// See [`StreamSender::write_chunk`].
+    pub(crate) async fn write_chunk(&self, chunk: Bytes) -> Result<(), StreamError> {
+        match self {
+            Self::Session(sender) => sender.write_chunk(chunk).await,
+            Self::Relay(sender) => sender.write_chunk(chunk).await,
+        }
+    }
+
+    /// Nothing more will be written.
+    pub(crate) fn finish(&self) {
+        match self {
+            Self::Session(sender) => sender.finish(),
+            Self::Relay(sender) => sender.finish(),
+        }
+    }
+
+    /// Whether anything can be heard from the node now.
+    pub(crate) fn is_connected(&self) -> bool {
+        match self {
+            Self::Session(sender) => sender.is_connected(),
+            Self::Relay(sender) => sender.is_connected(),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+"""`forward --relay` with MariaDB's own programs, on a node that is this machine."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from database import Client, Server, digest, load_and_read
+from harness import TARGET, Child, Manager, Tool, binary, clean_environment, contains, equal, wait_until
+
+NEEDS = ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-dump", "unshare"]
+
+DUMP = ["--skip-dump-date", "--skip-comments", "--quick", "--single-transaction", "test", "load_test"]
+
+
+def checks(suite):
+    with tempfile.TemporaryDirectory(prefix="tests-relay-") as name:
+        folder = Path(name)
+        server = Server(folder)
+        with server.process, Manager("--profile", "real") as manager:
+            with_server(suite, server, manager, folder)
+    suite.check("a node where no program may run: one line, and the tunnel works", no_program, "noexec")
+    suite.check("a node whose disk is full: one line, and the tunnel works", no_program, "size=64k")
+
+
+def with_server(suite, server, manager, folder):
+    load_and_read(server.direct, folder)
+    wanted = digest(server.direct.environment, ["mariadb-dump", *server.direct.where(), *DUMP])
+    with Tunnel(manager, server.port, "--sessions", "8") as tunnel:
+        through = Client(server, "--protocol=tcp", "--host=127.0.0.1", f"--port={tunnel.port}")
+        suite.check("a dump through eight sessions is the dump made at the server", dump, through, wanted)
+        suite.check("a dump whose sessions are ended one after the other", dump_while_sessions_end, through, wanted, manager)
+        suite.check("a stranger at the relay's port gets nothing", stranger)
+        suite.check("a killed relay fails the dump, and the next one works", killed, through, wanted)
+    suite.check("no relay runs after its tunnel", lambda: wait_until("the relays to end", lambda: not relays()))
+
+
+def dump(through, wanted):
+    equal(digest(through.environment, ["mariadb-dump", *through.where(), *DUMP]), wanted)
+
+
+def dump_while_sessions_end(through, wanted, manager):
+    faults(manager, "end,nth=3000,times=4")
+    try:
+        dump(through, wanted)
+    finally:
+        faults(manager)
+
+
+def faults(manager, *wanted):
+    """The control endpoint takes signed requests only: curl signs them."""
+    variables = manager.variables
+    body = '{"faults": [%s]}' % ", ".join(f'"{fault}"' for fault in wanted)
+    key = f"{variables['AWS_ACCESS_KEY_ID']}:{variables['AWS_SECRET_ACCESS_KEY']}"
+    sign = f"aws:amz:{variables['AWS_REGION']}:ssm"
+    url = f"{variables['AWS_ENDPOINT_URL']}/faults"
+    args = ["curl", "-sS", "--fail", "-X", "PUT", "--aws-sigv4", sign, "--user", key, "--data", body, url]
+    subprocess.run(args, check=True, capture_output=True, timeout=30)
+
+
+def stranger():
+    [pid] = relays()
+    with socket.create_connection(("127.0.0.1", listening_port(pid)), timeout=30) as stream:
+        contains(stream.recv(64), b"SSMR")
+        stream.sendall(b"SSMC\x01\0\0\0" + bytes(16) + bytes(32))
+        equal(stream.recv(64), b"")
+
+
+def killed(through, wanted):
+    program = subprocess.Popen(
+        ["mariadb-dump", *through.where(), *DUMP],
+        env=through.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    program.stdout.read(1 << 20)
+    for pid in relays():
+        os.kill(pid, signal.SIGKILL)
+    program.communicate(timeout=60)
+    assert program.returncode != 0, "the dump took a part for the whole"
+    dump(through, wanted)
+
+
+def no_program(option):
+    """A node of its own, where nothing but file systems with this option can be written."""
+    # They hide the folder in which the command may be.
+    mounts = "; ".join(f"mount -t tmpfs -o {option} none {place}" for place in ["/tmp", "/var/tmp", "/dev/shm"])
+    script = f'exec 9<"$0"; {mounts}; exec /proc/self/fd/9 local'
+    environment = clean_environment({"HOME": "/tmp/home"})
+    with Child(["unshare", "-m", "sh", "-c", script, binary()], env=environment) as node:
+        wait_until("the local Session Manager", lambda: "Ctrl-C" in node.stderr)
+        node.variables = dict(line.removeprefix("export ").split("=", 1) for line in node.lines_so_far())
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            with Tool(
+                *["forward", TARGET, "-o", "json", "--relay", "-L", f"0:127.0.0.1:{listener.getsockname()[1]}"],
+                env=node.variables,
+            ) as tunnel:
+                warning = tunnel.event("warning")["text"]
+                contains(warning, "no relay on", "works without it")
+                equal("\n" in warning, False)
+                port = tunnel.event("ready")["port"]
+                with socket.create_connection(("127.0.0.1", port), timeout=30):
+                    listener.settimeout(30)
+                    listener.accept()[0].close()
+
+
+def relays():
+    """The relays that this run's nodes started."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            program = os.readlink(process / "exe")
+        except OSError:
+            continue
+        if program.startswith(os.environ["TESTS_HOME"]) and "/ssm-relay-" in program:
+            found.append(int(process.name))
+    return found
+
+
+def listening_port(pid):
+    """The port of 127.0.0.1 where a process listens."""
+    inodes = {re.sub(r"\D", "", os.readlink(link)) for link in Path(f"/proc/{pid}/fd").iterdir() if "socket" in os.readlink(link)}
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[9] in inodes:
+            return int(fields[1].split(":")[1], 16)
+    raise AssertionError("it does not listen")
+
+
+class Tunnel(Tool):
+    def __init__(self, manager, port, *more):
+        spec = f"0:127.0.0.1:{port}"
+        super().__init__("forward", TARGET, "-o", "json", "--relay", "-L", spec, *more, env=manager.variables)
+        self.port = self.event("ready")["port"]

@@ -18,6 +18,7 @@ mod exec;
 mod exec_input;
 #[cfg(test)]
 mod forward;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod plugin;
@@ -25,7 +26,8 @@ mod plugin;
 mod plugin_parent;
 #[cfg(test)]
 mod plugin_shell;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod relay;
 #[cfg(test)]
 mod restart;

@@ -130,7 +130,6 @@ pub(crate) enum Command {
     /// Copy files to and from a managed node.
     #[command(after_help = "Examples:
   aws-ssm-forward cp i-0123456789abcdef0:/var/log/app.log .
-  aws-ssm-forward cp -rp ./site/ web:/srv/site
   tar -c . | aws-ssm-forward cp - ecs:prod/web/app:/tmp/all.tar")]
     Cp(Box<CpArgs>),
     /// Connect stdin and stdout to a node's SSH server (ProxyCommand).

@@ -37,7 +37,7 @@ import world  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
-SUITES += ["completion", "copy", "examples", "infrastructure", "names", "network", "endpoints", "targets", "doctor"]
+SUITES += ["completion", "copying", "examples", "infrastructure", "names", "network", "endpoints", "targets", "doctor"]
 SUITES += ["run_command", "tunnels", "socks", "relay"]
 
 # All suites together take two to three minutes.

@@ -16,7 +16,7 @@ pub(crate) struct CpArgs {
     /// directory. `-` is standard input or output. An argument with a slash before its first colon is a local path.
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"], value_hint = clap::ValueHint::AnyPath)]
     pub(crate) paths: Vec<OsString>,
-    /// Copy directories with all that is in them; symbolic links inside stay links.
+    /// Copy directories; symbolic links in them stay links.
     #[arg(short, long, help_heading = "Copying")]
     pub(crate) recursive: bool,
     /// Keep permissions and modification times.
@@ -28,6 +28,7 @@ pub(crate) struct CpArgs {
         value_name = "N",
         default_value_t = 4,
         value_parser = clap::value_parser!(u8).range(1..=16),
+        hide_short_help = true,
         help_heading = "Copying"
     )]
     pub(crate) sessions: u8,

@@ -1,4 +1,4 @@
-//! `cp`: what it copies, says and ends with. `tests/real/copy.py` drives it through faults, and with other programs on the node.
+//! `cp`: what it copies, says and ends with. `tests/real/copying.py` drives it through faults, and with other programs on the node.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -200,10 +200,10 @@ def digest(environment, arguments):
 class Server:
     """A MariaDB of its own: data in a temporary folder, a free port of 127.0.0.1, a socket."""
 
-    user = "app"
     password = "not-a-secret"
 
-    def __init__(self, folder, port=None, options=()):
+    def __init__(self, folder, port=None, options=(), user="app"):
+        self.user = user
         self.port = port or free_port()
         data, sock = folder / "data", folder / "server.sock"
         data.mkdir()

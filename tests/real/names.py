@@ -380,12 +380,8 @@ def MariaDbWithTls(folder, lab):
     folder = folder / "mariadb"
     folder.mkdir()
     key, certificate = given_to("mysql", folder, lab.certificates.issue(lab.aws.database["Endpoint"]["Address"]))
-    MariaDb.user, before = "admin", MariaDb.user
-    try:
-        options = [f"--ssl-cert={certificate}", f"--ssl-key={key}", "--require-secure-transport=ON"]
-        server = MariaDb(folder, lab.aws.ports["mysql"], options)
-    finally:
-        MariaDb.user = before
+    options = [f"--ssl-cert={certificate}", f"--ssl-key={key}", "--require-secure-transport=ON"]
+    server = MariaDb(folder, lab.aws.ports["mysql"], options, user="admin")
     with server.process:
         yield server
 

@@ -19,7 +19,7 @@ pub(crate) struct SocksArgs {
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", help_heading = "Arguments", value_parser = values::target)]
     pub(crate) target: Option<String>,
-    /// Where to listen: [bind:]port. The default bind address is 127.0.0.1.
+    /// Where to listen: `[bind:]port`. The default bind address is 127.0.0.1.
     #[arg(
         short = 'D',
         value_name = "[BIND:]PORT",

@@ -409,8 +409,11 @@ class Nobody(Node):
 
     def __init__(self):
         environment = clean_environment({"HOME": "/"})
-        command = [binary(), "local", "--target", TARGET]
-        super(Tool, self).__init__(command, env=environment, user="nobody")
+        # The build's folder may be closed to other users.
+        self.folder = tempfile.TemporaryDirectory(prefix="tests-copying-")
+        Path(self.folder.name).chmod(0o755)
+        program = shutil.copy(binary(), self.folder.name)
+        super(Tool, self).__init__([program, "local", "--target", TARGET], env=environment, user="nobody")
         wait_until("the local Session Manager", lambda: "Ctrl-C" in self.stderr)
         self.variables = dict(line.removeprefix("export ").split("=", 1) for line in self.lines_so_far())
 

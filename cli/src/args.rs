@@ -9,6 +9,7 @@ mod local;
 mod lookup;
 mod relay;
 mod run;
+mod shared;
 mod socks;
 mod up;
 mod values;
@@ -29,6 +30,7 @@ pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 pub(crate) use relay::{RelayAction, RelayMode, RelayTarget};
 pub(crate) use run::{EnvStyle, RunArgs};
+pub(crate) use shared::{EventArgs, PoolArgs};
 pub(crate) use socks::SocksArgs;
 pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
 pub(crate) use values::duration;
@@ -106,10 +108,8 @@ pub(crate) enum Command {
         action: ConfigAction,
     },
     /// Run a command of this machine with tunnels, and exit with its exit code.
-    #[command(after_help = "Examples:
-  aws-ssm-forward run rds:example-db -- psql
-  aws-ssm-forward run i-0123456789abcdef0 -L 0:web.internal:80 -- curl http://{addr}/
-  aws-ssm-forward run web -L 0:db.internal:5432 -L 0:cache.internal:6379 -- make test")]
+    #[command(after_help = "Example:
+  aws-ssm-forward run web -L 0:db.internal:5432 -- psql -h {host} -p {port}")]
     Run(Box<RunArgs>),
     /// Reach every host of a node's network through a SOCKS and HTTP proxy.
     #[command(after_help = "Examples:

@@ -16,14 +16,15 @@ use crate::tunnels::{self, Tunnels, command};
 /// If the signal handlers cannot be installed.
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
-    let style = Style { format: args.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: false };
+    let style =
+        Style { format: args.events.output, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: false };
     let named = match config::of_forward(&args.tunnel) {
         Ok(named) => named,
         Err(failure) => return Ok(tunnels::fail(&failure, style, &shutdown).await),
     };
     let tunnel = named.as_ref().map_or(&args.tunnel, |named| &named.args);
     command(tunnel, style, &shutdown, async |aws, planned, reporter| {
-        let metrics = match args.metrics {
+        let metrics = match args.events.metrics {
             Some(address) => Some(Metrics::bind(address).await?),
             None => None,
         };

@@ -1,13 +1,11 @@
 //! The options of `forward`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
-use ssm_forward::{Pacing, PoolSize};
 
-use super::{AwsArgs, OutputFormat, RelayMode, SessionArgs, values};
+use super::{AwsArgs, EventArgs, PoolArgs, RelayMode, SessionArgs, values};
 use crate::completion;
 use crate::spec::ForwardRequest;
 
@@ -16,37 +14,15 @@ use crate::spec::ForwardRequest;
 pub(crate) struct ForwardArgs {
     #[command(flatten)]
     pub(crate) tunnel: TunnelArgs,
-    /// text, or json: one event per line on stdout.
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        hide_default_value = true,
-        hide_possible_values = true,
-        help_heading = "Output"
-    )]
-    pub(crate) output: OutputFormat,
-    /// Serve live figures as Prometheus text at http://ADDR/metrics.
-    ///
-    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        value_parser = values::listen_address,
-        allow_negative_numbers = true,
-        help_heading = "Output",
-        hide_short_help = true
-    )]
-    pub(crate) metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) events: EventArgs,
 }
 
 /// What to forward, and how: the options of every command that opens tunnels.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forwarding")]
 pub(crate) struct TunnelArgs {
-    /// The managed node (id, name or tag), a service (rds:NAME) or a tunnel.
+    /// A managed node (id, name, tag), a service (rds:NAME) or a tunnel.
     ///
     /// Without -L it may be the name of a tunnel of the configuration file.
     ///
@@ -135,36 +111,11 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     pub(crate) lazy: Option<Duration>,
     #[command(flatten)]
     pub(crate) session: SessionArgs,
-    /// Number of sessions that share the connections of each -L, or auto (up to 8, as they are needed).
-    ///
-    /// A node's agent sends at most about 0.7 MB/s per session, and a connection that takes no data blocks the others of its
-    /// session. A connection stays in one session; one connection alone never needs a second session.
-    #[arg(
-        long,
-        value_name = "N|auto",
-        default_value = "auto",
-        value_parser = values::sessions,
-        allow_negative_numbers = true,
-        help_heading = "Session",
-        hide_short_help = true
-    )]
-    pub(crate) sessions: PoolSize,
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
     /// Prevent the idle timeout of the sessions.
     #[arg(long, help_heading = "Session", hide_short_help = true)]
     pub(crate) keep_alive: bool,
-    /// Messages that a session may send per second: a number, auto or unlimited.
-    ///
-    /// auto is 900 to AWS, which is reported to close data channels above 1000, and unlimited to this machine.
-    #[arg(
-        long,
-        value_name = "N|auto|unlimited",
-        default_value = "auto",
-        value_parser = values::message_rate,
-        allow_negative_numbers = true,
-        help_heading = "Session",
-        hide_short_help = true
-    )]
-    pub(crate) message_rate: Pacing,
     /// Largest payload of a message to the node, from 64 bytes to 64KiB.
     ///
     /// More than 1024 bytes is faster if the node's agent accepts it.

@@ -15,7 +15,7 @@ pub(crate) struct RunArgs {
     ///
     /// {host}, {port} and {addr} in its arguments become the address of the tunnel. If there are several tunnels, write
     /// {NAME.host}, {NAME.port} and {NAME.addr}. {{host}} is a literal {host}.
-    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments, help_heading = "Arguments")]
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments, help_heading = "Arguments", display_order = 1000)]
     pub(crate) command: Vec<OsString>,
     /// Which variables of a database's clients are set; auto follows the engine.
     ///
@@ -24,11 +24,11 @@ pub(crate) struct RunArgs {
     /// PGHOSTADDR, such as pgx and node-postgres.
     #[arg(long, value_enum, default_value_t, value_name = "STYLE", help_heading = "Command", hide_short_help = true)]
     pub(crate) env: EnvStyle,
-    /// Have the remote hosts' own names lead to the tunnels, for the command alone (Linux).
+    /// Make the remote hosts' names lead to the tunnels (Linux).
     ///
-    /// Each host gets a loopback address of its own, at which its tunnels listen on the services' own ports. The command gets an
+    /// This holds for the command alone. Each host gets a loopback address of its own, at which its tunnels listen on the services' own ports. The command gets an
     /// /etc/hosts that says so. It needs no root, but a kernel that allows user namespaces.
-    #[arg(long, help_heading = "Command")]
+    #[arg(long, help_heading = "Forwarding")]
     pub(crate) real_names: bool,
 }
 

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
-use ssm_forward::{Pacing, PoolSize};
 
-use super::{AwsArgs, SessionArgs, values};
+use super::{AwsArgs, PoolArgs, SessionArgs, values};
 use crate::socks::Pattern;
 
 /// `socks`.
@@ -19,7 +18,9 @@ pub(crate) struct SocksArgs {
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", help_heading = "Arguments", value_parser = values::target)]
     pub(crate) target: Option<String>,
-    /// Where to listen: `[bind:]port`. The default bind address is 127.0.0.1.
+    /// Where to listen.
+    ///
+    /// The default bind address is 127.0.0.1.
     #[arg(
         short = 'D',
         value_name = "[BIND:]PORT",
@@ -28,16 +29,16 @@ pub(crate) struct SocksArgs {
         allow_negative_numbers = true
     )]
     pub(crate) listen: SocketAddr,
-    /// Destinations that may be reached; by default all. May be repeated.
+    /// Destinations that may be reached; by default all.
     ///
-    /// A host, *.DOMAIN, an address, a network (10.0.0.0/8) or *; each may have a port: *.internal:443.
+    /// The option may be repeated. A host, *.DOMAIN, an address, a network (10.0.0.0/8) or *; each may have a port: *.internal:443.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) allow: Vec<Pattern>,
     /// Destinations that may not be reached, also if they are allowed otherwise. May be repeated.
     #[arg(long, value_name = "HOST[:PORT]", hide_short_help = true)]
     pub(crate) deny: Vec<Pattern>,
     /// Serve http://…/proxy.pac, with which browsers use the proxy for this domain and its subdomains. May be repeated.
-    #[arg(long = "pac", value_name = "DOMAIN", value_parser = values::host_name)]
+    #[arg(long = "pac", value_name = "DOMAIN", value_parser = values::host_name, hide_short_help = true)]
     pub(crate) pac: Vec<String>,
     /// The sessions to a destination end when it had no connection for this long.
     #[arg(
@@ -64,28 +65,8 @@ pub(crate) struct SocksArgs {
     pub(crate) connect_timeout: Duration,
     #[command(flatten)]
     pub(crate) session: SessionArgs,
-    /// Number of sessions that share the connections to a destination, or auto (up to 8, as they are needed).
-    #[arg(
-        long,
-        value_name = "N|auto",
-        default_value = "auto",
-        value_parser = values::sessions,
-        allow_negative_numbers = true,
-        help_heading = "Session",
-        hide_short_help = true
-    )]
-    pub(crate) sessions: PoolSize,
-    /// Messages that a session may send per second: a number, auto or unlimited.
-    #[arg(
-        long,
-        value_name = "N|auto|unlimited",
-        default_value = "auto",
-        value_parser = values::message_rate,
-        allow_negative_numbers = true,
-        help_heading = "Session",
-        hide_short_help = true
-    )]
-    pub(crate) message_rate: Pacing,
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
 }

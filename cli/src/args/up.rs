@@ -1,12 +1,11 @@
 //! The arguments of `up` and of the commands that speak to it.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{AwsArgs, ConfigArgs, OutputFormat, values};
+use super::{AwsArgs, ConfigArgs, EventArgs, OutputFormat};
 use crate::completion;
 
 /// `up`.
@@ -34,30 +33,8 @@ pub(crate) struct UpArgs {
     pub(crate) given: Vec<OsString>,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
-    /// text, or json: one event per line on stdout.
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        hide_default_value = true,
-        hide_possible_values = true,
-        help_heading = "Output"
-    )]
-    pub(crate) output: OutputFormat,
-    /// Serve live figures of all tunnels as Prometheus text at http://ADDR/metrics.
-    ///
-    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        value_parser = values::listen_address,
-        allow_negative_numbers = true,
-        help_heading = "Output",
-        hide_short_help = true
-    )]
-    pub(crate) metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) events: EventArgs,
 }
 
 /// Tunnels that are open.

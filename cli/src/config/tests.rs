@@ -67,11 +67,11 @@ fn a_tunnel_is_what_forward_would_have_got() {
     assert_eq!((args.target(), texts), (Some("tag:Role=bastion"), vec!["15432:db.internal:5432"]));
     assert_eq!(args.aws.region.as_deref(), Some("eu-central-1"));
     assert_eq!((args.wait_ready, args.no_restart), (true, false));
-    assert_eq!(args.sessions, ssm_forward::PoolSize::default());
+    assert_eq!(args.pool.sessions, ssm_forward::PoolSize::default());
     assert_eq!(args.session.parameters, [("a".into(), "b,c".into()), ("n".into(), "1".into())]);
     assert_eq!(args.session.document_name.as_deref(), Some("Mine"));
     let rds = files.tunnel("rds", &[]).unwrap().args;
-    assert_eq!((rds.target(), rds.sessions), (None, ssm_forward::PoolSize::Fixed(2)));
+    assert_eq!((rds.target(), rds.pool.sessions), (None, ssm_forward::PoolSize::Fixed(2)));
     assert!(matches!(rds.forwards.as_slice(), [ForwardRequest::Service(service)] if service.listen.is_none()));
 }
 
@@ -80,7 +80,7 @@ fn the_command_line_goes_before_the_file() {
     let files = of_user(&format!("{DB}region = \"eu-central-1\"\nprofile = \"p\"\nsessions = 2\n"));
     let args = files.tunnel("db", &["--region=eu-west-1", "--target=i-2"]).unwrap().args;
     assert_eq!((args.aws.region.as_deref(), args.target()), (Some("eu-west-1"), Some("i-2")));
-    assert_eq!((args.aws.profile.as_deref(), args.sessions), (Some("p"), ssm_forward::PoolSize::Fixed(2)));
+    assert_eq!((args.aws.profile.as_deref(), args.pool.sessions), (Some("p"), ssm_forward::PoolSize::Fixed(2)));
     // There is no account, and no other node.
     let args = files.tunnel("db", &["--local"]).unwrap().args;
     assert_eq!((args.aws.local, args.aws.profile, args.aws.region), (true, None, None));

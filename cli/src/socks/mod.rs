@@ -81,8 +81,8 @@ async fn plan(args: &SocksArgs, target: &str, manager: Option<&LocalManager>) ->
     config.connect_timeout = args.connect_timeout;
     config.wait_connected = patience;
     config.session = connect::session_config(&aws, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
-    config.session.pacing = args.message_rate;
-    config.pool.size = args.sessions;
+    config.session.pacing = args.pool.message_rate;
+    config.pool.size = args.pool.sessions;
     let max = usize::from(args.max_destinations);
     Ok(Plan { provider: Arc::new(provider), target: node, session: args.session.clone(), config, idle: args.idle, max })
 }

@@ -159,8 +159,8 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
     config.wait_connected = args.session.wait_connected.unwrap_or_default();
     config.linger = args.linger;
     config.session = session.clone();
-    config.session.pacing = args.message_rate;
-    config.pool.size = args.sessions;
+    config.session.pacing = args.pool.message_rate;
+    config.pool.size = args.pool.sessions;
     config.pool.restart = !args.no_restart;
     config.pool.hold = args.hold;
     config.keep_alive = args.keep_alive;

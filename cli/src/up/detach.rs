@@ -48,7 +48,7 @@ pub(super) async fn run(args: &UpArgs, verbosity: Verbosity, tunnels: &[Tunnel])
 fn start(args: &UpArgs, errors: std::fs::File) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["up", "--detached"]).args(&args.given);
-    if let Some(metrics) = args.metrics {
+    if let Some(metrics) = args.events.metrics {
         command.arg(format!("--metrics={metrics}"));
     }
     command.arg("--").args(&args.names);

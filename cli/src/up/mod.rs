@@ -62,7 +62,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let place = Place::open()?;
     let socket = claim(&place, &tunnels).await?;
-    let metrics = match args.metrics {
+    let metrics = match args.events.metrics {
         Some(address) => Some(Metrics::bind(address).await?),
         None => None,
     };
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
         false => None,
     };
     // Several tunnels have no common line with a spinner.
-    let style = Style { format: args.output, quiet: verbosity.quiet, logging: true, beside: false };
+    let style = Style { format: args.events.output, quiet: verbosity.quiet, logging: true, beside: false };
     let log = Arc::new(Log::default());
     let views = !args.detached && !args.plain && fits_the_view(args, verbosity);
     let screen = if args.detached || views { Screen::Hidden } else { Screen::Lines };
@@ -122,7 +122,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
 fn fits_the_view(args: &UpArgs, verbosity: Verbosity) -> bool {
     let is_terminal = stdin().is_terminal() && stdout().is_terminal() && stderr().is_terminal();
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    is_terminal && !is_dumb && args.output == OutputFormat::Text && !verbosity.quiet && verbosity.verbose == 0
+    is_terminal && !is_dumb && args.events.output == OutputFormat::Text && !verbosity.quiet && verbosity.verbose == 0
 }
 
 /// The tunnels that the command line names.

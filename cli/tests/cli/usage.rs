@@ -186,31 +186,37 @@ fn a_completion_script_whose_reader_goes_away_is_no_panic() {
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// All commands that `--help` lists.
+const COMMANDS: [&str; 23] = [
+    "forward",
+    "up",
+    "status",
+    "run",
+    "down",
+    "logs",
+    "restart",
+    "reload",
+    "socks",
+    "config",
+    "shell",
+    "exec",
+    "ls",
+    "cp",
+    "ssh-proxy",
+    "relay",
+    "token",
+    "policy",
+    "doctor",
+    "plugin",
+    "completions",
+    "demo",
+    "local",
+];
+
 #[test]
 fn every_command_is_told_in_one_line_and_has_help() {
     let listed = run(&["--help"], &[("COLUMNS", "200")]);
-    for command in [
-        "forward",
-        "up",
-        "status",
-        "logs",
-        "down",
-        "restart",
-        "reload",
-        "shell",
-        "exec",
-        "cp",
-        "ssh-proxy",
-        "ls",
-        "token",
-        "policy",
-        "doctor",
-        "plugin",
-        "local",
-        "demo",
-        "completions",
-        "config",
-    ] {
+    for command in COMMANDS {
         let about = listed.stdout.iter().find(|line| line.starts_with(&format!("  {command} "))).expect(command);
         let help = run(&[command, "--help"], &[]);
         assert!(about.ends_with(help.stdout[0].trim_end_matches('.')), "{about} and {}", help.stdout[0]);
@@ -220,29 +226,7 @@ fn every_command_is_told_in_one_line_and_has_help() {
 
 #[test]
 fn the_short_help_fits_one_screen_and_the_long_one_has_everything() {
-    for command in [
-        "",
-        "forward",
-        "shell",
-        "exec",
-        "cp",
-        "ssh-proxy",
-        "ls",
-        "token",
-        "policy",
-        "doctor",
-        "plugin",
-        "local",
-        "demo",
-        "completions",
-        "config",
-        "up",
-        "status",
-        "logs",
-        "down",
-        "restart",
-        "reload",
-    ] {
+    for command in [""].into_iter().chain(COMMANDS) {
         let args: Vec<_> = [command].into_iter().filter(|command| !command.is_empty()).collect();
         let short = run(&[&args[..], &["-h"]].concat(), &[("COLUMNS", "80")]);
         assert!(short.stdout.len() <= 24, "{} lines: {short:#?}", short.stdout.len());

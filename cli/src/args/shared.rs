@@ -1,0 +1,69 @@
+//! Options that several commands have in common.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use ssm_forward::{Pacing, PoolSize};
+
+use super::{OutputFormat, values};
+
+/// What is told about tunnels while they are open.
+#[derive(Debug, Args)]
+pub(crate) struct EventArgs {
+    /// text, or json: one event per line on stdout.
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: OutputFormat,
+    /// Serve live figures as Prometheus text at http://ADDR/metrics.
+    ///
+    /// ADDR is a port, or an address and a port. The default address is 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = values::listen_address,
+        allow_negative_numbers = true,
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// How many sessions there are, and how much each may send.
+#[derive(Debug, Args)]
+pub(crate) struct PoolArgs {
+    /// Number of sessions that share the connections to a destination, or auto (up to 8, as they are needed).
+    ///
+    /// A node's agent sends at most about 0.7 MB/s per session, and a connection that takes no data blocks the others of its
+    /// session. A connection stays in one session; one connection alone never needs a second session.
+    #[arg(
+        long,
+        value_name = "N|auto",
+        default_value = "auto",
+        value_parser = values::sessions,
+        allow_negative_numbers = true,
+        help_heading = "Session",
+        hide_short_help = true
+    )]
+    pub(crate) sessions: PoolSize,
+    /// Messages that a session may send per second: a number, auto or unlimited.
+    ///
+    /// auto is 900 to AWS, which is reported to close data channels above 1000, and unlimited to this machine.
+    #[arg(
+        long,
+        value_name = "N|auto|unlimited",
+        default_value = "auto",
+        value_parser = values::message_rate,
+        allow_negative_numbers = true,
+        help_heading = "Session",
+        hide_short_help = true
+    )]
+    pub(crate) message_rate: Pacing,
+}

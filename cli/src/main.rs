@@ -124,7 +124,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ls(args) => ls::run(&args).await,
         Command::Token(args) => token::run(&args).await,
         Command::Policy(args) => policy::run(&args).await,
-        Command::Doctor(args) => doctor::run(&args).await,
+        Command::Doctor(args) => doctor::run(&args, cli.verbosity).await,
         Command::Relay { action } => relay::run(*action).await,
         Command::Plugin { action } => {
             let done = match action {

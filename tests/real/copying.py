@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import stat
@@ -53,6 +54,13 @@ def checks(suite):
             suite.check("no permission here or there", no_permission, folder)
         suite.check("a container of ECS", container, folder)
         suite.check("a node that lies about names writes nothing outside", hostile, folder)
+        suite.check("a node that lists a link in place of the source makes no link here", link_for_source, folder)
+        suite.check("what goes wrong before a session is lost is told", lost_after_trouble, folder)
+        for others in ({}, NO_DIGESTS):
+            name = "without digests" if others else "with digests"
+            suite.check(f"a session that is lost after the last step of an upload, {name}", lost_after_rename, folder, others)
+        suite.check("a session that is lost before the digest of a stream", lost_before_digest, folder)
+        suite.check("a file that is longer than it was listed is not cut", grown, folder)
         suite.check("only busybox on the node", with_tools, folder, {}, True)
         suite.check("busybox without sha256sum: lengths only, and it is said", with_tools, folder, NO_DIGESTS, False)
         suite.check("a dd that can't read exactly", with_tools, folder, {"dd": NO_FULLBLOCK}, True)
@@ -203,8 +211,9 @@ def destinations(folder, node):
         (place / "other").chmod(0o666)
         node.cp(source(place / "other"), destination(base / "d/file")).ok()
         node.cp(source(place / "other"), destination(base / "fresh")).ok()
-        modes = [stat.S_IMODE((base / name).stat().st_mode) for name in ("d/file", "fresh")]
-        equal([oct(mode) for mode in modes], ["0o604", oct(0o666 & ~mask())])
+        # So do directories.
+        modes = [oct(stat.S_IMODE((base / name).stat().st_mode)) for name in ("d/file", "fresh", "new", "named")]
+        equal(modes, ["0o604", *[oct(mode & ~mask()) for mode in (0o666, 0o777, (place / "d").stat().st_mode & 0o777)]])
         equal((base / "d/file").read_text(), "other")
 
 
@@ -475,3 +484,70 @@ def hostile(folder):
     equal(ended.code, 1)
     contains(ended.stderr, "named something else than what is below it")
     equal([list((place / "here").iterdir()), (place / "escaped").exists()], [[], False])
+
+
+# It says that whatever it is asked for is a link.
+LINK_LIAR = '#!/bin/sh\nfor name; do :; done\nprintf "a1ff 7 0 x%sL%s%sT/outside" "$m" "$name" "$m"\n'
+
+
+def link_for_source(folder):
+    place = folder.place()
+    with Node(path=tools(folder, {"stat": LINK_LIAR})) as node:
+        ended = node.cp(remote(folder.big), place / "site")
+    equal(ended.code, 1)
+    contains(ended.stderr, "lists a link in place of the source")
+    equal(list(place.iterdir()), [])
+
+
+def once(place):
+    """In a script: ends all processes of the session, the first time."""
+    mark = shlex.quote(str(place / "ended"))
+    return f'[ -e {mark} ] || {{ : >{mark}; kill -9 0; }}\n'
+
+
+def lost_after_trouble(folder):
+    place = folder.place()
+    (place / "from").mkdir()
+    (place / "to").mkdir()
+    (place / "from/a").write_text("short")
+    (place / "from/b").write_text("last")
+    # The second file waits until the trouble with the first one has arrived here: nothing on the node tells that.
+    last = f'if [ "$text" = last ]; then sleep 1; {once(place)}fi\n'
+    script = f'#!/bin/sh\ntext=$(/bin/cat)\n[ "$text" != short ] || exit\n{last}printf %s "$text"\n'
+    with Node(path=tools(folder, {"cat": script})) as node:
+        ended = node.cp("--sessions", "1", "-r", remote(f"{place}/from/"), place / "to")
+    assert (place / "ended").exists(), "no session was ended"
+    equal(ended.code, 1)
+    contains(ended.stderr, "from/a: changed while it was copied")
+    equal([path.name for path in (place / "to").iterdir()], ["b"])
+
+
+def lost_after_rename(folder, others):
+    place = folder.place()
+    move = f'#!/bin/sh\n/bin/mv "$@"\n{once(place)}'
+    with Node(path=tools(folder, {**others, "mv": move})) as node:
+        node.cp(folder.tree / "program", remote(place / "up")).ok()
+    assert (place / "ended").exists(), "no session was ended"
+    same(folder.tree / "program", place / "up")
+    equal(sorted(path.name for path in place.iterdir()), ["ended", "up"])
+
+
+def lost_before_digest(folder):
+    place = folder.place()
+    real = shutil.which("sha256sum", path=SEARCH_PATH)
+    for source in (Path("/proc/version"), folder.tree / "program"):
+        (place / "ended").unlink(missing_ok=True)
+        with Node(path=tools(folder, {"sha256sum": f'#!/bin/sh\n{once(place)}exec {real} "$@"\n'})) as node:
+            equal(node.cp(remote(source), "-").ok().strip(), source.read_text().strip())
+        assert (place / "ended").exists(), "no session was ended"
+
+
+def grown(folder):
+    place = folder.place()
+    listed = Path("/proc/kallsyms")
+    assert len(listed.read_bytes()) > 1 << 20, "this system has no long file in /proc"
+    with Node() as node:
+        ended = node.cp(listed, remote(place / "x"))
+    equal(ended.code, 1)
+    contains(ended.stderr, "changed while it was copied")
+    assert not (place / "x").exists()

@@ -67,7 +67,13 @@ pub(crate) async fn run(args: &CpArgs, verbosity: Verbosity) -> Result<ExitCode,
         }
     };
     let ended = tokio::select! {
-        ended = report.watch(copy) => ended.and_then(|()| report.end()).map(|()| ExitCode::Ok),
+        ended = report.watch(copy) => match (ended, report.end()) {
+            (Err(failure), told) => {
+                told.err().iter().for_each(|last| console::note(&format!("error: {last}")));
+                Err(failure)
+            }
+            (Ok(()), told) => told.map(|()| ExitCode::Ok),
+        },
         cause = shutdown.requested() => {
             if !verbosity.quiet {
                 console::note("stopped; the same command goes on from here");

@@ -65,12 +65,16 @@ done;
 printf '\357\004done\n'"#;
 
 /// Does what it reads from a raw terminal, a line each, and answers each with a line: `=` and a result, or `!` and why not.
+///
+/// `f` (finish) can come twice, if the session was lost before its answer arrived: then the partial file is gone, and the file
+/// is compared. `q` compares a file with the digest and the length in `w`, by length alone if the node has no tool for digests.
 const TAKE: &str = r#"stty raw -echo -isig -opost;
 if dd bs=1 count=0 iflag=fullblock </dev/null >/dev/null 2>&1;then
 x(){ dd bs=$1 count=1 iflag=fullblock 2>/dev/null;};printf '%s1\n' MARK;
 else x(){ head -c $1;};printf '%s0\n' MARK;fi;
 y(){ set -f;set -- $e;set +f;printf '!%s ;;\n' "$*";};
 z(){ printf '=%s\n' "$1";};
+q(){ h=;h <"$1";[ "$h" = "${w% *}" ]||{ [ "$h" = - ]&&[ $(stat -c %s "$1") = "${w#* }" ];};};
 v(){ case $1 in =*)chmod ${1#=} "$3";;*)if [ -f "$2" ]&&[ ! -L "$2" ];then chmod $(stat -c %a "$2") "$3";else chmod $(printf %o $((0$1&~0$k))) "$3";fi;;esac&&{ [ $4 = - ]||TZ=UTC0 touch -c -t $4 "$3";};};
 while read -r c a b i l w;do
 n "$b";
@@ -79,7 +83,7 @@ n "$a";
 e=;
 case $c in
 t) if [ -d "$f" ];then z d;elif [ -f "$f" ];then z f;elif [ -e "$f" ]||[ -L "$f" ];then z o;else z n;fi;;
-d) if [ -d "$f" ]&&[ ! -L "$f" ];then z old;elif e=$(mkdir "$f" 2>&1);then z new;else y;fi;;
+d) if [ -d "$f" ]&&[ ! -L "$f" ];then z old;elif e=$(mkdir -m $(printf %o $((0$i&~0$k|0700))) "$f" 2>&1);then z new;else y;fi;;
 o) e="$f is not a file of this user";
 if [ -L "$f" ];then y;
 elif (set -C;: >"$f") 2>/dev/null;then e=$(dd if=/dev/null of="$f" bs=1 seek=$i count=0 2>&1)&&z new||y;
@@ -88,11 +92,12 @@ elif [ -f "$f" ]&&[ -O "$f" ];then e=$(dd if=/dev/null of="$f" bs=1 seek=$i coun
 else y;fi;;
 p) while [ $i -lt $l ];do h=$(dd bs=$u skip=$i count=1 <"$f" 2>/dev/null|{ h;printf %s "$h";});z $h;i=$((i+1));done;;
 w) if [ -L "$f" ];then x $l >/dev/null;e="$f is a link";y;elif e=$(x $l|dd ibs=65536 obs=$u seek=$i conv=notrunc of="$f" 2>&1);then z;else y;fi;;
-f) if [ -L "$f" ];then e="$f is a link";y;elif ! e=$(dd if=/dev/null of="$f" conv=notrunc,fsync 2>&1);then y;
-else h=;h <"$f";
-if [ "$h" != - ]&&[ "$h" != "$w" ];then e=differs;y;
+f) if [ -L "$f" ];then e="$f is a link";y;
+elif [ ! -e "$f" ]&&[ -f "$g" ];then q "$g"&&z $h||{ e=differs;y;};
+elif ! e=$(dd if=/dev/null of="$f" conv=notrunc,fsync 2>&1);then y;
+elif ! q "$f";then e=differs;y;
 elif [ -d "$g" ];then e="$g is a directory";y;
-elif e=$({ v $i "$g" "$f" $l&&mv -f "$f" "$g";} 2>&1);then z $h;else y;fi;fi;;
+elif e=$({ v $i "$g" "$f" $l&&mv -f "$f" "$g";} 2>&1);then z $h;else y;fi;;
 l) if [ -d "$g" ]&&[ ! -L "$g" ];then e="$g is a directory";y;elif e=$(rm -f "$g" 2>&1&&ln -s -- "$f" "$g" 2>&1);then z;else y;fi;;
 m) if e=$(v $i "$f" "$f" $l 2>&1);then z;else y;fi;;
 r) rm -f "$f";z;;

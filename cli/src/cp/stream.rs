@@ -108,7 +108,7 @@ impl Reading<'_> {
         let (next, end) = (self.next.to_string(), self.size.div_ceil(PIECE).to_string());
         // A file of /proc says that it is empty.
         let operations = match self.size {
-            ..=PIECE => vec!["c", &name],
+            ..=PIECE if self.next == 0 => vec!["c", &name],
             _ => vec!["g", &name, &next, &end, "h", &name],
         };
         let operations = operations.into_iter().map(str::to_owned).collect();

@@ -1,6 +1,6 @@
 //! The service, the node, and the node's agent.
 
-use ssm_forward::{NamedProvider, Node, NodeSource, ProviderErrorKind, TargetSpec};
+use ssm_forward::{NamedProvider, Node, NodeSource, ProviderErrorKind, ServiceKind, TargetSpec};
 
 use super::facts::Facts;
 use super::finding::{Finding, Outcome};
@@ -18,7 +18,8 @@ pub(super) async fn service(facts: &mut Facts) -> Outcome {
         let permission = if error.message.contains("rds:") { "rds:DescribeDBInstances" } else { "" };
         let finding = Finding::broken(error, permission);
         match kind {
-            ProviderErrorKind::NotFound => {
+            // `ls` lists no other services.
+            ProviderErrorKind::NotFound if spec.kind == ServiceKind::Rds => {
                 finding.remedy(format!("aws-ssm-forward ls {}{}", spec.kind.prefix(), facts.options()))
             }
             ProviderErrorKind::AccessDenied => {
@@ -119,7 +120,7 @@ fn is_node(id: &str) -> bool {
 pub(super) async fn agent(facts: &mut Facts) -> Outcome {
     let target = facts.target()?;
     let Some(node) = &facts.node else {
-        return Err(Finding::unknown(format!("Systems Manager tells no agent version of {target}")));
+        return Err(Finding::skipped(format!("Systems Manager lists no agent of {target}; \"session\" shows its version")));
     };
     let Some(version) = &node.agent_version else {
         return Err(Finding::unknown(format!("Systems Manager does not know the version of the agent of {target}")));

@@ -95,6 +95,11 @@ pub(super) async fn port(facts: &mut Facts) -> Outcome {
         None => format!("on the node: sudo ss -ltnp 'sport = :{}'", remote.port),
     };
     match probed {
+        // Such an agent reports failures only, so that silence proves little.
+        Ok(Ok(())) if facts.node.as_ref().is_some_and(|node| !node.multiplexes()) => {
+            facts.port_answers = true;
+            Err(Finding::unknown(format!("the agent reported no failure for {remote}; it cannot report a success")))
+        }
         Ok(Ok(())) => {
             facts.port_answers = true;
             Ok(Finding::fine(format!("the node connects to {remote}")))

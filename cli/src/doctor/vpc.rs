@@ -68,12 +68,18 @@ async fn problem_of(
         return Ok(Some((format!("{id} has no private DNS name, so that nodes do not find it"), modify)));
     }
     let groups = groups(facts, &endpoint.security_groups).await?;
-    if SecurityGroup::let_in(&groups, HTTPS, &place.security_groups, place.address) == Verdict::Denied
-        && let (Some(group), Some(source)) = (endpoint.security_groups.first(), place.security_groups.first())
-    {
-        return Ok(Some((format!("{group} of {id} does not let the node in"), let_in(group, HTTPS, source, &options))));
+    match SecurityGroup::let_in(&groups, HTTPS, &place.security_groups, place.address) {
+        Verdict::Allowed => Ok(None),
+        Verdict::Denied => {
+            let names = endpoint.security_groups.first().zip(place.security_groups.first());
+            Ok(names.map(|(group, source)| {
+                (format!("{group} of {id} does not let the node in"), let_in(group, HTTPS, source, &options))
+            }))
+        }
+        Verdict::Unknown => Err(Finding::unknown(format!(
+            "whether {id} lets the node in depends on prefix lists or addresses that are not looked up"
+        ))),
     }
-    Ok(None)
 }
 
 /// Whether the node's security groups let it out to the service, and the service's let it in.

@@ -29,6 +29,12 @@ pub(super) async fn lane(copy: Arc<Copy>, lanes: usize) -> Result<(), Trouble> {
             losses.forget();
         }
         if let Err(trouble) = ended {
+            // The node's reasons would have come at the end of the session.
+            for number in std::mem::take(&mut run.unread) {
+                if let Some(file) = copy.files.get(number) {
+                    copy.give_up(number, changed(&file.path));
+                }
+            }
             copy.give_back(items);
             losses.bear(trouble).await?;
         }

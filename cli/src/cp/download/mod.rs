@@ -204,6 +204,11 @@ impl Plan {
                     report.expect(entry.size);
                     self.files.push(File { path, names, size: entry.size, attributes });
                 }
+                // A source that is a link is followed on the node, so only a node that lies lists one. Its link would have the
+                // destination's own name, and the next copy would follow it.
+                Kind::Link(_) if entry.names.is_empty() => {
+                    report.failed(failed(format!("{}: the node lists a link in place of the source", path.shown())));
+                }
                 Kind::Link(target) => self.links.push((names, target)),
                 Kind::Other => report.failed(failed(format!("{}: is not a regular file", path.shown()))),
             }

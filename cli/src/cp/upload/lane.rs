@@ -110,8 +110,12 @@ impl Lane<'_> {
         match job {
             Job::Small(_) => {
                 let data = self.read(file, 0).await?;
+                // It grew since it was listed.
+                if data.len() as u64 == PIECE && !self.read(file, 1).await?.is_empty() {
+                    return Err(differs(file));
+                }
                 if let Some(state) = self.copy.work().states.get_mut(number) {
-                    state.digest = Some(digest::of_bytes(&data));
+                    (state.digest, state.length) = (Some(digest::of_bytes(&data)), data.len() as u64);
                 }
                 let open = format!("o {} x {}", file.part, data.len());
                 let requests = if data.is_empty() { vec![open] } else { vec![open, write(0, &data)] };
@@ -129,7 +133,8 @@ impl Lane<'_> {
             Job::Data { index, data, .. } => Ok(Some((vec![write(index, &data)], data))),
             Job::Finish(_) => {
                 let digest = self.digest(number, file).await?;
-                let request = format!("f {} {} {} {digest}", file.part, file.last, file.attributes);
+                let length = self.copy.work().states.get(number).map_or(0, |state| state.length);
+                let request = format!("f {} {} {} {digest} {length}", file.part, file.last, file.attributes);
                 Ok(Some((vec![request], Bytes::new())))
             }
         }
@@ -151,7 +156,7 @@ impl Lane<'_> {
         let read = spawn_blocking(move || digest::of_file(&LocalFile::open(path)?)).await.map_err(Failure::internal)?;
         let digest = read.map_err(|error| cannot_read(&entry.path, &error))?;
         if let Some(state) = self.copy.work().states.get_mut(number) {
-            state.digest = Some(digest.clone());
+            (state.digest, state.length) = (Some(digest.clone()), entry.size);
         }
         Ok(digest)
     }

@@ -43,6 +43,8 @@ struct State {
     /// Nothing was there before: what is not written is zero.
     is_new: bool,
     digest: Option<String>,
+    /// Bytes that were read here. Compared where the node has no tool for digests.
+    length: u64,
     is_over: bool,
 }
 
@@ -126,7 +128,7 @@ async fn is_directory(control: &mut Control, sources: &[Source], destination: &R
     let into = match control.ask(format!("t {name} x")).await?.as_deref() {
         Ok("d") => true,
         Ok("n") if has_slash => {
-            let made = control.ask(format!("d {name} x")).await?;
+            let made = control.ask(format!("d {name} x 777")).await?;
             made.map_err(|why| refused(&shown, &why))?;
             true
         }
@@ -197,9 +199,10 @@ impl Plan {
         }
     }
 
-    /// Makes the directories, for this user alone; says which are new.
+    /// Makes the directories, in which this user may write for now; says which are new.
     async fn make_directories(&self, control: &mut Control, report: &Report) -> Result<Vec<bool>, Failure> {
-        let request = |(path, ..): &(RemotePath, u32, i64)| (format!("d {} x", word(path.bytes())), 1);
+        let request =
+            |(path, mode, _): &(RemotePath, u32, i64)| (format!("d {} x {:o}", word(path.bytes()), mode & 0o777), 1);
         let requests: Vec<Request> = self.directories.iter().map(request).collect();
         let answers = control.ask_all(&requests).await?;
         let mut is_new = Vec::new();

@@ -87,6 +87,7 @@ impl Copy {
         }
         if let Some(state) = work.states.get_mut(file) {
             state.missing += 1;
+            state.length += data.len() as u64;
         }
         work.queue.push_back(Job::Data { file, index, data });
         self.changed.notify_waiters();

@@ -515,7 +515,7 @@ def lost_after_trouble(folder):
     last = f'if [ "$text" = last ]; then sleep 1; {once(place)}fi\n'
     script = f'#!/bin/sh\ntext=$(/bin/cat)\n[ "$text" != short ] || exit\n{last}printf %s "$text"\n'
     with Node(path=tools(folder, {"cat": script})) as node:
-        ended = node.cp("--sessions", "1", "-r", remote(f"{place}/from/"), place / "to")
+        ended = node.cp("--sessions", "1", remote(place / "from/a"), remote(place / "from/b"), place / "to")
     assert (place / "ended").exists(), "no session was ended"
     equal(ended.code, 1)
     contains(ended.stderr, "from/a: changed while it was copied")

@@ -298,9 +298,7 @@ impl<'a> Connection<'a> {
                 break;
             }
         }
-        if sent > 0 {
-            state.wake_openers_in_turn();
-        }
+        state.wake_openers_in_turn();
         // Sending frees space in queues, which causes events.
         let ended = self.shared.dispatch(&mut state);
         self.tell(state);

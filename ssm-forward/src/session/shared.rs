@@ -271,7 +271,7 @@ impl State {
         self.openers.drain(..).for_each(Waker::wake);
     }
 
-    /// If there is one stream at a time: the next may follow once the last messages of the previous one are sent.
+    /// If there is one stream at a time: the next may follow once the end of the previous one is acknowledged.
     pub(super) fn wake_openers_in_turn(&mut self) {
         if !self.openers.is_empty() && self.protocol.stats().streams == 0 {
             self.wake_openers();

@@ -85,11 +85,12 @@ impl Carrier {
         }
     }
 
-    pub(super) fn open(&mut self) -> Result<StreamId, OpenError> {
+    /// `acknowledged` tells whether the peer has the message with a number, and all before it.
+    pub(super) fn open(&mut self, acknowledged: impl Fn(i64) -> bool) -> Result<StreamId, OpenError> {
         match self {
             Self::Pending => Err(OpenError::NotReady),
             Self::Mux(mux) => Ok(mux.open()),
-            Self::Raw(raw) => raw.open().ok_or(OpenError::Busy),
+            Self::Raw(raw) => raw.open(acknowledged).ok_or(OpenError::Busy),
             Self::Shell(shell) => shell.open().ok_or(OpenError::Busy),
         }
     }

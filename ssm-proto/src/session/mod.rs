@@ -325,9 +325,9 @@ impl Session {
     ///
     /// # Errors
     /// [`OpenError::NotReady`] before the handshake is complete; [`OpenError::Busy`] if only one connection is
-    /// possible.
+    /// possible, until the agent has acknowledged the end of the last one.
     pub fn open(&mut self) -> Result<StreamId, OpenError> {
-        let id = self.carrier.open();
+        let id = self.carrier.open(|number| self.channel.is_acknowledged(number));
         self.collect_events();
         id
     }

@@ -37,7 +37,7 @@ pub(super) struct Raw {
     finished: Option<Finish>,
     /// The flag to send after the data.
     flag: Option<PortFlag>,
-    /// What arrives before this number is acknowledged belongs to a connection that is over.
+    /// The number of the last flag, until it is acknowledged. What arrives before belongs to a connection that is over.
     discard_until: Option<i64>,
     remote_finished: bool,
     /// Agent side: connections that follow one that the client has ended but the destination has not.
@@ -106,10 +106,13 @@ impl Raw {
         id
     }
 
-    /// Returns `None` if the only possible connection exists already.
-    pub(super) fn open(&mut self) -> Option<StreamId> {
-        let taken = self.current.is_some() || self.flag.is_some() || (!self.basic && self.next > 1);
-        (!taken).then(|| self.begin())
+    /// Returns `None` if the only possible connection exists already, or the agent may not know yet that the last one is
+    /// over. If a connection began earlier, and the acknowledgement of the flag was lost, its answer could arrive before
+    /// the flag is known to have arrived, and would be discarded.
+    pub(super) fn open(&mut self, acknowledged: impl Fn(i64) -> bool) -> Option<StreamId> {
+        self.discard_until = self.discard_until.filter(|number| !acknowledged(*number));
+        let taken = self.current.is_some() || self.flag.is_some() || self.discard_until.is_some();
+        (!taken && (self.basic || self.next == 1)).then(|| self.begin())
     }
 
     pub(super) fn stream_count(&self) -> usize {
@@ -223,11 +226,11 @@ impl Raw {
         if self.flag.is_some() {
             return;
         }
-        if let Some(number) = self.discard_until {
-            if !acknowledged(number) {
-                return;
-            }
-            self.discard_until = None;
+        self.discard_until = self.discard_until.filter(|number| !acknowledged(*number));
+        // Without data the agent does not connect again, so that nobody else's data can arrive between two connections.
+        let is_between = self.side == Side::Client && self.basic && self.current.is_none() && self.next > 1;
+        if self.discard_until.is_some() || is_between {
+            return;
         }
         if self.side == Side::Agent && self.current.is_some() && self.remote_finished {
             if self.later.back().is_none_or(|later| later.finished) {
@@ -334,7 +337,7 @@ mod tests {
         let mut raw = Raw::new(Side::Client, false, &MuxConfig::default());
         raw.handle_input(Bytes::from_static(b"banner"), |_| true);
         raw.handle_closed();
-        let id = raw.open().unwrap();
+        let id = raw.open(|_| true).unwrap();
         assert_eq!(raw.poll_event(), Some(MuxEvent::Readable(id)));
         assert_eq!(raw.poll_event(), Some(MuxEvent::Finished(id)));
         assert!(!raw.is_finished(id));
@@ -360,15 +363,18 @@ mod tests {
     #[test]
     fn what_comes_between_the_end_of_a_connection_and_the_flag_reaches_no_other() {
         let mut client = Raw::new(Side::Client, true, &MuxConfig::default());
-        let first = client.open().unwrap();
+        let first = client.open(|_| true).unwrap();
         client.reset(first);
         client.handle_input(Bytes::from_static(b"of the first"), |_| true);
         assert_eq!(client.take_flag(), Some(PortFlag::DisconnectToPort));
         client.flag_sent(5);
         client.handle_input(Bytes::from_static(b"more of the first"), |number| number < 5);
-        let second = client.open().unwrap();
+        assert_eq!(client.open(|number| number < 5), None, "the agent may still send for the first one");
+        client.handle_input(Bytes::from_static(b"late, of the first"), |_| true);
+        let second = client.open(|_| true).unwrap();
         assert_eq!(client.read(second), None);
-        client.handle_input(Bytes::from_static(b"answer"), |_| true);
+        // The acknowledgement counts once: another that is lost later loses nothing.
+        client.handle_input(Bytes::from_static(b"answer"), |_| false);
         assert_eq!(client.read(second).unwrap(), "answer");
     }
 }

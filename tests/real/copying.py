@@ -43,8 +43,8 @@ def checks(suite):
             suite.check("what can't be copied is one line", refusals, folder, node)
             suite.check("a link from the node is never followed", links, folder, node)
             suite.check("zeros take no room on either side", sparse, folder, node)
-            suite.check("a partial file of somebody else is not touched", planted, folder, node)
             suite.check("at a terminal there is a bar", bar, folder, node)
+        suite.check("a partial file of somebody else is not touched", planted, folder)
         for what, faults in FAULTS.items():
             suite.check(f"exact, though {what}", faulty, folder, faults)
         suite.check("killed in the middle: the next copy goes on, and repairs what is damaged", killed, folder)
@@ -280,25 +280,27 @@ def sparse(folder, node):
         assert (place / name).stat().st_blocks * 512 < 5_000_000, name
 
 
-def planted(folder, node):
-    place = folder.place()
-    (place / "precious").write_text("precious")
-    # Where the partial file will be is seen in a copy that does not end.
-    command = [binary(), "cp", "-", remote(place / "x")]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(node.variables))
-    also_end(child)
-    wait_until("a partial file", lambda: leftovers(place))
-    equal(stat.S_IMODE(leftovers(place)[0].stat().st_mode), 0o600)
-    child.communicate(timeout=60)
-    equal((child.returncode, leftovers(place)), (0, []))
-    for number, copy in enumerate([(remote(folder.big), place / "big"), (folder.big, remote(place / "big"))]):
-        part = part_of(folder, node, place, copy)
-        part.unlink()
-        part.symlink_to(place / "precious")
-        ended = node.cp(*copy)
-        assert ended.code != 0, number
-        equal((place / "precious").read_text(), "precious")
-        part.unlink()
+def planted(folder):
+    # At the real agent's pace the partial file is there long enough to be seen.
+    with Node("--profile", "real") as node:
+        place = folder.place()
+        (place / "precious").write_text("precious")
+        # Where the partial file will be is seen in a copy that does not end.
+        command = [binary(), "cp", "-", remote(place / "x")]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(node.variables))
+        also_end(child)
+        wait_until("a partial file", lambda: leftovers(place))
+        equal(stat.S_IMODE(leftovers(place)[0].stat().st_mode), 0o600)
+        child.communicate(timeout=60)
+        equal((child.returncode, leftovers(place)), (0, []))
+        for number, copy in enumerate([(remote(folder.big), place / "big"), (folder.big, remote(place / "big"))]):
+            part = part_of(folder, node, place, copy)
+            part.unlink()
+            part.symlink_to(place / "precious")
+            ended = node.cp(*copy)
+            assert ended.code != 0, number
+            equal((place / "precious").read_text(), "precious")
+            part.unlink()
 
 
 def part_of(folder, node, place, copy):

@@ -83,7 +83,7 @@ def run(args, limit=PATIENCE, **options):
 class Child:
     """A process whose output is read as it arrives. It is killed at the latest when the tests end."""
 
-    def __init__(self, args, stdin=subprocess.DEVNULL, env=None, user=None):
+    def __init__(self, args, stdin=subprocess.DEVNULL, env=None, user=None, process_group=None):
         self.args = [str(arg) for arg in args]
         self.process = subprocess.Popen(
             self.args,
@@ -92,6 +92,7 @@ class Child:
             stderr=subprocess.PIPE,
             env=env,
             user=user,
+            process_group=process_group,
             text=True,
             bufsize=1,
         )

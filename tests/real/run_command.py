@@ -39,6 +39,7 @@ def checks(suite):
         suite.check("no command: 127, not executable: 126, and AWS is not asked", no_command)
         suite.check("a remote port that refuses: 7, and the command does not run", refused, lab)
         suite.check("signals are the command's", signals, lab)
+        suite.check("off a terminal: SIGTSTP stops the command, SIGCONT continues it", stopped_and_continued, lab)
         suite.check("Ctrl-C before the command runs ends it with 130", stopped_early, lab)
         suite.check("kill -9 ends the command too", killed, lab)
         suite.check("its sessions are over when it is", sessions_end, lab)
@@ -150,8 +151,23 @@ def signals(lab):
     equal(command.finish().code, 9)
 
 
+def stopped_and_continued(lab):
+    arguments = [harness.binary(), "run", TARGET, "-L", f"0:127.0.0.1:{lab.port}", "--", sys.executable, "-c", TRAPS]
+    command = harness.Child(arguments, env=clean_environment(lab.variables), process_group=0)
+    equal(command.line(), "ready")
+    parent = command.process.pid
+    (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    command.process.send_signal(signal.SIGTSTP)
+    wait_until("the command to stop", lambda: state(child) == "T")
+    command.process.send_signal(signal.SIGCONT)
+    wait_until("the command to continue", lambda: state(child) != "T")
+    command.process.send_signal(signal.SIGTERM)
+    equal(command.line(), "SIGTERM")
+    equal(command.finish().code, 9)
+
+
 def stopped_early(lab):
-    # Nobody answers a connection to this port of the node: the command is not ready.
+    # The API never answers, so `run` waits for its session.
     with tempfile.TemporaryDirectory() as folder:
         mark = Path(folder) / "ran"
         command = lab.run("--wait-connected", "60s", "--", "touch", str(mark), to=["0:127.0.0.1:1"], more={"AWS_ENDPOINT_URL": SILENT.url})
@@ -186,9 +202,13 @@ def killed(lab):
     wait_until("the command to end", lambda: has_ended(pid))
 
 
+def state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 def has_ended(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        return state(pid) == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 

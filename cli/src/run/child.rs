@@ -1,11 +1,10 @@
-//! The command as a child: in this process's group, so that the terminal's keys reach it, and never longer alive than this
-//! process.
+//! The command as a child process: in the group of this process, so that the terminal's keys reach it. It does not outlive
+//! this process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, waitid};
@@ -30,17 +29,15 @@ pub(crate) struct Handle {
 }
 
 impl Child {
-    /// Starts the command. It has to be called on the main thread, with which the command ends. `continued` tells when this process
-    /// goes on after a stop.
+    /// Starts the command. Call it on the main thread: the kernel ends the command when the thread that started it ends.
     ///
     /// # Errors
-    /// The system starts no process.
+    /// The system cannot start the process.
     pub(crate) fn start(
         program: &Program,
         words: &[OsString],
         variables: &BTreeMap<String, OsString>,
         entry: &Entry,
-        continued: Receiver<()>,
     ) -> Result<Self, Failure> {
         let child = enter::command(program, entry).map_err(Failure::internal)?.args(words).envs(variables).spawn();
         let child = child.map_err(|error| {
@@ -53,18 +50,18 @@ impl Child {
         let (tell, ended) = oneshot::channel();
         let waiting = handle.clone();
         std::thread::spawn(move || {
-            let code = waiting.wait(pid, &continued).unwrap_or(ExitCode::Internal);
+            let code = waiting.wait(pid).unwrap_or(ExitCode::Internal);
             let _ = tell.send(code);
         });
         Ok(Self { handle, ended })
     }
 
-    /// For signals.
+    /// For sending signals.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Completes with the exit code of the command; a signal counts as 128 and its number.
+    /// Completes with the exit code of the command. If a signal ended it, that is 128 plus the signal's number.
     pub(crate) async fn ended(&mut self) -> ExitCode {
         (&mut self.ended).await.unwrap_or(ExitCode::Internal)
     }
@@ -78,8 +75,8 @@ impl Handle {
         }
     }
 
-    /// Waits until the command has ended, and stops and continues together with it.
-    fn wait(&self, pid: Pid, continued: &Receiver<()>) -> io::Result<ExitCode> {
+    /// Waits until the command has ended. When the command stops, this process stops too.
+    fn wait(&self, pid: Pid) -> io::Result<ExitCode> {
         let wait = |options| loop {
             match waitid(WaitId::Pid(pid), options) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -90,32 +87,29 @@ impl Handle {
         loop {
             let status: WaitIdStatus = wait(WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT)?;
             if status.stopped() {
-                // Unless it goes on already, the same stop would be told again.
-                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
-                self.stop_too(continued);
+                // This takes the report of the stop, which would come again. There is none if the command continues already.
+                let report = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
+                if report.is_ok_and(|report| report.is_some()) {
+                    stop_too();
+                }
                 continue;
             }
-            // From here on the number may be given to another process.
+            // From here on, another process may get the number.
             *self.pid.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return wait(WaitIdOptions::EXITED).map(exit_code);
         }
     }
+}
 
-    /// At a terminal, the shell that started this process has to see that the job is stopped. When it goes on (`fg`), so does
-    /// the command. Without a terminal nobody would let this process go on.
-    fn stop_too(&self, continued: &Receiver<()>) {
-        if has_terminal() {
-            continued.try_iter().for_each(drop);
-            suspend();
-            // The system stops the threads of a process one after the other: this one may run for a moment longer, and must not
-            // let the command go on already.
-            let _ = continued.recv();
-            self.send(Signal::CONT);
-        }
+/// At a terminal, the shell that started this process has to see that the job is stopped. Its `fg` sends SIGCONT to this process,
+/// which passes it to the command. Without a terminal, nobody would continue this process.
+fn stop_too() {
+    if has_terminal() {
+        suspend();
     }
 }
 
-/// Stops this process until somebody lets it go on. May return before it is stopped.
+/// Stops this process until it gets SIGCONT. May return before the process is stopped.
 pub(super) fn suspend() {
     let _ = kill_process(getpid(), Signal::STOP);
 }

@@ -17,7 +17,7 @@ pub(crate) struct End {
     /// What it is called in `{NAME.host}`; in variables it is in capitals.
     pub(crate) name: String,
     /// Where clients connect: the host and the port, or the path of a Unix socket.
-    pub(crate) at: Place,
+    pub(crate) at: Address,
     /// The remote host's name, if it is not the node itself.
     pub(crate) remote: Option<String>,
     /// What speaks at the remote end, where that is known.
@@ -30,14 +30,14 @@ pub(crate) struct End {
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Address {
     /// A TCP port. `address` is that of `host`, which may be a name.
     Tcp { host: String, address: String, port: u16 },
     /// A Unix socket.
     Unix(PathBuf),
 }
 
-impl Default for Place {
+impl Default for Address {
     fn default() -> Self {
         Self::Unix(PathBuf::new())
     }
@@ -53,10 +53,10 @@ impl End {
             LocalAddr::Tcp(address) => {
                 let ip = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
                 let host = seen_as.map_or_else(|| ip.clone(), str::to_owned);
-                Place::Tcp { host, address: ip, port: address.port() }
+                Address::Tcp { host, address: ip, port: address.port() }
             }
-            LocalAddr::Unix(path) => Place::Unix(path),
-            _ => Place::default(),
+            LocalAddr::Unix(path) => Address::Unix(path),
+            _ => Address::default(),
         };
         let service = tunnel.service();
         let name = match (service, &remote.host) {
@@ -77,9 +77,9 @@ impl End {
     /// `host:port`, or the path of the socket.
     pub(crate) fn addr(&self) -> String {
         match &self.at {
-            Place::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            Place::Tcp { host, port, .. } => format!("{host}:{port}"),
-            Place::Unix(path) => path.display().to_string(),
+            Address::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Address::Tcp { host, port, .. } => format!("{host}:{port}"),
+            Address::Unix(path) => path.display().to_string(),
         }
     }
 }
@@ -142,7 +142,7 @@ pub(crate) fn variables(
         let prefixes = [format!("SSM_FORWARD_{}_", end.name.to_ascii_uppercase()), "SSM_FORWARD_".into()];
         for prefix in prefixes.iter().take(if ends.len() == 1 { 2 } else { 1 }) {
             set(format!("{prefix}ADDR"), end.addr().into());
-            if let Place::Tcp { host, port, .. } = &end.at {
+            if let Address::Tcp { host, port, .. } = &end.at {
                 set(format!("{prefix}HOST"), host.into());
                 set(format!("{prefix}PORT"), port.to_string().into());
             }
@@ -160,7 +160,7 @@ pub(crate) fn variables(
 
 /// The variables that the clients of a database read themselves.
 fn of_client(end: &End, style: EnvStyle, user: Option<&str>) -> Vec<(&'static str, OsString)> {
-    let Place::Tcp { host, address, port } = &end.at else { return Vec::new() };
+    let Address::Tcp { host, address, port } = &end.at else { return Vec::new() };
     let style = match (style, end.family) {
         (EnvStyle::Auto, Some(Family::Postgres)) => EnvStyle::Postgres,
         (EnvStyle::Auto, Some(Family::MySql)) => EnvStyle::Mysql,
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn end(name: &str, family: Option<Family>) -> End {
-        let at = Place::Tcp { host: "127.0.0.1".into(), address: "127.0.0.1".into(), port: 40001 };
+        let at = Address::Tcp { host: "127.0.0.1".into(), address: "127.0.0.1".into(), port: 40001 };
         End { name: name.into(), at, remote: Some(format!("{name}.example")), family, ..End::default() }
     }
 

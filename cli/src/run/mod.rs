@@ -11,7 +11,6 @@ mod words;
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use rustix::process::Signal;
 use ssm_forward::AwsProvider;
@@ -28,7 +27,7 @@ use child::Child;
 use ends::End;
 use enter::Entry;
 use program::Program;
-use signals::Relay;
+use signals::SignalPassing;
 
 pub(crate) use enter::become_command;
 
@@ -50,11 +49,11 @@ pub(crate) async fn run(args: RunArgs, verbosity: Verbosity) -> Result<ExitCode,
     // The command must not find a port that nobody answers.
     tunnel.wait_ready = true;
     let shutdown = Shutdown::new();
-    let (relay, continued) = Relay::install(&shutdown).map_err(Failure::internal)?;
+    let signals = SignalPassing::install(&shutdown).map_err(Failure::internal)?;
     let style =
         Style { format: OutputFormat::Text, quiet: verbosity.quiet, logging: verbosity.verbose > 0, beside: true };
     let RunArgs { command: words, env, real_names, .. } = args;
-    let task = Task { name, tunnel: &tunnel, words, env, real_names, program, shutdown: &shutdown, relay, continued };
+    let task = Task { name, tunnel: &tunnel, words, env, real_names, program, shutdown: &shutdown, signals };
     command(&tunnel, style, &shutdown, async |aws, planned, reporter| task.run(aws, planned, reporter).await).await
 }
 
@@ -69,8 +68,7 @@ struct Task<'a> {
     real_names: bool,
     program: Program,
     shutdown: &'a Shutdown,
-    relay: Relay,
-    continued: Receiver<()>,
+    signals: SignalPassing,
 }
 
 impl Task<'_> {
@@ -103,7 +101,7 @@ impl Task<'_> {
             return serving.await.map(|_| self.stopped());
         }
         let entry = Entry::new(self.words.is_empty(), names);
-        let started = Child::start(&self.program, &words, &variables, &entry, self.continued);
+        let started = Child::start(&self.program, &words, &variables, &entry);
         let mut child = match started {
             Ok(child) => child,
             Err(failure) => {
@@ -112,7 +110,7 @@ impl Task<'_> {
                 return Err(failure.into());
             }
         };
-        self.relay.pass_to(child.handle());
+        self.signals.pass_to(child.handle());
         tokio::select! {
             code = child.ended() => {
                 self.shutdown.stop(StopCause::CommandEnded);

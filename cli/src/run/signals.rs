@@ -1,8 +1,7 @@
-//! Signals: before the command runs they end this process, then they are the command's.
+//! Signals: before the command runs they end this process; then they are passed to the command.
 
 use std::fs::File;
 use std::io;
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 
 use nix::sys::signal::SigSet;
@@ -15,7 +14,7 @@ use crate::parent;
 use crate::shutdown::{Shutdown, StopCause};
 
 /// What is passed to the command.
-const PASSED: [Signal; 8] = [
+const PASSED: [Signal; 9] = [
     Signal::INT,
     Signal::TERM,
     Signal::HUP,
@@ -23,25 +22,26 @@ const PASSED: [Signal; 8] = [
     Signal::USR1,
     Signal::USR2,
     Signal::TSTP,
-    // From the terminal, to a job in the background. Only the command reads from it.
+    // The terminal sends it to a job in the background. Only the command reads from the terminal.
     Signal::TTIN,
+    // Whatever stopped the command, it continues when this process does.
+    Signal::CONT,
 ];
 
-/// Passes signals to the command once it is there.
+/// Passes signals to the command once it runs.
 #[derive(Debug, Default)]
-pub(crate) struct Relay {
+pub(crate) struct SignalPassing {
     child: Arc<OnceLock<Handle>>,
 }
 
-impl Relay {
-    /// Takes the signals of this process. What the caller had it ignore stays ignored, for the command too. Also returns a channel
-    /// that tells when this process, which was stopped, goes on.
+impl SignalPassing {
+    /// Handles the signals of this process. Those that it ignored when it started stay ignored, also for the command.
     ///
     /// # Errors
     /// The system refuses the handlers.
-    pub(crate) fn install(shutdown: &Shutdown) -> io::Result<(Self, Receiver<()>)> {
-        // A command with a process group of its own, such as a shell, may have the terminal: to tell something then must not
-        // stop this process.
+    pub(crate) fn install(shutdown: &Shutdown) -> io::Result<Self> {
+        // A command with a process group of its own, such as a shell, may own the terminal. Writing to it then must not stop
+        // this process.
         SigSet::from_iter([nix::sys::signal::Signal::SIGTTOU]).thread_block()?;
         let this = Self::default();
         for number in PASSED.into_iter().filter(|&number| !parent::ignores(number)) {
@@ -57,13 +57,10 @@ impl Relay {
                 }
             });
         }
-        let mut signals = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
-        let (tell, continued) = channel();
-        tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(()).is_ok() {} });
-        Ok((this, continued))
+        Ok(this)
     }
 
-    /// From here on signals are for this command.
+    /// From here on, signals are passed to this command.
     pub(crate) fn pass_to(&self, child: Handle) {
         let _ = self.child.set(child);
     }
@@ -83,7 +80,7 @@ fn before_the_command(number: Signal, shutdown: &Shutdown) {
     shutdown.stop(cause);
 }
 
-/// Whether a signal is a key's: the terminal sent it to the command too, which is in the same group.
+/// Whether a signal comes from a key: then the terminal has also sent it to the command, which is in the same group.
 fn comes_from_terminal(number: Signal) -> bool {
     let is_key = matches!(number, Signal::INT | Signal::QUIT | Signal::TSTP | Signal::TTIN);
     is_key && File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))

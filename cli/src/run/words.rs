@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-use super::ends::{End, Place};
+use super::ends::{Address, End};
 use crate::exit_code::{ExitCode, Failure};
 
 /// Puts the places of the tunnels into a word. Braces that mean nothing here stay as they are; `{{host}}` is a literal `{host}`.
@@ -47,10 +47,10 @@ fn placeholder(text: &[u8], ends: &[End]) -> Result<(Vec<u8>, usize), Failure> {
 
 fn value(end: &End, part: &str) -> Result<Vec<u8>, Failure> {
     match (part, &end.at, &end.login_file) {
-        ("host", Place::Tcp { host, .. }, _) => Ok(host.clone().into_bytes()),
-        ("port", Place::Tcp { port, .. }, _) => Ok(port.to_string().into_bytes()),
-        ("addr", Place::Tcp { .. }, _) => Ok(end.addr().into_bytes()),
-        ("addr", Place::Unix(path), _) => Ok(path.as_os_str().as_bytes().to_vec()),
+        ("host", Address::Tcp { host, .. }, _) => Ok(host.clone().into_bytes()),
+        ("port", Address::Tcp { port, .. }, _) => Ok(port.to_string().into_bytes()),
+        ("addr", Address::Tcp { .. }, _) => Ok(end.addr().into_bytes()),
+        ("addr", Address::Unix(path), _) => Ok(path.as_os_str().as_bytes().to_vec()),
         ("login_file", _, Some(file)) => Ok(file.as_os_str().as_bytes().to_vec()),
         ("login_file", ..) => Err(usage("{login_file} needs --iam-auth USER".into())),
         _ => Err(usage(format!("{{{part}}}: a Unix socket has no host and no port; write {{addr}} for its path"))),
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn end(name: &str, port: u16) -> End {
-        let at = Place::Tcp { host: "127.0.0.1".into(), address: "127.0.0.1".into(), port };
+        let at = Address::Tcp { host: "127.0.0.1".into(), address: "127.0.0.1".into(), port };
         End { name: name.into(), at, ..End::default() }
     }
 
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_socket_has_a_path_and_no_port() {
-        let socket = [End { at: Place::Unix("/run/x".into()), ..end("db", 1) }];
+        let socket = [End { at: Address::Unix("/run/x".into()), ..end("db", 1) }];
         assert_eq!(filled("--socket={addr}", &socket).as_deref(), Ok("--socket=/run/x"));
         assert!(filled("{port}", &socket).unwrap_err().contains("write {addr}"));
         assert!(filled("{login_file}", &socket).unwrap_err().contains("--iam-auth"));

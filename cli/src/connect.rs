@@ -56,10 +56,7 @@ impl Connection {
         shutdown: &Shutdown,
     ) -> Result<Self, Failure> {
         let target = wanted.target.unwrap_or(local::DEFAULT_TARGET);
-        let manager = match aws.local {
-            true => Some(LocalManager::start(local_options(target)).await?),
-            false => None,
-        };
+        let manager = LocalManager::start_if(aws.local, || local_options(target)).await?;
         let opened = tokio::select! {
             opened = open(&wanted, target, aws, session, manager.as_ref()) => opened,
             cause = shutdown.requested() => Err(stopped(cause)),

@@ -112,6 +112,14 @@ impl LocalManager {
         Ok(Self { local })
     }
 
+    /// The one of `--local`, if `is_wanted`.
+    pub(crate) async fn start_if(is_wanted: bool, options: impl FnOnce() -> Options) -> Result<Option<Self>, Failure> {
+        match is_wanted {
+            true => Self::start(options()).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// A provider of its sessions.
     pub(crate) async fn provider(&self) -> Result<AwsProvider, Failure> {
         let mut variables: BTreeMap<_, _> = self.local.environment().into_iter().collect();

@@ -38,6 +38,7 @@ mod shutdown;
 mod socks;
 mod spec;
 mod stdio;
+mod suggestion;
 mod targets;
 mod terminal;
 mod terminal_session;

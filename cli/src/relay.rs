@@ -31,14 +31,9 @@ pub(crate) fn config(mode: Option<RelayMode>) -> Option<RelayConfig> {
 pub(crate) async fn run(action: RelayAction) -> Result<ExitCode, Failure> {
     let (RelayAction::Status(args) | RelayAction::Remove(args)) = &action;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
-    let manager = match args.aws.local {
-        true => Some(LocalManager::start(connect::local_options(target)).await?),
-        false => None,
-    };
+    let manager = LocalManager::start_if(args.aws.local, || connect::local_options(target)).await?;
     let outcome = ask(&action, args, target, manager.as_ref()).await;
-    if let Some(manager) = manager {
-        manager.shutdown().await;
-    }
+    connect::stop(manager).await;
     let RelayReport { lines } = outcome?;
     if lines.is_empty() {
         console::note(&format!("no relay on {target}"));

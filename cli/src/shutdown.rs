@@ -61,7 +61,9 @@ impl Shutdown {
         let this = shutdown.clone();
         tokio::spawn(async move {
             this.stop(signals.next().await);
-            std::process::exit(signals.next().await.exit_code().number().into());
+            let cause = signals.next().await;
+            crate::terminal::restore();
+            std::process::exit(cause.exit_code().number().into());
         });
         Ok(shutdown)
     }
@@ -149,7 +151,6 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> + Send + 'static {
     }
 }
 
-#[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
@@ -157,7 +158,6 @@ struct Signals {
     hang_up: Option<tokio::signal::unix::Signal>,
 }
 
-#[cfg(unix)]
 impl Signals {
     fn install() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
@@ -184,23 +184,6 @@ impl Signals {
             _ = self.terminate.recv() => StopCause::Terminate,
             _ = hang_up => StopCause::HangUp,
         }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) -> StopCause {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        StopCause::Interrupt
     }
 }
 

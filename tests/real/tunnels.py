@@ -2,12 +2,16 @@
 
 import base64
 import http.server
+import itertools
 import json
+import os
+import signal
 import socket
 import stat
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
@@ -18,6 +22,9 @@ from terminal import Terminal
 NEEDS = ["curl", "aws", "systemd-analyze"]
 
 PAGE = b"a private page"
+
+# What a program writes when it leaves the terminal's alternate screen.
+LEAVE_SCREEN = r"\x1b\[\?1049l"
 
 
 def checks(suite):
@@ -32,9 +39,12 @@ def checks(suite):
         suite.check("up: many tunnels, one of which fails and ends no other", many, home)
         suite.check("up: a lazy tunnel has a session only while there are connections", lazy, home)
         suite.check("up: the live view on a terminal, its keys, and the terminal as it was", live, home)
+        suite.check("up: a signal before the live view ends it, and no other command waits for it", early_signal, home)
+        suite.check("up: a second signal ends it at once, and leaves the terminal as it was", second_signal, home)
         suite.check("up -d, status, logs, restart, reload, down", background, home)
-        suite.check("a second up says which process has the tunnel", second, home)
-        suite.check("control sockets are the user's alone; stale ones are cleaned, a foreign folder is refused", private, home)
+        suite.check("a second up says which process has the tunnel, and reload leaves it there", second, home)
+        suite.check("commands during a reload: each tunnel is open once, and the process stays", reloads, home)
+        suite.check("control sockets are the user's alone; stale ones are cleaned, a folder that others can enter is refused", private, home)
         suite.check("`aws forward` is an alias that comes and goes", aws_alias, home)
         suite.check("systemd takes the unit of the documentation", unit, home)
         suite.check("systemd is told when the tunnels are open", systemd, home)
@@ -277,7 +287,32 @@ def live(home):
         terminal.type("p")
         wait_until("the tunnel again", lambda: home.status()["orders"]["state"] == "ready")
         terminal.type("q")
+        terminal.expect(LEAVE_SCREEN)
         equal(terminal.ended(), 0)
+
+
+def early_signal(home):
+    home.tunnels(orders="local = 0")
+    began, configuration = home.folder / "began", home.folder / "aws-config"
+    configuration.write_text(f"[default]\nregion = eu-central-1\ncredential_process = sh -c 'touch {began}; exec sleep 30'\n")
+    environment = clean_environment({**home.environment, "TERM": "xterm", "AWS_CONFIG_FILE": str(configuration)})
+    with Terminal([binary(), "up"], environment) as terminal:
+        wait_until("the question for credentials", began.exists)
+        contains(home.run("status").stderr, "no tunnels are open")
+        os.kill(terminal.program(), signal.SIGTERM)
+        equal(terminal.ended(), 128 + signal.SIGTERM)
+
+
+def second_signal(home):
+    home.tunnels(orders="local = 0")
+    environment = clean_environment({**home.environment, "TERM": "xterm"})
+    with Terminal([binary(), "up", "--local"], environment) as terminal:
+        terminal.expect("ADDRESS")
+        program = terminal.program()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(program, number)
+        terminal.expect(LEAVE_SCREEN)
+        assert terminal.ended() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def background(home):
@@ -286,6 +321,8 @@ def background(home):
     contains(home.run("up", "-d", "--local").ok(), "one", "ready", f"127.0.0.1:{one}")
     try:
         before = home.status()
+        # It has no terminal.
+        equal(os.getsid(before["one"]["pid"]), before["one"]["pid"])
         equal(page(one) + page(two), 2 * PAGE.decode())
         equal(home.run("logs", "one").ok().count("one: Forwarding"), 1)
         assert "two:" not in home.run("logs", "one").ok()
@@ -332,6 +369,46 @@ def second(home):
         with home.tool("up", "two", "--local", "-o", "json") as other:
             other.event("ready")
             equal(sorted(home.status()), ["one", "two"])
+    home.tunnels(one="local = 0")
+    with home.tool("up", "--local", "-o", "json") as first:
+        first.event("ready")
+        home.tunnels(one="local = 0", two="local = 0")
+        with home.tool("up", "two", "--local", "-o", "json") as other:
+            other.event("ready")
+            equal(home.run("reload").ok().splitlines(), ["nothing changed", "nothing changed"])
+            pids = [(tunnel["name"], tunnel["pid"]) for tunnel in json.loads(home.run("status", "-o", "json").ok())]
+            equal(sorted(pids), [("one", first.process.pid), ("two", other.process.pid)])
+
+
+def reloads(home):
+    home.tunnels(one="local = 0")
+    with home.tool("up", "--local", "-o", "json") as tool:
+        path = home.runtime / f"aws-ssm-forward/up-{tool.process.pid}.sock"
+
+        def ask(request, **more):
+            with socket.socket(socket.AF_UNIX) as stream:
+                stream.connect(str(path))
+                stream.sendall(json.dumps({"request": request, **more}).encode() + b"\n")
+                return json.loads(stream.makefile().readline())
+
+        changes = itertools.count(1)
+
+        def change(pool):
+            """Several reloads at once after the only tunnel has changed."""
+            tool.event("ready")
+            home.tunnels(one=f'local = 0\nhold = "{next(changes)}s"')
+            answers = [pool.submit(ask, "reload") for _ in range(3)]
+            found = [ask("restart", names=["other"])["text"]]
+            while not all(answer.done() for answer in answers):
+                found.append(ask("restart", names=["other"])["text"])
+            equal({answer.result()["answer"] for answer in answers}, {"done"})
+            equal([tunnel["name"] for tunnel in json.loads(home.run("status", "-o", "json").ok())], ["one"])
+            return found
+
+        with ThreadPoolExecutor(3) as pool:
+            # While the tunnel is replaced, there is none.
+            wait_until("a command in between", lambda: any("no tunnels are open" in text for text in change(pool)))
+        equal(tool.process.poll(), None)
 
 
 def private(home):
@@ -344,7 +421,9 @@ def private(home):
         tool.event("ready")
         assert not stale.exists()
         equal(stat.S_IMODE(folder.stat().st_mode), 0o700)
-        for path in folder.glob("*.sock"):
+        sockets = list(folder.glob("*.sock"))
+        equal(len(sockets), 1)
+        for path in sockets:
             equal(stat.S_IMODE(path.stat().st_mode), 0o600)
     folder.chmod(0o755)
     try:

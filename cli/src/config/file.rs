@@ -11,6 +11,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::keys::{self, Key, Shape, Value};
 use super::problem::{Author, Place, Problem, Source};
+use crate::suggestion;
 
 /// A key with its value.
 #[derive(Clone, Debug)]
@@ -81,7 +82,7 @@ impl Reader<'_> {
                 (name, _) => {
                     let place = self.place(key.span());
                     let mut problem = Problem::new(format!("unknown key `{name}`"), &place, "");
-                    if let Some(meant) = keys::nearest(name, ["defaults", "tunnels", "include"]) {
+                    if let Some(meant) = suggestion::nearest(name, ["defaults", "tunnels", "include"]) {
                         problem = problem.help(format!("did you mean `{meant}`?"));
                     } else if keys::key(name).is_some() {
                         problem = problem.help("keys of a tunnel stand in [tunnels.NAME], those of all in [defaults]");

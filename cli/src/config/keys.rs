@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
 use crate::args::TunnelArgs;
+use crate::suggestion;
 
 /// `forward`'s options.
 pub(super) static OPTIONS: LazyLock<Command> =
@@ -161,23 +162,9 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
         "host" | "port" | "remote-host" | "service" => "remote",
         "listen" | "bind" | "local-port" => "local",
         "node" | "instance" | "instance-id" | "bastion" => "target",
-        _ => return nearest(&name, KEYS.iter().map(|key| key.name)),
+        _ => return suggestion::nearest(&name, KEYS.iter().map(|key| key.name)),
     };
     Some(meant)
-}
-
-/// The candidate that is most similar to a word, if any is similar.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The similarity that clap requires for its own suggestions.
-    const ALIKE: f64 = 0.7;
-    // Letters that changed places are one mistake, also in words that are too short for the measure.
-    let likeness = |candidate| match strsim::osa_distance(word, candidate) {
-        0 | 1 if candidate.len() > 2 => 1.0,
-        _ => strsim::jaro_winkler(word, candidate),
-    };
-    let rated = candidates.into_iter().map(|candidate| (likeness(candidate), candidate));
-    let best = rated.filter(|(likeness, _)| *likeness > ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.map(|(_, candidate)| candidate)
 }
 
 /// The options of `forward` that were given on a command line, as words.

@@ -24,6 +24,7 @@ use problem::failure;
 
 use crate::args::TunnelArgs;
 use crate::exit_code::{ExitCode, Failure};
+use crate::suggestion;
 use merge::Definition;
 
 /// A tunnel of the configuration.
@@ -130,7 +131,7 @@ impl Config {
 
     fn unknown(&self, name: &str) -> Failure {
         let all: Vec<_> = self.names().chain(self.groups()).collect();
-        let text = match (keys::nearest(name, all.iter().copied()), all.as_slice()) {
+        let text = match (suggestion::nearest(name, all.iter().copied()), all.as_slice()) {
             (_, []) => format!("there is no tunnel `{name}`{}", self.where_looked()),
             (Some(meant), all) => {
                 format!("there is no tunnel `{name}`; did you mean `{meant}`? There are: {}", all.join(", "))

@@ -181,7 +181,6 @@ fn names_and_groups_are_selected_once_and_typos_are_told() {
     assert_eq!(select(&["h"]).as_deref(), Ok("b"));
     let error = select(&["lnger"]).unwrap_err();
     assert!(error.contains("did you mean `longer`? There are: a, b, longer, g, h"), "{error}");
-    assert_eq!(keys::nearest("tow", ["a", "two"]), Some("two"));
     assert!(select(&["zzz"]).unwrap_err().ends_with("there is no tunnel `zzz`; there are: a, b, longer, g, h"));
     assert!(of_user("").load().unwrap().select(&[], &[]).unwrap_err().message.starts_with("there are no tunnels in "));
 }

@@ -44,10 +44,8 @@ pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCo
     // Before anything is looked up: a port that is taken is the commonest mistake.
     let listener = listen(args.listen).await?;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
-    let manager = match args.aws.local {
-        true => Some(LocalManager::start(local::Options { ports_only: true, ..connect::local_options(target) }).await?),
-        false => None,
-    };
+    let options = || local::Options { ports_only: true, ..connect::local_options(target) };
+    let manager = LocalManager::start_if(args.aws.local, options).await?;
     let served = tokio::select! {
         plan = plan(args, target, manager.as_ref()) => match plan {
             Ok(plan) => serve(args, listener, plan, &shutdown, verbosity).await,
@@ -55,9 +53,7 @@ pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCo
         },
         cause = shutdown.requested() => Ok(cause.exit_code()),
     };
-    if let Some(manager) = manager {
-        manager.shutdown().await;
-    }
+    connect::stop(manager).await;
     served
 }
 

@@ -2,9 +2,11 @@
 
 mod escape;
 mod person;
+mod screen;
 
 pub(crate) use escape::{Escapes, HELP};
 pub(crate) use person::{Asking, AtTerminal};
+pub(crate) use screen::Screen;
 
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,8 +49,9 @@ impl Drop for RawMode {
     }
 }
 
-/// Restores the terminal, if it is raw.
+/// Restores the terminal, if it is raw or has a full-screen view.
 pub(crate) fn restore() {
+    screen::restore();
     if let Some((terminal, cooked)) = before().take() {
         // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(terminal, OptionalActions::Flush, &cooked);

@@ -30,15 +30,13 @@ where
     F: AsyncFnOnce(&Arc<AwsProvider>, Vec<Planned>, &Reporter) -> Result<ExitCode, Ended>,
 {
     let requests = plan::requests(args);
-    let manager = match args.aws.local {
-        true => {
-            let target = args.target().unwrap_or(local::DEFAULT_TARGET);
-            // A relay is started by a command.
-            let ports_only = relay::config(args.relay).is_none();
-            Some(LocalManager::start(local::Options { ports_only, ..connect::local_options(target) }).await?)
-        }
-        false => None,
+    let options = || {
+        let target = args.target().unwrap_or(local::DEFAULT_TARGET);
+        // A relay is started by a command.
+        let ports_only = relay::config(args.relay).is_none();
+        local::Options { ports_only, ..connect::local_options(target) }
     };
+    let manager = LocalManager::start_if(args.aws.local, options).await?;
     let prepared = tokio::select! {
         prepared = prepare(args, requests, manager.as_ref()) => prepared,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
@@ -62,9 +60,7 @@ where
             failure.code
         }
     };
-    if let Some(manager) = manager {
-        manager.shutdown().await;
-    }
+    connect::stop(manager).await;
     Ok(code)
 }
 

@@ -132,13 +132,17 @@ where
     }
 }
 
-/// Names the sessions that did not end in time, so that they can be terminated by hand.
 fn warn_of_leftovers(trackers: &[Tracker], reporter: &Reporter) {
     for session_id in trackers.iter().filter_map(|tracker| tracker.state().session_id) {
-        reporter.warn(format!(
-            "session {session_id} did not end in time; end it with: aws ssm terminate-session --session-id {session_id}"
-        ));
+        warn_of_leftover(&session_id, reporter);
     }
+}
+
+/// Names a session that did not end in time, so that it can be terminated by hand.
+pub(crate) fn warn_of_leftover(session_id: &str, reporter: &Reporter) {
+    reporter.warn(format!(
+        "session {session_id} did not end in time; end it with: aws ssm terminate-session --session-id {session_id}"
+    ));
 }
 
 #[cfg(test)]

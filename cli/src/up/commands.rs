@@ -4,8 +4,8 @@ use bytesize::ByteSize;
 use serde_json::{Value, json};
 
 use super::control::{Answer, Process, Request};
+use super::folder::ControlFolder;
 use super::manager::not_open;
-use super::place::Place;
 use super::status::Status;
 use crate::args::{LogsArgs, OpenArgs, OutputFormat, StatusArgs};
 use crate::exit_code::{ExitCode, Failure};
@@ -16,7 +16,7 @@ use crate::{console, outside};
 /// # Errors
 /// A tunnel is not open, or its process does not answer.
 pub(crate) async fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
-    let processes = Process::all(&Place::open()?).await?;
+    let processes = Process::all(&ControlFolder::open()?).await?;
     check(&args.open.names, &processes)?;
     let is_wanted = |status: &&Status| args.open.names.is_empty() || args.open.names.contains(&status.name);
     let tunnels = processes.iter().flat_map(|process| {
@@ -151,7 +151,7 @@ async fn tell(names: &[String], request: impl Fn(Vec<String>) -> Request) -> Res
 
 /// The processes that have the tunnels, each with the names of those that it has; no names stand for all.
 async fn wanted(names: &[String]) -> Result<Vec<(Process, Vec<String>)>, Failure> {
-    let processes = Process::all(&Place::open()?).await?;
+    let processes = Process::all(&ControlFolder::open()?).await?;
     check(names, &processes)?;
     if processes.is_empty() {
         return Err(not_open("", &[]));

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-use super::place::Place;
+use super::folder::ControlFolder;
 use super::status::ProcessStatus;
 use crate::exit_code::{ExitCode, Failure};
 
@@ -44,11 +44,14 @@ pub(crate) enum Answer {
     Refused { text: String },
 }
 
-/// A request and its answer are at most so long.
+/// Maximum length of a request and of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-/// A process that does not answer in this time has stopped.
+/// A process that does not answer within this time is considered stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a process is refused whose answers are not understood.
+const OTHER_VERSION: &str = "is of another version of this command; end that process first";
 
 /// The socket of this process. Its file is removed on drop.
 #[derive(Debug)]
@@ -116,7 +119,7 @@ impl Connection {
     /// Receives one. `None`: the other end is done.
     ///
     /// # Errors
-    /// The other end is gone, or sends something else.
+    /// The other end is gone, or what it sends is not understood ([`io::ErrorKind::InvalidData`]).
     pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(&mut self) -> io::Result<Option<T>> {
         let mut line = String::new();
         match (&mut self.stream).take(MAX_LINE).read_line(&mut line).await? {
@@ -139,9 +142,9 @@ impl Process {
     ///
     /// # Errors
     /// A socket is of another user, or its process does not answer.
-    pub(crate) async fn all(place: &Place) -> Result<Vec<Self>, Failure> {
+    pub(crate) async fn all(folder: &ControlFolder) -> Result<Vec<Self>, Failure> {
         let mut processes = Vec::new();
-        for path in place.sockets() {
+        for path in folder.sockets() {
             let Some(mut connection) = connect(&path).await? else { continue };
             let asked = async {
                 connection.send(&Request::Status).await?;
@@ -149,9 +152,12 @@ impl Process {
             };
             match timeout(PATIENCE, asked).await {
                 Ok(Ok(Some(Answer::Status(status)))) => processes.push(Self { path, status }),
+                Ok(Ok(Some(_))) => return Err(refused(&path, OTHER_VERSION)),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(refused(&path, OTHER_VERSION));
+                }
                 // It ended just now.
                 Ok(Ok(None) | Err(_)) => {}
-                Ok(Ok(Some(_))) => return Err(refused(&path, "answers with something else")),
                 Err(_) => return Err(refused(&path, "does not answer; its process may be stopped")),
             }
         }
@@ -199,17 +205,17 @@ mod tests {
 
     use super::*;
 
-    fn place(folder: &tempfile::TempDir) -> Place {
-        Place::at(folder.path().join("sockets")).unwrap()
+    fn sockets_in(parent: &tempfile::TempDir) -> ControlFolder {
+        ControlFolder::at(parent.path().join("sockets")).unwrap()
     }
 
     #[tokio::test]
     async fn a_stale_socket_is_cleaned_and_a_living_one_answers() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = place(&folder);
-        drop(std::os::unix::net::UnixListener::bind(place.socket(1)).unwrap());
-        let socket = Socket::bind(&place.socket(2)).unwrap();
-        assert_eq!(place.socket(2).metadata().unwrap().mode() & 0o777, 0o600);
+        let parent = tempfile::tempdir().unwrap();
+        let folder = sockets_in(&parent);
+        drop(std::os::unix::net::UnixListener::bind(folder.socket(1)).unwrap());
+        let socket = Socket::bind(&folder.socket(2)).unwrap();
+        assert_eq!(folder.socket(2).metadata().unwrap().mode() & 0o777, 0o600);
         let status = ProcessStatus { pid: 2, folder: "/".into(), tunnels: Vec::new() };
         let answer = Answer::Status(status.clone());
         let serve = async {
@@ -217,17 +223,34 @@ mod tests {
             assert_eq!(connection.receive::<Request>().await.unwrap(), Some(Request::Status));
             connection.send(&answer).await.unwrap();
         };
-        let (processes, ()) = tokio::join!(Process::all(&place), serve);
+        let (processes, ()) = tokio::join!(Process::all(&folder), serve);
         assert_eq!(processes.unwrap().iter().map(|process| process.status.clone()).collect::<Vec<_>>(), [status]);
-        assert!(!place.socket(1).exists(), "the stale one is still there");
+        assert!(!folder.socket(1).exists(), "the stale one is still there");
         drop(socket);
-        assert!(!place.socket(2).exists());
+        assert!(!folder.socket(2).exists());
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_answer_is_not_understood_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = sockets_in(&parent);
+        let socket = Socket::bind(&folder.socket(1)).unwrap();
+        for answer in ["{\"answer\":\"telepathy\"}\n", "{\"answer\":\"done\",\"text\":\"\"}\n"] {
+            let serve = async {
+                let mut connection = socket.accept().await;
+                connection.receive::<Request>().await.unwrap();
+                connection.stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let (processes, ()) = tokio::join!(Process::all(&folder), serve);
+            let failure = processes.unwrap_err();
+            assert!(failure.message.contains("another version"), "{failure}");
+        }
     }
 
     #[tokio::test]
     async fn what_is_no_request_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = Socket::bind(&place(&folder).socket(1)).unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let socket = Socket::bind(&sockets_in(&parent).socket(1)).unwrap();
         let mut client = UnixStream::connect(&socket.path).await.unwrap();
         client.write_all(b"{\"request\":\"format_disk\"}\n").await.unwrap();
         assert!(socket.accept().await.receive::<Request>().await.is_err());

@@ -1,14 +1,13 @@
 //! `up -d`: starts the process in the background, and waits until its tunnels are open.
 
 use std::io::{Read as _, Seek as _};
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::commands::table;
 use super::conflicts;
 use super::control::Process;
-use super::place::Place;
+use super::folder::ControlFolder;
 use super::status::{Phase, ProcessStatus};
 use crate::args::{UpArgs, Verbosity};
 use crate::config::Tunnel;
@@ -23,8 +22,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The other process ended, or a tunnel is open already.
 pub(super) async fn run(args: &UpArgs, verbosity: Verbosity, tunnels: &[Tunnel]) -> Result<ExitCode, Failure> {
-    let place = Place::open()?;
-    conflicts::check_others(tunnels, &Process::all(&place).await?)?;
+    let folder = ControlFolder::open()?;
+    conflicts::check_others(tunnels, &Process::all(&folder).await?)?;
     let mut output = tempfile::tempfile().map_err(Failure::internal)?;
     let errors = output.try_clone().map_err(Failure::internal)?;
     let mut child = start(args, errors).map_err(Failure::internal)?;
@@ -35,7 +34,7 @@ pub(super) async fn run(args: &UpArgs, verbosity: Verbosity, tunnels: &[Tunnel])
             console::log(text);
             return Ok(ExitCode::Remote(ended.code().map_or_else(|| ExitCode::Internal.number().into(), i64::from)));
         }
-        let processes = Process::all(&place).await?;
+        let processes = Process::all(&folder).await?;
         let own = processes.into_iter().map(|process| process.status).find(|status| status.pid == child.id());
         if let Some(status) = own.filter(|own| own.tunnels.iter().all(|tunnel| tunnel.state != Phase::Starting)) {
             break status;
@@ -52,8 +51,17 @@ fn start(args: &UpArgs, errors: std::fs::File) -> std::io::Result<Child> {
         command.arg(format!("--metrics={metrics}"));
     }
     command.arg("--").args(&args.names);
-    // Not of the terminal's group: Ctrl-C is not for it.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).process_group(0).spawn()
+    // It leaves the terminal by itself: see `leave_the_terminal`.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn()
+}
+
+/// In the process in the background: begins a session without a terminal. Neither Ctrl-C nor the terminal's end concerns it.
+///
+/// # Errors
+/// The process leads a process group: a shell with job control started it, not `up -d`.
+pub(super) fn leave_the_terminal() -> Result<(), Failure> {
+    rustix::process::setsid().map_err(|error| Failure::internal(format!("cannot leave the terminal: {error}")))?;
+    Ok(())
 }
 
 fn report(status: &ProcessStatus, verbosity: Verbosity) -> ExitCode {

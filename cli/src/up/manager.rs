@@ -9,14 +9,16 @@ use tokio::task::JoinSet;
 use super::status::{ProcessStatus, Status};
 use super::worker::{Order, Worker};
 use super::{Shared, conflicts};
-use crate::config::{self, keys};
 use crate::exit_code::{ExitCode, Failure};
+use crate::{config, suggestion};
 
 /// Keeps the tunnels, and changes which there are.
 pub(super) struct Manager {
     shared: Arc<Shared>,
     /// By their place in the output; a tunnel that was closed leaves a gap.
     workers: Mutex<Vec<Option<Worker>>>,
+    /// Held while tunnels end or are replaced: changes come one after the other.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Manager {
@@ -24,7 +26,7 @@ impl Manager {
     pub(super) fn start(shared: Arc<Shared>, tunnels: Vec<config::Tunnel>) -> Self {
         let workers = tunnels.into_iter().enumerate();
         let workers = workers.map(|(index, tunnel)| Some(Worker::start(index, tunnel, shared.clone()))).collect();
-        Self { shared, workers: Mutex::new(workers) }
+        Self { shared, workers: Mutex::new(workers), changing: tokio::sync::Mutex::default() }
     }
 
     fn workers(&self) -> MutexGuard<'_, Vec<Option<Worker>>> {
@@ -70,6 +72,7 @@ impl Manager {
     /// # Errors
     /// One is not open here.
     pub(super) async fn close(&self, names: &[String]) -> Result<Vec<String>, Failure> {
+        let _changing = self.changing.lock().await;
         let (chosen, closing) = {
             let mut workers = self.workers();
             let chosen = chosen(&workers, names)?;
@@ -82,8 +85,9 @@ impl Manager {
         Ok(chosen.into_iter().collect())
     }
 
-    /// Whether no tunnel is left.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether no tunnel is left, after the changes that are under way.
+    pub(super) async fn is_empty(&self) -> bool {
+        let _changing = self.changing.lock().await;
         self.workers().iter().all(Option::is_none)
     }
 
@@ -93,6 +97,7 @@ impl Manager {
     /// What is wanted contradicts itself; then nothing is changed.
     pub(super) async fn change_to(&self, wanted: Vec<config::Tunnel>) -> Result<String, Failure> {
         conflicts::check(&wanted)?;
+        let _changing = self.changing.lock().await;
         let same = |worker: &Worker| wanted.iter().any(|tunnel| tunnel.words == worker.tunnel.words);
         let (kept, gone) = {
             let mut workers = self.workers();
@@ -140,7 +145,7 @@ fn chosen(workers: &[Option<Worker>], names: &[String]) -> Result<BTreeSet<Strin
 
 /// A tunnel is named that is not open.
 pub(super) fn not_open(name: &str, open: &[&str]) -> Failure {
-    let text = match (open, keys::nearest(name, open.iter().copied())) {
+    let text = match (open, suggestion::nearest(name, open.iter().copied())) {
         ([], _) => "no tunnels are open; `up` opens them".to_owned(),
         (open, Some(meant)) => {
             format!("the tunnel `{name}` is not open; did you mean `{meant}`? Open are: {}", open.join(", "))

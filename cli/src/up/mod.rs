@@ -5,8 +5,8 @@ mod commands;
 mod conflicts;
 mod control;
 mod detach;
+mod folder;
 mod manager;
-mod place;
 mod providers;
 mod serve;
 mod status;
@@ -31,9 +31,10 @@ use crate::local::{self, LocalManager};
 use crate::output::{Log, Output, Reporter, Screen, Style, Subjects};
 use crate::shutdown::Shutdown;
 use control::{Process, Socket};
+use folder::ControlFolder;
 use manager::Manager;
-use place::Place;
 use providers::Providers;
+use serve::Server;
 pub(crate) use status::Phase;
 
 /// What the tunnels of a process share.
@@ -51,58 +52,53 @@ const GRACE: Duration = Duration::from_secs(6);
 /// # Errors
 /// The configuration is wrong, two tunnels contradict each other, or one is open already.
 pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+    if args.detached {
+        detach::leave_the_terminal()?;
+    }
     let tunnels = selected(args)?;
     if args.detach {
         return detach::run(args, verbosity, &tunnels).await;
     }
-    if args.detached {
-        // The terminal's end is not this process's.
-        let _ = rustix::process::setsid();
-    }
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
-    let place = Place::open()?;
-    let socket = claim(&place, &tunnels).await?;
-    let metrics = match args.events.metrics {
-        Some(address) => Some(Metrics::bind(address).await?),
-        None => None,
-    };
-    let manager = match args.aws.local {
-        true => {
-            let options = connect::local_options(local::DEFAULT_TARGET);
-            Some(LocalManager::start(local::Options { ports_only: true, ..options }).await?)
+    let folder = ControlFolder::open()?;
+    let options = || local::Options { ports_only: true, ..connect::local_options(local::DEFAULT_TARGET) };
+    let mut providers = Providers::new(LocalManager::start_if(args.aws.local, options).await?);
+    let views = !args.detached && !args.plain && fits_the_view(args, verbosity);
+    let prepared = tokio::select! {
+        prepared = prepare(args, &tunnels, &folder, views.then_some(&providers)) => prepared,
+        cause = shutdown.requested() => {
+            providers.close().await;
+            return Ok(cause.exit_code());
         }
-        false => None,
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            providers.close().await;
+            return Err(failure);
+        }
     };
     // Several tunnels have no common line with a spinner.
     let style = Style { format: args.events.output, quiet: verbosity.quiet, logging: true, beside: false };
     let log = Arc::new(Log::default());
-    let views = !args.detached && !args.plain && fits_the_view(args, verbosity);
     let screen = if args.detached || views { Screen::Hidden } else { Screen::Lines };
     let output = Output::logged(style, log.clone(), screen, shutdown.clone());
-    let shared = Arc::new(Shared {
-        providers: Providers::new(manager),
-        reporter: output.reporter().clone(),
-        subjects: output.subjects().clone(),
-    });
-    let mut serving = JoinSet::new();
-    if views {
-        // Questions come before the view. A failure is told by the tunnel that needs the credentials.
-        for tunnel in &tunnels {
-            let _ = shared.providers.get(&tunnel.args.aws).await;
-        }
-    }
+    let (reporter, subjects) = (output.reporter().clone(), output.subjects().clone());
+    let shared = Arc::new(Shared { providers, reporter, subjects });
     let manager = Arc::new(Manager::start(shared.clone(), tunnels));
     let viewing = views.then(|| tokio::spawn(view::show(manager.clone(), log.clone(), shutdown.clone())));
+    let mut serving = JoinSet::new();
     let looking = manager.clone();
     serving.spawn(figures::tell(move || looking.figures(), output.reporter().clone()));
-    if let Some(metrics) = metrics {
+    if let Some(metrics) = prepared.metrics {
         let looking = manager.clone();
         serving.spawn(metrics.serve(move || looking.named_figures()));
     }
     serving.spawn(systemd::notify(manager.clone()));
     let selection = (args.names.clone(), args.config.config.clone(), args.given.clone());
-    let select = move || Config::load(selection.1.as_deref())?.select(&selection.0, &selection.2);
-    serving.spawn(serve::serve(socket, manager.clone(), log, Box::new(select), shutdown.clone()));
+    let select = Box::new(move || Config::load(selection.1.as_deref())?.select(&selection.0, &selection.2));
+    let server = Server { manager: manager.clone(), log, select, folder, shutdown: shutdown.clone() };
+    serving.spawn(serve::serve(prepared.socket, server));
     shutdown.requested().await;
     systemd::stopping();
     let _ = tokio::time::timeout(GRACE, manager.close(&[])).await;
@@ -118,6 +114,48 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     Ok(ExitCode::Ok)
 }
 
+/// What there is before the tunnels are opened.
+struct Prepared {
+    metrics: Option<Metrics>,
+    socket: Socket,
+}
+
+/// Checks that the tunnels can be opened, asks for the credentials if `asking`, and listens for other commands.
+async fn prepare(
+    args: &UpArgs,
+    tunnels: &[Tunnel],
+    folder: &ControlFolder,
+    asking: Option<&Providers>,
+) -> Result<Prepared, Failure> {
+    // Before a person is asked for anything.
+    check(folder, tunnels).await?;
+    let metrics = match args.events.metrics {
+        Some(address) => Some(Metrics::bind(address).await?),
+        None => None,
+    };
+    if let Some(providers) = asking {
+        // Questions come before the live view. A failure is reported by the tunnel that needs the credentials.
+        for tunnel in tunnels {
+            let _ = providers.get(&tunnel.args.aws).await;
+        }
+    }
+    let _lock = folder.lock().await?;
+    check(folder, tunnels).await?;
+    // From here on, other commands expect answers.
+    let path = folder.socket(std::process::id());
+    let socket = Socket::bind(&path).map_err(|error| {
+        let text = format!("cannot listen on the control socket {}: {error}", path.display());
+        Failure::new(ExitCode::Config, "control", text)
+    })?;
+    Ok(Prepared { metrics, socket })
+}
+
+/// Checks that nobody else has these tunnels open, or their addresses.
+async fn check(folder: &ControlFolder, tunnels: &[Tunnel]) -> Result<(), Failure> {
+    conflicts::check_others(tunnels, &Process::all(folder).await?)?;
+    conflicts::check_free(tunnels)
+}
+
 /// Whether there is a terminal for the live view, and nothing else that wants to write on it.
 fn fits_the_view(args: &UpArgs, verbosity: Verbosity) -> bool {
     let is_terminal = stdin().is_terminal() && stdout().is_terminal() && stderr().is_terminal();
@@ -130,17 +168,4 @@ fn selected(args: &UpArgs) -> Result<Vec<Tunnel>, Failure> {
     let tunnels = Config::load(args.config.config.as_deref())?.select(&args.names, &args.given)?;
     conflicts::check(&tunnels)?;
     Ok(tunnels)
-}
-
-/// Makes sure that nobody else has these tunnels open, or their addresses, and listens for other commands.
-async fn claim(place: &Place, tunnels: &[Tunnel]) -> Result<Socket, Failure> {
-    let locking = place.clone();
-    let _lock = tokio::task::spawn_blocking(move || locking.lock()).await.map_err(Failure::internal)?;
-    conflicts::check_others(tunnels, &Process::all(place).await?)?;
-    conflicts::check_free(tunnels)?;
-    let path = place.socket(std::process::id());
-    Socket::bind(&path).map_err(|error| {
-        let text = format!("cannot listen on the control socket {}: {error}", path.display());
-        Failure::new(ExitCode::Config, "control", text)
-    })
 }

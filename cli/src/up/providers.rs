@@ -56,9 +56,7 @@ impl Providers {
 
     /// Ends what runs in this process.
     pub(super) async fn close(&mut self) {
-        if let Some(manager) = self.manager.take() {
-            manager.shutdown().await;
-        }
+        connect::stop(self.manager.take()).await;
     }
 }
 

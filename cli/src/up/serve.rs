@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 
-use super::control::{Answer, Connection, Request, Socket};
+use super::control::{Answer, Connection, Process, Request, Socket};
+use super::folder::ControlFolder;
 use super::manager::Manager;
 use super::worker::Order;
 use crate::config::Tunnel;
@@ -17,16 +18,18 @@ use crate::shutdown::{Shutdown, StopCause};
 /// Reads the configuration again.
 pub(super) type Select = Box<dyn Fn() -> Result<Vec<Tunnel>, Failure> + Send + Sync>;
 
-struct Server {
-    manager: Arc<Manager>,
-    log: Arc<Log>,
-    select: Select,
-    shutdown: Shutdown,
+/// What the commands are about.
+pub(super) struct Server {
+    pub(super) manager: Arc<Manager>,
+    pub(super) log: Arc<Log>,
+    pub(super) select: Select,
+    pub(super) folder: ControlFolder,
+    pub(super) shutdown: Shutdown,
 }
 
 /// Serves for ever.
-pub(super) async fn serve(socket: Socket, manager: Arc<Manager>, log: Arc<Log>, select: Select, shutdown: Shutdown) {
-    let server = Arc::new(Server { manager, log, select, shutdown });
+pub(super) async fn serve(socket: Socket, server: Server) {
+    let server = Arc::new(server);
     let mut connections = JoinSet::new();
     loop {
         let connection = tokio::select! {
@@ -45,6 +48,7 @@ pub(super) async fn serve(socket: Socket, manager: Arc<Manager>, log: Arc<Log>, 
 impl Server {
     async fn answer(&self, mut connection: Connection) -> io::Result<()> {
         let Some(request) = connection.receive::<Request>().await? else { return Ok(()) };
+        let may_be_the_end = matches!(request, Request::Down { .. } | Request::Reload);
         let done = match request {
             Request::Status => return connection.send(&Answer::Status(self.manager.status())).await,
             Request::Logs { names, follow } => return self.lines(&names, follow, connection).await,
@@ -54,20 +58,27 @@ impl Server {
             Request::Restart { names } => {
                 self.manager.order(&names, Order::Restart).map(|names| format!("restarted: {}", names.join(", ")))
             }
-            Request::Reload => match (self.select)() {
-                Ok(wanted) => self.manager.change_to(wanted).await,
-                Err(failure) => Err(failure),
-            },
+            Request::Reload => self.reload().await,
         };
         let answer = match done {
             Ok(text) => Answer::Done { text },
             Err(failure) => Answer::Refused { text: failure.shown().to_owned() },
         };
         let sent = connection.send(&answer).await;
-        if self.manager.is_empty() {
+        if may_be_the_end && self.manager.is_empty().await {
             self.shutdown.stop(StopCause::Terminate);
         }
         sent
+    }
+
+    /// Reads the configuration again. Tunnels that another process has open stay there.
+    async fn reload(&self) -> Result<String, Failure> {
+        let wanted = (self.select)()?;
+        let _lock = self.folder.lock().await?;
+        let others = Process::all(&self.folder).await?;
+        let others: Vec<_> = others.iter().filter(|process| process.status.pid != std::process::id()).collect();
+        let is_free = |tunnel: &Tunnel| !others.iter().any(|other| other.has(&tunnel.name));
+        self.manager.change_to(wanted.into_iter().filter(is_free).collect()).await
     }
 
     async fn lines(&self, names: &[String], follow: bool, mut connection: Connection) -> io::Result<()> {

@@ -14,6 +14,7 @@ use super::status::{Phase, Status};
 use super::worker::Order;
 use crate::output::Log;
 use crate::shutdown::{Shutdown, StopCause};
+use crate::terminal::Screen;
 
 /// How often the figures are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -27,8 +28,7 @@ pub(super) async fn show(manager: Arc<Manager>, log: Arc<Log>, shutdown: Shutdow
     let stop = shutdown.clone();
     // A thread of its own: a terminal that is stopped (Ctrl-S) keeps nobody else waiting.
     std::thread::spawn(move || {
-        let shown = ratatui::try_init().and_then(|mut terminal| run(&mut terminal, &manager, &log, &stop));
-        ratatui::restore();
+        let shown = Screen::enter().and_then(|mut screen| run(&mut screen.0, &manager, &log, &stop));
         if let Err(error) = shown {
             tracing::warn!(%error, "the terminal cannot show the tunnels");
             stop.stop(StopCause::OutputClosed);
@@ -78,7 +78,7 @@ enum Wish {
 /// What is shown.
 #[derive(Debug, Default)]
 struct View {
-    rows: Vec<RowOf>,
+    rows: Vec<TunnelRow>,
     chosen: usize,
     lines: Vec<String>,
     /// What the last key did.
@@ -88,7 +88,7 @@ struct View {
 
 /// One tunnel, with what it moved lately.
 #[derive(Clone, Debug, Default)]
-struct RowOf {
+struct TunnelRow {
     status: Status,
     up: f64,
     down: f64,
@@ -144,7 +144,7 @@ impl View {
     }
 }
 
-fn row(status: Status, before: &[RowOf], seconds: f64) -> RowOf {
+fn row(status: Status, before: &[TunnelRow], seconds: f64) -> TunnelRow {
     let last = before.iter().find(|row| row.status.name == status.name);
     let rate = |figure| {
         let last = last.map_or(0, |last| last.status.figure(figure));
@@ -155,7 +155,7 @@ fn row(status: Status, before: &[RowOf], seconds: f64) -> RowOf {
     #[expect(clippy::cast_possible_truncation, reason = "figures for people; a cast saturates")]
     history.push((up + down) as u64);
     history.drain(..history.len().saturating_sub(HISTORY));
-    RowOf { status, up, down, messages, history }
+    TunnelRow { status, up, down, messages, history }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::output::Subject;
 use crate::plan;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::{ForwardRequest, ForwardSpec, Remote};
-use crate::tunnels::{Tracker, Tunnel};
+use crate::tunnels::{Tracker, Tunnel, warn_of_leftover};
 
 /// How long a tunnel may take to end its sessions.
 const GRACE: Duration = Duration::from_secs(5);
@@ -250,9 +250,7 @@ impl Keeper {
     fn warn_of_leftover(&self) {
         let tracker = self.known.borrow().tracker.clone();
         if let Some(id) = tracker.and_then(|tracker| tracker.state().session_id) {
-            let text =
-                format!("session {id} did not end in time; end it with: aws ssm terminate-session --session-id {id}");
-            self.shared.reporter.warn(text);
+            warn_of_leftover(&id, &self.shared.reporter);
         }
     }
 }

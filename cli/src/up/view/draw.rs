@@ -7,7 +7,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 
-use super::{RowOf, View};
+use super::{TunnelRow, View};
 use crate::outside;
 use crate::up::status::Phase;
 
@@ -54,7 +54,7 @@ fn draw_table(frame: &mut Frame<'_>, view: &View, area: Rect) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn cells(row: &RowOf) -> Row<'static> {
+fn cells(row: &TunnelRow) -> Row<'static> {
     let status = &row.status;
     let round_trip = match status.figure("round_trip_us") {
         0 => "-".to_owned(),
@@ -109,7 +109,7 @@ fn sparkline(history: &[u64]) -> String {
 }
 
 fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
-    let Some(RowOf { status, .. }) = view.rows.get(view.chosen) else { return };
+    let Some(TunnelRow { status, .. }) = view.rows.get(view.chosen) else { return };
     let through = status.target.as_ref().map_or_else(String::new, |target| format!(" through {target}"));
     let session = status.session_id.as_deref().unwrap_or("none");
     let restarts = match status.restarts {

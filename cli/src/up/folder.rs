@@ -9,11 +9,11 @@ use crate::exit_code::{ExitCode, Failure};
 
 /// The folder of the control sockets.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct ControlFolder {
     folder: PathBuf,
 }
 
-impl Place {
+impl ControlFolder {
     /// `aws-ssm-forward` in `$XDG_RUNTIME_DIR`, or a folder of the user's own in the temporary folder. It is made if it is
     /// missing.
     ///
@@ -29,21 +29,19 @@ impl Place {
         Self::at(folder)
     }
 
-    /// A place in this folder.
+    /// This folder.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub(super) fn at(folder: PathBuf) -> Result<Self, Failure> {
-        let refused = |why: &str| {
-            let text = format!("the folder of control sockets, {}, {why}", folder.display());
-            Failure::new(ExitCode::Config, "control", text)
-        };
-        match DirBuilder::new().mode(0o700).create(&folder) {
+        let this = Self { folder };
+        let refused = |why: &str| this.refused(why);
+        match DirBuilder::new().mode(0o700).create(&this.folder) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(refused(&format!("cannot be made: {error}"))),
         }
-        let metadata = folder.symlink_metadata().map_err(|error| refused(&error.to_string()))?;
+        let metadata = this.folder.symlink_metadata().map_err(|error| refused(&error.to_string()))?;
         if !metadata.is_dir() {
             return Err(refused("is no folder; remove it"));
         }
@@ -53,7 +51,7 @@ impl Place {
         if metadata.mode() & 0o077 != 0 {
             return Err(refused("can be entered by others; make it private: chmod 700"));
         }
-        Ok(Self { folder })
+        Ok(this)
     }
 
     /// The control socket of a process.
@@ -61,15 +59,25 @@ impl Place {
         self.folder.join(format!("up-{pid}.sock"))
     }
 
-    /// Waits for, and takes, the right to look whose tunnels are open and to open others. It is given back when the file is
-    /// dropped.
+    /// Waits for the lock: only its holder checks which tunnels are open elsewhere, and then opens others. Dropping the file
+    /// releases it.
     ///
     /// # Errors
-    /// The file of the lock cannot be made.
-    pub(super) fn lock(&self) -> io::Result<File> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.folder.join("lock"))?;
-        file.lock()?;
-        Ok(file)
+    /// The file of the lock cannot be created or locked.
+    pub(super) async fn lock(&self) -> Result<File, Failure> {
+        let path = self.folder.join("lock");
+        let lock = move || {
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+            file.lock()?;
+            io::Result::Ok(file)
+        };
+        let locked = tokio::task::spawn_blocking(lock).await.map_err(Failure::internal)?;
+        locked.map_err(|error| self.refused(&format!("has no lock: {error}")))
+    }
+
+    fn refused(&self, why: &str) -> Failure {
+        let text = format!("the folder of control sockets, {}, {why}", self.folder.display());
+        Failure::new(ExitCode::Config, "control", text)
     }
 
     /// The sockets that there are, of living processes and of dead ones.
@@ -97,13 +105,13 @@ mod tests {
     fn the_folder_is_private_or_refused() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("sockets");
-        Place::at(folder.clone()).unwrap();
+        ControlFolder::at(folder.clone()).unwrap();
         assert_eq!(folder.metadata().unwrap().mode() & 0o777, 0o700);
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o750)).unwrap();
-        let failure = Place::at(folder.clone()).unwrap_err();
+        let failure = ControlFolder::at(folder.clone()).unwrap_err();
         assert!(failure.message.contains("can be entered by others"), "{failure}");
         let link = parent.path().join("link");
         std::os::unix::fs::symlink(&folder, &link).unwrap();
-        assert!(Place::at(link).unwrap_err().message.contains("is no folder"));
+        assert!(ControlFolder::at(link).unwrap_err().message.contains("is no folder"));
     }
 }

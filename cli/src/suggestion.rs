@@ -1,0 +1,27 @@
+//! Suggestions after a typo.
+
+/// The candidate that is most similar to a word, if any is similar.
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The similarity that clap requires for its own suggestions.
+    const ALIKE: f64 = 0.7;
+    // Letters that changed places are one mistake, also in words that are too short for the measure.
+    let likeness = |candidate| match strsim::osa_distance(word, candidate) {
+        0 | 1 if candidate.len() > 2 => 1.0,
+        _ => strsim::jaro_winkler(word, candidate),
+    };
+    let rated = candidates.into_iter().map(|candidate| (likeness(candidate), candidate));
+    let best = rated.filter(|(likeness, _)| *likeness > ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_similar_word_is_suggested_if_any_is_similar() {
+        assert_eq!(nearest("ordres", ["other", "orders"]), Some("orders"));
+        assert_eq!(nearest("tow", ["a", "two"]), Some("two"));
+        assert_eq!(nearest("tow", ["database"]), None);
+    }
+}

@@ -120,7 +120,9 @@ fn is_node(id: &str) -> bool {
 pub(super) async fn agent(facts: &mut Facts) -> Outcome {
     let target = facts.target()?;
     let Some(node) = &facts.node else {
-        return Err(Finding::skipped(format!("Systems Manager lists no agent of {target}; \"session\" shows its version")));
+        return Err(Finding::skipped(format!(
+            "Systems Manager lists no agent of {target}; \"session\" shows its version"
+        )));
     };
     let Some(version) = &node.agent_version else {
         return Err(Finding::unknown(format!("Systems Manager does not know the version of the agent of {target}")));

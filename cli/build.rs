@@ -13,12 +13,15 @@ use sha2::{Digest as _, Sha256};
 
 const MACHINES: [&str; 2] = ["x86_64", "aarch64"];
 /// What the program is made of, beside the dependencies.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 8] = [
     "../relay/src",
     "../relay/Cargo.toml",
     "../ssm-proto/src/relay",
     "../ssm-proto/src/window.rs",
+    "../ssm-proto/src/lib.rs",
     "../ssm-proto/Cargo.toml",
+    "../Cargo.toml",
+    "../Cargo.lock",
 ];
 
 fn main() {
@@ -50,7 +53,7 @@ fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     }
     SOURCES.iter().for_each(|source| println!("cargo::rerun-if-changed={source}"));
     let mut cargo = Command::new(variable("CARGO"));
-    cargo.args(["build", "--quiet", "--profile", "relay", "--bin", "ssm-relay", "--target", &target]);
+    cargo.args(["build", "--quiet", "--locked", "--profile", "relay", "--bin", "ssm-relay", "--target", &target]);
     cargo.arg("--manifest-path").arg(&manifest).arg("--target-dir").arg(out.join("relay"));
     // What was meant for the command itself: flags, a linter in the compiler's place, another folder.
     for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {

@@ -42,6 +42,13 @@ impl Dialler {
         self.begin();
     }
 
+    /// Drops an attempt that has not begun, because nobody wants its connection any more. Gives whether there was one.
+    pub(crate) fn forget(&mut self, id: ConnectionId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(waiting, _)| *waiting != id);
+        self.waiting.len() < before
+    }
+
     /// The next attempt that is over.
     pub(crate) fn next_result(&mut self) -> Option<Dialled> {
         let result = self.results.try_recv().ok()?;
@@ -99,6 +106,19 @@ mod tests {
 
     fn error(host: &str, port: u16) -> Refusal {
         connect(&Destination::new(host, port).unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn an_attempt_that_has_not_begun_can_be_dropped() {
+        let waker = Waker::new(mio::Poll::new().unwrap().registry(), mio::Token(0)).unwrap();
+        let mut dialler = Dialler::new(waker);
+        dialler.running = AT_ONCE;
+        for id in [1, 2] {
+            dialler.dial(ConnectionId(id), Destination::new("127.0.0.1", 1).unwrap());
+        }
+        assert!(dialler.forget(ConnectionId(1)) && !dialler.forget(ConnectionId(1)));
+        let left: Vec<ConnectionId> = dialler.waiting.iter().map(|(id, _)| *id).collect();
+        assert_eq!(left, [ConnectionId(2)]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod target;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serve::Options;
 use ssm_proto::relay::{RELAY_VERSION, RelaySecret};
 
@@ -73,6 +74,16 @@ fn start(flags: &[&str]) -> Outcome<()> {
     }
 }
 
+/// Raises the limit of open files as far as this process may. Gives how many of them connections may use.
+fn descriptors() -> u64 {
+    // Pipes, attempts to connect, and what every process has.
+    const RESERVE: u64 = 192;
+    let limits = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+    let limit = if raised.is_ok() { limits.maximum } else { limits.current };
+    limit.map_or(u64::MAX, |limit| limit.saturating_sub(RESERVE).max(limit / 2))
+}
+
 /// Serves until nobody needs it any more.
 fn serve(ephemeral: bool) -> Outcome<()> {
     // Out of the session of who started it, so that its end is not this one's.
@@ -84,7 +95,7 @@ fn serve(ephemeral: bool) -> Outcome<()> {
     let line = read_line(std::io::stdin())?;
     let (secret, port) = line.trim().split_once(' ').ok_or("a secret and a port are expected")?;
     let secret = RelaySecret::from_hex(secret).ok_or("the secret has another form")?;
-    let relay = match serve::Relay::bind(port.parse()?, Options { secret }) {
+    let relay = match serve::Relay::bind(port.parse()?, Options { secret, descriptors: descriptors() }) {
         Ok(relay) => relay,
         Err(error) => return say(&format!("failed {error}")),
     };
@@ -93,4 +104,18 @@ fn serve(ephemeral: bool) -> Outcome<()> {
     rustix::stdio::dup2_stdin(&nowhere)?;
     rustix::stdio::dup2_stdout(&nowhere)?;
     Ok(relay.run()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let limits = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(300), ..limits }).unwrap();
+        let usable = descriptors();
+        assert_eq!(getrlimit(Resource::Nofile), Rlimit { current: limits.maximum, ..limits });
+        assert!(limits.maximum.is_none_or(|most| usable < most && usable >= most / 2), "{usable}");
+    }
 }

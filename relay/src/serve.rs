@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use ssm_proto::relay::{
-    Compressor, ConnectionId, GRACE, Greeting, Link, LinkEvent, MAX_PIPES, PipeId, RelaySecret, RelaySide,
+    Compressor, ConnectionId, ConnectionState, GRACE, Greeting, Link, LinkEvent, MAX_PIPES, PipeId, Refusal,
+    RefusalKind, RelaySecret, RelaySide, ResetReason,
 };
 
 use crate::dial::Dialler;
@@ -23,10 +25,14 @@ const FIRST: usize = 2;
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 /// Pipes that were not greeted yet, at most.
 const MAX_STRANGERS: usize = 16;
+/// Delay after a pipe that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What [`Relay::bind`] needs to know.
 pub(crate) struct Options {
     pub(crate) secret: RelaySecret,
+    /// Connections may use file descriptors below this number. Those above it are for pipes and for attempts to connect.
+    pub(crate) descriptors: u64,
 }
 
 /// See the module.
@@ -44,6 +50,8 @@ pub(crate) struct Relay {
     by_connection: BTreeMap<ConnectionId, Token>,
     /// Targets that may have something to do.
     awake: BTreeSet<Token>,
+    /// When to try to accept a pipe again. No event tells of those that wait already.
+    accepts_at: Option<Instant>,
     over: bool,
 }
 
@@ -70,6 +78,7 @@ impl Relay {
             targets: BTreeMap::new(),
             by_connection: BTreeMap::new(),
             awake: BTreeSet::new(),
+            accepts_at: None,
             over: false,
         })
     }
@@ -104,7 +113,7 @@ impl Relay {
     fn wakes_at(&self) -> Option<Instant> {
         let alone = self.link.alone_since().map(|since| since + GRACE);
         let strangers = self.strangers().map(|pipe| pipe.since + GREETING_PATIENCE);
-        alone.into_iter().chain(self.link.poll_timeout()).chain(strangers).min()
+        alone.into_iter().chain(self.link.poll_timeout()).chain(strangers).chain(self.accepts_at).min()
     }
 
     fn strangers(&self) -> impl Iterator<Item = &Pipe> {
@@ -126,7 +135,17 @@ impl Relay {
     }
 
     fn accept(&mut self, now: Instant) {
-        while let Ok((mut stream, _)) = self.listener.accept() {
+        self.accepts_at = None;
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {
+                    self.accepts_at = Some(now + ACCEPT_AGAIN);
+                    return;
+                }
+            };
             let mut nonce = [0; 16];
             let is_full = self.strangers().count() >= MAX_STRANGERS || self.pipes.len() >= MAX_PIPES + MAX_STRANGERS;
             if is_full || getrandom::fill(&mut nonce).is_err() || stream.set_nodelay(true).is_err() {
@@ -183,6 +202,11 @@ impl Relay {
                     continue;
                 }
             };
+            if u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= self.options.descriptors) {
+                let text = "the relay has too many open files".into();
+                self.link.refuse(id, Refusal { kind: RefusalKind::Limit, text });
+                continue;
+            }
             let _ = stream.set_nodelay(true);
             if stream.set_nonblocking(true).is_err() || self.link.state(id).is_none() {
                 self.link.release(id);
@@ -203,6 +227,9 @@ impl Relay {
 
     fn look_at_clock(&mut self, now: Instant) {
         self.link.handle_timeout(now);
+        if self.accepts_at.is_some_and(|at| at <= now) {
+            self.accept(now);
+        }
         self.over |= self.link.alone_since().is_some_and(|since| since + GRACE <= now);
         let late: Vec<Token> = self
             .pipes
@@ -239,9 +266,20 @@ impl Relay {
     fn note(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Wanted(id, to) => self.dialler.dial(id, to),
-            LinkEvent::Changed(id) | LinkEvent::Writable(id) => self.awake.extend(self.by_connection.get(&id)),
+            LinkEvent::Changed(id) | LinkEvent::Writable(id) => match self.by_connection.get(&id) {
+                Some(token) => drop(self.awake.insert(*token)),
+                None => self.forget_if_reset(id),
+            },
             LinkEvent::Bye => self.over = true,
             _ => {}
+        }
+    }
+
+    /// A connection that nobody wants any more is not dialled. What a client wrote before it left is still delivered.
+    fn forget_if_reset(&mut self, id: ConnectionId) {
+        let is_reset = self.link.state(id) == Some(ConnectionState::Reset(ResetReason::Reset));
+        if is_reset && self.dialler.forget(id) {
+            self.link.release(id);
         }
     }
 

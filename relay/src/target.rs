@@ -13,6 +13,9 @@ use ssm_proto::relay::{
 
 use crate::pipe::write_all;
 
+/// Bytes that are decoded before they are written.
+const WRITE_SIZE: usize = 128 << 10;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -20,6 +23,8 @@ pub(crate) struct Target {
     id: ConnectionId,
     encoder: BlockEncoder,
     decoder: BlockDecoder,
+    /// From the client, not yet decoded.
+    encoded: Bytes,
     /// From the client, not yet written.
     out: VecDeque<Bytes>,
     /// From the destination, not yet taken by the link.
@@ -46,6 +51,7 @@ impl Target {
             id,
             encoder: BlockEncoder::default(),
             decoder: BlockDecoder::default(),
+            encoded: Bytes::new(),
             out: VecDeque::new(),
             pending: None,
             readable: true,
@@ -89,15 +95,15 @@ impl Target {
 
     /// Client → destination.
     fn write(&mut self, link: &mut Link, compressor: &mut Compressor) -> io::Result<()> {
-        let mut decoded = Vec::new();
         loop {
             write_all(&mut self.stream, &mut self.out)?;
             if !self.out.is_empty() {
                 return Ok(());
             }
-            let Some(chunk) = link.read(self.id) else { break };
-            self.decoder.decode(compressor, chunk, &mut decoded).map_err(io::Error::other)?;
-            self.out.extend(decoded.drain(..));
+            self.decode(link, compressor)?;
+            if self.out.is_empty() {
+                break;
+            }
         }
         if link.is_at_end(self.id) && !self.write_over {
             if !self.decoder.is_at_end() {
@@ -105,6 +111,24 @@ impl Target {
             }
             self.stream.shutdown(Shutdown::Write)?;
             self.write_over = true;
+        }
+        Ok(())
+    }
+
+    /// Decodes what the client sent, up to what is written at once.
+    fn decode(&mut self, link: &mut Link, compressor: &mut Compressor) -> io::Result<()> {
+        let mut decoded = 0;
+        while decoded < WRITE_SIZE {
+            match self.decoder.decode(compressor, &mut self.encoded).map_err(io::Error::other)? {
+                Some(piece) => {
+                    decoded += piece.len();
+                    self.out.push_back(piece);
+                }
+                None => match link.read(self.id) {
+                    Some(chunk) => self.encoded = chunk,
+                    None => break,
+                },
+            }
         }
         Ok(())
     }

@@ -77,7 +77,8 @@ pub enum ForwardEvent {
         session_id: String,
         /// Why.
         reason: String,
-        /// Number of connections that are cut off. If there is none, the next connection starts a new session.
+        /// Number of connections that are cut off. If there is none, the next connection starts a new session. Through a relay
+        /// there is never one: other sessions, or the next one, carry the connections on.
         connections: usize,
     },
     /// A new session is about to be started.

@@ -305,6 +305,7 @@ impl Forwarder {
             connect_timeout: self.config.connect_timeout,
             wait_connected: self.config.wait_connected,
             wait_ready: self.config.wait_ready,
+            carries_pipes: false,
             on_event: self.on_event.clone(),
         }
     }

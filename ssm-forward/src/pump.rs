@@ -115,8 +115,11 @@ async fn each_way(
     let up = async {
         match send(read, &sender, count).await {
             Ok(()) => {}
-            // Why it is over is told where it is read.
-            Err(PumpError::Stream(_)) => return std::future::pending().await,
+            // What the far side sent before still counts, and a failure of its direction says more than this one.
+            Err(error @ PumpError::Stream(_)) => {
+                down_over.notified().await;
+                return Err(error);
+            }
             Err(local) => return Err(local),
         }
         tokio::select! {

@@ -119,5 +119,7 @@ pub fn relay_input(data: &[u8], now: Instant) {
         }
         assert!(given <= data.len());
     }
-    let _ = BlockDecoder::default().decode(&mut Compressor::default(), Bytes::copy_from_slice(data), &mut Vec::new());
+    let (mut decoder, mut compressor) = (BlockDecoder::default(), Compressor::default());
+    let mut blocks = Bytes::copy_from_slice(data);
+    while let Ok(Some(_)) = decoder.decode(&mut compressor, &mut blocks) {}
 }

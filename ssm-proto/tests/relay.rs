@@ -419,6 +419,55 @@ fn a_number_that_comes_again_changes_nothing() {
 }
 
 #[test]
+fn goodbye_goes_over_every_pipe_also_over_those_that_come_later() {
+    let now = Instant::now();
+    let mut client = Link::new(RelaySide::Client, now);
+    let mut pipes: Vec<PipeId> = (0..3).map(|_| client.add_pipe().unwrap()).collect();
+    client.lose_pipe(now, pipes.remove(0));
+    client.say_bye();
+    client.lose_pipe(now, pipes.remove(0));
+    pipes.push(client.add_pipe().unwrap());
+    let told: Vec<_> = std::iter::from_fn(|| client.poll_transmit(now)).collect();
+    let bye = Bytes::from(frame(9, 0, &[]));
+    assert_eq!(told, pipes.into_iter().map(|pipe| (pipe, bye.clone())).collect::<Vec<_>>());
+}
+
+#[test]
+fn connections_that_stop_reading_keep_no_more_memory_than_all_may_together() {
+    const CONNECTIONS: usize = 16;
+    let mut now = Instant::now();
+    let mut links = [Link::new(RelaySide::Client, now), Link::new(RelaySide::Relay, now)];
+    let pipes = links.each_mut().map(|link| link.add_pipe().unwrap());
+    let ids: Vec<ConnectionId> = (0..CONNECTIONS).map(|_| open(&mut links[CLIENT])).collect();
+    let chunk = Bytes::from(vec![7; 64 << 10]);
+    // One after the other reads until its credit is as large as it gets, and then stops.
+    let mut exchange = |links: &mut [Link; 2], writer: ConnectionId, reads: bool| {
+        now += Duration::from_millis(1);
+        while links[CLIENT].write(writer, chunk.clone()).is_ok() {}
+        let mut moved = 0;
+        for from in [CLIENT, RELAY] {
+            while let Some((_, bytes)) = links[from].poll_transmit(now) {
+                links[1 - from].handle_input(now, pipes[1 - from], &bytes).unwrap();
+                moved += if from == CLIENT { bytes.len() } else { 0 };
+            }
+        }
+        while reads && links[RELAY].read(writer).is_some() {}
+        moved
+    };
+    for id in &ids {
+        let mut read = 0;
+        while read < 18 << 20 {
+            read += exchange(&mut links, *id, true);
+        }
+        while exchange(&mut links, *id, false) + exchange(&mut links, *id, false) > 1000 {}
+    }
+    let read_all =
+        |id: &ConnectionId| std::iter::from_fn(|| links[RELAY].read(*id)).map(|chunk| chunk.len()).sum::<usize>();
+    let kept: usize = ids.iter().map(read_all).sum();
+    assert!(kept <= (64 << 20) + CONNECTIONS * (64 << 10), "{kept}");
+}
+
+#[test]
 fn the_client_takes_no_connections() {
     let now = Instant::now();
     let mut link = Link::new(RelaySide::Client, now);

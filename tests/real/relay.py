@@ -32,7 +32,7 @@ def with_server(suite, server, manager, folder):
     with Tunnel(manager, server.port, "--sessions", "8") as tunnel:
         through = Client(server, "--protocol=tcp", "--host=127.0.0.1", f"--port={tunnel.port}")
         suite.check("a dump through eight sessions is the dump made at the server", dump, through, wanted)
-        suite.check("a dump whose sessions are ended one after the other", dump_while_sessions_end, through, wanted, manager)
+        suite.check("a dump whose sessions are ended one after the other", dump_while_sessions_end, through, wanted, manager, tunnel)
         suite.check("a stranger at the relay's port gets nothing", stranger)
         suite.check("a killed relay fails the dump, and the next one works", killed, through, wanted)
     suite.check("no relay runs after its tunnel", lambda: wait_until("the relays to end", lambda: not relays()))
@@ -42,12 +42,14 @@ def dump(through, wanted):
     equal(digest(through.environment, ["mariadb-dump", *through.where(), *DUMP]), wanted)
 
 
-def dump_while_sessions_end(through, wanted, manager):
+def dump_while_sessions_end(through, wanted, manager, tunnel):
     faults(manager, "end,nth=3000,times=4")
     try:
         dump(through, wanted)
     finally:
         faults(manager)
+    # It fails if there was none.
+    tunnel.event("session_lost")
 
 
 def faults(manager, *wanted):

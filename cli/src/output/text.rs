@@ -275,7 +275,7 @@ fn live_line(forwards: &[Figures]) -> String {
 
 fn lost_line(which: &str, session_id: &str, reason: &str, connections: usize) -> String {
     match connections {
-        0 => format!("{which}Session {session_id} ended: {reason}; the next connection starts a new one"),
+        0 => format!("{which}Session {session_id} ended: {reason}; a new one starts when it is needed"),
         1 => {
             format!(
                 "warning: {which}session {session_id} ended: {reason}; its connection is reset, a new session is started"

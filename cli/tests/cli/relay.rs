@@ -91,7 +91,7 @@ fn one_connection_is_carried_by_all_sessions_and_outlives_each_of_them() {
     });
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
-        cli.event("session_lost");
+        assert_eq!(cli.event("session_lost")["connections"], 0, "the other sessions carry it on");
     }
     assert!(asking.join().unwrap() == [answer, question].concat(), "every byte, once, in order");
     cli.signal("TERM");
@@ -120,8 +120,11 @@ fn the_program_stays_private_and_is_used_again_and_a_damaged_one_is_replaced() {
     std::fs::remove_file(&program).unwrap();
     std::fs::write(&program, &good[..good.len() / 2]).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    // What a script that was killed has left: no process has this number.
+    std::fs::write(program.with_extension("999999999"), "").unwrap();
     let (_cli, address) = forward(&manager, port, &[]);
     assert!(std::fs::read(&program).unwrap() == good);
+    assert_eq!(programs(&manager), [program]);
     let mut stream = connect(&address);
     stream.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
@@ -165,12 +168,86 @@ fn a_reset_by_the_destination_is_a_reset() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (cli, address) = forward(&manager, listener.local_addr().unwrap().port(), &[]);
     let mut stream = connect(&address);
-    let served: TcpStream = listener.accept().unwrap().0;
+    stream.write_all(b"x").unwrap();
+    let mut served: TcpStream = listener.accept().unwrap().0;
+    // The relay has its connection by now.
+    served.read_exact(&mut [0]).unwrap();
     socket2::SockRef::from(&served).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(served);
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let closed = cli.event("connection_closed").to_string();
     assert!(closed.contains("reset the connection"), "{closed}");
+}
+
+#[test]
+fn a_program_that_writes_on_after_the_destination_has_closed_sees_a_reset() {
+    let manager = LocalManager::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (cli, address) = forward(&manager, listener.local_addr().unwrap().port(), &[]);
+    let mut stream = connect(&address);
+    listener.accept().unwrap().0.write_all(b"answer").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"answer");
+    eventually("the program is told", || stream.write_all(b"more").is_err());
+    let closed = cli.event("connection_closed").to_string();
+    assert!(closed.contains("reset the connection"), "{closed}");
+}
+
+#[test]
+fn while_it_cannot_be_started_again_the_tunnel_waits_and_does_not_begin_anew() {
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, echo_server(), &[]);
+    let [program] = programs(&manager).try_into().unwrap();
+    manager.set_faults(&["api,operation=StartSession,answer=forbidden,times=1"]);
+    for process in running(&program) {
+        assert!(std::process::Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+    }
+    let gone = cli.event("warning").to_string();
+    assert!(gone.contains("is gone"), "{gone}");
+    let mut texts = Vec::new();
+    let mut stream = connect(&address);
+    stream.write_all(b"x").unwrap();
+    loop {
+        let event: Value = serde_json::from_str(&cli.line()).unwrap();
+        match event["event"].as_str().unwrap() {
+            "warning" => texts.push(event["text"].as_str().unwrap().to_owned()),
+            "connection_opened" => break,
+            "ready" | "error" | "closed" => panic!("{event}"),
+            _ => {}
+        }
+    }
+    let [failed] = texts.try_into().unwrap();
+    assert!(failed.contains("cannot be started again") && failed.contains("every 5 s"), "{failed}");
+    stream.read_exact(&mut [0]).unwrap();
+    assert_eq!(running(&program).len(), 1, "it carries the connection");
+}
+
+#[test]
+fn a_session_that_ends_without_a_connection_is_not_replaced_before_the_next_one() {
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, echo_server(), &[]);
+    let [session] = manager.sessions("Active").try_into().unwrap();
+    manager.call("TerminateSession", &json!({ "SessionId": session }));
+    assert_eq!(cli.event("session_lost")["connections"], 0);
+    let mut stream = connect(&address);
+    stream.write_all(b"x").unwrap();
+    let next: Value = serde_json::from_str(&cli.line()).unwrap();
+    assert_eq!(next["event"], "connection_opened");
+    stream.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
+fn a_copy_that_is_cut_off_leaves_nothing() {
+    let manager = LocalManager::start();
+    manager.set_faults(&["rate,bytes=20000,direction=up"]);
+    let spec = format!("0:127.0.0.1:{}", closed_port());
+    let _cli = Cli::start(&["forward", "--target", TARGET, "-L", &spec, "--relay=ephemeral"], &manager.variables());
+    eventually("a part is there", || !programs(&manager).is_empty());
+    for session in manager.sessions("Active") {
+        manager.call("TerminateSession", &json!({ "SessionId": session }));
+    }
+    eventually("it is removed", || programs(&manager).is_empty());
 }
 
 #[test]

@@ -1,23 +1,46 @@
 //! A forwarder whose connections a relay on the node carries.
 
+use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ssm_proto::relay::Destination;
+use tokio::sync::oneshot;
 
-use super::*;
-use crate::relay::{Pipes, PipesEnd, Placed, place};
+use super::{Accepted, Forwarder};
+use crate::pool::{Blueprint, Pool};
+use crate::relay::{Pipes, PipesEnd, Placed, RelayConfig, place};
+use crate::route::Route;
+use crate::session::Session;
+use crate::{ForwardError, ForwardEvent, StartRequest};
 
-/// How it ended.
+/// Delay between attempts to start the relay again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How [`Forwarder::run_relayed`] ended.
 pub(super) enum Relayed {
-    /// The forwarder has.
+    /// The forwarder ended.
     Ended(Result<(), ForwardError>),
-    /// The node has no relay, for this reason.
+    /// The node has no relay, for this reason. No connection was served yet.
     NoRelay(String),
 }
 
+/// How [`Forwarder::serve_relayed`] ended.
+enum Served {
+    /// The forwarder ended.
+    Ended(Result<(), ForwardError>),
+    /// No session reached the relay, for this reason.
+    Unreached(String),
+    /// The relay ended, for this reason. Connections were reset.
+    Gone(String),
+    /// There was no session for so long that the relay has ended.
+    Expired,
+}
+
 impl Forwarder {
-    /// Places a relay and serves connections by it; places it again when it is gone.
+    /// Starts a relay and serves connections through it. Starts it again when it is gone.
     pub(super) async fn run_relayed<S>(
         &self,
         config: &RelayConfig,
@@ -32,32 +55,51 @@ impl Forwarder {
             return Relayed::NoRelay("the document decides where connections go".into());
         };
         let is_ready = AtomicBool::new(false);
+        let mut told = String::new();
         loop {
             let placed = tokio::select! {
                 placed = self.place(config) => placed,
                 () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
             };
-            let placed = match placed {
-                Ok(placed) => placed,
-                Err(why) => return Relayed::NoRelay(why),
+            let served = match placed {
+                Ok(placed) => {
+                    self.serve_relayed(placed, to.clone(), (since, &is_ready), first, shutdown.as_mut()).await
+                }
+                Err(why) => Served::Unreached(why),
             };
-            let (ended, had_pipe) =
-                self.serve_relayed(placed, to.clone(), (since, &is_ready), first, shutdown.as_mut()).await;
-            match ended {
-                Err(PipesEnd::Gone(why)) if !had_pipe => return Relayed::NoRelay(why),
-                Err(PipesEnd::Gone(why)) => {
-                    let target = &self.request.target;
+            let target = &self.request.target;
+            match served {
+                Served::Ended(outcome) => return Relayed::Ended(outcome),
+                Served::Unreached(why) if !is_ready.load(Ordering::Relaxed) => return Relayed::NoRelay(why),
+                Served::Unreached(why) => {
+                    if told != why {
+                        let seconds = RETRY.as_secs();
+                        let text = format!(
+                            "the relay on {target} cannot be started again: {why}; it is tried every {seconds} s"
+                        );
+                        self.emit(ForwardEvent::Warning { text });
+                        told = why;
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY) => {}
+                        () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
+                    }
+                }
+                Served::Gone(why) => {
                     let text = format!(
                         "the relay on {target} is gone: {why}; its connections were reset, it is started again"
                     );
                     self.emit(ForwardEvent::Warning { text });
+                    told.clear();
                 }
-                // The next connection has it started again.
-                Err(PipesEnd::Expired) => tokio::select! {
-                    accepted = self.listener.accept() => *first = accepted.ok(),
-                    () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
-                },
-                Ok(outcome) => return Relayed::Ended(outcome),
+                Served::Expired => {
+                    told.clear();
+                    // The next connection needs it again.
+                    tokio::select! {
+                        accepted = self.listener.accept() => *first = accepted.ok(),
+                        () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
+                    }
+                }
             }
         }
     }
@@ -78,8 +120,7 @@ impl Forwarder {
         placed.map_err(|error| error.to_string())
     }
 
-    /// Serves connections until the forwarder ends (`Ok`) or the relay is of no use any more (`Err`). Also says whether it ever
-    /// was of use.
+    /// Serves connections until the forwarder ends or the relay cannot be used any more.
     async fn serve_relayed<S>(
         &self,
         placed: Placed,
@@ -87,7 +128,7 @@ impl Forwarder {
         (since, is_ready): (Instant, &AtomicBool),
         first: &mut Option<Accepted>,
         shutdown: Pin<&mut S>,
-    ) -> (Result<Result<(), ForwardError>, PipesEnd>, bool)
+    ) -> Served
     where
         S: Future<Output = ()> + Send,
     {
@@ -103,7 +144,11 @@ impl Forwarder {
             pipes.ready().await;
             had_pipe.store(true, Ordering::Relaxed);
             if !is_ready.load(Ordering::Relaxed) {
-                self.probe(&pipes).await?;
+                match self.probe(&pipes).await {
+                    // The forwarder is stopping, which ended the attempt.
+                    Err(_) if pipes.is_leaving() => std::future::pending().await,
+                    outcome => outcome?,
+                }
             }
             if !is_ready.swap(true, Ordering::Relaxed) {
                 self.tell_ready(since, session_id, agent_version);
@@ -115,12 +160,22 @@ impl Forwarder {
             let _ = stop_serving.send(());
             pipes.say_bye().await;
         };
-        let ended = tokio::select! {
-            outcome = pool.run(on_ready, stop) => Ok(outcome),
-            end = pipes.run() => Err(end),
-            failed = serve => Ok(failed),
-        };
-        (ended, had_pipe.into_inner())
+        let had_pipe = || had_pipe.load(Ordering::Relaxed);
+        tokio::select! {
+            outcome = pool.run(on_ready, stop) => match outcome {
+                // Asked to end, which is what counts now.
+                Err(_) if pipes.is_leaving() => Served::Ended(Ok(())),
+                Err(error) if !had_pipe() => Served::Unreached(error.to_string()),
+                outcome => Served::Ended(outcome),
+            },
+            end = pipes.run() => match end {
+                PipesEnd::Gone(why) if had_pipe() => Served::Gone(why),
+                PipesEnd::Gone(why) => Served::Unreached(why),
+                PipesEnd::Expired if had_pipe() => Served::Expired,
+                PipesEnd::Expired => Served::Unreached("no session reached it".into()),
+            },
+            failed = serve => Served::Ended(failed),
+        }
     }
 
     /// With `wait_ready`: sees that the destination takes a connection.
@@ -147,6 +202,6 @@ impl Forwarder {
             reason: self.request.reason.clone(),
             ..StartRequest::default()
         };
-        Blueprint { first: None, request, wait_ready: false, ..plain }
+        Blueprint { first: None, request, wait_ready: false, carries_pipes: true, ..plain }
     }
 }

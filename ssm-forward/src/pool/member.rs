@@ -90,23 +90,24 @@ impl Member {
                     () = shared.closing() => break None,
                 }
             };
-            self.shared.gone(self.number);
+            let in_use = self.shared.gone(self.number);
             session.terminate().await;
             let Some(reason) = reason else { return Ok(()) };
             tokio::select! {
-                goes_on = self.handle_end(&session, &reason, began) => if !goes_on? { return Ok(()) },
+                goes_on = self.handle_end(&session, &reason, began, in_use) => if !goes_on? { return Ok(()) },
                 () = shared.closing() => return Ok(()),
             }
         }
     }
 
     /// A session is over: reports it, and waits until a new one is needed. Returns `false` if the other members
-    /// suffice.
+    /// suffice. `in_use`: the pool counted connections on it.
     async fn handle_end(
         &mut self,
         session: &Session,
         reason: &CloseReason,
         began: Instant,
+        in_use: bool,
     ) -> Result<bool, ForwardError> {
         let refused = self.is_first
             && self.attempt == 0
@@ -116,13 +117,17 @@ impl Member {
         if !self.blueprint.pool.restart || refused {
             return Err(ForwardError::SessionEnded(reason.to_string()));
         }
-        let (session_id, reason, connections) = (session.id().to_owned(), reason.to_string(), session.cut_streams());
+        let (connections, in_use) = match (self.blueprint.carries_pipes, session.cut_streams()) {
+            (true, _) => (0, in_use),
+            (false, cut) => (cut, cut > 0),
+        };
+        let (session_id, reason) = (session.id().to_owned(), reason.to_string());
         self.emit(ForwardEvent::SessionLost { session_id, reason: reason.clone(), connections });
         self.outage.get_or_insert_with(Instant::now);
         if began.elapsed() > STABLE {
             self.attempt = 0;
         }
-        if connections == 0 {
+        if !in_use {
             if self.shared.leave_if_spare(self.number) {
                 return Ok(false);
             }

@@ -93,6 +93,9 @@ pub(crate) struct Blueprint {
     pub(crate) wait_connected: Duration,
     /// Check that the remote port accepts a connection before the first session counts as ready.
     pub(crate) wait_ready: bool,
+    /// Each session has one stream, a pipe to a relay. Its loss cuts off no connection; [`Pool::use_all`] says whether there
+    /// are connections.
+    pub(crate) carries_pipes: bool,
     pub(crate) on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
 }
 

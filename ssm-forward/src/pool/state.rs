@@ -168,13 +168,15 @@ impl Shared {
         sessions
     }
 
-    /// A member's session is gone.
-    pub(super) fn gone(&self, number: Number) {
+    /// A member's session is gone. Returns whether it had streams.
+    pub(super) fn gone(&self, number: Number) -> bool {
         let mut state = self.lock();
+        let in_use = state.members.get(&number).is_some_and(|place| place.streams > 0);
         let ended = state.members.get_mut(&number).and_then(Place::end);
         if let Some(session) = ended {
             state.past.add(&session);
         }
+        in_use
     }
 
     pub(super) fn sleeps(&self, number: Number, asleep: bool) {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ssm_proto::relay::{Destination, GRACE, RelaySecret};
 use tokio::task::JoinSet;
@@ -28,6 +29,8 @@ pub(crate) struct Pipes {
     pool: Arc<Pool>,
     secret: RelaySecret,
     to: Destination,
+    /// The relay is told to end: from now on nothing that it does is a failure.
+    leaving: AtomicBool,
 }
 
 /// Why there are no pipes any more.
@@ -41,7 +44,7 @@ pub(crate) enum PipesEnd {
 
 impl Pipes {
     pub(crate) fn new(pool: Arc<Pool>, secret: RelaySecret, to: Destination) -> Self {
-        Self { shared: Arc::new(Shared::new()), pool, secret, to }
+        Self { shared: Arc::new(Shared::new(Instant::now())), pool, secret, to, leaving: AtomicBool::new(false) }
     }
 
     /// Opens a connection. It may wait for a pipe.
@@ -66,8 +69,9 @@ impl Pipes {
         }
     }
 
-    /// Tells the relay that it is not needed any more.
+    /// Tells the relay that it is not needed any more. [`Pipes::run`] does not complete after that.
     pub(crate) async fn say_bye(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         self.shared.act(|state, _| state.link.say_bye());
         let gone = async {
             loop {
@@ -82,9 +86,17 @@ impl Pipes {
         let _ = timeout(FAREWELL, gone).await;
     }
 
+    /// Whether [`Pipes::say_bye`] was called.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Keeps the pipes until the relay is gone or has had none for too long. All connections are over then.
     pub(crate) async fn run(&self) -> PipesEnd {
         let end = self.keep().await;
+        if self.is_leaving() {
+            return std::future::pending().await;
+        }
         self.shared.end(match &end {
             PipesEnd::Gone(why) => format!("the relay is gone: {why}"),
             PipesEnd::Expired => format!("there was no session for {} s", GRACE.as_secs()),
@@ -104,7 +116,7 @@ impl Pipes {
             let mut of_link = std::pin::pin!(self.shared.changed.notified());
             of_link.as_mut().enable();
             for session in self.pool.connected() {
-                if served.insert(session.id().to_owned()) {
+                if !self.is_leaving() && served.insert(session.id().to_owned()) {
                     let (shared, secret) = (self.shared.clone(), self.secret.clone());
                     let run = async move {
                         let error = pipe::run(shared, session.clone(), secret).await;
@@ -152,6 +164,51 @@ impl Pipes {
                 _ = ticks.tick() => grows = self.pool.is_busy(),
                 never = self.shared.tick() => match never {},
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Blueprint;
+    use crate::{PoolConfig, SessionConfig, SessionTicket, StartRequest, TicketProvider};
+
+    /// Pipes without a session, whose link has been without a pipe for so long that the relay has ended.
+    fn expired() -> Pipes {
+        let ticket = SessionTicket {
+            session_id: "s".into(),
+            token: "t".into(),
+            stream_url: "ws://127.0.0.1".into(),
+            target: None,
+        };
+        let pool = Pool::new(Blueprint {
+            first: None,
+            provider: Arc::new(TicketProvider::new(ticket, None)),
+            request: StartRequest::default(),
+            session: SessionConfig::default(),
+            pool: PoolConfig::default(),
+            connect_timeout: Duration::ZERO,
+            wait_connected: Duration::ZERO,
+            wait_ready: false,
+            carries_pipes: true,
+            on_event: Arc::new(|_| {}),
+        });
+        let to = Destination::new("localhost", 1).unwrap();
+        let mut pipes = Pipes::new(Arc::new(pool), RelaySecret::new([0; 32]), to);
+        pipes.shared = Arc::new(Shared::new(Instant::now() - GRACE));
+        pipes
+    }
+
+    #[tokio::test]
+    async fn nothing_is_a_failure_after_goodbye() {
+        assert_eq!(expired().run().await, PipesEnd::Expired);
+        let pipes = expired();
+        pipes.say_bye().await;
+        tokio::select! {
+            biased;
+            end = pipes.run() => panic!("{end:?}"),
+            () = std::future::ready(()) => {}
         }
     }
 }

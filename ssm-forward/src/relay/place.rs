@@ -104,10 +104,12 @@ async fn start(
     session: &SessionConfig,
     script: &Script,
 ) -> Result<Session, ForwardError> {
+    // With `exec`, the script is the process that the agent asks to end and waits for.
+    let command = format!("exec sh -c '{}'", script.line);
     let request = StartRequest {
         target: request.target.clone(),
         document: Some(DOCUMENT.into()),
-        parameters: [("command".to_owned(), vec![format!("sh -c '{}'", script.line)])].into(),
+        parameters: [("command".to_owned(), vec![command])].into(),
         reason: request.reason.clone(),
         ..StartRequest::default()
     };
@@ -144,7 +146,14 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
         line += &format!("{machine}) s={sha256};; ");
     }
     line += r#"*) no "this build has no relay for $(uname -m)";; esac; "#;
-    line += r#"for t in sha256sum gzip head mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
+    line +=
+        r#"for t in stty sha256sum gzip head mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
+    // If the session ends in the middle, no part of a file stays behind. What was left by a script that was killed goes, too.
+    // The relay itself removes an ephemeral file.
+    let temporary = if config.ephemeral { r#""$t" "$p" "$f""# } else { r#""$t" "$p""# };
+    line += &format!(
+        r#"t=; p=; f=; clean() {{ rm -f {temporary} 2>/dev/null; }}; trap clean EXIT; trap exit HUP INT TERM; "#
+    );
     line += &format!(
         r##"w=; for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; [ -d "$d" ] && [ -O "$d" ] && [ ! -L "$d" ] && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d; rm -f "$t"; [ "$w" ] && break; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
     );
@@ -153,11 +162,11 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
         true => ("ssm-relay-once-$$", " --ephemeral"),
         false => ("ssm-relay-${s%????????????????????????????????????????????????}", ""),
     };
-    line += &format!(r#"f="$w/{name}"; "#);
-    line += r#"if [ -x "$f" ] && [ ! -L "$f" ] && ok "$f" 2>/dev/null; then :; else p="$f.$$"; say need $(uname -m); read -r n; say send; e=$({ head -c $n | gzip -dc >"$p"; } 2>&1); set -- $e; ok "$p" 2>/dev/null || { rm -f "$p"; no "copying it to $w failed: ${*:-the copy is not what was sent}"; }; chmod 700 "$p" && mv -f "$p" "$f" || { rm -f "$p"; no "$f cannot be written"; }; fi; "#;
     line += &format!(
-        r#"say key; read -r k; e=$(printf "%s\n" "$k" | "$f" start{flags} 2>&1); set -- $e; say started "$*";"#
+        r#"for o in "$w"/ssm-relay-*.[0-9]* "$w"/ssm-relay-once-*; do kill -0 ${{o##*[.-]}} 2>/dev/null || rm -f "$o"; done; f="$w/{name}"; "#
     );
+    line += r#"if [ -x "$f" ] && [ ! -L "$f" ] && ok "$f" 2>/dev/null; then :; else p="$f.$$"; say need $(uname -m); read -r n; say send; e=$({ head -c $n | gzip -dc >"$p"; } 2>&1); set -- $e; ok "$p" 2>/dev/null || { rm -f "$p"; no "copying it to $w failed: ${*:-the copy is not what was sent}"; }; chmod 700 "$p" && mv -f "$p" "$f" || { rm -f "$p"; no "$f cannot be written"; }; fi; "#;
+    line += &format!(r#"say key; e=$("$f" start{flags} 2>&1); set -- $e; say started "$*";"#);
     Script { line, mark: mark.to_owned() }
 }
 

@@ -41,8 +41,7 @@ struct Outbox {
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        let now = Instant::now();
+    pub(super) fn new(now: Instant) -> Self {
         let link = Link::new(RelaySide::Client, now);
         Self {
             state: Mutex::new(State {

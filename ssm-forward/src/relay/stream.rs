@@ -1,5 +1,6 @@
 //! A connection's handle: reads and writes the link's state directly.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -14,6 +15,8 @@ use crate::StreamError;
 pub(crate) struct RelayStream {
     sender: RelaySender,
     decoder: BlockDecoder,
+    /// What came and is not decoded yet.
+    encoded: VecDeque<Bytes>,
     /// Both ends are done, or the rest is still to be sent.
     abandoned: bool,
 }
@@ -39,7 +42,7 @@ impl RelayStream {
             Ok(id)
         })?;
         let sender = RelaySender { shared: shared.clone(), id, encoder: Arc::default() };
-        Ok(Self { sender, decoder: BlockDecoder::default(), abandoned: false })
+        Ok(Self { sender, decoder: BlockDecoder::default(), encoded: VecDeque::new(), abandoned: false })
     }
 
     pub(crate) fn sender(&self) -> RelaySender {
@@ -64,8 +67,10 @@ impl RelayStream {
 
     /// As [`SessionStream::read_chunks`](crate::SessionStream::read_chunks).
     pub(crate) async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
-        let before = chunks.len();
         loop {
+            if self.decode(chunks, limit)? {
+                return Ok(true);
+            }
             let encoded = poll_fn(|cx| self.sender.poll_read(cx, limit)).await?;
             if encoded.is_empty() {
                 return match self.decoder.is_at_end() {
@@ -73,14 +78,26 @@ impl RelayStream {
                     false => Err(StreamError::Damaged),
                 };
             }
-            let mut compressor = self.sender.shared.compressor.lock().unwrap_or_else(PoisonError::into_inner);
-            for chunk in encoded {
-                self.decoder.decode(&mut compressor, chunk, chunks).map_err(|_| StreamError::Damaged)?;
-            }
-            if chunks.len() > before {
-                return Ok(true);
+            self.encoded.extend(encoded);
+        }
+    }
+
+    /// Decodes what came, until there are `limit` bytes or nothing is left. Gives whether there was anything.
+    fn decode(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
+        let mut decoded = 0;
+        let mut compressor = self.sender.shared.compressor.lock().unwrap_or_else(PoisonError::into_inner);
+        while decoded < limit
+            && let Some(first) = self.encoded.front_mut()
+        {
+            match self.decoder.decode(&mut compressor, first).map_err(|_| StreamError::Damaged)? {
+                Some(piece) => {
+                    decoded += piece.len();
+                    chunks.push(piece);
+                }
+                None => drop(self.encoded.pop_front()),
             }
         }
+        Ok(decoded > 0)
     }
 
     /// Ends the connection in order: what was written still arrives, what may come is of no interest.
@@ -173,5 +190,42 @@ impl Drop for RelayStream {
             state.waiting.remove(id);
         });
         shared.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use ssm_proto::relay::{Link, MAX_BLOCK, RelaySide};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_is_decoded_at_once_than_the_reader_takes() {
+        const LIMIT: usize = 2 * MAX_BLOCK;
+        const LENGTH: usize = 100 * MAX_BLOCK;
+        let now = Instant::now();
+        let shared = Arc::new(Shared::new(now));
+        let (pipe, _) = shared.add_pipe().unwrap();
+        let mut stream = RelayStream::open(&shared, Destination::new("db", 1).unwrap()).unwrap();
+        let mut relay = Link::new(RelaySide::Relay, now);
+        let at_relay = relay.add_pipe().unwrap();
+        for bytes in shared.take_outbox(pipe) {
+            relay.handle_input(now, at_relay, &bytes).unwrap();
+        }
+        let zeros = BlockEncoder::default().encode(&mut Default::default(), &vec![0; LENGTH]);
+        relay.write(stream.sender.id, zeros).unwrap();
+        relay.finish(stream.sender.id);
+        while let Some((_, bytes)) = relay.poll_transmit(now) {
+            shared.handle_input(pipe, &[bytes]).unwrap();
+        }
+        let (mut chunks, mut total) = (Vec::new(), 0);
+        while stream.read_chunks(&mut chunks, LIMIT).await.unwrap() {
+            let read: usize = chunks.drain(..).map(|chunk| chunk.len()).sum();
+            assert!(read <= LIMIT, "{read}");
+            total += read;
+        }
+        assert_eq!(total, LENGTH);
     }
 }

@@ -146,37 +146,30 @@ pub struct BlockDecoder {
 }
 
 impl BlockDecoder {
-    /// Takes what came, and appends the connection's bytes to `to`.
+    /// Takes as much of `bytes` as makes up the next piece of the connection's bytes, at most [`MAX_BLOCK`] of them: a few bytes
+    /// can become very many, so the caller decides after each piece whether it has room for more. `None`: all of `bytes` was
+    /// taken, and more is needed.
     ///
     /// # Errors
-    /// It is no block.
-    pub fn decode(
-        &mut self,
-        compressor: &mut Compressor,
-        mut bytes: Bytes,
-        to: &mut Vec<Bytes>,
-    ) -> Result<(), BlockError> {
-        loop {
+    /// The bytes are not a block.
+    pub fn decode(&mut self, compressor: &mut Compressor, bytes: &mut Bytes) -> Result<Option<Bytes>, BlockError> {
+        while !bytes.is_empty() {
             if self.plain > 0 {
                 let part = bytes.split_to(self.plain.min(bytes.len()));
-                if part.is_empty() {
-                    return Ok(());
-                }
                 self.plain -= part.len();
-                to.push(part);
-                continue;
+                return Ok(Some(part));
             }
-            let wanted = self.wanted()?;
-            if self.buffer.len() < wanted {
-                let part = bytes.split_to((wanted - self.buffer.len()).min(bytes.len()));
-                if part.is_empty() {
-                    return Ok(());
-                }
-                self.buffer.extend_from_slice(&part);
-                continue;
+            let missing = self.wanted()?.saturating_sub(self.buffer.len());
+            let part = bytes.split_to(missing.min(bytes.len()));
+            self.buffer.extend_from_slice(&part);
+            // With the header the length of the rest is known.
+            if self.wanted()? == self.buffer.len()
+                && let Some(block) = self.finish(compressor)?
+            {
+                return Ok(Some(block));
             }
-            self.finish(compressor, to)?;
         }
+        Ok(None)
     }
 
     /// Whether the bytes so far end with a whole block.
@@ -202,17 +195,21 @@ impl BlockDecoder {
         Some((kind, length(), length()))
     }
 
-    /// All that is wanted is there.
-    fn finish(&mut self, compressor: &mut Compressor, to: &mut Vec<Bytes>) -> Result<(), BlockError> {
+    /// All that is wanted is there. Gives the bytes of a compressed block; those of a plain one follow.
+    fn finish(&mut self, compressor: &mut Compressor) -> Result<Option<Bytes>, BlockError> {
         let Some((kind, encoded, length)) = self.header() else { return Err(BlockError) };
-        if kind == PLAIN {
-            self.plain = length;
-        } else {
-            let block = self.buffer.get(HEADER..HEADER + encoded).unwrap_or_default();
-            to.push(compressor.decompress(block, length)?);
-        }
+        let block = match kind {
+            PLAIN => {
+                self.plain = length;
+                None
+            }
+            _ => {
+                let block = self.buffer.get(HEADER..HEADER + encoded).unwrap_or_default();
+                Some(compressor.decompress(block, length)?)
+            }
+        };
         self.buffer.clear();
-        Ok(())
+        Ok(block)
     }
 }
 
@@ -235,7 +232,12 @@ mod tests {
     fn decode(wire: &[u8], piece: usize) -> Result<Vec<u8>, BlockError> {
         let (mut decoder, mut compressor, mut out) = (BlockDecoder::default(), Compressor::default(), Vec::new());
         for bytes in wire.chunks(piece) {
-            decoder.decode(&mut compressor, Bytes::copy_from_slice(bytes), &mut out)?;
+            let mut bytes = Bytes::copy_from_slice(bytes);
+            while let Some(piece) = decoder.decode(&mut compressor, &mut bytes)? {
+                assert!(piece.len() <= MAX_BLOCK);
+                out.push(piece);
+            }
+            assert!(bytes.is_empty());
         }
         assert!(decoder.is_at_end());
         Ok(out.concat())
@@ -268,24 +270,54 @@ mod tests {
     fn keystrokes_are_passed_on_before_their_block_is_whole_and_are_never_compressed() {
         let wire = BlockEncoder::default().encode(&mut Compressor::default(), &[b'x'; 100]);
         assert_eq!(wire.len(), 107);
-        let (mut decoder, mut out) = (BlockDecoder::default(), Vec::new());
-        decoder.decode(&mut Compressor::default(), wire.slice(..50), &mut out).unwrap();
-        assert_eq!(out.concat().len(), 43);
+        let piece = BlockDecoder::default().decode(&mut Compressor::default(), &mut wire.slice(..50)).unwrap();
+        assert_eq!(piece.unwrap(), [b'x'; 43].as_slice());
+    }
+
+    #[test]
+    fn a_few_bytes_that_become_very_many_are_decoded_block_by_block() {
+        let mut wire = BlockEncoder::default().encode(&mut Compressor::default(), &vec![0; 100 * MAX_BLOCK]);
+        assert!(wire.len() < MAX_BLOCK, "{}", wire.len());
+        let (mut decoder, mut compressor) = (BlockDecoder::default(), Compressor::default());
+        for left in (0..100).rev() {
+            assert_eq!(decoder.decode(&mut compressor, &mut wire).unwrap().map(|block| block.len()), Some(MAX_BLOCK));
+            assert_eq!(wire.is_empty(), left == 0);
+        }
+        assert_eq!(decoder.decode(&mut compressor, &mut wire), Ok(None));
     }
 
     #[test]
     fn lies_about_lengths_are_errors() {
         let good = BlockEncoder::default().encode(&mut Compressor::default(), &text(10_000));
         assert_eq!(good[0], ZSTD);
-        for (at, byte) in [(0, 9), (0, PLAIN), (1, 0xff), (4, 0xff), (5, 0), (6, 0), (10, 0x55)] {
-            let mut bad = good.to_vec();
-            bad[at] ^= byte ^ if at == 0 { bad[0] } else { 0 };
-            if bad != good.as_ref() {
-                let (mut decoder, mut out) = (BlockDecoder::default(), Vec::new());
-                let outcome = decoder.decode(&mut Compressor::default(), bad.into(), &mut out);
-                assert!(outcome.is_err() || !decoder.is_at_end() || out.concat() != text(10_000), "{at} {byte}");
-            }
+        let (encoded, length) = (good.len() - HEADER, 10_000);
+        let with = |kind: u8, encoded: usize, length: usize| {
+            let mut wire = BytesMut::new();
+            wire.put_u8(kind);
+            wire.put_uint(encoded as u64, 3);
+            wire.put_uint(length as u64, 3);
+            wire.put_slice(&good[HEADER..]);
+            decode(&wire, 1 << 20)
+        };
+        assert_eq!(with(ZSTD, encoded, length), Ok(text(10_000)));
+        for (kind, encoded, length) in [
+            (9, encoded, length),
+            (PLAIN, encoded, length),
+            (PLAIN, encoded, encoded + 1),
+            (ZSTD, 0, length),
+            (ZSTD, encoded - 1, length),
+            (ZSTD, encoded, 0),
+            (ZSTD, encoded, encoded - 1),
+            (ZSTD, encoded, length - 1),
+            (ZSTD, encoded, length + 1),
+            (ZSTD, encoded, MAX_BLOCK + 1),
+            (ZSTD, MAX_BLOCK + 1, MAX_BLOCK + 1),
+        ] {
+            assert_eq!(with(kind, encoded, length), Err(BlockError), "{kind} {encoded} {length}");
         }
+        let mut damaged = good.to_vec();
+        damaged[HEADER] ^= 0x55;
+        assert_eq!(decode(&damaged, 1 << 20), Err(BlockError), "no beginning of zstd");
         // A bomb: a short block that says, or turns out to be, more than a block may be.
         let mut wire = BytesMut::new();
         wire.put_u8(ZSTD);

@@ -113,7 +113,6 @@ pub(super) struct Receiving {
     ready: VecDeque<Bytes>,
     /// What came before its turn, by offset.
     early: BTreeMap<u64, Bytes>,
-    early_bytes: u64,
     /// Where the next byte in order stands.
     expected: u64,
     /// What was read.
@@ -128,7 +127,6 @@ impl Receiving {
         Self {
             ready: VecDeque::new(),
             early: BTreeMap::new(),
-            early_bytes: 0,
             expected: 0,
             consumed: 0,
             limit: INITIAL_CREDIT,
@@ -155,7 +153,6 @@ impl Receiving {
             return Err("the same bytes twice");
         }
         if offset > self.expected {
-            self.early_bytes += data.len() as u64;
             self.early.insert(offset, data);
             return Ok(false);
         }
@@ -163,7 +160,6 @@ impl Receiving {
         self.ready.push_back(data);
         while let Some(data) = self.early.remove(&self.expected) {
             self.expected += data.len() as u64;
-            self.early_bytes -= data.len() as u64;
             self.ready.push_back(data);
         }
         Ok(true)
@@ -193,9 +189,9 @@ impl Receiving {
         self.fin == Some(self.consumed)
     }
 
-    /// What is kept: bytes that came and were not read.
-    pub(super) fn kept(&self) -> u64 {
-        self.expected - self.consumed + self.early_bytes
+    /// Bytes that may have to be kept: those that the other end may have sent and that were not read.
+    pub(super) fn promised(&self) -> u64 {
+        self.fin.unwrap_or(self.limit) - self.consumed
     }
 
     /// Whether half of the credit is used up.
@@ -203,13 +199,13 @@ impl Receiving {
         self.fin.is_none() && self.limit - self.consumed <= self.window / 2
     }
 
-    /// A new credit. `may_grow`: there is memory for a larger one.
-    pub(super) fn grant(&mut self, may_grow: bool) -> u64 {
-        if may_grow && self.ready.is_empty() {
-            self.window = (self.window * 2).min(MAX_WINDOW);
-        }
-        self.limit = self.consumed + self.window;
-        self.limit
+    /// A new credit, if it is more than the last one. It is beyond the initial one only as far as `spare` bytes allow.
+    pub(super) fn grant(&mut self, spare: u64) -> Option<u64> {
+        let wanted = if self.ready.is_empty() { (self.window * 2).min(MAX_WINDOW) } else { self.window };
+        self.window = wanted.min(spare).max(INITIAL_CREDIT);
+        // What was promised cannot be taken back.
+        let limit = self.limit.max(self.consumed + self.window);
+        (std::mem::replace(&mut self.limit, limit) < limit).then_some(limit)
     }
 }
 
@@ -254,5 +250,42 @@ impl Connection {
 
     pub(super) fn has_something_to_send(&self) -> bool {
         self.reset.is_none() && (self.grant.is_some() || self.sending.next() != Next::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the whole credit, and gives the new one.
+    fn use_up(receiving: &mut Receiving, spare: u64) -> u64 {
+        let credit = receiving.limit - receiving.consumed;
+        let data = vec![0; usize::try_from(credit).unwrap()];
+        receiving.push(receiving.expected, data.into()).unwrap();
+        receiving.pop().unwrap();
+        receiving.grant(spare).unwrap() - receiving.consumed
+    }
+
+    #[test]
+    fn a_window_grows_while_there_is_memory_and_shrinks_when_there_is_none() {
+        let mut receiving = Receiving::new();
+        let windows: Vec<u64> = (0..8).map(|_| use_up(&mut receiving, u64::MAX)).collect();
+        assert_eq!((windows[0], windows[7]), (2 * INITIAL_CREDIT, MAX_WINDOW));
+        assert_eq!(use_up(&mut receiving, 3 * INITIAL_CREDIT), 3 * INITIAL_CREDIT);
+        assert_eq!(use_up(&mut receiving, 0), INITIAL_CREDIT);
+    }
+
+    #[test]
+    fn a_credit_that_was_given_is_not_taken_back() {
+        let mut receiving = Receiving::new();
+        for _ in 0..8 {
+            use_up(&mut receiving, u64::MAX);
+        }
+        let (limit, half) = (receiving.limit, vec![0; usize::try_from(MAX_WINDOW / 2).unwrap()]);
+        receiving.push(receiving.expected, half.into()).unwrap();
+        receiving.pop().unwrap();
+        assert!(receiving.wants_grant());
+        assert_eq!((receiving.grant(0), receiving.limit), (None, limit));
+        assert_eq!(receiving.promised(), MAX_WINDOW / 2);
     }
 }

@@ -1,5 +1,7 @@
 //! What travels over a pipe: frames, each with a length that is checked before anything is kept (RELAY-4).
 
+use std::ops::RangeInclusive;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{ConnectionId, Destination, Refusal, RefusalKind, ResetReason};
@@ -173,10 +175,7 @@ impl Deframer {
     pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, u64, usize)>, RelayFrameError> {
         let Some(mut header) = self.buffer.get(..HEADER) else { return Ok(None) };
         let (kind, length, number) = (header.get_u8(), usize::from(header.get_u16()), header.get_u64());
-        if !(OPEN..=BYE).contains(&kind) {
-            return Err(RelayFrameError::Kind(kind));
-        }
-        if length > MAX_BODY {
+        if !lengths(kind)?.contains(&length) {
             return Err(RelayFrameError::Length(kind, length));
         }
         if self.buffer.len() < HEADER + length {
@@ -188,20 +187,22 @@ impl Deframer {
     }
 }
 
+/// The lengths that the body of a frame may have.
+fn lengths(kind: u8) -> Result<RangeInclusive<usize>, RelayFrameError> {
+    Ok(match kind {
+        OPEN => 7..=6 + MAX_HOST,
+        OPENED => 4..=4,
+        REFUSED => 5..=5 + MAX_TEXT,
+        DATA => 13..=MAX_BODY,
+        FIN | CREDIT | ACK => 12..=12,
+        RESET => 5..=5,
+        BYE => 0..=0,
+        _ => return Err(RelayFrameError::Kind(kind)),
+    })
+}
+
+/// Reads a body of a length that its kind allows.
 fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
-    let length = body.len();
-    let (least, most) = match kind {
-        OPEN => (7, 6 + MAX_HOST),
-        OPENED => (4, 4),
-        REFUSED => (5, 5 + MAX_TEXT),
-        DATA => (13, MAX_BODY),
-        FIN | CREDIT | ACK => (12, 12),
-        RESET => (5, 5),
-        _ => (0, 0),
-    };
-    if !(least..=most).contains(&length) {
-        return Err(RelayFrameError::Length(kind, length));
-    }
     let wrong = RelayFrameError::Field(kind);
     if kind == BYE {
         return Ok(Frame::Bye);
@@ -281,11 +282,15 @@ mod tests {
             (vec![200, 0, 0], RelayFrameError::Kind(200)),
             (vec![DATA, 0xff, 0xff], RelayFrameError::Length(DATA, 0xffff)),
             (vec![OPENED, 0, 3], RelayFrameError::Length(OPENED, 3)),
+            (vec![OPENED, 0x40, 0], RelayFrameError::Length(OPENED, 0x4000)),
+            (vec![OPEN, 2, 0], RelayFrameError::Length(OPEN, 0x200)),
+            (vec![BYE, 0, 1], RelayFrameError::Length(BYE, 1)),
             (vec![DATA, 0, 12], RelayFrameError::Length(DATA, 12)),
         ] {
             let mut deframer = Deframer::default();
             deframer.push(&header);
-            deframer.push(&[0; HEADER + 12]);
+            assert_eq!(deframer.next_frame(), Ok(None));
+            deframer.push(&[0; HEADER - 3]);
             assert_eq!(deframer.next_frame(), Err(wanted), "{header:?}");
         }
     }

@@ -16,7 +16,7 @@ use super::{ConnectionId, Destination, MAX_CONNECTIONS, MAX_PIPES, PipeId, Refus
 
 /// How far numbers may be ahead of the oldest one that is not acknowledged (RELAY-6).
 const SPAN: u64 = 1 << 15;
-/// Received bytes of all connections, beyond which none of them gets more credit than at first.
+/// Credit of all connections together, beyond which none of them gets more than at first. It all may have to be kept.
 const AMPLE: u64 = 64 << 20;
 
 /// What happened; see [`Link::poll_event`].
@@ -116,18 +116,12 @@ pub struct Link {
     events: VecDeque<LinkEvent>,
     /// Since when there is no pipe.
     alone: Option<Instant>,
-    bye: Bye,
+    /// No connection is wanted any more; the pipes that are still to be told.
+    is_leaving: bool,
+    farewells: VecDeque<PipeId>,
     frames: u64,
     repeated: u64,
     duplicates: u64,
-}
-
-/// Whether goodbye was said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bye {
-    No,
-    ToSay,
-    Said,
 }
 
 impl Link {
@@ -149,7 +143,8 @@ impl Link {
             received: Seen::default(),
             events: VecDeque::new(),
             alone: Some(now),
-            bye: Bye::No,
+            is_leaving: false,
+            farewells: VecDeque::new(),
             frames: 0,
             repeated: 0,
             duplicates: 0,
@@ -164,6 +159,9 @@ impl Link {
         let id = PipeId(self.next_pipe);
         self.next_pipe += 1;
         self.pipes.insert(id, Pipe::new());
+        if self.is_leaving {
+            self.farewells.push_back(id);
+        }
         self.alone = None;
         Some(id)
     }
@@ -280,12 +278,13 @@ impl Link {
         }
     }
 
-    /// The other end is told that all is over and that this end will not come back.
+    /// The other end is told that all is over and that this end will not come back: over every pipe, because any of them may be
+    /// slow or lost.
     pub fn say_bye(&mut self) {
         self.connections.clear();
         self.control.clear();
-        if self.bye == Bye::No {
-            self.bye = Bye::ToSay;
+        if !std::mem::replace(&mut self.is_leaving, true) {
+            self.farewells.extend(self.pipes.keys());
         }
     }
 
@@ -344,9 +343,12 @@ impl Link {
         if !self.connections.get(&id).is_some_and(|connection| connection.receiving.wants_grant()) {
             return;
         }
-        let kept: u64 = self.connections.values().map(|connection| connection.receiving.kept()).sum();
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.grant = Some(connection.receiving.grant(kept < AMPLE));
+        let others = self.connections.iter().filter(|(other, _)| **other != id);
+        let promised: u64 = others.map(|(_, connection)| connection.receiving.promised()).sum();
+        if let Some(connection) = self.connections.get_mut(&id)
+            && let Some(limit) = connection.receiving.grant(AMPLE.saturating_sub(promised))
+        {
+            connection.grant = Some(limit);
             self.queue(id);
         }
     }

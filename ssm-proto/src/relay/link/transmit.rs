@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Bye, Link, Outstanding, SPAN};
+use super::{Link, Outstanding, SPAN};
 use crate::relay::connection::Next;
 use crate::relay::frame::{Frame, MAX_DATA};
 use crate::relay::{ConnectionId, LinkEvent, PipeId};
@@ -38,11 +38,10 @@ impl Link {
 
     /// What belongs to a pipe itself and is due.
     fn transmit_due(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
-        if self.bye == Bye::ToSay
-            && let Some(id) = self.pipes.keys().next().copied()
-        {
-            self.bye = Bye::Said;
-            return Some((id, Frame::Bye.encode(0)));
+        while let Some(id) = self.farewells.pop_front() {
+            if self.pipes.contains_key(&id) {
+                return Some((id, Frame::Bye.encode(0)));
+            }
         }
         let (id, pipe) = self.pipes.iter_mut().find(|(_, pipe)| pipe.ack_due().is_some_and(|due| due <= now))?;
         let (position, held) = pipe.take_ack(now)?;

@@ -115,12 +115,14 @@ pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failu
         _ if is_terminal && error.raw_os_error() == Some(EIO) => {
             Failure::new(ExitCode::HangUp, "stopped", "the terminal is gone")
         }
-        _ => {
-            let error = error.to_string();
-            let reason = error.split(" (os error").next().unwrap_or_default();
-            Failure::new(ExitCode::Output, "output", format!("cannot write to {name}: {reason}"))
-        }
+        _ => Failure::new(ExitCode::Output, "output", format!("cannot write to {name}: {}", reason(error))),
     }
+}
+
+/// What an error of the system says, without its number.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod relayed;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
-use crate::listener::{Entrance, ListenAddr, Listener, Local};
+use crate::listener::{Accepted, Entrance, ListenAddr, Listener, Local};
 use crate::pool::{Blueprint, Caller, Pool, PoolConfig};
 use crate::program;
 use crate::pump::{PumpError, Traffic, pump};
@@ -331,9 +331,9 @@ impl Forwarder {
                 },
             };
             let is_last = match accepted {
-                Ok((local, peer)) => {
-                    let is_last = local.is_of_reserve();
-                    let run = self.connection(unanswered.clone(), route.clone(), local, peer);
+                Ok(accepted) => {
+                    let is_last = accepted.local.is_of_reserve();
+                    let run = self.connection(unanswered.clone(), route.clone(), accepted);
                     connections.spawn(run.in_current_span());
                     is_last
                 }
@@ -370,10 +370,11 @@ impl Forwarder {
         &self,
         unanswered: Arc<Unanswered>,
         route: Route,
-        local: Local,
-        peer: Option<SocketAddr>,
+        mut accepted: Accepted,
     ) -> impl Future<Output = ()> + Send + 'static {
         let number = self.stats.opened();
+        accepted.counted();
+        let Accepted { local, peer, .. } = accepted;
         let connection = Connection { number, stats: self.stats.clone(), unanswered, on_event: self.on_event.clone() };
         tracing::info!(connection = number, peer = peer.map(tracing::field::display), "connection opened");
         self.emit(ForwardEvent::ConnectionOpened { connection: number, peer });
@@ -415,9 +416,6 @@ fn is_node(host: &str) -> bool {
 
 /// Well below the shortest idle timeout, which is a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// A local program's connection, and its address.
-type Accepted = (Local, Option<SocketAddr>);
 
 /// Delay after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -12,7 +12,7 @@ use rustix::process::umask;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::descriptors;
 use crate::program::Program;
@@ -46,14 +46,17 @@ pub(crate) enum Listener {
         path: PathBuf,
     },
     /// Nobody listens: connections come through an [`Entrance`].
-    HandedIn(tokio::sync::Mutex<mpsc::Receiver<TcpStream>>),
+    HandedIn(tokio::sync::Mutex<mpsc::Receiver<Handed>>),
 }
 
 /// Hands connections to a forwarder that does not listen. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Entrance {
-    streams: mpsc::Sender<TcpStream>,
+    streams: mpsc::Sender<Handed>,
 }
+
+/// A connection, and who waits until it is counted.
+type Handed = (TcpStream, oneshot::Sender<()>);
 
 /// Connections that may wait until the forwarder takes them.
 const WAITING: usize = 64;
@@ -64,15 +67,17 @@ impl Entrance {
         (Self { streams }, Listener::HandedIn(tokio::sync::Mutex::new(receiver)))
     }
 
-    /// Hands in the connection of a local program, which is treated as one that the forwarder has accepted. Waits while
-    /// many others wait for a session.
+    /// Hands in the connection of a local program, which is treated as one that the forwarder has accepted. Completes when
+    /// the forwarder has taken it: then it is counted by [`ForwardStats`](crate::ForwardStats).
     ///
     /// # Errors
     /// [`ForwardError::SessionEnded`] if the forwarder has ended. The program sees a reset.
     pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
         reset_on_close(&stream, true);
-        let ended = |_| ForwardError::SessionEnded("the forwarder has ended".into());
-        self.streams.send(stream).await.map_err(ended)
+        let ended = || ForwardError::SessionEnded("the forwarder has ended".into());
+        let (taken, is_taken) = oneshot::channel();
+        self.streams.send((stream, taken)).await.map_err(|_| ended())?;
+        is_taken.await.map_err(|_| ended())
     }
 }
 
@@ -96,20 +101,22 @@ impl Listener {
         }
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<(Local, Option<SocketAddr>)> {
+    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 reset_on_close(&stream, true);
-                Ok((Local::Tcp(stream), Some(peer)))
+                Ok(Accepted { local: Local::Tcp(stream), peer: Some(peer), taken: None })
             }
-            Self::Unix { listener, .. } => Ok((Local::Unix(listener.accept().await?.0), None)),
+            Self::Unix { listener, .. } => {
+                Ok(Accepted { local: Local::Unix(listener.accept().await?.0), peer: None, taken: None })
+            }
             Self::HandedIn(streams) => match streams.lock().await.recv().await {
-                Some(stream) => {
+                Some((stream, taken)) => {
                     stream.set_nodelay(true)?;
                     let peer = stream.peer_addr().ok();
-                    Ok((Local::Tcp(stream), peer))
+                    Ok(Accepted { local: Local::Tcp(stream), peer, taken: Some(taken) })
                 }
                 None => std::future::pending().await,
             },
@@ -156,6 +163,25 @@ async fn remove_if_stale(path: &PathBuf) -> io::Result<()> {
     match UnixStream::connect(path).await {
         Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         _ => Ok(()),
+    }
+}
+
+/// A new connection.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) local: Local,
+    /// The local program's address.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Who handed it in waits for this.
+    taken: Option<oneshot::Sender<()>>,
+}
+
+impl Accepted {
+    /// Tells who handed it in that it is counted.
+    pub(crate) fn counted(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            let _ = taken.send(());
+        }
     }
 }
 

@@ -80,11 +80,11 @@ def run_suites(names):
         module = importlib.import_module(name)
         lacking = [component for component in module.NEEDS if not present(component)]
         for component in lacking:
-            verdict = "FAIL " if in_ci() else "skip "
+            verdict = "FAIL " if harness.in_ci() else "skip "
             print(f"{verdict} {name}: there is no {component}; install it with: {INSTALL[component]}", flush=True)
         if not lacking:
             suites.append((harness.Suite(name), module))
-        elif in_ci():
+        elif harness.in_ci():
             failed += 1
         else:
             skipped += 1
@@ -93,7 +93,7 @@ def run_suites(names):
     return (
         sum(suite.passed for suite, _ in suites),
         failed + sum(suite.failed for suite, _ in suites),
-        skipped,
+        skipped + sum(suite.skipped for suite, _ in suites),
     )
 
 
@@ -132,10 +132,6 @@ def present(component):
     if component == "bridge":
         return clients.bridge().exists()
     return shutil.which(component, path=harness.SEARCH_PATH) is not None
-
-
-def in_ci():
-    return os.environ.get("CI") == "true"
 
 
 def give_up(why):

@@ -23,6 +23,8 @@ NEEDS = ["curl", "aws", "systemd-analyze"]
 
 PAGE = b"a private page"
 
+NOBODY = 65534
+
 # What a program writes when it leaves the terminal's alternate screen.
 LEAVE_SCREEN = r"\x1b\[\?1049l"
 
@@ -44,7 +46,7 @@ def checks(suite):
         suite.check("up -d, status, logs, restart, reload, down", background, home)
         suite.check("a second up says which process has the tunnel, and reload leaves it there", second, home)
         suite.check("commands during a reload: each tunnel is open once, and the process stays", reloads, home)
-        suite.check("control sockets are the user's alone; stale ones are cleaned, a folder that others can enter is refused", private, home)
+        suite.check("control sockets are the user's alone; stale ones are cleaned, a foreign folder is refused", private, home)
         suite.check("`aws forward` is an alias that comes and goes", aws_alias, home)
         suite.check("systemd takes the unit of the documentation", unit, home)
         suite.check("systemd is told when the tunnels are open", systemd, home)
@@ -433,6 +435,14 @@ def private(home):
             contains(ended.stderr, "can be entered by others")
     finally:
         folder.chmod(0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, NOBODY, NOBODY)
+        try:
+            ended = home.run("status")
+            equal(ended.code, 4)
+            contains(ended.stderr, "belongs to another user")
+        finally:
+            os.chown(folder, 0, 0)
 
 
 def aws_alias(home):

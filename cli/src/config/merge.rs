@@ -12,6 +12,9 @@ use super::problem::{Author, Place, Problem, Source, failure};
 use super::{Config, places};
 use crate::exit_code::{ExitCode, Failure};
 
+/// Why a project's file is refused.
+const OPEN_TO_OTHERS: &str = "is refused: another user owns it or its folder, or has permission to write there";
+
 /// A tunnel, from all files.
 #[derive(Debug)]
 pub(super) struct Definition {
@@ -48,9 +51,9 @@ pub(super) fn load(only: Option<&Path>, user: Option<&Path>, folder: Option<&Pat
     let mut project = Layer::default();
     let of_project = folder.filter(|_| only.is_none()).and_then(places::project_file);
     if let Some(path) = of_project.filter(|path| !loading.files.contains(path)) {
-        if places::is_of_another(&path).map_err(|error| unreadable(&path, &error))? {
-            let text = "belongs to another user, who could change it; if you trust it, name it with --config";
-            return Err(Failure::new(ExitCode::Config, "configuration", format!("{} {text}", path.display())));
+        if places::is_open_to_others(&path).map_err(|error| unreadable(&path, &error))? {
+            let text = format!("{} {OPEN_TO_OTHERS}; if you trust it, name it with --config", path.display());
+            return Err(Failure::new(ExitCode::Config, "configuration", text));
         }
         let root = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         loading.file(&path, Author::Project(root), &mut project)?;
@@ -132,6 +135,9 @@ impl Loading {
             if !path.starts_with(&root) {
                 let problem = Problem::new("a project's file includes only files of its folder", place, "");
                 return Err(problem.help(format!("it may include what is in {}", root.display())));
+            }
+            if places::is_open_to_others(&path).map_err(|error| cannot(&error))? {
+                return Err(Problem::new(format!("{} {OPEN_TO_OTHERS}", path.display()), place, ""));
             }
         }
         if self.files.iter().any(|file| file.canonicalize().is_ok_and(|file| file == path)) {

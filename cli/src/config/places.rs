@@ -1,5 +1,8 @@
 //! Where configuration files are.
 
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The name of a project's file.
@@ -24,21 +27,31 @@ pub(super) fn project_file(folder: &Path) -> Option<PathBuf> {
     folder.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|path| path.symlink_metadata().is_ok())
 }
 
-/// Whether anybody other than the user or the system's administrator could have written a file.
+/// Whether anybody other than the user or the system's administrator could have written a file, or can replace it.
 ///
 /// # Errors
 /// Its metadata cannot be read.
-pub(super) fn is_of_another(path: &Path) -> std::io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    let own = rustix::process::geteuid().as_raw();
-    // The folder is checked too, because its owner can replace the file.
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    for path in [path, folder] {
-        let metadata = path.symlink_metadata()?;
-        let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-        if metadata.uid() != own && (metadata.uid() != 0 || (metadata.mode() & 0o022 != 0 && !is_sticky)) {
-            return Ok(true);
-        }
+pub(super) fn is_open_to_others(path: &Path) -> io::Result<bool> {
+    let real = path.canonicalize()?;
+    // The owner of a folder can replace what is in it: the file, and the link to it.
+    let folders = [&real, path].map(|path| path.parent().unwrap_or_else(|| Path::new("/")));
+    let mut metadata = vec![real.metadata()?];
+    for folder in folders {
+        metadata.push(folder.metadata()?);
     }
-    Ok(false)
+    Ok(metadata.iter().any(may_be_changed) || !is_trusted(path.symlink_metadata()?.uid()))
+}
+
+/// Whether others can change a file, or what is in a folder.
+fn may_be_changed(metadata: &Metadata) -> bool {
+    let mode = metadata.mode();
+    // In a folder such as /tmp, nobody can replace what belongs to somebody else.
+    let is_sticky = metadata.is_dir() && mode & 0o1000 != 0;
+    // Where each user has a group of their own, its number is the user's, and files are writable for it.
+    let for_group = mode & 0o020 != 0 && metadata.gid() != metadata.uid();
+    !is_trusted(metadata.uid()) || ((for_group || mode & 0o002 != 0) && !is_sticky)
+}
+
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
 }

@@ -234,6 +234,36 @@ fn a_projects_file_can_do_no_harm() {
 }
 
 #[test]
+fn a_projects_file_that_others_can_change_is_refused() {
+    let files = Files::new("", "include = [\"more/more.toml\"]\n");
+    files.write("project/more/more.toml", "[tunnels.x]\ntarget = \"i-1\"\nremote = 80\n");
+    let mode = |path: &str, mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(files.folder.path().join(path), permissions).unwrap();
+    };
+    let file = format!("project/{PROJECT_FILE}");
+    for (path, open, closed) in [
+        (file.as_str(), 0o646, 0o644),
+        ("project", 0o757, 0o755),
+        ("project/more/more.toml", 0o666, 0o600),
+        ("project/more", 0o777, 0o1777),
+    ] {
+        mode(path, open);
+        let error = files.load().unwrap_err();
+        assert!(error.contains("has permission to write there"), "{path}: {error}");
+        mode(path, closed);
+        files.load().unwrap();
+    }
+    // Permissions of a link mean nothing.
+    let path = files.folder.path().join(&file);
+    fs::rename(&path, path.with_extension("real")).unwrap();
+    std::os::unix::fs::symlink(path.with_extension("real"), &path).unwrap();
+    files.load().unwrap();
+    mode("project", 0o1777);
+    files.load().unwrap();
+}
+
+#[test]
 fn a_project_inside_of_the_users_file_is_the_same_file() {
     let files = of_user(DB);
     let path = files.folder.path().join("project").join(PROJECT_FILE);

@@ -11,6 +11,7 @@ use super::node::failed;
 use super::place::{LocalEnd, last_name};
 use super::report::Report;
 use crate::exit_code::Failure;
+use crate::writer::reason;
 
 /// A source of this machine.
 #[derive(Debug)]
@@ -84,7 +85,9 @@ fn walk(top: Entry, entries: &mut Vec<Entry>, report: &Report) {
     while let Some(entry) = waiting.pop() {
         if entry.kind == Kind::Directory {
             let mut below = Vec::new();
-            for found in std::fs::read_dir(&entry.path).into_iter().flatten() {
+            let found =
+                std::fs::read_dir(&entry.path).inspect_err(|error| report.failed(cannot_read(&entry.path, error)));
+            for found in found.into_iter().flatten() {
                 match found.and_then(|found| Ok((found.path(), found.file_name(), found.metadata()?))) {
                     Ok((path, name, metadata)) => {
                         let names = entry.names.iter().cloned().chain([name.as_bytes().to_vec()]).collect();
@@ -96,9 +99,6 @@ fn walk(top: Entry, entries: &mut Vec<Entry>, report: &Report) {
                     Err(error) => report.failed(cannot_read(&entry.path, &error)),
                 }
             }
-            if let Err(error) = std::fs::read_dir(&entry.path) {
-                report.failed(cannot_read(&entry.path, &error));
-            }
             below.sort_by(|one, other| other.names.cmp(&one.names));
             waiting.append(&mut below);
         }
@@ -108,6 +108,5 @@ fn walk(top: Entry, entries: &mut Vec<Entry>, report: &Report) {
 
 /// A local file can't be read.
 pub(super) fn cannot_read(path: &Path, error: &io::Error) -> Failure {
-    let text = error.to_string();
-    failed(format!("{}: {}", path.display(), text.split(" (os error").next().unwrap_or_default()))
+    failed(format!("{}: {}", path.display(), reason(error)))
 }

@@ -19,8 +19,17 @@ impl Destination {
     pub(crate) fn new(host: &str, port: u16) -> Option<Self> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-        let is_host = !host.is_empty() && host.len() <= 253 && (is_plain || host.parse::<IpAddr>().is_ok());
-        (is_host && port != 0).then_some(Self { host, port })
+        let is_name = is_plain && !host.is_empty() && host.len() <= 253 && !ends_in_number(&host);
+        ((is_name || host.parse::<IpAddr>().is_ok()) && port != 0).then_some(Self { host, port })
+    }
+}
+
+/// Whether some resolvers take a name for an address, such as `0xa9fea9fe`: the lists would not know which.
+fn ends_in_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    match last.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => last.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
 
@@ -110,8 +119,8 @@ pub(crate) struct Access {
 const METADATA: [&str; 4] = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "instance-data.ec2.internal"];
 
 impl Access {
-    /// Whether a destination may be reached. What is denied is, whatever is allowed; metadata of the node only if it is allowed
-    /// by more than `*`.
+    /// Whether a destination may be reached. `deny` takes precedence over `allow`. The addresses of the node's metadata may be
+    /// reached only if an entry of `allow` other than `*` matches them.
     pub(crate) fn permits(&self, destination: &Destination) -> bool {
         let among = |list: &[Pattern]| list.iter().any(|pattern| pattern.matches(destination));
         let named = self.allow.iter().any(|pattern| pattern.hosts != Hosts::All && pattern.matches(destination));
@@ -166,7 +175,10 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_no_destination() {
-        for (host, port) in [("", 1), ("a b", 1), ("a\n", 1), ("host", 0), (".", 1)] {
+        let numbers = ["0xa9fea9fe", "2852039166", "169.254.43518", "0251.0376.0251.0376", "a.0x"];
+        for (host, port) in
+            [("", 1), ("a b", 1), ("a\n", 1), ("host", 0), (".", 1)].into_iter().chain(numbers.map(|host| (host, 1)))
+        {
             assert_eq!(Destination::new(host, port), None, "{host}");
         }
         assert_eq!(Destination::new("fd00::1", 443).unwrap().to_string(), "[fd00::1]:443");

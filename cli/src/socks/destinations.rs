@@ -104,7 +104,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Hands in a client's connection.
+    /// Hands in a client's connection. When this completes, the connection is counted and keeps the sessions by itself.
     ///
     /// # Errors
     /// The sessions are gone at this moment: the client sees a reset.
@@ -178,9 +178,10 @@ impl Destinations {
         let idle = state.slots.iter().filter(|(_, slot)| slot.is_idle()).min_by_key(|(_, slot)| slot.used);
         let Some(idle) = idle.map(|(destination, _)| destination.clone()) else {
             let text = format!(
-                "{destination}: {max} destinations have connections already, and no more may have sessions; \
-                 --max-destinations raises the limit"
+                "{destination}: the limit of {max} destinations is reached, and none of them is idle; --max-destinations \
+                 raises it"
             );
+            tracing::warn!("{text}");
             return Err(Refusal::new(RefusalKind::Full, text));
         };
         if let Some(slot) = state.slots.remove(&idle) {

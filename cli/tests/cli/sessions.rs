@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::common::{Cli, LocalManager, TARGET, closed_port, connect, echo_server, eventually};
+use crate::common::{Cli, LocalManager, TARGET, connect, echo_server, eventually, free_port};
 
 /// A forward that reports events, and its listening address.
 fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
@@ -124,7 +124,7 @@ fn at_the_limit_of_open_files_connections_wait_and_are_served_at_once_when_other
 #[test]
 fn metrics_have_sessions_and_the_message_budget() {
     let manager = LocalManager::start();
-    let at = format!("127.0.0.1:{}", closed_port());
+    let at = format!("127.0.0.1:{}", free_port());
     let more = ["--sessions", "2", "--message-rate", "500", "--metrics", &at];
     let (_cli, address) = forward(&manager, echo_server(), &more);
     eventually("two sessions", || manager.sessions("Active").len() == 2);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::common::{LocalManager, PATIENCE, TARGET, closed_port, connect, echo_on, eventually};
+use crate::common::{LocalManager, PATIENCE, TARGET, closed_port, connect, echo_on, eventually, free_port};
 
 /// A run of the binary whose output is a small pipe, which is read as far as the test wants.
 struct Unread {
@@ -192,7 +192,7 @@ fn a_local_session_manager_whose_output_nobody_reads_serves_and_ends() {
     #[cfg(target_os = "linux")]
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
     writer.write_all(&[b'x'; 4096]).unwrap();
-    let port = closed_port();
+    let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_aws-ssm-forward"));
     command.args(["local", "--listen", &address]).stdin(Stdio::null());

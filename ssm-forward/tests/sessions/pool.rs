@@ -6,7 +6,7 @@ use std::time::Duration;
 use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, ListenAddr, PoolSize, SessionProvider};
 use ssm_local::{Local, LocalTarget, Profile};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::common::{TARGET, aws, echo, request};
@@ -40,6 +40,24 @@ async fn a_connection_that_comes_during_a_reconnect_is_served_after_it_whoever_s
         echoes(&mut stream).await;
         running.events.close();
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_handed_in_is_counted_at_once() {
+    let local = Local::builder().start().await.unwrap();
+    let builder = Forwarder::builder(Arc::new(aws(&local).await), request(echo().await));
+    let (forwarder, entrance) = builder.hand_in();
+    let stats = forwarder.stats();
+    let running = tokio::spawn(forwarder.run(std::future::pending()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    entrance.hand_in(listener.accept().await.unwrap().0).await.unwrap();
+    assert_eq!(stats.snapshot().connections_open, 1);
+    echoes(&mut stream).await;
+    running.abort();
+    let (late, _) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), running);
+    drop(late);
+    assert!(entrance.hand_in(listener.accept().await.unwrap().0).await.is_err());
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::place::{RemotePath, last_name};
 use super::report::Report;
 use super::script::PIECE;
 use crate::exit_code::{ExitCode, Failure};
+use crate::writer::reason;
 
 /// A file to be copied.
 #[derive(Debug)]
@@ -150,9 +151,7 @@ fn root(place: &Place) -> Result<Root, Failure> {
 
 /// A local file can't be written.
 pub(super) fn cannot_write(what: &dyn std::fmt::Display, error: &io::Error) -> Failure {
-    let text = error.to_string();
-    let reason = text.split(" (os error").next().unwrap_or_default();
-    let text = format!("cannot write {what}: {reason}");
+    let text = format!("cannot write {what}: {}", reason(error));
     if is_full(error) { Failure::new(ExitCode::Output, "output", text) } else { failed(text) }
 }
 

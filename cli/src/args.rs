@@ -30,7 +30,7 @@ pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 pub(crate) use relay::{RelayAction, RelayMode, RelayTarget};
 pub(crate) use run::{EnvStyle, RunArgs};
-pub(crate) use shared::{EventArgs, PoolArgs};
+pub(crate) use shared::{EventArgs, HostsArgs, PoolArgs};
 pub(crate) use socks::SocksArgs;
 pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
 pub(crate) use values::duration;

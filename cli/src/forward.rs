@@ -3,12 +3,13 @@
 use tokio::task::JoinSet;
 
 use crate::args::{ForwardArgs, Verbosity};
-use crate::config;
 use crate::exit_code::{ExitCode, Failure};
 use crate::figures::{self, Metrics};
+use crate::hosts::HostsFile;
 use crate::output::Style;
 use crate::shutdown::Shutdown;
 use crate::tunnels::{self, Tunnels, command};
+use crate::{config, hosts};
 
 /// Runs the command. Its failures are reported through its own output.
 ///
@@ -23,12 +24,32 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         Err(failure) => return Ok(tunnels::fail(&failure, style, &shutdown).await),
     };
     let tunnel = named.as_ref().map_or(&args.tunnel, |named| &named.args);
-    command(tunnel, style, &shutdown, async |aws, planned, reporter| {
+    // A password is asked for before anything else is shown.
+    let hosts = match args.names.hosts {
+        true => tokio::select! {
+            opened = HostsFile::open() => match opened {
+                Ok(hosts) => Some(hosts),
+                Err(failure) => return Ok(tunnels::fail(&failure, style, &shutdown).await),
+            },
+            cause = shutdown.requested() => return Ok(cause.exit_code()),
+        },
+        false => None,
+    };
+    let code = command(tunnel, style, &shutdown, async |aws, mut planned, reporter| {
         let metrics = match args.events.metrics {
             Some(address) => Some(Metrics::bind(address).await?),
             None => None,
         };
+        let names = match &hosts {
+            Some(_) => hosts::assign(&mut planned, "--hosts")?,
+            None => Vec::new(),
+        };
+        hosts::tell(&mut planned, &names);
         let tunnels = Tunnels::bind(tunnel, aws, planned, reporter).await?;
+        let _entries = match &hosts {
+            Some(hosts) => Some(hosts.put(0, names).await?),
+            None => None,
+        };
         let stats = tunnels.stats();
         let look = move || stats.iter().map(|(spec, stats)| (spec.clone(), stats.snapshot())).collect::<Vec<_>>();
         let unnamed = look.clone();
@@ -43,5 +64,9 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
             _ => ExitCode::Ok,
         })
     })
-    .await
+    .await;
+    if let Some(hosts) = hosts {
+        hosts.close().await;
+    }
+    code
 }

@@ -58,6 +58,9 @@ fn main() -> ExitCode {
     if let Some(result) = run::become_command() {
         return result.map_or_else(tell, |()| ExitCode::Ok);
     }
+    if let Some(result) = hosts::become_writer() {
+        return result.map_or_else(tell, |()| ExitCode::Ok);
+    }
     keep_freed_memory();
     limits::raise_files();
     let result = if plugin::is_invoked_as_plugin() {

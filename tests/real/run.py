@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
 SUITES += ["completion", "copying", "examples", "infrastructure", "names", "network", "endpoints", "targets", "doctor"]
-SUITES += ["run_command", "tunnels", "socks", "relay"]
+SUITES += ["run_command", "tunnels", "socks", "relay", "hosts"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -171,6 +171,8 @@ INSTALL = {
     "bridge": "tests/real/bridge/build",
     "mitmdump": VENV,
     "root": "sudo",
+    "sudo": "apt-get install sudo",
+    "nsenter": "apt-get install util-linux",
     "squid": "apt-get install squid",
     "microsocks": "apt-get install microsocks",
     "unshare": "apt-get install util-linux",

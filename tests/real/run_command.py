@@ -129,14 +129,16 @@ def refused(lab):
 
 
 TRAPS = """
-import signal, sys
+import os, signal, sys
+# Not with print: a signal may come while another one is told.
+say = lambda word: os.write(1, word.encode() + b"\\n")
 def tell(number, _):
-    print(signal.Signals(number).name, flush=True)
+    say(signal.Signals(number).name)
     if number == signal.SIGTERM:
         sys.exit(9)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, tell)
-print("ready", flush=True)
+say("ready")
 while True:
     signal.pause()
 """

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{AwsArgs, EventArgs, PoolArgs, RelayMode, SessionArgs, values};
+use super::{AwsArgs, EventArgs, HostsArgs, PoolArgs, RelayMode, SessionArgs, values};
 use crate::completion;
 use crate::spec::ForwardRequest;
 
@@ -14,6 +14,8 @@ use crate::spec::ForwardRequest;
 pub(crate) struct ForwardArgs {
     #[command(flatten)]
     pub(crate) tunnel: TunnelArgs,
+    #[command(flatten)]
+    pub(crate) names: HostsArgs,
     #[command(flatten)]
     pub(crate) events: EventArgs,
 }

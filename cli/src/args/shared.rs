@@ -36,6 +36,17 @@ pub(crate) struct EventArgs {
     pub(crate) metrics: Option<SocketAddr>,
 }
 
+/// Names of the remote hosts.
+#[derive(Debug, Args)]
+pub(crate) struct HostsArgs {
+    /// Make the remote hosts' names lead to the tunnels, on the whole machine (Linux).
+    ///
+    /// Each host gets a loopback address of its own, at which its tunnels listen on the services' own ports. The names are in a
+    /// marked block of /etc/hosts while the command runs. Only root can write there: sudo asks for your password.
+    #[arg(long, help_heading = "Forwarding", hide_short_help = true)]
+    pub(crate) hosts: bool,
+}
+
 /// How many sessions there are, and how much each may send.
 #[derive(Debug, Args)]
 pub(crate) struct PoolArgs {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{AwsArgs, ConfigArgs, EventArgs, OutputFormat};
+use super::{AwsArgs, ConfigArgs, EventArgs, HostsArgs, OutputFormat};
 use crate::completion;
 
 /// `up`.
@@ -26,6 +26,8 @@ pub(crate) struct UpArgs {
     /// Print lines instead of the live view.
     #[arg(long, hide_short_help = true)]
     pub(crate) plain: bool,
+    #[command(flatten)]
+    pub(crate) hosts: HostsArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// The options as they were written: they take precedence over the configuration file's.

@@ -12,6 +12,7 @@ use ssm_forward::ListenAddr;
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::plan::Planned;
+use crate::spec::ForwardSpec;
 
 /// A remote name and the address of this machine that stands for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +26,11 @@ const ATTEMPTS: u8 = 32;
 
 /// Has the tunnel of each remote name listen on a loopback address of its own: at the remote port, or at the local port where
 /// one was asked for. Tunnels to one host share its address. Those to the node itself, or to an address, stay as they are.
+/// `option` is the option that asks for it.
 ///
 /// # Errors
-/// A tunnel listens on a Unix socket, or its port cannot be had on any address.
-pub(crate) fn assign(planned: &mut [Planned]) -> Result<Vec<Name>, Failure> {
+/// No tunnel leads to a name, a tunnel listens on a Unix socket, or its port cannot be had on any address.
+pub(crate) fn assign(planned: &mut [Planned], option: &str) -> Result<Vec<Name>, Failure> {
     let mut hosts: BTreeMap<String, Vec<&mut SocketAddr>> = BTreeMap::new();
     let mut names = Vec::new();
     for Planned { spec, .. } in planned {
@@ -58,11 +60,33 @@ pub(crate) fn assign(planned: &mut [Planned]) -> Result<Vec<Name>, Failure> {
         names.push(Name { address, name });
     }
     names.dedup();
+    if names.is_empty() {
+        let text = format!("{option} needs a tunnel to a host with a name; an address is no name");
+        return Err(Failure::new(ExitCode::Usage, "usage", text));
+    }
     Ok(names)
 }
 
+/// Whether [`assign`] finds a name and a place for it.
+pub(crate) fn gets_name(spec: &ForwardSpec) -> bool {
+    spec.remote.host.as_deref().is_some_and(|host| as_name(host).is_some())
+        && matches!(spec.listen, ListenAddr::Tcp(SocketAddr::V4(_)))
+}
+
+/// Adds the addresses to what is told of the tunnels.
+pub(crate) fn tell(planned: &mut [Planned], names: &[Name]) {
+    for planned in planned {
+        let name = planned.spec.remote.host.as_deref().and_then(as_name);
+        if let Some(found) = names.iter().find(|found| Some(&found.name) == name.as_ref()) {
+            let text = format!("on this machine {} is {}", found.name, found.address);
+            planned.found =
+                Some(planned.found.take().map_or_else(|| text.clone(), |before| format!("{before}; {text}")));
+        }
+    }
+}
+
 /// A name that can stand in a file of hosts; `None` for addresses and what always is this machine.
-fn as_name(host: &str) -> Option<String> {
+pub(super) fn as_name(host: &str) -> Option<String> {
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     let is_address = name.parse::<std::net::IpAddr>().is_ok();

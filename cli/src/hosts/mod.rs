@@ -1,7 +1,13 @@
 //! Remote names that lead to tunnels: addresses of this machine for them, and files like `/etc/hosts` that say so.
 
 mod addresses;
+mod block;
 mod file;
+mod machine;
+mod writer;
 
-pub(crate) use addresses::{Name, assign};
+use addresses::as_name;
+pub(crate) use addresses::{Name, assign, gets_name, tell};
 pub(crate) use file::{files_first, with_names};
+pub(crate) use machine::HostsFile;
+pub(crate) use writer::become_writer;

@@ -1,22 +1,23 @@
 //! Tunnels that cannot be open at the same time, found before anything starts.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ssm_forward::{ForwardError, ListenAddr};
 
 use super::control::Process;
 use crate::config::Tunnel;
 use crate::exit_code::{ExitCode, Failure};
+use crate::hosts;
 use crate::spec::ForwardRequest;
 
-/// No two of the tunnels listen on the same address.
+/// No two of the tunnels listen on the same address. With `hosts`, tunnels to names get addresses of their own.
 ///
 /// # Errors
 /// Two do; both are named.
-pub(super) fn check(tunnels: &[Tunnel]) -> Result<(), Failure> {
+pub(super) fn check(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     let mut seen: Vec<(&str, &ListenAddr)> = Vec::new();
     for tunnel in tunnels {
-        let Some(listen) = listen(tunnel) else { continue };
+        let Some(listen) = listen(tunnel, hosts) else { continue };
         if let Some((other, _)) = seen.iter().find(|(_, other)| collide(other, listen)) {
             let text = format!(
                 "the tunnels `{other}` and `{}` both listen on {listen}; give one of them another `local`",
@@ -29,13 +30,13 @@ pub(super) fn check(tunnels: &[Tunnel]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nobody else listens where the tunnels will.
+/// Nobody else listens where the tunnels will. With `hosts`, tunnels to names take addresses that are free.
 ///
 /// # Errors
 /// Somebody does.
-pub(super) fn check_free(tunnels: &[Tunnel]) -> Result<(), Failure> {
+pub(super) fn check_free(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     for tunnel in tunnels {
-        if let Some(ListenAddr::Tcp(address)) = listen(tunnel)
+        if let Some(ListenAddr::Tcp(address)) = listen(tunnel, hosts)
             && let Err(source) = std::net::TcpListener::bind(address)
         {
             let failure = Failure::from(ForwardError::Listen { address: address.to_string(), source });
@@ -62,8 +63,16 @@ pub(super) fn check_others(tunnels: &[Tunnel], others: &[Process]) -> Result<(),
     Ok(())
 }
 
-fn listen(tunnel: &Tunnel) -> Option<&ListenAddr> {
-    tunnel.args.forwards.first().and_then(ForwardRequest::listen)
+/// Where a tunnel listens, unless that is decided later.
+fn listen(tunnel: &Tunnel, hosts: bool) -> Option<&ListenAddr> {
+    let request = tunnel.args.forwards.first()?;
+    let gets_name = match request {
+        ForwardRequest::Plain(spec) => hosts::gets_name(spec),
+        ForwardRequest::Service(_) => true,
+    };
+    let is_usual =
+        |listen: &ListenAddr| matches!(listen, ListenAddr::Tcp(address) if address.ip() == Ipv4Addr::LOCALHOST);
+    request.listen().filter(|listen| !(hosts && gets_name && is_usual(listen)))
 }
 
 fn collide(a: &ListenAddr, b: &ListenAddr) -> bool {

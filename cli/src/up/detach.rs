@@ -50,6 +50,9 @@ fn start(args: &UpArgs, errors: std::fs::File) -> std::io::Result<Child> {
     if let Some(metrics) = args.events.metrics {
         command.arg(format!("--metrics={metrics}"));
     }
+    if args.hosts.hosts {
+        command.arg("--hosts");
+    }
     command.arg("--").args(&args.names);
     // It leaves the terminal by itself: see `leave_the_terminal`.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn()

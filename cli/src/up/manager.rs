@@ -96,7 +96,7 @@ impl Manager {
     /// # Errors
     /// What is wanted contradicts itself; then nothing is changed.
     pub(super) async fn change_to(&self, wanted: Vec<config::Tunnel>) -> Result<String, Failure> {
-        conflicts::check(&wanted)?;
+        conflicts::check(&wanted, self.shared.hosts.is_some())?;
         let _changing = self.changing.lock().await;
         let same = |worker: &Worker| wanted.iter().any(|tunnel| tunnel.words == worker.tunnel.words);
         let (kept, gone) = {

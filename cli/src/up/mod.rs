@@ -27,6 +27,7 @@ use crate::config::{Config, Tunnel};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::figures::{self, Metrics};
+use crate::hosts::HostsFile;
 use crate::local::{self, LocalManager};
 use crate::output::{Log, Output, Reporter, Screen, Style, Subjects};
 use crate::shutdown::Shutdown;
@@ -42,6 +43,8 @@ struct Shared {
     providers: Providers,
     reporter: Reporter,
     subjects: Arc<Subjects>,
+    /// With `--hosts`.
+    hosts: Option<HostsFile>,
 }
 
 /// How long the tunnels may take to end after the command was asked to stop.
@@ -84,7 +87,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let screen = if args.detached || views { Screen::Hidden } else { Screen::Lines };
     let output = Output::logged(style, log.clone(), screen, shutdown.clone());
     let (reporter, subjects) = (output.reporter().clone(), output.subjects().clone());
-    let shared = Arc::new(Shared { providers, reporter, subjects });
+    let shared = Arc::new(Shared { providers, reporter, subjects, hosts: prepared.hosts });
     let manager = Arc::new(Manager::start(shared.clone(), tunnels));
     let viewing = views.then(|| tokio::spawn(view::show(manager.clone(), log.clone(), shutdown.clone())));
     let mut serving = JoinSet::new();
@@ -110,6 +113,9 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     output.close(None).await;
     if let Some(mut shared) = Arc::into_inner(shared) {
         shared.providers.close().await;
+        if let Some(hosts) = shared.hosts {
+            hosts.close().await;
+        }
     }
     Ok(ExitCode::Ok)
 }
@@ -117,6 +123,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
 /// What there is before the tunnels are opened.
 struct Prepared {
     metrics: Option<Metrics>,
+    hosts: Option<HostsFile>,
     socket: Socket,
 }
 
@@ -128,10 +135,14 @@ async fn prepare(
     asking: Option<&Providers>,
 ) -> Result<Prepared, Failure> {
     // Before a person is asked for anything.
-    check(folder, tunnels).await?;
+    check(folder, tunnels, args.hosts.hosts).await?;
     let metrics = match args.events.metrics {
         Some(address) => Some(Metrics::bind(address).await?),
         None => None,
+    };
+    let hosts = match args.hosts.hosts {
+        true => Some(HostsFile::open().await?),
+        false => None,
     };
     if let Some(providers) = asking {
         // Questions come before the live view. A failure is reported by the tunnel that needs the credentials.
@@ -140,20 +151,20 @@ async fn prepare(
         }
     }
     let _lock = folder.lock().await?;
-    check(folder, tunnels).await?;
+    check(folder, tunnels, args.hosts.hosts).await?;
     // From here on, other commands expect answers.
     let path = folder.socket(std::process::id());
     let socket = Socket::bind(&path).map_err(|error| {
         let text = format!("cannot listen on the control socket {}: {error}", path.display());
         Failure::new(ExitCode::Config, "control", text)
     })?;
-    Ok(Prepared { metrics, socket })
+    Ok(Prepared { metrics, hosts, socket })
 }
 
 /// Checks that nobody else has these tunnels open, or their addresses.
-async fn check(folder: &ControlFolder, tunnels: &[Tunnel]) -> Result<(), Failure> {
+async fn check(folder: &ControlFolder, tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     conflicts::check_others(tunnels, &Process::all(folder).await?)?;
-    conflicts::check_free(tunnels)
+    conflicts::check_free(tunnels, hosts)
 }
 
 /// Whether there is a terminal for the live view, and nothing else that wants to write on it.
@@ -166,6 +177,6 @@ fn fits_the_view(args: &UpArgs, verbosity: Verbosity) -> bool {
 /// The tunnels that the command line names.
 fn selected(args: &UpArgs) -> Result<Vec<Tunnel>, Failure> {
     let tunnels = Config::load(args.config.config.as_deref())?.select(&args.names, &args.given)?;
-    conflicts::check(&tunnels)?;
+    conflicts::check(&tunnels, args.hosts.hosts)?;
     Ok(tunnels)
 }

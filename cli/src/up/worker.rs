@@ -15,6 +15,7 @@ use super::status::{Phase, Status};
 use crate::config;
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
+use crate::hosts;
 use crate::output::Subject;
 use crate::plan;
 use crate::shutdown::{Shutdown, StopCause};
@@ -194,7 +195,14 @@ impl Keeper {
         let aws = self.shared.providers.get(&args.aws).await?;
         let opened = async {
             let planned = plan::plan(args, plan::requests(args)?, &aws).await?.into_iter().next();
-            let planned = planned.ok_or_else(|| Failure::internal("a tunnel without a forward"))?;
+            let mut planned = planned.ok_or_else(|| Failure::internal("a tunnel without a forward"))?;
+            let hosts = self.shared.hosts.as_ref().filter(|_| hosts::gets_name(&planned.spec));
+            let mut names = Vec::new();
+            if hosts.is_some() {
+                let planned = std::slice::from_mut(&mut planned);
+                names = hosts::assign(planned, "--hosts")?;
+                hosts::tell(planned, &names);
+            }
             let subject = Subject {
                 name: Some(self.tunnel.name.clone()),
                 target: planned.target.clone(),
@@ -206,9 +214,14 @@ impl Keeper {
             });
             self.shared.subjects.put(self.index, subject);
             let session = connect::session_config(&aws, &args.aws.allow_stream_host, args.aws.stream_endpoint.clone())?;
-            Tunnel::bind(self.index, args, &session, &aws, planned, &self.shared.reporter).await
+            let bound = Tunnel::bind(self.index, args, &session, &aws, planned, &self.shared.reporter).await?;
+            let entries = match hosts {
+                Some(hosts) => Some(hosts.put(self.index, names).await?),
+                None => None,
+            };
+            Ok((bound, entries))
         };
-        let bound = opened.await.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))?;
+        let (bound, _entries) = opened.await.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))?;
         self.known.send_modify(|known| {
             known.tracker = Some(bound.tracker());
             known.stats = Some(bound.stats());

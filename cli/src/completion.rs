@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
 use clap_complete::engine::{CompletionCandidate, complete};
@@ -12,6 +12,7 @@ use clap_complete::{CompleteEnv, Shell};
 
 use crate::args::{Cli, NAME};
 use crate::config::Config;
+use crate::up;
 
 /// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to
 /// other programs.
@@ -136,10 +137,45 @@ pub(crate) fn profiles() -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// The tunnels and groups of the configuration files.
+/// The tunnels of the configuration files, with where they lead.
 pub(crate) fn tunnels() -> Vec<CompletionCandidate> {
-    let config = Config::load(None).unwrap_or_default();
-    config.names().chain(config.groups()).map(CompletionCandidate::new).collect()
+    let config = config();
+    let candidate =
+        |name| CompletionCandidate::new(name).help(config.remote(name).map(|remote| remote.to_owned().into()));
+    config.names().map(candidate).collect()
+}
+
+/// The tunnels and groups of the configuration files.
+pub(crate) fn tunnels_and_groups() -> Vec<CompletionCandidate> {
+    let config = config();
+    let candidate = |name: &str| {
+        let members: Vec<_> = config.members(name).collect();
+        CompletionCandidate::new(name).help(Some(format!("group: {}", members.join(", ")).into()))
+    };
+    let mut all = tunnels();
+    all.extend(config.groups().into_iter().map(candidate));
+    all
+}
+
+/// The tunnels that are open, with where they listen.
+pub(crate) fn open_tunnels() -> Vec<CompletionCandidate> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let open = runtime.map(|runtime| runtime.block_on(up::open_tunnels())).unwrap_or_default();
+    open.into_iter().map(|(name, address)| CompletionCandidate::new(name).help(address.map(Into::into))).collect()
+}
+
+/// The configuration that the command line so far names. It is read without complaints: the command itself will tell them.
+fn config() -> Config {
+    let words: Vec<_> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    Config::load(config_file(&joined(&words).0).as_deref()).unwrap_or_default()
+}
+
+/// The value of `--config`.
+fn config_file(words: &[OsString]) -> Option<PathBuf> {
+    words.iter().zip(words.iter().skip(1)).find_map(|(word, next)| match word.to_str()?.strip_prefix("--config")? {
+        "" => Some(next.into()),
+        value => value.strip_prefix('=').map(PathBuf::from),
+    })
 }
 
 /// AWS's regions.
@@ -207,6 +243,19 @@ const REGIONS: [&str; 48] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_of_the_command_line_is_found() {
+        for (words, file) in [
+            (&["x", "up", "--config", "a.toml", ""][..], Some("a.toml")),
+            (&["x", "up", "--config=a.toml", ""], Some("a.toml")),
+            (&["x", "up", "--configs", "a.toml", ""], None),
+            (&["x", "up", ""], None),
+        ] {
+            let words: Vec<OsString> = words.iter().map(Into::into).collect();
+            assert_eq!(config_file(&words), file.map(PathBuf::from));
+        }
+    }
 
     #[test]
     fn words_that_bash_splits_are_joined() {

@@ -26,6 +26,23 @@ region = us-east-1
 
 COMMANDS = ["up", "status", "completions", "cp", "demo", "doctor", "exec", "forward", "local", "ls", "plugin", "policy", "shell", "ssh-proxy", "token"]
 
+TUNNELS = {
+    ".config/aws-ssm-forward/config.toml": """
+[tunnels.orders]
+target = "i-0123456789abcdef0"
+remote = 80
+local = 0
+lazy = true
+groups = ["shop"]
+[tunnels.order-archive]
+target = "i-0123456789abcdef0"
+remote = "archive.internal:80"
+local = 0
+groups = ["shop"]
+""",
+    "other.toml": '[tunnels.elsewhere]\ntarget = "i-1"\nremote = 80\n',
+}
+
 # What is typed, and words that must be offered; others may be offered too.
 CASES = [
     ("", COMMANDS),
@@ -47,20 +64,32 @@ CASES = [
     ("--ver", ["--verbose", "--version"]),
     ("forward -L 8080:db.internal:80 --wait", ["--wait-ready"]),
     ("shell ecs:prod/web --reg", ["--region"]),
+    ("up ", ["orders", "order-archive", "shop"]),
+    ("up orders sh", ["shop"]),
+    ("forward ord", ["orders", "order-archive"]),
+    ("forward sho", []),
+    ("run order-", ["order-archive"]),
+    ("restart ord", []),
 ]
 
 # Only words with this prefix may be offered.
 EXACT = {"forw", "ssh", "forward --profile prod-", "exec i-0123 --region eu-central-", "plugin un", "completions z"}
+EXACT |= {"up ", "up orders sh", "forward ord", "forward sho", "run order-", "restart ord"}
 
 
 def checks(suite):
     with tempfile.TemporaryDirectory(prefix="tests-completion-") as name:
         home = Path(name)
+        for path, text in TUNNELS.items():
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            (home / path).write_text(text)
         (home / ".aws").mkdir()
         (home / ".aws/config").write_text(CONFIG)
         (home / "bin").mkdir()
         (home / "bin/aws-ssm-forward").symlink_to(harness.binary())
-        check_all(suite, clean_environment({"HOME": name, "PATH": f"{home}/bin:{harness.SEARCH_PATH}"}))
+        (home / "runtime").mkdir(mode=0o700)
+        path = f"{home}/bin:{harness.SEARCH_PATH}"
+        check_all(suite, clean_environment({"HOME": name, "XDG_RUNTIME_DIR": f"{home}/runtime", "PATH": path}))
 
 
 def check_all(suite, environment):
@@ -69,6 +98,8 @@ def check_all(suite, environment):
             what = f"{shell} completes 'aws-ssm-forward {typed}'"
             suite.check(what, completes, ask, environment, typed, expected)
         suite.check(f"{shell} completes a value after '='", completes_after_equals, ask, environment)
+        suite.check(f"{shell} completes the tunnels of --config", of_another_file, ask, environment)
+        suite.check(f"{shell} completes the tunnels that are open", open_tunnels, ask, environment)
         suite.check(f"{shell} asks a program that is not in PATH by its path", not_in_path, ask, environment)
     for shell in ["bash", "zsh", "fish"]:
         suite.check(f"{shell} completes for somebody at a terminal", at_a_terminal, shell, environment)
@@ -79,14 +110,33 @@ def check_all(suite, environment):
 def completes(ask, environment, typed, expected):
     offered = ask(environment, f"aws-ssm-forward {typed}")
     if typed in EXACT:
-        equal(sorted(offered), sorted(expected))
+        equal(sorted(names(offered)), sorted(expected))
     missing = set(expected) - set(offered)
     assert not missing, f"{missing} is not offered, but {offered}"
+
+
+def names(offered):
+    """Options are offered too where anything may come."""
+    return [word for word in offered if not word.startswith("-")]
 
 
 def completes_after_equals(ask, environment):
     offered = ask(environment, "aws-ssm-forward forward --profile=prod-")
     equal(sorted(word.removeprefix("--profile=") for word in offered), ["prod-admin", "prod-reader"])
+
+
+def of_another_file(ask, environment):
+    file = f"{environment['HOME']}/other.toml"
+    for option in [f"--config {file}", f"--config={file}"]:
+        equal(names(ask(environment, f"aws-ssm-forward up {option} ")), ["elsewhere"])
+
+
+def open_tunnels(ask, environment):
+    """A lazy tunnel starts no session, and needs nothing of AWS."""
+    with harness.Tool("up", "orders", "--local", "-o", "json", env=environment) as up:
+        up.event("waiting")
+        for command in ["status", "logs", "down", "restart"]:
+            equal(names(ask(environment, f"aws-ssm-forward {command} ")), ["orders"])
 
 
 def not_in_path(ask, environment):

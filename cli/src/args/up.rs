@@ -13,7 +13,7 @@ use crate::completion;
 #[command(next_help_heading = "Tunnels")]
 pub(crate) struct UpArgs {
     /// Tunnels and groups of the configuration file. Default: all.
-    #[arg(value_name = "NAME|GROUP", help_heading = "Arguments", add = ArgValueCandidates::new(completion::tunnels))]
+    #[arg(value_name = "NAME|GROUP", help_heading = "Arguments", add = ArgValueCandidates::new(completion::tunnels_and_groups))]
     pub(crate) names: Vec<String>,
     /// Run in the background.
     ///
@@ -43,7 +43,7 @@ pub(crate) struct UpArgs {
 #[derive(Debug, Args)]
 pub(crate) struct OpenArgs {
     /// Tunnels that are open. Default: all.
-    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::tunnels))]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::open_tunnels))]
     pub(crate) names: Vec<String>,
 }
 

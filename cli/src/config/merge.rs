@@ -25,6 +25,14 @@ pub(super) struct Definition {
 }
 
 impl Definition {
+    /// Where it leads, as it is written.
+    pub(super) fn remote(&self) -> Option<&str> {
+        match &self.entries.get("remote")?.value {
+            Value::Texts(texts) => texts.first().map(String::as_str),
+            Value::Flag(_) => None,
+        }
+    }
+
     /// The groups that it is in.
     pub(super) fn groups(&self) -> impl Iterator<Item = &str> {
         let groups = self.entries.get("groups").map(|entry| &entry.value);

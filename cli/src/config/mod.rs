@@ -62,6 +62,11 @@ impl Config {
         self.tunnels.keys().map(String::as_str)
     }
 
+    /// Where a tunnel leads, as it is written in the file.
+    pub(crate) fn remote(&self, name: &str) -> Option<&str> {
+        self.tunnels.get(name).and_then(Definition::remote)
+    }
+
     /// The names of all groups.
     pub(crate) fn groups(&self) -> BTreeSet<&str> {
         self.tunnels.values().flat_map(Definition::groups).collect()
@@ -124,7 +129,7 @@ impl Config {
     }
 
     /// The tunnels of a group.
-    fn members<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn members<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a str> {
         let has = move |definition: &Definition| definition.groups().any(|name| name == group);
         self.tunnels.iter().filter(move |(_, definition)| has(definition)).map(|(name, _)| name.as_str())
     }

@@ -1,7 +1,10 @@
 //! `status`, `logs`, `down`, `restart` and `reload`: commands that speak to an `up`.
 
+use std::time::Duration;
+
 use bytesize::ByteSize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::control::{Answer, Process, Request};
 use super::folder::ControlFolder;
@@ -10,6 +13,18 @@ use super::status::Status;
 use crate::args::{LogsArgs, OpenArgs, OutputFormat, StatusArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::{console, outside};
+
+/// How long completion looks for open tunnels.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The open tunnels and where they listen, for completion. None if that cannot be found out quickly.
+pub(crate) async fn open_tunnels() -> Vec<(String, Option<String>)> {
+    let Ok(folder) = ControlFolder::open() else { return Vec::new() };
+    let asked = timeout(LOOK, Process::all(&folder)).await;
+    let processes = asked.ok().and_then(Result::ok).unwrap_or_default();
+    let tunnels = processes.into_iter().flat_map(|process| process.status.tunnels);
+    tunnels.map(|tunnel| (tunnel.name, tunnel.address)).collect()
+}
 
 /// Prints how the tunnels are.
 ///

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-pub(crate) use commands::{down, logs, reload, restart, status};
+pub(crate) use commands::{down, logs, open_tunnels, reload, restart, status};
 
 use crate::args::{OutputFormat, UpArgs, Verbosity};
 use crate::config::{Config, Tunnel};

@@ -159,6 +159,8 @@ pub enum TimeoutReason {
     HandshakeAnswer,
     /// A half-closed stream has waited for the linger time without an answer.
     Linger,
+    /// In basic mode: nothing of the last connection is on its way any more, and the next one may begin.
+    Settled,
     /// The rate limit allows the next message.
     Pace,
     /// A keep-alive frame is due.

@@ -85,12 +85,11 @@ impl Carrier {
         }
     }
 
-    /// `acknowledged` tells whether the peer has the message with a number, and all before it.
-    pub(super) fn open(&mut self, acknowledged: impl Fn(i64) -> bool) -> Result<StreamId, OpenError> {
+    pub(super) fn open(&mut self) -> Result<StreamId, OpenError> {
         match self {
             Self::Pending => Err(OpenError::NotReady),
             Self::Mux(mux) => Ok(mux.open()),
-            Self::Raw(raw) => raw.open(acknowledged).ok_or(OpenError::Busy),
+            Self::Raw(raw) => raw.open().ok_or(OpenError::Busy),
             Self::Shell(shell) => shell.open().ok_or(OpenError::Busy),
         }
     }
@@ -239,7 +238,8 @@ impl Carrier {
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         match self {
             Self::Mux(mux) => mux.poll_timeout(),
-            Self::Pending | Self::Raw(_) | Self::Shell(_) => None,
+            Self::Raw(raw) => raw.poll_timeout(),
+            Self::Pending | Self::Shell(_) => None,
         }
     }
 

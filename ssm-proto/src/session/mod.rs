@@ -240,7 +240,7 @@ impl Session {
             Carrier::Pending => Ok(()),
             Carrier::Mux(mux) => mux.handle_input(now, data),
             Carrier::Raw(raw) => {
-                raw.handle_input(data, |number| self.channel.is_acknowledged(number));
+                raw.handle_input(now, data);
                 Ok(())
             }
             Carrier::Shell(shell) => {
@@ -273,6 +273,9 @@ impl Session {
         if self.inherited == Inherited::Unconnected {
             self.inherited = Inherited::Silent(now);
         }
+        if let Carrier::Raw(raw) = &mut self.carrier {
+            raw.handle_connected(now);
+        }
         self.watch_silence(now);
     }
 
@@ -300,6 +303,9 @@ impl Session {
 
     /// Gives up the half-closed streams whose far side was silent for too long.
     fn watch_silence(&mut self, now: Instant) {
+        if let Carrier::Raw(raw) = &mut self.carrier {
+            raw.look(now, self.channel.hears_peer(), |number| self.channel.is_acknowledged(number));
+        }
         if self.lingers.is_empty() {
             return;
         }
@@ -325,9 +331,9 @@ impl Session {
     ///
     /// # Errors
     /// [`OpenError::NotReady`] before the handshake is complete; [`OpenError::Busy`] if only one connection is
-    /// possible, until the agent has acknowledged the end of the last one.
+    /// possible, until nothing more of the last one is expected.
     pub fn open(&mut self) -> Result<StreamId, OpenError> {
-        let id = self.carrier.open(|number| self.channel.is_acknowledged(number));
+        let id = self.carrier.open();
         self.collect_events();
         id
     }

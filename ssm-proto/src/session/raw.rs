@@ -1,17 +1,20 @@
 //! Port sessions without a multiplexer: the payloads are one stream's bytes. `docs/protocol.md`, PORT-*.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::Side;
 use crate::mux::{ByteQueue, MuxConfig, MuxEvent, ReceiveQueue, StreamId, WriteError};
 use crate::wire::{MessageBuf, PortFlag};
+use crate::{Side, Timeout, TimeoutReason};
 
 /// In basic mode the end of the answer is never reported. After the local end has finished and a part of the answer has
 /// arrived, this much silence counts as its end.
 const QUIET: Duration = Duration::from_secs(3);
+/// The agent retransmits its oldest message after 1.1 s at the latest (DC-10). After this much silence, nothing of a
+/// connection that is over is still on its way.
+const SETTLED: Duration = Duration::from_millis(1500);
 /// What a queued connection counts in addition to its bytes.
 const LATER: usize = 256;
 
@@ -37,12 +40,26 @@ pub(super) struct Raw {
     finished: Option<Finish>,
     /// The flag to send after the data.
     flag: Option<PortFlag>,
-    /// The number of the last flag, until it is acknowledged. What arrives before belongs to a connection that is over.
-    discard_until: Option<i64>,
+    /// When the last WebSocket was connected, if it was not the first one. Messages may have been lost before.
+    reconnected_at: Option<Instant>,
+    /// Client, basic mode: the connection that is over, until the next one begins. What arrives meanwhile belongs to it.
+    last: Option<Last>,
     remote_finished: bool,
     /// Agent side: connections that follow one that the client has ended but the destination has not.
     later: VecDeque<Later>,
     events: VecDeque<MuxEvent>,
+}
+
+/// A connection that is over. No message marks the end of what its destination sent.
+#[derive(Debug, Default)]
+struct Last {
+    /// The number of the flag that told the agent, once it is sent.
+    flag: Option<i64>,
+    /// Data of the connection arrived, or could have been lost, at this time.
+    disturbed_at: Option<Instant>,
+    /// Nothing more of it is expected after this time.
+    settles_at: Option<Instant>,
+    settled: bool,
 }
 
 /// What arrived for a connection that has not begun yet.
@@ -76,7 +93,8 @@ impl Raw {
             reader_waits: false,
             finished: None,
             flag: None,
-            discard_until: None,
+            reconnected_at: None,
+            last: None,
             remote_finished: false,
             later: VecDeque::new(),
             events: VecDeque::new(),
@@ -106,13 +124,43 @@ impl Raw {
         id
     }
 
-    /// Returns `None` if the only possible connection exists already, or the agent may not know yet that the last one is
-    /// over. If a connection began earlier, and the acknowledgement of the flag was lost, its answer could arrive before
-    /// the flag is known to have arrived, and would be discarded.
-    pub(super) fn open(&mut self, acknowledged: impl Fn(i64) -> bool) -> Option<StreamId> {
-        self.discard_until = self.discard_until.filter(|number| !acknowledged(*number));
-        let taken = self.current.is_some() || self.flag.is_some() || self.discard_until.is_some();
-        (!taken && (self.basic || self.next == 1)).then(|| self.begin())
+    /// Returns `None` if the only possible connection exists already, or if data of the last one may still arrive.
+    pub(super) fn open(&mut self) -> Option<StreamId> {
+        let possible = self.basic || self.next == 1;
+        let free = self.current.is_none() && self.last.as_ref().is_none_or(|last| last.settled);
+        (possible && free).then(|| {
+            self.last = None;
+            self.begin()
+        })
+    }
+
+    /// A WebSocket is connected.
+    pub(super) fn handle_connected(&mut self, now: Instant) {
+        self.reconnected_at = Some(now);
+        self.disturb(now);
+    }
+
+    fn disturb(&mut self, now: Instant) {
+        if let Some(last) = &mut self.last {
+            (last.disturbed_at, last.settled) = (Some(now), false);
+        }
+    }
+
+    /// Checks whether data of the last connection may still arrive: the agent has acknowledged its end, no message is
+    /// missing, and if any was on its way or could have been lost, a lost one would have been retransmitted by now. The
+    /// agent itself sends nothing more until it gets data of the next connection.
+    pub(super) fn look(&mut self, now: Instant, hears: bool, acknowledged: impl Fn(i64) -> bool) {
+        let Some(last) = &mut self.last else { return };
+        let complete = hears && last.flag.is_some_and(acknowledged);
+        let settles_at = last.disturbed_at.map_or(now, |at| at + SETTLED);
+        last.settled = complete && now >= settles_at;
+        last.settles_at = Some(settles_at).filter(|_| complete && !last.settled);
+    }
+
+    /// When to call [`Raw::look`] next.
+    pub(super) fn poll_timeout(&self) -> Option<Timeout> {
+        let at = self.last.as_ref()?.settles_at?;
+        Some(Timeout { at, reason: TimeoutReason::Settled })
     }
 
     pub(super) fn stream_count(&self) -> usize {
@@ -221,15 +269,9 @@ impl Raw {
         }
     }
 
-    pub(super) fn handle_input(&mut self, data: Bytes, acknowledged: impl Fn(i64) -> bool) {
-        // It belongs to the connection whose end the agent is about to be told.
-        if self.flag.is_some() {
-            return;
-        }
-        self.discard_until = self.discard_until.filter(|number| !acknowledged(*number));
-        // Without data the agent does not connect again, so that nobody else's data can arrive between two connections.
-        let is_between = self.side == Side::Client && self.basic && self.current.is_none() && self.next > 1;
-        if self.discard_until.is_some() || is_between {
+    pub(super) fn handle_input(&mut self, now: Instant, data: Bytes) {
+        if self.last.is_some() {
+            self.disturb(now);
             return;
         }
         if self.side == Side::Agent && self.current.is_some() && self.remote_finished {
@@ -306,7 +348,9 @@ impl Raw {
 
     /// The flag was sent with this number.
     pub(super) fn flag_sent(&mut self, number: i64) {
-        self.discard_until = Some(number);
+        if let Some(last) = &mut self.last {
+            last.flag = Some(number);
+        }
     }
 
     fn end_if_done(&mut self) {
@@ -315,6 +359,7 @@ impl Raw {
             self.remote_finished = false;
             if self.side == Side::Client && self.basic {
                 self.flag = Some(PortFlag::DisconnectToPort);
+                self.last = Some(Last { disturbed_at: self.reconnected_at, ..Last::default() });
             }
             if let Some(later) = self.later.pop_front() {
                 self.receive = later.data;
@@ -335,9 +380,9 @@ mod tests {
     #[test]
     fn a_connection_that_ended_before_anybody_looked_is_read_to_its_end() {
         let mut raw = Raw::new(Side::Client, false, &MuxConfig::default());
-        raw.handle_input(Bytes::from_static(b"banner"), |_| true);
+        raw.handle_input(Instant::now(), Bytes::from_static(b"banner"));
         raw.handle_closed();
-        let id = raw.open(|_| true).unwrap();
+        let id = raw.open().unwrap();
         assert_eq!(raw.poll_event(), Some(MuxEvent::Readable(id)));
         assert_eq!(raw.poll_event(), Some(MuxEvent::Finished(id)));
         assert!(!raw.is_finished(id));
@@ -351,7 +396,7 @@ mod tests {
         let first = StreamId(1);
         agent.write(first, Bytes::from_static(b"of the first")).unwrap();
         agent.handle_disconnect();
-        agent.handle_input(Bytes::from_static(b"question"), |_| true);
+        agent.handle_input(Instant::now(), Bytes::from_static(b"question"));
         agent.write(first, Bytes::from_static(b"more of the first")).unwrap();
         agent.finish(first);
         agent.write(StreamId(2), Bytes::from_static(b"answer")).unwrap();
@@ -360,21 +405,47 @@ mod tests {
         assert_eq!(buf.payload(), b"answer");
     }
 
-    #[test]
-    fn what_comes_between_the_end_of_a_connection_and_the_flag_reaches_no_other() {
+    /// A client in basic mode whose first connection was just reset, and whose flag was sent as number 5.
+    fn after_a_connection() -> Raw {
         let mut client = Raw::new(Side::Client, true, &MuxConfig::default());
-        let first = client.open(|_| true).unwrap();
+        let first = client.open().unwrap();
         client.reset(first);
-        client.handle_input(Bytes::from_static(b"of the first"), |_| true);
         assert_eq!(client.take_flag(), Some(PortFlag::DisconnectToPort));
         client.flag_sent(5);
-        client.handle_input(Bytes::from_static(b"more of the first"), |number| number < 5);
-        assert_eq!(client.open(|number| number < 5), None, "the agent may still send for the first one");
-        client.handle_input(Bytes::from_static(b"late, of the first"), |_| true);
-        let second = client.open(|_| true).unwrap();
-        assert_eq!(client.read(second), None);
+        client
+    }
+
+    #[test]
+    fn the_next_connection_begins_when_the_agent_knows_that_the_last_one_is_over() {
+        let (mut client, now) = (after_a_connection(), Instant::now());
+        client.look(now, true, |number| number < 5);
+        assert_eq!(client.open(), None, "the agent may still send for the first one");
+        client.look(now, false, |_| true);
+        assert_eq!(client.open(), None, "a message is missing");
+        client.look(now, true, |_| true);
+        let second = client.open().unwrap();
         // The acknowledgement counts once: another that is lost later loses nothing.
-        client.handle_input(Bytes::from_static(b"answer"), |_| false);
+        client.look(now, true, |_| false);
+        client.handle_input(now, Bytes::from_static(b"answer"));
         assert_eq!(client.read(second).unwrap(), "answer");
+    }
+
+    #[test]
+    fn data_of_a_connection_that_is_over_reaches_no_other_though_a_message_of_it_is_lost() {
+        let (mut client, start) = (after_a_connection(), Instant::now());
+        client.handle_input(start, Bytes::from_static(b"of the first"));
+        client.look(start, true, |_| true);
+        assert_eq!(client.open(), None, "the agent was sending: the next message may have been lost");
+        let due = client.poll_timeout().unwrap().at;
+        client.handle_input(start + Duration::from_secs(1), Bytes::from_static(b"retransmitted"));
+        client.look(due, true, |_| true);
+        assert_eq!(client.open(), None);
+        client.handle_connected(due);
+        client.look(due + Duration::from_secs(1), true, |_| true);
+        assert_eq!(client.open(), None, "messages may have been lost with the last WebSocket");
+        let due = client.poll_timeout().unwrap().at;
+        client.look(due, true, |_| true);
+        let second = client.open().unwrap();
+        assert_eq!((client.read(second), client.poll_timeout()), (None, None));
     }
 }

@@ -12,8 +12,8 @@ use crate::{Side, Timeout, TimeoutReason};
 /// In basic mode the end of the answer is never reported. After the local end has finished and a part of the answer has
 /// arrived, this much silence counts as its end.
 const QUIET: Duration = Duration::from_secs(3);
-/// The agent retransmits its oldest message after 1.1 s at the latest (DC-10). After this much silence, nothing of a
-/// connection that is over is still on its way.
+/// The agent retransmits its oldest message after 1.1 s at the latest (DC-9, DC-10). After this much silence, nothing of a
+/// connection that is over is still on its way, unless the same message was lost twice.
 const SETTLED: Duration = Duration::from_millis(1500);
 /// What a queued connection counts in addition to its bytes.
 const LATER: usize = 256;
@@ -40,8 +40,8 @@ pub(super) struct Raw {
     finished: Option<Finish>,
     /// The flag to send after the data.
     flag: Option<PortFlag>,
-    /// When the last WebSocket was connected, if it was not the first one. Messages may have been lost before.
-    reconnected_at: Option<Instant>,
+    /// When data arrived last, or a WebSocket was replaced. The next message may have been lost.
+    disturbed_at: Option<Instant>,
     /// Client, basic mode: the connection that is over, until the next one begins. What arrives meanwhile belongs to it.
     last: Option<Last>,
     remote_finished: bool,
@@ -55,8 +55,6 @@ pub(super) struct Raw {
 struct Last {
     /// The number of the flag that told the agent, once it is sent.
     flag: Option<i64>,
-    /// Data of the connection arrived, or could have been lost, at this time.
-    disturbed_at: Option<Instant>,
     /// Nothing more of it is expected after this time.
     settles_at: Option<Instant>,
     settled: bool,
@@ -93,7 +91,7 @@ impl Raw {
             reader_waits: false,
             finished: None,
             flag: None,
-            reconnected_at: None,
+            disturbed_at: None,
             last: None,
             remote_finished: false,
             later: VecDeque::new(),
@@ -136,23 +134,23 @@ impl Raw {
 
     /// A WebSocket is connected.
     pub(super) fn handle_connected(&mut self, now: Instant) {
-        self.reconnected_at = Some(now);
         self.disturb(now);
     }
 
     fn disturb(&mut self, now: Instant) {
+        self.disturbed_at = Some(now);
         if let Some(last) = &mut self.last {
-            (last.disturbed_at, last.settled) = (Some(now), false);
+            last.settled = false;
         }
     }
 
     /// Checks whether data of the last connection may still arrive: the agent has acknowledged its end, no message is
-    /// missing, and if any was on its way or could have been lost, a lost one would have been retransmitted by now. The
-    /// agent itself sends nothing more until it gets data of the next connection.
+    /// missing, and if one after the last data was lost, it would have been retransmitted by now. The agent itself sends
+    /// nothing more until it gets data of the next connection.
     pub(super) fn look(&mut self, now: Instant, hears: bool, acknowledged: impl Fn(i64) -> bool) {
         let Some(last) = &mut self.last else { return };
         let complete = hears && last.flag.is_some_and(acknowledged);
-        let settles_at = last.disturbed_at.map_or(now, |at| at + SETTLED);
+        let settles_at = self.disturbed_at.map_or(now, |at| at + SETTLED);
         last.settled = complete && now >= settles_at;
         last.settles_at = Some(settles_at).filter(|_| complete && !last.settled);
     }
@@ -270,8 +268,8 @@ impl Raw {
     }
 
     pub(super) fn handle_input(&mut self, now: Instant, data: Bytes) {
+        self.disturb(now);
         if self.last.is_some() {
-            self.disturb(now);
             return;
         }
         if self.side == Side::Agent && self.current.is_some() && self.remote_finished {
@@ -359,7 +357,7 @@ impl Raw {
             self.remote_finished = false;
             if self.side == Side::Client && self.basic {
                 self.flag = Some(PortFlag::DisconnectToPort);
-                self.last = Some(Last { disturbed_at: self.reconnected_at, ..Last::default() });
+                self.last = Some(Last::default());
             }
             if let Some(later) = self.later.pop_front() {
                 self.receive = later.data;

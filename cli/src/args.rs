@@ -137,7 +137,7 @@ pub(crate) enum Command {
   Host i-* mi-*
     ProxyCommand aws-ssm-forward ssh-proxy %h %p")]
     SshProxy(Box<SshProxyArgs>),
-    /// List managed nodes, databases or containers.
+    /// List managed nodes, databases and other services, or containers.
     #[command(after_help = "Examples:
   aws-ssm-forward ls
   aws-ssm-forward ls rds --profile staging
@@ -226,6 +226,9 @@ pub(crate) struct AwsArgs {
     /// PEM file of certificate authorities to trust beside the system's. Default: AWS_CA_BUNDLE.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "local", hide_short_help = true)]
     pub(crate) ca_bundle: Option<PathBuf>,
+    /// Look up names again, even those that were found within the last minute.
+    #[arg(long, conflicts_with = "local", hide_short_help = true)]
+    pub(crate) refresh: bool,
     /// Use a Session Manager in this process, not AWS's.
     ///
     /// The managed node is this machine.
@@ -292,7 +295,7 @@ pub(crate) struct ShellArgs {
     ///
     /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
+    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
@@ -307,7 +310,7 @@ pub(crate) struct ExecArgs {
     ///
     /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
+    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
     /// Run it on a terminal of the node; no exit code comes back.
     ///
@@ -335,7 +338,7 @@ pub(crate) struct SshProxyArgs {
     ///
     /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
+    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
     /// Port of the SSH server.
     #[arg(default_value_t = 22, value_parser = values::remote_port, allow_negative_numbers = true)]

@@ -1,6 +1,7 @@
 //! Completion in the user's shell. The shell's script asks this program for candidates, so that the names of profiles
 //! and regions are current.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,9 +10,11 @@ use clap::CommandFactory as _;
 use clap_complete::engine::{CompletionCandidate, complete};
 use clap_complete::env::{Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 use clap_complete::{CompleteEnv, Shell};
+use ssm_forward::LookupCache;
 
 use crate::args::{Cli, NAME};
 use crate::config::Config;
+use crate::outside;
 use crate::up;
 
 /// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to
@@ -176,6 +179,35 @@ fn config_file(words: &[OsString]) -> Option<PathBuf> {
         "" => Some(next.into()),
         value => value.strip_prefix('=').map(PathBuf::from),
     })
+}
+
+/// Where look-ups are kept: in the user's cache folder (`$XDG_CACHE_HOME`, by default `~/.cache`), if there is one.
+pub(crate) fn cache() -> Option<LookupCache> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+    Some(LookupCache::new(folder.join(NAME).join("lookups")))
+}
+
+/// Nodes, containers and services that were found within the last week. AWS is not asked: somebody waits at the
+/// terminal.
+pub(crate) fn targets() -> Vec<CompletionCandidate> {
+    let names = cache().map(|cache| cache.names()).unwrap_or_default();
+    let candidate = |(name, places): (String, BTreeSet<String>)| {
+        let places = places.into_iter().collect::<Vec<_>>().join(", ");
+        CompletionCandidate::new(name).help(Some(outside::line(&places).into()))
+    };
+    names.into_iter().filter(|(name, _)| !name.contains(char::is_control)).map(candidate).collect()
+}
+
+/// Nodes, containers and services, and tunnels.
+pub(crate) fn targets_and_tunnels() -> Vec<CompletionCandidate> {
+    tunnels().into_iter().chain(targets()).collect()
+}
+
+/// The databases among [`targets`].
+pub(crate) fn databases() -> Vec<CompletionCandidate> {
+    let is_database = |name: &CompletionCandidate| name.get_value().to_string_lossy().starts_with("rds:");
+    targets().into_iter().filter(is_database).collect()
 }
 
 /// AWS's regions.

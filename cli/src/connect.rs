@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ssm_forward::{
-    AwsConfig, AwsOrigin, AwsProvider, ForwardError, NamedProvider, Person, ProviderError, Session, SessionConfig,
-    SessionNotice, SessionProvider, StartRequest, StreamEndpoint, StreamUrlPolicy, TargetSpec, await_target,
+    AwsConfig, AwsOrigin, AwsProvider, ForwardError, LookupCache, NamedProvider, Person, ProviderError, Session,
+    SessionConfig, SessionNotice, SessionProvider, StartRequest, StreamEndpoint, StreamUrlPolicy, TargetSpec,
+    await_target,
 };
 use tokio::time::timeout;
 
 use crate::args::{AwsArgs, LocalProfile, LookupAwsArgs, SessionArgs};
+use crate::completion;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::output::awaiting;
@@ -252,15 +254,16 @@ pub(crate) async fn aws_or_local(
         credentials: None,
         person: Some(person),
     };
-    authenticated(config).await
+    let cache = completion::cache();
+    authenticated(config, if aws.refresh { cache.map(LookupCache::refresh) } else { cache }).await
 }
 
-/// AWS's API, for commands that look things up.
+/// AWS's API, for commands that look things up. They show what is true now.
 ///
 /// # Errors
 /// As [`aws_or_local`].
 pub(crate) async fn aws(args: &LookupAwsArgs) -> Result<Arc<AwsProvider>, Failure> {
-    authenticated(lookup_config(args)).await
+    authenticated(lookup_config(args), completion::cache().map(LookupCache::refresh)).await
 }
 
 /// The configuration of a command that looks things up.
@@ -275,8 +278,11 @@ pub(crate) fn lookup_config(args: &LookupAwsArgs) -> AwsConfig {
     }
 }
 
-async fn authenticated(config: AwsConfig) -> Result<Arc<AwsProvider>, Failure> {
-    let provider = AwsProvider::new(config).await?;
+async fn authenticated(config: AwsConfig, cache: Option<LookupCache>) -> Result<Arc<AwsProvider>, Failure> {
+    let mut provider = AwsProvider::new(config).await?;
+    if let Some(cache) = cache {
+        provider = provider.with_cache(cache);
+    }
     let AwsOrigin { profile, credentials, region, endpoint, .. } = provider.origin().await;
     tracing::info!(profile, credentials, region, endpoint, "AWS configuration");
     let _asking = Asking;

@@ -1,7 +1,7 @@
 //! `ls`: what can be reached, so that nobody has to look it up in the console.
 
 use serde_json::{Value, json};
-use ssm_forward::{Node, RunningTask, ServiceSummary};
+use ssm_forward::{Node, RunningTask, ServiceKind, ServiceSummary};
 
 use crate::args::{Listed, LsArgs, OutputFormat};
 use crate::connect;
@@ -14,9 +14,13 @@ use crate::{console, outside, writer};
 /// In one line, the API's error.
 pub(crate) async fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
     let aws = connect::aws(&args.aws).await?;
+    let services = async |kind| Ok::<_, Failure>(rows(&aws.list_services(kind).await?, &SERVICE_COLUMNS, service));
     let rows = match args.what {
         Listed::Nodes => rows(&aws.list_nodes().await?, &NODE_COLUMNS, node),
-        Listed::Rds => rows(&aws.list_rds().await?, &SERVICE_COLUMNS, service),
+        Listed::Rds => services(ServiceKind::Rds).await?,
+        Listed::ElastiCache => services(ServiceKind::ElastiCache).await?,
+        Listed::OpenSearch => services(ServiceKind::OpenSearch).await?,
+        Listed::Eks => services(ServiceKind::Eks).await?,
         Listed::Ecs => rows(&aws.list_ecs().await?, &TASK_COLUMNS, task),
     };
     if rows.rows.is_empty() && args.output == OutputFormat::Text {

@@ -47,7 +47,11 @@ pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience:
 
 /// The only online node of the name, or the one that a person chooses.
 async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Failure> {
-    let nodes = aws.find_nodes(spec).await?;
+    let only = |nodes: &Vec<Node>| nodes.iter().filter(|node| node.online).count() == 1;
+    let nodes = match aws.remembered_nodes(spec).await.filter(only) {
+        Some(nodes) => nodes,
+        None => aws.find_nodes(spec).await?,
+    };
     let online: Vec<Node> = nodes.iter().filter(|node| node.online).cloned().collect();
     match online.as_slice() {
         [] => Err(aws.no_node(spec, &nodes).await.into()),
@@ -57,9 +61,10 @@ async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Fa
         _ => {
             let list: Vec<_> = online.iter().map(describe).collect();
             let text = format!(
-                "{:?} names {} managed nodes that are online: {}; use one of their ids, or --any for any of them",
+                "{:?} names {} managed nodes that are online in {}: {}; use one of their ids, or --any for any of them",
                 spec.to_string(),
                 online.len(),
+                aws.place(),
                 list.join("; ")
             );
             Err(Failure::new(ExitCode::Usage, "ambiguous", text))

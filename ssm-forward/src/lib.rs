@@ -76,10 +76,10 @@ pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
     AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, BoxFuture, Caller, ConfigurationFile, DataKey, DatabaseToken,
-    Destination, EcsSpec, EcsTarget, NamedProvider, NetworkPlace, Node, NodeSource, Person, PlaintextKey, Preferences,
-    ProviderError, ProviderErrorKind, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint, ServiceSummary,
-    SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict, VpcEndpoint, configuration_files,
-    profile_names,
+    Destination, EcsSpec, EcsTarget, LookupCache, NamedProvider, NetworkPlace, Node, NodeSource, Person, PlaintextKey,
+    Preferences, ProviderError, ProviderErrorKind, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint,
+    ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict, VpcEndpoint,
+    configuration_files, profile_names,
 };
 pub use relay::{RelayConfig, RelayProgram, RelayReport, relay_remove, relay_status};
 pub use session::{

@@ -162,7 +162,14 @@ printf '%s\n' "${COMPREPLY[@]}"
 ZSH = r"""
 compdef() { completer=$1 }
 # What the completion system would show; its argument is the name of an array of value:description.
-_describe() { local -a all=("${(@P)3}"); print -rl -- "${all[@]%%:*}" }
+_describe() {
+    local -a all=("${(@P)3}")
+    # A colon of the value is escaped.
+    local colon=$'\1'
+    all=("${(@)all//\\:/$colon}")
+    all=("${(@)all%%:*}")
+    print -rl -- "${(@)all//$colon/:}"
+}
 source <("$1" completions zsh)
 words=("${(@s: :)2}") CURRENT=${#words}
 $completer

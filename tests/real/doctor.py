@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import harness
-import names
+from account import REGION, Aws, Certificates, Lab, MariaDbWithTls
+from database import free_port
 from harness import Manager, Tool, contains, equal, run
-from names import REGION, Aws, Certificates, Lab, MariaDbWithTls
 
 NEEDS = ["boto3", "moto", "mariadbd", "mariadb-install-db", "mariadb", "openssl", "aws", "faketime"]
 
@@ -299,7 +299,7 @@ def intercepted(place):
 
 
 def nobody_there(place):
-    port = names.free_port()
+    port = free_port()
     report = place.examine("i-0aa", more={"AWS_ENDPOINT_URL_SSM": f"http://127.0.0.1:{port}"})
     report.first(5, "api", "no TCP connection", f"127.0.0.1:{port}")
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from account import POSTGRES
 from database import free_port
 from harness import SEARCH_PATH, TARGET, Child, Manager, Skipped, Tool, contains, equal, run, wait_until
-from names import POSTGRES
 
 NEEDS = ["curl", "proxychains4", "postgres", "psql", "redis-server", "redis-cli", "node"]
 

@@ -1,16 +1,15 @@
 """Nodes by name where it is not clear which one is meant: the prompt in a real terminal, errors, replacement of instances."""
 
-import contextlib
 import os
-import socket
-import threading
 
+from account import Greeter, Relay, greeting
 from harness import Manager, Tool, binary, clean_environment, contains, equal, wait_until
 from terminal import CTRL_C, ENTER, Terminal
 
 NEEDS = ["boto3"]
 
 FIRST, SECOND, AWAY = "i-0aa", "i-0bb", "i-0cc"
+WORKER = "Name=worker,aws:autoscaling:groupName=workers"
 NODES = ["--node", f"{FIRST},Name=web,Env=test", "--node", f"{SECOND},Name=web,Env=prod", "--node", f"{AWAY},Name=away,offline"]
 
 
@@ -23,9 +22,10 @@ def checks(suite):
         suite.check("several tags have to match all", tags, manager)
         suite.check("a node that is offline is told, with the time", offline, manager)
         suite.check("a node that does not exist is told, with region and profile", absent, manager)
-    suite.check("a throttled look-up names the call", refused, "throttled", ["ThrottlingException", "later"])
-    suite.check("a denied look-up names the call and the permission", refused, "forbidden", ["ssm:DescribeInstanceInformation"])
-    suite.check("--any survives the replacement of its instance", replaced)
+    suite.check("a throttled look-up: call, region and profile", refused, "throttled", ["ThrottlingException", "later"])
+    suite.check("a denied look-up: call, region, profile and permission", refused, "forbidden", ["ssm:DescribeInstanceInformation"])
+    suite.check("--any survives the replacement of its instance", replaced, ["worker", "--any"])
+    suite.check("asg: survives the replacement of its instance", replaced, ["asg:workers"])
 
 
 def picked(manager):
@@ -50,10 +50,10 @@ def none_picked(manager):
 
 
 def ambiguous(manager):
-    ended = tool(manager, "exec", "web", "--", "true")
+    ended = with_profile(manager, "exec", "web", "--", "true")
     equal(ended.code, 2)
     equal(len(ended.stderr.splitlines()), 1)
-    contains(ended.stderr, FIRST, SECOND, "web", "127.0.0.1", "agent 3.", "online", "--any")
+    contains(ended.stderr, FIRST, SECOND, "web", "127.0.0.1", "agent 3.", "online", "eu-west-3", 'profile "staging"', "--any")
 
 
 def any_node(manager):
@@ -69,33 +69,33 @@ def tags(manager):
 
 
 def offline(manager):
-    ended = tool(manager, "exec", "away", "--", "true")
+    ended = with_profile(manager, "exec", "away", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
-    contains(ended.stderr, AWAY, "offline since 20", manager.variables["AWS_REGION"])
+    contains(ended.stderr, AWAY, "offline since 20", "eu-west-3", 'profile "staging"')
 
 
 def absent(manager):
     ended = with_profile(manager, "exec", "nobody", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
-    contains(ended.stderr, "nobody", "eu-west-3", "staging")
+    contains(ended.stderr, "nobody", "eu-west-3", 'profile "staging"')
 
 
 def refused(answer, parts):
     with Manager("--fault", f"api,operation=DescribeInstanceInformation,answer={answer}") as manager:
         ended = with_profile(manager, "exec", "web", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
-    contains(ended.stderr, "DescribeInstanceInformation", *parts)
+    contains(ended.stderr, "DescribeInstanceInformation", "eu-west-3", 'profile "staging"', *parts)
 
 
-def replaced():
+def replaced(target):
     """The API's address stays; behind it is first one node of the name, then another."""
     options = ["--insecure-credentials", "fixed"]
-    with Relay() as relay, Manager(*options, "--node", f"{SECOND},Name=worker") as second:
-        with Manager(*options, "--node", f"{FIRST},Name=worker") as first:
+    with Relay() as relay, Manager(*options, "--node", f"{SECOND},{WORKER}") as second:
+        with Manager(*options, "--node", f"{FIRST},{WORKER}") as first:
             relay.to(first)
             variables = {**first.variables, "AWS_ENDPOINT_URL": relay.url}
             server = Greeter()
-            tunnel = Tool("forward", "worker", "--any", "-L", f"0:127.0.0.1:{server.port}", "-o", "json", env=variables)
+            tunnel = Tool("forward", *target, "-L", f"0:127.0.0.1:{server.port}", "-o", "json", env=variables)
             port = tunnel.event("ready")["port"]
             equal(greeting(port), b"hello")
             relay.to(second)
@@ -134,63 +134,3 @@ def last_target(manager):
     )
     found = [session for state in ["Active", "History"] for session in ssm.describe_sessions(State=state)["Sessions"]]
     return max(found, key=lambda session: session["StartDate"])["Target"]
-
-
-def greeting(port):
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
-        connection.settimeout(5)
-        return connection.recv(5)
-
-
-class Greeter:
-    """Says hello to each connection."""
-
-    def __init__(self):
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            connection, _ = self._server.accept()
-            connection.sendall(b"hello")
-            connection.close()
-
-
-class Relay:
-    """A TCP port that leads to the manager that was named last."""
-
-    def __enter__(self):
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self._target = None
-        self._open = []
-        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def to(self, manager):
-        self._target = int(manager.variables["AWS_ENDPOINT_URL"].rsplit(":", 1)[1])
-        # A connection that is kept for further calls leads to the other one.
-        for end in self._open:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def _serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._server.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
-                self._open += [near, far]
-                for ends in [(near, far), (far, near)]:
-                    threading.Thread(target=copy, args=ends, daemon=True).start()
-
-    def __exit__(self, *_):
-        self._server.close()
-
-
-def copy(source, sink):
-    with contextlib.suppress(OSError):
-        while chunk := source.recv(1 << 16):
-            sink.sendall(chunk)
-        sink.shutdown(socket.SHUT_WR)

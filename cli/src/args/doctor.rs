@@ -1,9 +1,11 @@
 //! The options of `doctor`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::StreamEndpoint;
 
 use super::{LookupAwsArgs, OutputFormat, values};
+use crate::completion;
 use crate::spec::ForwardRequest;
 
 /// `doctor`.
@@ -13,10 +15,10 @@ pub(crate) struct DoctorArgs {
     ///
     /// Without one, only what all sessions need is checked. With a service, a managed node in its VPC is chosen unless --target
     /// names one.
-    #[arg(value_name = "TARGET|SERVICE", value_parser = values::target_or_service)]
+    #[arg(value_name = "TARGET|SERVICE", value_parser = values::target_or_service, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
     /// The managed node, where the first argument is a service or is omitted.
-    #[arg(short = 't', long = "target", value_name = "NODE", value_parser = values::target, hide_short_help = true)]
+    #[arg(short = 't', long = "target", value_name = "NODE", value_parser = values::target, hide_short_help = true, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) node: Option<String>,
     /// A forward to check, in the syntax of `forward`.
     #[arg(short = 'L', value_name = "SPEC", allow_hyphen_values = true)]

@@ -31,10 +31,10 @@ pub(crate) struct TunnelArgs {
     /// A node is i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER]. A service is rds:NAME, elasticache:NAME, opensearch:NAME or eks:NAME:
     /// without --target a managed node in its VPC is chosen. With --local the node may be omitted.
-    #[arg(value_name = "TARGET", help_heading = "Arguments", value_parser = values::target_or_service, add = ArgValueCandidates::new(completion::tunnels))]
+    #[arg(value_name = "TARGET", help_heading = "Arguments", value_parser = values::target_or_service, add = ArgValueCandidates::new(completion::targets_and_tunnels))]
     target: Option<String>,
     /// The managed node, where TARGET is a service or is omitted.
-    #[arg(short, long = "target", value_name = "NODE", value_parser = values::target, hide_short_help = true)]
+    #[arg(short, long = "target", value_name = "NODE", value_parser = values::target, hide_short_help = true, add = ArgValueCandidates::new(completion::targets))]
     target_option: Option<String>,
     /// Where to listen, and where connections go.
     #[arg(

@@ -1,9 +1,11 @@
 //! The options of the commands that look things up: `ls`, `token`, `policy`.
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::{ServiceSpec, TargetSpec};
 
 use super::{LookupAwsArgs, OutputFormat, values};
+use crate::completion;
 use crate::spec::ForwardSpec;
 
 /// `ls`.
@@ -27,6 +29,14 @@ pub(crate) enum Listed {
     Nodes,
     /// Instances and clusters of RDS.
     Rds,
+    /// Caches of ElastiCache.
+    #[value(name = "elasticache")]
+    ElastiCache,
+    /// Domains of OpenSearch Service.
+    #[value(name = "opensearch")]
+    OpenSearch,
+    /// Kubernetes clusters of EKS.
+    Eks,
     /// Containers of running ECS tasks.
     Ecs,
 }
@@ -37,6 +47,9 @@ impl Listed {
         match self {
             Self::Nodes => "managed nodes",
             Self::Rds => "databases of RDS",
+            Self::ElastiCache => "caches of ElastiCache",
+            Self::OpenSearch => "domains of OpenSearch Service",
+            Self::Eks => "Kubernetes clusters of EKS",
             Self::Ecs => "running ECS tasks",
         }
     }
@@ -46,7 +59,7 @@ impl Listed {
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
     /// The database: rds:NAME or rds:NAME:reader.
-    #[arg(value_name = "DATABASE", value_parser = values::database)]
+    #[arg(value_name = "DATABASE", value_parser = values::database, add = ArgValueCandidates::new(completion::databases))]
     pub(crate) database: ServiceSpec,
     /// The database user.
     #[arg(long, value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -59,7 +72,7 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArgs {
     /// Managed nodes (by id, name or tag) and services (rds:NAME).
-    #[arg(value_name = "TARGET|SERVICE", value_parser = values::named)]
+    #[arg(value_name = "TARGET|SERVICE", value_parser = values::named, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) names: Vec<Named>,
     /// A forward to allow; may be repeated.
     #[arg(short = 'L', value_name = "SPEC")]

@@ -1,8 +1,10 @@
 //! The options of `relay`, and `--relay`.
 
 use clap::{Args, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 
 use super::{AwsArgs, SessionArgs, values};
+use crate::completion;
 
 /// What becomes of the relay's program on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,7 +30,7 @@ pub(crate) enum RelayAction {
 #[derive(Debug, Args)]
 pub(crate) struct RelayTarget {
     /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target)]
+    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
 use super::{AwsArgs, PoolArgs, SessionArgs, values};
+use crate::completion;
 use crate::socks::Pattern;
 
 /// `socks`.
@@ -16,7 +18,7 @@ pub(crate) struct SocksArgs {
     ///
     /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", help_heading = "Arguments", value_parser = values::target)]
+    #[arg(required_unless_present = "local", value_name = "TARGET", help_heading = "Arguments", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
     /// Where to listen.
     ///

@@ -14,7 +14,7 @@ pub(super) static OPTIONS: LazyLock<Command> =
     LazyLock::new(|| TunnelArgs::augment_args(Command::new("forward").no_binary_name(true)));
 
 /// Options that concern the command rather than a tunnel.
-const NOT_KEYS: [&str; 2] = ["local", "config"];
+const NOT_KEYS: [&str; 3] = ["local", "config", "refresh"];
 
 /// The shape of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ mod ticket;
 
 pub use aws::{
     AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, Caller, ConfigurationFile, DatabaseToken, EcsSpec, EcsTarget,
-    NetworkPlace, Node, Person, Preferences, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint, ServiceSummary,
-    Verdict, VpcEndpoint, configuration_files, profile_names,
+    LookupCache, NetworkPlace, Node, Person, Preferences, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint,
+    ServiceSummary, Verdict, VpcEndpoint, configuration_files, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
 /// For [`SessionProvider::data_key`].

@@ -40,8 +40,17 @@ pub struct NamedProvider {
 #[derive(Debug, Default)]
 struct Found {
     last: Option<Destination>,
-    /// No session has been started with it yet.
-    is_fresh: bool,
+    /// Where its node was found, if no session has been started with it yet.
+    unused: Option<Origin>,
+}
+
+/// Where a node was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// AWS said so.
+    Aws,
+    /// In the provider's [`LookupCache`](super::LookupCache), so it may be gone.
+    Cache,
 }
 
 /// The destination of a session.
@@ -64,22 +73,29 @@ impl NamedProvider {
     }
 
     /// Looks up the destination of the next session. The next started session uses the result without another lookup.
+    /// The node may come from the provider's [`LookupCache`](super::LookupCache).
     ///
     /// # Errors
     /// Nothing has the name, or no node of it is online; the API's errors.
     pub async fn find(&self) -> Result<Destination, ProviderError> {
-        let found = self.look_up().await?;
-        *self.found() = Found { last: Some(found.clone()), is_fresh: true };
+        let (found, origin) = self.look_up(Origin::Cache).await?;
+        *self.found() = Found { last: Some(found.clone()), unused: Some(origin) };
         Ok(found)
     }
 
-    /// The destination of the session that is about to start.
-    async fn destination(&self) -> Result<Destination, ProviderError> {
-        if let Found { last: Some(last), is_fresh: fresh @ true } = &mut *self.found() {
-            *fresh = false;
-            return Ok(last.clone());
+    /// The destination of the session that is about to start. A session that replaces another one starts because
+    /// something has changed, so AWS is asked.
+    async fn destination(&self) -> Result<(Destination, Origin), ProviderError> {
+        if let Found { last: Some(last), unused } = &mut *self.found()
+            && let Some(origin) = unused.take()
+        {
+            return Ok((last.clone(), origin));
         }
-        let found = self.look_up().await?;
+        self.ask_again().await.map(|found| (found, Origin::Aws))
+    }
+
+    async fn ask_again(&self) -> Result<Destination, ProviderError> {
+        let (found, _) = self.look_up(Origin::Aws).await?;
         self.found().last = Some(found.clone());
         Ok(found)
     }
@@ -88,18 +104,56 @@ impl NamedProvider {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn look_up(&self) -> Result<Destination, ProviderError> {
+    /// Looks everything up. The node may come from the cache if that is `best`.
+    async fn look_up(&self, best: Origin) -> Result<(Destination, Origin), ProviderError> {
         let service = match &self.service {
             Some(spec) => Some(self.aws.find_service(spec).await?),
             None => None,
         };
         let previous = self.found().last.as_ref().map(|last| last.node.clone());
-        let details = match &self.source {
-            NodeSource::Fixed(target) => return Ok(Destination { node: target.clone(), details: None, service }),
-            NodeSource::AnyOf(spec) => self.aws.any_node(spec, previous.as_deref()).await?,
-            NodeSource::InVpcOfService => self.node_beside(service.as_ref(), previous.as_deref()).await?,
+        let previous = previous.as_deref();
+        if let NodeSource::Fixed(target) = &self.source {
+            return Ok((Destination { node: target.clone(), details: None, service }, Origin::Aws));
+        }
+        let cached = match best {
+            Origin::Cache => self.cached_node(service.as_ref(), previous).await,
+            Origin::Aws => None,
         };
-        Ok(Destination { node: details.id.clone(), details: Some(details), service })
+        let (node, origin) = match (cached, &self.source) {
+            (Some(node), _) => (node, Origin::Cache),
+            (None, NodeSource::AnyOf(spec)) => (self.aws.any_node(spec, previous).await?, Origin::Aws),
+            (None, _) => (self.node_beside(service.as_ref(), previous).await?, Origin::Aws),
+        };
+        Ok((Destination { node: node.id.clone(), details: Some(node), service }, origin))
+    }
+
+    async fn cached_node(&self, service: Option<&ServiceEndpoint>, previous: Option<&str>) -> Option<Node> {
+        let nodes = match &self.source {
+            NodeSource::Fixed(_) => return None,
+            NodeSource::AnyOf(spec) => self.aws.remembered_nodes(spec).await?,
+            NodeSource::InVpcOfService => {
+                let mut nodes = self.aws.remembered(service?.vpc.clone()?).await?;
+                nodes.retain(Node::forwards_to_hosts);
+                nodes
+            }
+        };
+        choose(&nodes, previous).cloned()
+    }
+
+    async fn start_at(&self, request: &StartRequest, to: Destination) -> Result<SessionTicket, ProviderError> {
+        let Destination { node, service, .. } = to;
+        let mut request = StartRequest { target: node.clone(), ..request.clone() };
+        let leads_to_host = request.parameters.contains_key("host") || request.offered.contains_key("host");
+        if let Some(service) = service.filter(|_| leads_to_host) {
+            for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
+                // A user's own document gets only the parameters that it defines.
+                let is_offered = request.offered.contains_key(name);
+                let place = if is_offered { &mut request.offered } else { &mut request.parameters };
+                place.insert(name.to_owned(), vec![value]);
+            }
+        }
+        let ticket = self.aws.start(&request).await?;
+        Ok(SessionTicket { target: ticket.target.or(Some(node)), ..ticket })
     }
 
     async fn node_beside(
@@ -125,6 +179,12 @@ impl NamedProvider {
     }
 }
 
+/// Whether the node may be gone. A policy with conditions on tags denies access to an instance that does not exist.
+fn is_about_the_node(error: &ProviderError) -> bool {
+    use ProviderErrorKind as Kind;
+    matches!(error.kind, Kind::NotConnected | Kind::NotFound | Kind::Invalid | Kind::AccessDenied)
+}
+
 /// The node of the previous session while it is online, otherwise the first one that is.
 pub(super) fn choose<'a>(nodes: &'a [Node], previous: Option<&str>) -> Option<&'a Node> {
     let mut online = nodes.iter().filter(|node| node.online);
@@ -135,19 +195,16 @@ pub(super) fn choose<'a>(nodes: &'a [Node], previous: Option<&str>) -> Option<&'
 impl SessionProvider for NamedProvider {
     fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
         Box::pin(async move {
-            let Destination { node, service, .. } = self.destination().await?;
-            let mut request = StartRequest { target: node.clone(), ..request.clone() };
-            let leads_to_host = request.parameters.contains_key("host") || request.offered.contains_key("host");
-            if let Some(service) = service.filter(|_| leads_to_host) {
-                for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
-                    // A user's own document gets only the parameters that it defines.
-                    let is_offered = request.offered.contains_key(name);
-                    let place = if is_offered { &mut request.offered } else { &mut request.parameters };
-                    place.insert(name.to_owned(), vec![value]);
+            let (destination, origin) = self.destination().await?;
+            let node = destination.node.clone();
+            match self.start_at(request, destination).await {
+                Err(refused) if origin == Origin::Cache && is_about_the_node(&refused) => {
+                    tracing::info!(%refused, node, "the node is looked up again");
+                    let found = self.ask_again().await?;
+                    if found.node == node { Err(refused) } else { self.start_at(request, found).await }
                 }
+                started => started,
             }
-            let ticket = self.aws.start(&request).await?;
-            Ok(SessionTicket { target: ticket.target.or(Some(node)), ..ticket })
         })
     }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::Found;
 use super::errors::invalid;
 use super::json::ECS;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
@@ -134,7 +135,9 @@ impl AwsProvider {
             Some(task) => self.describe(&spec.cluster, std::slice::from_ref(task)).await,
             None => self.tasks(spec).await,
         };
-        choose(spec, tasks.map_err(|error| about(spec, error))?)
+        let found = choose(spec, tasks.map_err(|error| about(spec, error))?)?;
+        self.remember(Found { nodes: None, names: vec![spec.to_string()] }).await;
+        Ok(found)
     }
 
     async fn tasks(&self, spec: &EcsSpec) -> Result<Vec<Task>, ProviderError> {
@@ -160,14 +163,29 @@ impl AwsProvider {
     /// # Errors
     /// ECS's errors.
     pub async fn list_ecs(&self) -> Result<Vec<RunningTask>, ProviderError> {
-        let clusters: ClusterArns = self.ask(ECS, "ListClusters", &serde_json::json!({})).await?;
         let mut found = Vec::new();
-        for arn in &clusters.cluster_arns {
+        for arn in &self.clusters().await? {
             let spec = EcsSpec { cluster: last_part(arn).to_owned(), service: None, task: None, container: None };
             let running = self.tasks(&spec).await?.into_iter().filter(|task| task.last_status == RUNNING);
             found.extend(running.flat_map(|task| task.list(&spec.cluster)));
         }
+        let names = found.iter().map(|task| task.spec.to_string()).collect();
+        self.remember(Found { nodes: None, names }).await;
         Ok(found)
+    }
+
+    /// The ARNs of all clusters.
+    async fn clusters(&self) -> Result<Vec<String>, ProviderError> {
+        let (mut clusters, mut next_token) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let page: ClusterArns = self.ask(ECS, "ListClusters", &ListClusters { next_token }).await?;
+            clusters.extend(page.cluster_arns);
+            next_token = page.next_token;
+            if next_token.is_none() {
+                break;
+            }
+        }
+        Ok(clusters)
     }
 
     async fn describe(&self, cluster: &str, tasks: &[String]) -> Result<Vec<Task>, ProviderError> {
@@ -279,11 +297,19 @@ struct ListTasks<'a> {
     next_token: Option<String>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListClusters {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_token: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ClusterArns {
     #[serde(default)]
     cluster_arns: Vec<String>,
+    next_token: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod apis;
 mod bounded;
+mod cache;
 mod caller;
 mod credentials;
 mod document;
@@ -28,6 +29,7 @@ mod source;
 mod token;
 mod xml;
 
+pub use cache::LookupCache;
 pub use caller::Caller;
 pub use ecs::{EcsSpec, EcsTarget, RunningTask};
 pub use examine::Preferences;
@@ -132,6 +134,7 @@ pub struct AwsProvider {
     endpoint: String,
     apis: Apis,
     told_unsigned: AtomicBool,
+    cache: Option<LookupCache>,
 }
 
 impl AwsProvider {
@@ -167,7 +170,8 @@ impl AwsProvider {
         let apis = Apis { settings: settings.clone(), http };
         let surroundings = Surroundings { apis: apis.clone(), person };
         let credentials = CredentialsSource::new(config.credentials, selected.clone(), surroundings);
-        Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned: AtomicBool::new(false) })
+        let told_unsigned = AtomicBool::new(false);
+        Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned, cache: None })
     }
 
     /// Gets credentials, so that later calls need not wait for a person.
@@ -258,12 +262,24 @@ impl AwsProvider {
         F: Future<Output = Result<O, ProviderError>>,
     {
         let credentials = self.credentials.current().await?;
-        match call(credentials.clone()).await {
+        let answer = match call(credentials.clone()).await {
             Err(error) if error.kind == ProviderErrorKind::ExpiredCredentials => {
                 let renewed = self.credentials.renewed(&credentials).await?;
                 if renewed == credentials { Err(error) } else { call(renewed).await }
             }
             answer => answer,
+        };
+        answer.map_err(|error| self.placed(error))
+    }
+
+    /// Adds the region and the profile where the answer depends on them.
+    fn placed(&self, error: ProviderError) -> ProviderError {
+        match error.kind {
+            ProviderErrorKind::AccessDenied | ProviderErrorKind::Throttled => {
+                let message = format!("{}; asked in {}", error.message, self.place());
+                ProviderError { message, ..error }
+            }
+            _ => error,
         }
     }
 

@@ -7,17 +7,18 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter, PingStatus};
 use aws_smithy_types::DateTime;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use ssm_proto::Version;
 
 use super::super::named::choose;
+use super::cache::Found;
 use super::query::EC2;
 use super::xml::List;
 use super::{AwsProvider, ProviderError, ProviderErrorKind, called_by};
 use crate::TargetSpec;
 
 /// A node that Systems Manager knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Node {
     /// The target for StartSession.
@@ -107,7 +108,21 @@ impl AwsProvider {
         };
         nodes.sort_by(|a, b| b.online.cmp(&a.online).then_with(|| a.id.cmp(&b.id)));
         nodes.dedup_by(|a, b| a.id == b.id);
+        let mut names = names(&nodes);
+        names.extend((!nodes.is_empty()).then(|| spec.to_string()));
+        self.remember_nodes(spec.to_string(), &nodes, names).await;
         Ok(nodes)
+    }
+
+    /// What [`AwsProvider::find_nodes`] found within the last minute, if it is in the [`LookupCache`](super::LookupCache).
+    pub async fn remembered_nodes(&self, spec: &TargetSpec) -> Option<Vec<Node>> {
+        self.remembered(spec.to_string()).await
+    }
+
+    /// A node that is offline may come online at any moment, so such nodes alone are not stored.
+    async fn remember_nodes(&self, what: String, nodes: &[Node], names: Vec<String>) {
+        let lasts = nodes.iter().any(|node| node.online);
+        self.remember(Found { nodes: lasts.then(|| (what, nodes.to_vec())), names }).await;
     }
 
     /// All nodes of the account in the region, ordered by id, with their Name tags if the caller may query EC2.
@@ -123,6 +138,7 @@ impl AwsProvider {
                 Err(error) => tracing::info!(%error, "the nodes' Name tags are not known"),
             }
         }
+        self.remember(Found { nodes: None, names: names(&nodes) }).await;
         Ok(nodes)
     }
 
@@ -183,6 +199,7 @@ impl AwsProvider {
         nodes.retain(|node| instances.iter().any(|instance| instance.instance_id == node.id));
         nodes.iter_mut().for_each(|node| node.learn_name(&instances));
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        self.remember_nodes(vpc.to_owned(), &nodes, Vec::new()).await;
         Ok(nodes)
     }
 
@@ -318,6 +335,11 @@ impl AwsProvider {
         }
         Ok(instances)
     }
+}
+
+/// The ids and the Name tags.
+fn names(nodes: &[Node]) -> Vec<String> {
+    nodes.iter().flat_map(|node| std::iter::once(node.id.clone()).chain(node.name.clone())).collect()
 }
 
 fn filter<T: Into<String>>(

@@ -138,6 +138,7 @@ struct Answer {
     secret_access_key: String,
     session_token: Option<String>,
     expiration: Option<String>,
+    account_id: Option<String>,
 }
 
 fn read(output: &[u8]) -> Result<Credentials, String> {
@@ -153,8 +154,14 @@ fn read(output: &[u8]) -> Result<Credentials, String> {
         return Err(format!("it printed Version {}; only 1 is known", answer.version));
     }
     let expiry = answer.expiration.filter(|text| !text.is_empty()).map(|text| time(&text)).transpose()?;
-    let Answer { access_key_id, secret_access_key, session_token, .. } = answer;
-    Ok(Credentials::new(access_key_id, secret_access_key, session_token, expiry, "credential_process"))
+    let mut credentials = Credentials::builder()
+        .access_key_id(answer.access_key_id)
+        .secret_access_key(answer.secret_access_key)
+        .provider_name("credential_process");
+    credentials.set_session_token(answer.session_token);
+    credentials.set_expiry(expiry);
+    credentials.set_account_id(answer.account_id.map(Into::into));
+    Ok(credentials.build())
 }
 
 /// A time in RFC 3339.

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use ::http::Request;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
+use url::form_urlencoded;
 
 use super::signed::{Service, not_asked};
 use super::{AwsProvider, ProviderError, json};
@@ -28,8 +29,30 @@ impl AwsProvider {
     where
         O: DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let api = self.apis.signed(service).await?;
         let path = format!("{path}{}", utf8_percent_encode(item, NON_ALPHANUMERIC));
+        self.get_list(service, name, &path, &[]).await
+    }
+
+    /// Calls `name`: gets what `path` contains, restricted by the parameters.
+    ///
+    /// # Errors
+    /// As for [`super::signed::SignedApi::send`].
+    pub(super) async fn get_list<O>(
+        &self,
+        service: Service,
+        name: &'static str,
+        path: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<O, ProviderError>
+    where
+        O: DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let api = self.apis.signed(service).await?;
+        let mut path = path.to_owned();
+        if !parameters.is_empty() {
+            let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+            path = format!("{path}?{query}");
+        }
         let request = Request::get(path).body(String::new()).map_err(|error| not_asked(name, &error))?;
         let read = json::read::<O>;
         self.renewing(|credentials| api.send(name, request.clone(), credentials, self.credentials.remedy(), read)).await

@@ -24,10 +24,7 @@ pub(super) async fn cached(role: &Role) -> Option<Credentials> {
     let path = files::folder().join("cli/cache").join(format!("{}.json", cache_key(role)));
     let text = tokio::fs::read(path).await.ok()?;
     let cached: Cached = serde_json::from_slice(&text).ok()?;
-    let Keys { access_key_id, secret_access_key, session_token, expiration } = cached.credentials;
-    let expiry = process::time(&expiration).ok()?;
-    let credentials =
-        Credentials::new(access_key_id, secret_access_key, Some(session_token), Some(expiry), "cli cache");
+    let credentials = cached.credentials.of(role, "cli cache").ok()?;
     is_good(&credentials).then_some(credentials)
 }
 
@@ -44,6 +41,20 @@ struct Keys {
     secret_access_key: String,
     session_token: String,
     expiration: String,
+}
+
+impl Keys {
+    fn of(self, role: &Role, origin: &'static str) -> Result<Credentials, String> {
+        let mut credentials = Credentials::builder()
+            .access_key_id(self.access_key_id)
+            .secret_access_key(self.secret_access_key)
+            .session_token(self.session_token)
+            .expiry(process::time(&self.expiration)?)
+            .provider_name(origin);
+        // arn:aws:iam::123456789012:role/NAME
+        credentials.set_account_id(role.arn.split(':').nth(4).map(Into::into));
+        Ok(credentials.build())
+    }
 }
 
 /// The name of the AWS CLI's file: the SHA-1 of the call's arguments as Python writes them in JSON.
@@ -109,9 +120,7 @@ pub(super) async fn assume(
         };
         ProviderError { kind, message }
     })?;
-    let Keys { access_key_id, secret_access_key, session_token, expiration } = answer.assume_role_result.credentials;
-    let expiry = process::time(&expiration).map_err(refused)?;
-    Ok(Credentials::new(access_key_id, secret_access_key, Some(session_token), Some(expiry), CALL))
+    answer.assume_role_result.credentials.of(role, CALL).map_err(refused)
 }
 
 #[derive(Deserialize)]

@@ -5,10 +5,52 @@ use serde::Deserialize;
 use super::super::query::ELASTICACHE;
 use super::super::xml::List;
 use super::super::{AwsProvider, ProviderError};
-use super::{Endpoint, ServiceEndpoint, SubnetGroup, endpoint, found};
-use crate::ServiceSpec;
+use super::{Endpoint, ServiceEndpoint, ServiceSummary, SubnetGroup, endpoint, found};
+use crate::{ServiceKind, ServiceSpec};
+
+/// Pages of 100, or of 50.
+const MAX_PAGES: usize = 20;
 
 impl AwsProvider {
+    /// All replication groups, clusters outside of a group, and serverless caches in the region.
+    pub(super) async fn list_caches(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
+        let mut found = Vec::new();
+        let mut marker = None;
+        for _ in 0..MAX_PAGES {
+            let parameters: Vec<_> = page("Marker", marker.as_deref()).collect();
+            let answer: DescribeReplicationGroups =
+                self.query(ELASTICACHE, "DescribeReplicationGroups", &parameters).await?;
+            found.extend(answer.result.groups.items.into_iter().map(ReplicationGroup::summary));
+            marker = answer.result.marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                break;
+            }
+        }
+        for _ in 0..MAX_PAGES {
+            let mut parameters =
+                vec![("ShowCacheNodeInfo", "true"), ("ShowCacheClustersNotInReplicationGroups", "true")];
+            parameters.extend(page("Marker", marker.as_deref()));
+            let answer: DescribeCacheClusters = self.query(ELASTICACHE, "DescribeCacheClusters", &parameters).await?;
+            let clusters = answer.result.clusters.items.into_iter();
+            found.extend(clusters.filter(|cluster| cluster.group.is_none()).map(CacheCluster::summary));
+            marker = answer.result.marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                break;
+            }
+        }
+        for _ in 0..MAX_PAGES {
+            let parameters: Vec<_> = page("NextToken", marker.as_deref()).collect();
+            let answer: DescribeServerlessCaches =
+                self.query(ELASTICACHE, "DescribeServerlessCaches", &parameters).await?;
+            found.extend(answer.result.caches.items.into_iter().map(ServerlessCache::summary));
+            marker = answer.result.next_token.filter(|token| !token.is_empty());
+            if marker.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     pub(super) async fn find_cache(&self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let call = "DescribeReplicationGroups";
         let groups =
@@ -58,6 +100,11 @@ impl AwsProvider {
     }
 }
 
+/// The parameter for the next page.
+fn page<'a>(name: &'a str, marker: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    marker.map(|marker| (name, marker)).into_iter()
+}
+
 #[derive(Debug, Deserialize)]
 struct DescribeReplicationGroups {
     #[serde(rename = "DescribeReplicationGroupsResult")]
@@ -68,11 +115,17 @@ struct DescribeReplicationGroups {
 struct ReplicationGroups {
     #[serde(rename = "ReplicationGroups", default)]
     groups: List<ReplicationGroup>,
+    #[serde(rename = "Marker")]
+    marker: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ReplicationGroup {
+    #[serde(rename = "ReplicationGroupId")]
+    id: String,
+    #[serde(default)]
+    status: String,
     engine: Option<String>,
     configuration_endpoint: Option<Endpoint>,
     #[serde(rename = "MemberClusters", default)]
@@ -94,12 +147,20 @@ impl ReplicationGroup {
     /// With cluster mode, one endpoint describes all shards. Without it, a group has one endpoint for writing and one
     /// for reading.
     fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
-        let shard = self.node_groups.items.into_iter().next().unwrap_or_default();
-        let of_shard = if spec.reader { shard.reader_endpoint } else { shard.primary_endpoint };
-        let at = self.configuration_endpoint.or(of_shard).unwrap_or_default();
-        let engine = self.engine.unwrap_or_else(|| "redis".to_owned());
-        let tls = self.transit_encryption_enabled;
+        let (engine, tls) = (engine(self.engine.as_deref()), self.transit_encryption_enabled);
+        let at = self.at(spec.reader).unwrap_or_default();
         Ok(ServiceEndpoint { tls, ..endpoint(spec, &engine, at.address, at.port)? })
+    }
+
+    fn at(self, reader: bool) -> Option<Endpoint> {
+        let shard = self.node_groups.items.into_iter().next().unwrap_or_default();
+        let of_shard = if reader { shard.reader_endpoint } else { shard.primary_endpoint };
+        self.configuration_endpoint.or(of_shard)
+    }
+
+    fn summary(self) -> ServiceSummary {
+        let (id, engine, status) = (self.id.clone(), engine(self.engine.as_deref()), self.status.clone());
+        ServiceSummary::new(ServiceKind::ElastiCache, id, engine, status, self.at(false).and_then(Endpoint::text))
     }
 }
 
@@ -113,11 +174,19 @@ struct DescribeCacheClusters {
 struct CacheClusters {
     #[serde(rename = "CacheClusters", default)]
     clusters: List<CacheCluster>,
+    #[serde(rename = "Marker")]
+    marker: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct CacheCluster {
+    #[serde(rename = "CacheClusterId")]
+    id: String,
+    #[serde(rename = "CacheClusterStatus", default)]
+    status: String,
+    #[serde(rename = "ReplicationGroupId")]
+    group: Option<String>,
     engine: Option<String>,
     configuration_endpoint: Option<Endpoint>,
     #[serde(default)]
@@ -148,12 +217,25 @@ impl CacheCluster {
     }
 
     fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
-        let first = self.cache_nodes.items.into_iter().next().and_then(|node| node.endpoint);
-        let at = self.configuration_endpoint.or(first).filter(|_| !spec.reader).unwrap_or_default();
-        let engine = self.engine.unwrap_or_else(|| "redis".to_owned());
-        let tls = self.transit_encryption_enabled;
+        let (engine, tls) = (engine(self.engine.as_deref()), self.transit_encryption_enabled);
+        let at = self.at().filter(|_| !spec.reader).unwrap_or_default();
         Ok(ServiceEndpoint { tls, ..endpoint(spec, &engine, at.address, at.port)? })
     }
+
+    fn at(self) -> Option<Endpoint> {
+        let first = self.cache_nodes.items.into_iter().next().and_then(|node| node.endpoint);
+        self.configuration_endpoint.or(first)
+    }
+
+    fn summary(self) -> ServiceSummary {
+        let (id, engine, status) = (self.id.clone(), engine(self.engine.as_deref()), self.status.clone());
+        ServiceSummary::new(ServiceKind::ElastiCache, id, engine, status, self.at().and_then(Endpoint::text))
+    }
+}
+
+/// ElastiCache omits the engine in some answers about Redis.
+fn engine(known: Option<&str>) -> String {
+    known.unwrap_or("redis").to_owned()
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,11 +260,17 @@ struct DescribeServerlessCaches {
 struct ServerlessCaches {
     #[serde(rename = "ServerlessCaches", default)]
     caches: List<ServerlessCache>,
+    #[serde(rename = "NextToken")]
+    next_token: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ServerlessCache {
+    #[serde(rename = "ServerlessCacheName")]
+    name: String,
+    #[serde(default)]
+    status: String,
     engine: Option<String>,
     endpoint: Option<Endpoint>,
     reader_endpoint: Option<Endpoint>,
@@ -192,7 +280,12 @@ impl ServerlessCache {
     /// Its VPC can only be found by its subnets, through EC2.
     fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let at = if spec.reader { self.reader_endpoint } else { self.endpoint }.unwrap_or_default();
-        let engine = self.engine.unwrap_or_else(|| "redis".to_owned());
+        let engine = engine(self.engine.as_deref());
         Ok(ServiceEndpoint { tls: true, ..endpoint(spec, &engine, at.address, at.port)? })
+    }
+
+    fn summary(self) -> ServiceSummary {
+        let (engine, at) = (engine(self.engine.as_deref()), self.endpoint.and_then(Endpoint::text));
+        ServiceSummary::new(ServiceKind::ElastiCache, self.name, engine, self.status, at)
     }
 }

@@ -5,17 +5,42 @@ use url::Url;
 
 use super::super::rest::EKS;
 use super::super::{AwsProvider, ProviderError};
-use super::{ServiceEndpoint, endpoint, found};
-use crate::ServiceSpec;
+use super::{ServiceEndpoint, ServiceSummary, endpoint, found};
+use crate::{ServiceKind, ServiceSpec};
+
+/// Pages of 100.
+const MAX_PAGES: usize = 20;
 
 impl AwsProvider {
+    /// All clusters in the region.
+    pub(super) async fn list_kubernetes(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
+        let (mut found, mut next) = (Vec::new(), None::<String>);
+        for _ in 0..MAX_PAGES {
+            let mut parameters = vec![("maxResults", "100")];
+            parameters.extend(next.as_deref().map(|next| ("nextToken", next)));
+            let page: ListClusters = self.get_list(EKS, "ListClusters", "/clusters", &parameters).await?;
+            for name in page.clusters {
+                // It may be gone by now.
+                if let Some(cluster) = self.cluster(&name).await? {
+                    found.push(cluster.summary(name));
+                }
+            }
+            next = page.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn cluster(&self, name: &str) -> Result<Option<Cluster>, ProviderError> {
+        let answer = self.get::<DescribeCluster>(EKS, "DescribeCluster", "/clusters/", name).await;
+        Ok(found(answer)?.map(|answer| answer.cluster))
+    }
+
     pub(super) async fn find_kubernetes(&self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
-        let answer = self.get::<DescribeCluster>(EKS, "DescribeCluster", "/clusters/", &spec.name);
-        let Some(answer) = found(answer.await)? else { return Err(self.no_service(spec, "cluster")) };
-        let cluster = answer.cluster;
-        let url = cluster.endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok());
-        let host = url.as_ref().and_then(|url| url.host_str()).map(str::to_owned);
-        let port = url.as_ref().and_then(Url::port_or_known_default);
+        let Some(cluster) = self.cluster(&spec.name).await? else { return Err(self.no_service(spec, "cluster")) };
+        let (host, port) = cluster.at().unzip();
         let vpc = cluster.resources_vpc_config.unwrap_or_default();
         Ok(ServiceEndpoint {
             vpc: vpc.vpc_id,
@@ -36,8 +61,30 @@ struct DescribeCluster {
 #[serde(rename_all = "camelCase")]
 struct Cluster {
     endpoint: Option<String>,
+    #[serde(default)]
+    status: String,
     certificate_authority: Option<CertificateAuthority>,
     resources_vpc_config: Option<VpcConfig>,
+}
+
+impl Cluster {
+    fn at(&self) -> Option<(String, u16)> {
+        let url = Url::parse(self.endpoint.as_deref()?).ok()?;
+        Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
+    }
+
+    fn summary(self, name: String) -> ServiceSummary {
+        let at = self.at().map(|(host, port)| format!("{host}:{port}"));
+        ServiceSummary::new(ServiceKind::Eks, name, "kubernetes", self.status.to_lowercase(), at)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListClusters {
+    #[serde(default)]
+    clusters: Vec<String>,
+    next_token: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

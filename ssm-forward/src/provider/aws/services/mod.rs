@@ -7,6 +7,7 @@ mod rds;
 
 use serde::Deserialize;
 
+use super::cache::Found;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
 use crate::{ServiceKind, ServiceSpec};
 
@@ -60,12 +61,30 @@ impl AwsProvider {
     /// # Errors
     /// [`ProviderErrorKind::NotFound`] if there is none of this name in the region, and the API's errors.
     pub async fn find_service(&self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
-        match spec.kind {
+        let found = match spec.kind {
             ServiceKind::Rds => self.find_rds(spec).await,
             ServiceKind::ElastiCache => self.find_cache(spec).await,
             ServiceKind::OpenSearch => self.find_domain(spec).await,
             ServiceKind::Eks => self.find_kubernetes(spec).await,
-        }
+        }?;
+        self.remember(Found { nodes: None, names: vec![spec.to_string()] }).await;
+        Ok(found)
+    }
+
+    /// All services of a kind in the region.
+    ///
+    /// # Errors
+    /// The API's errors.
+    pub async fn list_services(&self, kind: ServiceKind) -> Result<Vec<ServiceSummary>, ProviderError> {
+        let services = match kind {
+            ServiceKind::Rds => self.list_rds().await,
+            ServiceKind::ElastiCache => self.list_caches().await,
+            ServiceKind::OpenSearch => self.list_domains().await,
+            ServiceKind::Eks => self.list_kubernetes().await,
+        }?;
+        let names = services.iter().map(|service| service.spec.to_string()).collect();
+        self.remember(Found { nodes: None, names }).await;
+        Ok(services)
     }
 
     fn no_service(&self, spec: &ServiceSpec, what: &str) -> ProviderError {
@@ -111,12 +130,31 @@ fn endpoint(
     })
 }
 
+impl ServiceSummary {
+    fn new(
+        kind: ServiceKind,
+        name: String,
+        engine: impl Into<String>,
+        status: impl Into<String>,
+        endpoint: Option<String>,
+    ) -> Self {
+        let spec = ServiceSpec { kind, name, reader: false };
+        Self { spec, engine: engine.into(), status: status.into(), endpoint }
+    }
+}
+
 /// The pair of elements that most services call an endpoint.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Endpoint {
     address: Option<String>,
     port: Option<u16>,
+}
+
+impl Endpoint {
+    fn text(self) -> Option<String> {
+        Some(format!("{}:{}", self.address?, self.port?))
+    }
 }
 
 /// A subnet group, as described by RDS and ElastiCache.

@@ -16,10 +16,7 @@ const MAX_PAGES: usize = 20;
 
 impl AwsProvider {
     /// All instances and clusters of RDS in the region.
-    ///
-    /// # Errors
-    /// The API's errors.
-    pub async fn list_rds(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
+    pub(super) async fn list_rds(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
         let mut found = Vec::new();
         let mut marker = None;
         for _ in 0..MAX_PAGES {
@@ -139,8 +136,8 @@ impl DbInstance {
     }
 
     fn summary(self) -> ServiceSummary {
-        let at = self.endpoint.and_then(|at| Some(format!("{}:{}", at.address?, at.port?)));
-        summary(self.identifier, self.engine, self.status, at)
+        let at = self.endpoint.and_then(Endpoint::text);
+        ServiceSummary::new(ServiceKind::Rds, self.identifier, self.engine, self.status, at)
     }
 }
 
@@ -152,11 +149,6 @@ struct SecurityGroupMembership {
 
 fn ids(groups: List<SecurityGroupMembership>) -> Vec<String> {
     groups.items.into_iter().map(|group| group.vpc_security_group_id).collect()
-}
-
-fn summary(name: String, engine: String, status: String, endpoint: Option<String>) -> ServiceSummary {
-    let spec = ServiceSpec { kind: ServiceKind::Rds, name, reader: false };
-    ServiceSummary { spec, engine, status, endpoint }
 }
 
 #[derive(Debug, Deserialize)]
@@ -213,7 +205,7 @@ impl DbCluster {
 
     fn summary(self) -> ServiceSummary {
         let at = self.endpoint.zip(self.port).map(|(host, port)| format!("{host}:{port}"));
-        summary(self.identifier, self.engine, self.status, at)
+        ServiceSummary::new(ServiceKind::Rds, self.identifier, self.engine, self.status, at)
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) async fn prepare(
 
 /// Whether the client must be told which authorities to trust. The system does not trust those of RDS.
 fn needs_ca(service: &ServiceEndpoint) -> bool {
-    matches!(family(&service.engine), Some(Family::MySql | Family::Postgres | Family::MongoDb))
+    matches!(family(&service.engine), Some(Family::MySql | Family::Postgres | Family::SqlServer | Family::MongoDb))
 }
 
 fn download(ca: &Path) -> String {

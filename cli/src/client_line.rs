@@ -36,7 +36,7 @@ pub(crate) fn command_line(service: &ServiceEndpoint, client: &Client<'_>) -> Op
         Family::MySql => mysql(service, client),
         Family::Postgres => return Some(postgres(service, client)),
         Family::Redis => redis(service, client),
-        Family::SqlServer => sql_server(service, client),
+        Family::SqlServer => return Some(sql_server(service, client)),
         Family::MongoDb => mongodb(service, client),
         Family::OpenSearch => curl(service, client),
         Family::Kubernetes => kubectl(service, client),
@@ -128,11 +128,12 @@ fn redis(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     words
 }
 
-fn sql_server(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
+/// `sqlcmd` has no option for certificate authorities. Both of its implementations read OpenSSL's variable on Linux.
+fn sql_server(service: &ServiceEndpoint, client: &Client<'_>) -> String {
     let server = format!("tcp:{},{}", client.local.host, client.local.port);
     let mut words = vec!["sqlcmd".to_owned(), "-S".into(), server, "-N".into(), "-F".into(), service.host.clone()];
     words.extend(user(service, client).into_iter().flat_map(|user| ["-U".to_owned(), user.to_owned()]));
-    words
+    format!("SSL_CERT_FILE={} {}", join(&[client.ca.display().to_string()]), join(&words))
 }
 
 /// Its certificate cannot be compared with another name than the host's. So the authority is verified, but the name is

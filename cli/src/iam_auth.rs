@@ -38,6 +38,9 @@ struct Login {
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 /// Delay after a failure, and the minimum interval between two tokens.
 const RETRY: Duration = Duration::from_secs(30);
+/// Interval at which the clock is compared with the token's end. A timer for the whole time would not notice that the
+/// machine slept in the meantime.
+const LOOK: Duration = Duration::from_secs(10);
 
 impl LoginFile {
     /// Writes the first token.
@@ -84,9 +87,14 @@ impl LoginFile {
 
     /// Renews the token before it expires. Never returns. Errors are reported, and the renewal is tried again.
     pub(crate) async fn renew(&mut self, warn: impl Fn(String)) {
+        let mut pause = LOOK;
         loop {
-            let left = self.expires.duration_since(SystemTime::now()).unwrap_or_default();
-            tokio::time::sleep(left.saturating_sub(MARGIN).max(RETRY)).await;
+            tokio::time::sleep(pause).await;
+            if !is_due(self.expires, SystemTime::now()) {
+                pause = LOOK;
+                continue;
+            }
+            pause = RETRY;
             let renewed = match self.aws.database_token(&self.service, &self.login.user).await {
                 Ok(token) => self.write(&token).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
@@ -105,6 +113,11 @@ impl LoginFile {
         self.expires = token.expires;
         Ok(())
     }
+}
+
+/// Whether a token that ends at `expires` is to be replaced at `now`.
+fn is_due(expires: SystemTime, now: SystemTime) -> bool {
+    expires.duration_since(now).unwrap_or_default() <= MARGIN
 }
 
 impl Login {
@@ -161,6 +174,14 @@ mod tests {
         let text = login(Family::MySql).text(token);
         assert!(text.starts_with("[client]\nhost=127.0.0.1\nport=3307\n"), "{text}");
         assert!(text.contains(&format!("password=\"{token}\"\n")) && text.contains("user=\"app\\\\one\""), "{text}");
+    }
+
+    #[test]
+    fn a_token_is_replaced_before_it_expires() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+        assert!(!is_due(now + MARGIN + Duration::from_secs(1), now));
+        assert!(is_due(now + MARGIN, now));
+        assert!(is_due(now - Duration::from_secs(3600), now));
     }
 
     #[cfg(unix)]

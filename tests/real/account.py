@@ -91,7 +91,8 @@ class Aws:
             VpcSecurityGroupIds=[self.groups["db"]], **common,
         )["DBInstance"]
         self.cluster = rds.create_db_cluster(
-            DBClusterIdentifier="reports", Engine="aurora-postgresql", Port=self.ports["postgres"], DatabaseName="postgres", **common
+            DBClusterIdentifier="reports", Engine="aurora-postgresql", Port=self.ports["postgres"], DatabaseName="postgres",
+            EnableIAMDatabaseAuthentication=True, **common
         )["DBCluster"]
         self.cache = self.client("elasticache").create_replication_group(
             ReplicationGroupId="cache", ReplicationGroupDescription="c", Engine="redis", NumCacheClusters=1,
@@ -240,7 +241,8 @@ def MariaDbWithTls(folder, lab):
 
 
 @contextlib.contextmanager
-def Postgres(folder, lab):
+def Postgres(folder, lab, login=""):
+    """`login` is a line of pg_hba.conf that goes before the one that trusts everybody."""
     folder = folder / "postgres"
     folder.mkdir()
     user = None
@@ -253,7 +255,7 @@ def Postgres(folder, lab):
     run([programs / "initdb", "-D", data, "-U", "admin", "--auth=trust", "--no-sync"], env=environment, user=user).ok()
     settings = ["ssl=on", f"ssl_cert_file={certificate}", f"ssl_key_file={key}", f"unix_socket_directories={folder}", "fsync=off"]
     options = [word for setting in settings for word in ("-c", setting)]
-    (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
+    (data / "pg_hba.conf").write_text(f"{login}\nhostssl all all 127.0.0.1/32 trust\n")
     arguments = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(lab.aws.ports["postgres"]), *options]
     with Child(arguments, env=environment, user=user) as server:
         wait_until("PostgreSQL to start", lambda: "ready to accept" in server.stderr)

@@ -37,7 +37,7 @@ import world  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
-SUITES += ["completion", "copying", "examples", "infrastructure", "names", "listing", "network", "endpoints", "targets", "remembering", "doctor"]
+SUITES += ["completion", "copying", "examples", "infrastructure", "names", "listing", "login", "network", "endpoints", "targets", "remembering", "doctor"]
 SUITES += ["run_command", "tunnels", "socks", "relay", "hosts"]
 
 # All suites together take two to three minutes.

@@ -290,7 +290,7 @@ fn every_option_of_forward_is_a_key_of_the_schema() {
     let forward = Cli::command().find_subcommand("forward").unwrap().clone();
     let options: Vec<_> = forward.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
     for option in &options {
-        let of_command = ["local", "config", "hosts", "output", "metrics"].contains(&&**option);
+        let of_command = ["local", "config", "refresh", "hosts", "output", "metrics"].contains(&&**option);
         let key = if option == "parameter" { "parameters" } else { option };
         assert_eq!(properties.contains_key(key), !of_command || option == "local", "{option}");
     }

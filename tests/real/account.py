@@ -121,7 +121,8 @@ class Aws:
         """The services' host names."""
         primary = self.cache["NodeGroups"][0]["PrimaryEndpoint"]["Address"]
         kubernetes = self.kubernetes.removeprefix("https://").strip("/").lower()
-        return [self.database["Endpoint"]["Address"], self.cluster["Endpoint"], primary, kubernetes, self.domain]
+        of_rds = [self.database["Endpoint"]["Address"], self.cluster["Endpoint"], self.cluster["ReaderEndpoint"]]
+        return [*of_rds, primary, kubernetes, self.domain]
 
     def hosts(self):
         """Only the node resolves them."""
@@ -199,10 +200,11 @@ class Certificates:
         self.openssl("req", *options, *self.new_key(key), "-out", certificate)
         return certificate
 
-    def issue(self, host):
-        """A key and a certificate for one host."""
+    def issue(self, *hosts):
+        """A key and a certificate for these hosts."""
         key, request, certificate = (self.folder / f"server-{len(list(self.folder.iterdir()))}{end}" for end in (".key", ".csr", ".pem"))
-        self.openssl("req", "-nodes", "-subj", "/CN=service", "-addext", f"subjectAltName=DNS:{host}", *self.new_key(key), "-out", request)
+        names = ",".join(f"DNS:{host}" for host in hosts)
+        self.openssl("req", "-nodes", "-subj", "/CN=service", "-addext", f"subjectAltName={names}", *self.new_key(key), "-out", request)
         options = ["-days", "2", "-CA", self.ca, "-CAkey", self.ca.with_suffix(".key"), "-CAcreateserial", "-copy_extensions", "copy"]
         self.openssl("x509", "-req", "-in", request, "-out", certificate, *options)
         return key, certificate
@@ -249,7 +251,7 @@ def Postgres(folder, lab, login=""):
     if os.geteuid() == 0:
         user = "postgres"
         shutil.chown(folder, user)
-    key, certificate = given_to("postgres", folder, lab.certificates.issue(lab.aws.cluster["Endpoint"]))
+    key, certificate = given_to("postgres", folder, lab.certificates.issue(lab.aws.cluster["Endpoint"], lab.aws.cluster["ReaderEndpoint"]))
     data, environment = folder / "data", {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
     programs = max(POSTGRES.iterdir(), key=lambda version: int(version.name)) / "bin"
     run([programs / "initdb", "-D", data, "-U", "admin", "--auth=trust", "--no-sync"], env=environment, user=user).ok()

@@ -37,7 +37,7 @@ import world  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
-SUITES += ["completion", "copying", "examples", "infrastructure", "names", "listing", "login", "network", "endpoints", "targets", "remembering", "doctor"]
+SUITES += ["completion", "copying", "examples", "infrastructure", "names", "listing", "login", "documentdb", "network", "endpoints", "targets", "remembering", "doctor"]
 SUITES += ["run_command", "tunnels", "socks", "relay", "hosts"]
 
 # All suites together take two to three minutes.
@@ -111,6 +111,10 @@ def present(component):
         return os.geteuid() == 0
     if component == "boto3":
         return importlib.util.find_spec("boto3") is not None
+    if component == "mongosh":
+        return (harness.CHECKS / "node_modules/.bin/mongosh").exists()
+    if component == "mockupdb":
+        return importlib.util.find_spec("mockupdb") is not None
     if component == "moto":
         return importlib.util.find_spec("moto") is not None
     if component == "postgres":
@@ -148,6 +152,8 @@ INSTALL = {
     "mariadb": "apt-get install mariadb-client",
     "mariadb-dump": "apt-get install mariadb-client",
     "faketime": "apt-get install faketime",
+    "mongosh": VENV,
+    "mockupdb": VENV,
     **dict.fromkeys(["setsid", "setpriv", "unshare"], "apt-get install util-linux"),
     "systemd-analyze": "apt-get install systemd",
     "sshd": "apt-get install openssh-server",

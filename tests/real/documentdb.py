@@ -1,0 +1,142 @@
+"""DocumentDB: mongosh with the printed command line, through a tunnel to a mock of MongoDB's protocol by MongoDB's own developers. moto
+has no DocumentDB, whose API is that of RDS: a cluster of another engine stands in for it."""
+
+import contextlib
+import os
+import socket
+import ssl
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import harness
+from account import Aws, Certificates, Lab, copy, tunnel
+from harness import Manager, contains, equal, run
+
+NEEDS = ["boto3", "moto", "openssl", "mongosh", "mockupdb"]
+
+# The mock answers every command so. The versions of the protocol are those of a recent server.
+ANSWER = {"ok": 1, "isWritablePrimary": True, "helloOk": True, "minWireVersion": 0, "maxWireVersion": 21, "version": "5.0.0"}
+
+
+def checks(suite):
+    with tempfile.TemporaryDirectory(prefix="tests-documentdb-") as name, Aws() as aws:
+        with DocumentDb(aws) as api, Mongo() as mongo:
+            hosts = [*aws.hosts(), "--host", f"{api.host}=127.0.0.1"]
+            with Manager("--target", aws.node, *hosts) as manager:
+                lab = Lab(aws, manager, Certificates(Path(name)))
+                lab.variables["AWS_ENDPOINT_URL_RDS"] = api.url
+                with encrypted(api.port, mongo.port, lab.certificates.issue(api.host)):
+                    suite.check("mongosh by the printed command, with the authority verified", verified, lab)
+                    suite.check("mongosh refuses another authority", refused, lab)
+
+
+def verified(lab):
+    with tunnel(lab, "rds:docs", "--target", lab.aws.node) as client:
+        contains(client.command, "--tlsCAFile", "retryWrites=false")
+        equal(mongosh(client.command).ok().strip(), "answered 1")
+
+
+def refused(lab):
+    with tunnel(lab, "rds:docs", "--target", lab.aws.node, "--rds-ca", str(lab.certificates.other)) as client:
+        ended = mongosh(client.command)
+        assert ended.code != 0, ended.stdout
+        contains(ended.stdout + ended.stderr, "certificate")
+
+
+def mongosh(command):
+    """The mock has no users."""
+    script = "print('answered', db.runCommand({ping: 1}).ok)"
+    command = command.replace(" --username admin", "").replace("?", "?serverSelectionTimeoutMS=10000&")
+    arguments = f'{command} --norc --quiet --eval "{script}"'
+    # With a Node of its own: its driver needs a newer one than Debian has.
+    path = f"{harness.CHECKS}/node_modules/.bin:{harness.SEARCH_PATH}"
+    return run(["sh", "-c", arguments], env={"PATH": path, "HOME": os.environ["TESTS_HOME"], "LC_ALL": "C.UTF-8"})
+
+
+class Mongo:
+    """The mock, on a port without TLS."""
+
+    def __enter__(self):
+        from mockupdb import MockupDB
+
+        self._server = MockupDB()
+        self.port = self._server.run()
+        self._server.autoresponds(lambda request: request.ok(**ANSWER))
+        return self
+
+    def __exit__(self, *_):
+        self._server.stop()
+
+
+class DocumentDb:
+    """The API of DocumentDB: that of RDS, with the engine of one cluster replaced."""
+
+    def __init__(self, aws):
+        self._moto = aws.url
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        cluster = aws.client("rds").create_db_cluster(
+            DBClusterIdentifier="docs", Engine="aurora-postgresql", Port=self.port, DBSubnetGroupName="g",
+            MasterUsername="admin", MasterUserPassword="not-a-secret",
+        )["DBCluster"]
+        self.host = cluster["Endpoint"]
+
+    def __enter__(self):
+        moto = self._moto
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, answer = 200, b""
+                try:
+                    with urllib.request.urlopen(urllib.request.Request(moto, body, dict(self.headers))) as got:
+                        answer = got.read()
+                except urllib.error.HTTPError as refusal:
+                    status, answer = refusal.code, refusal.read()
+                answer = answer.replace(b"<Engine>aurora-postgresql</Engine>", b"<Engine>docdb</Engine>")
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def encrypted(port, behind, certificate):
+    """TLS in front of a port."""
+    key, chain = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    server = socket.create_server(("127.0.0.1", port))
+
+    def serve(near):
+        # A client that does not trust the certificate goes away during the handshake.
+        with contextlib.suppress(OSError):
+            near = context.wrap_socket(near, server_side=True)
+            far = socket.create_connection(("127.0.0.1", behind))
+            threading.Thread(target=copy, args=(far, near), daemon=True).start()
+            copy(near, far)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield
+    server.close()

@@ -48,6 +48,9 @@
 //!
 //! The requirements are numbered in `docs/protocol.md` and `docs/relay.md`. Comments cite the numbers.
 
+// Time and randomness are arguments (clippy.toml lists the methods).
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 #[cfg(feature = "session")]
 mod channel;
 #[cfg(feature = "session")]
@@ -81,8 +84,8 @@ pub use handshake::{
 pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
 #[cfg(feature = "session")]
 pub use session::{
-    AgentConfig, AgentQuirks, ClientConfig, OpenError, Output, Session, SessionEvent, SessionMode, SessionStats,
-    TerminalSize,
+    AgentConfig, AgentQuirks, ClientConfig, OpenError, Output, Session, SessionError, SessionEvent, SessionMode,
+    SessionStats, TerminalSize,
 };
 #[cfg(feature = "session")]
 pub use wire::{

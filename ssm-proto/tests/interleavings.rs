@@ -11,8 +11,8 @@ use fastrand::Rng;
 use proptest::prelude::*;
 use ssm_proto::testing::{End, Link, Pair};
 use ssm_proto::{
-    AgentConfig, AgentQuirks, ChannelConfig, ClientConfig, MuxConfig, Retransmission, SessionEvent, Side, StreamId,
-    WriteError, publication,
+    AgentConfig, AgentQuirks, ChannelConfig, ClientConfig, HandshakeError, MuxConfig, Retransmission, SessionError,
+    SessionEvent, Side, StreamId, WriteError, publication,
 };
 
 /// One direction of one stream: what must arrive, and the progress of each end.
@@ -233,7 +233,8 @@ fn run(plan: &Plan) -> Duration {
 /// An agent waits 15 s for the answer to its handshake request (HS-7). If more than a quarter of the messages are lost,
 /// the answer can be lost every time until then. The session is then over, and reports that.
 fn check_given_up(pair: &Pair) {
-    let failed = |event: &SessionEvent| matches!(event, SessionEvent::Failed(text) if text.contains("timed out"));
+    let failed =
+        |event: &SessionEvent| matches!(event, SessionEvent::Failed(SessionError::Handshake(HandshakeError::TimedOut)));
     assert!(pair.agent.events.iter().any(failed), "no handshake: {:?} {:?}", pair.client.events, pair.agent.events);
     assert!(pair.agent.session.stats().channel.retransmissions > 3, "given up early: {:?}", pair.agent.session.stats());
 }

@@ -150,9 +150,9 @@ impl<'a> Replay<'a> {
         codes.collect()
     }
 
-    fn failures(&self) -> Vec<&str> {
+    fn failures(&self) -> Vec<String> {
         let texts = self.events.iter().filter_map(|event| match event {
-            SessionEvent::Failed(text) => Some(text.as_str()),
+            SessionEvent::Failed(error) => Some(error.to_string()),
             _ => None,
         });
         texts.collect()
@@ -427,7 +427,7 @@ fn a_refused_data_key_is_told_as_the_official_client_tells_it() {
         },
     );
     assert_eq!(replay.sent(), capture.payloads("c2a"));
-    assert!(matches!(replay.failures()[..], [text] if text.ends_with(&why)));
+    assert!(matches!(replay.failures()[..], [ref text] if text.ends_with(&why)));
     assert!(matches!(replay.events.last(), Some(SessionEvent::Closed(closed)) if closed.output.contains(&why)));
     assert!(!replay.events.iter().any(|event| matches!(event, SessionEvent::Ready(_))));
 }

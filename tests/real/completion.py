@@ -204,9 +204,9 @@ def words(shown):
 
 # How each shell is started without the user's own files, and what it reads before the script.
 AT_A_TERMINAL = {
-    "bash": (["bash", "--norc", "-i"], "source <(aws-ssm-forward completions bash)"),
-    "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit && compinit -u -D && source <(aws-ssm-forward completions zsh)"),
-    "fish": (["fish", "--no-config", "-i"], "aws-ssm-forward completions fish | source"),
+    "bash": (["bash", "--norc", "-i"], "PS1='next> '; source <(aws-ssm-forward completions bash)"),
+    "zsh": (["zsh", "-f", "-i"], "PS1='next> '; autoload -Uz compinit && compinit -u -D && source <(aws-ssm-forward completions zsh)"),
+    "fish": (["fish", "--no-config", "-i"], "function fish_prompt; echo 'next> '; end; aws-ssm-forward completions fish | source"),
 }
 
 
@@ -215,6 +215,8 @@ def at_a_terminal(shell, environment):
     with Terminal(start, {**environment, "TERM": "xterm"}, columns=200) as terminal:
         terminal.enter(f"{prepare}; echo pre''pared")
         terminal.expect("prepared")
+        # What is typed before the prompt may be lost.
+        terminal.expect("next> ")
         # The only candidate is completed; after Enter the command shows that it is complete.
         terminal.type("aws-ssm-forward compl\tfis\t")
         terminal.enter("")

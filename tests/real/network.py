@@ -65,7 +65,7 @@ def refusals(open_squid, squid, tls_squid, socks):
     denied = {"HTTPS_PROXY": open_squid.url(), "AWS_ENDPOINT_URL_SSM": "https://ssm.corp.example"}
     yield "squid: a host that it does not allow", denied, ["does not allow a tunnel to ssm.corp.example:443 (HTTP 403)"]
     yield "nobody there", {"all_proxy": "http://127.0.0.1:1"}, ["cannot reach the proxy 127.0.0.1:1 (all_proxy): Connection refused"]
-    yield "SOCKS at squid", {"HTTPS_PROXY": f"socks5://127.0.0.1:{open_squid.port}"}, ["did not answer a request for ssm.eu-west-1.amazonaws.com:443 within 6.0 s"]
+    yield "SOCKS at squid", {"HTTPS_PROXY": f"socks5://127.0.0.1:{open_squid.port}"}, ["did not answer a request for ssm.eu-west-1.amazonaws.com:443 within "]
 
 
 def forward(world, variables, port):

@@ -197,7 +197,7 @@ impl Shared {
                 SessionEvent::SeemsUsed => state.notices.push(SessionNotice::SeemsUsed),
                 SessionEvent::Message(text) => state.notices.push(SessionNotice::Message(bounded(text))),
                 SessionEvent::Closed(closed) => return Some(CloseReason::Closed(bounded(closed.output))),
-                SessionEvent::Failed(text) => return Some(CloseReason::Agent(bounded(text))),
+                SessionEvent::Failed(error) => return Some(CloseReason::Agent(bounded(error.to_string()))),
                 SessionEvent::Paused => tracing::debug!("the agent's data channel is inactive"),
                 SessionEvent::Resumed => tracing::debug!("the agent's data channel is active again"),
                 other => tracing::debug!(?other, "event ignored"),

@@ -196,7 +196,7 @@ fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Optio
                 Ok(())
             }
             SessionEvent::Closed(_) => return Some(AgentResult::default()),
-            SessionEvent::Failed(text) => return Some(AgentResult::failed(text)),
+            SessionEvent::Failed(error) => return Some(AgentResult::failed(error.to_string())),
             _ => Ok(()),
         };
     }

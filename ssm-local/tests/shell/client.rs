@@ -227,7 +227,7 @@ impl<'a> Client<'a> {
             }
             SessionEvent::ExitCode(code) => self.exit_code = Some(code),
             SessionEvent::Message(text) => self.message = text,
-            SessionEvent::Failed(text) => self.failure = Some(text),
+            SessionEvent::Failed(error) => self.failure = Some(error.to_string()),
             SessionEvent::Closed(closed) => self.closed = Some(closed.output),
             SessionEvent::DataKeyNeeded(KeyRequest { key_id, context }) => {
                 let body = json!({ "KeyId": key_id, "NumberOfBytes": 64, "EncryptionContext": context });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::error::SessionError;
 use crate::channel::ChannelStats;
 use crate::handshake::KeyRequest;
 use crate::mux::StreamId;
@@ -94,7 +95,7 @@ pub enum SessionEvent {
     Closed(ChannelClosed),
     /// The session cannot continue. Drain [`Session::poll_transmit`](super::Session::poll_transmit) once more, then end
     /// it.
-    Failed(String),
+    Failed(SessionError),
 }
 
 /// Why a stream cannot be opened.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::carrier::Carrier;
-use super::{Session, SessionEvent, SessionMode, port};
+use super::{Session, SessionError, SessionEvent, SessionMode, port};
 use crate::Side;
 use crate::cipher::{Cipher, PlaintextKey};
 use crate::handshake::{
@@ -47,9 +47,9 @@ impl Handshake {
         }
     }
 
-    /// Checks a payload before it is acknowledged, and decrypts it. The error contains a text if the session cannot
-    /// continue.
-    pub(super) fn admit(&mut self, payload_type: PayloadType, payload: Bytes) -> Result<Bytes, Option<String>> {
+    /// Checks a payload before it is acknowledged, and decrypts it. `None` as the error: the payload is discarded, and the
+    /// session continues.
+    pub(super) fn admit(&mut self, payload_type: PayloadType, payload: Bytes) -> Result<Bytes, Option<SessionError>> {
         if let Self::Agent(handshake) = self
             && !handshake.admits(payload_type, &payload)
         {
@@ -58,7 +58,7 @@ impl Handshake {
         match self.cipher().and_then(|cipher| cipher.open_payload(payload_type, &payload)) {
             None => Ok(payload),
             Some(Ok(plaintext)) => Ok(plaintext.into()),
-            Some(Err(error)) => Err(Some(format!("the other end's {payload_type:?} can't be decrypted: {error}"))),
+            Some(Err(source)) => Err(Some(SessionError::Undecryptable { payload_type, source })),
         }
     }
 
@@ -92,7 +92,7 @@ impl Session {
             self.perform(now, step);
         }
         if let Err(error) = outcome {
-            self.events.push_back(SessionEvent::Failed(error.to_string()));
+            self.events.push_back(SessionEvent::Failed(error.into()));
         }
     }
 
@@ -130,7 +130,7 @@ impl Session {
             && let Some(step) = handshake.refuse_data_key(why)
         {
             self.perform(now, step);
-            self.events.push_back(SessionEvent::Failed(format!("KMS provides no key to encrypt the session: {why}")));
+            self.events.push_back(SessionEvent::Failed(SessionError::NoDataKey(why.to_owned())));
         }
     }
 
@@ -169,8 +169,8 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, side: Side, mode: SessionMode, old_peer: bool) {
-        if let Some(text) = self.refusal_of_shells().or_else(|| self.refusal_of_old_agents()) {
-            return self.events.push_back(SessionEvent::Failed(text));
+        if let Some(error) = self.refusal_of_shells().or_else(|| self.refusal_of_old_agents()) {
+            return self.events.push_back(SessionEvent::Failed(error));
         }
         self.completed_at = Some(now);
         self.carrier = Carrier::new(side, mode, self.mux_config.clone(), old_peer, now);
@@ -178,37 +178,33 @@ impl Session {
         self.collect_events();
     }
 
-    fn refusal_of_shells(&self) -> Option<String> {
+    fn refusal_of_shells(&self) -> Option<SessionError> {
         match self.handshake.session_type() {
             Some(SessionType::Port(_)) => None,
             _ if !self.ports_only => None,
             other => {
                 let name = other.map_or("nothing", SessionType::name);
-                Some(format!("the session carries {name}, not a port: check the document"))
+                Some(SessionError::NotAPort(name.to_owned()))
             }
         }
     }
 
     /// A connection that reaches the wrong service is worse than none (PORT-8).
-    fn refusal_of_old_agents(&self) -> Option<String> {
+    fn refusal_of_old_agents(&self) -> Option<SessionError> {
         let version = self.agent_version();
         let Some(SessionType::Port(properties)) = self.handshake.session_type() else { return None };
         let host =
             properties.host.as_deref().filter(|host| !matches!(*host, "" | "localhost" | "127.0.0.1" | "::1"))?;
-        Version::new(version).is_older_than(Version::AGENT_REMOTE_HOST).then(|| {
-            format!(
-                "the node's SSM agent {version} cannot reach {host} and would use the port of its own machine: update it \
-                 to {} or newer",
-                Version::AGENT_REMOTE_HOST
-            )
-        })
+        Version::new(version)
+            .is_older_than(Version::AGENT_REMOTE_HOST)
+            .then(|| SessionError::AgentTooOld { version: version.to_owned(), host: host.to_owned() })
     }
 
     pub(super) fn handle_answer_timeout(&mut self, now: Instant) {
         if let Handshake::Agent(handshake) = &mut self.handshake
             && let Err(error) = handshake.handle_timeout(now)
         {
-            self.events.push_back(SessionEvent::Failed(error.to_string()));
+            self.events.push_back(SessionEvent::Failed(error.into()));
         }
     }
 

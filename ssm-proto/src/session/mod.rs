@@ -2,6 +2,7 @@
 
 mod carrier;
 mod config;
+mod error;
 mod event;
 mod handshake;
 mod inherited;
@@ -13,6 +14,7 @@ mod shell;
 mod tests;
 
 pub use config::{AgentConfig, AgentQuirks, ClientConfig};
+pub use error::SessionError;
 pub use event::{OpenError, Output, SessionEvent, SessionMode, SessionStats, TerminalSize};
 
 use std::collections::VecDeque;
@@ -177,9 +179,9 @@ impl Session {
     /// The bytes are not a valid message. It is dropped without an acknowledgement; the session continues.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
         self.refuse_while_unready(now);
-        let mut unreadable = None;
+        let mut undecryptable = None;
         self.channel.handle_input_through(now, raw, |payload_type, payload| {
-            self.handshake.admit(payload_type, payload).inspect_err(|text| unreadable.clone_from(text)).ok()
+            self.handshake.admit(payload_type, payload).inspect_err(|error| undecryptable.clone_from(error)).ok()
         })?;
         while let Some(event) = self.channel.poll_event() {
             match event {
@@ -189,8 +191,8 @@ impl Session {
                 ChannelEvent::Resumed => self.events.push_back(SessionEvent::Resumed),
             }
         }
-        if let Some(text) = unreadable {
-            self.fail_reading(text);
+        if let Some(error) = undecryptable {
+            self.fail_reading(error);
         }
         self.watch_inherited(now);
         self.collect_events();
@@ -249,15 +251,15 @@ impl Session {
             }
         };
         if let Err(error) = outcome {
-            self.fail_reading(format!("the stream of frames is broken: {error}"));
+            self.fail_reading(error.into());
         }
         self.collect_events();
     }
 
     /// Reported once, however often the peer retransmits the message.
-    fn fail_reading(&mut self, text: String) {
+    fn fail_reading(&mut self, error: SessionError) {
         if !std::mem::replace(&mut self.broken, true) {
-            self.events.push_back(SessionEvent::Failed(text));
+            self.events.push_back(SessionEvent::Failed(error));
         }
     }
 
@@ -294,8 +296,7 @@ impl Session {
         self.handle_answer_timeout(now);
         self.watch_inherited(now);
         if let Err(silence) = self.carrier.handle_timeout(now) {
-            let text = format!("the other end sent no keep-alive for {} s", silence.as_secs());
-            self.events.push_back(SessionEvent::Failed(text));
+            self.events.push_back(SessionEvent::Failed(SessionError::NoKeepAlive(silence)));
         }
         self.collect_events();
         self.watch_silence(now);
@@ -466,7 +467,7 @@ impl Session {
         if let Some(cipher) = self.handshake.cipher() {
             match cipher.seal_payload(payload_type, buf) {
                 Ok(sealed) => buf = sealed,
-                Err(error) => return self.events.push_back(SessionEvent::Failed(error.to_string())),
+                Err(error) => return self.events.push_back(SessionEvent::Failed(SessionError::Unencryptable(error))),
             }
         }
         // The caller has checked that the window is not full.

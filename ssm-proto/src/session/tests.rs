@@ -110,7 +110,7 @@ fn events(session: &mut Session) -> Vec<SessionEvent> {
 
 fn failure(session: &mut Session) -> Option<String> {
     events(session).into_iter().find_map(|event| match event {
-        SessionEvent::Failed(text) => Some(text),
+        SessionEvent::Failed(error) => Some(error.to_string()),
         _ => None,
     })
 }
@@ -264,7 +264,7 @@ fn what_can_not_be_decrypted_fails_the_session_without_an_acknowledgement() {
             ends.client.handle_input(ends.now, bad).unwrap();
         }
         let told = events(&mut ends.client);
-        assert!(matches!(&told[..], [SessionEvent::Failed(why)] if why.contains(text)), "{told:?}");
+        assert!(matches!(&told[..], [SessionEvent::Failed(error)] if error.to_string().contains(text)), "{told:?}");
         assert!(ends.client.poll_transmit(ends.now).is_none());
     }
 }

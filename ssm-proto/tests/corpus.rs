@@ -8,31 +8,78 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use fastrand::Rng;
 use ssm_proto::relay::{Destination, Link, RelaySide};
-use ssm_proto::{AgentMessage, MessageType, PayloadType, fuzzing};
+use ssm_proto::{Acknowledge, AgentMessage, MessageType, PayloadType, fuzzing};
 use support::bytes_of;
 
 /// Seeds by target and file name.
 type Seeds = BTreeMap<(&'static str, String), Vec<u8>>;
 
-const TARGETS: [&str; 4] = ["decode_message", "deframe", "session_input", "relay_input"];
-
 #[test]
 fn no_input_of_the_corpus_breaks_a_promise() {
     let now = Instant::now();
-    for target in TARGETS {
-        let files: Vec<_> = std::fs::read_dir(corpus(target)).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(!files.is_empty(), "{target} has no corpus");
-        for file in files {
-            let data = std::fs::read(&file).unwrap();
-            match target {
-                "decode_message" => fuzzing::decode_message(&data),
-                "deframe" => fuzzing::deframe(&data),
-                "session_input" => fuzzing::session_input(&data, now),
-                _ => fuzzing::relay_input(&data, now),
-            }
+    for (target, body) in fuzzing::TARGETS {
+        for (name, data) in inputs(target) {
+            run(target, body, &data, now, &name);
         }
     }
+}
+
+const SEED: u64 = 15;
+const LONGEST: usize = 2048;
+
+/// `FUZZ_TIMES` multiplies the number of variations, `FUZZ_SEED` chooses others.
+#[test]
+fn no_variation_of_the_corpus_breaks_a_promise() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (times, seed) = (number("FUZZ_TIMES").unwrap_or(1), number("FUZZ_SEED").unwrap_or(SEED));
+    std::thread::scope(|scope| {
+        for (target, body) in fuzzing::TARGETS {
+            scope.spawn(move || vary(target, body, times * variations(target), seed));
+        }
+    });
+}
+
+/// A few seconds' work without optimization.
+fn variations(target: &str) -> u64 {
+    match target {
+        "session_pair" => 400,
+        "relay_link" | "relay_input" | "sealed_input" | "session_input" => 1000,
+        _ => 10_000,
+    }
+}
+
+fn vary(target: &str, body: fn(&[u8], Instant), count: u64, seed: u64) {
+    let inputs: Vec<_> = inputs(target).into_values().collect();
+    let (mut rng, now) = (Rng::with_seed(seed), Instant::now());
+    for number in 0..count {
+        let mut data = rng.choice(&inputs).unwrap().clone();
+        let other = rng.choice(&inputs).unwrap();
+        fuzzing::vary(&mut rng, &mut data, other, LONGEST);
+        run(target, body, &data, now, &format!("variation {number} of seed {seed}"));
+    }
+}
+
+/// Runs a target. An input that it does not survive is stored.
+fn run(target: &str, body: fn(&[u8], Instant), data: &[u8], now: Instant, what: &str) {
+    let outcome = std::panic::catch_unwind(|| body(data, now));
+    if let Err(panic) = outcome {
+        let file = std::env::temp_dir().join(format!("{target}-{}", std::process::id()));
+        std::fs::write(&file, data).unwrap();
+        eprintln!("{target} does not survive {what}, which is now in {}", file.display());
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn inputs(target: &str) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(corpus(target)).unwrap_or_else(|error| panic!("{target} has no corpus: {error}"));
+    let files = files.map(|entry| entry.unwrap().path());
+    let inputs: BTreeMap<_, _> = files
+        .map(|file| (file.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&file).unwrap()))
+        .collect();
+    assert!(!inputs.is_empty(), "{target} has no corpus");
+    inputs
 }
 
 #[test]
@@ -82,6 +129,19 @@ fn seeds() -> Seeds {
         }
     }
     seeds.extend(relays());
+    for (name, lines) in support::captures() {
+        for direction in ["c2a", "a2c"] {
+            let lines = lines.iter().filter(|line| line["kind"] == "bin" && line["dir"] == direction);
+            let messages = lines.take(24).map(|line| AgentMessage::decode(bytes_of(line).into()).unwrap());
+            bodies(&mut seeds, &name, direction, &messages.collect::<Vec<_>>());
+        }
+    }
+    for (name, text) in [
+        ("seed-open", r#"{"MessageSchemaVersion":"1.0","RequestId":"r","TokenValue":"a token","ClientId":"c"}"#),
+        ("seed-closed", r#"{"MessageType":"channel_closed","SessionId":"s","SchemaVersion":1,"Output":"bye"}"#),
+    ] {
+        seeds.insert(("control_message", name.to_owned()), text.as_bytes().to_vec());
+    }
     seeds
 }
 
@@ -101,6 +161,49 @@ fn relays() -> Seeds {
     let down: Vec<_> = std::iter::from_fn(|| relay.poll_transmit(now)).flat_map(|(_, bytes)| bytes).collect();
     client.handle_input(now, to_relay, &down).unwrap();
     [("seed-up", up), ("seed-down", down)].map(|(name, bytes)| (("relay_input", name.to_owned()), bytes)).into()
+}
+
+/// The payloads of a recorded direction, for the targets that take payloads.
+fn bodies(seeds: &mut Seeds, name: &str, direction: &str, messages: &[AgentMessage]) {
+    let (of_client, file) = (direction == "c2a", format!("seed-{name}-{direction}"));
+    let handshake = if of_client { "agent_handshake" } else { "client_handshake" };
+    // The client has a key for ports; agents with and without encryption.
+    let mut body = vec![1];
+    let mut sealed = vec![if of_client { 2 } else { 0 }];
+    for message in messages {
+        let payload_type = u8::try_from(u32::from(message.payload_type())).unwrap();
+        let payload = with_short_length(message.payload());
+        match message.message_type() {
+            MessageType::Acknowledge => {
+                let number = Acknowledge::decode_number(message.payload()).unwrap();
+                sealed.extend([8, u8::try_from(number + 2).unwrap()]);
+                seeds.insert(("acknowledge", format!("seed-{direction}")), message.payload().to_vec());
+            }
+            MessageType::ChannelClosed => {
+                seeds.insert(("control_message", file.clone()), message.payload().to_vec());
+            }
+            _ => {
+                sealed.extend([0, payload_type]);
+                sealed.extend(&payload);
+            }
+        }
+        if payload_type > 4 {
+            body.push(payload_type);
+            body.extend(&payload);
+            body.push(1);
+        }
+    }
+    seeds.insert((handshake, file.clone()), body);
+    seeds.insert(("sealed_input", file), sealed);
+}
+
+/// The payload after its length, as the targets' input has it.
+fn with_short_length(payload: &[u8]) -> Vec<u8> {
+    let length = payload.len().min(8191);
+    let [high, low] = u16::try_from(length).unwrap().to_be_bytes();
+    let mut bytes = if length < 224 { vec![low] } else { vec![224 + high, low] };
+    bytes.extend(&payload[..length]);
+    bytes
 }
 
 /// The multiplexed bytes in the messages.

@@ -29,6 +29,10 @@ impl Acks {
         self.waiting.is_empty()
     }
 
+    pub(super) fn is_bounded(&self) -> bool {
+        self.waiting.len() <= MOST
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= MOST
     }

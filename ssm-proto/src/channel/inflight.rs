@@ -70,6 +70,21 @@ impl InFlight {
         self.slots.len()
     }
 
+    /// Asserts what must hold between two calls, in builds with debug assertions.
+    pub(super) fn check(&self, head_only: bool) {
+        let waiting = || self.slots.iter().filter(|slot| slot.state != SlotState::Acked);
+        debug_assert_eq!(waiting().count(), self.unacked, "unacknowledged messages are miscounted");
+        debug_assert_eq!(waiting().map(|slot| slot.message.len()).sum::<usize>(), self.unacked_bytes);
+        debug_assert!(self.slots.front().is_none_or(|slot| slot.state != SlotState::Acked), "the window does not move");
+        debug_assert!(self.cursor <= self.slots.len(), "more was sent than there is");
+        let searched = if head_only { self.cursor.min(1) } else { self.cursor };
+        let due = self.slots.iter().take(searched).filter(|slot| slot.state == SlotState::Waiting);
+        let first = due.filter_map(|slot| slot.deadline).min();
+        // A head-only sender looks at a message when it has become the oldest one, which may be late for it.
+        let known = first.is_none_or(|first| self.check_at.is_some_and(|at| head_only || at <= first));
+        debug_assert!(known, "a deadline is forgotten: {first:?}, {:?}", self.check_at);
+    }
+
     /// Whether a message has not been sent on this WebSocket yet.
     pub(super) fn has_unsent(&self) -> bool {
         self.cursor < self.slots.len()
@@ -198,7 +213,7 @@ impl InFlight {
             slot.deadline = slot.deadline.map(|deadline| deadline.min(now));
         }
         if self.cursor > 0 && self.unacked > 0 {
-            self.check_at = Some(now);
+            self.expect_check(now);
         }
     }
 

@@ -213,6 +213,17 @@ impl DataChannel {
         turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
     }
 
+    /// Asserts what must hold between two calls, in builds with debug assertions.
+    pub(crate) fn check(&self) {
+        self.inflight.check(self.config.retransmission == Retransmission::HeadOnly);
+        self.reorder.check(self.expected);
+        debug_assert!(self.inflight.span() <= self.config.window + CONTROL_RESERVE, "the window is exceeded");
+        debug_assert!(self.acks.is_bounded(), "too many acknowledgements wait");
+        let newest = self.inflight.next_sequence_number();
+        debug_assert!(self.retransmit_queue.iter().all(|number| (0..newest).contains(number)));
+        debug_assert!(self.retransmit_queue.len() <= self.config.window + CONTROL_RESERVE + 1);
+    }
+
     /// Whether everything sent is acknowledged, and everything received too.
     pub fn is_idle(&self) -> bool {
         self.inflight.unacked() == 0 && self.acks.is_empty()
@@ -324,6 +335,7 @@ impl DataChannel {
     fn deliver(&mut self, message: AgentMessage, gate: &mut impl FnMut(PayloadType, Bytes) -> Option<Bytes>) -> bool {
         let (sequence_number, payload_type) = (message.sequence_number(), message.payload_type());
         let Some(payload) = gate(payload_type, message.into_payload()) else { return false };
+        debug_assert_eq!(sequence_number, self.expected, "delivered out of order");
         self.expected += 1;
         self.stats.messages_received += 1;
         self.events.push_back(ChannelEvent::Payload { sequence_number, payload_type, payload });

@@ -18,6 +18,14 @@ impl ReorderStore {
         Self { messages: BTreeMap::new(), bytes: 0, max_messages, max_bytes }
     }
 
+    /// Asserts what must hold between two calls, in builds with debug assertions.
+    pub(super) fn check(&self, expected: i64) {
+        let bytes: usize = self.messages.values().map(|message| message.payload().len()).sum();
+        debug_assert_eq!(bytes, self.bytes, "buffered bytes are miscounted");
+        debug_assert!(self.messages.len() <= self.max_messages && bytes <= self.max_bytes, "too much is buffered");
+        debug_assert!(self.messages.keys().all(|number| *number >= expected), "an old message is buffered");
+    }
+
     /// Stores a copy of `message`, which may be a slice of a large buffer. Returns `false` if the message does not fit;
     /// it must then not be acknowledged. Returns `true` for a message that is already stored.
     pub(super) fn insert(&mut self, message: AgentMessage) -> bool {

@@ -1,5 +1,6 @@
 //! Many streams over one byte stream: smux version 1, both sides. `docs/protocol.md`, MUX-*.
 
+mod check;
 mod frame;
 mod receive;
 mod stream;
@@ -66,6 +67,8 @@ const FIRST_STREAM: u32 = 3;
 /// Limit of streams that are over at this end but may still be refused by the peer. Agents answer each FIN, so there
 /// are few.
 const MAX_FORGOTTEN: usize = 4096;
+/// How many streams a client can have open at an agent. Further ones are ignored.
+const MAX_STREAMS: usize = 1 << 16;
 
 /// One side of the multiplexer.
 ///
@@ -200,6 +203,7 @@ impl Mux {
 
     /// Opens a stream (client side).
     pub fn open(&mut self) -> StreamId {
+        debug_assert_eq!(self.side, Side::Client, "an agent's streams would have the numbers of the client's");
         let id = StreamId(self.next_stream);
         self.next_stream = self.next_stream.wrapping_add(2);
         self.streams.insert(id, Stream::new(true));
@@ -345,7 +349,7 @@ impl Mux {
     }
 
     fn handle_syn(&mut self, id: StreamId) {
-        if self.side == Side::Agent && !self.streams.contains_key(&id) {
+        if self.side == Side::Agent && self.streams.len() < MAX_STREAMS && !self.streams.contains_key(&id) {
             self.streams.insert(id, Stream::new(false));
             self.events.push_back(MuxEvent::Opened(id));
         }

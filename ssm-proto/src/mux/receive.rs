@@ -38,6 +38,13 @@ impl ReceiveQueue {
         self.bytes == 0
     }
 
+    /// Whether the total is the sum of the chunks, and what is kept alive beyond them is limited.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.bytes == self.chunks.iter().map(Bytes::len).sum::<usize>()
+            && self.settled <= self.chunks.len()
+            && self.slack <= MAX_SLACK
+    }
+
     pub(crate) fn slack(&self) -> usize {
         self.slack
     }

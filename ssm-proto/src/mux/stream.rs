@@ -22,6 +22,11 @@ impl ByteQueue {
         self.bytes == 0
     }
 
+    /// Whether the total is the sum of the chunks.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.bytes == self.chunks.iter().map(Bytes::len).sum::<usize>()
+    }
+
     pub(crate) fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.chunks.push_back(chunk);

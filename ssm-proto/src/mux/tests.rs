@@ -279,3 +279,15 @@ fn many_streams_with_a_byte_each_keep_few_buffers_alive() {
     }
     assert_eq!((client.receive_bytes(), client.receive_slack), (0, 0));
 }
+
+#[test]
+fn forgotten_streams_are_remembered_up_to_a_number() {
+    let mut ends = Ends::new(MuxConfig::default());
+    for _ in 0..MAX_FORGOTTEN + 10 {
+        let id = ends.client.open();
+        ends.client.reset(id);
+        ends.exchange();
+    }
+    assert_eq!((ends.client.stream_count(), ends.client.forgotten.len()), (0, MAX_FORGOTTEN));
+    ends.client.check();
+}

@@ -40,6 +40,15 @@ impl Carrier {
         }
     }
 
+    pub(super) fn check(&self) {
+        match self {
+            Self::Pending => {}
+            Self::Mux(mux) => mux.check(),
+            Self::Raw(raw) => raw.check(),
+            Self::Shell(shell) => shell.check(),
+        }
+    }
+
     pub(super) fn stream_count(&self) -> usize {
         match self {
             Self::Pending => 0,

@@ -164,6 +164,13 @@ impl Session {
         self.carrier.slowest_destination()
     }
 
+    /// Asserts the invariants of the state, in builds with debug assertions. It counts everything anew, so only tests and
+    /// fuzz targets call it.
+    pub(crate) fn check(&self) {
+        self.channel.check();
+        self.carrier.check();
+    }
+
     /// Whether everything sent is acknowledged and nothing is queued.
     pub fn is_idle(&self) -> bool {
         !self.wants_transmit() && self.control.is_empty() && self.channel.is_idle()

@@ -161,6 +161,14 @@ impl Raw {
         Some(Timeout { at, reason: TimeoutReason::Settled })
     }
 
+    /// Asserts what must hold between two calls.
+    pub(super) fn check(&self) {
+        debug_assert!(self.later.is_empty() || self.side == Side::Agent, "only an agent queues connections");
+        debug_assert!(self.later.is_empty() || self.current.is_some(), "a queued connection does not begin");
+        debug_assert!(self.current.is_some() || self.send.is_empty(), "data of no connection is to be sent");
+        debug_assert!(self.send.is_counted() && self.receive.is_counted(), "bytes are miscounted");
+    }
+
     pub(super) fn stream_count(&self) -> usize {
         usize::from(self.current.is_some())
     }

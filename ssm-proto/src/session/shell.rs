@@ -89,6 +89,20 @@ impl Shell {
         Some(STREAM)
     }
 
+    /// Asserts what must hold between two calls.
+    pub(super) fn check(&self) {
+        let to_send =
+            self.send.iter().map(|segment| if let Segment::Data(_, queue) = segment { queue.len() } else { 0 });
+        debug_assert_eq!(to_send.sum::<usize>(), self.send_bytes, "unsent bytes are miscounted");
+        let unread = self.receive.iter().map(|(_, queue)| queue.len());
+        debug_assert_eq!(unread.sum::<usize>(), self.receive_bytes, "unread bytes are miscounted");
+        debug_assert!(self.receive.iter().all(|(_, queue)| !queue.is_empty() && queue.is_counted()));
+        debug_assert!(
+            self.state != State::Over || self.send_bytes + self.receive_bytes == 0,
+            "a closed stream has data"
+        );
+    }
+
     pub(super) fn stream_count(&self) -> usize {
         usize::from(self.state == State::Open)
     }

@@ -1,0 +1,252 @@
+//! The relay's protocol: one end with any bytes, and two ends over pipes that come and go.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::input::Input;
+use crate::relay::{
+    BlockDecoder, Compressor, ConnectionId, Destination, Greeting, Link, LinkEvent, PipeId, RelaySecret, RelaySide,
+};
+
+/// Any bytes over a relay's pipe leave both ends of a link alive or end it with an error, and what a connection gives is never
+/// more than came. The same bytes as a greeting and as blocks are refused or harmless.
+///
+/// # Panics
+/// If that does not hold.
+pub fn relay_input(data: &[u8], now: Instant) {
+    for side in [RelaySide::Client, RelaySide::Relay] {
+        let _ = Greeting::new(side, RelaySecret::new([1; 32]), [2; 16]).handle_input(data);
+        let mut link = Link::new(side, now);
+        let Some(pipe) = link.add_pipe() else { return };
+        let mut known: Vec<_> = Destination::new("db", 80).and_then(|to| link.open(to)).into_iter().collect();
+        let mut given = 0;
+        for piece in data.chunks(data.first().map_or(1, |byte| usize::from(*byte) + 1)) {
+            if link.handle_input(now, pipe, piece).is_err() {
+                break;
+            }
+            while let Some(event) = link.poll_event() {
+                if let LinkEvent::Wanted(id, _) = event {
+                    known.push(id);
+                    link.opened(id);
+                }
+            }
+            given += known.iter().filter_map(|id| link.read(*id)).map(|chunk| chunk.len()).sum::<usize>();
+            while link.poll_transmit(now).is_some() {}
+        }
+        assert!(given <= data.len());
+    }
+    let (mut decoder, mut compressor) = (BlockDecoder::default(), Compressor::default());
+    let mut blocks = Bytes::copy_from_slice(data);
+    while let Ok(Some(_)) = decoder.decode(&mut compressor, &mut blocks) {}
+}
+
+/// Two honest ends over pipes that are slow, end and come: whatever the order of operations, neither end finds the other
+/// wrong, and each connection gets the bytes that were written, in order.
+///
+/// # Panics
+/// If that does not hold.
+pub fn relay_link(data: &[u8], now: Instant) {
+    let mut input = Input::new(data);
+    let mut pair = Links::new(now);
+    while !input.is_empty() {
+        pair.operate(&mut input);
+        pair.transmit();
+    }
+    pair.settle();
+}
+
+/// The operations that a settled pair needs at most to deliver everything.
+const ROUNDS: usize = 2000;
+
+struct Links {
+    now: Instant,
+    /// The client's and the relay's.
+    ends: [Link; 2],
+    pipes: Vec<Pipe>,
+    connections: BTreeMap<ConnectionId, Connection>,
+}
+
+/// A pipe with what is on its way to each end.
+struct Pipe {
+    ids: [PipeId; 2],
+    flight: [VecDeque<u8>; 2],
+}
+
+#[derive(Default)]
+struct Connection {
+    /// The relay knows it.
+    wanted: bool,
+    /// An end gave it up, so that not everything need arrive.
+    given_up: bool,
+    finished: [bool; 2],
+    written: [usize; 2],
+    /// What each end read.
+    read: [usize; 2],
+}
+
+/// The byte at this place of a connection's direction.
+fn byte_at(id: ConnectionId, end: usize, at: usize) -> u8 {
+    u8::try_from((at * 7 + usize::try_from(id.0).unwrap_or(0) * 31 + end * 101) % 251).unwrap_or(0)
+}
+
+impl Links {
+    fn new(now: Instant) -> Self {
+        let ends = [RelaySide::Client, RelaySide::Relay].map(|side| Link::new(side, now));
+        let mut links = Self { now, ends, pipes: Vec::new(), connections: BTreeMap::new() };
+        links.add_pipe();
+        links
+    }
+
+    fn add_pipe(&mut self) {
+        let [client, relay] = &mut self.ends;
+        if let (Some(near), Some(far)) = (client.add_pipe(), relay.add_pipe()) {
+            self.pipes.push(Pipe { ids: [near, far], flight: Default::default() });
+        }
+    }
+
+    fn lose_pipe(&mut self, at: usize) {
+        if at < self.pipes.len() {
+            let pipe = self.pipes.remove(at);
+            for (end, id) in self.ends.iter_mut().zip(pipe.ids) {
+                end.lose_pipe(self.now, id);
+            }
+        }
+    }
+
+    fn operate(&mut self, input: &mut Input<'_>) {
+        let (operation, end) = (input.below(10), usize::from(input.flag()));
+        let ids: Vec<_> = self.connections.keys().copied().collect();
+        let id = input.pick(&ids);
+        let [client, _] = &mut self.ends;
+        match (operation, id) {
+            (0, _) => {
+                let opened = Destination::new("db", 80).and_then(|to| client.open(to));
+                self.connections.extend(opened.map(|id| (id, Connection::default())));
+            }
+            (1, Some(id)) => self.write(end, id, usize::from(input.byte()) << 5),
+            (2, Some(id)) => self.read(end, id),
+            (3, Some(id)) => self.on(end, id, |link, id, connection| {
+                connection.finished.get_mut(end).into_iter().for_each(|finished| *finished = true);
+                link.finish(id);
+            }),
+            (4, Some(id)) => self.on(end, id, |link, id, connection| {
+                connection.given_up = true;
+                link.release(id);
+            }),
+            (5, Some(id)) => self.on(end, id, |link, id, connection| {
+                connection.given_up = true;
+                link.abandon(id);
+            }),
+            (6, _) => self.pass(input.time()),
+            (7, _) if self.pipes.len() < 4 => self.add_pipe(),
+            (8, _) => self.lose_pipe(input.below(8)),
+            _ => self.deliver(input.below(4), end, usize::from(input.byte()) << 4 | 1),
+        }
+    }
+
+    /// Does something to a connection that the end knows.
+    fn on(&mut self, end: usize, id: ConnectionId, act: impl FnOnce(&mut Link, ConnectionId, &mut Connection)) {
+        if let (Some(link), Some(connection)) = (self.ends.get_mut(end), self.connections.get_mut(&id))
+            && (end == 0 || connection.wanted)
+        {
+            act(link, id, connection);
+        }
+    }
+
+    fn write(&mut self, end: usize, id: ConnectionId, length: usize) {
+        self.on(end, id, |link, id, connection| {
+            let Some(written) = connection.written.get_mut(end) else { return };
+            let chunk: Bytes = (*written..*written + length).map(|at| byte_at(id, end, at)).collect();
+            // What is written after the end is dropped.
+            if link.write(id, chunk).is_ok() && connection.finished.get(end) == Some(&false) {
+                *written += length;
+            }
+        });
+    }
+
+    fn read(&mut self, end: usize, id: ConnectionId) {
+        self.on(end, id, |link, id, connection| {
+            while let Some(chunk) = link.read(id) {
+                let Some(read) = connection.read.get_mut(end) else { return };
+                for byte in chunk {
+                    assert_eq!(byte, byte_at(id, 1 - end, *read), "{id:?} gets a wrong byte at {read}");
+                    *read += 1;
+                }
+            }
+            let [at_client, at_relay] = connection.read;
+            let [of_client, of_relay] = connection.written;
+            assert!(at_client <= of_relay && at_relay <= of_client, "{id:?} gets more than was written");
+        });
+    }
+
+    fn pass(&mut self, time: std::time::Duration) {
+        self.now += time;
+        for end in &mut self.ends {
+            if end.poll_timeout().is_some_and(|at| at <= self.now) {
+                end.handle_timeout(self.now);
+            }
+        }
+    }
+
+    fn deliver(&mut self, pipe: usize, end: usize, length: usize) {
+        let Some(pipe) = self.pipes.get_mut(pipe) else { return };
+        let (Some(flight), Some(id), Some(link)) =
+            (pipe.flight.get_mut(end), pipe.ids.get(end), self.ends.get_mut(end))
+        else {
+            return;
+        };
+        let bytes: Vec<u8> = flight.drain(..length.min(flight.len())).collect();
+        let outcome = link.handle_input(self.now, *id, &bytes);
+        assert!(outcome.is_ok(), "an honest end is refused: {outcome:?}");
+        while let Some(event) = link.poll_event() {
+            if let LinkEvent::Wanted(id, _) = event {
+                link.opened(id);
+                self.connections.entry(id).or_default().wanted = true;
+            }
+        }
+    }
+
+    /// Puts everything that the ends have to say on its way.
+    fn transmit(&mut self) {
+        for (end, link) in self.ends.iter_mut().enumerate() {
+            while let Some((id, bytes)) = link.poll_transmit(self.now) {
+                let pipe = self.pipes.iter_mut().find(|pipe| pipe.ids.get(end) == Some(&id));
+                if let Some(flight) = pipe.and_then(|pipe| pipe.flight.get_mut(1 - end)) {
+                    flight.extend(&bytes);
+                }
+            }
+        }
+    }
+
+    /// With pipes that work and readers that read, everything arrives that nobody gave up.
+    fn settle(&mut self) {
+        if self.pipes.is_empty() {
+            self.add_pipe();
+        }
+        for _ in 0..ROUNDS {
+            self.transmit();
+            for (pipe, end) in (0..self.pipes.len()).flat_map(|pipe| [(pipe, 0), (pipe, 1)]) {
+                self.deliver(pipe, end, usize::MAX);
+            }
+            let ids: Vec<_> = self.connections.keys().copied().collect();
+            ids.iter().for_each(|id| {
+                self.read(0, *id);
+                self.read(1, *id);
+            });
+            if self.connections.values().all(Connection::is_whole) {
+                return;
+            }
+            self.pass(std::time::Duration::from_millis(100));
+        }
+        panic!("not everything arrives");
+    }
+}
+
+impl Connection {
+    fn is_whole(&self) -> bool {
+        let ([of_client, of_relay], [at_client, at_relay]) = (self.written, self.read);
+        self.given_up || (at_client == of_relay && at_relay == of_client)
+    }
+}

@@ -50,7 +50,7 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
         ca_bundle: None,
         credentials: Some(AwsCredentials {
             access_key_id: variable("AWS_ACCESS_KEY_ID"),
-            secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
+            secret_access_key: variable("AWS_SECRET_ACCESS_KEY").into(),
             session_token: None,
         }),
         person: None,

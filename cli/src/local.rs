@@ -126,7 +126,7 @@ impl LocalManager {
         let mut variable = |name| variables.remove(name).unwrap_or_default();
         let credentials = AwsCredentials {
             access_key_id: variable("AWS_ACCESS_KEY_ID"),
-            secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
+            secret_access_key: variable("AWS_SECRET_ACCESS_KEY").into(),
             session_token: None,
         };
         let config = AwsConfig {

@@ -36,6 +36,8 @@ mod remote;
 mod run;
 mod shutdown;
 mod socks;
+#[cfg(test)]
+mod soup;
 mod spec;
 mod stdio;
 mod suggestion;

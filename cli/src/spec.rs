@@ -456,4 +456,52 @@ mod tests {
         assert_eq!(remote("1:[::1]:2"), "[::1]:2");
         assert_eq!(remote("1:2"), "port 2");
     }
+
+    const WORDS: &[&str] = &[
+        ":",
+        "[",
+        "]",
+        "::1",
+        "*",
+        "localhost",
+        "127.0.0.1",
+        "0",
+        "80",
+        "65535",
+        "65536",
+        "db.internal",
+        "unix:",
+        "/run/s",
+        "rds:",
+        "orders",
+        "/",
+        "@",
+        " ",
+        "-",
+        "%",
+        "\u{7f}",
+        "é",
+    ];
+
+    proptest::proptest! {
+        /// The spec says what was written; what it means, written plainly, means the same again; errors are one line.
+        #[test]
+        fn any_text_is_a_forward_or_one_line_says_why_not(text in crate::soup::soup(WORDS)) {
+            match text.parse::<ForwardRequest>() {
+                Ok(request) => assert_eq!(request.text(), text),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+            if let Ok(spec) = text.parse::<ForwardSpec>() {
+                let remote = spec.remote.to_string().replace("port ", "");
+                let plain = match &spec.listen {
+                    ListenAddr::Tcp(address) => format!("{address}:{remote}"),
+                    ListenAddr::Unix(path) => format!("unix:{}:{remote}", path.display()),
+                    _ => unreachable!("a spec names no other"),
+                };
+                let again = plain.parse::<ForwardSpec>().unwrap();
+                assert_eq!((again.listen, again.remote), (spec.listen, spec.remote), "{plain}");
+            }
+            let _ = parse_listen_address(&text);
+        }
+    }
 }

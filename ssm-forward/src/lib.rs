@@ -60,6 +60,8 @@ mod pump;
 mod relay;
 mod route;
 mod session;
+#[cfg(test)]
+mod soup;
 mod stats;
 mod text;
 mod transport;
@@ -77,7 +79,7 @@ pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
     AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, BoxFuture, Caller, ConfigurationFile, DataKey, DatabaseToken,
     Destination, EcsSpec, EcsTarget, LookupCache, NamedProvider, NetworkPlace, Node, NodeSource, Person, PlaintextKey,
-    Preferences, ProviderError, ProviderErrorKind, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint,
+    Preferences, ProviderError, ProviderErrorKind, RunningTask, Secret, SecurityGroup, SecurityRule, ServiceEndpoint,
     ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict, VpcEndpoint,
     configuration_files, profile_names,
 };

@@ -185,7 +185,7 @@ async fn admit(upgraded: Upgraded, session: Arc<Session>) -> Result<(), Box<dyn 
         }
     };
     let refusal = match OpenDataChannel::from_json(&first) {
-        Ok(open) if session.accepts(&open.token_value) => {
+        Ok(open) if session.accepts(open.token_value.expose()) => {
             tracing::debug!(session_id = session.id, client_version = open.client_version, "token accepted");
             session.connect(socket).await;
             return Ok(());

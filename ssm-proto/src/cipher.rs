@@ -3,10 +3,9 @@
 use std::fmt;
 
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag, aead::AeadInOut};
-use zeroize::Zeroize;
 
-use crate::Side;
 use crate::wire::{MessageBuf, PayloadType};
+use crate::{Secret, Side};
 
 const NONCE: usize = 12;
 const TAG: usize = 16;
@@ -14,36 +13,24 @@ const TAG: usize = 16;
 const OVERHEAD: usize = NONCE + TAG;
 
 /// A plaintext KMS data key: one key for each direction. It is wiped from memory when it is dropped.
+#[derive(Debug)]
 pub struct PlaintextKey {
-    agent_to_client: [u8; 32],
-    client_to_agent: [u8; 32],
+    agent_to_client: Secret<[u8; 32]>,
+    client_to_agent: Secret<[u8; 32]>,
 }
 
 impl PlaintextKey {
     /// Returns `None` unless `bytes` has a length of 64.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let (&[agent_to_client, client_to_agent], []) = bytes.as_chunks() else { return None };
-        Some(Self { agent_to_client, client_to_agent })
+        Some(Self { agent_to_client: Secret::new(agent_to_client), client_to_agent: Secret::new(client_to_agent) })
     }
 
     fn cipher(&self, sender: Side) -> Aes256Gcm {
         Aes256Gcm::new(match sender {
-            Side::Agent => (&self.agent_to_client).into(),
-            Side::Client => (&self.client_to_agent).into(),
+            Side::Agent => self.agent_to_client.expose().into(),
+            Side::Client => self.client_to_agent.expose().into(),
         })
-    }
-}
-
-impl Drop for PlaintextKey {
-    fn drop(&mut self) {
-        self.agent_to_client.zeroize();
-        self.client_to_agent.zeroize();
-    }
-}
-
-impl fmt::Debug for PlaintextKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PlaintextKey([redacted])")
     }
 }
 
@@ -226,7 +213,7 @@ mod tests {
         let key = PlaintextKey::new(&[7; 64]).unwrap();
         assert_eq!(
             format!("{key:?} {:?}", Cipher::new(Side::Client, &key, [1; 12])),
-            "PlaintextKey([redacted]) Cipher([redacted])"
+            "PlaintextKey { agent_to_client: [redacted], client_to_agent: [redacted] } Cipher([redacted])"
         );
     }
 }

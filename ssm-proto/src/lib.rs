@@ -63,6 +63,8 @@ mod handshake;
 mod mux;
 pub mod relay;
 #[cfg(feature = "session")]
+mod secret;
+#[cfg(feature = "session")]
 mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -82,6 +84,8 @@ pub use handshake::{
 };
 #[cfg(feature = "session")]
 pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, StreamId, WriteError};
+#[cfg(feature = "session")]
+pub use secret::Secret;
 #[cfg(feature = "session")]
 pub use session::{
     AgentConfig, AgentQuirks, ClientConfig, OpenError, Output, Session, SessionError, SessionEvent, SessionMode,

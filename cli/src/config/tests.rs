@@ -308,3 +308,51 @@ fn the_schema_in_the_documentation_is_this_one() {
     let current = format!("{:#}\n", schema::schema());
     assert!(committed == current, "write it anew: aws-ssm-forward config schema > docs/config.schema.json");
 }
+
+const WORDS: &[&str] = &[
+    "[tunnels.a]\n",
+    "[tunnels.",
+    "[defaults]\n",
+    "[[",
+    "]\n",
+    "include = ",
+    "target = ",
+    "remote = ",
+    "local = ",
+    "sessions = ",
+    "groups = ",
+    "\"i-1\"\n",
+    "\"db:5432\"\n",
+    "\"${HOME}\"",
+    "\"${\"",
+    "[",
+    ",",
+    "1\n",
+    "true",
+    "=",
+    "\n",
+    "\"",
+    "'",
+    "#",
+    "\\",
+    "a.b = ",
+    "{",
+    "}",
+];
+
+proptest::proptest! {
+    /// Any file is one or has problems, each at a place of the file and with a text that can be shown.
+    #[test]
+    fn any_file_is_read_or_its_problems_are_shown(text in crate::soup::soup(WORDS), of_user in proptest::prelude::any::<bool>()) {
+        let author = if of_user { problem::Author::User } else { problem::Author::Project("/project".into()) };
+        let source = problem::Source { path: "/project/file.toml".into(), text: text.clone(), author };
+        let mut problems = Vec::new();
+        let file = file::read(std::sync::Arc::new(source), &mut problems);
+        for problem in &problems {
+            let (_, at) = problem.position();
+            assert!(at <= text.len(), "byte {at} of {text:?}");
+        }
+        assert!(problems.is_empty() || !failure(&problems).shown().is_empty());
+        assert!(file.tunnels.keys().all(|name| text.contains(name.as_str()) || text.contains('\\')));
+    }
+}

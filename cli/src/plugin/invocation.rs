@@ -134,7 +134,7 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     Ok(SessionTicket {
         session_id: session_id.ok_or_else(|| missing("SessionId"))?,
         stream_url: stream_url.to_owned(),
-        token: token.to_owned(),
+        token: token.into(),
         target: None,
     })
 }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn the_session_may_be_in_the_environment_under_any_name_with_the_prefix() {
         let request = request(&["AWS_SSM_START_SESSION_RESPONSE_7", "r", "StartSession"]);
-        assert_eq!(request.ticket.token, "secret");
+        assert_eq!(request.ticket.token.expose(), "secret");
         let missing = parse(&["AWS_SSM_START_SESSION_RESPONSE", "r", "StartSession"]).unwrap_err();
         assert!(missing.message.contains("is not set"), "{missing}");
     }
@@ -219,7 +219,7 @@ mod tests {
             let session =
                 format!(r#"{{"streamUrl":"wss://h/v1/data-channel/{segment}","tokenValue":"T","sessionId":"{id}"}}"#);
             let ticket = request(&[&session, "r", "StartSession"]).ticket;
-            assert_eq!((ticket.session_id.as_str(), ticket.token.as_str()), (read, "T"));
+            assert_eq!((ticket.session_id.as_str(), ticket.token.expose().as_str()), (read, "T"));
         }
         let ticket = request(&[r#"{"streamUrl":"wss://h/s-1","tokenValue":"T"}"#, "r", "StartSession"]).ticket;
         assert_eq!(ticket.session_id, "s-1");
@@ -269,6 +269,51 @@ mod tests {
         }
         for (request, what) in [("{", "not JSON"), (r#"{"Target":7}"#, "is not a string")] {
             assert!(parse(&[SESSION, "r", "StartSession", "", request]).unwrap_err().message.contains(what));
+        }
+    }
+
+    const WORDS: &[&str] = &[
+        "{",
+        "}",
+        "\"",
+        ":",
+        ",",
+        "[",
+        "]",
+        "null",
+        "0",
+        "\"SessionId\":\"s-1\"",
+        "\"TokenValue\":\"t0ken-t0ken\"",
+        "\"StreamUrl\":\"wss://h/s\"",
+        "\"Target\":\"i-1\"",
+        "\"Parameters\":{",
+        "\"localUnixSocket\":[\"/s\"]",
+        "StartSession",
+        "eu-west-1",
+        "\\u0000",
+        "%2F",
+    ];
+
+    proptest::proptest! {
+        /// Any arguments are a request or a wrong call, and no error says the token.
+        #[test]
+        fn any_arguments_are_a_request_or_one_line_says_why_not(
+            args in proptest::collection::vec(crate::soup::soup(WORDS), 0..8),
+            well_called in proptest::prelude::any::<bool>(),
+        ) {
+            let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+            if well_called && let Some(operation) = args.get_mut(2) {
+                *operation = "StartSession";
+            }
+            match parse(&args) {
+                Ok(Invocation::Start(request)) => assert_ne!(&request.ticket.session_id, request.ticket.token.expose()),
+                Ok(_) => {}
+                Err(failure) => {
+                    assert_eq!(failure.code, ExitCode::Usage);
+                    // An operation is quoted; a session is not.
+                    assert!(args.len() < 3 || args[2] != "StartSession" || !failure.message.contains("t0ken"), "{}", failure.message);
+                }
+            }
         }
     }
 }

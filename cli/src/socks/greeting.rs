@@ -157,3 +157,58 @@ impl Request {
 fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The beginnings of the protocols, and any bytes.
+    fn greeting() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            Just(vec![5, 1, 0]),
+            Just(vec![5, 1, 0, 3]),
+            Just(vec![5, 2, 0, 2]),
+            Just(vec![4, 1, 0, 80]),
+            Just(vec![0, 0, 0, 1]),
+            Just(b"CONNECT db:1 HTTP/1.1\r\n\r\n".to_vec()),
+            Just(vec![0; 7]),
+            Just(vec![b'x'; 300]),
+            proptest::collection::vec(any::<u8>(), 0..20),
+        ];
+        proptest::collection::vec(part, 0..6).prop_map(|parts| parts.concat())
+    }
+
+    async fn read_from(bytes: Vec<u8>) -> io::Result<Option<Request>> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut client = TcpStream::connect(listener.local_addr()?).await?;
+        let (server, _) = listener.accept().await?;
+        client.write_all(&bytes).await?;
+        client.shutdown().await?;
+        read(server, Some("x")).await
+    }
+
+    #[tokio::test]
+    async fn names_and_heads_have_a_length() {
+        let socks4 = [&[4, 1, 0, 80, 0, 0, 0, 1][..], &[b'x'; MAX_STRING + 1], &[0]].concat();
+        assert!(read_from(socks4).await.is_err_and(|error| error.to_string().contains("too long")));
+        let http = [b"CONNECT ", vec![b'x'; 20_000].as_slice(), b":1 HTTP/1.1\r\n\r\n"].concat();
+        assert!(read_from(http).await.is_err_and(|error| error.to_string().contains("too long")));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        /// Whatever a client says before it is silent, it is answered or refused, and what it asks for is a host.
+        #[test]
+        fn any_greeting_is_a_request_or_refused(bytes in greeting()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            if let Ok(Some(request)) = runtime.block_on(read_from(bytes)) {
+                let Destination { host, port } = &request.destination;
+                assert_eq!(Destination::new(host, *port), Some(request.destination.clone()));
+            }
+        }
+    }
+}

@@ -143,4 +143,42 @@ mod tests {
             "{text}"
         );
     }
+
+    const WORDS: &[&str] = &[
+        "CONNECT ",
+        "GET ",
+        "HEAD ",
+        "/proxy.pac",
+        "db.internal",
+        "[::1]",
+        ":443",
+        ":0",
+        " HTTP/1.1",
+        " HTTP/9",
+        "\r\n",
+        "\n",
+        "Host: ",
+        "127.0.0.1",
+        "localhost",
+        "rebound.example",
+        "\0",
+        "%",
+        "@",
+        "..",
+    ];
+
+    proptest::proptest! {
+        /// Any head is a destination, which is written as it was asked for, or has an answer of HTTP.
+        #[test]
+        fn any_head_gets_a_connection_or_an_answer(head in crate::soup::soup(WORDS), pac in proptest::option::of("[a-z]{4}")) {
+            match asked(format!("{head}\r\n\r\n").as_bytes(), pac.as_deref()) {
+                Asked::Connect(destination) => assert_eq!(authority(&destination.to_string()), Some(destination)),
+                Asked::Answered(answer) => {
+                    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+                    let is_file = pac.as_deref().is_some_and(|pac| answer.ends_with(&format!("{pac}\n")));
+                    assert!(!is_file || (head.contains("/proxy.pac") && !answer.contains(" 404 ")), "{answer}");
+                }
+            }
+        }
+    }
 }

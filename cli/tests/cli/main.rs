@@ -19,6 +19,8 @@ mod exec_input;
 #[cfg(test)]
 mod forward;
 #[cfg(test)]
+mod leaks;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod plugin;

@@ -16,13 +16,13 @@ const SESSION_TOKEN: &str = "hush-session-token";
 const CONTENT: &str = "hush-content";
 
 /// A proxy between a command and the API that records the API's answers.
-struct Wiretap {
-    url: String,
+pub(crate) struct Wiretap {
+    pub(crate) url: String,
     answers: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Wiretap {
-    fn start(manager: &LocalManager) -> Self {
+    pub(crate) fn start(manager: &LocalManager) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let api = manager.endpoint().trim_start_matches("http://").to_owned();
@@ -40,7 +40,7 @@ impl Wiretap {
     }
 
     /// The tokens that the API issued.
-    fn tokens(&self) -> Vec<String> {
+    pub(crate) fn tokens(&self) -> Vec<String> {
         let answers = self.answers.lock().unwrap();
         let text = String::from_utf8_lossy(&answers);
         text.split("\"TokenValue\":\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()

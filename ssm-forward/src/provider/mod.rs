@@ -10,6 +10,8 @@ pub use aws::{
     ServiceSummary, Verdict, VpcEndpoint, configuration_files, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
+/// For [`SessionTicket`] and [`AwsCredentials`].
+pub use ssm_proto::Secret;
 /// For [`SessionProvider::data_key`].
 pub use ssm_proto::{DataKey, PlaintextKey};
 pub use ticket::TicketProvider;
@@ -111,8 +113,8 @@ pub struct SessionTicket {
     pub session_id: String,
     /// The data channel's WebSocket URL; empty in an answer to ResumeSession that keeps the old one.
     pub stream_url: String,
-    /// Opens the data channel once. A secret.
-    pub token: String,
+    /// Opens the data channel once.
+    pub token: Secret,
     /// The target that was passed to StartSession, if [`StartRequest::target`] is a name that had to be looked up;
     /// `None`: the same.
     pub target: Option<String>,
@@ -123,7 +125,7 @@ impl fmt::Debug for SessionTicket {
         f.debug_struct("SessionTicket")
             .field("session_id", &self.session_id)
             .field("stream_url", &self.stream_url.split('?').next().unwrap_or_default())
-            .field("token", &"[redacted]")
+            .field("token", &self.token)
             .finish()
     }
 }

@@ -87,7 +87,9 @@ impl Dialer {
         let url = self.config.stream_url(&self.ticket.stream_url)?;
         let mut transport = self.upgrade(&url).await?;
         let version = self.config.protocol.client_version.clone();
-        let open = OpenDataChannel::client(Uuid::new_v4(), self.ticket.token.clone(), self.client_id, version);
+        // It opens one data channel, so it is not kept.
+        let token = std::mem::take(&mut self.ticket.token);
+        let open = OpenDataChannel::client(Uuid::new_v4(), token, self.client_id, version);
         transport.send_text(open.to_json())?;
         Ok(transport)
     }

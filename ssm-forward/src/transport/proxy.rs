@@ -14,6 +14,7 @@ use except::Except;
 
 use super::TransportError;
 use super::route::Place;
+use crate::Secret;
 
 /// Which hosts are reached through a proxy, and through which one. This machine and the metadata services of instances
 /// and containers (`169.254.0.0/16`, `fd00:ec2::/32`) never are.
@@ -30,15 +31,16 @@ struct Rules {
 /// A proxy as it is written, and where it was configured.
 #[derive(Clone)]
 struct Configured {
-    url: String,
+    url: Secret,
     named_by: String,
 }
 
 /// A proxy's URL may contain a login.
 impl fmt::Debug for Configured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.url.rfind('@').map_or(0, |at| at + 1);
-        write!(f, "{} of {}", self.url.get(at..).unwrap_or_default(), self.named_by)
+        let url = self.url.expose();
+        let at = url.rfind('@').map_or(0, |at| at + 1);
+        write!(f, "{} of {}", url.get(at..).unwrap_or_default(), self.named_by)
     }
 }
 
@@ -56,14 +58,14 @@ impl Proxies {
         Self(Arc::new(Rules {
             http: first(http.iter().copied().chain(all)),
             https: first(["https_proxy", "HTTPS_PROXY"].into_iter().chain(all)),
-            except: except.map_or_else(Except::default, |list| Except::new(&list.url)),
+            except: except.map_or_else(Except::default, |list| Except::new(list.url.expose())),
         }))
     }
 
     /// Everything goes through `proxy`, for example `http://user:password@proxy.example:3128`, except the hosts, domains
     /// and networks in the comma-separated list `except`.
     pub fn all(proxy: &str, except: &str) -> Self {
-        let proxy = Some(Configured { url: proxy.to_owned(), named_by: "set by the program".to_owned() });
+        let proxy = Some(Configured { url: proxy.into(), named_by: "set by the program".to_owned() });
         Self(Arc::new(Rules { http: proxy.clone(), https: proxy, except: Except::new(except) }))
     }
 
@@ -91,8 +93,9 @@ impl Proxies {
 fn first(names: impl IntoIterator<Item = &'static str>) -> Option<Configured> {
     let mut names = names.into_iter();
     let (name, url) = names.find_map(|name| std::env::var(name).ok().map(|url| (name, url)))?;
-    let url = url.trim().to_owned();
-    (!url.is_empty()).then(|| Configured { url, named_by: name.to_owned() })
+    let url = Secret::new(url);
+    let url = Secret::from(url.expose().trim());
+    (!url.expose().is_empty()).then(|| Configured { url, named_by: name.to_owned() })
 }
 
 /// Whether it must not be reached through a proxy: this machine, and the metadata services of an instance.
@@ -117,7 +120,7 @@ pub(crate) struct Proxy {
 
 struct Login {
     user: String,
-    password: String,
+    password: Secret,
 }
 
 /// The proxy's protocol.
@@ -145,8 +148,9 @@ impl Proxy {
     fn new(configured: &Configured) -> Result<Self, TransportError> {
         let Configured { url, named_by } = configured;
         let refused = |cause: String| TransportError::Configuration(format!("the proxy ({named_by}): {cause}"));
-        let url = if url.contains("://") { url.clone() } else { format!("http://{url}") };
-        let url = Url::parse(&url).map_err(|error| refused(format!("it is not a URL ({error})")))?;
+        let url = url.expose();
+        let url = Secret::new(if url.contains("://") { url.clone() } else { format!("http://{url}") });
+        let url = Url::parse(url.expose()).map_err(|error| refused(format!("it is not a URL ({error})")))?;
         let (kind, secure, port) = match url.scheme() {
             "http" => (Kind::Http, false, 80),
             "https" => (Kind::Http, true, 443),
@@ -161,8 +165,10 @@ impl Proxy {
             None => return Err(refused("it has no host".into())),
         };
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let login = (!url.username().is_empty() || url.password().is_some())
-            .then(|| Login { user: decoded(url.username()), password: decoded(url.password().unwrap_or_default()) });
+        let login = (!url.username().is_empty() || url.password().is_some()).then(|| Login {
+            user: decoded(url.username()),
+            password: decoded(url.password().unwrap_or_default()).into(),
+        });
         let place = Place { host, port: url.port().unwrap_or(port), secure };
         Ok(Self { kind, place, login, named_by: named_by.clone() })
     }
@@ -240,7 +246,7 @@ mod tests {
             );
         }
         let login = proxy("http://user:pa%20ss@proxy.example").login.unwrap();
-        assert_eq!((login.user.as_str(), login.password.as_str()), ("user", "pa ss"));
+        assert_eq!((login.user.as_str(), login.password.expose().as_str()), ("user", "pa ss"));
     }
 
     #[test]

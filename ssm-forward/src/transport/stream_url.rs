@@ -337,4 +337,54 @@ mod tests {
         let elsewhere = StreamUrl::parse_at("wss://evil.example/x", &StreamUrlPolicy::default(), None);
         assert!(elsewhere.is_err());
     }
+
+    const WORDS: &[&str] = &[
+        "wss://",
+        "ws://",
+        "https://",
+        "ssmmessages.",
+        "eu-west-1",
+        ".amazonaws.com",
+        ".amazonaws.com.evil.example",
+        "evil.example",
+        "@",
+        ":",
+        "443",
+        "/",
+        "\\",
+        "?",
+        "#",
+        "vpce-1.",
+        "vpce.",
+        "127.0.0.1",
+        "[::1]",
+        "localhost",
+        "%2e",
+        "%00",
+        ".",
+        "-",
+        "\t",
+        "。",
+        "user:pass@",
+    ];
+
+    proptest::proptest! {
+        /// Whoever writes the URL: the token goes to this machine or, over TLS, to AWS.
+        #[test]
+        fn no_url_leads_the_token_elsewhere(text in crate::soup::soup(WORDS)) {
+            if let Ok(url) = StreamUrl::parse(&text, &StreamUrlPolicy::AwsOrLoopback) {
+                let host = url.host();
+                let is_aws = url.is_secure()
+                    && host.contains("ssmmessages")
+                    && PARTITIONS.iter().any(|suffix| host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')));
+                assert!(is_aws || url.is_loopback(), "{text:?} leads to {host}");
+                assert!(url.as_url().username().is_empty() && url.as_url().password().is_none(), "{text:?}");
+            }
+            if let Ok(endpoint) = text.parse::<StreamEndpoint>() {
+                let replaced = endpoint.replace(&Url::parse("wss://x/v1/s-1?role=a").unwrap()).unwrap();
+                assert_eq!(replaced.host(), endpoint.as_url().host(), "{text:?}");
+                assert!(replaced.as_str().ends_with("/v1/s-1?role=a"), "{replaced}");
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@
     reason = "tests assert in this way, and print"
 )]
 
+mod answers;
 mod config;
 mod document;
 mod ecs;
@@ -187,9 +188,10 @@ async fn calls() -> Result<(), ProviderError> {
     };
     for call in variable("TEST_CALLS").unwrap().split(',') {
         let result = match call {
-            "start" => {
-                provider.start(&request).await.map(|ticket| format!("{ticket:?}, {} bytes", ticket.token.len()))?
-            }
+            "start" => provider
+                .start(&request)
+                .await
+                .map(|ticket| format!("{ticket:?}, {} bytes", ticket.token.expose().len()))?,
             "offer" => {
                 let ticket = provider.start(&document::offering(&request)).await?;
                 format!("{ticket:?}")

@@ -14,7 +14,7 @@ pub(crate) async fn aws(local: &Local) -> AwsProvider {
     let variable = |wanted| environment.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
     let credentials = AwsCredentials {
         access_key_id: variable("AWS_ACCESS_KEY_ID"),
-        secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
+        secret_access_key: variable("AWS_SECRET_ACCESS_KEY").into(),
         session_token: None,
     };
     let config = AwsConfig {

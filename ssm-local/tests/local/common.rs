@@ -122,7 +122,7 @@ impl Channel {
         let authority = ticket.url.strip_prefix("ws://").unwrap().split('/').next().unwrap();
         let stream = TcpStream::connect(authority).await.unwrap();
         let (mut socket, _) = tokio_tungstenite::client_async(ticket.url.as_str(), stream).await?;
-        let open = OpenDataChannel::client(Uuid::new_v4(), &ticket.token, Uuid::new_v4(), "1.2.677.0");
+        let open = OpenDataChannel::client(Uuid::new_v4(), ticket.token.as_str(), Uuid::new_v4(), "1.2.677.0");
         socket.send(Message::text(open.to_json())).await?;
         Ok(Self { socket, next: 0 })
     }

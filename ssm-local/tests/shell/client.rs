@@ -61,7 +61,7 @@ pub(crate) async fn open(ticket: &Ticket) -> WebSocketStream<TcpStream> {
     let authority = ticket.url.strip_prefix("ws://").unwrap().split('/').next().unwrap();
     let stream = TcpStream::connect(authority).await.unwrap();
     let (mut socket, _) = tokio_tungstenite::client_async(ticket.url.as_str(), stream).await.unwrap();
-    let open = OpenDataChannel::client(Uuid::new_v4(), &ticket.token, Uuid::new_v4(), "1.2.764.0");
+    let open = OpenDataChannel::client(Uuid::new_v4(), ticket.token.as_str(), Uuid::new_v4(), "1.2.764.0");
     socket.send(Message::text(open.to_json())).await.unwrap();
     socket
 }

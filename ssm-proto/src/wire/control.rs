@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::message::Header;
 use super::outgoing::MessageBuf;
 use super::types::{HeaderForm, MessageType, Padding};
+use crate::Secret;
 
 /// The first frame of a WebSocket, which is text: opens the data channel (OPEN-3).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,8 @@ pub struct OpenDataChannel {
     /// A fresh UUID.
     #[serde(default)]
     pub request_id: String,
-    /// The session's token. It is a secret.
-    pub token_value: String,
+    /// The session's token.
+    pub token_value: Secret,
     /// Only sent by the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_instance_id: Option<String>,
@@ -35,7 +36,7 @@ pub struct OpenDataChannel {
 
 impl OpenDataChannel {
     /// Creates the client's form.
-    pub fn client(request_id: Uuid, token: impl Into<String>, client_id: Uuid, version: impl Into<String>) -> Self {
+    pub fn client(request_id: Uuid, token: impl Into<Secret>, client_id: Uuid, version: impl Into<String>) -> Self {
         Self {
             message_schema_version: "1.0".into(),
             request_id: request_id.to_string(),
@@ -78,7 +79,7 @@ impl fmt::Debug for OpenDataChannel {
         f.debug_struct("OpenDataChannel")
             .field("client_id", &self.client_id)
             .field("client_version", &self.client_version)
-            .field("token_value", &"[redacted]")
+            .field("token_value", &self.token_value)
             .finish_non_exhaustive()
     }
 }

@@ -57,7 +57,9 @@ struct Held {
 impl CredentialsSource {
     pub(super) fn new(given: Option<AwsCredentials>, selected: Selected, surroundings: Surroundings) -> Self {
         let given = given.map(|given| {
-            Credentials::new(given.access_key_id, given.secret_access_key, given.session_token, None, "given")
+            // They overwrite their memory, too.
+            let token = given.session_token.map(|token| token.expose().clone());
+            Credentials::new(given.access_key_id, given.secret_access_key.expose(), token, None, "given")
         });
         Self { given, selected, surroundings, held: tokio::sync::Mutex::default(), remedy: Mutex::default() }
     }

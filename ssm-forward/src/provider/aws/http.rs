@@ -109,7 +109,9 @@ impl HttpConnector for Connector {
 impl Client {
     async fn ask(&self, mut request: Request<SdkBody>) -> Result<HttpResponse, ConnectorError> {
         let proxy = proxy_of_requests(&self.proxies, request.uri()).map_err(connector_error)?;
-        if let Some(mut login) = proxy.as_ref().and_then(|proxy| HeaderValue::try_from(proxy.authorization()?).ok()) {
+        if let Some(mut login) =
+            proxy.as_ref().and_then(|proxy| HeaderValue::try_from(proxy.authorization()?.expose()).ok())
+        {
             login.set_sensitive(true);
             request.headers_mut().insert(PROXY_AUTHORIZATION, login);
         }

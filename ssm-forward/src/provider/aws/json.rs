@@ -147,4 +147,40 @@ mod tests {
         }
         assert_eq!(refusal(None, b"<html>").code(), None);
     }
+
+    const WORDS: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        ":",
+        ",",
+        "\"tasks\"",
+        "\"taskArn\"",
+        "\"Plaintext\"",
+        "\"__type\"",
+        "\"message\"",
+        "\"a#b:c\"",
+        "null",
+        "1e999",
+        "-0",
+        "\\ud800",
+        "[[[[[[[[[[[[",
+        "<html>",
+    ];
+
+    proptest::proptest! {
+        /// Any answer is read or malformed, and no error quotes it: it may be a secret.
+        #[test]
+        fn any_answer_is_read_or_malformed(text in crate::soup::soup(WORDS), refused in proptest::prelude::any::<bool>()) {
+            use aws_smithy_runtime_api::http::StatusCode;
+
+            let status = StatusCode::try_from(if refused { 400_u16 } else { 200 }).unwrap();
+            let response = HttpResponse::new(status, format!("{text}hush").into());
+            if let Err(error) = read::<Value>(&response) {
+                assert!(refused || !format!("{error:?}").contains("hush"), "{error:?}");
+            }
+        }
+    }
 }

@@ -1,17 +1,16 @@
 //! The data key of an encrypted session.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use ssm_proto::{DataKey, PlaintextKey};
-use zeroize::Zeroizing;
 
 use super::json::KMS;
 use super::{AwsProvider, ProviderError};
+use crate::Secret;
 
 /// Two AES-256 keys: one for each direction.
 const KEY_BYTES: u32 = 64;
@@ -28,9 +27,8 @@ impl AwsProvider {
         let answer: Answer = self.ask(KMS, CALL, &question).await?;
         let api = self.apis.signed(KMS.service).await?;
         let missing = |field| api.named(CALL, "").answered_without(field);
-        let plaintext = Zeroizing::new(answer.plaintext.unwrap_or_default());
-        let plaintext = STANDARD.decode(plaintext.as_bytes()).map(Zeroizing::new).ok();
-        let plaintext = plaintext.and_then(|bytes| PlaintextKey::new(&bytes));
+        let plaintext = STANDARD.decode(answer.plaintext.unwrap_or_default().expose()).map(Secret::new).ok();
+        let plaintext = plaintext.and_then(|bytes| PlaintextKey::new(bytes.expose()));
         let ciphertext = STANDARD.decode(answer.ciphertext_blob.unwrap_or_default()).ok();
         Ok(DataKey {
             plaintext: plaintext.ok_or_else(|| missing("a Plaintext of 64 bytes"))?,
@@ -71,15 +69,9 @@ struct Question<'a> {
 }
 
 /// Both in Base64.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
-    plaintext: Option<String>,
+    plaintext: Option<Secret>,
     ciphertext_blob: Option<String>,
-}
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("ciphertext_blob", &self.ciphertext_blob).finish_non_exhaustive()
-    }
 }

@@ -70,7 +70,9 @@ use self::files::Files;
 use self::person::Nobody;
 use self::settings::Settings;
 use self::source::Selected;
-use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
+use super::{
+    BoxFuture, DataKey, ProviderError, ProviderErrorKind, Secret, SessionProvider, SessionTicket, StartRequest,
+};
 use crate::transport::{region_of, sigv4};
 
 /// Where the API is and who calls it. Fields that are `None` come from the environment and the profile, as in every AWS
@@ -98,10 +100,10 @@ pub struct AwsConfig {
 pub struct AwsCredentials {
     /// `AWS_ACCESS_KEY_ID`.
     pub access_key_id: String,
-    /// `AWS_SECRET_ACCESS_KEY`. A secret.
-    pub secret_access_key: String,
-    /// `AWS_SESSION_TOKEN`; only temporary credentials have one. A secret.
-    pub session_token: Option<String>,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: Secret,
+    /// `AWS_SESSION_TOKEN`; only temporary credentials have one.
+    pub session_token: Option<Secret>,
 }
 
 impl fmt::Debug for AwsCredentials {
@@ -220,7 +222,7 @@ impl AwsProvider {
         Ok(SessionTicket {
             session_id: field("SessionId", output.session_id)?,
             stream_url: field("StreamUrl", output.stream_url)?,
-            token: field("TokenValue", output.token_value)?,
+            token: field("TokenValue", output.token_value)?.into(),
             target,
         })
     }
@@ -238,7 +240,7 @@ impl AwsProvider {
             message: format!("session {session_id} is over: it timed out or was terminated"),
         })?;
         let stream_url = output.stream_url.unwrap_or_default();
-        Ok(SessionTicket { session_id: session_id.to_owned(), stream_url, token, target: None })
+        Ok(SessionTicket { session_id: session_id.to_owned(), stream_url, token: token.into(), target: None })
     }
 
     async fn terminate(&self, session_id: &str) -> Result<(), ProviderError> {

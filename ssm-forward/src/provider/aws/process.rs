@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout};
 use super::errors::credentials as refused;
 use super::files::{config_file, words};
 use super::person::Person;
-use crate::ProviderError;
 use crate::text::one_line;
+use crate::{ProviderError, Secret};
 
 /// A person may have to find a key and touch it.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -135,8 +135,8 @@ fn all(stream: Option<impl Read>) -> io::Result<Vec<u8>> {
 struct Answer {
     version: u32,
     access_key_id: String,
-    secret_access_key: String,
-    session_token: Option<String>,
+    secret_access_key: Secret,
+    session_token: Option<Secret>,
     expiration: Option<String>,
     account_id: Option<String>,
 }
@@ -156,9 +156,9 @@ fn read(output: &[u8]) -> Result<Credentials, String> {
     let expiry = answer.expiration.filter(|text| !text.is_empty()).map(|text| time(&text)).transpose()?;
     let mut credentials = Credentials::builder()
         .access_key_id(answer.access_key_id)
-        .secret_access_key(answer.secret_access_key)
+        .secret_access_key(answer.secret_access_key.expose())
         .provider_name("credential_process");
-    credentials.set_session_token(answer.session_token);
+    credentials.set_session_token(answer.session_token.map(|token| token.expose().clone()));
     credentials.set_expiry(expiry);
     credentials.set_account_id(answer.account_id.map(Into::into));
     Ok(credentials.build())
@@ -206,6 +206,14 @@ mod tests {
         let own = std::fs::read_to_string("/proc/self/stat").unwrap();
         assert!(own.split(' ').nth(5).is_none_or(|own| own != session), "{id}");
         assert_eq!(terminal, "0");
+    }
+
+    #[tokio::test]
+    async fn output_without_an_end_is_read_to_a_bound() {
+        let taken = all(Some(io::repeat(b'x'))).unwrap();
+        assert_eq!(taken.len() as u64, MAX_OUTPUT);
+        let error = run("dev", "yes", &super::super::person::Nobody).await.unwrap_err();
+        assert!(error.message.len() < 1000, "{error}");
     }
 
     #[tokio::test]

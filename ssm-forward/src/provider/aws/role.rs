@@ -14,7 +14,7 @@ use super::errors::credentials as refused;
 use super::query::{self, STS};
 use super::source::{Role, option};
 use super::{files, process};
-use crate::{ProviderError, ProviderErrorKind};
+use crate::{ProviderError, ProviderErrorKind, Secret};
 
 /// Time for a person to find the device and to type the code.
 const CODE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -38,8 +38,8 @@ struct Cached {
 #[serde(rename_all = "PascalCase")]
 struct Keys {
     access_key_id: String,
-    secret_access_key: String,
-    session_token: String,
+    secret_access_key: Secret,
+    session_token: Secret,
     expiration: String,
 }
 
@@ -47,8 +47,8 @@ impl Keys {
     fn of(self, role: &Role, origin: &'static str) -> Result<Credentials, String> {
         let mut credentials = Credentials::builder()
             .access_key_id(self.access_key_id)
-            .secret_access_key(self.secret_access_key)
-            .session_token(self.session_token)
+            .secret_access_key(self.secret_access_key.expose())
+            .session_token(self.session_token.expose())
             .expiry(process::time(&self.expiration)?)
             .provider_name(origin);
         // arn:aws:iam::123456789012:role/NAME

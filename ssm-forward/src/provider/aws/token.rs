@@ -7,15 +7,14 @@ use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use zeroize::Zeroizing;
 
 use super::{AwsProvider, ProviderError, ServiceEndpoint};
-use crate::ProviderErrorKind;
+use crate::{ProviderErrorKind, Secret};
 
 /// A password for one database user, derived from the caller's credentials. A secret.
 #[derive(Clone)]
 pub struct DatabaseToken {
-    text: Zeroizing<String>,
+    text: Secret,
     /// Until when a connection can be opened with it. Open connections are not affected.
     pub expires: SystemTime,
 }
@@ -23,7 +22,7 @@ pub struct DatabaseToken {
 impl DatabaseToken {
     /// The token: the password, as the database's client sends it.
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.text.expose()
     }
 }
 
@@ -88,7 +87,7 @@ fn token(
     query.sort_by_key(|(name, _)| (*name == "X-Amz-Signature", *name == "X-Amz-Security-Token", *name));
     let query: Vec<_> =
         query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, UNRESERVED))).collect();
-    let text = Zeroizing::new(format!("{host}/?Action=connect&DBUser={user}&{}", query.join("&")));
+    let text = Secret::new(format!("{host}/?Action=connect&DBUser={user}&{}", query.join("&")));
     let expires = credentials_end.map_or(now + LIFETIME, |end| end.min(now + LIFETIME));
     Ok(DatabaseToken { text, expires })
 }

@@ -12,6 +12,7 @@ use super::super::route::Place;
 use super::super::socket::Socket;
 use super::super::steps::{self, Deadline};
 use super::{Kind, Login, Proxy, TransportError};
+use crate::Secret;
 
 /// Longest answer of a proxy to CONNECT, in bytes.
 pub(in super::super) const MAX_ANSWER: usize = 16 << 10;
@@ -43,9 +44,10 @@ impl Proxy {
     }
 
     /// The value of `Proxy-Authorization`.
-    pub(crate) fn authorization(&self) -> Option<String> {
+    pub(crate) fn authorization(&self) -> Option<Secret> {
         let Login { user, password } = self.login.as_ref()?;
-        Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+        let login = Secret::new(format!("{user}:{}", password.expose()));
+        Some(Secret::new(format!("Basic {}", STANDARD.encode(login.expose()))))
     }
 
     /// The error when the proxy refuses the login, or the lack of one.
@@ -61,7 +63,9 @@ impl Proxy {
     }
 
     async fn connect(&self, mut socket: Socket, place: &Place) -> Result<Socket, String> {
-        let login = self.authorization().map_or_else(String::new, |value| format!("Proxy-Authorization: {value}\r\n"));
+        let login = self
+            .authorization()
+            .map_or_else(String::new, |value| format!("Proxy-Authorization: {}\r\n", value.expose()));
         let request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{login}\r\n");
         let answer = ask(&mut socket, &request).await.map_err(|error| broke(&error))?;
         match answer.strip_prefix("HTTP/1.").and_then(|rest| rest.split_whitespace().nth(1)) {
@@ -77,7 +81,7 @@ impl Proxy {
         let target = (place.host.as_str(), place.port);
         let asked = match &self.login {
             Some(Login { user, password }) => {
-                Socks5Stream::connect_with_password_and_socket(socket, target, user, password).await
+                Socks5Stream::connect_with_password_and_socket(socket, target, user, password.expose()).await
             }
             None => Socks5Stream::connect_with_socket(socket, target).await,
         };

@@ -218,4 +218,37 @@ mod tests {
         assert_eq!(nested(block, "endpoint_url"), Some("http://x/?a=b"));
         assert_eq!((nested(block, "none"), nested("endpoint_url = x", "endpoint_url")), (None, None));
     }
+
+    const WORDS: &[&str] = &[
+        "[",
+        "]",
+        "default",
+        "profile a",
+        "\n",
+        "\n  ",
+        "\r\n",
+        "=",
+        ":",
+        "#",
+        ";",
+        "key",
+        "value",
+        " ",
+        "\t",
+        "'",
+        "\"",
+        "\\",
+        "\u{85}",
+    ];
+
+    proptest::proptest! {
+        /// Any file is read, or the error has the number of one of its lines. Words are found or not.
+        #[test]
+        fn any_file_is_read_or_a_line_is_named(text in crate::soup::soup(WORDS)) {
+            if let Err(malformed) = parse(&text) {
+                assert!((1..=text.split(['\n', '\r']).count()).contains(&malformed.line), "{text:?}");
+            }
+            let _ = (words(&text), nested(&text, "key"));
+        }
+    }
 }

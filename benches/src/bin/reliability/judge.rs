@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn events_that_do_not_fit_what_happened_are_lies() {
-        let script = Script { seed: 1, rounds: 2, up: 10, down: 20, burst: 10, pause: 0 };
+        let script = Script { seed: 1, rounds: 2, up: 10, down: 20, burst: 10, pause: 0, deaf: 0 };
         let (up, down) = script.bytes();
         assert_eq!(check_events(&closed(up, down, None), &[script], 0), Ok(()));
         assert!(check_events(&closed(up, down - 1, None), &[script], 0).is_err());

@@ -21,10 +21,12 @@ pub(crate) struct Script {
     pub(crate) burst: u32,
     /// The pause in milliseconds, also between rounds.
     pub(crate) pause: u32,
+    /// How long the service reads nothing at first, in milliseconds.
+    pub(crate) deaf: u32,
 }
 
 /// The length of an encoded script, which is sent first.
-pub(crate) const HEADER: usize = 28;
+pub(crate) const HEADER: usize = 32;
 
 impl Script {
     /// Number of bytes of a whole connection, in each direction.
@@ -34,7 +36,7 @@ impl Script {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let numbers = [self.rounds, self.up, self.down, self.burst, self.pause];
+        let numbers = [self.rounds, self.up, self.down, self.burst, self.pause, self.deaf];
         let numbers = numbers.iter().flat_map(|number| number.to_be_bytes());
         self.seed.to_be_bytes().into_iter().chain(numbers).collect()
     }
@@ -47,6 +49,7 @@ impl Script {
             down: stream.read_u32().await?,
             burst: stream.read_u32().await?,
             pause: stream.read_u32().await?,
+            deaf: stream.read_u32().await?,
         })
     }
 

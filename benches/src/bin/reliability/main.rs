@@ -2,6 +2,8 @@
 //! a day's closes of the service under load.
 
 mod cases;
+mod crowd;
+mod flood;
 mod judge;
 mod load;
 mod matrix;
@@ -11,6 +13,7 @@ mod service;
 mod soak;
 mod traffic;
 mod tunnel;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,19 @@ enum Command {
     Matrix(matrix::Args),
     /// Many closes, sleeps and expired credentials under load
     Soak(soak::Args),
+    /// Thousands of connections over recycled sessions
+    Load(crowd::Args),
+    /// The service of `load`
+    #[command(hide = true)]
+    Far(crowd::FarArgs),
+    /// The Session Manager of `load`
+    #[command(hide = true)]
+    Manager(crowd::ManagerArgs),
+    /// Everything that a hostile service can send without end, and what it costs
+    Flood(flood::Args),
+    /// The process that `flood` floods
+    #[command(hide = true)]
+    Flooded(flood::ClientArgs),
     /// The process that `soak` stops: a forwarder alone
     #[command(hide = true)]
     Client(soak::ClientArgs),
@@ -39,6 +55,11 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::Matrix(args) => matrix::run(args).await,
         Command::Soak(args) => soak::run(args).await,
+        Command::Load(args) => crowd::run(args).await,
+        Command::Far(args) => crowd::far(args).await.map(|()| true),
+        Command::Manager(args) => crowd::manager(args).await.map(|()| true),
+        Command::Flood(args) => flood::run(args).await,
+        Command::Flooded(args) => flood::client(args).await.map(|()| true),
         Command::Client(args) => soak::client(args).await.map(|()| true),
     };
     match outcome {

@@ -125,7 +125,7 @@ async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
     let began = Instant::now();
     loop {
         let seed = fastrand::u64(..);
-        let script = Script { seed, rounds: 2, up: 3000, down: 3000, burst: 3000, pause: 0 };
+        let script = Script { seed, rounds: 2, up: 3000, down: 3000, burst: 3000, pause: 0, deaf: 0 };
         match timeout(RECOVERY, converse(tunnel.entrance, script, Manner::PROMPT, &|_| {})).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Broken::Reset)) if began.elapsed() < RECOVERY && !tunnel.has_ended() => {}

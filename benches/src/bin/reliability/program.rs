@@ -1,7 +1,7 @@
 //! The programs at the near end: how they process the bytes of their scripts.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,7 +38,18 @@ pub(crate) async fn converse(
     manner: Manner,
     progress: Progress<'_>,
 ) -> Result<(), Broken> {
-    let mut stream = connect(to, manner).await.map_err(|error| Broken::io(&error))?;
+    converse_from(None, to, script, manner, progress).await
+}
+
+/// The same, from an address of this machine.
+pub(crate) async fn converse_from(
+    from: Option<Ipv4Addr>,
+    to: SocketAddr,
+    script: Script,
+    manner: Manner,
+    progress: Progress<'_>,
+) -> Result<(), Broken> {
+    let mut stream = connect(from, to, manner).await.map_err(|error| Broken::io(&error))?;
     stream.write_all(&script.encode()).await.map_err(|error| Broken::io(&error))?;
     let (mut up, mut down) = (Pattern::up(&script), Pattern::down(&script));
     let pauses = match manner {
@@ -71,8 +82,11 @@ pub(crate) async fn converse(
 /// Data that a slow reader does not read must not be buffered by the system.
 const SLOW_BUFFER: u32 = 64 << 10;
 
-async fn connect(to: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
+async fn connect(from: Option<Ipv4Addr>, to: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
+    if let Some(from) = from {
+        socket.bind((from, 0).into())?;
+    }
     if manner.is_whole() && manner != Manner::PROMPT {
         socket.set_recv_buffer_size(SLOW_BUFFER)?;
     }
@@ -81,8 +95,6 @@ async fn connect(to: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use tokio::net::TcpListener;
 
     use super::*;
@@ -90,7 +102,7 @@ mod tests {
     use crate::service::Service;
 
     fn script() -> Script {
-        Script { seed: 7, rounds: 3, up: 10_000, down: 5000, burst: 4000, pause: 0 }
+        Script { seed: 7, rounds: 3, up: 10_000, down: 5000, burst: 4000, pause: 0, deaf: 0 }
     }
 
     #[tokio::test]

@@ -5,9 +5,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use crate::load::{Broken, Pattern, Pauses, Script, expect, send};
 
@@ -54,6 +56,12 @@ impl Service {
         self.kept.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&seed)
     }
 
+    /// How many connections were exact since the last time.
+    pub(crate) fn take_exact(&self) -> usize {
+        let served = std::mem::take(&mut *self.kept.served.lock().unwrap_or_else(PoisonError::into_inner));
+        served.values().filter(|served| served.end.is_ok()).count()
+    }
+
     /// Number of connections that are not over.
     pub(crate) fn open_connections(&self) -> usize {
         self.kept.open.load(Ordering::Acquire)
@@ -86,6 +94,7 @@ async fn serve(stream: &mut TcpStream) -> Option<(u64, Served)> {
 
 async fn follow(stream: &mut TcpStream, script: &Script, received: &AtomicUsize) -> Result<(), Broken> {
     let (mut up, mut down) = (Pattern::up(script), Pattern::down(script));
+    sleep(Duration::from_millis(script.deaf.into())).await;
     let count = |bytes| _ = received.fetch_add(bytes, Ordering::Relaxed);
     for _ in 0..script.rounds {
         expect(stream, &mut up, script.up, Pauses::default(), &count).await?;

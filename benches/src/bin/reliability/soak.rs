@@ -1,13 +1,13 @@
 //! A day of the service's hourly closes in a few minutes, under load, with sleeps, black holes and expired credentials.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use ssm_forward::{ForwardEvent, Forwarder, ListenAddr};
+use ssm_forward::{ForwardConfig, ForwardEvent, Forwarder, ListenAddr, PoolSize};
 use ssm_local::{Faults, Local};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -20,6 +20,7 @@ use crate::program::{Manner, converse};
 use crate::report::{say, write_between};
 use crate::service::Service;
 use crate::tunnel::{SetupError, config, provider, request};
+use crate::usage::{Usage, mebibytes};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -40,6 +41,9 @@ pub(crate) struct ClientArgs {
     endpoint_url: String,
     #[arg(long)]
     to: SocketAddr,
+    /// Sessions, and the usual linger; by default one, and a short one
+    #[arg(long)]
+    sessions: Option<u16>,
 }
 
 /// A dead peer is detected within twice this time.
@@ -191,7 +195,7 @@ async fn service_outcome(service: &Service, seed: u64) -> Option<Result<(), Brok
 /// Uploads, downloads and conversations of about twenty seconds each.
 fn script(number: u64) -> Script {
     let seed = fastrand::u64(..);
-    let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst: 16 << 10, pause: 50 };
+    let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst: 16 << 10, pause: 50, deaf: 0 };
     match number % 3 {
         0 => Script { up: 400 * (16 << 10), ..bulk },
         1 => Script { down: 400 * (16 << 10), ..bulk },
@@ -275,10 +279,6 @@ impl Figures {
     }
 }
 
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
 /// The forwarder in a process of its own, so that it can be stopped and its memory measured.
 struct Client {
     process: Child,
@@ -307,11 +307,7 @@ impl Client {
 
     /// Its resident memory in bytes.
     fn memory(&self) -> Result<u64, SetupError> {
-        let status = Path::new("/proc").join(self.pid.to_string()).join("status");
-        let status = std::fs::read_to_string(status)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kilobytes << 10)
+        Ok(Usage::of(self.process.id().ok_or("the client ended")?)?.memory)
     }
 
     async fn stop(&mut self) -> Result<(), SetupError> {
@@ -321,13 +317,22 @@ impl Client {
     }
 }
 
+fn of_sessions(sessions: Option<u16>) -> ForwardConfig {
+    let mut config = config(LIVENESS);
+    if let Some(sessions) = sessions {
+        config.pool.size = PoolSize::Fixed(sessions.into());
+        config.linger = ForwardConfig::default().linger;
+    }
+    config
+}
+
 /// The process that is stopped: forwards until it is ended.
 ///
 /// # Errors
 /// What ends it.
 pub(crate) async fn client(args: ClientArgs) -> Result<(), SetupError> {
     let forwarder = Forwarder::builder(Arc::new(provider(&args.endpoint_url).await?), request(args.to))
-        .config(config(LIVENESS))
+        .config(of_sessions(args.sessions))
         .on_event(|event| match event {
             ForwardEvent::Ready { local, .. } => say(&local.to_string()),
             ForwardEvent::SessionLost { .. } => crate::report::say_error(&format!("{event:?}")),

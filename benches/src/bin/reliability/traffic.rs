@@ -42,7 +42,7 @@ impl Load {
         // A real agent carries about 600 kB/s.
         let burst = if profile == Profile::Real { 32 << 10 } else { 192 << 10 };
         let seed = fastrand::u64(..);
-        let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst, pause: 80 };
+        let bulk = Script { seed, rounds: 1, up: 64, down: 64, burst, pause: 80, deaf: 0 };
         let (rounds, pause) = if case.faults.contains(&ONE_AT_A_TIME) { (2, 1) } else { (16, 150) };
         let prompt = |script| Program { script, manner: Manner::PROMPT };
         let with_seed = |number: u64, script| Script { seed: seed.wrapping_add(number), ..script };

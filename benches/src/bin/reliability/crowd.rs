@@ -1,0 +1,234 @@
+//! Thousands of connections at the same time, and thousands one after the other, over sessions that the service recycles,
+//! with readers that are slow or stop and destinations that are stuck.
+//!
+//! Each end is a process of its own, because a process has a limited number of descriptors: this one has the programs, `far`
+//! the service, `manager` the Session Manager with its agents, `client` the forwarder.
+
+mod parts;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use crate::load::{Broken, Pauses, Script};
+use crate::program::{Manner, converse_from};
+use crate::report::{say, write_between};
+use crate::tunnel::SetupError;
+use crate::usage::{Usage, mebibytes};
+use parts::Parts;
+pub(crate) use parts::{FarArgs, ManagerArgs, far, manager};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Connections at the same time
+    #[arg(long, default_value_t = 10_000)]
+    connections: u32,
+    /// New connections a second, afterwards
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// Seconds of that
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Sessions
+    #[arg(long, default_value_t = 16)]
+    sessions: u16,
+    /// Closes by the service while the connections are open
+    #[arg(long, default_value_t = 24)]
+    recycles: u32,
+    /// Write the table into this file
+    #[arg(long)]
+    write: Option<PathBuf>,
+}
+
+const HEAD: &str = "| load | connections, exact at both ends | lost | wrong | data | time | client's memory before → peak → after | descriptors |\n\
+                    |---|---|---|---|---|---|---|---|";
+/// A program that gets nothing for this long is stuck for ever.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Time for connections to be over at both ends and their memory to be given back.
+const REST: Duration = Duration::from_secs(5);
+/// The allocator keeps what many connections needed at the same time. A further load may not add more than this.
+const MAX_GROWTH: u64 = 32 << 20;
+
+/// What became of a load's connections.
+#[derive(Debug, Default)]
+struct Counts {
+    exact: AtomicU64,
+    lost: AtomicU64,
+    wrong: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counts {
+    fn count(&self, script: &Script, outcome: &Result<(), Broken>) {
+        match outcome {
+            Ok(()) => {
+                let (up, down) = script.bytes();
+                self.bytes.fetch_add(up + down, Ordering::Relaxed);
+                &self.exact
+            }
+            Err(Broken::Reset) => &self.lost,
+            Err(_) => &self.wrong,
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A line of the table.
+struct Outcome {
+    name: String,
+    counts: Counts,
+    /// Connections that were exact at the service.
+    served: u64,
+    time: Duration,
+    before: Usage,
+    busy: Usage,
+    after: Usage,
+}
+
+impl Outcome {
+    fn is_good(&self) -> bool {
+        let [exact, lost, wrong] =
+            [&self.counts.exact, &self.counts.lost, &self.counts.wrong].map(|count| count.load(Ordering::Relaxed));
+        exact > 0
+            && (lost, wrong, exact) == (0, 0, self.served)
+            && self.after.descriptors <= self.before.descriptors + 2
+    }
+
+    fn line(&self) -> String {
+        let [exact, lost, wrong, bytes] =
+            [&self.counts.exact, &self.counts.lost, &self.counts.wrong, &self.counts.bytes]
+                .map(|count| count.load(Ordering::Relaxed));
+        format!(
+            "| {} | {exact} of {} | {lost} | {wrong} | {:.0} MiB | {:.0} s | {:.0} → {:.0} → {:.0} MiB | {} → {} → {} |",
+            self.name,
+            self.served,
+            mebibytes(bytes),
+            self.time.as_secs_f64(),
+            mebibytes(self.before.memory),
+            mebibytes(self.busy.peak),
+            mebibytes(self.after.memory),
+            self.before.descriptors,
+            self.busy.descriptors,
+            self.after.descriptors,
+        )
+    }
+}
+
+/// Runs both loads. Returns whether nothing was lost and the client is as it was before.
+///
+/// # Errors
+/// If the set-up fails.
+pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
+    let mut parts = Parts::start(args.sessions).await?;
+    // The first connections make the sessions.
+    load(&mut parts, "warm-up", 200, |parts, counts| Box::pin(crowd(parts, counts, 200, 0))).await?;
+    let (connections, recycles) = (args.connections, args.recycles);
+    let name = format!("{connections} connections over {} sessions, {recycles} recycles", args.sessions);
+    let first = load(&mut parts, &name, connections.into(), move |parts, counts| {
+        Box::pin(crowd(parts, counts, connections, recycles))
+    });
+    let first = first.await?;
+    let (rate, seconds) = (args.rate, args.seconds);
+    let name = format!("{rate} new connections a second for {seconds} s");
+    let total = u64::from(rate) * u64::from(seconds);
+    let second = load(&mut parts, &name, total, move |parts, counts| Box::pin(stream(parts, counts, rate, seconds)));
+    let second = second.await?;
+    let text = format!("{HEAD}\n{}\n{}\n", first.line(), second.line());
+    say(&format!("\n{text}"));
+    if let Some(file) = &args.write {
+        write_between(file, "load", &text)?;
+    }
+    parts.stop().await;
+    let grows = second.after.memory > first.after.memory + MAX_GROWTH;
+    Ok(first.is_good() && second.is_good() && !grows)
+}
+
+type Running<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), SetupError>> + Send + 'a>>;
+
+async fn load(
+    parts: &mut Parts,
+    name: &str,
+    total: u64,
+    make: impl for<'a> FnOnce(&'a mut Parts, &'a Arc<Counts>) -> Running<'a>,
+) -> Result<Outcome, SetupError> {
+    let counts: Arc<Counts> = Arc::default();
+    let (before, begin) = (parts.usage()?, Instant::now());
+    parts.watch();
+    make(parts, &counts).await?;
+    let time = begin.elapsed();
+    let busy = parts.most();
+    let served = parts.served().await?;
+    sleep(REST).await;
+    let after = parts.usage()?;
+    let counts = Arc::into_inner(counts).ok_or("a program still runs")?;
+    let outcome = Outcome { name: name.to_owned(), counts, served, time, before, busy, after };
+    say(&format!("{} ({total} connections)", outcome.line()));
+    Ok(outcome)
+}
+
+/// All at the same time: conversations, uploads and downloads, some of them read slowly, some not at all for a while.
+async fn crowd(parts: &mut Parts, counts: &Arc<Counts>, connections: u32, recycles: u32) -> Result<(), SetupError> {
+    let mut programs = JoinSet::new();
+    for number in 0..connections {
+        let (script, manner) = member(number);
+        programs.spawn(program(parts.entrance, number, script, manner, counts.clone()));
+        if number % 50 == 49 {
+            // A listener's queue has a length.
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+    for recycle in 0..recycles {
+        sleep(Duration::from_secs(2)).await;
+        parts.strike("bye").await?;
+        say(&format!("recycle {} of {recycles}: {} connections are open", recycle + 1, programs.len()));
+        while programs.try_join_next().is_some() {}
+    }
+    timeout(PATIENCE, programs.join_all()).await.map_err(|_| "connections hang")?;
+    Ok(())
+}
+
+/// New ones at a rate, each short.
+async fn stream(parts: &mut Parts, counts: &Arc<Counts>, rate: u32, seconds: u32) -> Result<(), SetupError> {
+    let mut programs = JoinSet::new();
+    let mut tick = interval(Duration::from_millis(10));
+    for number in 0..rate * seconds {
+        if number % (rate / 100).max(1) == 0 {
+            tick.tick().await;
+        }
+        let script = Script { seed: fastrand::u64(..), rounds: 1, up: 300, down: 700, burst: 700, pause: 0, deaf: 0 };
+        programs.spawn(program(parts.entrance, number, script, Manner::PROMPT, counts.clone()));
+        while programs.try_join_next().is_some() {}
+    }
+    timeout(PATIENCE, programs.join_all()).await.map_err(|_| "connections hang")?;
+    Ok(())
+}
+
+async fn program(entrance: SocketAddr, number: u32, script: Script, manner: Manner, counts: Arc<Counts>) {
+    // Each address of this machine has ports of its own.
+    let from = Ipv4Addr::new(127, 0, 1, u8::try_from(number % 250 + 1).unwrap_or(1));
+    let outcome = converse_from(Some(from), entrance, script, manner, &|_| {}).await;
+    counts.count(&script, &outcome);
+}
+
+/// What the program with this number does.
+fn member(number: u32) -> (Script, Manner) {
+    let talk = Script { seed: fastrand::u64(..), rounds: 40, up: 200, down: 600, burst: 600, pause: 1000, deaf: 0 };
+    let slow = |every, time| Manner::Whole(Pauses { every, time: Duration::from_millis(time) });
+    match number {
+        // A destination that reads nothing for a while.
+        _ if number % 500 == 1 => {
+            (Script { rounds: 1, up: 200_000, down: 64, pause: 0, deaf: 5000, ..talk }, Manner::PROMPT)
+        }
+        // A program that does not read for a while, and one that reads slowly all the time.
+        _ if number % 500 == 2 => (Script { rounds: 1, up: 64, down: 400_000, pause: 0, ..talk }, slow(100_000, 5000)),
+        _ if number % 100 == 3 => (Script { rounds: 1, up: 64, down: 100_000, pause: 0, ..talk }, slow(4000, 200)),
+        _ if number % 10 == 4 => (Script { rounds: 1, up: 60_000, down: 64, burst: 2000, ..talk }, Manner::PROMPT),
+        _ if number % 10 == 5 => (Script { rounds: 1, up: 64, down: 60_000, burst: 2000, ..talk }, Manner::PROMPT),
+        _ => (talk, Manner::PROMPT),
+    }
+}

@@ -1,0 +1,65 @@
+//! What a process uses, as Linux tells.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::tunnel::SetupError;
+
+/// Ticks per second of the times in `/proc/PID/stat`: the same on every Linux.
+const TICKS: u64 = 100;
+
+/// A process at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Resident memory in bytes.
+    pub(crate) memory: u64,
+    /// The most that it ever was.
+    pub(crate) peak: u64,
+    /// The processor's time since the process began.
+    pub(crate) cpu: Duration,
+    /// Open descriptors.
+    pub(crate) descriptors: usize,
+}
+
+impl Usage {
+    /// # Errors
+    /// The process is gone, or this is not Linux.
+    pub(crate) fn of(process: u32) -> Result<Self, SetupError> {
+        let folder = Path::new("/proc").join(process.to_string());
+        let status = std::fs::read_to_string(folder.join("status"))?;
+        let kilobytes = |name: &str| -> Result<u64, SetupError> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("a line of status is missing")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+        };
+        let stat = std::fs::read_to_string(folder.join("stat"))?;
+        // The name, in parentheses, may contain spaces. Behind it, the 12th and 13th fields are the times.
+        let (_, fields) = stat.rsplit_once(')').ok_or("no fields in stat")?;
+        let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        let ticks = times.sum::<Result<u64, _>>()?;
+        Ok(Self {
+            memory: kilobytes("VmRSS:")?,
+            peak: kilobytes("VmHWM:")?,
+            cpu: Duration::from_millis(ticks * 1000 / TICKS),
+            descriptors: std::fs::read_dir(folder.join("fd"))?.count(),
+        })
+    }
+}
+
+/// For tables.
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_what_it_took() {
+        let before = Usage::of(std::process::id()).unwrap();
+        let memory = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let after = Usage::of(std::process::id()).unwrap();
+        assert!(after.memory >= before.memory + (60 << 20), "{before:?} {after:?} {}", memory.len());
+        assert!(after.peak >= after.memory && after.descriptors > 2 && after.cpu >= before.cpu, "{after:?}");
+    }
+}

@@ -18,6 +18,7 @@ NO_LOOK_UP = "api,operation=DescribeInstanceInformation,answer=forbidden"
 
 def checks(suite):
     suite.check("a script asks once within a minute; --refresh and ls ask again", asked_once)
+    suite.check("one command asks once, with --refresh too", no_needless_call)
     suite.check("another region, endpoint or account asks for itself", separate)
     suite.check("only the user can read what is kept", private)
     suite.check("a node that is gone is looked up again", gone)
@@ -58,6 +59,13 @@ def asked_once():
             ended = home.run(manager, *arguments)
             equal(ended.code, 5)
             contains(ended.stderr, "DescribeInstanceInformation")
+
+
+def no_needless_call():
+    """Every second question is refused."""
+    with Home() as home, Manager("--node", f"{FIRST},Name=web", "--fault", f"{NO_LOOK_UP},nth=2") as manager:
+        home.run(manager, "exec", "tag:Name=web", "--refresh", "--", "true").ok()
+        equal(home.run(manager, "exec", "tag:Name=web", "--refresh", "--", "true").code, 5)
 
 
 def separate():

@@ -12,6 +12,7 @@ mod errors;
 mod examine;
 mod files;
 mod http;
+mod instances;
 mod json;
 mod kms;
 mod network;

@@ -12,8 +12,7 @@ use ssm_proto::Version;
 
 use super::super::named::choose;
 use super::cache::Found;
-use super::query::EC2;
-use super::xml::List;
+use super::instances::Instance;
 use super::{AwsProvider, ProviderError, ProviderErrorKind, called_by};
 use crate::TargetSpec;
 
@@ -203,25 +202,6 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// EC2's information about instances with this name or address that Systems Manager does not know: `i-… (stopped)`.
-    ///
-    /// # Errors
-    /// EC2's errors.
-    pub async fn unmanaged_instances(&self, spec: &TargetSpec) -> Result<Vec<String>, ProviderError> {
-        let address;
-        let filters = match spec {
-            TargetSpec::Name(name) => vec![("tag:Name", name.as_str())],
-            TargetSpec::Address(at) => {
-                address = at.to_string();
-                vec![("private-ip-address", address.as_str())]
-            }
-            _ => return Ok(Vec::new()),
-        };
-        let instances = self.instances(&filters).await?;
-        let live = instances.into_iter().filter(|instance| instance.state() != "terminated");
-        Ok(live.map(|instance| format!("{} ({})", instance.instance_id, instance.state())).collect())
-    }
-
     async fn nodes_with_tags(&self, tags: &[(String, String)]) -> Result<Vec<Node>, ProviderError> {
         let filters = tags.iter().map(|(key, value)| filter(format!("tag:{key}"), [value])).collect();
         let mut nodes = self.describe_nodes(filters).await?;
@@ -310,31 +290,6 @@ impl AwsProvider {
         })
         .await
     }
-
-    pub(super) async fn instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Instance>, ProviderError> {
-        let named: Vec<(String, &str)> = filters
-            .iter()
-            .enumerate()
-            .flat_map(|(at, (name, value))| {
-                let at = at + 1;
-                [(format!("Filter.{at}.Name"), *name), (format!("Filter.{at}.Value.1"), *value)]
-            })
-            .collect();
-        let (mut instances, mut next) = (Vec::new(), None::<String>);
-        for _ in 0..MAX_PAGES {
-            let mut parameters: Vec<(&str, &str)> = named.iter().map(|(key, value)| (key.as_str(), *value)).collect();
-            parameters.push(("MaxResults", "1000"));
-            parameters.extend(next.as_deref().map(|next| ("NextToken", next)));
-            let page: Reservations = self.query(EC2, "DescribeInstances", &parameters).await?;
-            let found = page.reservation_set.items.into_iter().flat_map(|reservation| reservation.instances_set.items);
-            instances.extend(found);
-            next = page.next_token.filter(|token| !token.is_empty());
-            if next.is_none() {
-                break;
-            }
-        }
-        Ok(instances)
-    }
 }
 
 /// The ids and the Name tags.
@@ -376,62 +331,5 @@ impl Node {
         if let Some(name) = instance.and_then(Instance::name) {
             self.name = Some(name.to_owned());
         }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Reservations {
-    #[serde(default)]
-    reservation_set: List<Reservation>,
-    next_token: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Reservation {
-    #[serde(default)]
-    instances_set: List<Instance>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Instance {
-    pub(super) instance_id: String,
-    pub(super) vpc_id: Option<String>,
-    pub(super) private_ip_address: Option<IpAddr>,
-    #[serde(default)]
-    pub(super) group_set: List<Group>,
-    instance_state: Option<InstanceState>,
-    #[serde(default)]
-    tag_set: List<Tag>,
-}
-
-/// A security group of an instance.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Group {
-    pub(super) group_id: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct InstanceState {
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Tag {
-    key: String,
-    #[serde(default)]
-    value: String,
-}
-
-impl Instance {
-    fn name(&self) -> Option<&str> {
-        self.tag_set.items.iter().find(|tag| tag.key == "Name").map(|tag| &*tag.value).filter(|name| !name.is_empty())
-    }
-
-    fn state(&self) -> &str {
-        self.instance_state.as_ref().map_or("unknown", |state| &state.name)
     }
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import harness
 import infrastructure
+import real_names
 from account import REGION, Aws, Certificates, Https, Lab, MariaDbWithTls, Postgres, Redis, Refusing, run_tool, shell, tunnel
 from harness import Manager, contains, equal
 
@@ -66,17 +67,20 @@ def with_services(suite, lab, folder):
     with MariaDbWithTls(folder, lab) as mariadb:
         suite.check("rds: MySQL by the printed command, verified", mysql, lab, mariadb)
         suite.check("rds: MySQL with another authority is refused", mysql_wrong_authority, lab, mariadb)
+        suite.check("rds: MySQL by its real name, verified", real_names.mysql, lab, mariadb)
         suite.check("rds: a port that is taken is passed over", port_taken, lab)
         suite.check("rds: a login file with a token, private, and gone at the end", login_file, lab)
     with Postgres(folder, lab):
         suite.check("rds: PostgreSQL by the printed command, verify-full", postgres, lab, "rds:reports", "Endpoint")
         suite.check("rds: the readers of a cluster, verify-full", postgres, lab, "rds:reports:reader", "ReaderEndpoint")
+        suite.check("rds: PostgreSQL by its real name, verified", real_names.postgres, lab)
     with Redis(folder, lab):
         suite.check("elasticache: by the printed command, over TLS", redis, lab)
     with Https(lab, "kubernetes", {"gitVersion": "v1.30.0", "major": "1", "minor": "30"}):
         suite.check("eks: kubectl by the printed command and by --kubeconfig", kubernetes, lab, folder)
     with Https(lab, "opensearch", {"cluster_name": "logs"}):
         suite.check("opensearch: curl by the printed command, verified", opensearch, lab)
+        suite.check("opensearch: curl by its real name, verified", real_names.https, lab)
 
 
 def listed(lab):

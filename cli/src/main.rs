@@ -1,5 +1,6 @@
 //! The command `aws-ssm-forward`: parses its arguments, calls the libraries, and ends with a documented exit code.
 
+mod activation;
 mod args;
 mod client_hint;
 mod client_line;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     if let Some(result) = hosts::become_writer() {
         return result.map_or_else(tell, |()| ExitCode::Ok);
     }
+    activation::prepare();
     keep_freed_memory();
     limits::raise_files();
     let result = if plugin::is_invoked_as_plugin() {

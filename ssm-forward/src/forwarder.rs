@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
-use crate::listener::{Accepted, Entrance, ListenAddr, Listener, Local};
+use crate::listener::{Accepted, Entrance, ListenAddr, Listener, Local, OpenListener};
 use crate::pool::{Blueprint, Caller, Pool, PoolConfig};
 use crate::program;
 use crate::pump::{PumpError, Traffic, pump};
@@ -117,7 +117,21 @@ impl ForwarderBuilder {
     pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
         let failed = |source| ForwardError::Listen { address: listen.to_string(), source };
         program::prepare();
-        let listener = Listener::bind(&listen).await.map_err(failed)?;
+        self.on(Listener::bind(&listen).await.map_err(failed)?)
+    }
+
+    /// Takes a socket that listens already. Connections that wait at it are served too.
+    ///
+    /// # Errors
+    /// [`ForwardError::Listen`] if it cannot be used.
+    pub fn listener(self, open: OpenListener) -> Result<Forwarder, ForwardError> {
+        program::prepare();
+        let failed = |source| ForwardError::Listen { address: "a socket that was passed".into(), source };
+        self.on(Listener::of(open).map_err(failed)?)
+    }
+
+    fn on(self, listener: Listener) -> Result<Forwarder, ForwardError> {
+        let failed = |source| ForwardError::Listen { address: "a socket".into(), source };
         let local_addr = listener.local_addr().map_err(failed)?;
         let Self { provider, request, session, config, on_event } = self;
         let stats = ForwardStats::default();

@@ -37,13 +37,38 @@ impl std::fmt::Display for ListenAddr {
     }
 }
 
-/// A bound socket. A Unix socket's file is removed on drop.
+/// A socket that listens already, for example because systemd has opened it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenListener {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket. Its file is left to whoever has opened it.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl OpenListener {
+    /// The same socket once more.
+    ///
+    /// # Errors
+    /// The process cannot open more files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+}
+
+/// A bound socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix {
         listener: UnixListener,
         path: PathBuf,
+        /// The file is removed on drop.
+        is_own: bool,
     },
     /// Nobody listens: connections come through an [`Entrance`].
     HandedIn(tokio::sync::Mutex<mpsc::Receiver<Handed>>),
@@ -88,7 +113,22 @@ impl Listener {
             ListenAddr::Unix(path) => {
                 remove_if_stale(path).await?;
                 let listener = bind_for_user_alone(path)?;
-                Ok(Self::Unix { listener, path: path.clone() })
+                Ok(Self::Unix { listener, path: path.clone(), is_own: true })
+            }
+        }
+    }
+
+    pub(crate) fn of(open: OpenListener) -> io::Result<Self> {
+        match open {
+            OpenListener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Self::Tcp)
+            }
+            OpenListener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                let address = listener.local_addr()?;
+                let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
+                Ok(Self::Unix { listener: UnixListener::from_std(listener)?, path, is_own: false })
             }
         }
     }
@@ -136,7 +176,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix { path, .. } = self {
+        if let Self::Unix { path, is_own: true, .. } = self {
             let _ = std::fs::remove_file(path);
         }
     }

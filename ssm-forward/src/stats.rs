@@ -45,6 +45,8 @@ pub(crate) struct Totals {
     reconnects: u64,
     /// The latest session's round-trip time.
     srtt: Option<Duration>,
+    /// Time since the oldest WebSocket was connected.
+    oldest: Option<Duration>,
 }
 
 impl Totals {
@@ -58,6 +60,7 @@ impl Totals {
         };
         self.sessions += 1;
         self.connected += u64::from(session.is_connected());
+        self.oldest = self.oldest.max(session.connected_for());
     }
 
     /// Adds a session that is over, or the part that is common to both.
@@ -97,6 +100,9 @@ pub struct StatsSnapshot {
     pub sessions: u64,
     /// Ready sessions whose WebSocket is connected; the others are reconnecting.
     pub sessions_connected: u64,
+    /// Time since the oldest of these WebSockets was connected, in seconds; 0 if there is none. AWS closes a WebSocket after
+    /// about an hour.
+    pub data_channel_age_s: u64,
     /// Current rate limit in messages per second, all sessions together; `None`: no limit.
     pub message_budget: Option<u64>,
 }
@@ -120,6 +126,7 @@ impl ForwardStats {
             reconnects: totals.reconnects,
             sessions: totals.sessions,
             sessions_connected: totals.connected,
+            data_channel_age_s: totals.oldest.unwrap_or_default().as_secs(),
             message_budget: totals.budget,
         }
     }

@@ -155,7 +155,7 @@ INSTALL = {
     "mongosh": VENV,
     "mockupdb": VENV,
     **dict.fromkeys(["setsid", "setpriv", "unshare"], "apt-get install util-linux"),
-    "systemd-analyze": "apt-get install systemd",
+    **dict.fromkeys(["systemd-analyze", "systemd-socket-activate"], "apt-get install systemd"),
     "sshd": "apt-get install openssh-server",
     **dict.fromkeys(["ssh", "scp", "sftp", "ssh-keygen"], "apt-get install openssh-client"),
     **{shell: f"apt-get install {shell}" for shell in ["bash", "zsh", "fish"]},

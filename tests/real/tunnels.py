@@ -16,10 +16,10 @@ from pathlib import Path
 
 import jsonschema
 
-from harness import Child, Tool, aws_cli, binary, clean_environment, contains, equal, run, wait_until
+from harness import Child, Manager, Tool, aws_cli, binary, clean_environment, contains, equal, run, wait_until
 from terminal import Terminal
 
-NEEDS = ["curl", "aws", "systemd-analyze"]
+NEEDS = ["curl", "aws", "systemd-analyze", "systemd-socket-activate"]
 
 PAGE = b"a private page"
 
@@ -41,6 +41,7 @@ def checks(suite):
         suite.check("up: many tunnels, one of which fails and ends no other", many, home)
         suite.check("up: a lazy tunnel has a session only while there are connections", lazy, home)
         suite.check("up: the live view on a terminal, its keys, and the terminal as it was", live, home)
+        suite.check("up: when the credentials end", credentials, home)
         suite.check("up: a signal before the live view ends it, and no other command waits for it", early_signal, home)
         suite.check("up: a second signal ends it at once, and leaves the terminal as it was", second_signal, home)
         suite.check("up -d, status, logs, restart, reload, down", background, home)
@@ -48,7 +49,8 @@ def checks(suite):
         suite.check("commands during a reload: each tunnel is open once, and the process stays", reloads, home)
         suite.check("control sockets are the user's alone; stale ones are cleaned, a foreign folder is refused", private, home)
         suite.check("`aws forward` is an alias that comes and goes", aws_alias, home)
-        suite.check("systemd takes the unit of the documentation", unit, home)
+        suite.check("systemd takes the units of the documentation", unit, home)
+        suite.check("systemd listens, and starts it with the first connection", activated, home)
         suite.check("systemd is told when the tunnels are open", systemd, home)
 
 
@@ -273,6 +275,11 @@ def lazy(home):
             equal((home.status()["web"]["state"], home.status()["web"]["session_id"]), ("waiting", None))
 
 
+def drawn(text):
+    """A pattern for words of the view: a blank that is there already is not written again."""
+    return r"(?: |\x1b\[\d+;\d+H)".join(text.split())
+
+
 def live(home):
     port = free_port()
     home.tunnels(orders=f"local = {port}")
@@ -282,6 +289,7 @@ def live(home):
         terminal.expect(f"127.0.0.1:{port}")
         wait_until("the tunnel", lambda: home.status()["orders"]["state"] == "ready")
         equal(page(port), PAGE.decode())
+        terminal.expect(drawn("data channel open for 0 min"))
         terminal.type("c")
         terminal.expect(r"\x1b\]52;c;" + base64.b64encode(f"127.0.0.1:{port}".encode()).decode())
         terminal.type("p")
@@ -291,6 +299,23 @@ def live(home):
         terminal.type("q")
         terminal.expect(LEAVE_SCREEN)
         equal(terminal.ended(), 0)
+
+
+def credentials(home):
+    home.tunnels(orders="local = 0")
+    end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 7200))
+    with Manager() as manager:
+        given = dict(manager.variables)
+        keys = {"Version": 1, "AccessKeyId": given.pop("AWS_ACCESS_KEY_ID"), "SecretAccessKey": given.pop("AWS_SECRET_ACCESS_KEY"), "Expiration": end}
+        answer, configuration = home.folder / "answer.json", home.folder / "aws-config"
+        answer.write_text(json.dumps(keys))
+        configuration.write_text(f"[default]\ncredential_process = cat {answer}\n")
+        environment = {**home.environment, **given, "AWS_CONFIG_FILE": str(configuration), "TERM": "xterm"}
+        with Terminal([binary(), "up"], clean_environment(environment), columns=140) as terminal:
+            terminal.expect(drawn("credentials end in 1 h 59 min"))
+            equal(home.status()["orders"]["credentials_end"], end)
+            terminal.type("q")
+            equal(terminal.ended(), 0)
 
 
 def early_signal(home):
@@ -466,11 +491,43 @@ def aws_alias(home):
 
 def unit(home):
     text = (Path(__file__).parents[2] / "docs/tunnels.md").read_text()
-    text = text.split("```ini\n")[1].split("```")[0]
-    path = home.folder / "tunnels.service"
-    path.write_text(text.replace("%h/.cargo/bin/aws-ssm-forward", str(binary())))
-    ended = run(["systemd-analyze", "verify", "--user", path], env=clean_environment(home.environment))
+    paths = []
+    for block in text.split("```ini\n")[1:]:
+        block = block.split("```")[0]
+        paths.append(home.folder / Path(block.splitlines()[0]).name)
+        paths[-1].write_text(block.replace("%h/.cargo/bin/aws-ssm-forward", str(binary())))
+    equal([path.name for path in paths], ["tunnels.service", "tunnels.socket"])
+    ended = run(["systemd-analyze", "verify", "--user", *paths], env=clean_environment(home.environment))
     equal((ended.code, ended.stderr), (0, ""))
+
+
+def activated(home):
+    port, path = free_port(), home.folder / "passed.sock"
+    home.tunnels(web=f"local = {port}", socket=f'local = "unix:{path}"')
+    environment = clean_environment(home.environment)
+    variables = [f"--setenv={name}={value}" for name, value in environment.items()]
+    addresses = [f"--listen=127.0.0.1:{port}", f"--listen={path}"]
+    command = ["systemd-socket-activate", *addresses, *variables, binary(), "up", "--local", "--plain"]
+    activate = lambda *names: Child([*command, *names], env=environment)  # noqa: E731
+    with activate() as tool:
+        wait_until("systemd to listen", path.exists)
+        equal(home.status(), {})
+        # The connection that starts it is served, and so are others, after a restart too.
+        equal(page(port), PAGE.decode())
+        by_path = lambda: run(["curl", "--silent", "--unix-socket", path, "http://web/"]).ok()  # noqa: E731
+        equal(by_path(), PAGE.decode())
+        equal(home.run("restart", "web", "socket").ok(), "restarted: socket, web")
+        equal((page(port), by_path()), (PAGE.decode(), PAGE.decode()))
+        tool.stop().ok()
+    # Who has made it removes it.
+    assert path.exists()
+    path.unlink()
+    with activate("web") as tool:
+        wait_until("systemd to listen", path.exists)
+        assert run(["curl", "--silent", "--unix-socket", path, "http://web/"]).code != 0
+        ended = tool.finish()
+        equal(ended.code, 4)
+        contains(ended.stderr, f"systemd has opened a socket on {path}, but no tunnel")
 
 
 def systemd(home):

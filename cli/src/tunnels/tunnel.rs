@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
 
 use super::Ended;
+use crate::activation;
 use crate::args::{SessionArgs, TunnelArgs};
 use crate::client_hint;
 use crate::connect;
@@ -68,9 +69,11 @@ impl Tunnel {
         let client = Arc::new(OnceLock::new());
         let forwarder = Forwarder::builder(provider.clone(), start_request(&target, &spec, &args.session))
             .config(config(args, session))
-            .on_event(tell(index, &tracker, reporter, &client))
-            .bind(spec.listen.clone())
-            .await?;
+            .on_event(tell(index, &tracker, reporter, &client));
+        let forwarder = match activation::listener(&spec.listen) {
+            Some(open) => forwarder.listener(open)?,
+            None => forwarder.bind(spec.listen.clone()).await?,
+        };
         tracker.listens(forwarder.local_addr());
         let mut login = None;
         if let Some(service) = &service {

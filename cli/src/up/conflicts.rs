@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ssm_forward::{ForwardError, ListenAddr};
 
 use super::control::Process;
+use crate::activation;
 use crate::config::Tunnel;
 use crate::exit_code::{ExitCode, Failure};
 use crate::hosts;
@@ -36,7 +37,8 @@ pub(super) fn check(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
 /// Somebody does.
 pub(super) fn check_free(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     for tunnel in tunnels {
-        if let Some(ListenAddr::Tcp(address)) = listen(tunnel, hosts)
+        if let Some(listen @ ListenAddr::Tcp(address)) = listen(tunnel, hosts)
+            && activation::listener(listen).is_none()
             && let Err(source) = std::net::TcpListener::bind(address)
         {
             let failure = Failure::from(ForwardError::Listen { address: address.to_string(), source });
@@ -44,6 +46,22 @@ pub(super) fn check_free(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure>
         }
     }
     Ok(())
+}
+
+/// Each socket that systemd has opened is that of a tunnel: nobody would serve the others.
+///
+/// # Errors
+/// One is not.
+pub(super) fn check_passed(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
+    let mut addresses = activation::addresses();
+    match addresses.find(|address| !tunnels.iter().any(|tunnel| listen(tunnel, hosts) == Some(address))) {
+        Some(address) => {
+            let text =
+                format!("systemd has opened a socket on {address}, but no tunnel has this address as its `local`");
+            Err(Failure::new(ExitCode::Config, "activation", text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// None of the tunnels is open in another process.

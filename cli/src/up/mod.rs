@@ -134,6 +134,7 @@ async fn prepare(
     folder: &ControlFolder,
     asking: Option<&Providers>,
 ) -> Result<Prepared, Failure> {
+    conflicts::check_passed(tunnels, args.hosts.hosts)?;
     // Before a person is asked for anything.
     check(folder, tunnels, args.hosts.hosts).await?;
     let metrics = match args.events.metrics {

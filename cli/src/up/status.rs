@@ -64,6 +64,9 @@ pub(crate) struct Status {
     pub(crate) session_id: Option<String>,
     /// Why it failed, while it is tried again.
     pub(crate) error: Option<String>,
+    /// When the credentials with which it was opened end, as in RFC 3339, if that is known.
+    #[serde(default)]
+    pub(crate) credentials_end: Option<String>,
     /// How often it was started again.
     pub(crate) restarts: u64,
     /// The live figures, by the names that `--metrics` has.

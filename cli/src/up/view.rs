@@ -160,6 +160,8 @@ fn row(status: Status, before: &[TunnelRow], seconds: f64) -> TunnelRow {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
@@ -177,10 +179,15 @@ mod tests {
         let began = Instant::now();
         let look = |bytes: u64| {
             let figures = json!({ "bytes_down": bytes, "connections_open": 2, "round_trip_us": 4200, "messages_sent": bytes / 1024,
-                                  "message_budget": 900, "retransmissions": 3 });
+                                  "message_budget": 900, "retransmissions": 3, "sessions_connected": 1, "data_channel_age_s": 2535 });
+            let in_a_while = SystemTime::now() + Duration::from_secs(2 * 3600 + 90);
+            let end = humantime::format_rfc3339_seconds(in_a_while).to_string();
             vec![
-                status("orders-db", Phase::Ready, figures),
+                Status { credentials_end: Some(end), ..status("orders-db", Phase::Ready, figures) },
                 Status {
+                    credentials_end: Some(
+                        humantime::format_rfc3339_seconds(SystemTime::now() - Duration::from_secs(1)).to_string(),
+                    ),
                     error: Some("no node \u{1b}[31mhas this name".into()),
                     ..status("web", Phase::Retrying, json!({}))
                 },
@@ -205,6 +212,8 @@ mod tests {
         let screen = screen(&view(), 120, 24);
         for part in
             ["orders-db", "ready", "127.0.0.1:5432", "1.0 MiB/s", "4.2 ms", "1024/900", "retrying", "Forwarding"]
+                .into_iter()
+                .chain(["open for 42 min", "credentials end in 2 h 1 min"])
         {
             assert!(screen.contains(part), "no {part} in\n{screen}");
         }
@@ -222,7 +231,11 @@ mod tests {
         assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
         assert!(view.told.contains("goes on"));
         assert_eq!(press(&mut view, KeyCode::Down), None);
-        assert!(screen(&view, 120, 24).contains("no node \\u{1b}[31mhas this name"));
+        let shown = screen(&view, 120, 24);
+        assert!(
+            shown.contains("no node \\u{1b}[31mhas this name") && shown.contains("credentials have ended"),
+            "{shown}"
+        );
         assert_eq!(press(&mut view, KeyCode::Down), None);
         assert_eq!(press(&mut view, KeyCode::Char('r')), Some(Wish::Order("web".into(), Order::Restart)));
         assert_eq!(press(&mut view, KeyCode::Char('q')), Some(Wish::Quit));

@@ -1,7 +1,7 @@
 //! One tunnel of an `up`: it is opened, and opened again whenever it fails, until it is told otherwise.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use ssm_forward::{ForwardStats, StatsSnapshot};
@@ -27,6 +27,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A tunnel that lived so long is tried again at once when it fails.
 const SETTLED: Duration = Duration::from_secs(60);
+
+/// How often it is looked when the credentials end: they are renewed as they are used.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What a tunnel is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,7 @@ struct Known {
     target: Option<String>,
     remote: Option<Remote>,
     restarts: u64,
+    credentials_end: Option<SystemTime>,
     tracker: Option<Tracker>,
     stats: Option<ForwardStats>,
 }
@@ -102,6 +106,7 @@ impl Worker {
             target: known.target,
             session_id: state.session_id,
             error: known.error,
+            credentials_end: known.credentials_end.map(|end| humantime::format_rfc3339_seconds(end).to_string()),
             restarts: known.restarts,
             figures,
         }
@@ -227,7 +232,17 @@ impl Keeper {
             known.stats = Some(bound.stats());
         });
         let span = tracing::warn_span!("tunnel", name = self.tunnel.name);
-        let ended = bound.run(stop, span).await.map_err(|ended| ended.failure);
+        let look = async {
+            loop {
+                let end = aws.credentials_end().await;
+                self.known.send_if_modified(|known| std::mem::replace(&mut known.credentials_end, end) != end);
+                sleep(LOOK).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = bound.run(stop, span) => ended.map_err(|ended| ended.failure),
+            never = look => never,
+        };
         ended.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))
     }
 

@@ -281,6 +281,11 @@ impl Session {
         self.shared.lock().is_connected()
     }
 
+    /// How long its WebSocket has been connected; `None` while it is not. AWS closes a WebSocket after about an hour.
+    pub fn connected_for(&self) -> Option<Duration> {
+        self.shared.lock().connected_for()
+    }
+
     /// Whether one of its streams holds up all of them, and at which end.
     pub(crate) fn stall(&self) -> Option<Stall> {
         self.shared.lock().stall(tokio::time::Instant::now().into_std())

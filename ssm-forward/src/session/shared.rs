@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ssm_proto::{KeyRequest, Session, SessionEvent, SessionMode, StreamId};
 use tokio::sync::watch;
@@ -34,6 +34,7 @@ pub(super) struct State {
     pub(super) mode: Option<SessionMode>,
     pub(super) reconnects: u64,
     connected: watch::Sender<bool>,
+    connected_at: Option<Instant>,
     congestion: Congestion,
     pub(super) exit_code: Option<i64>,
     /// The agent requests encryption and KMS was not called yet.
@@ -83,6 +84,7 @@ impl Shared {
             mode: None,
             reconnects: 0,
             connected: watch::Sender::new(false),
+            connected_at: None,
             congestion: Congestion::default(),
             exit_code: None,
             key_request: None,
@@ -216,9 +218,11 @@ impl State {
     /// A WebSocket was connected or lost.
     pub(super) fn set_connected(&mut self, connected: bool) {
         self.connected.send_replace(connected);
+        let now = Instant::now();
+        self.connected_at = connected.then_some(now);
         match connected {
-            true => self.protocol.handle_connected(Instant::now()),
-            false => self.protocol.handle_disconnected(Instant::now()),
+            true => self.protocol.handle_connected(now),
+            false => self.protocol.handle_disconnected(now),
         }
     }
 
@@ -244,6 +248,10 @@ impl State {
 
     pub(super) fn is_connected(&self) -> bool {
         *self.connected.borrow()
+    }
+
+    pub(super) fn connected_for(&self) -> Option<Duration> {
+        self.connected_at.map(|at| at.elapsed())
     }
 
     pub(super) fn watch_connected(&self) -> watch::Receiver<bool> {

@@ -1,5 +1,7 @@
 //! Draws the view.
 
+use std::time::{Duration, SystemTime};
+
 use bytesize::ByteSize;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -9,7 +11,7 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 
 use super::{TunnelRow, View};
 use crate::outside;
-use crate::up::status::Phase;
+use crate::up::status::{Phase, Status};
 
 /// Columns of a tunnel's history.
 const SPARKS: u16 = 12;
@@ -19,7 +21,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let rows = u16::try_from(view.rows.len()).unwrap_or(u16::MAX);
     let parts = Layout::vertical([
         Constraint::Length(rows.saturating_add(2)),
-        Constraint::Length(5),
+        Constraint::Length(6),
         Constraint::Min(3),
         Constraint::Length(1),
     ]);
@@ -120,10 +122,37 @@ fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
         Line::from(outside::line(&format!("to {}{through}", status.remote))),
         Line::from(outside::line(&format!("session {session}{restarts}"))),
     ];
+    let ends = ends(status, SystemTime::now());
+    if !ends.is_empty() {
+        lines.push(Line::from(ends));
+    }
     if let Some(error) = &status.error {
         lines.push(Line::from(Span::styled(outside::line(error), Style::new().fg(Color::Red))));
     }
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(status.name.clone())), area);
+}
+
+/// What ends soon: the data channel and the credentials.
+fn ends(status: &Status, now: SystemTime) -> String {
+    let mut parts = Vec::new();
+    if status.figure("sessions_connected") > 0 {
+        let age = Duration::from_secs(status.figure("data_channel_age_s"));
+        parts.push(format!("data channel open for {}; AWS closes it after about 1 h", minutes(age)));
+    }
+    let end = status.credentials_end.as_ref().and_then(|end| humantime::parse_rfc3339(end).ok());
+    match end.map(|end| end.duration_since(now)) {
+        Some(Ok(left)) => parts.push(format!("credentials end in {}", minutes(left))),
+        Some(Err(_)) => parts.push("credentials have ended".into()),
+        None => {}
+    }
+    parts.join("; ")
+}
+
+fn minutes(time: Duration) -> String {
+    match time.as_secs() / 60 {
+        minutes @ ..60 => format!("{minutes} min"),
+        minutes => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
 }
 
 fn draw_lines(frame: &mut Frame<'_>, view: &View, area: Rect) {

@@ -53,7 +53,7 @@ only_in ssm-forward/src 'tokio_tungstenite' ssm-forward/src/transport/
 only_in ssm-forward/src 'aws_sdk|aws_config' ssm-forward/src/provider/aws/
 only_in cli/src 'ssm_proto::|tungstenite|aws_sdk|aws_config'
 only_in cli/src '[Oo]utput_?[Ss]tream_?[Dd]ata|[Ii]nput_?[Ss]tream_?[Dd]ata|AgentMessage|[Ss]mux'
-for room in relay ssm-proto ssm-forward ssm-local cli benches; do
+for room in relay relay-programs ssm-proto ssm-forward ssm-local cli benches; do
     only_in "$room/src" '\bunsafe\b *(\{|fn\b|impl\b|trait\b|extern\b)'
 done
 

@@ -97,6 +97,11 @@ impl Report {
         self.clients.iter().map(String::as_str).find(|label| label.split([' ', ':']).next() == Some(kind))
     }
 
+    /// The first client of ours that uses a relay on the node.
+    pub(crate) fn relayed(&self) -> Option<&str> {
+        self.clients.iter().map(String::as_str).find(|label| label.split(' ').any(|word| word == "--relay"))
+    }
+
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)

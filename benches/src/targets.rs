@@ -58,6 +58,9 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
         let official = report.get(profile, report.client("plugin")?, metric)?.median;
         Some(report.get(profile, ours, metric)?.median / official)
     };
+    let relayed = |metric| report.get("real", report.relayed()?, metric).map(|summary| summary.median);
+    let relayed_official =
+        |metric| Some(relayed(metric)? / report.get("real", report.client("plugin")?, metric)?.median);
     let eight = |kind, direction: &str| {
         let limit = report.get("fast", report.client(kind)?, &format!("{direction}-1"))?.median;
         Some(report.get("fast", ours, &format!("{direction}-8"))?.median / limit)
@@ -87,6 +90,32 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
         target("round trip beside an upload at the agent's pace", "ms", AtMost(30.0), real("busy-upload-p50")),
         target("4 sessions at the agent's pace / 4 times one", "x", AtLeast(0.9), sessions(4, "sessions-4")),
         target("16 sessions at the agent's pace / 16 times one", "x", AtLeast(0.9), sessions(16, "sessions-16")),
+        target("--relay: download / official client", "x", AtLeast(10.0), relayed_official("download-1")),
+        target("--relay: download of text / official client", "x", AtLeast(30.0), relayed_official("dump-1")),
+        target(
+            "--relay: download, 8 connections / official client",
+            "x",
+            AtLeast(10.0),
+            relayed_official("download-8"),
+        ),
+        target(
+            "--relay: connect beside stuck connections / usual",
+            "x",
+            AtMost(2.0),
+            relayed("stuck-p50").zip(relayed("connect-p50")).map(|(beside, usual)| beside / usual),
+        ),
+        target(
+            "--relay: round trip added to the tunnel's",
+            "ms",
+            AtMost(0.3),
+            relayed("ping-p50").zip(real("ping-p50")).map(|(with, without)| with - without),
+        ),
+        target(
+            "--relay: CPU, download / without it",
+            "x",
+            AtMost(1.0),
+            relayed("cpu-download").zip(real("cpu-download")).map(|(with, without)| with / without),
+        ),
         target("download / aws-ssm-bridge", "x", AtLeast(3.0), against("bridge", "download-1")),
         target("upload / aws-ssm-bridge", "x", AtLeast(3.0), against("bridge", "upload-1")),
         target("round trip added to TCP's", "ms", AtMost(0.1), added),

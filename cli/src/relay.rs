@@ -1,8 +1,9 @@
-//! The relay on the node: the programs that this command carries with it, and `relay status` and `relay remove`.
+//! The relay on the node: how a forwarder uses it, and `relay status` and `relay remove`.
 
 use std::sync::Arc;
 
-use ssm_forward::{RelayConfig, RelayProgram, RelayReport, StartRequest};
+use ssm_forward::{RelayConfig, RelayReport, StartRequest};
+use ssm_relay_programs::PROGRAMS;
 
 use crate::args::{RelayAction, RelayMode, RelayTarget};
 use crate::connect;
@@ -10,9 +11,6 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::terminal::AtTerminal;
 use crate::{console, outside};
-
-/// The programs that can be placed on nodes; `build.rs` made them.
-const PROGRAMS: &[RelayProgram] = include!(concat!(env!("OUT_DIR"), "/relay_programs.rs"));
 
 /// How a forwarder uses a relay, as the command line says.
 pub(crate) fn config(mode: Option<RelayMode>) -> Option<RelayConfig> {

@@ -1,4 +1,4 @@
-//! Connects to destinations, on threads: names are resolved by the system, which blocks.
+//! Connects to destinations. This uses threads, because the system's name resolution blocks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use mio::Waker;
 use ssm_proto::relay::{ConnectionId, Destination, Refusal, RefusalKind};
 
-/// How long one address of a destination may take to answer.
+/// Timeout for one address of a destination.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Attempts at the same time; the others wait.
+/// Maximum number of simultaneous attempts; the others wait.
 const AT_ONCE: usize = 64;
-/// Addresses of one name that are tried.
+/// Maximum number of addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// How an attempt went.
+/// The result of an attempt.
 pub(crate) type Dialled = (ConnectionId, Result<TcpStream, Refusal>);
 
 /// See the module.
@@ -42,14 +42,14 @@ impl Dialler {
         self.begin();
     }
 
-    /// Drops an attempt that has not begun, because nobody wants its connection any more. Gives whether there was one.
+    /// Drops an attempt that has not begun, because its connection is not wanted any more. Returns whether there was one.
     pub(crate) fn forget(&mut self, id: ConnectionId) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|(waiting, _)| *waiting != id);
         self.waiting.len() < before
     }
 
-    /// The next attempt that is over.
+    /// The next finished attempt.
     pub(crate) fn next_result(&mut self) -> Option<Dialled> {
         let result = self.results.try_recv().ok()?;
         self.running -= 1;

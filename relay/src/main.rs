@@ -1,7 +1,7 @@
-//! The relay: the part of a tunnel that runs on the node. `aws-ssm-forward` places it, starts it and talks to it; nobody else does.
+//! The relay: the part of a tunnel that runs on the node. Only `aws-ssm-forward` copies, starts and uses it.
 //!
-//! `start` reads a secret from standard input, starts a process of its own in the background and says where that listens, on
-//! loopback only. The secret never appears in an argument or a variable. The protocol is in `docs/relay.md`.
+//! `start` reads a secret from standard input, starts a second process in the background and prints the port where it listens,
+//! on loopback only. The secret never appears in an argument or a variable. The protocol is in `docs/relay.md`.
 
 mod dial;
 mod pipe;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The program's file is removed at once.
+/// The program's file is removed as soon as the program runs.
 const EPHEMERAL: &str = "--ephemeral";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -45,7 +45,7 @@ fn say(line: &str) -> Outcome<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
-/// One short line; more is not read.
+/// Reads one short line, and nothing after it.
 fn read_line(from: impl std::io::Read) -> Outcome<String> {
     const LONGEST: u64 = 256;
     let mut line = String::new();
@@ -53,7 +53,7 @@ fn read_line(from: impl std::io::Read) -> Outcome<String> {
     Ok(line)
 }
 
-/// Starts the process that serves, and passes on the secret to it and its answer to who asked.
+/// Starts the process that serves, passes the secret on to it, and prints its answer.
 fn start(flags: &[&str]) -> Outcome<()> {
     let secret = read_line(std::io::stdin())?;
     let mut child = Command::new(std::env::current_exe()?)
@@ -74,9 +74,9 @@ fn start(flags: &[&str]) -> Outcome<()> {
     }
 }
 
-/// Raises the limit of open files as far as this process may. Gives how many of them connections may use.
+/// Raises the limit of open files to the maximum of this process. Returns how many of them connections may use.
 fn descriptors() -> u64 {
-    // Pipes, attempts to connect, and what every process has.
+    // For pipes, attempts to connect, and standard files.
     const RESERVE: u64 = 192;
     let limits = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
@@ -84,9 +84,9 @@ fn descriptors() -> u64 {
     limit.map_or(u64::MAX, |limit| limit.saturating_sub(RESERVE).max(limit / 2))
 }
 
-/// Serves until nobody needs it any more.
+/// Serves until it is not needed any more.
 fn serve(ephemeral: bool) -> Outcome<()> {
-    // Out of the session of who started it, so that its end is not this one's.
+    // A session of its own, so that this process outlives the one that started it.
     rustix::process::setsid()?;
     if ephemeral && let Ok(program) = std::env::current_exe() {
         let _ = std::fs::remove_file(&program);

@@ -1,4 +1,4 @@
-//! A pipe's socket: the end of a session, as the agent connects it to this program.
+//! A pipe's socket: the agent connects each session to this program.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read as _, Write as _};
@@ -8,9 +8,9 @@ use bytes::{Buf as _, Bytes};
 use mio::net::TcpStream;
 use ssm_proto::relay::{Greeting, Link, PipeId};
 
-/// Bytes that are read at once.
+/// Maximum number of bytes per read.
 const READ: usize = 64 << 10;
-/// Chunks that go into one write.
+/// Maximum number of chunks per write.
 const SLICES: usize = 32;
 
 /// See the module.
@@ -35,7 +35,7 @@ impl Pipe {
         &mut self.stream
     }
 
-    /// Its number, once it has been greeted.
+    /// Its number, once the greeting is complete.
     pub(crate) fn id(&self) -> Option<PipeId> {
         self.id
     }
@@ -50,10 +50,10 @@ impl Pipe {
         }
     }
 
-    /// Reads what is there.
+    /// Reads everything that is available.
     ///
     /// # Errors
-    /// The pipe is of no use any more. What breaks the link itself is in `broken`.
+    /// The pipe cannot be used any more. If the link itself is broken, this is in `broken`.
     pub(crate) fn read(&mut self, now: Instant, link: &mut Link, broken: &mut bool) -> io::Result<()> {
         let mut buffer = [0; READ];
         loop {
@@ -72,7 +72,7 @@ impl Pipe {
         }
     }
 
-    /// Gives whether the link is broken.
+    /// Returns whether the link is broken.
     fn read_greeting(&mut self, now: Instant, link: &mut Link, bytes: &[u8]) -> io::Result<bool> {
         let Some(greeting) = &mut self.greeting else { return Ok(false) };
         greeting.handle_input(bytes).map_err(io::Error::other)?;
@@ -86,7 +86,7 @@ impl Pipe {
     /// Writes as much as the socket takes.
     ///
     /// # Errors
-    /// The pipe is of no use any more.
+    /// The pipe cannot be used any more.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         write_all(&mut self.stream, &mut self.out)
     }

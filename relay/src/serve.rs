@@ -21,14 +21,14 @@ use crate::target::{Progress, Target};
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST: usize = 2;
-/// How long a pipe may take to prove that it knows the secret.
+/// Time within which a pipe must prove that it knows the secret.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
-/// Pipes that were not greeted yet, at most.
+/// Maximum number of pipes whose greeting is not complete.
 const MAX_STRANGERS: usize = 16;
-/// Delay after a pipe that could not be accepted.
+/// Delay of the next attempt after a pipe could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
-/// What [`Relay::bind`] needs to know.
+/// The configuration.
 pub(crate) struct Options {
     pub(crate) secret: RelaySecret,
     /// Connections may use file descriptors below this number. Those above it are for pipes and for attempts to connect.
@@ -50,13 +50,13 @@ pub(crate) struct Relay {
     by_connection: BTreeMap<ConnectionId, Token>,
     /// Targets that may have something to do.
     awake: BTreeSet<Token>,
-    /// When to try to accept a pipe again. No event tells of those that wait already.
+    /// When to try to accept a pipe again. Events do not report pipes that already wait.
     accepts_at: Option<Instant>,
     over: bool,
 }
 
 impl Relay {
-    /// Listens on this port of the node's loopback interface; 0 is any.
+    /// Listens on this port of the node's loopback interface; 0 means any port.
     ///
     /// # Errors
     /// The port is taken.
@@ -275,7 +275,7 @@ impl Relay {
         }
     }
 
-    /// A connection that nobody wants any more is not dialled. What a client wrote before it left is still delivered.
+    /// If the client has reset the connection, it is not dialled. Data of a client that has left in order is still delivered.
     fn forget_if_reset(&mut self, id: ConnectionId) {
         let is_reset = self.link.state(id) == Some(ConnectionState::Reset(ResetReason::Reset));
         if is_reset && self.dialler.forget(id) {

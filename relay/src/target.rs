@@ -13,7 +13,7 @@ use ssm_proto::relay::{
 
 use crate::pipe::write_all;
 
-/// Bytes that are decoded before they are written.
+/// Maximum number of bytes that are decoded ahead of writing.
 const WRITE_SIZE: usize = 128 << 10;
 
 /// See the module.
@@ -68,11 +68,11 @@ impl Target {
         self.id
     }
 
-    /// Moves what can be moved, both ways.
+    /// Moves as much data as possible in both directions.
     pub(crate) fn work(&mut self, link: &mut Link, compressor: &mut Compressor) -> Progress {
         match link.state(self.id) {
             None | Some(ConnectionState::Reset(ResetReason::Reset)) => return self.over(link),
-            // What the client sent before is still delivered; nobody reads the answer.
+            // Data that the client sent before is still delivered; nobody reads the answer.
             Some(ConnectionState::Reset(ResetReason::Abandoned)) => self.read_over = true,
             Some(_) => {}
         }
@@ -87,7 +87,7 @@ impl Target {
         Progress::GoesOn
     }
 
-    /// The connection ends here at once.
+    /// Ends the connection immediately.
     fn over(&self, link: &mut Link) -> Progress {
         link.release(self.id);
         Progress::Over
@@ -115,7 +115,7 @@ impl Target {
         Ok(())
     }
 
-    /// Decodes what the client sent, up to what is written at once.
+    /// Decodes data from the client, as much as is written at once.
     fn decode(&mut self, link: &mut Link, compressor: &mut Compressor) -> io::Result<()> {
         let mut decoded = 0;
         while decoded < WRITE_SIZE {

@@ -115,6 +115,17 @@ impl Client {
         !matches!(self.kind, Kind::Limit | Kind::Hops | Kind::Tcp)
     }
 
+    /// Whether it uses a relay on the node.
+    pub(super) fn has_relay(&self) -> bool {
+        self.kind == Kind::Ours && self.args.iter().any(|arg| arg == RELAY)
+    }
+
+    /// The number of sessions that its arguments say.
+    fn sessions(&self) -> Option<usize> {
+        let at = self.args.iter().position(|arg| arg == "--sessions")?;
+        self.args.get(at + 1)?.parse().ok()
+    }
+
     /// Starts it with this many sessions, or with its own default.
     pub(super) async fn start(&self, place: &Place, profile: Profile, sessions: Option<usize>) -> Result<Running> {
         match self.kind {
@@ -146,27 +157,32 @@ impl Client {
         profile: Profile,
         sessions: Option<usize>,
     ) -> Result<(Process, SocketAddr)> {
-        let forward = format!("0:{HOST}:{}", place.destination.address().port());
+        // A relay asks this machine for names, not the agent.
+        let host = if self.has_relay() { "127.0.0.1" } else { HOST };
+        let forward = format!("0:{host}:{}", place.destination.address().port());
         let mut command = Command::new(&self.program);
         command.args(["forward", "--target", TARGET, "-L", &forward, "--output", "json"]);
         command.args(profile.arguments());
-        if let Some(sessions) = sessions.filter(|_| !self.args.iter().any(|arg| arg == "--sessions")) {
+        if let Some(sessions) = sessions.filter(|_| self.sessions().is_none()) {
             command.args(["--sessions", &sessions.to_string()]);
         }
         command.args(&self.args);
         place.point(&mut command);
         // A connection stays in its session, so no connection may be opened before all sessions exist.
-        let (mut missing, mut address) = (sessions.unwrap_or(1), None);
-        Process::start(command, |line| {
+        let (mut missing, mut address) = (self.sessions().or(sessions).unwrap_or(1), None);
+        let (process, address) = Process::start(command, |line| {
             let event: Value = serde_json::from_str(line).ok()?;
             match event.get("event")?.as_str()? {
                 "session_started" => missing = missing.saturating_sub(1),
                 "ready" => address = event.get("address")?.as_str()?.parse().ok(),
+                // Without its relay it is another client.
+                "warning" if self.has_relay() => return Some(Err(event.get("text")?.as_str()?.to_owned())),
                 _ => {}
             }
-            address.filter(|_| missing == 0)
+            address.filter(|_| missing == 0).map(Ok)
         })
-        .await
+        .await?;
+        Ok((process, address?))
     }
 
     async fn start_plugin(&self, place: &Place) -> Result<(Process, SocketAddr)> {
@@ -205,6 +221,7 @@ async fn start_hops(place: &Place) -> Result<Running> {
     Ok(Running { addresses: vec![to], processes })
 }
 
+const RELAY: &str = "--relay";
 const PLUGIN: &str = "session-manager-plugin";
 
 /// The line that reports the port, in the official client's format.
@@ -250,7 +267,9 @@ mod tests {
     fn clients_have_a_kind_a_program_and_arguments() {
         let client: Client = "ours:/opt/aws-ssm-forward --sessions 8".parse().unwrap();
         assert_eq!((client.kind, client.program.as_path()), (Kind::Ours, "/opt/aws-ssm-forward".as_ref()));
-        assert_eq!(client.args, ["--sessions", "8"]);
+        assert_eq!((client.sessions(), client.has_relay()), (Some(8), false));
+        let relayed: Client = "ours --relay --sessions 16".parse().unwrap();
+        assert_eq!((relayed.sessions(), relayed.has_relay()), (Some(16), true));
         assert!("other".parse::<Client>().is_err());
         assert!("".parse::<Client>().is_err());
     }

@@ -13,6 +13,10 @@ use crate::Result;
 
 /// Requests an endless download.
 pub(super) const DOWNLOAD: u8 = b'D';
+/// Requests an endless download of text, as a database's dump is.
+pub(super) const DUMP: u8 = b'T';
+/// Announces an upload of which nothing is read.
+pub(super) const STUCK: u8 = b'S';
 /// Announces an endless upload.
 pub(super) const UPLOAD: u8 = b'U';
 /// Requests an echo of every byte, including this one.
@@ -80,10 +84,12 @@ async fn accept(listener: TcpListener, counters: Arc<Counters>) {
 async fn serve(mut stream: TcpStream, counters: &Counters) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     match stream.read_u8().await? {
-        DOWNLOAD => send(&mut stream).await,
+        DOWNLOAD => send(&mut stream, Known::noise()).await,
+        DUMP => send(&mut stream, Known::dump()).await,
+        STUCK => std::future::pending().await,
         UPLOAD => {
             let mut buffer = vec![0; CHUNK];
-            let mut known = Known::default();
+            let mut known = Known::noise();
             loop {
                 let Some(got) = receive(&mut stream, &mut buffer, &mut known).await? else {
                     counters.corrupt.store(true, Ordering::Relaxed);
@@ -107,8 +113,7 @@ async fn serve(mut stream: TcpStream, counters: &Counters) -> std::io::Result<()
 }
 
 /// Sends the known bytes until the other side disconnects.
-pub(super) async fn send(stream: &mut TcpStream) -> std::io::Result<()> {
-    let mut known = Known::default();
+pub(super) async fn send(stream: &mut TcpStream, mut known: Known) -> std::io::Result<()> {
     loop {
         stream.write_all(known.next(CHUNK)).await?;
     }
@@ -128,25 +133,54 @@ pub(super) async fn receive(
     Ok(same.then_some(length as u64))
 }
 
-/// Bytes that look random. Their period is not a multiple of any message size.
-#[derive(Debug, Default)]
+/// Bytes that both ends know. Their period is not a multiple of any message size.
+#[derive(Debug)]
 pub(super) struct Known {
+    bytes: &'static [u8],
     offset: usize,
 }
 
 const PERIOD: usize = 1_000_003;
 
-static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut bytes = vec![0; PERIOD];
     fastrand::Rng::with_seed(7).fill(&mut bytes);
     bytes.extend_from_within(..CHUNK);
     bytes
 });
 
+static TEXT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut bytes = Vec::new();
+    for id in 1.. {
+        let mut word = || std::iter::repeat_with(|| rng.lowercase()).take(6).collect::<String>();
+        let (name, city) = (word(), word());
+        let (day, cents) = (rng.u32(1..=28), rng.u32(..1_000_000));
+        let row = format!("INSERT INTO `orders` VALUES ({id},'{name}','{city}','2024-03-{day:02}',{cents},NULL);\n");
+        bytes.extend_from_slice(row.as_bytes());
+        if bytes.len() >= PERIOD {
+            break;
+        }
+    }
+    bytes.truncate(PERIOD);
+    bytes.extend_from_within(..CHUNK);
+    bytes
+});
+
 impl Known {
+    /// Bytes that look random.
+    pub(super) fn noise() -> Self {
+        Self { bytes: &NOISE, offset: 0 }
+    }
+
+    /// Text that looks like a database's dump.
+    pub(super) fn dump() -> Self {
+        Self { bytes: &TEXT, offset: 0 }
+    }
+
     /// The next `length` bytes, at most [`CHUNK`].
     pub(super) fn next(&mut self, length: usize) -> &'static [u8] {
-        let bytes = BYTES.get(self.offset..self.offset + length.min(CHUNK)).unwrap_or_default();
+        let bytes = self.bytes.get(self.offset..self.offset + length.min(CHUNK)).unwrap_or_default();
         self.offset = (self.offset + bytes.len()) % PERIOD;
         bytes
     }
@@ -158,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_known_bytes_do_not_depend_on_how_they_are_cut() {
-        let (mut whole, mut cut) = (Known::default(), Known::default());
+        let (mut whole, mut cut) = (Known::noise(), Known::noise());
         let long: Vec<u8> = (0..40).flat_map(|_| whole.next(CHUNK)).copied().collect();
         let mut short = Vec::new();
         while short.len() < long.len() {

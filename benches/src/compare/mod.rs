@@ -41,8 +41,8 @@ pub(crate) struct Args {
     /// How the local Session Manager's agent behaves, and the network path to it.
     #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real, Profile::Aws])]
     profiles: Vec<Profile>,
-    /// Only scenarios whose names begin with this: startup, memory, latency, download, upload, busy, active, slow,
-    /// sessions.
+    /// Only scenarios whose names begin with this: startup, memory, latency, download, dump, upload, busy, active, slow,
+    /// stuck, sessions.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Number of repetitions.
@@ -78,6 +78,9 @@ pub(crate) struct ServeArgs {
     /// How the agent behaves.
     #[arg(long, value_enum)]
     profile: Profile,
+    /// Sessions may run commands, with the credentials of the environment only.
+    #[arg(long)]
+    commands: bool,
     /// The faults.
     #[arg(long = "fault")]
     faults: Vec<String>,
@@ -201,7 +204,7 @@ async fn measure(
     time: Duration,
     surroundings: &Surroundings,
 ) {
-    if !scenario.suits(client.kind) || (profile != Profile::Fast && !client.has_agent()) {
+    if !scenario.suits(client) || (profile != Profile::Fast && !client.has_agent()) {
         return;
     }
     let began = Instant::now();
@@ -242,7 +245,7 @@ async fn in_a_place(
     time: Duration,
     surroundings: &Surroundings,
 ) -> Result<Vec<(String, f64)>> {
-    let place = Place::start(profile, surroundings).await?;
+    let place = Place::start(profile, surroundings, client.has_relay()).await?;
     let samples = scenario.run(client, profile, &place, time).await;
     let corrupt = place.destination.is_corrupt();
     place.stop().await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use ssm_local::{Faults, Local, LocalTarget};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -29,6 +30,10 @@ pub(super) struct Place {
     environment: BTreeMap<String, String>,
     api: SocketAddr,
     manager: Process,
+    /// Where the node's programs may write.
+    _home: TempDir,
+    /// Sessions may run commands.
+    pub(super) commands: bool,
     _relay: Option<Relay>,
 }
 
@@ -44,10 +49,13 @@ pub(super) struct Started {
 }
 
 impl Place {
-    pub(super) async fn start(profile: Profile, surroundings: &Surroundings) -> Result<Self> {
+    /// `commands`: sessions may run commands on the node, and the API wants its own credentials.
+    pub(super) async fn start(profile: Profile, surroundings: &Surroundings, commands: bool) -> Result<Self> {
         let destination = Destination::start().await?;
+        let home = tempfile::tempdir()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", "--profile", profile.name()]);
+        command.args(["serve", "--profile", profile.name()]).env("HOME", home.path()).env_remove("XDG_CACHE_HOME");
+        command.args(commands.then_some("--commands"));
         command.args(surroundings.faults.iter().flat_map(|fault| ["--fault", fault]));
         let (manager, mut environment) =
             Process::start(command, |line| serde_json::from_str::<BTreeMap<String, String>>(line).ok()).await?;
@@ -59,7 +67,7 @@ impl Place {
             api = relay.address();
             environment.insert(ENDPOINT.into(), format!("http://{api}"));
         }
-        Ok(Self { destination, environment, api, manager, _relay: relay })
+        Ok(Self { destination, environment, api, manager, _home: home, commands, _relay: relay })
     }
 
     /// Configures a client's process for this environment, and hides the configuration of this machine from it.
@@ -125,11 +133,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
     let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
     let faults = faults.into_iter().fold(Faults::new(), Faults::with);
-    let builder = Local::builder()
-        .any_credentials()
-        .ports_only()
-        .target(LocalTarget::new(TARGET))
-        .profile(args.profile.of_agent());
+    let builder = Local::builder().target(LocalTarget::new(TARGET)).profile(args.profile.of_agent());
+    let builder = if args.commands { builder } else { builder.any_credentials().ports_only() };
     let local = builder.faults(faults).host(HOST, [std::net::Ipv4Addr::LOCALHOST]).start().await?;
     let environment: BTreeMap<_, _> = local.environment().into_iter().collect();
     say(&json!(environment).to_string());

@@ -32,6 +32,8 @@ pub(super) enum Scenario {
     Busy(Direction),
     /// Three downloads beside one whose program reads slowly.
     SlowReader,
+    /// Time to the first byte beside a destination and a program that do not read.
+    Stuck,
     /// This many sessions with as many downloads.
     Sessions(usize),
 }
@@ -53,7 +55,7 @@ const SLOW_TIME: Duration = Duration::from_secs(4);
 impl Scenario {
     /// All scenarios that are meaningful in this profile.
     pub(super) fn all(profile: Profile, quick: bool) -> Vec<Self> {
-        use Direction::{Download, Upload};
+        use Direction::{Download, Dump, Upload};
         let connections: &[usize] = if quick || profile == Profile::Aws { &[1, 8] } else { &[1, 8, 64] };
         let mut all = vec![Self::Startup, Self::Latency];
         for direction in [Download, Upload] {
@@ -62,8 +64,11 @@ impl Scenario {
         }
         match profile {
             Profile::Fast => all.extend([Self::Memory(CONNECTIONS), Self::Active(CONNECTIONS), Self::SlowReader]),
-            Profile::Real if quick => all.extend([1, 4].map(Self::Sessions)),
-            Profile::Real => all.extend([1, 2, 4, 8, 16].map(Self::Sessions)),
+            Profile::Real => {
+                all.extend([Self::Throughput(Dump, 1), Self::Stuck]);
+                let counts: &[usize] = if quick { &[1, 4] } else { &[1, 2, 4, 8, 16] };
+                all.extend(counts.iter().map(|&count| Self::Sessions(count)));
+            }
             Profile::Aws => all.push(Self::Sessions(1)),
         }
         all
@@ -78,16 +83,22 @@ impl Scenario {
             Self::Throughput(direction, connections) => format!("{}-{connections}", word(direction)),
             Self::Busy(direction) => format!("busy-{}", word(direction)),
             Self::SlowReader => "slow-reader".into(),
+            Self::Stuck => "stuck".into(),
             Self::Sessions(count) => format!("sessions-{count}"),
         }
     }
 
     /// Whether it is meaningful for such a client.
-    pub(super) fn suits(self, kind: Kind) -> bool {
-        match kind {
+    pub(super) fn suits(self, client: &Client) -> bool {
+        match client.kind {
             Kind::Limit => matches!(self, Self::Throughput(_, 1)),
-            Kind::Hops | Kind::Tcp => !matches!(self, Self::Startup | Self::Memory(_) | Self::Sessions(_)),
-            Kind::Ours | Kind::Plugin | Kind::Bridge => true,
+            Kind::Hops | Kind::Tcp => {
+                !matches!(self, Self::Startup | Self::Memory(_) | Self::Sessions(_) | Self::Stuck)
+            }
+            // The number of sessions is one of its arguments.
+            Kind::Ours if client.has_relay() => !matches!(self, Self::Sessions(_)),
+            // Without a relay, nothing gets past the stuck connections.
+            Kind::Ours | Kind::Plugin | Kind::Bridge => !matches!(self, Self::Stuck),
         }
     }
 
@@ -104,6 +115,7 @@ impl Scenario {
         let address = *running.addresses.first().ok_or("the client has no port")?;
         match self {
             Self::Startup => startup(running, place).await,
+            Self::Stuck => stuck(address, time).await,
             Self::Memory(connections) => memory(running, connections).await,
             Self::Active(connections) => active(address, connections, time).await,
             Self::Latency => {
@@ -169,6 +181,7 @@ impl Scenario {
 fn word(direction: Direction) -> &'static str {
     match direction {
         Direction::Download => "download",
+        Direction::Dump => "dump",
         Direction::Upload => "upload",
     }
 }
@@ -176,8 +189,21 @@ fn word(direction: Direction) -> &'static str {
 async fn startup(running: &Running, place: &Place) -> Result<Samples> {
     let mut samples: Samples =
         running.processes.iter().map(|process| ("ready".into(), process.ready.as_secs_f64() * 1e3)).collect();
-    samples.push(("api".into(), place.start_session().await?.elapsed.as_secs_f64() * 1e3));
+    // An API that wants credentials is not called without.
+    if !place.commands {
+        samples.push(("api".into(), place.start_session().await?.elapsed.as_secs_f64() * 1e3));
+    }
     Ok(samples)
+}
+
+async fn stuck(address: SocketAddr, time: Duration) -> Result<Samples> {
+    let mut bulk = Bulk::default();
+    bulk.add_stuck(address);
+    // Long enough to fill what the tunnel buffers for them.
+    sleep(time.max(SLOW_TIME)).await;
+    let times = first_bytes(address, time).await?;
+    bulk.check()?;
+    Ok(quantiles("stuck", &times))
 }
 
 async fn memory(running: &Running, connections: usize) -> Result<Samples> {
@@ -290,7 +316,7 @@ async fn wait_for_bytes(bulk: &mut Bulk, place: &Place, direction: Direction) ->
 
 fn arrived(bulk: &Bulk, place: &Place, direction: Direction) -> u64 {
     match direction {
-        Direction::Download => bulk.downloaded(),
+        Direction::Download | Direction::Dump => bulk.downloaded(),
         Direction::Upload => place.destination.received(),
     }
 }

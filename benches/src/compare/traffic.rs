@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::destination::{CHUNK, DOWNLOAD, ECHO, Known, UPLOAD, receive, send};
+use super::destination::{CHUNK, DOWNLOAD, DUMP, ECHO, Known, STUCK, UPLOAD, receive, send};
 use crate::Result;
 
 /// Timeout of everything that is waited for.
@@ -24,6 +24,8 @@ const SMALL_BUFFER: u32 = 128 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
     Download,
+    /// Of text that compresses.
+    Dump,
     Upload,
 }
 
@@ -42,12 +44,16 @@ impl Bulk {
         match direction {
             Direction::Download => drop(self.tasks.spawn(async move {
                 let stream = connect(address).await?;
-                download(stream, CHUNK, Duration::ZERO, moved, corrupt).await
+                download(stream, (DOWNLOAD, Known::noise()), (CHUNK, Duration::ZERO), moved, corrupt).await
+            })),
+            Direction::Dump => drop(self.tasks.spawn(async move {
+                let stream = connect(address).await?;
+                download(stream, (DUMP, Known::dump()), (CHUNK, Duration::ZERO), moved, corrupt).await
             })),
             Direction::Upload => drop(self.tasks.spawn(async move {
                 let mut stream = connect(address).await?;
                 stream.write_u8(UPLOAD).await?;
-                send(&mut stream).await
+                send(&mut stream, Known::noise()).await
             })),
         }
     }
@@ -60,7 +66,22 @@ impl Bulk {
             // The default buffer grows to megabytes, and opens its window again in steps that take a slow reader
             // seconds.
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
-            download(socket.connect(address).await?, chunk, pause, Arc::default(), corrupt).await
+            let stream = socket.connect(address).await?;
+            download(stream, (DOWNLOAD, Known::noise()), (chunk, pause), Arc::default(), corrupt).await
+        });
+    }
+
+    /// Adds an upload whose destination does not read, and a download whose program does not.
+    pub(super) fn add_stuck(&mut self, address: SocketAddr) {
+        self.tasks.spawn(async move {
+            let mut stream = connect(address).await?;
+            stream.write_u8(STUCK).await?;
+            send(&mut stream, Known::noise()).await
+        });
+        self.tasks.spawn(async move {
+            let mut stream = connect(address).await?;
+            stream.write_u8(DOWNLOAD).await?;
+            std::future::pending().await
         });
     }
 
@@ -83,13 +104,13 @@ impl Bulk {
 
 async fn download(
     mut stream: TcpStream,
-    chunk: usize,
-    pause: Duration,
+    (kind, mut known): (u8, Known),
+    (chunk, pause): (usize, Duration),
     moved: Arc<AtomicU64>,
     corrupt: Arc<AtomicBool>,
 ) -> std::io::Result<()> {
-    stream.write_u8(DOWNLOAD).await?;
-    let (mut buffer, mut known) = (vec![0; chunk], Known::default());
+    stream.write_u8(kind).await?;
+    let mut buffer = vec![0; chunk];
     loop {
         let Some(got) = receive(&mut stream, &mut buffer, &mut known).await? else {
             corrupt.store(true, Ordering::Relaxed);

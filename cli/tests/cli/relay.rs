@@ -121,7 +121,9 @@ fn the_program_stays_private_and_is_used_again_and_a_damaged_one_is_replaced() {
     std::fs::write(&program, &good[..good.len() / 2]).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     // What a script that was killed has left: no process has this number.
-    std::fs::write(program.with_extension("999999999"), "").unwrap();
+    for name in [program.with_extension("999999999"), program.with_file_name("try.999999999")] {
+        std::fs::write(name, "").unwrap();
+    }
     let (_cli, address) = forward(&manager, port, &[]);
     assert!(std::fs::read(&program).unwrap() == good);
     assert_eq!(programs(&manager), [program]);
@@ -278,6 +280,7 @@ fn an_ephemeral_one_leaves_nothing_and_others_can_be_listed_and_removed() {
     assert_eq!(told.code, 0, "{told:#?}");
     let name = program.to_str().unwrap();
     assert_eq!(told.stdout.iter().filter(|line| line.contains(name)).count(), 2, "its file and its process: {told:#?}");
+    assert_eq!(told.stdout.len(), 2, "those of other folders are not of this node: {told:#?}");
     assert_eq!(run(&["relay", "remove", TARGET], &manager.variables()).code, 0);
     eventually("it is gone", || programs(&manager).is_empty() && running(&program).is_empty());
 }

@@ -1,7 +1,7 @@
 //! The client's end of a relay: a program on the node that takes part in the tunnel (`docs/relay.md`).
 //!
-//! [`mod@place`] puts it there and starts it, [`pipes`] keeps a pipe to it through each session of the pool, [`stream`] is what a
-//! connection reads and writes. The protocol itself is `ssm_proto::relay`.
+//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`stream`] is a connection through
+//! it. The protocol itself is `ssm_proto::relay`.
 
 mod pipe;
 mod pipes;
@@ -20,7 +20,7 @@ use crate::{SessionConfig, SessionProvider, StartRequest};
 /// A relay's program for one kind of machine.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayProgram {
-    /// As `uname -m` says, for example `x86_64`.
+    /// The output of `uname -m`, for example `x86_64`.
     pub machine: &'static str,
     /// The SHA-256 of the program, in lower-case hexadecimal digits.
     pub sha256: &'static str,
@@ -37,14 +37,14 @@ pub struct RelayConfig {
     pub ephemeral: bool,
 }
 
-/// What [`relay_status`] and [`relay_remove`] found on a node: lines of a kind and its details.
+/// The findings of [`relay_status`] and [`relay_remove`] on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayReport {
-    /// One line each: `PATH BYTES` of a program that lies there, `PID PATH` of one that runs, or the path of a removed file.
+    /// One line each: `PATH BYTES` of a program's file, `PID PATH` of a running program, or the path of a removed file.
     pub lines: Vec<String>,
 }
 
-/// Which relays lie and run on a node, of the user that sessions have there.
+/// Lists the files and running relays of the sessions' user on a node.
 ///
 /// # Errors
 /// In one line, why the node could not be asked.
@@ -57,7 +57,7 @@ pub async fn relay_status(
     Ok(RelayReport { lines: lines.map_err(|error| error.0)? })
 }
 
-/// Ends the relays of a node, of the user that sessions have there, and removes their files.
+/// Stops the relays of the sessions' user on a node, and removes their files.
 ///
 /// # Errors
 /// In one line, why the node could not be asked.

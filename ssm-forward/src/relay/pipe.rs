@@ -10,15 +10,15 @@ use tokio::time::timeout;
 use super::shared::Shared;
 use crate::{Session, SessionStream, StreamError};
 
-/// How long the relay may take to answer.
+/// Timeout of the relay's greeting.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Bytes that are taken at once.
+/// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
 
 /// Why a pipe is over.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PipeError {
-    /// Its session is.
+    /// Its session ended.
     #[error(transparent)]
     Session(StreamError),
     /// Nothing listens on the relay's port.
@@ -36,7 +36,7 @@ pub(super) enum PipeError {
 }
 
 impl PipeError {
-    /// Whether the relay itself is of no use any more, not only this pipe.
+    /// Whether the relay itself cannot be used any more, not only this pipe.
     pub(super) fn is_of_relay(&self) -> bool {
         matches!(self, Self::Gone | Self::Greeting(_) | Self::Link(_))
     }
@@ -51,7 +51,7 @@ impl From<StreamError> for PipeError {
     }
 }
 
-/// Keeps a pipe in a session until one of them is over.
+/// Keeps a pipe in a session until one of the two ends.
 pub(super) async fn run(shared: Arc<Shared>, session: Arc<Session>, secret: RelaySecret) -> PipeError {
     match try_run(&shared, &session, secret).await {
         Ok(never) => match never {},
@@ -103,7 +103,7 @@ async fn receive(
     Err(PipeError::Session(StreamError::Closed))
 }
 
-/// Loses the pipe however its future ends.
+/// Removes the pipe from the link when it is dropped.
 struct Guard<'a> {
     shared: &'a Shared,
     id: ssm_proto::relay::PipeId,
@@ -115,7 +115,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Both ends prove that they know the secret. Gives what came after that.
+/// Both ends prove that they know the secret. Returns the bytes that arrived after that.
 async fn greet(stream: &mut SessionStream, secret: RelaySecret) -> Result<Bytes, PipeError> {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|error| PipeError::Session(StreamError::SessionEnded(error.to_string())))?;

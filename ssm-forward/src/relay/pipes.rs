@@ -16,11 +16,11 @@ use super::stream::RelayStream;
 use crate::StreamError;
 use crate::pool::{Demand, Pool};
 
-/// How often it is seen whether more sessions would help.
+/// How often it is checked whether more sessions would help.
 const TICK: Duration = Duration::from_millis(500);
-/// After a pipe that ended while its session goes on, the next one in that session.
+/// Delay of the next pipe in a session that continues after its pipe has ended.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How long the relay may take to hear that it is not needed any more.
+/// Time for the relay to receive the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// All pipes to one relay, and the connections that they carry.
@@ -29,16 +29,16 @@ pub(crate) struct Pipes {
     pool: Arc<Pool>,
     secret: RelaySecret,
     to: Destination,
-    /// The relay is told to end: from now on nothing that it does is a failure.
+    /// The relay was told to end. From now on, its end is not a failure.
     leaving: AtomicBool,
 }
 
 /// Why there are no pipes any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PipesEnd {
-    /// The relay ended, or is not what was started.
+    /// The relay ended, or is not the one that was started.
     Gone(String),
-    /// There was no session for so long that the relay has ended by now.
+    /// There was no session for so long that the relay must have ended.
     Expired,
 }
 
@@ -91,7 +91,7 @@ impl Pipes {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Keeps the pipes until the relay is gone or has had none for too long. All connections are over then.
+    /// Keeps the pipes until the relay is gone, or has had no pipe for too long. Then all connections are over.
     pub(crate) async fn run(&self) -> PipesEnd {
         let end = self.keep().await;
         if self.is_leaving() {

@@ -1,7 +1,8 @@
-//! Puts the relay on the node and starts it, all in one command session.
+//! Copies the relay to the node and starts it, in one command session.
 //!
-//! A script on the node finds a folder in which a program may run, and says whether it has the program already. If not it gets it,
-//! compressed, as the command's input; only a copy with the right digest gets the final name. The secret comes the same way.
+//! A script on the node finds a folder in which a program may run, and reports whether the program is there already. If not, it
+//! reads the compressed program from its input; only a copy with the right digest gets the final name. The secret is sent as input,
+//! too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,13 @@ use crate::{
     ForwardError, Session, SessionConfig, SessionProvider, SessionStream, StartRequest, StreamSender, await_target,
 };
 
-/// All of it together may take so long. A copy takes a second or two.
+/// Timeout of everything together. A copy takes a second or two.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// The document of the session that starts the relay. It takes input, which the secret must come as.
+/// The document of the session that starts the relay. It must be one with input, because the secret is sent as input.
 pub(crate) const DOCUMENT: &str = "AWS-StartInteractiveCommand";
-/// What the node says, at most.
+/// Maximum length of the node's output.
 const MAX_TEXT: usize = 64 << 10;
-/// Pieces in which the program is sent.
+/// Size of the pieces in which the program is sent.
 const PIECE: usize = 16 << 10;
 
 /// A relay that listens on the node.
@@ -68,7 +69,7 @@ fn not_started(error: ForwardError) -> NotPlaced {
     NotPlaced(format!("no session with {DOCUMENT} to start it: {error}"))
 }
 
-/// Runs a script on the node that needs no input, and gives what it says.
+/// Runs a script that needs no input on the node, and returns the lines that it reports.
 ///
 /// # Errors
 /// Why it could not be run.
@@ -104,7 +105,7 @@ async fn start(
     session: &SessionConfig,
     script: &Script,
 ) -> Result<Session, ForwardError> {
-    // With `exec`, the script is the process that the agent asks to end and waits for.
+    // With `exec`, the script itself is the process that the agent signals and waits for.
     let command = format!("exec sh -c '{}'", script.line);
     let request = StartRequest {
         target: request.target.clone(),
@@ -127,17 +128,17 @@ fn mark() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
-/// A raw terminal, and a way to speak: lines that begin with the mark.
+/// A raw terminal, and a function that reports lines, which begin with the mark.
 fn prelude(mark: &str) -> String {
     format!(
         r#"stty raw -echo -isig -opost 2>/dev/null; umask 077; u=$(id -u); say() {{ printf "{mark} %s\n" "$*"; }}; "#
     )
 }
 
-/// Where the program may lie, most wanted first.
+/// The folders for the program, the preferred one first.
 const FOLDERS: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/aws-ssm-forward" /var/tmp/aws-ssm-forward-$u /tmp/aws-ssm-forward-$u /dev/shm/aws-ssm-forward-$u"#;
 
-/// What the node runs. It has no single quotes and no newlines.
+/// The script for the node. It contains no single quotes and no newlines.
 fn script(mark: &str, config: &RelayConfig) -> Script {
     let mut line = prelude(mark);
     line += r#"no() { say no "$*"; exit; }; [ "$(uname -s)" = Linux ] || no "the node runs $(uname -s), not Linux"; "#;
@@ -149,13 +150,14 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
     line +=
         r#"for t in stty sha256sum gzip head mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
     // If the session ends in the middle, no part of a file stays behind. What was left by a script that was killed goes, too.
-    // The relay itself removes an ephemeral file.
+    // The file $t stays until the end, so that nobody else removes the folder as empty. The relay itself removes an ephemeral
+    // file.
     let temporary = if config.ephemeral { r#""$t" "$p" "$f""# } else { r#""$t" "$p""# };
     line += &format!(
-        r#"t=; p=; f=; clean() {{ rm -f {temporary} 2>/dev/null; }}; trap clean EXIT; trap exit HUP INT TERM; "#
+        r#"t=; p=; f=; w=; clean() {{ rm -f {temporary}; rmdir "$w"; }} 2>/dev/null; trap clean EXIT; trap exit HUP INT TERM; "#
     );
     line += &format!(
-        r##"w=; for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; [ -d "$d" ] && [ -O "$d" ] && [ ! -L "$d" ] && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d; rm -f "$t"; [ "$w" ] && break; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
+        r##"for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; [ -d "$d" ] && [ -O "$d" ] && [ ! -L "$d" ] && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d && break; rm -f "$t"; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
     );
     line += r#"ok() { h=$(sha256sum <"$1") && [ "${h%% *}" = $s ]; }; "#;
     let (name, flags) = match config.ephemeral {
@@ -163,10 +165,10 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
         false => ("ssm-relay-${s%????????????????????????????????????????????????}", ""),
     };
     line += &format!(
-        r#"for o in "$w"/ssm-relay-*.[0-9]* "$w"/ssm-relay-once-*; do kill -0 ${{o##*[.-]}} 2>/dev/null || rm -f "$o"; done; f="$w/{name}"; "#
+        r#"for o in "$w"/try.* "$w"/ssm-relay-*.[0-9]* "$w"/ssm-relay-once-*; do kill -0 ${{o##*[.-]}} 2>/dev/null || rm -f "$o"; done; f="$w/{name}"; "#
     );
     line += r#"if [ -x "$f" ] && [ ! -L "$f" ] && ok "$f" 2>/dev/null; then :; else p="$f.$$"; say need $(uname -m); read -r n; say send; e=$({ head -c $n | gzip -dc >"$p"; } 2>&1); set -- $e; ok "$p" 2>/dev/null || { rm -f "$p"; no "copying it to $w failed: ${*:-the copy is not what was sent}"; }; chmod 700 "$p" && mv -f "$p" "$f" || { rm -f "$p"; no "$f cannot be written"; }; fi; "#;
-    line += &format!(r#"say key; e=$("$f" start{flags} 2>&1); set -- $e; say started "$*";"#);
+    line += &format!(r#"say key; e=$("$f" start{flags} 2>&1); set -- $e; clean; say started "$*";"#);
     Script { line, mark: mark.to_owned() }
 }
 
@@ -179,7 +181,7 @@ struct Node {
 }
 
 impl Node {
-    /// The next thing that the script says: a word, and the rest of the line.
+    /// The next line that the script reports: a word, and the rest.
     async fn hear(&mut self) -> Result<(String, String), NotPlaced> {
         let mut pieces = Vec::new();
         loop {
@@ -249,7 +251,7 @@ async fn converse(session: &Session, script: &Script, config: &RelayConfig) -> R
     }
 }
 
-/// What the relay says of itself.
+/// Parses the relay's own line.
 fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
     let port = said.strip_prefix("listening ").and_then(|rest| rest.split(' ').next()?.parse().ok());
     port.map(|port| Placed { port, secret }).ok_or_else(|| match said {
@@ -258,22 +260,28 @@ fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
     })
 }
 
-/// Says of each folder what lies in it and what runs from it, one line each.
+/// Reports each program's file and each running program, one line each.
 pub(crate) fn status_script() -> String {
     format!(
-        r#"for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && say file "$f" $(wc -c <"$f"); done; done; {RUNNING}"#
+        r#"for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && say file "$f" $(wc -c <"$f"); done; done; {}"#,
+        running()
     )
 }
 
-/// Ends what runs and removes what lies there.
+/// Stops the running programs and removes the files.
 pub(crate) fn remove_script() -> String {
     format!(
-        r#"{RUNNING} for p in $r; do kill $p 2>/dev/null; done; for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && rm -f "$f" && say removed "$f"; done; rmdir "$d" 2>/dev/null; done;"#
+        r#"{} for p in $r; do kill $p 2>/dev/null; done; for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && rm -f "$f" && say removed "$f"; done; rmdir "$d" 2>/dev/null; done;"#,
+        running()
     )
 }
 
-/// The relays of this user that run: what they are, by their program's file.
-const RUNNING: &str = r#"r=; for p in /proc/[0-9]*; do e=$(readlink "$p/exe" 2>/dev/null) || continue; case $e in */aws-ssm-forward*/ssm-relay-*) r="$r ${p#/proc/}"; say running ${p#/proc/} "$e";; esac; done;"#;
+/// The running relays that were started from one of the folders, whose file may be gone already.
+fn running() -> String {
+    format!(
+        r#"r=; for p in /proc/[0-9]*; do e=$(readlink "$p/exe" 2>/dev/null) || continue; case $e in */aws-ssm-forward*/ssm-relay-*) for d in {FOLDERS}; do q=$(cd "${{d%/*}}" 2>/dev/null && pwd -P) && [ "${{e%/*}}" = "${{q%/}}/${{d##*/}}" ] && r="$r ${{p#/proc/}}" && say running ${{p#/proc/}} "$e"; done;; esac; done;"#
+    )
+}
 
 #[cfg(test)]
 mod tests {

@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 /// See the module.
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Compressing takes time: the link goes on meanwhile.
+    /// It has a lock of its own, because the link must not wait for compression.
     pub(super) compressor: Mutex<Compressor>,
-    /// The next moment at which the link has something to do is nearer than was thought.
+    /// The link's next timeout is earlier than scheduled.
     pub(super) sooner: Notify,
-    /// Pipes, connections or the link's end changed.
+    /// The pipes or connections have changed, or the link has ended.
     pub(super) changed: Notify,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) ended: Option<String>,
 }
 
-/// Who waits for a connection.
+/// The tasks that wait for a connection.
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) read: Option<Waker>,
@@ -61,7 +61,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does one thing to the link, and then everything that follows from it.
+    /// Changes the link once, and then handles all its output.
     pub(super) fn act<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
         let mut state = self.lock();
@@ -99,7 +99,7 @@ impl Shared {
         self.act(|state, now| chunks.iter().try_for_each(|chunk| state.link.handle_input(now, id, chunk)))
     }
 
-    /// All connections are over.
+    /// Ends all connections.
     pub(super) fn end(&self, why: String) {
         let mut state = self.lock();
         state.ended.get_or_insert(why);
@@ -110,7 +110,7 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Runs the link's clock, for ever.
+    /// Handles the link's timeouts. Never returns.
     pub(super) async fn tick(&self) -> std::convert::Infallible {
         loop {
             let sooner = self.sooner.notified();
@@ -137,7 +137,7 @@ impl Shared {
 }
 
 impl State {
-    /// Takes what there is until the link is quiet. Gives whether its clock has to be set to an earlier moment.
+    /// Handles the link's output until there is none left. Returns whether its next timeout is earlier than scheduled.
     fn drain(&mut self, now: Instant) -> bool {
         while let Some(event) = self.link.poll_event() {
             let (read, write) = match event {

@@ -15,9 +15,9 @@ use crate::StreamError;
 pub(crate) struct RelayStream {
     sender: RelaySender,
     decoder: BlockDecoder,
-    /// What came and is not decoded yet.
+    /// Received bytes that are not decoded yet.
     encoded: VecDeque<Bytes>,
-    /// Both ends are done, or the rest is still to be sent.
+    /// The connection ends in order: the rest is still sent.
     abandoned: bool,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct RelaySender {
 }
 
 impl RelayStream {
-    /// Asks the relay to connect; what is written at once goes with it.
+    /// Asks the relay to connect. Data can be written immediately.
     pub(super) fn open(shared: &Arc<Shared>, to: Destination) -> Result<Self, StreamError> {
         let id = shared.act(|state, _| {
             if let Some(why) = &state.ended {
@@ -82,7 +82,7 @@ impl RelayStream {
         }
     }
 
-    /// Decodes what came, until there are `limit` bytes or nothing is left. Gives whether there was anything.
+    /// Decodes received bytes until there are `limit` bytes or nothing is left. Returns whether there were any.
     fn decode(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
         let mut decoded = 0;
         let mut compressor = self.sender.shared.compressor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +100,7 @@ impl RelayStream {
         Ok(decoded > 0)
     }
 
-    /// Ends the connection in order: what was written still arrives, what may come is of no interest.
+    /// Ends the connection in order: data that was written still arrives, received data is dropped.
     pub(crate) fn abandon(mut self) {
         self.abandoned = true;
     }
@@ -134,7 +134,7 @@ impl RelaySender {
         .await
     }
 
-    /// Nothing more will be written.
+    /// Ends the sending direction.
     pub(crate) fn finish(&self) {
         self.shared.act(|state, _| state.link.finish(self.id));
     }
@@ -144,7 +144,7 @@ impl RelaySender {
         self.shared.lock().link.alone_since().is_none()
     }
 
-    /// What came, at least one chunk; none at the end.
+    /// The received chunks, at least one; none at the end.
     fn poll_read(&self, cx: &std::task::Context<'_>, limit: usize) -> Poll<Result<Vec<Bytes>, StreamError>> {
         self.shared.act(|state, _| {
             let (mut chunks, mut bytes) = (Vec::new(), 0);
@@ -166,7 +166,7 @@ impl RelaySender {
     }
 }
 
-/// Why a connection is of no use any more, if it is not.
+/// Why a connection cannot be used any more, if so.
 fn failure(state: &State, id: ConnectionId) -> Option<StreamError> {
     if let Some(why) = &state.ended {
         return Some(StreamError::SessionEnded(why.clone()));

@@ -1,21 +1,21 @@
-//! A connection's bytes in blocks, compressed where that pays (RELAY-16, RELAY-17).
+//! A connection's bytes in blocks, compressed where this helps (RELAY-16, RELAY-17).
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use zstd_safe::{CCtx, CParameter, DCtx};
 
-/// Most bytes of a connection in one block.
+/// Maximum number of a connection's bytes in one block.
 pub const MAX_BLOCK: usize = 64 << 10;
-/// Kind, length as it is sent, length of the connection's bytes.
+/// Kind, length as sent, length of the connection's bytes.
 const HEADER: usize = 7;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
-/// zstd's fastest regular level: the agent's pace is what is scarce, but the node's CPU is not ours.
+/// zstd's fastest regular level. The agent's pace is the bottleneck, but the node's CPU time belongs to others.
 const LEVEL: i32 = 1;
-/// Shorter blocks are not looked at.
+/// Shorter blocks are never compressed.
 const WORTHWHILE: usize = 512;
-/// The beginning of a block that is tried first.
+/// Size of the sample at the beginning of a block that is compressed first.
 const SAMPLE: usize = 4 << 10;
-/// After a block that did not get smaller, so many are not looked at; twice as many each time, up to the second number.
+/// Number of blocks that are not tried after one that did not get smaller; it doubles each time, up to the second number.
 const FIRST_REST: u32 = 4;
 const LONGEST_REST: u32 = 64;
 
@@ -29,7 +29,7 @@ pub struct Compressor {
 impl Default for Compressor {
     fn default() -> Self {
         let mut compress = CCtx::create();
-        // Both parameters exist: what zstd says of them is not of interest.
+        // Both parameters exist, so setting them cannot fail.
         let _ = compress.set_parameter(CParameter::CompressionLevel(LEVEL));
         let _ = compress.set_parameter(CParameter::ContentSizeFlag(true));
         Self { compress, decompress: DCtx::create(), buffer: Vec::with_capacity(zstd_safe::compress_bound(MAX_BLOCK)) }
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Compressor {
 }
 
 impl Compressor {
-    /// The bytes compressed, if they get smaller by a tenth at least.
+    /// Returns the compressed bytes, if they are smaller by at least a tenth.
     fn compress(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         self.buffer.clear();
         let length = self.compress.compress2(&mut self.buffer, bytes).ok()?;
@@ -62,7 +62,7 @@ impl Compressor {
 /// Turns one direction of a connection into blocks.
 #[derive(Debug, Default)]
 pub struct BlockEncoder {
-    /// Whether the last block that was tried got smaller.
+    /// Whether the last block that was tried became smaller.
     paid: bool,
     rest: u32,
     last_rest: u32,
@@ -71,7 +71,7 @@ pub struct BlockEncoder {
 }
 
 impl BlockEncoder {
-    /// The blocks of these bytes.
+    /// Encodes bytes as blocks.
     pub fn encode(&mut self, compressor: &mut Compressor, bytes: &[u8]) -> Bytes {
         let mut out = BytesMut::with_capacity(bytes.len() + HEADER);
         for part in bytes.chunks(MAX_BLOCK) {
@@ -87,7 +87,7 @@ impl BlockEncoder {
         out.freeze()
     }
 
-    /// Bytes that were encoded, and what became of them.
+    /// Number of bytes that were encoded, and the number of bytes of their blocks.
     pub fn totals(&self) -> (u64, u64) {
         (self.plain, self.encoded)
     }
@@ -101,10 +101,10 @@ impl BlockEncoder {
         !rests
     }
 
-    /// The block compressed, if that pays.
+    /// Returns the compressed block, if compression helps.
     fn attempt<'c>(&mut self, compressor: &'c mut Compressor, part: &[u8]) -> Option<&'c [u8]> {
         let sample = part.get(..SAMPLE.min(part.len())).unwrap_or_default();
-        // Where it paid the last time there is no need for a sample.
+        // If the last block became smaller, no sample is needed.
         if !self.paid && compressor.compress(sample).is_none() {
             self.pause();
             return None;
@@ -125,7 +125,7 @@ impl BlockEncoder {
     }
 }
 
-/// What came is no block.
+/// The received bytes are not a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockError;
 
@@ -137,11 +137,11 @@ impl std::fmt::Display for BlockError {
 
 impl std::error::Error for BlockError {}
 
-/// Turns blocks into the bytes of a connection again, wherever they are cut.
+/// Decodes blocks, which may arrive in pieces of any size, into the bytes of a connection.
 #[derive(Debug, Default)]
 pub struct BlockDecoder {
     buffer: BytesMut,
-    /// Bytes of a plain block that are still to come: they need not wait for the rest of it.
+    /// Number of missing bytes of a plain block. They are passed on without waiting for the whole block.
     plain: usize,
 }
 
@@ -172,12 +172,12 @@ impl BlockDecoder {
         Ok(None)
     }
 
-    /// Whether the bytes so far end with a whole block.
+    /// Whether the bytes so far end at the end of a block.
     pub fn is_at_end(&self) -> bool {
         self.buffer.is_empty() && self.plain == 0
     }
 
-    /// How many bytes have to be there before something can be done with them.
+    /// Number of bytes needed for the next step: the header, or the header and its block.
     fn wanted(&self) -> Result<usize, BlockError> {
         let Some((kind, encoded, length)) = self.header() else { return Ok(HEADER) };
         let is_fit = (1..=MAX_BLOCK).contains(&length) && (1..=length).contains(&encoded);
@@ -195,7 +195,7 @@ impl BlockDecoder {
         Some((kind, length(), length()))
     }
 
-    /// All that is wanted is there. Gives the bytes of a compressed block; those of a plain one follow.
+    /// Handles a complete header and block. Returns the bytes of a compressed block; those of a plain block follow.
     fn finish(&mut self, compressor: &mut Compressor) -> Result<Option<Bytes>, BlockError> {
         let Some((kind, encoded, length)) = self.header() else { return Err(BlockError) };
         let block = match kind {

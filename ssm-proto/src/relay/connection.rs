@@ -1,4 +1,4 @@
-//! One connection at one end: what waits to be sent, and what came, in order again.
+//! One connection at one end: data that waits to be sent, and received data, put in order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,24 +7,24 @@ use bytes::{Buf, Bytes};
 use super::frame::{begin_data, finish_data};
 use super::{ConnectionId, Refusal, ResetReason};
 
-/// What may be sent before the first credit comes (RELAY-11).
+/// Number of bytes that may be sent before the first credit arrives (RELAY-11).
 pub(super) const INITIAL_CREDIT: u64 = 64 << 10;
-/// The most that one connection's receiver keeps.
+/// Maximum number of bytes that one connection's receiver keeps.
 const MAX_WINDOW: u64 = 8 << 20;
-/// What waits to be sent, at most; then its writer waits.
+/// Maximum number of bytes that wait to be sent. Beyond that the writer has to wait.
 const SEND_BUFFER: usize = 256 << 10;
 
-/// One direction: towards the other end.
+/// The direction towards the other end.
 #[derive(Debug, Default)]
 pub(super) struct Sending {
     chunks: VecDeque<Bytes>,
     waiting: usize,
-    /// Where the next byte that is sent stands.
+    /// Offset of the next byte to send.
     offset: u64,
     limit: u64,
     finished: bool,
     fin_sent: bool,
-    /// The writer was turned away and is to be told when there is room.
+    /// The writer found no room, and must be told when there is some.
     pub(super) full: bool,
 }
 
@@ -79,7 +79,7 @@ impl Sending {
         self.fin_sent = true;
     }
 
-    /// The next frame of data, of at most so many bytes.
+    /// The next frame of data, with at most `max` bytes.
     pub(super) fn take(&mut self, id: ConnectionId, max: usize, number: u64) -> Bytes {
         let credit = usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX);
         let length = max.min(self.waiting).min(credit);
@@ -107,15 +107,15 @@ impl Sending {
     }
 }
 
-/// The other direction.
+/// The direction from the other end.
 #[derive(Debug)]
 pub(super) struct Receiving {
     ready: VecDeque<Bytes>,
-    /// What came before its turn, by offset.
+    /// Data that arrived before its turn, by offset.
     early: BTreeMap<u64, Bytes>,
-    /// Where the next byte in order stands.
+    /// Offset of the next byte in order.
     expected: u64,
-    /// What was read.
+    /// Number of bytes that were read.
     consumed: u64,
     limit: u64,
     window: u64,
@@ -135,7 +135,7 @@ impl Receiving {
         }
     }
 
-    /// Takes what came. Gives whether there is more to read now.
+    /// Takes received data. Returns whether there is more to read now.
     ///
     /// # Errors
     /// What the other end was not allowed to send (RELAY-12).
@@ -165,7 +165,7 @@ impl Receiving {
         Ok(true)
     }
 
-    /// The other end sends nothing beyond this offset.
+    /// The other end has ended its direction at this offset.
     ///
     /// # Errors
     /// What the other end was not allowed to send.
@@ -184,7 +184,7 @@ impl Receiving {
         Some(chunk)
     }
 
-    /// Whether all was read, to the end.
+    /// Whether everything up to the end was read.
     pub(super) fn is_over(&self) -> bool {
         self.fin == Some(self.consumed)
     }
@@ -199,7 +199,7 @@ impl Receiving {
         self.fin.is_none() && self.limit - self.consumed <= self.window / 2
     }
 
-    /// A new credit, if it is more than the last one. It is beyond the initial one only as far as `spare` bytes allow.
+    /// A new credit, if it is more than the last one. It exceeds the initial credit only as far as `spare` bytes allow.
     pub(super) fn grant(&mut self, spare: u64) -> Option<u64> {
         let wanted = if self.ready.is_empty() { (self.window * 2).min(MAX_WINDOW) } else { self.window };
         self.window = wanted.min(spare).max(INITIAL_CREDIT);
@@ -218,13 +218,13 @@ pub(super) struct Connection {
     pub(super) open: bool,
     pub(super) refused: Option<Refusal>,
     pub(super) reset: Option<ResetReason>,
-    /// Nobody here reads or writes any more: what was written is sent, what comes is dropped.
+    /// This end has stopped using it: data that was written is sent, received data is dropped.
     pub(super) abandoned: bool,
-    /// It is in the queue of those that have something to send.
+    /// It is in the queue of connections that have something to send.
     pub(super) queued: bool,
-    /// A credit is to be sent.
+    /// A credit that must be sent.
     pub(super) grant: Option<u64>,
-    /// Its frames that are not acknowledged.
+    /// Number of its frames that are not acknowledged.
     pub(super) outstanding: u32,
 }
 
@@ -257,7 +257,7 @@ impl Connection {
 mod tests {
     use super::*;
 
-    /// Reads the whole credit, and gives the new one.
+    /// Uses up the whole credit, and returns the new one.
     fn use_up(receiving: &mut Receiving, spare: u64) -> u64 {
         let credit = receiving.limit - receiving.consumed;
         let data = vec![0; usize::try_from(credit).unwrap()];

@@ -1,4 +1,4 @@
-//! What travels over a pipe: frames, each with a length that is checked before anything is kept (RELAY-4).
+//! The frames of a pipe. The length of each is checked before its body is kept (RELAY-4).
 
 use std::ops::RangeInclusive;
 
@@ -8,13 +8,13 @@ use super::{ConnectionId, Destination, Refusal, RefusalKind, ResetReason};
 
 /// Kind, length of the body, number.
 pub(super) const HEADER: usize = 11;
-/// Bytes of a connection in one frame, at most.
+/// Maximum number of a connection's bytes in one frame.
 pub(super) const MAX_DATA: usize = 16 << 10;
-/// Longest body: data with its connection and offset.
+/// Length of the longest body: data with its connection and offset.
 const MAX_BODY: usize = MAX_DATA + 12;
-/// Longest host name, as DNS has it.
+/// Length of the longest host name in DNS.
 const MAX_HOST: usize = 255;
-/// Longest text of a refusal, in bytes.
+/// Maximum length of a refusal's text in bytes.
 const MAX_TEXT: usize = 512;
 
 const OPEN: u8 = 1;
@@ -36,22 +36,22 @@ pub(super) enum Frame {
     Opened { id: ConnectionId },
     /// The relay could not connect.
     Refused { id: ConnectionId, why: Refusal },
-    /// Bytes of a connection, from this offset on.
+    /// Bytes of a connection, starting at this offset.
     Data { id: ConnectionId, offset: u64, data: Bytes },
     /// The sender's direction ends at this offset.
     Fin { id: ConnectionId, offset: u64 },
-    /// The sender takes bytes up to this offset.
+    /// The sender accepts bytes up to this offset.
     Credit { id: ConnectionId, limit: u64 },
     /// The connection is over in both directions.
     Reset { id: ConnectionId, reason: ResetReason },
-    /// So many bytes of numbered frames came over this pipe, the last of them so many microseconds ago.
+    /// `position` bytes of numbered frames have arrived over this pipe, the last of them `held` microseconds ago.
     Ack { position: u64, held: u32 },
-    /// The sender is done with all connections and will not come back.
+    /// The sender has ended all connections and will not come back.
     Bye,
 }
 
 impl Frame {
-    /// The frame as it goes over a pipe.
+    /// Encodes the frame.
     pub(super) fn encode(&self, number: u64) -> Bytes {
         let mut out = BytesMut::with_capacity(HEADER + 64);
         out.put_bytes(0, HEADER);
@@ -108,7 +108,7 @@ impl Frame {
     }
 }
 
-/// Begins a frame of data; its bytes are to be appended, then it is to be finished.
+/// Begins a frame of data. The caller appends the bytes and calls [`finish_data`].
 pub(super) fn begin_data(id: ConnectionId, offset: u64, capacity: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(HEADER + 12 + capacity);
     out.put_bytes(0, HEADER);
@@ -117,7 +117,7 @@ pub(super) fn begin_data(id: ConnectionId, offset: u64, capacity: usize) -> Byte
     out
 }
 
-/// Finishes what [`begin_data`] began.
+/// Finishes a frame that [`begin_data`] began.
 pub(super) fn finish_data(out: BytesMut, number: u64) -> Bytes {
     finish(out, DATA, number)
 }
@@ -131,20 +131,20 @@ fn finish(mut out: BytesMut, kind: u8, number: u64) -> Bytes {
     out.freeze()
 }
 
-/// The beginning of a text, at most so many bytes.
+/// The beginning of a text, at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.get(..end).unwrap_or_default()
 }
 
-/// Why bytes are no frame.
+/// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayFrameError {
-    /// No frame is of this kind.
+    /// There is no such kind of frames.
     Kind(u8),
-    /// The body has another length than the kind allows.
+    /// The kind does not allow this length of the body.
     Length(u8, usize),
-    /// A field of the body has no meaning.
+    /// A field of the body has an invalid value.
     Field(u8),
 }
 
@@ -160,7 +160,7 @@ impl std::fmt::Display for RelayFrameError {
 
 impl std::error::Error for RelayFrameError {}
 
-/// Finds the frames in a pipe's bytes, wherever they are cut.
+/// Finds the frames in a pipe's bytes, which may arrive in pieces of any size.
 #[derive(Debug, Default)]
 pub(super) struct Deframer {
     buffer: BytesMut,
@@ -222,7 +222,7 @@ fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
             let kind = RefusalKind::from_code(body.get_u8());
             Frame::Refused { id, why: Refusal { kind, text: String::from_utf8_lossy(body).into_owned() } }
         }
-        // A copy, so that what waits keeps nothing alive but itself.
+        // A copy, so that data that waits does not keep a larger buffer alive.
         DATA => Frame::Data { id, offset: body.get_u64(), data: Bytes::copy_from_slice(body) },
         FIN => Frame::Fin { id, offset: body.get_u64() },
         CREDIT => Frame::Credit { id, limit: body.get_u64() },
@@ -231,8 +231,8 @@ fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
 }
 
 impl Destination {
-    /// A host, by name or address, and a port. `None` if the host is empty, longer than a name of DNS may be, or has other
-    /// characters than names and addresses have, or if the port is 0.
+    /// A host, given by name or address, and a port. `None` if the host is empty, is longer than a DNS name, or contains
+    /// characters that neither names nor addresses contain, or if the port is 0.
     pub fn new(host: &str, port: u16) -> Option<Self> {
         let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'%');
         let is_host = (1..=MAX_HOST).contains(&host.len()) && host.bytes().all(is_fit);

@@ -1,16 +1,17 @@
 //! The relay's protocol: connections spread over several pipes that come and go.
 //!
-//! A pipe is a byte stream between the client and the relay on the node, one per session. Pipes are cut without notice; what was
-//! on the way is sent again over the others. The requirements are in `docs/relay.md` (RELAY-1 …).
+//! A pipe is a byte stream between the client and the relay on the node, one per session. Pipes can end without notice; data in
+//! transit is then sent again over the others. The requirements are in `docs/relay.md` (RELAY-1 …).
 //!
-//! | part | what it turns into what |
+//! | part | input and output |
 //! |---|---|
-//! | [`Greeting`] | a pipe that anybody may have opened → one whose ends both know the secret |
+//! | [`Greeting`] | a pipe that anybody may have opened → a pipe whose two ends know the secret |
 //! | [`Link`] | pipes → connections: byte streams in order, each with its own flow control |
-//! | [`BlockEncoder`], [`BlockDecoder`] | a connection's bytes ↔ blocks, compressed where that pays |
+//! | [`BlockEncoder`], [`BlockDecoder`] | a connection's bytes ↔ blocks, compressed where this helps |
 //!
-//! A driver's rule is the same as for [`Session`](crate::Session): mutate once, then take what there is from
-//! [`Link::poll_transmit`] and [`Link::poll_event`], and call [`Link::handle_timeout`] when [`Link::poll_timeout`] says so.
+//! The contract of a driver is the same as for [`Session`](crate::Session): change the state once, then poll
+//! [`Link::poll_transmit`] and [`Link::poll_event`] until nothing is left, and call [`Link::handle_timeout`] at the time that
+//! [`Link::poll_timeout`] gives.
 
 mod block;
 mod connection;
@@ -25,15 +26,15 @@ pub use frame::RelayFrameError;
 pub use link::{ConnectionState, Link, LinkError, LinkEvent, LinkStats};
 pub use secret::{Greeting, GreetingError, RELAY_VERSION, RelaySecret, RelaySide};
 
-/// Numbers a connection for as long as the link lives. The client counts them up.
+/// The number of a connection, unique during the lifetime of the link. The client counts up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u32);
 
-/// Numbers a pipe, for one end alone.
+/// The number of a pipe. Each end has its own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PipeId(pub u64);
 
-/// Where the relay is to connect. See [`Destination::new`].
+/// The host and port to which the relay connects. See [`Destination::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// A name that the node resolves, or an address.
@@ -51,7 +52,7 @@ pub struct Refusal {
     pub text: String,
 }
 
-/// What kind of [`Refusal`] it is.
+/// The kind of a [`Refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RefusalKind {
@@ -61,9 +62,9 @@ pub enum RefusalKind {
     Refused = 1,
     /// Nothing answered in time.
     TimedOut = 2,
-    /// There is no way to it.
+    /// There is no route to it.
     Unreachable = 3,
-    /// The node knows no such name.
+    /// The node cannot resolve the name.
     UnknownHost = 4,
     /// The relay has too many connections.
     Limit = 5,
@@ -82,13 +83,13 @@ impl RefusalKind {
     }
 }
 
-/// Why a connection is over in both directions at once.
+/// Why both directions of a connection ended at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ResetReason {
-    /// The program at that end reset it, or is gone.
+    /// The program at the sender's end reset the connection, or is gone.
     Reset = 0,
-    /// The program at that end ended its sending side and takes no more: what it sent is still to be delivered.
+    /// The program at the sender's end has ended its sending side and reads no more. What it sent is still delivered.
     Abandoned = 1,
 }
 
@@ -98,10 +99,10 @@ impl ResetReason {
     }
 }
 
-/// Connections of a link at one time, at most (RELAY-15).
+/// Maximum number of simultaneous connections of a link (RELAY-15).
 pub const MAX_CONNECTIONS: usize = 4096;
-/// Pipes of a link at one time, at most (RELAY-15).
+/// Maximum number of simultaneous pipes of a link (RELAY-15).
 pub const MAX_PIPES: usize = 64;
 
-/// How long a link without pipes waits for one before its connections are given up (RELAY-14).
+/// Time for which a link without pipes keeps its connections (RELAY-14).
 pub const GRACE: std::time::Duration = std::time::Duration::from_secs(60);

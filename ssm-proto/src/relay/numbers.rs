@@ -1,4 +1,4 @@
-//! Which numbers were seen: all below a floor, and some above it.
+//! The set of numbers that were seen: all below a floor, and some above it.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ pub(super) struct Seen {
     above: BTreeSet<u64>,
 }
 
-/// What [`Seen::insert`] found.
+/// The result of [`Seen::insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inserted {
     New,
     Known,
-    /// Further above the floor than anything honest.
+    /// Further above the floor than the protocol allows.
     TooFar,
 }
 
@@ -23,7 +23,7 @@ impl Seen {
         number < self.floor || self.above.contains(&number)
     }
 
-    /// Takes a number that is less than `span` above the lowest one that is missing.
+    /// Adds a number, which must be less than `span` above the lowest missing one.
     pub(super) fn insert(&mut self, number: u64, span: u64) -> Inserted {
         if self.contains(number) {
             return Inserted::Known;

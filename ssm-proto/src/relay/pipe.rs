@@ -1,4 +1,4 @@
-//! One pipe: what is on its way over it, and what came over it.
+//! One pipe: the frames in flight on it, and what has arrived over it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,32 +6,32 @@ use std::time::{Duration, Instant};
 use super::frame::Deframer;
 use crate::window::Window;
 
-/// An acknowledgement goes out once so many bytes came (RELAY-8), …
+/// An acknowledgement is sent after this many received bytes (RELAY-8), …
 const ACK_BYTES: u64 = 16 << 10;
-/// … or so long after the first of them.
+/// … or this time after the first of them.
 const ACK_DELAY: Duration = Duration::from_millis(20);
-/// The window counts in units of so many bytes.
+/// The window's unit, in bytes.
 const UNIT: u64 = 1 << 10;
 /// Largest window, in units.
 const MAX_WINDOW: usize = 1 << 10;
-/// A pipe that leaves frames unacknowledged for so long, or four round trips, is not waited for (RELAY-10).
+/// A pipe that acknowledges nothing for this time, or for four round trips if that is longer, is suspect (RELAY-10).
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pipe {
     pub(super) deframer: Deframer,
-    /// Bytes of numbered frames that were sent.
+    /// Number of bytes of numbered frames that were sent.
     sent: u64,
     acked: u64,
     flight: VecDeque<Flying>,
     window: Window,
     smoothed: Option<Duration>,
-    /// It gets nothing new until it acknowledges something.
+    /// It gets no new frames until it acknowledges something.
     suspect: bool,
-    /// Bytes of numbered frames that came.
+    /// Number of bytes of numbered frames that were received.
     received: u64,
-    /// Of them, those that were acknowledged.
+    /// How many of them were acknowledged.
     told: u64,
     newest: Option<Instant>,
     ack_due: Option<Instant>,
@@ -40,7 +40,7 @@ pub(super) struct Pipe {
 #[derive(Clone, Copy, Debug)]
 struct Flying {
     number: u64,
-    /// The position after it.
+    /// The position at its end.
     end: u64,
     at: Instant,
 }
@@ -66,23 +66,24 @@ impl Pipe {
         self.sent - self.acked
     }
 
-    /// Whether one more frame may be put on it.
+    /// Whether another frame may be sent on it.
     pub(super) fn has_room(&self) -> bool {
         !self.suspect && self.window.has_room(units(self.in_flight()))
     }
 
-    /// How soon a frame that is put on it now may arrive, for comparison.
+    /// An estimate of how soon a frame sent now would arrive, for comparing pipes.
     pub(super) fn load(&self) -> (u64, Duration) {
         (self.in_flight(), self.smoothed.unwrap_or_default())
     }
 
-    /// A numbered frame of this length is put on it.
+    /// A numbered frame of this length is sent on it.
     pub(super) fn send(&mut self, now: Instant, number: u64, length: usize) {
         self.sent += length as u64;
         self.flight.push_back(Flying { number, end: self.sent, at: now });
     }
 
-    /// The other end has got all up to this position; gives the numbers of the frames. `None`: it never sent so much.
+    /// The other end has received everything up to this position. Returns the numbers of the acknowledged frames. `None`: not so
+    /// much was sent.
     pub(super) fn handle_ack(&mut self, now: Instant, position: u64, held: Duration) -> Option<Vec<u64>> {
         if position > self.sent {
             return None;
@@ -105,18 +106,18 @@ impl Pipe {
         Some(numbers)
     }
 
-    /// Numbers of the frames that may be lost with it.
+    /// Numbers of the frames in flight, which are lost if the pipe ends now.
     pub(super) fn flying(&self) -> impl Iterator<Item = u64> {
         self.flight.iter().map(|flying| flying.number)
     }
 
-    /// When it is to be suspected.
+    /// When it becomes suspect.
     pub(super) fn suspect_at(&self) -> Option<Instant> {
         let oldest = self.flight.front().filter(|_| !self.suspect)?;
         Some(oldest.at + PATIENCE.max(self.smoothed.unwrap_or_default() * 4) + ACK_DELAY)
     }
 
-    /// It is not waited for any more; gives the numbers of the frames that it may have lost.
+    /// Marks it as suspect. Returns the numbers of the frames in flight.
     pub(super) fn suspect(&mut self) -> impl Iterator<Item = u64> {
         self.suspect = true;
         if let Some(oldest) = self.flight.front() {
@@ -125,7 +126,7 @@ impl Pipe {
         self.flying()
     }
 
-    /// A numbered frame of this length came over it.
+    /// A numbered frame of this length was received over it.
     pub(super) fn receive(&mut self, now: Instant, length: usize) {
         self.received += length as u64;
         self.newest = Some(now);
@@ -137,7 +138,7 @@ impl Pipe {
         self.ack_due
     }
 
-    /// What to acknowledge, with the age of the newest.
+    /// The position to acknowledge, and the age of the newest frame in microseconds.
     pub(super) fn take_ack(&mut self, now: Instant) -> Option<(u64, u32)> {
         self.ack_due.take()?;
         self.told = self.received;
@@ -150,7 +151,7 @@ fn units(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX)
 }
 
-/// A position as the window counts it.
+/// A position in the window's units.
 fn in_units(position: u64) -> i64 {
     i64::try_from(position / UNIT).unwrap_or(i64::MAX)
 }

@@ -5,7 +5,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// The version of the protocol that this code speaks (RELAY-1).
+/// The protocol's version in this build (RELAY-1).
 pub const RELAY_VERSION: u8 = 1;
 
 const RELAY_MAGIC: &[u8; 4] = b"SSMR";
@@ -14,17 +14,17 @@ const CLIENT_MAGIC: &[u8; 4] = b"SSMC";
 const GREETING: usize = 24;
 const PROOF: usize = 32;
 
-/// What a relay and its client share. Never printed; wiped when dropped.
+/// The secret that a relay and its client share. It is never printed, and is wiped from memory when dropped.
 #[derive(Clone)]
 pub struct RelaySecret(Zeroizing<[u8; 32]>);
 
 impl RelaySecret {
-    /// 32 bytes that nobody can guess.
+    /// Creates it from 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Reads what [`RelaySecret::to_hex`] gives.
+    /// Parses the output of [`RelaySecret::to_hex`].
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut bytes = Zeroizing::new([0; 32]);
         if text.len() != 64 || !text.is_ascii() {
@@ -81,12 +81,12 @@ impl std::fmt::Display for GreetingError {
 
 impl std::error::Error for GreetingError {}
 
-/// Which end of a pipe this is.
+/// An end of a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelaySide {
     /// The end that opens connections.
     Client,
-    /// The program on the node, which dials.
+    /// The program on the node, which connects to destinations.
     Relay,
 }
 
@@ -96,9 +96,9 @@ pub struct Greeting {
     side: RelaySide,
     secret: RelaySecret,
     nonce: [u8; 16],
-    /// The relay's greeting, once it is known here.
+    /// The relay's greeting, once it is known.
     greeting: Option<Bytes>,
-    /// The client's answer, without its proof, once it is known here.
+    /// The client's answer without its proof, once it is known.
     answer: Option<Bytes>,
     received: BytesMut,
     to_send: Option<Bytes>,
@@ -106,7 +106,7 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// A pipe that has just been opened. The nonce must never come twice with the same secret.
+    /// For a pipe that has just been opened. A nonce must never be used twice with the same secret.
     pub fn new(side: RelaySide, secret: RelaySecret, nonce: [u8; 16]) -> Self {
         let mut this = Self {
             side,
@@ -135,7 +135,7 @@ impl Greeting {
         hello.freeze()
     }
 
-    /// What is to be sent now.
+    /// The bytes to send now.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         self.to_send.take()
     }
@@ -145,15 +145,15 @@ impl Greeting {
         self.done
     }
 
-    /// What came after the greeting.
+    /// The bytes that arrived after the greeting.
     pub fn into_rest(self) -> Bytes {
         self.received.freeze()
     }
 
-    /// Bytes came over the pipe.
+    /// Handles bytes that were received over the pipe.
     ///
     /// # Errors
-    /// The pipe is not to be used.
+    /// Why the pipe must not be used.
     pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), GreetingError> {
         self.received.extend_from_slice(bytes);
         if self.done {
@@ -198,7 +198,7 @@ impl Greeting {
         Ok(())
     }
 
-    /// Checks the other end's proof once it is there.
+    /// Checks the other end's proof once it has arrived.
     fn verify(&mut self, who: &[u8]) -> Result<(), GreetingError> {
         let (Some(greeting), Some(answer)) = (&self.greeting, &self.answer) else { return Ok(()) };
         if self.received.len() < PROOF {
@@ -212,7 +212,7 @@ impl Greeting {
     }
 }
 
-/// Whether what came so far may be a greeting.
+/// Whether the bytes so far can be the beginning of a greeting.
 fn check(received: &[u8], magic: &[u8; 4]) -> Result<(), GreetingError> {
     let length = received.len().min(magic.len());
     if received.get(..length) != magic.get(..length) {
@@ -232,7 +232,7 @@ mod tests {
         RelaySecret::new([byte; 32])
     }
 
-    /// Passes everything on, in pieces of so many bytes, until nobody has anything to say.
+    /// Passes all bytes on, in pieces of this size, until neither end has anything to send.
     fn talk(client: &mut Greeting, relay: &mut Greeting, piece: usize) -> Result<(), GreetingError> {
         loop {
             let (down, up) = (relay.poll_transmit(), client.poll_transmit());

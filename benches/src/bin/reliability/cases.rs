@@ -19,10 +19,12 @@ pub(crate) struct Case {
     pub(crate) from_the_start: bool,
     /// Part of the quick run.
     pub(crate) quick: bool,
+    /// A relay carries the connections, over several sessions.
+    pub(crate) relay: bool,
 }
 
 const fn exact(faults: &'static [&'static str]) -> Case {
-    Case { faults, expect: Expect::Exact, from_the_start: false, quick: false }
+    Case { faults, expect: Expect::Exact, from_the_start: false, quick: false, relay: false }
 }
 
 const fn reset(faults: &'static [&'static str]) -> Case {
@@ -35,6 +37,11 @@ const fn quick(case: Case) -> Case {
 
 const fn from_the_start(case: Case) -> Case {
     Case { from_the_start: true, ..case }
+}
+
+/// Through a relay, a connection gets every byte even if sessions end.
+const fn relayed(case: Case) -> Case {
+    Case { relay: true, expect: Expect::Exact, ..case }
 }
 
 /// All codes with which the service may close.
@@ -125,4 +132,41 @@ pub(crate) const CASES: &[Case] = &[
     reset(&["api,operation=StartSession,answer=expired-token,times=1", "end,after=700ms"]),
     reset(&["api,operation=StartSession,answer=no-token,times=1", "end,after=700ms"]),
     quick(exact(&["bye,every=300ms", "drop,probability=0.02", "reorder,probability=0.02,by=5ms", "duplicate,nth=20"])),
+    relayed(exact(&[])),
+    relayed(exact(&["bye,every=500ms"])),
+    relayed(exact(&["reset,every=500ms"])),
+    relayed(exact(&["black-hole,after=500ms"])),
+    relayed(exact(&["stall,after=300ms,for=7s"])),
+    relayed(exact(&["message-limit,limit=300,bear=1s"])),
+    relayed(exact(&["delay,by=40ms,jitter=10ms"])),
+    relayed(exact(&["rate,bytes=4000000"])),
+    // Also while the relay is placed.
+    relayed(from_the_start(exact(&["drop,probability=0.01", "reorder,probability=0.05,by=5ms", "duplicate,nth=10"]))),
+    relayed(exact(&["corrupt,nth=100"])),
+    relayed(exact(&[
+        "pause-publication,direction=down,every=400ms",
+        "start-publication,direction=down,after=600ms,every=400ms",
+    ])),
+    quick(relayed(exact(&["end,after=700ms,times=4,status=terminated"]))),
+    relayed(exact(&["end,every=700ms,times=8,status=terminated"])),
+    quick(relayed(exact(&["end,nth=1000,times=3"]))),
+    relayed(exact(&["timed-out,after=700ms,times=4"])),
+    relayed(exact(&["agent-away,after=300ms,for=7s"])),
+    relayed(exact(&["agent-deaf,after=300ms,for=7s"])),
+    // The relay is not a child of the agent.
+    relayed(exact(&["restart-agent,after=700ms"])),
+    relayed(from_the_start(exact(&["agent-version,version=3.1.1511.0"]))),
+    relayed(exact(&["slow-dial,by=1s"])),
+    relayed(exact(&["fail-dial,nth=2"])),
+    relayed(exact(&["deaf-destination,for=6s", "end,after=6s,times=4"])),
+    relayed(exact(&["api,operation=ResumeSession,answer=no-token,times=1", "bye,after=700ms"])),
+    relayed(exact(&["expired-credentials,operation=ResumeSession,for=7s", "bye,after=500ms"])),
+    quick(relayed(exact(&["api,operation=StartSession,answer=throttled,times=4", "end,after=700ms,times=4"]))),
+    relayed(exact(&["api,operation=StartSession,answer=unavailable,times=4", "end,after=700ms,times=4"])),
+    relayed(exact(&[
+        "bye,every=300ms",
+        "drop,probability=0.02",
+        "reorder,probability=0.02,by=5ms",
+        "duplicate,nth=20",
+    ])),
 ];

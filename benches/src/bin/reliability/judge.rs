@@ -121,20 +121,21 @@ fn errors(events: &[ForwardEvent]) -> Vec<String> {
 
 /// The events must match what happened: each connection's end and its bytes, each outage's end, each loss.
 fn check_events(events: &[ForwardEvent], scripts: &[Script], resets: usize) -> Result<(), String> {
-    let (mut opened, mut failed, mut lost, mut away) = (0, 0, 0, false);
+    let (mut opened, mut failed, mut lost) = (0, 0, 0);
+    // Of all sessions together; the events do not say which one they are about.
+    let (mut outages, mut returns) = (0, 0);
     let mut whole = Vec::new();
     for event in events {
         match event {
             ForwardEvent::ConnectionOpened { .. } => opened += 1,
             ForwardEvent::ConnectionClosed { error: Some(_), .. } => failed += 1,
             ForwardEvent::ConnectionClosed { bytes_up, bytes_down, .. } => whole.push((*bytes_up, *bytes_down)),
-            ForwardEvent::Reconnecting { .. } => away = true,
-            ForwardEvent::Reconnected { .. } if !away => return Err("reconnected without having been away".into()),
-            ForwardEvent::Reconnected { .. } => away = false,
-            ForwardEvent::SessionLost { connections, .. } => {
-                away = false;
-                lost += connections;
+            ForwardEvent::Reconnecting { attempt: 1, .. } => outages += 1,
+            ForwardEvent::Reconnected { .. } if returns == outages => {
+                return Err("reconnected without having been away".into());
             }
+            ForwardEvent::Reconnected { .. } => returns += 1,
+            ForwardEvent::SessionLost { connections, .. } => lost += connections,
             _ => {}
         }
     }

@@ -16,7 +16,7 @@ use crate::load::{Broken, Script};
 use crate::program::{Manner, converse};
 use crate::report::{say, write_between};
 use crate::traffic::{Load, Program};
-use crate::tunnel::{SetupError, Tunnel, config};
+use crate::tunnel::{SetupError, Tunnel, config, relayed};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -100,7 +100,8 @@ async fn try_cell(case: &Case, load: Load, profile: Profile) -> Result<Outcome, 
         faults = faults.with(fault.parse()?);
     }
     let (before, after) = if case.from_the_start { (faults, None) } else { (Faults::new(), Some(faults)) };
-    let tunnel = Arc::new(Tunnel::open(profile, before, config(LIVENESS)).await?);
+    let config = if case.relay { relayed(config(LIVENESS)) } else { config(LIVENESS) };
+    let tunnel = Arc::new(Tunnel::open(profile, before, config).await?);
     if let Some(faults) = after {
         tunnel.local.set_faults(faults).await;
     }
@@ -167,7 +168,9 @@ fn is_away(events: &[ForwardEvent]) -> bool {
 }
 
 fn name(case: &Case) -> String {
-    if case.faults.is_empty() { "none".into() } else { case.faults.join(" ") }
+    let relay = case.relay.then_some("--relay");
+    let faults = if case.faults.is_empty() { &["none"] } else { case.faults };
+    relay.into_iter().chain(faults.iter().copied()).collect::<Vec<_>>().join(" ")
 }
 
 /// A Markdown table.
@@ -177,6 +180,7 @@ fn render(cases: &[&Case], table: &[[Vec<Outcome>; Load::ALL.len()]]) -> String 
     for (case, row) in cases.iter().zip(table) {
         let faults: Vec<_> = case.faults.iter().map(|fault| format!("`{fault}`")).collect();
         let faults = if faults.is_empty() { "none".into() } else { faults.join(" ") };
+        let faults = if case.relay { format!("with `--relay`: {faults}") } else { faults };
         let cells: Vec<_> = row.iter().map(|outcomes| render_cell(outcomes)).collect();
         text += &format!("| {faults} | {} |\n", cells.join(" | "));
     }

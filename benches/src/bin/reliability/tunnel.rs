@@ -1,5 +1,6 @@
 //! A whole tunnel in this process: a local Session Manager, a private service, a forwarder, and its events.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +8,10 @@ use std::time::Duration;
 
 use ssm_forward::{
     AwsConfig, AwsCredentials, AwsProvider, ForwardConfig, ForwardError, ForwardEvent, ForwardStats, Forwarder,
-    ListenAddr, LocalAddr, PoolSize, StartRequest,
+    ListenAddr, LocalAddr, PoolSize, RelayConfig, StartRequest,
 };
 use ssm_local::{Faults, Local, Profile};
+use ssm_relay_programs::PROGRAMS;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -39,9 +41,15 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Starts everything. Returns when connections are accepted.
     pub(crate) async fn open(profile: Profile, faults: Faults, config: ForwardConfig) -> Result<Self, SetupError> {
-        let local = Local::builder().any_credentials().ports_only().profile(profile).faults(faults).start().await?;
+        let builder = Local::builder().profile(profile).faults(faults);
+        // A relay is started by a command.
+        let builder = if config.relay.is_some() { builder } else { builder.ports_only() };
+        let local = builder.start().await?;
         let service = Service::start().await?;
-        let provider = provider(&local.endpoint_url()).await?;
+        let variables: BTreeMap<_, _> = local.environment().into_iter().collect();
+        let variable = |name| variables.get(name).map(String::as_str).unwrap_or_default();
+        let (key, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
+        let provider = provider_with(&local.endpoint_url(), key, secret).await?;
         let events: Arc<Mutex<Vec<ForwardEvent>>> = Arc::default();
         let ready = Arc::new(Notify::new());
         let (kept, is_ready) = (events.clone(), ready.clone());
@@ -66,7 +74,11 @@ impl Tunnel {
             ended = &mut running => return Err(format!("not ready: {ended:?}").into()),
             () = tokio::time::sleep(PATIENCE) => return Err("not ready in time".into()),
         }
-        Ok(Self { local, service, entrance, stats, events, stop, running })
+        let tunnel = Self { local, service, entrance, stats, events, stop, running };
+        match tunnel.events().into_iter().find_map(without_relay) {
+            Some(text) => Err(text.into()),
+            None => Ok(tunnel),
+        }
     }
 
     /// Whether the forwarder ended although nobody stopped it.
@@ -88,13 +100,23 @@ impl Tunnel {
     }
 }
 
+/// Why the tunnel works without the relay that it should have.
+fn without_relay(event: ForwardEvent) -> Option<String> {
+    match event {
+        ForwardEvent::Warning { text } => text.starts_with("no relay").then_some(text),
+        _ => None,
+    }
+}
+
 /// The API of a local Session Manager that accepts any credentials.
 pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupError> {
-    let credentials = AwsCredentials {
-        access_key_id: "AKIALOCALLOCALLOCAL0".into(),
-        secret_access_key: "any".into(),
-        session_token: None,
-    };
+    provider_with(endpoint_url, "AKIALOCALLOCALLOCAL0", "any").await
+}
+
+/// The API of a local Session Manager with these credentials.
+async fn provider_with(endpoint_url: &str, key: &str, secret: &str) -> Result<AwsProvider, SetupError> {
+    let credentials =
+        AwsCredentials { access_key_id: key.into(), secret_access_key: secret.to_owned().into(), session_token: None };
     let config = AwsConfig {
         profile: None,
         region: Some("us-east-1".into()),
@@ -130,5 +152,12 @@ pub(crate) fn config(interval: Duration) -> ForwardConfig {
     config.linger = LINGER;
     config.session.liveness.ping_interval = interval;
     config.session.liveness.pong_timeout = interval;
+    config
+}
+
+/// The same with a relay, and with sessions that share its work.
+pub(crate) fn relayed(mut config: ForwardConfig) -> ForwardConfig {
+    config.pool.size = PoolSize::Fixed(4);
+    config.relay = Some(RelayConfig { programs: PROGRAMS, ephemeral: true });
     config
 }

@@ -14,32 +14,33 @@ use super::numbers::Seen;
 use super::pipe::Pipe;
 use super::{ConnectionId, Destination, MAX_CONNECTIONS, MAX_PIPES, PipeId, Refusal, RelaySide, ResetReason};
 
-/// How far numbers may be ahead of the oldest one that is not acknowledged (RELAY-6).
+/// Maximum distance between a frame's number and the oldest one that is not acknowledged (RELAY-6).
 const SPAN: u64 = 1 << 15;
-/// Credit of all connections together, beyond which none of them gets more than at first. It all may have to be kept.
+/// Credit of all connections together, beyond which none of them gets more than the initial credit. All of it may have to be
+/// kept in memory.
 const AMPLE: u64 = 64 << 20;
 
-/// What happened; see [`Link::poll_event`].
+/// An event; see [`Link::poll_event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkEvent {
-    /// The client asks for this connection: [`Link::opened`] or [`Link::refuse`] is the answer. For the relay only.
+    /// Only at the relay: the client asks for this connection. Answer with [`Link::opened`] or [`Link::refuse`].
     Wanted(ConnectionId, Destination),
-    /// The connection is there, or was refused, reset or ended, or has more to read: look at it.
+    /// The connection was opened, refused, reset or ended, or has more to read.
     Changed(ConnectionId),
-    /// The connection takes more to send.
+    /// The connection has room for more data to send.
     Writable(ConnectionId),
-    /// The other end said goodbye: all connections are over.
+    /// The other end has said goodbye: all connections are over.
     Bye,
 }
 
-/// Why a link can't go on: the other end broke the protocol.
+/// Why a link cannot continue: the other end broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkError {
-    /// The pipe's bytes are no frames.
+    /// The received bytes are not frames.
     Frame(RelayFrameError),
-    /// A frame says what it may not say; here is what.
+    /// A frame contradicts the state of the link; the text says how.
     Lie(&'static str),
 }
 
@@ -55,12 +56,12 @@ impl std::fmt::Display for LinkError {
 
 impl std::error::Error for LinkError {}
 
-/// How a connection is; see [`Link::state`].
+/// The state of a connection; see [`Link::state`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
     /// The relay has not answered yet.
     Opening,
-    /// Bytes may go both ways.
+    /// The relay is connected to the destination.
     Open,
     /// The relay could not connect.
     Refused(Refusal),
@@ -68,21 +69,21 @@ pub enum ConnectionState {
     Reset(ResetReason),
 }
 
-/// Figures of a link since it began.
+/// Statistics of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkStats {
-    /// Connections at the moment.
+    /// Current number of connections.
     pub connections: usize,
-    /// Pipes at the moment.
+    /// Current number of pipes.
     pub pipes: usize,
-    /// Numbered frames sent, each once.
+    /// Number of numbered frames, without repetitions.
     pub frames: u64,
-    /// Frames sent again.
+    /// Number of repetitions of frames.
     pub repeated: u64,
-    /// Frames that came again.
+    /// Number of frames that arrived again.
     pub duplicates: u64,
-    /// Bytes on their way over all pipes.
+    /// Number of bytes in flight on all pipes.
     pub in_flight: u64,
 }
 
@@ -93,30 +94,30 @@ struct Outstanding {
     id: ConnectionId,
 }
 
-/// See the module. Time is an argument; nothing here waits.
+/// See the module. Time is an argument; no method waits.
 #[derive(Debug)]
 pub struct Link {
     side: RelaySide,
     pipes: BTreeMap<PipeId, Pipe>,
     next_pipe: u64,
     connections: BTreeMap<ConnectionId, Connection>,
-    /// The client's next connection; for the relay, those that were wanted.
+    /// The client's next connection; at the relay, the connections that were asked for.
     next_id: u32,
     wanted: Seen,
     /// Control frames that were not sent yet, in order.
     control: VecDeque<(ConnectionId, Frame)>,
-    /// Connections that have something to send: those that were quiet go first, then all in turn.
+    /// Connections that have something to send: first those that had nothing before, then the others in turn.
     fresh: VecDeque<ConnectionId>,
     busy: VecDeque<ConnectionId>,
     next_number: u64,
     outstanding: BTreeMap<u64, Outstanding>,
-    /// Numbers that are to be sent again.
+    /// Numbers of frames that must be sent again.
     again: BTreeSet<u64>,
     received: Seen,
     events: VecDeque<LinkEvent>,
     /// Since when there is no pipe.
     alone: Option<Instant>,
-    /// No connection is wanted any more; the pipes that are still to be told.
+    /// Goodbye was said; the pipes over which it must still be sent.
     is_leaving: bool,
     farewells: VecDeque<PipeId>,
     frames: u64,
@@ -151,7 +152,7 @@ impl Link {
         }
     }
 
-    /// A pipe whose ends have greeted each other. `None`: there are too many.
+    /// Adds a pipe whose ends have greeted each other. `None`: there are too many.
     pub fn add_pipe(&mut self) -> Option<PipeId> {
         if self.pipes.len() >= MAX_PIPES {
             return None;
@@ -166,7 +167,7 @@ impl Link {
         Some(id)
     }
 
-    /// A pipe is gone. What it did not deliver for sure is sent again over the others, or over the next one.
+    /// Removes a pipe that has ended. Its unacknowledged frames are sent again over the others, or over the next one.
     pub fn lose_pipe(&mut self, now: Instant, id: PipeId) {
         let Some(pipe) = self.pipes.remove(&id) else { return };
         let lost = pipe.flying().filter(|number| self.outstanding.contains_key(number));
@@ -176,14 +177,14 @@ impl Link {
         }
     }
 
-    /// Since when there has been no pipe.
+    /// The time since which there has been no pipe.
     pub fn alone_since(&self) -> Option<Instant> {
         self.alone
     }
 
-    /// Opens a connection. What is written at once goes out before the relay has answered. `None`: there are too many.
+    /// Opens a connection. Data can be written before the relay has answered. `None`: there are too many connections.
     pub fn open(&mut self, to: Destination) -> Option<ConnectionId> {
-        // An id that the relay would find too far away would end the link.
+        // An id too far ahead would end the link (RELAY-6).
         if self.connections.len() >= MAX_CONNECTIONS || self.outstanding.len() as u64 > SPAN / 2 {
             return None;
         }
@@ -199,7 +200,7 @@ impl Link {
         self.tell(id, Frame::Opened { id });
     }
 
-    /// The relay could not connect. The connection is forgotten.
+    /// The relay could not connect. The connection is removed.
     pub fn refuse(&mut self, id: ConnectionId, why: Refusal) {
         self.tell(id, Frame::Refused { id, why });
         self.connections.remove(&id);
@@ -211,7 +212,7 @@ impl Link {
         }
     }
 
-    /// How a connection is. `None`: there is none of this id.
+    /// The state of a connection. `None`: there is no connection with this id.
     pub fn state(&self, id: ConnectionId) -> Option<ConnectionState> {
         let connection = self.connections.get(&id)?;
         Some(match (&connection.refused, connection.reset) {
@@ -222,10 +223,10 @@ impl Link {
         })
     }
 
-    /// Sends a chunk. Where there is no room it comes back, and [`LinkEvent::Writable`] tells when there is.
+    /// Sends a chunk. If there is no room, the chunk is returned, and [`LinkEvent::Writable`] reports when there is room.
     ///
     /// # Errors
-    /// The chunk, if there is no room. What nobody would get is dropped.
+    /// The chunk, if there is no room. Data that nobody would receive is dropped without an error.
     pub fn write(&mut self, id: ConnectionId, chunk: Bytes) -> Result<(), Bytes> {
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         if !connection.sending.has_room() {
@@ -239,7 +240,7 @@ impl Link {
         Ok(())
     }
 
-    /// Nothing more will be written; what came before is delivered.
+    /// Ends the sending direction. Data that was written before is still delivered.
     pub fn finish(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.sending.finish();
@@ -247,19 +248,19 @@ impl Link {
         }
     }
 
-    /// The next bytes, in order. `None`: there are none now; see [`Link::is_at_end`].
+    /// The next received bytes, in order. `None`: there are none now; see [`Link::is_at_end`].
     pub fn read(&mut self, id: ConnectionId) -> Option<Bytes> {
         let chunk = self.connections.get_mut(&id)?.receiving.pop()?;
         self.grant(id);
         Some(chunk)
     }
 
-    /// Whether the other end's direction ended and everything was read.
+    /// Whether the other end has ended its direction and everything was read.
     pub fn is_at_end(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| connection.receiving.is_over())
     }
 
-    /// Nobody here will use the connection any more. One that is not over is reset at the other end.
+    /// Stops using the connection. If it is not over, it is reset at the other end.
     pub fn release(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.remove(&id) else { return };
         if !connection.is_over() {
@@ -267,7 +268,7 @@ impl Link {
         }
     }
 
-    /// Nobody here will use the connection any more, but what was written, to its end, is still to be delivered.
+    /// Stops using the connection in order: data that was written, and its end, is still delivered.
     pub fn abandon(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.sending.finish();
@@ -278,8 +279,8 @@ impl Link {
         }
     }
 
-    /// The other end is told that all is over and that this end will not come back: over every pipe, because any of them may be
-    /// slow or lost.
+    /// Tells the other end that this end has ended all connections and will not come back. This is sent over every pipe, because
+    /// any of them may be slow or lost.
     pub fn say_bye(&mut self) {
         self.connections.clear();
         self.control.clear();
@@ -288,18 +289,12 @@ impl Link {
         }
     }
 
-    /// Whether any connection waits for pipes that could take more: then more of them would help.
-    pub fn is_held_back(&self) -> bool {
-        let has_work = !self.again.is_empty() || !self.fresh.is_empty() || !self.busy.is_empty();
-        has_work && !self.pipes.values().any(Pipe::has_room)
-    }
-
-    /// What happened, oldest first.
+    /// The next event, oldest first.
     pub fn poll_event(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()
     }
 
-    /// Figures.
+    /// Statistics.
     pub fn stats(&self) -> LinkStats {
         LinkStats {
             connections: self.connections.len(),
@@ -311,14 +306,14 @@ impl Link {
         }
     }
 
-    /// When [`Link::handle_timeout`] has something to do.
+    /// The time at which [`Link::handle_timeout`] must be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let acks = self.pipes.values().filter_map(Pipe::ack_due);
         let suspects = self.pipes.values().filter_map(Pipe::suspect_at).filter(|_| self.pipes.len() > 1);
         acks.chain(suspects).min()
     }
 
-    /// Time has passed. A pipe that does not acknowledge what it got is not waited for: the others carry it again (RELAY-10).
+    /// Handles the passing of time: the frames of a pipe that acknowledges nothing are sent again over the others (RELAY-10).
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.pipes.len() < 2 {
             return;
@@ -329,7 +324,7 @@ impl Link {
         }
     }
 
-    /// Has a connection take its turn if it has something to send.
+    /// Puts a connection into the queue if it has something to send.
     fn queue(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if !connection.queued && connection.has_something_to_send() {
@@ -338,7 +333,7 @@ impl Link {
         }
     }
 
-    /// Raises a connection's credit where enough of it is used.
+    /// Raises a connection's credit once half of it is used.
     fn grant(&mut self, id: ConnectionId) {
         if !self.connections.get(&id).is_some_and(|connection| connection.receiving.wants_grant()) {
             return;

@@ -1,4 +1,4 @@
-//! What comes in.
+//! Received frames.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::relay::numbers::Inserted;
 use crate::relay::{ConnectionId, Destination, MAX_CONNECTIONS, PipeId, Refusal, RefusalKind, RelaySide, ResetReason};
 
 impl Link {
-    /// Bytes came over a pipe.
+    /// Handles bytes that were received over a pipe.
     ///
     /// # Errors
-    /// The other end broke the protocol: the link, with all its connections, is of no use any more.
+    /// The other end broke the protocol. The link and all its connections cannot be used any more.
     pub fn handle_input(&mut self, now: Instant, id: PipeId, bytes: &[u8]) -> Result<(), LinkError> {
         let Some(pipe) = self.pipes.get_mut(&id) else { return Ok(()) };
         pipe.deframer.push(bytes);
@@ -53,7 +53,7 @@ impl Link {
         Ok(())
     }
 
-    /// A frame that comes for the first time; frames overtake each other.
+    /// Handles a frame that arrives for the first time. Frames can overtake each other.
     fn handle_frame(&mut self, frame: Frame) -> Result<(), &'static str> {
         match frame {
             Frame::Open { id, to } => self.handle_open(id, to),
@@ -111,8 +111,8 @@ impl Link {
         Ok(())
     }
 
-    /// Does something to a connection that is there, or whose opening is overtaken; frames that come after its end are of no
-    /// meaning.
+    /// Changes a connection that exists, or whose OPEN was overtaken. Frames that arrive after the end of their connection are
+    /// ignored.
     fn with(
         &mut self,
         id: ConnectionId,

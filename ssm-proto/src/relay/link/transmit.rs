@@ -1,4 +1,4 @@
-//! What goes out, and over which pipe.
+//! Frames to send, and the pipe that carries each.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use crate::relay::connection::Next;
 use crate::relay::frame::{Frame, MAX_DATA};
 use crate::relay::{ConnectionId, LinkEvent, PipeId};
 
-/// Shortest frame into which a connection's bytes are cut while pipes have little room, so that all pipes share the work.
+/// Half of the frame size that is used with several slow pipes, so that all of them share the work.
 const MIN_DATA: usize = 2 << 10;
 
 impl Link {
-    /// The next bytes, and the pipe that is to carry them. To be called until it gives none.
+    /// The next bytes to send, and their pipe. Call it until it returns `None`.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
         if let Some(due) = self.transmit_due(now) {
             return Some(due);
@@ -22,7 +22,7 @@ impl Link {
         let (number, frame) = self.next_frame()?;
         let pipe = self.pipes.get_mut(&id)?;
         pipe.send(now, number, frame.len());
-        // What is to be acknowledged shares the message.
+        // An acknowledgement shares the message.
         Some((
             id,
             match pipe.take_ack(now) {
@@ -36,7 +36,7 @@ impl Link {
         ))
     }
 
-    /// What belongs to a pipe itself and is due.
+    /// The next frame that belongs to a pipe itself and is due.
     fn transmit_due(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
         while let Some(id) = self.farewells.pop_front() {
             if self.pipes.contains_key(&id) {
@@ -48,7 +48,7 @@ impl Link {
         Some((*id, Frame::Ack { position, held }.encode(0)))
     }
 
-    /// The pipe over which a frame arrives soonest, of those that take one.
+    /// The pipe with room over which a frame arrives soonest.
     fn best_pipe(&self) -> Option<PipeId> {
         let with_room = self.pipes.iter().filter(|(_, pipe)| pipe.has_room());
         with_room.min_by_key(|(_, pipe)| pipe.load()).map(|(id, _)| *id)
@@ -110,7 +110,7 @@ impl Link {
         None
     }
 
-    /// Over several slow pipes bytes arrive sooner in small frames, over a fast one large frames cost less.
+    /// Over several slow pipes, bytes arrive sooner in small frames. Over a fast pipe, large frames cost less.
     fn data_size(&self) -> usize {
         let slowest = self.pipes.values().map(|pipe| pipe.load().1).max().unwrap_or_default();
         if self.pipes.len() > 1 && slowest > Duration::from_millis(2) { MIN_DATA * 2 } else { MAX_DATA }

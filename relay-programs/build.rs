@@ -1,4 +1,4 @@
-//! Builds the relay's program, so that the command carries it with it (ARCHITECTURE.md says why in this way).
+//! Builds the relay's program, so that the command contains it (ARCHITECTURE.md says why it is done in this way).
 //!
 //! The program of this machine's kind is built here. Those of other kinds, and all of them for a release, can be given as files
 //! `ssm-relay-MACHINE` (`x86_64`, `aarch64`) in the folder that the variable `SSM_RELAY_PROGRAMS` names.
@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 const MACHINES: [&str; 2] = ["x86_64", "aarch64"];
-/// What the program is made of, beside the dependencies.
+/// The program's own source files.
 const SOURCES: [&str; 8] = [
     "../relay/src",
     "../relay/Cargo.toml",
@@ -44,7 +44,7 @@ fn given(machine: &str) -> Option<PathBuf> {
     program.is_file().then_some(program)
 }
 
-/// The program of this machine's kind, statically linked. `None`: it can't be built here.
+/// The program for this machine's kind, statically linked. `None`: it cannot be built here.
 fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     let target = variable("TARGET");
     let manifest = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../relay/Cargo.toml");
@@ -55,7 +55,7 @@ fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     let mut cargo = Command::new(variable("CARGO"));
     cargo.args(["build", "--quiet", "--locked", "--profile", "relay", "--bin", "ssm-relay", "--target", &target]);
     cargo.arg("--manifest-path").arg(&manifest).arg("--target-dir").arg(out.join("relay"));
-    // What was meant for the command itself: flags, a linter in the compiler's place, another folder.
+    // These are meant for the build that runs this script: flags, a linter instead of the compiler, another folder.
     for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
         cargo.env_remove(name);
     }

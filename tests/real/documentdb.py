@@ -50,7 +50,7 @@ def refused(lab):
 def mongosh(command):
     """The mock has no users."""
     script = "print('answered', db.runCommand({ping: 1}).ok)"
-    command = command.replace(" --username admin", "").replace("?", "?serverSelectionTimeoutMS=10000&")
+    command = command.replace(" --username admin", "").replace("?", "?serverSelectionTimeoutMS=45000&")
     arguments = f'{command} --norc --quiet --eval "{script}"'
     # With a Node of its own: its driver needs a newer one than Debian has.
     path = f"{harness.CHECKS}/node_modules/.bin:{harness.SEARCH_PATH}"

@@ -1,10 +1,12 @@
 """DocumentDB: mongosh with the printed command line, through a tunnel to a mock of MongoDB's protocol by MongoDB's own developers. moto
 has no DocumentDB, whose API is that of RDS: a cluster of another engine stands in for it."""
 
+import asyncio
 import contextlib
 import os
 import socket
 import ssl
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -13,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import harness
-from account import Aws, Certificates, Lab, copy, tunnel
-from harness import Manager, contains, equal, run
+from account import Aws, Certificates, Lab, tunnel
+from harness import Child, Manager, contains, equal, run
 
 NEEDS = ["boto3", "moto", "openssl", "mongosh", "mockupdb"]
 
@@ -24,12 +26,13 @@ ANSWER = {"ok": 1, "isWritablePrimary": True, "helloOk": True, "minWireVersion":
 
 def checks(suite):
     with tempfile.TemporaryDirectory(prefix="tests-documentdb-") as name, Aws() as aws:
-        with DocumentDb(aws) as api, Mongo() as mongo:
+        with DocumentDb(aws) as api, Child([sys.executable, "-c", MOCK]) as mongo:
+            mongo_port = int(mongo.line())
             hosts = [*aws.hosts(), "--host", f"{api.host}=127.0.0.1"]
             with Manager("--target", aws.node, *hosts) as manager:
                 lab = Lab(aws, manager, Certificates(Path(name)))
                 lab.variables["AWS_ENDPOINT_URL_RDS"] = api.url
-                with encrypted(api.port, mongo.port, lab.certificates.issue(api.host)):
+                with encrypted(api.port, mongo_port, lab.certificates.issue(api.host)):
                     suite.check("mongosh by the printed command, with the authority verified", verified, lab)
                     suite.check("mongosh refuses another authority", refused, lab)
 
@@ -57,19 +60,15 @@ def mongosh(command):
     return run(["sh", "-c", arguments], env={"PATH": path, "HOME": os.environ["TESTS_HOME"], "LC_ALL": "C.UTF-8"})
 
 
-class Mongo:
-    """The mock, on a port without TLS."""
-
-    def __enter__(self):
-        from mockupdb import MockupDB
-
-        self._server = MockupDB()
-        self.port = self._server.run()
-        self._server.autoresponds(lambda request: request.ok(**ANSWER))
-        return self
-
-    def __exit__(self, *_):
-        self._server.stop()
+# In a process of its own: it uses select(2), which fails for descriptors from 1024 on, and the other suites open many.
+MOCK = f"""
+import threading
+from mockupdb import MockupDB
+server = MockupDB()
+print(server.run(), flush=True)
+server.autoresponds(lambda request: request.ok(**{ANSWER}))
+threading.Event().wait()
+"""
 
 
 class DocumentDb:
@@ -118,25 +117,27 @@ class DocumentDb:
 
 @contextlib.contextmanager
 def encrypted(port, behind, certificate):
-    """TLS in front of a port."""
+    """TLS in front of a port. In one thread, because two threads must not use one TLS connection at the same time."""
     key, chain = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain, key)
-    server = socket.create_server(("127.0.0.1", port))
+    loop = asyncio.new_event_loop()
 
-    def serve(near):
-        # A client that does not trust the certificate goes away during the handshake.
+    async def pump(reader, writer):
         with contextlib.suppress(OSError):
-            near = context.wrap_socket(near, server_side=True)
-            far = socket.create_connection(("127.0.0.1", behind))
-            threading.Thread(target=copy, args=(far, near), daemon=True).start()
-            copy(near, far)
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
-    def accept():
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+    async def serve(reader, writer):
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", behind)
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
 
-    threading.Thread(target=accept, daemon=True).start()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", port, ssl=context))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
     yield
-    server.close()
+    loop.call_soon_threadsafe(server.close)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()

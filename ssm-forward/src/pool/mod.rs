@@ -9,6 +9,8 @@ mod blocker;
 mod member;
 mod place;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -204,7 +206,7 @@ impl Pool {
         loop {
             let changed = self.shared.changed();
             let waited = began.elapsed();
-            let (session, mut lease) = match self.shared.choose(waited) {
+            let (session, mut lease) = match self.shared.choose(waited, &mut demand) {
                 Ok(chosen) => chosen,
                 Err(_) if waited >= hold => {
                     let seconds = hold.as_secs();
@@ -222,7 +224,6 @@ impl Pool {
                     continue;
                 }
             };
-            demand = None;
             match session.open_stream().await {
                 // It ended at this moment; its member starts another one.
                 Err(StreamError::SessionEnded(_)) if began.elapsed() < hold => drop(lease),

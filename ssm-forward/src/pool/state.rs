@@ -85,7 +85,7 @@ impl Shared {
         self.lock().waiting += 1;
         self.wanted.notify_waiters();
         self.hungry.notify_one();
-        Demand(self.clone())
+        Demand { shared: self.clone(), counts: true }
     }
 
     /// Completes when a connection waits for a session.
@@ -122,11 +122,16 @@ impl Shared {
         }
     }
 
-    /// Chooses the session for a connection that has waited for `waited`.
+    /// Chooses the session for a connection that has waited for `waited`. Its demand, if any, is met in the same step:
+    /// in between, the connection would count as one that waits beside a session that is busy, with itself.
     ///
     /// # Errors
     /// The connection should wait longer. The value is the condition of the best session so far.
-    pub(super) fn choose(self: &Arc<Self>, waited: Duration) -> Result<(Arc<Session>, StreamLease), Option<Condition>> {
+    pub(super) fn choose(
+        self: &Arc<Self>,
+        waited: Duration,
+        demand: &mut Option<Demand>,
+    ) -> Result<(Arc<Session>, StreamLease), Option<Condition>> {
         let mut state = self.lock();
         let (number, condition) = state.best().ok_or(None)?;
         if state.is_better_to_come(condition, waited, self.limits) {
@@ -137,6 +142,10 @@ impl Shared {
         let session = place.session.clone().ok_or(None)?;
         place.streams += 1;
         place.recent[0] += 1;
+        if let Some(mut met) = demand.take() {
+            state.waiting -= 1;
+            met.counts = false;
+        }
         Ok((session.clone(), StreamLease { shared: self.clone(), number, session, look, stream: None }))
     }
 
@@ -332,13 +341,19 @@ impl State {
 }
 
 /// See [`Shared::demand`].
-pub(crate) struct Demand(Arc<Shared>);
+pub(crate) struct Demand {
+    shared: Arc<Shared>,
+    /// Whether it is still among those that wait.
+    counts: bool,
+}
 
 impl Drop for Demand {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        if self.counts {
+            self.shared.lock().waiting -= 1;
+        }
         // This connection took what was free, so other waiting connections may need a new session.
-        self.0.hungry.notify_one();
+        self.shared.hungry.notify_one();
     }
 }
 

@@ -153,13 +153,16 @@ fn relays() -> Seeds {
     let id = client.open(Destination::new("db.internal", 3306).unwrap()).unwrap();
     client.write(id, vec![7; 300].into()).unwrap();
     client.finish(id);
+    let (_, begin) = relay.poll_transmit(now).unwrap();
+    client.handle_input(now, to_relay, &begin).unwrap();
     let up: Vec<_> = std::iter::from_fn(|| client.poll_transmit(now)).flat_map(|(_, bytes)| bytes).collect();
     relay.handle_input(now, to_client, &up).unwrap();
     relay.opened(id);
     relay.write(id, vec![8; 300].into()).unwrap();
     relay.finish(id);
-    let down: Vec<_> = std::iter::from_fn(|| relay.poll_transmit(now)).flat_map(|(_, bytes)| bytes).collect();
-    client.handle_input(now, to_relay, &down).unwrap();
+    let answers = std::iter::from_fn(|| relay.poll_transmit(now)).flat_map(|(_, bytes)| bytes);
+    let down: Vec<_> = begin.iter().copied().chain(answers).collect();
+    client.handle_input(now, to_relay, &down[begin.len()..]).unwrap();
     [("seed-up", up), ("seed-down", down)].map(|(name, bytes)| (("relay_input", name.to_owned()), bytes)).into()
 }
 

@@ -63,6 +63,8 @@ struct Pipe {
     rate: u64,
     free_at: [Instant; 2],
     stuck_until: Instant,
+    /// Bytes until it ends, if it ends by itself.
+    left: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,8 @@ struct Run {
     programs: [BTreeMap<ConnectionId, Program>; 2],
     plan: VecDeque<[Program; 2]>,
     refused: Vec<ConnectionId>,
+    /// How many pipes end by themselves, as sessions with a limit of messages do.
+    short: usize,
     /// The next moment at which a link is looked at without any other reason.
     wakes: Option<Instant>,
 }
@@ -96,6 +100,7 @@ impl Run {
         let links = [Link::new(RelaySide::Client, now), Link::new(RelaySide::Relay, now)];
         let pipes = rng.usize(1..=5);
         let connections = rng.usize(1..=6);
+        let short = if rng.u8(..) < 80 { rng.usize(1..200) } else { 0 };
         let mut run = Self {
             now,
             rng,
@@ -107,6 +112,7 @@ impl Run {
             programs: Default::default(),
             plan: VecDeque::new(),
             refused: Vec::new(),
+            short,
             wakes: None,
         };
         for _ in 0..connections {
@@ -152,7 +158,9 @@ impl Run {
             rate: self.rng.u64(100_000..4_000_000),
             free_at: [self.now; 2],
             stuck_until: self.now,
+            left: (self.short > 0).then(|| self.rng.usize(20_000..200_000)),
         };
+        self.short = self.short.saturating_sub(1);
         self.pipes.insert(self.next_pipe, pipe);
         self.next_pipe += 1;
     }
@@ -189,6 +197,15 @@ impl Run {
         let begin = pipe.free_at[from].max(self.now).max(pipe.stuck_until);
         pipe.free_at[from] = begin + Duration::from_secs_f64(bytes.len() as f64 / pipe.rate as f64);
         let (number, after) = (*number, (pipe.free_at[from] + pipe.latency).saturating_duration_since(self.now));
+        if let Some(left) = &mut pipe.left {
+            let ends = *left > 0 && *left <= bytes.len();
+            *left = left.saturating_sub(bytes.len());
+            if ends {
+                // What is on its way may still arrive.
+                let grace = Duration::from_micros(self.rng.u64(0..50_000));
+                self.at(after + grace, Event::Cut(number));
+            }
+        }
         // The second half of it comes later, if at all.
         let half = self.rng.usize(0..=bytes.len());
         self.at(after, Event::Arrive(1 - from, number, bytes.slice(..half)));
@@ -370,8 +387,13 @@ fn liar() -> (Link, PipeId, Instant) {
     let mut link = Link::new(RelaySide::Relay, now);
     let pipe = link.add_pipe().unwrap();
     let open = frame(1, 0, &[&[0, 0, 0, 0, 0, 80], b"db".as_slice()].concat());
-    link.handle_input(now, pipe, &open).unwrap();
+    link.handle_input(now, pipe, &[nothing_arrived(), open].concat()).unwrap();
     (link, pipe, now)
+}
+
+/// The first frame of a pipe: none of the other end's frames has arrived.
+fn nothing_arrived() -> Vec<u8> {
+    frame(10, 0, &[0; 8])
 }
 
 fn frame(kind: u8, number: u64, body: &[u8]) -> Vec<u8> {
@@ -397,6 +419,7 @@ fn lies_end_the_link_and_never_become_bytes() {
         (vec![data(1, 5, 6), fin(2, 10)], "an end before what was sent"),
         (vec![fin(1, 10), fin(2, 10)], "an end before what was sent"),
         (vec![ack(1)], "more is acknowledged than was sent"),
+        (vec![nothing_arrived()], "a pipe does not begin with what has arrived"),
         (vec![data(1 << 40, 0, 1)], "a number far ahead of all others"),
         (vec![frame(1, 1, &[0, 0, 0, 0, 0, 80, b'x'])], "a connection is opened twice"),
         (vec![frame(1, 1, &[0xff, 0, 0, 0, 0, 80, b'x'])], "a connection's number is far ahead of all others"),
@@ -408,6 +431,80 @@ fn lies_end_the_link_and_never_become_bytes() {
         let error = outcome.expect_err(what).to_string();
         assert!(error.ends_with(what), "{error}, not {what}");
     }
+}
+
+#[test]
+fn a_pipe_begins_with_what_has_arrived() {
+    let now = Instant::now();
+    let begun = |first: Vec<u8>| {
+        let mut link = Link::new(RelaySide::Relay, now);
+        let pipe = link.add_pipe().unwrap();
+        link.handle_input(now, pipe, &first).map_err(|error| error.to_string())
+    };
+    assert_eq!(begun(nothing_arrived()), Ok(()));
+    let lie = "the other end broke the relay's protocol: ";
+    for first in [data(1, 0, 10), frame(8, 0, &[0; 12])] {
+        assert_eq!(begun(first), Err(format!("{lie}a pipe does not begin with what has arrived")));
+    }
+    for numbers in [[[0; 7].as_slice(), &[1]].concat(), [[0; 8].as_slice(), &[0x80]].concat(), vec![0xff; 9]] {
+        assert_eq!(begun(frame(10, 0, &numbers)), Err(format!("{lie}more is acknowledged than was sent")));
+    }
+}
+
+/// Sessions may end after so few messages that no acknowledgement arrives over any of them.
+#[test]
+fn what_arrived_over_a_lost_pipe_is_not_sent_again_over_the_next_one() {
+    let now = Instant::now();
+    let mut links = [Link::new(RelaySide::Client, now), Link::new(RelaySide::Relay, now)];
+    let id = open(&mut links[CLIENT]);
+    let (mut written, mut arrived) = (0, 0);
+    for pipe in 0..50 {
+        let ids = links.each_mut().map(|link| link.add_pipe().unwrap());
+        while links[CLIENT].write(id, bytes(id, CLIENT, written, 20_000).into()).is_ok() {
+            written += 20_000;
+        }
+        let mut pass = |from: usize| {
+            let passed = links[from].poll_transmit(now);
+            passed.map(|(_, bytes)| links[1 - from].handle_input(now, ids[1 - from], &bytes).unwrap())
+        };
+        // What has arrived, a credit of the pipe before, and two frames; no acknowledgement.
+        pass(RELAY).unwrap();
+        pass(CLIENT).unwrap();
+        pass(RELAY);
+        pass(CLIENT).unwrap();
+        pass(CLIENT).unwrap();
+        while let Some(chunk) = links[RELAY].read(id) {
+            assert!(chunk == bytes(id, CLIENT, arrived, chunk.len()));
+            arrived += chunk.len() as u64;
+        }
+        for (link, id) in links.iter_mut().zip(ids) {
+            link.lose_pipe(now, id);
+        }
+        assert!(arrived > pipe * 16_000, "{arrived} bytes after {pipe} pipes");
+    }
+    assert_eq!(links[RELAY].stats().duplicates, 0);
+}
+
+#[test]
+fn a_client_that_does_not_acknowledge_refusals_cannot_make_them_wait_without_end() {
+    let (mut link, pipe, now) = liar();
+    let mut opened: u32 = 1;
+    let error = loop {
+        let open = frame(1, opened.into(), &[opened.to_be_bytes().as_slice(), &[0, 80, b'x']].concat());
+        if let Err(error) = link.handle_input(now, pipe, &open) {
+            break error;
+        }
+        opened += 1;
+        while let Some(event) = link.poll_event() {
+            if let LinkEvent::Wanted(id, _) = event {
+                link.refuse(id, Refusal { kind: RefusalKind::Refused, text: "connection refused".into() });
+            }
+        }
+        while link.poll_transmit(now).is_some() {}
+        assert!(opened < 30_000, "{:?}", link.stats());
+    };
+    assert!(error.to_string().ends_with("more connections are opened than answers are acknowledged"), "{error}");
+    assert!(opened > 4 * 4096, "an honest client may have so many: {opened}");
 }
 
 #[test]
@@ -429,8 +526,8 @@ fn goodbye_goes_over_every_pipe_also_over_those_that_come_later() {
     client.lose_pipe(now, pipes.remove(0));
     pipes.push(client.add_pipe().unwrap());
     let told: Vec<_> = std::iter::from_fn(|| client.poll_transmit(now)).collect();
-    let bye = Bytes::from(frame(9, 0, &[]));
-    assert_eq!(told, pipes.into_iter().map(|pipe| (pipe, bye.clone())).collect::<Vec<_>>());
+    let said = |what: Vec<u8>| pipes.iter().map(move |pipe| (*pipe, Bytes::from(what.clone())));
+    assert_eq!(told, said(nothing_arrived()).chain(said(frame(9, 0, &[]))).collect::<Vec<_>>());
 }
 
 #[test]
@@ -473,7 +570,7 @@ fn the_client_takes_no_connections() {
     let now = Instant::now();
     let mut link = Link::new(RelaySide::Client, now);
     let pipe = link.add_pipe().unwrap();
-    let open = frame(1, 0, &[0, 0, 0, 0, 0, 80, b'x']);
+    let open = [nothing_arrived(), frame(1, 0, &[0, 0, 0, 0, 0, 80, b'x'])].concat();
     assert_eq!(link.handle_input(now, pipe, &open), Err(LinkError::Lie("only the client opens connections")));
 }
 
@@ -483,6 +580,9 @@ fn a_reader_that_stops_stops_only_its_own_connection() {
     let mut client = Link::new(RelaySide::Client, now);
     let (stuck, other) = (open(&mut client), open(&mut client));
     let pipe = client.add_pipe().unwrap();
+    assert_eq!(client.poll_transmit(now), Some((pipe, nothing_arrived().into())));
+    assert_eq!(client.poll_transmit(now), None, "nothing before it is known what has arrived");
+    client.handle_input(now, pipe, &nothing_arrived()).unwrap();
     while client.write(stuck, Bytes::from(vec![1; 10_000])).is_ok() {}
     let mut sent = 0;
     while let Some((_, bytes)) = client.poll_transmit(now) {

@@ -67,7 +67,7 @@ def stranger():
     [pid] = relays()
     with socket.create_connection(("127.0.0.1", listening_port(pid)), timeout=30) as stream:
         contains(stream.recv(64), b"SSMR")
-        stream.sendall(b"SSMC\x01\0\0\0" + bytes(16) + bytes(32))
+        stream.sendall(b"SSMC\x02\0\0\0" + bytes(16) + bytes(32))
         equal(stream.recv(64), b"")
 
 

@@ -156,6 +156,33 @@ fn a_killed_relay_resets_its_connections_and_is_started_again() {
 }
 
 #[test]
+fn a_pipe_that_the_agent_cannot_connect_is_tried_again_and_no_connection_notices() {
+    let manager = LocalManager::start();
+    let (cli, address) = forward(&manager, echo_server(), &["--sessions", "2"]);
+    eventually("two sessions", || manager.sessions("Active").len() == 2);
+    let mut stream = connect(&address);
+    let mut echo = || {
+        stream.write_all(b"x")?;
+        stream.read_exact(&mut [0])
+    };
+    echo().unwrap();
+    // The agent's connections to the relay, not the relay's to the destination.
+    manager.set_faults(&["fail-dial,times=2"]);
+    for session in manager.sessions("Active") {
+        manager.call("TerminateSession", &json!({ "SessionId": session }));
+        eventually("another one", || {
+            echo().unwrap();
+            let active = manager.sessions("Active");
+            active.len() == 2 && !active.contains(&session)
+        });
+    }
+    for _ in 0..2 {
+        assert_eq!(cli.event("session_lost")["connections"], 0);
+    }
+    echo().unwrap();
+}
+
+#[test]
 fn the_nodes_own_error_is_told() {
     let manager = LocalManager::start();
     let (cli, address) = forward(&manager, closed_port(), &[]);

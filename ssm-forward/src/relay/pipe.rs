@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ssm_proto::relay::{Greeting, GreetingError, LinkError, RelaySecret, RelaySide};
+use ssm_proto::relay::{Greeting, GreetingError, LinkError, Presence, RelaySecret, RelaySide};
 use tokio::time::timeout;
 
 use super::shared::Shared;
@@ -12,6 +12,10 @@ use crate::{Session, SessionStream, StreamError};
 
 /// Timeout of the relay's greeting.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Delay of the next pipe in a session that continues after its pipe has ended, …
+const AGAIN: Duration = Duration::from_millis(500);
+/// … and after the relay's port refused it. A relay that is gone should be noticed soon.
+const REFUSED_AGAIN: Duration = Duration::from_millis(200);
 /// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
 
@@ -21,9 +25,9 @@ pub(super) enum PipeError {
     /// Its session ended.
     #[error(transparent)]
     Session(StreamError),
-    /// Nothing listens on the relay's port.
+    /// Nothing listens on the relay's port, or the pipe ended before the relay's proof.
     #[error("it does not run any more")]
-    Gone,
+    Refused,
     #[error("{0}")]
     Greeting(#[from] GreetingError),
     #[error("it does not answer")]
@@ -36,16 +40,31 @@ pub(super) enum PipeError {
 }
 
 impl PipeError {
-    /// Whether the relay itself cannot be used any more, not only this pipe.
-    pub(super) fn is_of_relay(&self) -> bool {
-        matches!(self, Self::Gone | Self::Greeting(_) | Self::Link(_))
+    /// Delay of the next pipe in the same session.
+    pub(super) fn delay(&self) -> Duration {
+        match self {
+            Self::Link(_) | Self::Greeting(_) => Duration::ZERO,
+            Self::Refused => REFUSED_AGAIN,
+            Self::Session(_) | Self::Silent | Self::TooMany => AGAIN,
+        }
+    }
+
+    /// Whether the relay itself cannot be used any more, not only this pipe. `living` is the number of the other pipes.
+    pub(super) fn is_of_relay(&self, presence: &mut Presence, living: usize) -> bool {
+        match self {
+            Self::Link(_) => true,
+            // Something else listens there, or an agent has mixed up its connections.
+            Self::Greeting(_) => living == 0,
+            Self::Refused => presence.refused(living),
+            Self::Session(_) | Self::Silent | Self::TooMany => false,
+        }
     }
 }
 
 impl From<StreamError> for PipeError {
     fn from(error: StreamError) -> Self {
         match error {
-            StreamError::Refused => Self::Gone,
+            StreamError::Refused => Self::Refused,
             error => Self::Session(error),
         }
     }
@@ -122,8 +141,8 @@ async fn greet(stream: &mut SessionStream, secret: RelaySecret) -> Result<Bytes,
     let mut greeting = Greeting::new(RelaySide::Client, secret, nonce);
     let sender = stream.sender();
     while !greeting.is_done() {
-        // A relay that ends the pipe here does not know the secret, or is about to end.
-        let chunk = stream.read_chunk().await?.ok_or(PipeError::Gone)?;
+        // A relay that ends the pipe here does not know the secret, is about to end, or has too many unfinished pipes.
+        let chunk = stream.read_chunk().await?.ok_or(PipeError::Refused)?;
         greeting.handle_input(&chunk)?;
         if let Some(bytes) = greeting.poll_transmit() {
             sender.write_chunk(bytes).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ssm_proto::relay::{Destination, GRACE, RelaySecret};
+use ssm_proto::relay::{Destination, GRACE, Presence, RelaySecret};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::Instrument as _;
@@ -18,8 +18,6 @@ use crate::pool::{Demand, Pool};
 
 /// How often it is checked whether more sessions would help.
 const TICK: Duration = Duration::from_millis(500);
-/// Delay of the next pipe in a session that continues after its pipe has ended.
-const AGAIN: Duration = Duration::from_millis(500);
 /// Time for the relay to receive the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -111,6 +109,7 @@ impl Pipes {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut grows = false;
+        let mut presence = Presence::default();
         loop {
             let of_pool = self.pool.changed();
             let mut of_link = std::pin::pin!(self.shared.changed.notified());
@@ -120,8 +119,8 @@ impl Pipes {
                     let (shared, secret) = (self.shared.clone(), self.secret.clone());
                     let run = async move {
                         let error = pipe::run(shared, session.clone(), secret).await;
-                        if session.close_reason().is_none() && !error.is_of_relay() {
-                            sleep(AGAIN).await;
+                        if session.close_reason().is_none() {
+                            sleep(error.delay()).await;
                         }
                         (session.id().to_owned(), error)
                     };
@@ -132,6 +131,9 @@ impl Pipes {
                 let state = self.shared.lock();
                 (state.link.stats(), state.link.alone_since())
             };
+            if stats.pipes > 0 {
+                presence.opened();
+            }
             if alone.is_some_and(|since| since.elapsed() >= GRACE) {
                 return PipesEnd::Expired;
             }
@@ -154,7 +156,7 @@ impl Pipes {
             tokio::select! {
                 Some(Ok((id, error))) = pipes.join_next() => {
                     tracing::debug!(session = id, %error, "a pipe is over");
-                    if error.is_of_relay() {
+                    if error.is_of_relay(&mut presence, self.shared.lock().link.stats().pipes) {
                         return PipesEnd::Gone(error.to_string());
                     }
                     served.remove(&id);

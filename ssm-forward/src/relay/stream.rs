@@ -211,6 +211,8 @@ mod tests {
         let mut stream = RelayStream::open(&shared, Destination::new("db", 1).unwrap()).unwrap();
         let mut relay = Link::new(RelaySide::Relay, now);
         let at_relay = relay.add_pipe().unwrap();
+        let (_, begin) = relay.poll_transmit(now).unwrap();
+        shared.handle_input(pipe, &[begin]).unwrap();
         for bytes in shared.take_outbox(pipe) {
             relay.handle_input(now, at_relay, &bytes).unwrap();
         }

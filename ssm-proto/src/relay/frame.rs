@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::numbers::Numbers;
 use super::{ConnectionId, Destination, Refusal, RefusalKind, ResetReason};
 
 /// Kind, length of the body, number.
@@ -16,6 +17,8 @@ const MAX_BODY: usize = MAX_DATA + 12;
 const MAX_HOST: usize = 255;
 /// Maximum length of a refusal's text in bytes.
 const MAX_TEXT: usize = 512;
+/// Maximum length of a set of numbers in bytes: one bit for each number that may arrive (RELAY-6).
+const MAX_NUMBERS: usize = 8 << 10;
 
 const OPEN: u8 = 1;
 const OPENED: u8 = 2;
@@ -26,6 +29,7 @@ const CREDIT: u8 = 6;
 const RESET: u8 = 7;
 const ACK: u8 = 8;
 const BYE: u8 = 9;
+const HAVE: u8 = 10;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub(super) enum Frame {
     Ack { position: u64, held: u32 },
     /// The sender has ended all connections and will not come back.
     Bye,
+    /// The numbers of the frames that have arrived over any pipe.
+    Have(Numbers),
 }
 
 impl Frame {
@@ -104,6 +110,11 @@ impl Frame {
                 ACK
             }
             Self::Bye => BYE,
+            Self::Have(Numbers { floor, above }) => {
+                out.put_u64(*floor);
+                out.put_slice(above);
+                HAVE
+            }
         }
     }
 }
@@ -197,6 +208,7 @@ fn lengths(kind: u8) -> Result<RangeInclusive<usize>, RelayFrameError> {
         FIN | CREDIT | ACK => 12..=12,
         RESET => 5..=5,
         BYE => 0..=0,
+        HAVE => 8..=8 + MAX_NUMBERS,
         _ => return Err(RelayFrameError::Kind(kind)),
     })
 }
@@ -209,6 +221,9 @@ fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
     }
     if kind == ACK {
         return Ok(Frame::Ack { position: body.get_u64(), held: body.get_u32() });
+    }
+    if kind == HAVE {
+        return Ok(Frame::Have(Numbers { floor: body.get_u64(), above: Bytes::copy_from_slice(body) }));
     }
     let id = ConnectionId(body.get_u32());
     Ok(match kind {
@@ -256,6 +271,7 @@ mod tests {
             Frame::Reset { id, reason: ResetReason::Reset },
             Frame::Ack { position: 9, held: 3 },
             Frame::Bye,
+            Frame::Have(Numbers { floor: 7, above: Bytes::from_static(&[0x40, 1]) }),
         ]
     }
 
@@ -285,6 +301,8 @@ mod tests {
             (vec![OPENED, 0x40, 0], RelayFrameError::Length(OPENED, 0x4000)),
             (vec![OPEN, 2, 0], RelayFrameError::Length(OPEN, 0x200)),
             (vec![BYE, 0, 1], RelayFrameError::Length(BYE, 1)),
+            (vec![HAVE, 0, 7], RelayFrameError::Length(HAVE, 7)),
+            (vec![HAVE, 0x20, 9], RelayFrameError::Length(HAVE, 0x2009)),
             (vec![DATA, 0, 12], RelayFrameError::Length(DATA, 12)),
         ] {
             let mut deframer = Deframer::default();

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`Greeting`] | a pipe that anybody may have opened → a pipe whose two ends know the secret |
 //! | [`Link`] | pipes → connections: byte streams in order, each with its own flow control |
+//! | [`Presence`] | how the client's attempts to open pipes ended → whether the relay is gone |
 //! | [`BlockEncoder`], [`BlockDecoder`] | a connection's bytes ↔ blocks, compressed where this helps |
 //!
 //! The contract of a driver is the same as for [`Session`](crate::Session): change the state once, then poll
@@ -19,11 +20,13 @@ mod frame;
 mod link;
 mod numbers;
 mod pipe;
+mod presence;
 mod secret;
 
 pub use block::{BlockDecoder, BlockEncoder, BlockError, Compressor, MAX_BLOCK};
 pub use frame::RelayFrameError;
 pub use link::{ConnectionState, Link, LinkError, LinkEvent, LinkStats};
+pub use presence::Presence;
 pub use secret::{Greeting, GreetingError, RELAY_VERSION, RelaySecret, RelaySide};
 
 /// The number of a connection, unique during the lifetime of the link. The client counts up.

@@ -1,8 +1,10 @@
-//! The set of numbers that were seen: all below a floor, and some above it.
+//! The numbers that were seen: all below a floor, and some above it.
 
 use std::collections::BTreeSet;
 
-/// See the module.
+use bytes::{Bytes, BytesMut};
+
+/// The numbers that one end has seen, and how to add one.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     floor: u64,
@@ -37,6 +39,48 @@ impl Seen {
         }
         Inserted::New
     }
+
+    /// A copy for the other end.
+    pub(super) fn numbers(&self) -> Numbers {
+        let bits = self.above.last().map_or(0, |last| last - self.floor + 1);
+        let mut above = BytesMut::zeroed(usize::try_from(bits.div_ceil(8)).unwrap_or(usize::MAX));
+        for number in &self.above {
+            let (byte, bit) = place(number - self.floor);
+            if let Some(byte) = above.get_mut(byte) {
+                *byte |= bit;
+            }
+        }
+        Numbers { floor: self.floor, above: above.freeze() }
+    }
+}
+
+/// The numbers that the other end has seen (RELAY-18).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    /// It has seen all numbers below this one.
+    pub(super) floor: u64,
+    /// One bit for each number from the floor on, the highest bit of a byte first.
+    pub(super) above: Bytes,
+}
+
+impl Numbers {
+    pub(super) fn contains(&self, number: u64) -> bool {
+        let Some(above) = number.checked_sub(self.floor) else { return true };
+        let (byte, bit) = place(above);
+        self.above.get(byte).is_some_and(|byte| byte & bit != 0)
+    }
+
+    /// Whether all of them are below this number.
+    pub(super) fn are_below(&self, limit: u64) -> bool {
+        let bits = self.above.iter().flat_map(|byte| (0..8).map(move |at| byte & (0x80 >> at) != 0));
+        let above = (1..).zip(bits).filter(|(_, seen)| *seen).last().map_or(0, |(count, _)| count);
+        self.floor.checked_add(above).is_some_and(|end| end <= limit)
+    }
+}
+
+/// The byte and the bit for a number that is so far above the floor.
+fn place(above: u64) -> (usize, u8) {
+    (usize::try_from(above / 8).unwrap_or(usize::MAX), 0x80 >> (above % 8))
 }
 
 #[cfg(test)]
@@ -53,5 +97,21 @@ mod tests {
         assert_eq!((seen.floor, seen.above.len()), (4, 1));
         assert_eq!(seen.insert(14, 10), Inserted::TooFar);
         assert!(seen.contains(3) && !seen.contains(4));
+    }
+
+    #[test]
+    fn the_other_end_learns_exactly_what_was_seen() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.numbers(), Numbers { floor: 0, above: Bytes::new() });
+        for number in [0, 1, 2, 4, 11, 19] {
+            seen.insert(number, 100);
+        }
+        let numbers = seen.numbers();
+        assert_eq!(numbers, Numbers { floor: 3, above: Bytes::from_static(&[0x40, 0x80, 0x80]) });
+        assert!((0..100).all(|number| numbers.contains(number) == seen.contains(number)));
+        assert!(numbers.are_below(20) && !numbers.are_below(19) && !numbers.are_below(2));
+        // Arithmetic at the end of all numbers.
+        let last = Numbers { floor: u64::MAX, above: Bytes::from_static(&[0x80]) };
+        assert!(last.contains(u64::MAX) && !last.are_below(u64::MAX - 1));
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Pipe {
     smoothed: Option<Duration>,
     /// It gets no new frames until it acknowledges something.
     suspect: bool,
+    /// The other end has told over it what has arrived. Before that, a numbered frame could be one that has arrived already.
+    begun: bool,
     /// Number of bytes of numbered frames that were received.
     received: u64,
     /// How many of them were acknowledged.
@@ -55,6 +57,7 @@ impl Pipe {
             window: Window::new(MAX_WINDOW),
             smoothed: None,
             suspect: false,
+            begun: false,
             received: 0,
             told: 0,
             newest: None,
@@ -68,7 +71,17 @@ impl Pipe {
 
     /// Whether another frame may be sent on it.
     pub(super) fn has_room(&self) -> bool {
-        !self.suspect && self.window.has_room(units(self.in_flight()))
+        self.begun && !self.suspect && self.window.has_room(units(self.in_flight()))
+    }
+
+    /// The other end has told what has arrived. Returns whether this is the first frame.
+    pub(super) fn begin(&mut self) -> bool {
+        !std::mem::replace(&mut self.begun, true)
+    }
+
+    /// Whether the other end may send other frames on it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// An estimate of how soon a frame sent now would arrive, for comparing pipes.

@@ -6,7 +6,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 /// The protocol's version in this build (RELAY-1).
-pub const RELAY_VERSION: u8 = 1;
+pub const RELAY_VERSION: u8 = 2;
 
 const RELAY_MAGIC: &[u8; 4] = b"SSMR";
 const CLIENT_MAGIC: &[u8; 4] = b"SSMC";
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn another_version_and_another_program_are_named() {
         let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
-        assert_eq!(client.handle_input(b"SSMR\x02"), Err(GreetingError::Version(2)));
+        assert_eq!(client.handle_input(b"SSMR\x01"), Err(GreetingError::Version(1)));
         let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
         assert_eq!(client.handle_input(b"SSH-2.0"), Err(GreetingError::NotARelay));
         let mut relay = Greeting::new(RelaySide::Relay, secret(1), [1; 16]);

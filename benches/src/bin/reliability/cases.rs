@@ -150,6 +150,7 @@ pub(crate) const CASES: &[Case] = &[
     quick(relayed(exact(&["end,after=700ms,times=4,status=terminated"]))),
     relayed(exact(&["end,every=700ms,times=8,status=terminated"])),
     quick(relayed(exact(&["end,nth=1000,times=3"]))),
+    relayed(exact(&["end,nth=150,times=12"])),
     relayed(exact(&["timed-out,after=700ms,times=4"])),
     relayed(exact(&["agent-away,after=300ms,for=7s"])),
     relayed(exact(&["agent-deaf,after=300ms,for=7s"])),
@@ -157,7 +158,7 @@ pub(crate) const CASES: &[Case] = &[
     relayed(exact(&["restart-agent,after=700ms"])),
     relayed(from_the_start(exact(&["agent-version,version=3.1.1511.0"]))),
     relayed(exact(&["slow-dial,by=1s"])),
-    // Without fail-dial: if the agent cannot connect to the relay, the relay is taken to be gone.
+    relayed(exact(&["fail-dial,nth=2"])),
     relayed(exact(&["deaf-destination,for=6s", "end,after=6s,times=4"])),
     relayed(exact(&["api,operation=ResumeSession,answer=no-token,times=1", "bye,after=700ms"])),
     relayed(exact(&["expired-credentials,operation=ResumeSession,for=7s", "bye,after=500ms"])),

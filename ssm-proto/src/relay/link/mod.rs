@@ -16,6 +16,8 @@ use super::{ConnectionId, Destination, MAX_CONNECTIONS, MAX_PIPES, PipeId, Refus
 
 /// Maximum distance between a frame's number and the oldest one that is not acknowledged (RELAY-6).
 const SPAN: u64 = 1 << 15;
+/// Maximum number of control frames that wait to be sent, before no further connection is opened.
+const MAX_CONTROL: usize = 4 * MAX_CONNECTIONS;
 /// Credit of all connections together, beyond which none of them gets more than the initial credit. All of it may have to be
 /// kept in memory.
 const AMPLE: u64 = 64 << 20;
@@ -115,6 +117,8 @@ pub struct Link {
     again: BTreeSet<u64>,
     received: Seen,
     events: VecDeque<LinkEvent>,
+    /// New pipes, over which it must be told what has arrived.
+    beginnings: VecDeque<PipeId>,
     /// Since when there is no pipe.
     alone: Option<Instant>,
     /// Goodbye was said; the pipes over which it must still be sent.
@@ -143,6 +147,7 @@ impl Link {
             again: BTreeSet::new(),
             received: Seen::default(),
             events: VecDeque::new(),
+            beginnings: VecDeque::new(),
             alone: Some(now),
             is_leaving: false,
             farewells: VecDeque::new(),
@@ -160,6 +165,7 @@ impl Link {
         let id = PipeId(self.next_pipe);
         self.next_pipe += 1;
         self.pipes.insert(id, Pipe::new());
+        self.beginnings.push_back(id);
         if self.is_leaving {
             self.farewells.push_back(id);
         }
@@ -185,7 +191,8 @@ impl Link {
     /// Opens a connection. Data can be written before the relay has answered. `None`: there are too many connections.
     pub fn open(&mut self, to: Destination) -> Option<ConnectionId> {
         // An id too far ahead would end the link (RELAY-6).
-        if self.connections.len() >= MAX_CONNECTIONS || self.outstanding.len() as u64 > SPAN / 2 {
+        let is_far_ahead = self.outstanding.len() as u64 > SPAN / 2 || self.control.len() >= MAX_CONTROL;
+        if is_far_ahead || self.connections.len() >= MAX_CONNECTIONS {
             return None;
         }
         let id = ConnectionId(self.next_id);

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Link, LinkError, LinkEvent, SPAN};
+use super::{Link, LinkError, LinkEvent, MAX_CONTROL, SPAN};
 use crate::relay::connection::Connection;
 use crate::relay::frame::Frame;
-use crate::relay::numbers::Inserted;
+use crate::relay::numbers::{Inserted, Numbers};
 use crate::relay::{ConnectionId, Destination, MAX_CONNECTIONS, PipeId, Refusal, RefusalKind, RelaySide, ResetReason};
 
 impl Link {
@@ -18,7 +18,12 @@ impl Link {
         pipe.deframer.push(bytes);
         while let Some(pipe) = self.pipes.get_mut(&id) {
             let Some((frame, number, length)) = pipe.deframer.next_frame().map_err(LinkError::Frame)? else { break };
+            let is_first = matches!(frame, Frame::Have(_)) && pipe.begin();
+            if !is_first && (matches!(frame, Frame::Have(_)) || !pipe.has_begun()) {
+                return Err(LinkError::Lie("a pipe does not begin with what has arrived"));
+            }
             match frame {
+                Frame::Have(numbers) => self.handle_have(&numbers)?,
                 Frame::Ack { position, held } => self.handle_ack(now, id, position, held)?,
                 Frame::Bye => {
                     self.connections.clear();
@@ -42,15 +47,28 @@ impl Link {
         let held = Duration::from_micros(held.into());
         let numbers =
             pipe.handle_ack(now, position, held).ok_or(LinkError::Lie("more is acknowledged than was sent"))?;
-        for number in numbers {
-            let Some(outstanding) = self.outstanding.remove(&number) else { continue };
-            self.again.remove(&number);
-            if let Some(connection) = self.connections.get_mut(&outstanding.id) {
-                connection.outstanding = connection.outstanding.saturating_sub(1);
-                self.end_abandoned(outstanding.id);
-            }
-        }
+        numbers.into_iter().for_each(|number| self.has_arrived(number));
         Ok(())
+    }
+
+    /// The other end has told at the beginning of a pipe what has arrived, also over pipes that have ended since.
+    fn handle_have(&mut self, numbers: &Numbers) -> Result<(), LinkError> {
+        if !numbers.are_below(self.next_number) {
+            return Err(LinkError::Lie("more is acknowledged than was sent"));
+        }
+        let arrived: Vec<u64> = self.outstanding.keys().copied().filter(|number| numbers.contains(*number)).collect();
+        arrived.into_iter().for_each(|number| self.has_arrived(number));
+        Ok(())
+    }
+
+    /// The frame with this number need not be sent again.
+    fn has_arrived(&mut self, number: u64) {
+        let Some(outstanding) = self.outstanding.remove(&number) else { return };
+        self.again.remove(&number);
+        if let Some(connection) = self.connections.get_mut(&outstanding.id) {
+            connection.outstanding = connection.outstanding.saturating_sub(1);
+            self.end_abandoned(outstanding.id);
+        }
     }
 
     /// Handles a frame that arrives for the first time. Frames can overtake each other.
@@ -83,7 +101,7 @@ impl Link {
                 connection.sending.clear();
                 Ok(())
             }),
-            Frame::Ack { .. } | Frame::Bye => Ok(()),
+            Frame::Ack { .. } | Frame::Bye | Frame::Have(_) => Ok(()),
         }
     }
 
@@ -95,6 +113,10 @@ impl Link {
             Inserted::New => {}
             Inserted::Known => return Err("a connection is opened twice"),
             Inserted::TooFar => return Err("a connection's number is far ahead of all others"),
+        }
+        // An honest client acknowledges the answers to earlier ones.
+        if self.control.len() >= MAX_CONTROL {
+            return Err("more connections are opened than answers are acknowledged");
         }
         if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&id) {
             let why = Refusal { kind: RefusalKind::Limit, text: "too many connections".into() };

@@ -38,6 +38,11 @@ impl Link {
 
     /// The next frame that belongs to a pipe itself and is due.
     fn transmit_due(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
+        while let Some(id) = self.beginnings.pop_front() {
+            if self.pipes.contains_key(&id) {
+                return Some((id, Frame::Have(self.received.numbers()).encode(0)));
+            }
+        }
         while let Some(id) = self.farewells.pop_front() {
             if self.pipes.contains_key(&id) {
                 return Some((id, Frame::Bye.encode(0)));

@@ -508,6 +508,23 @@ fn a_client_that_does_not_acknowledge_refusals_cannot_make_them_wait_without_end
 }
 
 #[test]
+fn only_so_many_pieces_wait_for_their_turn() {
+    let (mut link, pipe, now) = liar();
+    let mut sent: u64 = 0;
+    let error = loop {
+        // Every other byte of one connection after the other.
+        let (id, offset) = (sent / 30_000, sent % 30_000 * 2 + 1);
+        let body = [(id as u32).to_be_bytes().as_slice(), &offset.to_be_bytes(), b"x"].concat();
+        if let Err(error) = link.handle_input(now, pipe, &frame(4, 1 + sent, &body)) {
+            break error;
+        }
+        sent += 1;
+    };
+    assert!(error.to_string().ends_with("more data is out of order than can be on its way"), "{error}");
+    assert_eq!(sent, 1 << 15);
+}
+
+#[test]
 fn a_number_that_comes_again_changes_nothing() {
     let (mut link, pipe, now) = liar();
     link.handle_input(now, pipe, &data(1, 0, 10)).unwrap();

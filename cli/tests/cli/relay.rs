@@ -308,6 +308,8 @@ fn an_ephemeral_one_leaves_nothing_and_others_can_be_listed_and_removed() {
     let name = program.to_str().unwrap();
     assert_eq!(told.stdout.iter().filter(|line| line.contains(name)).count(), 2, "its file and its process: {told:#?}");
     assert_eq!(told.stdout.len(), 2, "those of other folders are not of this node: {told:#?}");
+    let unknown = run(&["relay", "status", "nosuch"], &manager.variables());
+    unknown.assert_one_line(5, &[r#"no managed node is named "nosuch" in "#]);
     assert_eq!(run(&["relay", "remove", TARGET], &manager.variables()).code, 0);
     eventually("it is gone", || programs(&manager).is_empty() && running(&program).is_empty());
 }

@@ -66,8 +66,6 @@ pub struct BlockEncoder {
     paid: bool,
     rest: u32,
     last_rest: u32,
-    plain: u64,
-    encoded: u64,
 }
 
 impl BlockEncoder {
@@ -82,14 +80,7 @@ impl BlockEncoder {
             out.put_uint(part.len() as u64, 3);
             out.put_slice(encoded);
         }
-        self.plain += bytes.len() as u64;
-        self.encoded += out.len() as u64;
         out.freeze()
-    }
-
-    /// Number of bytes that were encoded, and the number of bytes of their blocks.
-    pub fn totals(&self) -> (u64, u64) {
-        (self.plain, self.encoded)
     }
 
     fn is_to_be_tried(&mut self, part: &[u8]) -> bool {

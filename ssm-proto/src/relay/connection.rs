@@ -11,6 +11,8 @@ use super::{ConnectionId, Refusal, ResetReason};
 pub(super) const INITIAL_CREDIT: u64 = 64 << 10;
 /// Maximum number of bytes that one connection's receiver keeps.
 const MAX_WINDOW: u64 = 8 << 20;
+/// Received pieces are joined up to this number of bytes.
+const JOINED: usize = 4 << 10;
 /// Maximum number of bytes that wait to be sent. Beyond that the writer has to wait.
 const SEND_BUFFER: usize = 256 << 10;
 
@@ -156,13 +158,25 @@ impl Receiving {
             self.early.insert(offset, data);
             return Ok(false);
         }
-        self.expected = end;
-        self.ready.push_back(data);
+        self.append(data);
         while let Some(data) = self.early.remove(&self.expected) {
-            self.expected += data.len() as u64;
-            self.ready.push_back(data);
+            self.append(data);
         }
         Ok(true)
+    }
+
+    /// Adds the next bytes in order. Small pieces are joined: each one by itself would need many times its size.
+    fn append(&mut self, data: Bytes) {
+        self.expected += data.len() as u64;
+        match self.ready.back_mut().filter(|last| last.len() + data.len() <= JOINED) {
+            Some(last) => *last = [last.as_ref(), data.as_ref()].concat().into(),
+            None => self.ready.push_back(data),
+        }
+    }
+
+    /// Number of pieces that arrived before their turn.
+    pub(super) fn early(&self) -> usize {
+        self.early.len()
     }
 
     /// The other end has ended its direction at this offset.
@@ -273,6 +287,16 @@ mod tests {
         assert_eq!((windows[0], windows[7]), (2 * INITIAL_CREDIT, MAX_WINDOW));
         assert_eq!(use_up(&mut receiving, 3 * INITIAL_CREDIT), 3 * INITIAL_CREDIT);
         assert_eq!(use_up(&mut receiving, 0), INITIAL_CREDIT);
+    }
+
+    #[test]
+    fn pieces_of_a_byte_do_not_wait_one_by_one() {
+        let mut receiving = Receiving::new();
+        for offset in 0..INITIAL_CREDIT {
+            receiving.push(offset, Bytes::from_static(b"x")).unwrap();
+        }
+        assert_eq!(receiving.ready.len() as u64, INITIAL_CREDIT / JOINED as u64);
+        assert_eq!(receiving.ready.iter().map(Bytes::len).sum::<usize>() as u64, INITIAL_CREDIT);
     }
 
     #[test]

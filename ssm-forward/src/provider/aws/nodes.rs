@@ -155,11 +155,11 @@ impl AwsProvider {
 
     /// Why none of `nodes`, the nodes that `spec` names, can be used: there is none, or none is online.
     pub async fn no_node(&self, spec: &TargetSpec, nodes: &[Node]) -> ProviderError {
-        let place = self.place();
+        let (place, named) = (self.place(), spec.to_string());
         if !nodes.is_empty() {
             let offline: Vec<_> = nodes.iter().map(|node| format!("{node}, {}", node.connection())).collect();
             let message = format!(
-                "no managed node that {spec:?} names is online in {place}: {}; start it, or find out why its SSM agent \
+                "no managed node that {named:?} names is online in {place}: {}; start it, or find out why its SSM agent \
                  is not connected",
                 offline.join("; ")
             );
@@ -168,11 +168,11 @@ impl AwsProvider {
         let unmanaged = self.unmanaged_instances(spec).await.unwrap_or_default();
         let message = match unmanaged.as_slice() {
             [] => format!(
-                "no managed node is named {spec:?} in {place}: check the name, the region and the profile; \
+                "no managed node is named {named:?} in {place}: check the name, the region and the profile; \
                  aws-ssm-forward ls lists the existing nodes"
             ),
             instances => format!(
-                "{spec:?} is {} in {place}, which Systems Manager does not manage: it needs a running SSM agent, an \
+                "{named:?} is {} in {place}, which Systems Manager does not manage: it needs a running SSM agent, an \
                  instance profile with AmazonSSMManagedInstanceCore, and network access to Systems Manager's endpoints",
                 instances.join(", ")
             ),

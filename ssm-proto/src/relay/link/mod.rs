@@ -103,6 +103,8 @@ pub struct Link {
     pipes: BTreeMap<PipeId, Pipe>,
     next_pipe: u64,
     connections: BTreeMap<ConnectionId, Connection>,
+    /// Number of pieces of data, of all connections, that arrived before their turn.
+    early: usize,
     /// The client's next connection; at the relay, the connections that were asked for.
     next_id: u32,
     wanted: Seen,
@@ -137,6 +139,7 @@ impl Link {
             pipes: BTreeMap::new(),
             next_pipe: 0,
             connections: BTreeMap::new(),
+            early: 0,
             next_id: 0,
             wanted: Seen::default(),
             control: VecDeque::new(),
@@ -210,13 +213,19 @@ impl Link {
     /// The relay could not connect. The connection is removed.
     pub fn refuse(&mut self, id: ConnectionId, why: Refusal) {
         self.tell(id, Frame::Refused { id, why });
-        self.connections.remove(&id);
+        self.forget(id);
     }
 
     fn tell(&mut self, id: ConnectionId, frame: Frame) {
         if self.connections.get(&id).is_some_and(|connection| connection.reset.is_none()) {
             self.control.push_back((id, frame));
         }
+    }
+
+    fn forget(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        self.early -= connection.receiving.early();
+        Some(connection)
     }
 
     /// The state of a connection. `None`: there is no connection with this id.
@@ -269,7 +278,7 @@ impl Link {
 
     /// Stops using the connection. If it is not over, it is reset at the other end.
     pub fn release(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.remove(&id) else { return };
+        let Some(connection) = self.forget(id) else { return };
         if !connection.is_over() {
             self.control.push_back((id, Frame::Reset { id, reason: ResetReason::Reset }));
         }
@@ -290,6 +299,7 @@ impl Link {
     /// any of them may be slow or lost.
     pub fn say_bye(&mut self) {
         self.connections.clear();
+        self.early = 0;
         self.control.clear();
         if !std::mem::replace(&mut self.is_leaving, true) {
             self.farewells.extend(self.pipes.keys());
@@ -363,9 +373,9 @@ impl Link {
     fn end_abandoned(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(&id).filter(|connection| connection.abandoned) else { return };
         if connection.is_over() {
-            self.connections.remove(&id);
+            self.forget(id);
         } else if connection.sending.fin_sent() && connection.outstanding == 0 {
-            self.connections.remove(&id);
+            self.forget(id);
             self.control.push_back((id, Frame::Reset { id, reason: ResetReason::Abandoned }));
         }
     }

@@ -27,6 +27,7 @@ impl Link {
                 Frame::Ack { position, held } => self.handle_ack(now, id, position, held)?,
                 Frame::Bye => {
                     self.connections.clear();
+                    self.early = 0;
                     self.events.push_back(LinkEvent::Bye);
                 }
                 frame => {
@@ -125,7 +126,7 @@ impl Link {
         }
         let connection = self.connections.entry(id).or_insert_with(Connection::new);
         if connection.reset == Some(ResetReason::Reset) {
-            self.connections.remove(&id);
+            self.forget(id);
             return Ok(());
         }
         connection.open = true;
@@ -152,7 +153,13 @@ impl Link {
             self.connections.insert(id, Connection::new());
         }
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let early = connection.receiving.early();
         change(connection)?;
+        self.early = self.early + connection.receiving.early() - early;
+        // Each of them waits for a frame with a lower number.
+        if self.early as u64 > SPAN {
+            return Err("more data is out of order than can be on its way");
+        }
         if connection.abandoned {
             self.drop_unread(id);
             self.end_abandoned(id);

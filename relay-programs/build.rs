@@ -56,10 +56,10 @@ fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     cargo.args(["build", "--quiet", "--locked", "--profile", "relay", "--bin", "ssm-relay", "--target", &target]);
     cargo.arg("--manifest-path").arg(&manifest).arg("--target-dir").arg(out.join("relay"));
     // These are meant for the build that runs this script: flags, a linter instead of the compiler, another folder.
-    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
+    for name in ["RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
         cargo.env_remove(name);
     }
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_INCREMENTAL", "0");
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags()).env("CARGO_INCREMENTAL", "0");
     let failure = match cargo.output() {
         Ok(output) if output.status.success() => return Some(out.join(format!("relay/{target}/relay/ssm-relay"))),
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | "),
@@ -69,6 +69,18 @@ fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     println!("cargo::rerun-if-changed={}", out.join("not-built").display());
     println!("cargo::warning=forward --relay will not be available, its program was not built: {failure}");
     None
+}
+
+/// The program is the same wherever it is built, and names no folder of the machine that built it.
+fn flags() -> String {
+    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
+    let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")).join("..");
+    let workspace = workspace.canonicalize().unwrap_or(workspace);
+    let mut flags = format!("-Ctarget-feature=+crt-static\x1f--remap-path-prefix={}=.", workspace.display());
+    if let Ok(home) = home {
+        flags += &format!("\x1f--remap-path-prefix={home}=/cargo");
+    }
+    flags
 }
 
 /// The entry of a program in the list, and its compressed file.

@@ -293,3 +293,45 @@ impl Relay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpStream as Stranger;
+
+    use super::*;
+
+    fn relay() -> Relay {
+        Relay::bind(0, Options { secret: RelaySecret::new([7; 32]), descriptors: 1024 }).unwrap()
+    }
+
+    /// Connects, and has the relay accept it.
+    fn stranger(relay: &mut Relay, now: Instant) -> Stranger {
+        let stranger = Stranger::connect((Ipv4Addr::LOCALHOST, relay.port().unwrap())).unwrap();
+        stranger.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        relay.accept(now);
+        stranger
+    }
+
+    /// Whether the relay has greeted it.
+    fn is_greeted(stranger: &mut Stranger) -> bool {
+        stranger.read(&mut [0; 1024]).is_ok_and(|length| length > 0)
+    }
+
+    #[test]
+    fn pipes_that_prove_nothing_are_few_and_have_little_time() {
+        let (mut relay, now) = (relay(), Instant::now());
+        let mut strangers: Vec<_> = (0..MAX_STRANGERS).map(|_| stranger(&mut relay, now)).collect();
+        assert!(strangers.iter_mut().all(is_greeted));
+        assert!(!is_greeted(&mut stranger(&mut relay, now)), "one more");
+        assert_eq!(relay.strangers().count(), MAX_STRANGERS);
+
+        relay.look_at_clock(now + GREETING_PATIENCE - Duration::from_millis(1));
+        assert_eq!(relay.strangers().count(), MAX_STRANGERS);
+        assert_eq!(relay.wakes_at(), Some(now + GREETING_PATIENCE));
+        relay.look_at_clock(now + GREETING_PATIENCE);
+        assert_eq!(relay.strangers().count(), 0);
+        assert!(!strangers.iter_mut().any(is_greeted), "they were closed");
+        assert!(is_greeted(&mut stranger(&mut relay, now)), "others can come again");
+    }
+}

@@ -73,7 +73,7 @@ pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
 /// For [`SessionProvider::sign_upgrade`].
 pub use http::HeaderMap;
-pub use listener::{Entrance, ListenAddr, OpenListener};
+pub use listener::{Entrance, ListenAddr, OpenListener, bind_tcp};
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{

@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::descriptors;
@@ -106,10 +106,30 @@ impl Entrance {
     }
 }
 
+/// How many connections may wait until they are accepted; the system may allow less (`net.core.somaxconn`). The usual 128 are too
+/// few: Linux makes a program that connects to a full queue wait for a second, and resets some of the connections that it
+/// established by a SYN cookie meanwhile.
+const QUEUE: i32 = 65_535;
+
+/// Listens on a TCP address, with as long a queue of connections that are not accepted yet as the system allows. The address can be
+/// taken although connections of an earlier listener are in TIME_WAIT.
+///
+/// # Errors
+/// The address is in use, or is not one of this machine; or no socket can be had. It must be called within a tokio runtime.
+pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE.unsigned_abs())
+}
+
 impl Listener {
     pub(crate) async fn bind(address: &ListenAddr) -> io::Result<Self> {
         match address {
-            ListenAddr::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            ListenAddr::Tcp(address) => bind_tcp(*address).map(Self::Tcp),
             ListenAddr::Unix(path) => {
                 remove_if_stale(path).await?;
                 let listener = bind_for_user_alone(path)?;
@@ -145,8 +165,8 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
                 reset_on_close(&stream, true);
+                stream.set_nodelay(true)?;
                 Ok(Accepted { local: Local::Tcp(stream), peer: Some(peer), taken: None })
             }
             Self::Unix { listener, .. } => {
@@ -192,6 +212,7 @@ fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
     let bound = UnixListener::bind(path);
     umask(before);
     let listener = bound?;
+    SockRef::from(&listener).listen(QUEUE)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(listener)
 }
@@ -287,7 +308,56 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// More than the usual queue of 128 has room for.
+    const BURST: u16 = 300;
+
+    /// Connects many times, and sends a number in two pieces, before the first connection is accepted.
+    async fn burst<S, F>(listener: &Listener, connect: impl Fn() -> F)
+    where
+        S: AsyncWrite + Unpin,
+        F: Future<Output = io::Result<S>>,
+    {
+        let mut waiting = Vec::new();
+        for number in 0..BURST {
+            let connected = timeout(Duration::from_secs(20), connect()).await;
+            let mut program = connected.expect("the queue has room").unwrap();
+            program.write_u16(number).await.unwrap();
+            program.write_u16(!number).await.unwrap();
+            waiting.push(program);
+        }
+        let mut reads = JoinSet::new();
+        for _ in 0..BURST {
+            let mut accepted = listener.accept().await.unwrap();
+            reads.spawn(async move {
+                let (mut read, _write) = accepted.local.split();
+                (read.read_u16().await.unwrap(), read.read_u16().await.unwrap())
+            });
+        }
+        let mut numbers = reads.join_all().await;
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq((0..BURST).map(|number| (number, !number))));
+    }
+
+    #[tokio::test]
+    async fn programs_that_connect_at_once_wait_until_they_are_accepted() {
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap_or_default();
+        if allowed.trim().parse::<u16>().is_ok_and(|allowed| allowed < BURST) || cfg!(not(target_os = "linux")) {
+            return;
+        }
+        let tcp = Listener::bind(&ListenAddr::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
+        let LocalAddr::Tcp(address) = tcp.local_addr().unwrap() else { unreachable!() };
+        burst(&tcp, || TcpStream::connect(address)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let unix = Listener::bind(&ListenAddr::Unix(path.clone())).await.unwrap();
+        burst(&unix, || UnixStream::connect(&path)).await;
+    }
 
     #[tokio::test]
     async fn a_unix_socket_is_never_open_to_others() {

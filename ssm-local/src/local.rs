@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 use crate::access::Access;
@@ -308,7 +308,7 @@ impl LocalBuilder {
         let world =
             World { targets: self.targets, tasks: self.tasks, documents, kms: Arc::new(Kms::new(self.kms_keys)) };
         let failed = |cause| StartError::Listen { address: self.listen, cause };
-        let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
+        let listener = listen(self.listen).map_err(failed)?;
         let address = reachable(listener.local_addr().map_err(failed)?);
         let access = self.access.unwrap_or_else(Access::secret);
         let broker = Arc::new(Broker::new(address, access, world, self.settings, self.faults));
@@ -320,6 +320,20 @@ impl LocalBuilder {
         tracing::info!(%address, "the local Session Manager is ready");
         Ok(Local { address, broker, server, faults })
     }
+}
+
+/// How many connections may wait until they are accepted; the system may allow less. The usual 128 are too few when many sessions
+/// begin at the same time.
+const QUEUE: u32 = 65_535;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 /// An address that a client on this machine can connect to.

@@ -11,7 +11,7 @@ use http::header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
@@ -127,6 +127,9 @@ async fn control(request: Request<Incoming>, broker: &Broker) -> Response<Full<B
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large"));
+    }
     match timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, &error.to_string())),

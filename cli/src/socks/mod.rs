@@ -42,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     // Before anything is looked up: a port that is taken is the commonest mistake.
-    let listener = listen(args.listen).await?;
+    let listener = listen(args.listen)?;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
     let options = || local::Options { ports_only: true, ..connect::local_options(target) };
     let manager = LocalManager::start_if(args.aws.local, options).await?;
@@ -57,8 +57,8 @@ pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCo
     served
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let listener = TcpListener::bind(address).await;
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = ssm_forward::bind_tcp(address);
     listener.map_err(|source| ssm_forward::ForwardError::Listen { address: address.to_string(), source }.into())
 }
 

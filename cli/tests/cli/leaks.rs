@@ -16,7 +16,7 @@ const KEY: &str = "hush-secret-access-key";
 const SESSION_TOKEN: &str = "hush-session-token";
 
 /// Each command that talks to AWS. What follows its name is where `-vvv` can stand.
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 14] = [
     &["forward", "-t", TARGET, "-L", "0:80", "-o", "json"],
     &["forward", "-t", TARGET, "-L", "0:80", "--relay"],
     &["exec", TARGET, "--", "true"],
@@ -27,6 +27,8 @@ const COMMANDS: [&[&str]; 12] = [
     &["ls"],
     &["token", "--user", "app", "rds:orders"],
     &["relay", "status", TARGET],
+    &["relay", "remove", TARGET],
+    &["ls", "rds"],
     &["policy", TARGET, "rds:orders"],
     &["doctor", TARGET],
 ];
@@ -84,16 +86,26 @@ fn no_failure_of_any_command_says_a_secret() {
     thread::scope(|scope| {
         for (what, status, body) in failures() {
             scope.spawn(move || {
-                let api = FakeApi::start(move |_, _| Some((status, body.clone())));
+                let answer = body.clone();
+                let api = FakeApi::start(move |_, _| Some((status, answer.clone())));
                 for args in COMMANDS {
                     let ended = start(args, &keys(&api.url(), &[])).end();
                     assert_silent(&ended, &format!("{what}: {args:?}"));
                 }
                 let ended = socks(&api);
                 assert_silent(&ended, &format!("{what}: socks"));
+                let ended = plugin(&api, &body);
+                assert_silent(&ended, &format!("{what}: plugin"));
             });
         }
     });
+}
+
+/// The plugin gets the answer from its caller, and resumes the session with the same API.
+fn plugin(api: &FakeApi, response: &str) -> Ended {
+    let request = json!({ "Target": TARGET, "DocumentName": "AWS-StartPortForwardingSession", "Parameters": { "portNumber": ["1"] } });
+    let (request, url) = (request.to_string(), api.url());
+    Cli::start_as_plugin(&[response, "us-east-1", "StartSession", "", &request, &url], &keys(&url, &[])).end()
 }
 
 /// A SOCKS proxy starts its session for its first client, which waits for the answer.
@@ -117,7 +129,7 @@ fn no_proxy_and_no_source_of_credentials_says_a_secret() {
     let login_of_socks = format!("socks5h://user:hush-password@127.0.0.1:{closed}");
     let wrong_url = "http://user:hush-password@[".to_owned();
     for proxy in [login, login_of_socks, wrong_url] {
-        for args in [COMMANDS[0], COMMANDS[7], COMMANDS[11]] {
+        for args in [COMMANDS[0], COMMANDS[7], COMMANDS[13]] {
             let ended = start(args, &keys("http://ssm.example", &[("HTTP_PROXY", &proxy)])).end();
             assert_ne!(ended.code, 0, "{args:?} succeeds");
             assert_silent(&ended, &format!("{proxy}: {args:?}"));
@@ -139,7 +151,7 @@ fn no_proxy_and_no_source_of_credentials_says_a_secret() {
         let variables =
             [("AWS_ENDPOINT_URL", api.url()), ("AWS_REGION", "us-east-1".into()), ("AWS_CONFIG_FILE", path.into())];
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        for args in [COMMANDS[0], COMMANDS[8], COMMANDS[11]] {
+        for args in [COMMANDS[0], COMMANDS[8], COMMANDS[13]] {
             let ended = start(args, &variables).end();
             assert_ne!(ended.code, 0, "{text}: {args:?} succeeds");
             assert_silent(&ended, &format!("{text}: {args:?}"));
@@ -167,6 +179,49 @@ fn no_command_that_works_says_a_secret() {
         assert!(!tokens.is_empty() && !tokens.iter().any(|token| said.contains(token)), "{args:?}: {said}");
         assert_silent(&ended, &format!("{args:?}"));
     }
+}
+
+/// What `up` and the commands that speak to it say: their output, the answers of its control socket, the lines that it keeps.
+#[test]
+fn no_answer_of_up_says_a_secret() {
+    let manager = LocalManager::start_with(&["--insecure-credentials", "any"]);
+    let tap = Wiretap::start(&manager);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let (file, runtime) = (folder.path().join("tunnels.toml"), folder.path().to_str().unwrap());
+    let tunnels = format!(
+        "[tunnels.works]\ntarget = \"{TARGET}\"\nremote = \"{}\"\nlocal = 0\n\
+         [tunnels.later]\ntarget = \"{TARGET}\"\nremote = \"80\"\nlocal = 0\n\
+         [tunnels.fails]\ntarget = \"{TARGET}\"\nremote = \"80\"\nlocal = 0\n\
+         endpoint-url = \"http://user:hush-login@127.0.0.1:{}\"\n",
+        echo_server(),
+        closed_port()
+    );
+    std::fs::write(&file, tunnels).unwrap();
+    let variables = keys(&tap.url, &[("XDG_RUNTIME_DIR", runtime)]);
+    let config = ["--config", file.to_str().unwrap()];
+    let up = start(&[&["up", "works", "fails", "--plain", "-o", "json"], &config[..]].concat(), &variables);
+    up.event("ready");
+    let asked: [&[&str]; 5] =
+        [&["status", "-o", "json"], &["status"], &["restart", "works"], &["reload"], &["logs", "works", "fails"]];
+    let mut said = Vec::new();
+    for args in asked {
+        let ended = start(args, &variables).end();
+        assert_silent(&ended, &format!("{args:?}"));
+        said.extend(ended.stdout.into_iter().chain(ended.stderr));
+    }
+    // The process in the background has a socket of its own, and what it says goes there.
+    let detached = start(&[&["up", "-d", "later"], &config[..]].concat(), &variables).end();
+    assert_silent(&detached, "up -d");
+    said.extend(detached.stdout.into_iter().chain(detached.stderr));
+    said.extend(start(&["logs"], &variables).end().stdout);
+    assert_silent(&start(&["down"], &variables).end(), "down");
+    let ended = up.end();
+    assert_silent(&ended, "up");
+    said.extend(ended.stdout.into_iter().chain(ended.stderr));
+    let (tokens, said) = (tap.tokens(), said.join("\n"));
+    assert!(tokens.len() > 1 && said.contains("works"), "{said}");
+    assert!(!said.contains(HUSH) && !tokens.iter().any(|token| said.contains(token)), "{said}");
 }
 
 /// The arguments and the variables of a process, as every program of its user can read them.

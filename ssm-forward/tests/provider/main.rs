@@ -281,6 +281,12 @@ fn an_answer_that_is_none_is_told_apart_from_a_refusal() {
 }
 
 #[test]
+fn an_answer_for_another_session_is_not_taken() {
+    let api = Api::answering("200 OK", r#"{"SessionId":"s-2","TokenValue":"n3w","StreamUrl":"wss://localhost/s-2"}"#);
+    Surroundings::at(&api.url).assert_error("resume", &["Service", "s-1", "another session: s-2"]);
+}
+
+#[test]
 fn resuming_needs_a_token_but_no_new_url() {
     let api = Api::answering("200 OK", r#"{"SessionId":"s-1","TokenValue":"n3w"}"#);
     let lines = Surroundings::at(&api.url).run("resume");

@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use ssm_local::{Local, LocalTarget, SessionState};
 use ssm_proto::{Header, HeaderForm, MessageBuf, MessageType, Padding, PayloadDigest, PayloadType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Error;
 use uuid::Uuid;
 
@@ -139,7 +142,7 @@ async fn the_agent_sends_nothing_while_the_client_is_away() {
     // An agent that was not told would retransmit the message many times in this time, at growing intervals.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut channel = Channel::open(&ticket).await;
-    let returned = tokio::time::Instant::now();
+    let returned = Instant::now();
     assert_eq!(channel.message(MessageType::OutputStreamData).await.message_id(), lost.message_id());
     assert!(returned.elapsed() < Duration::from_millis(100), "it came after {:?}", returned.elapsed());
 }
@@ -171,7 +174,7 @@ async fn an_idle_session_ends() {
 async fn data_keeps_a_session_from_being_idle_but_not_beyond_its_maximum() {
     let builder = Local::builder().idle_timeout(Duration::from_millis(400));
     let local = builder.max_session_duration(Duration::from_millis(900)).start().await.unwrap();
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let port = echo().await;
     let (_, mut channel) = Channel::connected(&local, port).await;
     channel.send(PayloadType::Output, &frame(0, b"")).await;
@@ -300,4 +303,56 @@ async fn no_token_is_ever_logged() {
     for token in [ticket.token, second.token] {
         assert!(!text.contains(&token[..12]), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_request_has_a_length() {
+    let local = local().await;
+    let most = 1 << 20;
+    let (status, text) = send(&local, "POST", "/", "x-amz-target: AmazonSSM.StartSession\r\n", &" ".repeat(most)).await;
+    assert_ne!((status, text.contains("length limit")), (400, true), "{text}");
+    let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", most + 1);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 413"), "it is refused before it has come");
+    // A length that is not told does not help.
+    let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = [b"10000\r\n", &vec![b' '; 0x10000][..], b"\r\n"].concat();
+    for _ in 0..17 {
+        let _ = stream.write_all(&chunk).await;
+    }
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 400"));
+    local.shutdown().await;
+}
+
+/// The clock runs ahead whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_go_on_is_given_up() {
+    let local = local().await;
+    for (part, expected) in [
+        ("POST / HTTP/1.1\r\nHost: localhost\r\n", ""),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", "HTTP/1.1 408"),
+    ] {
+        let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
+        stream.write_all(part.as_bytes()).await.unwrap();
+        let since = Instant::now();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer}");
+        let waited = since.elapsed();
+        assert!(waited >= Duration::from_secs(9) && waited < Duration::from_secs(20), "{waited:?}");
+    }
+    local.shutdown().await;
+}
+
+/// What is received up to the end, or up to a whole head.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read_buf(&mut answer).await {
+            Ok(1..) => {}
+            _ => break,
+        }
+    }
+    String::from_utf8(answer).unwrap()
 }

@@ -6,20 +6,21 @@
 
 mod parts;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::load::{Broken, Pauses, Script};
 use crate::program::{Manner, converse_from};
 use crate::report::{say, write_between};
 use crate::tunnel::SetupError;
-use crate::usage::{Usage, mebibytes};
+use crate::usage::{Usage, mebibytes, queue_overflows};
 use parts::Parts;
 pub(crate) use parts::{FarArgs, ManagerArgs, far, manager};
 
@@ -61,6 +62,8 @@ struct Counts {
     lost: AtomicU64,
     wrong: AtomicU64,
     bytes: AtomicU64,
+    /// Why connections were lost or wrong, and how many for this reason.
+    reasons: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Counts {
@@ -71,10 +74,31 @@ impl Counts {
                 self.bytes.fetch_add(up + down, Ordering::Relaxed);
                 &self.exact
             }
-            Err(Broken::Reset) => &self.lost,
-            Err(_) => &self.wrong,
+            Err(broken @ (Broken::Reset | Broken::Unopened(_))) => {
+                self.note(broken);
+                &self.lost
+            }
+            Err(broken) => {
+                self.note(broken);
+                &self.wrong
+            }
         }
         .fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note(&self, broken: &Broken) {
+        *self.reasons.lock().unwrap_or_else(PoisonError::into_inner).entry(format!("{broken:?}")).or_default() += 1;
+    }
+
+    /// A line for each reason, and what the system had to do with it.
+    fn explain(&self, overflows: u64) {
+        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        for (reason, count) in &*reasons {
+            say(&format!("{count} times: {reason}"));
+        }
+        if !reasons.is_empty() && overflows > 0 {
+            say(&format!("{overflows} times, a connection found the queue of a listener of this machine full"));
+        }
     }
 }
 
@@ -157,7 +181,7 @@ async fn load(
     make: impl for<'a> FnOnce(&'a mut Parts, &'a Arc<Counts>) -> Running<'a>,
 ) -> Result<Outcome, SetupError> {
     let counts: Arc<Counts> = Arc::default();
-    let (before, begin) = (parts.usage()?, Instant::now());
+    let (before, begin, overflows) = (parts.usage()?, Instant::now(), queue_overflows());
     parts.watch();
     make(parts, &counts).await?;
     let time = begin.elapsed();
@@ -166,6 +190,7 @@ async fn load(
     sleep(REST).await;
     let after = parts.usage()?;
     let counts = Arc::into_inner(counts).ok_or("a program still runs")?;
+    counts.explain(queue_overflows() - overflows);
     let outcome = Outcome { name: name.to_owned(), counts, served, time, before, busy, after };
     say(&format!("{} ({total} connections)", outcome.line()));
     Ok(outcome)
@@ -196,6 +221,8 @@ async fn crowd(parts: &mut Parts, counts: &Arc<Counts>, connections: u32, recycl
 async fn stream(parts: &mut Parts, counts: &Arc<Counts>, rate: u32, seconds: u32) -> Result<(), SetupError> {
     let mut programs = JoinSet::new();
     let mut tick = interval(Duration::from_millis(10));
+    // If this process could not run for a while, the load takes longer, but never becomes thousands of connections at once.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for number in 0..rate * seconds {
         if number % (rate / 100).max(1) == 0 {
             tick.tick().await;

@@ -61,6 +61,8 @@ impl Script {
 /// Why a connection did not complete its script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
+    /// The program could not connect at all: the system's reason.
+    Unopened(String),
     /// It was reset, and so reported that it is incomplete.
     Reset,
     /// A clean end came too early.

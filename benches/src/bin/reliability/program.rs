@@ -49,7 +49,7 @@ pub(crate) async fn converse_from(
     manner: Manner,
     progress: Progress<'_>,
 ) -> Result<(), Broken> {
-    let mut stream = connect(from, to, manner).await.map_err(|error| Broken::io(&error))?;
+    let mut stream = connect(from, to, manner).await.map_err(|error| Broken::Unopened(error.to_string()))?;
     stream.write_all(&script.encode()).await.map_err(|error| Broken::io(&error))?;
     let (mut up, mut down) = (Pattern::up(&script), Pattern::down(&script));
     let pauses = match manner {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -37,7 +37,7 @@ struct Kept {
 
 impl Service {
     pub(crate) async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = ssm_forward::bind_tcp((Ipv4Addr::LOCALHOST, 0).into())?;
         let address = listener.local_addr()?;
         let kept: Arc<Kept> = Arc::default();
         let shared = kept.clone();

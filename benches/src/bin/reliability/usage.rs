@@ -45,6 +45,15 @@ impl Usage {
     }
 }
 
+/// How often a connection found the queue of a listener full, since this machine's network began. 0 if the system does not tell.
+pub(crate) fn queue_overflows() -> u64 {
+    let counters = std::fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    pairs.find_map(|(name, value)| (name == "ListenOverflows").then(|| value.parse().ok())?).unwrap_or(0)
+}
+
 /// For tables.
 pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
@@ -53,6 +62,17 @@ pub(crate) fn mebibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_system_counts_overflows_of_queues() {
+        let overflows = queue_overflows();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _waiting: Vec<_> =
+            (0..4).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))).collect();
+        assert!(queue_overflows() > overflows);
+    }
 
     #[test]
     fn this_process_uses_what_it_took() {

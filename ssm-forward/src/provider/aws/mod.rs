@@ -162,7 +162,7 @@ impl AwsProvider {
             Ok(files) => Settings::new(&config, files, &selected)?,
             Err(error) => Settings::new(&config, &Files::default(), &selected).map_err(|_| error.clone())?,
         };
-        if let Some(endpoint) = &config.endpoint_url {
+        if let Some(endpoint) = &settings.given_endpoint {
             endpoint::check("--endpoint-url", endpoint)?;
         }
         let endpoint = endpoint::of_ssm(&settings).await?;
@@ -236,6 +236,15 @@ impl AwsProvider {
             }
         };
         let output = self.renewing(call).await?;
+        if let Some(other) = output.session_id().filter(|id| !id.is_empty() && *id != session_id) {
+            return Err(ProviderError {
+                kind: ProviderErrorKind::Service,
+                message: format!(
+                    "ResumeSession for session {session_id} was answered for another session: {}",
+                    crate::text::one_line(other)
+                ),
+            });
+        }
         let token = output.token_value.filter(|token| !token.is_empty()).ok_or_else(|| ProviderError {
             kind: ProviderErrorKind::SessionGone,
             message: format!("session {session_id} is over: it timed out or was terminated"),

@@ -17,7 +17,7 @@ pub(super) struct Settings {
     pub(super) dual_stack: bool,
     /// A PEM file of trusted roots.
     pub(super) ca_bundle: Option<CaBundle>,
-    given_endpoint: Option<String>,
+    pub(super) given_endpoint: Option<String>,
     endpoints: Endpoints,
 }
 
@@ -48,7 +48,7 @@ impl Settings {
             fips: is_on("AWS_USE_FIPS_ENDPOINT", "use_fips_endpoint", profile),
             dual_stack: is_on("AWS_USE_DUALSTACK_ENDPOINT", "use_dualstack_endpoint", profile),
             ca_bundle: ca_bundle(config, profile, selected),
-            given_endpoint: config.endpoint_url.clone(),
+            given_endpoint: config.endpoint_url.as_deref().map(without_login),
             endpoints: Endpoints {
                 of_services: files.service_endpoints(profile),
                 of_profile: profile.get("endpoint_url").map(str::to_owned),
@@ -75,10 +75,11 @@ impl Settings {
         if given.is_some() || self.endpoints.ignored {
             return given;
         }
-        own_variable(service)
+        let configured = own_variable(service)
             .or_else(|| variable("AWS_ENDPOINT_URL"))
             .or_else(|| self.endpoints.of_services.get(&key(service)).cloned())
-            .or_else(|| self.endpoints.of_profile.clone())
+            .or_else(|| self.endpoints.of_profile.clone());
+        configured.as_deref().map(without_login)
     }
 
     /// The replacement for the host of stream URLs. It must be configured for this service alone, because that host has
@@ -90,6 +91,15 @@ impl Settings {
         }
         own_variable(SERVICE).or_else(|| self.endpoints.of_services.get(SERVICE).cloned())
     }
+}
+
+/// A URL, which may be invalid, without a user name and a password. Requests are signed and need none, and endpoints are shown.
+fn without_login(url: &str) -> String {
+    let begin = url.find("//").map_or(0, |at| at + 2);
+    let (scheme, rest) = url.split_at_checked(begin).unwrap_or((url, ""));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let login = rest.get(..end).and_then(|authority| authority.rfind('@')).map_or(0, |at| at + 1);
+    format!("{scheme}{}", rest.get(login..).unwrap_or_default())
 }
 
 fn own_variable(service: &str) -> Option<String> {
@@ -137,4 +147,23 @@ fn region(config: &AwsConfig, profile: &Profile, selected: &Selected) -> Result<
         return Err(error(format!("{region:?} is not the name of an AWS region, such as eu-central-1")));
     }
     Ok(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_has_no_login() {
+        for (given, expected) in [
+            ("https://user:hush@ssm.example/a@b?c@d", "https://ssm.example/a@b?c@d"),
+            ("http://user:hu@sh@[", "http://["),
+            ("https://ssm.example", "https://ssm.example"),
+            ("user:hush@ssm.example", "ssm.example"),
+            ("https://hush@", "https://"),
+            ("", ""),
+        ] {
+            assert_eq!(without_login(given), expected);
+        }
+    }
 }

@@ -150,7 +150,7 @@ pub(crate) const CASES: &[Case] = &[
     quick(relayed(exact(&["end,after=700ms,times=4,status=terminated"]))),
     relayed(exact(&["end,every=700ms,times=8,status=terminated"])),
     quick(relayed(exact(&["end,nth=1000,times=3"]))),
-    relayed(exact(&["end,nth=150,times=12"])),
+    relayed(exact(&["end,nth=600"])),
     relayed(exact(&["timed-out,after=700ms,times=4"])),
     relayed(exact(&["agent-away,after=300ms,for=7s"])),
     relayed(exact(&["agent-deaf,after=300ms,for=7s"])),

@@ -34,6 +34,9 @@ mod policy;
 mod port_holder;
 mod relay;
 mod remote;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod run;
 mod shutdown;
 mod socks;

@@ -484,24 +484,54 @@ mod tests {
     ];
 
     proptest::proptest! {
-        /// The spec says what was written; what it means, written plainly, means the same again; errors are one line.
         #[test]
         fn any_text_is_a_forward_or_one_line_says_why_not(text in crate::soup::soup(WORDS)) {
-            match text.parse::<ForwardRequest>() {
-                Ok(request) => assert_eq!(request.text(), text),
-                Err(error) => assert!(!error.to_string().is_empty()),
+            what_becomes_of(&text);
+        }
+    }
+
+    #[test]
+    fn the_corpus_is_forwards_or_one_line_says_why_not() {
+        let seeds: [&[u8]; 10] = [
+            b"8080:80",
+            b"db.internal:5432",
+            b"5433:db.internal:5432",
+            b"127.0.0.2:8080:[::1]:80",
+            b"unix:/run/s:db:1",
+            b"0:80",
+            b"rds:orders",
+            b"3307:rds:orders/reader@3306",
+            b"[::]:1:2",
+            b"*:1:db:2",
+        ];
+        crate::replay::corpus("forward_spec", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
+    }
+
+    /// The spec says what was written; what it means, written plainly, means the same again; errors are one line.
+    fn what_becomes_of(text: &str) -> String {
+        let request = match text.parse::<ForwardRequest>() {
+            Ok(request) => {
+                assert_eq!(request.text(), text);
+                "a request".to_owned()
             }
-            if let Ok(spec) = text.parse::<ForwardSpec>() {
+            Err(error) => error.to_string(),
+        };
+        assert!(!request.is_empty());
+        let spec = match text.parse::<ForwardSpec>() {
+            Ok(spec) => {
                 let remote = spec.remote.to_string().replace("port ", "");
-                let plain = match &spec.listen {
-                    ListenAddr::Tcp(address) => format!("{address}:{remote}"),
-                    ListenAddr::Unix(path) => format!("unix:{}:{remote}", path.display()),
+                let (plain, kind) = match &spec.listen {
+                    ListenAddr::Tcp(address) => (format!("{address}:{remote}"), "tcp"),
+                    ListenAddr::Unix(path) => (format!("unix:{}:{remote}", path.display()), "unix"),
                     _ => unreachable!("a spec names no other"),
                 };
                 let again = plain.parse::<ForwardSpec>().unwrap();
                 assert_eq!((again.listen, again.remote), (spec.listen, spec.remote), "{plain}");
+                kind.to_owned()
             }
-            let _ = parse_listen_address(&text);
-        }
+            Err(error) => error.to_string(),
+        };
+        let listen = parse_listen_address(text).map_or_else(|error| error, |_| "an address".into());
+        format!("{request}|{spec}|{listen}")
     }
 }

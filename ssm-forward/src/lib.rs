@@ -58,6 +58,9 @@ mod program;
 mod provider;
 mod pump;
 mod relay;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod route;
 mod session;
 #[cfg(test)]

@@ -341,18 +341,44 @@ const WORDS: &[&str] = &[
 ];
 
 proptest::proptest! {
-    /// Any file is one or has problems, each at a place of the file and with a text that can be shown.
     #[test]
     fn any_file_is_read_or_its_problems_are_shown(text in crate::soup::soup(WORDS), of_user in proptest::prelude::any::<bool>()) {
-        let author = if of_user { problem::Author::User } else { problem::Author::Project("/project".into()) };
-        let source = problem::Source { path: "/project/file.toml".into(), text: text.clone(), author };
-        let mut problems = Vec::new();
-        let file = file::read(std::sync::Arc::new(source), &mut problems);
-        for problem in &problems {
-            let (_, at) = problem.position();
-            assert!(at <= text.len(), "byte {at} of {text:?}");
-        }
-        assert!(problems.is_empty() || !failure(&problems).shown().is_empty());
-        assert!(file.tunnels.keys().all(|name| text.contains(name.as_str()) || text.contains('\\')));
+        what_becomes_of(&text, of_user);
     }
+}
+
+#[test]
+fn the_corpus_is_read_or_its_problems_are_shown() {
+    let seeds: [&[u8]; 6] = [
+        b"u[defaults]\nprofile = \"staging\"\nregion = \"eu-central-1\"\n\n[tunnels.a]\nremote = \"rds:orders\"\ngroups = [\"x\"]\n",
+        b"u[tunnels.\"a b\"]\ntarget = \"i-1\"\nremote = \"db:5432\"\nlocal = 5432\nsessions = 4\nwait-ready = true\n",
+        b"uinclude = [\"team.toml\", \"~/t.toml\"]\n[tunnels.${HOME}]\ntarget = \"${TARGET:-i-1}\"\n",
+        b"p[tunnels.web]\ntarget = \"tag:Role=bastion\"\nremote = \"web.internal:80\"\nlocal = 8080\n",
+        b"p[tunnels.c]\nprofile = \"x\"\nlocal = \"unix:/run/s\"\nconnect-timeout = \"10s\"\nallow-stream-host = [\"h\"]\n",
+        b"u[tunnels.d]\nlocal = 70000\nsessions = \"auto\"\nmessage-rate = 0\nunknown = 1\nloca = 2\n",
+    ];
+    crate::replay::corpus("config_file", &seeds, 2000, |input| {
+        // The first byte says whose file it is.
+        let (of_user, text) = input.split_first().map_or((true, input), |(first, rest)| (*first == b'u', rest));
+        what_becomes_of(&String::from_utf8_lossy(text), of_user)
+    });
+}
+
+/// Any file is one or has problems, each at a place of the file and with a text that can be shown.
+fn what_becomes_of(text: &str, of_user: bool) -> String {
+    let author = if of_user { problem::Author::User } else { problem::Author::Project("/project".into()) };
+    let source = problem::Source { path: "/project/file.toml".into(), text: text.to_owned(), author };
+    let mut problems = Vec::new();
+    let file = file::read(std::sync::Arc::new(source), &mut problems);
+    for problem in &problems {
+        let (_, at) = problem.position();
+        assert!(at <= text.len(), "byte {at} of {text:?}");
+    }
+    assert!(file.tunnels.keys().all(|name| text.contains(name.as_str()) || text.contains('\\')));
+    if problems.is_empty() {
+        return format!("{} tunnels", if file.tunnels.is_empty() { "no" } else { "some" });
+    }
+    let failure = failure(&problems);
+    assert!(!failure.shown().is_empty());
+    failure.message
 }

@@ -201,14 +201,44 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-        /// Whatever a client says before it is silent, it is answered or refused, and what it asks for is a host.
         #[test]
         fn any_greeting_is_a_request_or_refused(bytes in greeting()) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            if let Ok(Some(request)) = runtime.block_on(read_from(bytes)) {
+            what_becomes_of(bytes);
+        }
+    }
+
+    #[test]
+    fn the_corpus_is_requests_or_refused() {
+        let seeds: [&[u8]; 9] = [
+            b"\x05\x01\x00\x05\x01\x00\x03\x0bdb.internal\x01\xbb",
+            b"\x05\x02\x00\x02\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50",
+            b"\x05\x01\x00\x05\x01\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x50",
+            b"\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50",
+            b"\x05\x01\x02",
+            b"\x04\x01\x00\x50\x7f\x00\x00\x01user\x00",
+            b"\x04\x01\x00\x50\x00\x00\x00\x01user\x00db.internal\x00",
+            b"\x04\x02\x00\x50\x7f\x00\x00\x01\x00",
+            b"CONNECT db:1 HTTP/1.1\r\n\r\n",
+        ];
+        crate::replay::corpus("socks_request", &seeds, 300, |input| what_becomes_of(input.to_vec()));
+    }
+
+    /// Whatever a client says before it is silent, it is answered or refused, and what it asks for is a host.
+    fn what_becomes_of(bytes: Vec<u8>) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        match runtime.block_on(read_from(bytes)) {
+            Ok(Some(request)) => {
                 let Destination { host, port } = &request.destination;
                 assert_eq!(Destination::new(host, *port), Some(request.destination.clone()));
+                let protocol = match request.protocol {
+                    Protocol::Socks5(_) => "five",
+                    Protocol::Socks4(_) => "four",
+                    Protocol::Http(_) => "http",
+                };
+                format!("{protocol} {}", if host.parse::<std::net::IpAddr>().is_ok() { "address" } else { "name" })
             }
+            Ok(None) => "answered".into(),
+            Err(error) => error.to_string(),
         }
     }
 }

@@ -168,16 +168,38 @@ mod tests {
     ];
 
     proptest::proptest! {
-        /// Any head is a destination, which is written as it was asked for, or has an answer of HTTP.
         #[test]
         fn any_head_gets_a_connection_or_an_answer(head in crate::soup::soup(WORDS), pac in proptest::option::of("[a-z]{4}")) {
-            match asked(format!("{head}\r\n\r\n").as_bytes(), pac.as_deref()) {
-                Asked::Connect(destination) => assert_eq!(authority(&destination.to_string()), Some(destination)),
-                Asked::Answered(answer) => {
-                    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
-                    let is_file = pac.as_deref().is_some_and(|pac| answer.ends_with(&format!("{pac}\n")));
-                    assert!(!is_file || (head.contains("/proxy.pac") && !answer.contains(" 404 ")), "{answer}");
-                }
+            what_becomes_of(format!("{head}\r\n\r\n").as_bytes(), pac.as_deref());
+        }
+    }
+
+    #[test]
+    fn the_corpus_gets_connections_or_answers() {
+        let seeds: [&[u8]; 6] = [
+            b"CONNECT db.internal:443 HTTP/1.1\r\nHost: db.internal:443\r\n\r\n",
+            b"CONNECT [::1]:80 HTTP/1.0\r\n\r\n",
+            b"GET /proxy.pac HTTP/1.1\r\nHost: 127.0.0.1:1080\r\n\r\n",
+            b"GET http://db.internal/ HTTP/1.1\r\n\r\n",
+            b"HEAD / HTTP/1.1\r\nHost: rebound.example\r\n\r\n",
+            b"CONNECT nothing HTTP/1.1\r\nProxy-Authorization: Basic eA==\r\n\r\n",
+        ];
+        crate::replay::corpus("http_request", &seeds, 5000, |input| what_becomes_of(input, Some("pacs")));
+    }
+
+    /// Any head is a destination, which is written as it was asked for, or has an answer of HTTP.
+    fn what_becomes_of(head: &[u8], pac: Option<&str>) -> String {
+        match asked(head, pac) {
+            Asked::Connect(destination) => {
+                assert_eq!(authority(&destination.to_string()), Some(destination));
+                "a connection".into()
+            }
+            Asked::Answered(answer) => {
+                assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+                let is_file = pac.is_some_and(|pac| answer.ends_with(&format!("{pac}\n")));
+                let asks = head.windows(10).any(|part| part == b"/proxy.pac");
+                assert!(!is_file || (asks && !answer.contains(" 404 ")), "{answer}");
+                answer
             }
         }
     }

@@ -369,22 +369,52 @@ mod tests {
     ];
 
     proptest::proptest! {
-        /// Whoever writes the URL: the token goes to this machine or, over TLS, to AWS.
         #[test]
         fn no_url_leads_the_token_elsewhere(text in crate::soup::soup(WORDS)) {
-            if let Ok(url) = StreamUrl::parse(&text, &StreamUrlPolicy::AwsOrLoopback) {
+            what_becomes_of(&text);
+        }
+    }
+
+    #[test]
+    fn no_url_of_the_corpus_leads_the_token_elsewhere() {
+        let seeds: [&[u8]; 7] = [
+            b"wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1?role=publish_subscribe",
+            b"wss://ssmmessages-fips.us-gov-west-1.amazonaws.com/v1/data-channel/s-1",
+            b"wss://vpce-0.ssmmessages.eu-west-1.vpce.amazonaws.com/x",
+            b"ws://127.0.0.1:8080/v1/data-channel/s-1",
+            b"ws://[::1]/x",
+            b"wss://user:pass@localhost/",
+            b"https://ssmmessages.cn-north-1.amazonaws.com.cn.evil.example/",
+        ];
+        crate::replay::corpus("stream_url", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
+    }
+
+    /// Whoever writes the URL: the token goes to this machine or, over TLS, to AWS.
+    fn what_becomes_of(text: &str) -> String {
+        let url = match StreamUrl::parse(text, &StreamUrlPolicy::AwsOrLoopback) {
+            Ok(url) => {
                 let host = url.host();
-                let is_aws = url.is_secure()
-                    && host.contains("ssmmessages")
-                    && PARTITIONS.iter().any(|suffix| host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')));
-                assert!(is_aws || url.is_loopback(), "{text:?} leads to {host}");
+                let suffix = PARTITIONS.iter().position(|suffix| {
+                    host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')) && host.contains("ssmmessages")
+                });
+                assert!((suffix.is_some() && url.is_secure()) || url.is_loopback(), "{text:?} leads to {host}");
                 assert!(url.as_url().username().is_empty() && url.as_url().password().is_none(), "{text:?}");
+                // A letter for each partition.
+                suffix
+                    .and_then(|at| u8::try_from(at).ok())
+                    .map_or_else(|| "loopback".into(), |at| char::from(b'a' + at).to_string())
             }
-            if let Ok(endpoint) = text.parse::<StreamEndpoint>() {
+            Err(error) => format!("{error:?}"),
+        };
+        let endpoint = match text.parse::<StreamEndpoint>() {
+            Ok(endpoint) => {
                 let replaced = endpoint.replace(&Url::parse("wss://x/v1/s-1?role=a").unwrap()).unwrap();
                 assert_eq!(replaced.host(), endpoint.as_url().host(), "{text:?}");
                 assert!(replaced.as_str().ends_with("/v1/s-1?role=a"), "{replaced}");
+                "an endpoint".into()
             }
-        }
+            Err(error) => format!("{error:?}"),
+        };
+        format!("{url}|{endpoint}")
     }
 }

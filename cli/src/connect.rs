@@ -187,8 +187,7 @@ impl Source {
 }
 
 fn timed_out(target: &str) -> ForwardError {
-    let seconds = TIMEOUT.as_secs();
-    ForwardError::TimedOut(format!("{target} was not ready within {seconds} s: is its agent online?"))
+    ForwardError::TimedOut { target: target.to_owned(), limit: TIMEOUT }
 }
 
 /// The request. If another document is named, it gets only those parameters of the command's own document that it

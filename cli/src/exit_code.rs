@@ -2,7 +2,7 @@
 
 use std::process::Termination;
 
-use ssm_forward::{ForwardError, ProviderError, ProviderErrorKind};
+use ssm_forward::{ForwardError, ProviderError, ProviderErrorKind, SystemError};
 
 use crate::{outside, port_holder};
 
@@ -148,18 +148,23 @@ impl From<ForwardError> for Failure {
         match error {
             ForwardError::Listen { address, source } => listen_failure(&address, &source),
             ForwardError::Provider(error) => error.into(),
-            ForwardError::Transport(message) => Self::new(ExitCode::Channel, "transport", message),
-            ForwardError::Agent(message) => Self::new(ExitCode::Channel, "agent", message),
-            ForwardError::TimedOut(message) => Self::new(ExitCode::Channel, "timeout", message),
-            ForwardError::RemoteRefused(message) => Self::new(ExitCode::RemotePort, "remote_refused", message),
-            ForwardError::SessionEnded(message) => Self::new(ExitCode::SessionLost, "session_ended", message),
-            other => Self::internal(other),
+            other => {
+                let (code, kind) = match &other {
+                    ForwardError::Transport(_) | ForwardError::NotResumed(_) => (ExitCode::Channel, "transport"),
+                    ForwardError::Agent(_) => (ExitCode::Channel, "agent"),
+                    ForwardError::TimedOut { .. } => (ExitCode::Channel, "timeout"),
+                    ForwardError::RemoteRefused { .. } => (ExitCode::RemotePort, "remote_refused"),
+                    ForwardError::SessionEnded(_) => (ExitCode::SessionLost, "session_ended"),
+                    _ => return Self::internal(other),
+                };
+                Self::new(code, kind, other.to_string())
+            }
         }
     }
 }
 
 /// Why the local socket cannot be opened, and what to do.
-fn listen_failure(address: &str, source: &std::io::Error) -> Failure {
+fn listen_failure(address: &str, source: &SystemError) -> Failure {
     use std::io::ErrorKind;
     let remedy = match source.kind() {
         ErrorKind::AddrInUse if address.starts_with('/') || !address.contains(':') => {
@@ -189,10 +194,15 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use ssm_forward::{CloseReason, StreamError, TransportError};
+
     use super::*;
 
     fn listen(address: &str, kind: std::io::ErrorKind) -> Failure {
-        ForwardError::Listen { address: address.into(), source: kind.into() }.into()
+        let source = std::io::Error::from(kind).into();
+        ForwardError::Listen { address: address.into(), source }.into()
     }
 
     #[test]
@@ -204,11 +214,16 @@ mod tests {
         assert_eq!(provider(ProviderErrorKind::Configuration), ExitCode::Config);
         assert_eq!(provider(ProviderErrorKind::NotConnected), ExitCode::Api);
         assert_eq!(provider(ProviderErrorKind::Unreachable), ExitCode::Api);
-        assert_eq!(Failure::from(ForwardError::Transport("m".into())).code, ExitCode::Channel);
-        assert_eq!(Failure::from(ForwardError::Agent("m".into())).code, ExitCode::Channel);
-        assert_eq!(Failure::from(ForwardError::TimedOut("m".into())).code, ExitCode::Channel);
-        assert_eq!(Failure::from(ForwardError::RemoteRefused("m".into())).code, ExitCode::RemotePort);
-        assert_eq!(Failure::from(ForwardError::SessionEnded("m".into())).code, ExitCode::SessionLost);
+        let code = |error: ForwardError| Failure::from(error).code;
+        assert_eq!(code(TransportError::Silent(3).into()), ExitCode::Channel);
+        assert_eq!(code(ForwardError::NotResumed(TransportError::Silent(3).into())), ExitCode::Channel);
+        assert_eq!(
+            code(ForwardError::TimedOut { target: "i-1".into(), limit: Duration::from_secs(1) }),
+            ExitCode::Channel
+        );
+        let source = StreamError::Refused.into();
+        assert_eq!(code(ForwardError::RemoteRefused { destination: "db:1".into(), source }), ExitCode::RemotePort);
+        assert_eq!(code(ForwardError::SessionEnded(CloseReason::Terminated)), ExitCode::SessionLost);
     }
 
     #[test]
@@ -222,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_line() {
-        let failure = Failure::from(ForwardError::Agent("first\n  second\r\n\nthird".into()));
+        let failure = Failure::new(ExitCode::Channel, "agent", "first\n  second\r\n\nthird");
         assert_eq!(failure.message, "first second third");
         let failure = Failure::from(ProviderError { kind: ProviderErrorKind::Invalid, message: "no\u{1b}[2J".into() });
         assert_eq!(failure.message, "no\\u{1b}[2J");

@@ -41,7 +41,7 @@ where
         }
         sleep(pause).await;
     }
-    Err(ForwardError::TimedOut(format!("{target} never connected")))
+    Err(ForwardError::TimedOut { target: target.to_owned(), limit: patience })
 }
 
 /// Whether to continue. Once the wait has begun, other temporary errors do not end it: the API throttles, or an agent
@@ -51,18 +51,18 @@ fn can_pass(error: &ForwardError, waits: bool) -> bool {
         ForwardError::Provider(error) => {
             error.kind == ProviderErrorKind::NotConnected || (waits && error.is_retryable())
         }
-        ForwardError::TimedOut(_) => waits,
+        ForwardError::TimedOut { .. } => waits,
         _ => false,
     }
 }
 
 fn waited(error: ForwardError, target: &str, patience: Duration) -> ForwardError {
-    let told = |text: &str| format!("{text}; waited {} s for {target} to connect", patience.as_secs_f32());
     match error {
         ForwardError::Provider(ProviderError { kind, message }) => {
-            ForwardError::Provider(ProviderError { kind, message: told(&message) })
+            let message = format!("{message}; waited {} s for {target} to connect", patience.as_secs_f32());
+            ForwardError::Provider(ProviderError { kind, message })
         }
-        ForwardError::TimedOut(message) => ForwardError::TimedOut(told(&message)),
+        ForwardError::TimedOut { target, .. } => ForwardError::TimedOut { target, limit: patience },
         other => other,
     }
 }

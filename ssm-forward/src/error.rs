@@ -1,10 +1,41 @@
-//! Why forwarding failed. The variants tell which part is at fault.
+//! What can fail, by who is to blame. All errors can be cloned and compared, so that callers match on variants.
 
-use crate::ProviderError;
-use crate::session::DialError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Why a forwarder could not start, or ended. Each message is one line.
-#[derive(Debug, thiserror::Error)]
+use ssm_proto::SessionError;
+use ssm_proto::relay::RefusalKind;
+
+use crate::text::{bounded, one_line};
+use crate::{ProviderError, TransportError};
+
+/// Why a forwarder or a session could not start, or ended. Each message is one line.
+///
+/// The variant says which part is at fault, and the value inside says how:
+///
+/// ```
+/// use ssm_forward::{ForwardError, ProbeError, ProviderErrorKind, StreamError};
+///
+/// fn advice(error: &ForwardError) -> &'static str {
+///     match error {
+///         ForwardError::Provider(error) => match error.kind {
+///             ProviderErrorKind::AccessDenied => "ask for the IAM permission",
+///             ProviderErrorKind::NotConnected => "start the instance, or its agent",
+///             ProviderErrorKind::Throttled => "try again later",
+///             _ => "see the message",
+///         },
+///         ForwardError::RemoteRefused { source: ProbeError::Stream(StreamError::Refused), .. } => "start the server",
+///         ForwardError::RemoteRefused { .. } => "look at the firewall",
+///         ForwardError::SessionEnded(reason) => match reason {
+///             ssm_forward::CloseReason::Closed(_) => "the service ended the session",
+///             _ => "see the message",
+///         },
+///         _ => "see the message",
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForwardError {
     /// The local socket cannot be opened.
@@ -13,33 +44,257 @@ pub enum ForwardError {
         /// The requested address.
         address: String,
         /// The system's error.
-        source: std::io::Error,
+        source: SystemError,
     },
-    /// The API refused.
+    /// The API refused or cannot be reached. [`ProviderError::kind`] tells, for example, denied access, a target that
+    /// is not connected and throttling apart.
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The WebSocket could not be opened.
-    #[error("{0}")]
-    Transport(String),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The WebSocket was lost before the session was ready, and the session cannot be resumed.
+    #[error("the session cannot be resumed: {0}")]
+    NotResumed(#[source] DialError),
     /// The agent refused or misbehaved.
+    #[error("{}", bounded(.0.to_string()))]
+    Agent(#[source] SessionError),
+    /// [`ForwardConfig::wait_ready`](crate::ForwardConfig::wait_ready): the remote port does not accept connections.
+    #[error("the remote port does not answer ({destination}): {source}")]
+    RemoteRefused {
+        /// The host and port, or the port of the target.
+        destination: String,
+        /// What happened to the connection.
+        source: ProbeError,
+    },
+    /// The session was not ready in time.
+    #[error(
+        "{target} was not ready within {} s: is its agent online, and can it reach the service?",
+        .limit.as_secs_f32()
+    )]
+    TimedOut {
+        /// The target of the request.
+        target: String,
+        /// The time that it had.
+        limit: Duration,
+    },
+    /// The session ended while it was in use, or before it was ready.
     #[error("{0}")]
-    Agent(String),
-    /// `wait_ready`: the remote port does not accept connections.
-    #[error("{0}")]
-    RemoteRefused(String),
-    /// It took longer than `connect_timeout`.
-    #[error("{0}")]
-    TimedOut(String),
-    /// The session ended while it was in use.
-    #[error("{0}")]
-    SessionEnded(String),
+    SessionEnded(CloseReason),
+    /// The forwarder has ended ([`Entrance::hand_in`](crate::Entrance::hand_in)).
+    #[error("the forwarder has ended")]
+    ForwarderEnded,
 }
 
 impl From<DialError> for ForwardError {
     fn from(error: DialError) -> Self {
         match error {
             DialError::Provider(error) => Self::Provider(error),
-            DialError::Transport(error) => Self::Transport(error.to_string()),
+            DialError::Transport(error) => Self::Transport(error),
         }
+    }
+}
+
+/// For a session that ended before it was ready.
+impl From<CloseReason> for ForwardError {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Agent(error) => Self::Agent(error),
+            CloseReason::Lost(error) => Self::NotResumed(error),
+            reason => Self::SessionEnded(reason),
+        }
+    }
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// [`Session::terminate`](crate::Session::terminate) was called, or the [`Session`](crate::Session) was dropped.
+    #[error("terminated")]
+    Terminated,
+    /// The service closed it; the text says why, often nothing.
+    #[error("{}", closed(.0))]
+    Closed(String),
+    /// The agent refused or misbehaved.
+    #[error("{}", bounded(.0.to_string()))]
+    Agent(#[source] SessionError),
+    /// The WebSocket was lost and the session cannot be resumed.
+    #[error("the session cannot be resumed: {0}")]
+    Lost(#[source] DialError),
+    /// A bug in this library: the session's task panicked.
+    #[error("the session's task ended unexpectedly")]
+    Panicked,
+}
+
+fn closed(text: &str) -> String {
+    match text.trim() {
+        "" => "the session was closed by the service".into(),
+        _ => format!("the session was closed by the service: {}", one_line(text)),
+    }
+}
+
+/// Why the data channel's WebSocket could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The API grants no token, or the upgrade cannot be signed.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The host cannot be reached, or refuses.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+/// Why the destination could not be shown to accept connections.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The connection failed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// There was no answer for this long.
+    #[error("no connection within {:.1} s; a firewall or security group may drop the packets to it", .0.as_secs_f32())]
+    TimedOut(Duration),
+}
+
+/// Why a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The agent could not connect to the destination.
+    #[error(
+        "the agent could not connect to the destination: nothing listens there, or it is not reachable from the node"
+    )]
+    Refused,
+    /// The destination sent nothing for [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was
+    /// finished here, although it could have been heard. The stream was given up, and it is not known whether the
+    /// answer was complete.
+    #[error("the destination sent nothing for {} s after the end of the input, {}", .silence.as_secs_f32(), match .answered {
+        true => "and did not end the connection",
+        false => "and never answered",
+    })]
+    Silent {
+        /// Whether it ever sent anything.
+        answered: bool,
+        /// Minimum duration of the silence.
+        silence: Duration,
+    },
+    /// The relay on the node could not connect to the destination; here is why.
+    #[error("the node could not connect to the destination: {why}")]
+    Unreachable {
+        /// For programs.
+        kind: RefusalKind,
+        /// In the words of the node's system.
+        why: String,
+    },
+    /// The destination reset the connection. Only a relay can tell.
+    #[error("the destination reset the connection")]
+    Reset,
+    /// What a relay sent is not what it should be.
+    #[error("the relay's data is damaged")]
+    Damaged,
+    /// The far side took the stream away, or it was finished here.
+    #[error("the stream is closed")]
+    Closed,
+    /// The session is over.
+    #[error("{0}")]
+    SessionEnded(CloseReason),
+    /// There was no session for this long: [`PoolConfig::hold`](crate::PoolConfig::hold).
+    #[error("there was no session for {} s", .0.as_secs())]
+    NoSession(Duration),
+    /// The relay on the node is gone.
+    #[error("{why}")]
+    RelayEnded {
+        /// One line.
+        why: String,
+    },
+    /// The relay has as many connections as it accepts.
+    #[error("the relay has too many connections")]
+    RelayFull,
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match &error {
+            StreamError::Refused => io::ErrorKind::ConnectionRefused,
+            StreamError::Unreachable { kind: RefusalKind::TimedOut, .. } => io::ErrorKind::TimedOut,
+            StreamError::Unreachable { kind: RefusalKind::Unreachable, .. } => io::ErrorKind::HostUnreachable,
+            StreamError::Unreachable { .. } => io::ErrorKind::ConnectionRefused,
+            StreamError::Damaged => io::ErrorKind::InvalidData,
+            StreamError::Silent { .. } | StreamError::NoSession(_) => io::ErrorKind::TimedOut,
+            StreamError::Closed => io::ErrorKind::BrokenPipe,
+            StreamError::RelayFull => io::ErrorKind::QuotaExceeded,
+            StreamError::Reset | StreamError::SessionEnded(_) | StreamError::RelayEnded { .. } => {
+                io::ErrorKind::ConnectionReset
+            }
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// An [`io::Error`] that can be cloned and compared.
+#[derive(Clone, Debug)]
+pub struct SystemError(Arc<io::Error>);
+
+impl SystemError {
+    /// The kind of error.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.0.kind()
+    }
+}
+
+impl From<io::Error> for SystemError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl PartialEq for SystemError {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for SystemError {}
+
+impl std::fmt::Display for SystemError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for SystemError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+    use crate::ProviderErrorKind;
+
+    #[test]
+    fn errors_are_told_apart_by_variants_and_keep_their_sources() {
+        let gone = ProviderError { kind: ProviderErrorKind::SessionGone, message: "it is gone".into() };
+        let reason = CloseReason::Lost(gone.clone().into());
+        let error = ForwardError::from(reason.clone());
+        assert_eq!(error, ForwardError::NotResumed(DialError::Provider(gone)));
+        assert_eq!(error.to_string(), "the session cannot be resumed: it is gone");
+        assert!(error.source().is_some_and(|source| source.downcast_ref::<DialError>().is_some()));
+        let stream = StreamError::SessionEnded(reason);
+        assert_eq!(io::Error::from(stream.clone()).kind(), io::ErrorKind::ConnectionReset);
+        let source = io::Error::from(stream.clone()).into_inner().unwrap();
+        assert_eq!(source.downcast_ref::<StreamError>(), Some(&stream));
+    }
+
+    #[test]
+    fn a_systems_error_is_compared_by_what_it_says() {
+        let in_use = || SystemError::from(io::Error::from(io::ErrorKind::AddrInUse));
+        assert_eq!(in_use(), in_use());
+        assert_ne!(in_use(), SystemError::from(io::Error::from(io::ErrorKind::PermissionDenied)));
     }
 }

@@ -4,6 +4,7 @@ mod relayed;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +21,10 @@ use crate::program;
 use crate::pump::{PumpError, Traffic, pump};
 use crate::relay::RelayConfig;
 use crate::route::{Route, Sender, Stream};
-use crate::session::{Session, SessionConfig, SessionNotice, StreamError};
+use crate::session::{Session, SessionConfig, SessionNotice};
 use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
-use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest};
+use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest, StreamError};
 
 use relayed::Relayed;
 
@@ -115,7 +116,7 @@ impl ForwarderBuilder {
     /// # Errors
     /// [`ForwardError::Listen`] if it cannot listen on the address.
     pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
-        let failed = |source| ForwardError::Listen { address: listen.to_string(), source };
+        let failed = |source: io::Error| ForwardError::Listen { address: listen.to_string(), source: source.into() };
         program::prepare();
         self.on(Listener::bind(&listen).await.map_err(failed)?)
     }
@@ -126,12 +127,13 @@ impl ForwarderBuilder {
     /// [`ForwardError::Listen`] if it cannot be used.
     pub fn listener(self, open: OpenListener) -> Result<Forwarder, ForwardError> {
         program::prepare();
-        let failed = |source| ForwardError::Listen { address: "a socket that was passed".into(), source };
+        let address = "a socket that was passed".to_owned();
+        let failed = |source: io::Error| ForwardError::Listen { address, source: source.into() };
         self.on(Listener::of(open).map_err(failed)?)
     }
 
     fn on(self, listener: Listener) -> Result<Forwarder, ForwardError> {
-        let failed = |source| ForwardError::Listen { address: "a socket".into(), source };
+        let failed = |source: io::Error| ForwardError::Listen { address: "a socket".into(), source: source.into() };
         let local_addr = listener.local_addr().map_err(failed)?;
         let Self { provider, request, session, config, on_event } = self;
         let stats = ForwardStats::default();

@@ -71,7 +71,7 @@ mod transport;
 mod unanswered;
 
 pub use awaiting::await_target;
-pub use error::ForwardError;
+pub use error::{CloseReason, DialError, ForwardError, ProbeError, StreamError, SystemError};
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
 /// For [`SessionProvider::sign_upgrade`].
@@ -88,10 +88,12 @@ pub use provider::{
 };
 pub use relay::{RelayConfig, RelayProgram, RelayReport, relay_remove, relay_status};
 pub use session::{
-    CloseReason, Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamError,
-    StreamSender, settle,
+    Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamSender, settle,
 };
-pub use ssm_proto::{Output, PortProperties, SessionMode, SessionType, TerminalSize};
+/// The protocol's own types, for example those of [`SessionConfig::protocol`].
+pub use ssm_proto;
+pub use ssm_proto::relay::RefusalKind;
+pub use ssm_proto::{Output, PortProperties, SessionError, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{
     NetworkPath, PathProblem, PathStep, Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError,

@@ -96,10 +96,10 @@ impl Entrance {
     /// the forwarder has taken it: then it is counted by [`ForwardStats`](crate::ForwardStats).
     ///
     /// # Errors
-    /// [`ForwardError::SessionEnded`] if the forwarder has ended. The program sees a reset.
+    /// [`ForwardError::ForwarderEnded`] if the forwarder has ended. The program sees a reset.
     pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
         reset_on_close(&stream, true);
-        let ended = || ForwardError::SessionEnded("the forwarder has ended".into());
+        let ended = || ForwardError::ForwarderEnded;
         let (taken, is_taken) = oneshot::channel();
         self.streams.send((stream, taken)).await.map_err(|_| ended())?;
         is_taken.await.map_err(|_| ended())

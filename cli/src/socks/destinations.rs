@@ -254,14 +254,12 @@ impl Keep {
     async fn run(self, forwarder: Forwarder) {
         let permit = self.shared.starts.clone().acquire_owned().await.ok();
         *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
-        let began = Instant::now();
         let ended = forwarder.run(self.until_unused()).await;
         drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let was_ready = matches!(*self.tell.borrow(), Readiness::Ready);
         match ended {
             Err(error) if !was_ready => {
-                let timed_out = began.elapsed() >= self.shared.plan.config.connect_timeout;
-                let refusal = Refusal::of(&error, timed_out);
+                let refusal = Refusal::of(&error);
                 tracing::warn!(destination = %self.destination, "{}", refusal.text);
                 // It stays for a while, for those who ask again.
                 self.tell.send_replace(Readiness::Failed { refusal, at: Instant::now() });

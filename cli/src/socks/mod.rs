@@ -58,8 +58,9 @@ pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCo
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let listener = ssm_forward::bind_tcp(address);
-    listener.map_err(|source| ssm_forward::ForwardError::Listen { address: address.to_string(), source }.into())
+    let failed =
+        |source: io::Error| ssm_forward::ForwardError::Listen { address: address.to_string(), source: source.into() };
+    ssm_forward::bind_tcp(address).map_err(|error| failed(error).into())
 }
 
 /// Looks the node up.

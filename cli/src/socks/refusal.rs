@@ -1,7 +1,7 @@
 //! Why a client does not get its connection, in the words of each protocol.
 
 use fast_socks5::ReplyError;
-use ssm_forward::{ForwardError, ProviderErrorKind};
+use ssm_forward::{ForwardError, ProbeError, ProviderErrorKind};
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +33,13 @@ impl Refusal {
         Self { kind, text: text.into() }
     }
 
-    /// Of a destination that could not be reached. `timed_out`: all the time that it had has passed.
-    pub(super) fn of(error: &ForwardError, timed_out: bool) -> Self {
+    /// Of a destination that could not be reached.
+    pub(super) fn of(error: &ForwardError) -> Self {
         let kind = match error {
-            ForwardError::RemoteRefused(_) if timed_out => RefusalKind::TimedOut,
-            ForwardError::RemoteRefused(_) => RefusalKind::Refused,
-            ForwardError::TimedOut(_) => RefusalKind::TimedOut,
+            ForwardError::TimedOut { .. } | ForwardError::RemoteRefused { source: ProbeError::TimedOut(_), .. } => {
+                RefusalKind::TimedOut
+            }
+            ForwardError::RemoteRefused { .. } => RefusalKind::Refused,
             // What the agent says when it cannot resolve the name, or cannot connect.
             ForwardError::Agent(_) | ForwardError::SessionEnded(_) => RefusalKind::Unreachable,
             ForwardError::Provider(error) if error.kind == ProviderErrorKind::NotConnected => RefusalKind::Unreachable,

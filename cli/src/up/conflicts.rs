@@ -41,7 +41,7 @@ pub(super) fn check_free(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure>
             && activation::listener(listen).is_none()
             && let Err(source) = std::net::TcpListener::bind(address)
         {
-            let failure = Failure::from(ForwardError::Listen { address: address.to_string(), source });
+            let failure = Failure::from(ForwardError::Listen { address: address.to_string(), source: source.into() });
             return Err(Failure { message: format!("the tunnel `{}`: {}", tunnel.name, failure.message), ..failure });
         }
     }

@@ -14,7 +14,7 @@ use crate::pool::{Blueprint, Pool};
 use crate::relay::{Pipes, PipesEnd, Placed, RelayConfig, place};
 use crate::route::Route;
 use crate::session::Session;
-use crate::{ForwardError, ForwardEvent, StartRequest};
+use crate::{ForwardError, ForwardEvent, ProbeError, StartRequest};
 
 /// Delay between attempts to start the relay again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -184,13 +184,12 @@ impl Forwarder {
             return Ok(());
         }
         let probe = async { pipes.open()?.connected().await };
-        let why = match tokio::time::timeout(self.config.connect_timeout, probe).await {
+        let source = match tokio::time::timeout(self.config.connect_timeout, probe).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no connection within {} s", self.config.connect_timeout.as_secs_f32()),
+            Ok(Err(error)) => error.into(),
+            Err(_) => ProbeError::TimedOut(self.config.connect_timeout),
         };
-        let destination = self.request.destination();
-        Err(ForwardError::RemoteRefused(format!("the remote port does not answer ({destination}): {why}")))
+        Err(ForwardError::RemoteRefused { destination: self.request.destination(), source })
     }
 
     fn relay_blueprint(&self, port: u16) -> Blueprint {

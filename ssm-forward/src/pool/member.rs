@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::state::{Number, Shared};
 use super::{Blueprint, PoolSize};
-use crate::session::{CloseReason, Session};
-use crate::{ForwardError, ForwardEvent, ProviderErrorKind, await_target};
+use crate::session::Session;
+use crate::{CloseReason, ForwardError, ForwardEvent, ProbeError, ProviderErrorKind, await_target};
 
 /// If the service closes the pool's first session with a text within this time, and the session never carried data, the
 /// agent refused it: an unknown host, or a port that does not answer.
@@ -115,7 +115,7 @@ impl Member {
             && is_unused(&session.stats())
             && began.elapsed() < REFUSED_WITHIN;
         if !self.blueprint.pool.restart || refused {
-            return Err(ForwardError::SessionEnded(reason.to_string()));
+            return Err(ForwardError::SessionEnded(reason.clone()));
         }
         let (connections, in_use) = match (self.blueprint.carries_pipes, session.cut_streams()) {
             (true, _) => (0, in_use),
@@ -197,12 +197,9 @@ impl Member {
     async fn start(&self, probe: bool) -> Result<Arc<Session>, ForwardError> {
         let limit = self.blueprint.connect_timeout;
         let deadline = Instant::now() + limit;
-        let session = timeout_at(deadline, self.start_unbounded()).await.map_err(|_| {
-            let (target, seconds) = (&self.blueprint.request.target, limit.as_secs_f32());
-            ForwardError::TimedOut(format!(
-                "{target} was not ready within {seconds} s: is its agent online, and can it reach the service?"
-            ))
-        })??;
+        let session = timeout_at(deadline, self.start_unbounded())
+            .await
+            .map_err(|_| ForwardError::TimedOut { target: self.blueprint.request.target.clone(), limit })??;
         if probe
             && self.blueprint.wait_ready
             && let Err(error) = self.probe(&session, deadline).await
@@ -216,16 +213,12 @@ impl Member {
     /// Checks that the destination accepts a connection. If packets to it are dropped, there is no answer at all.
     async fn probe(&self, session: &Session, deadline: Instant) -> Result<(), ForwardError> {
         let began = Instant::now();
-        let why = match timeout_at(deadline, session.probe()).await {
+        let source = match timeout_at(deadline, session.probe()).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!(
-                "no connection within {:.1} s; a firewall or security group may drop the packets to it",
-                began.elapsed().as_secs_f32()
-            ),
+            Ok(Err(error)) => error.into(),
+            Err(_) => ProbeError::TimedOut(began.elapsed()),
         };
-        let destination = self.blueprint.request.destination();
-        Err(ForwardError::RemoteRefused(format!("the remote port does not answer ({destination}): {why}")))
+        Err(ForwardError::RemoteRefused { destination: self.blueprint.request.destination(), source })
     }
 
     async fn start_unbounded(&self) -> Result<Session, ForwardError> {
@@ -267,7 +260,10 @@ fn can_pass(error: &ForwardError) -> bool {
             error.is_retryable()
                 || matches!(error.kind, ProviderErrorKind::Credentials | ProviderErrorKind::ExpiredCredentials)
         }
-        ForwardError::Transport(_) | ForwardError::TimedOut(_) | ForwardError::SessionEnded(_) => true,
+        ForwardError::Transport(_)
+        | ForwardError::NotResumed(_)
+        | ForwardError::TimedOut { .. }
+        | ForwardError::SessionEnded(_) => true,
         _ => false,
     }
 }

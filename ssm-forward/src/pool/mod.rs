@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::Instrument as _;
 
-use crate::session::{RetryPolicy, Session, SessionConfig, SessionStream, StreamError, settle};
+use crate::session::{RetryPolicy, Session, SessionConfig, SessionStream, settle};
 use crate::stats::Totals;
-use crate::{ForwardError, ForwardEvent, SessionProvider, StartRequest};
+use crate::{CloseReason, ForwardError, ForwardEvent, SessionProvider, StartRequest, StreamError};
 pub(crate) use blocker::Caller;
 use member::Member;
 use place::Condition;
@@ -173,7 +173,7 @@ impl Pool {
             }
             tokio::select! {
                 Some(ended) = members.join_next() => {
-                    ended.map_err(|error| ForwardError::SessionEnded(format!("a session's task ended: {error}")))??;
+                    ended.map_err(|_| ForwardError::SessionEnded(CloseReason::Panicked))??;
                 }
                 () = self.shared.changed() => {}
                 () = self.shared.hungry() => {}
@@ -208,10 +208,7 @@ impl Pool {
             let waited = began.elapsed();
             let (session, mut lease) = match self.shared.choose(waited, &mut demand) {
                 Ok(chosen) => chosen,
-                Err(_) if waited >= hold => {
-                    let seconds = hold.as_secs();
-                    return Err(StreamError::SessionEnded(format!("there was no session for {seconds} s")));
-                }
+                Err(_) if waited >= hold => return Err(StreamError::NoSession(hold)),
                 Err(best) => {
                     let until = match best {
                         Some(Condition::Busy) if waited < ENDING => ENDING,

@@ -34,6 +34,9 @@ pub(super) enum PipeError {
     Silent,
     #[error("{0}")]
     Link(#[from] LinkError),
+    /// This machine has no random numbers.
+    #[error(transparent)]
+    Random(#[from] getrandom::Error),
     /// The link has enough pipes.
     #[error("there are too many pipes")]
     TooMany,
@@ -137,7 +140,7 @@ impl Drop for Guard<'_> {
 /// Both ends prove that they know the secret. Returns the bytes that arrived after that.
 async fn greet(stream: &mut SessionStream, secret: RelaySecret) -> Result<Bytes, PipeError> {
     let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(|error| PipeError::Session(StreamError::SessionEnded(error.to_string())))?;
+    getrandom::fill(&mut nonce)?;
     let mut greeting = Greeting::new(RelaySide::Client, secret, nonce);
     let sender = stream.sender();
     while !greeting.is_done() {

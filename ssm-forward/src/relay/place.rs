@@ -115,7 +115,7 @@ async fn start(
         ..StartRequest::default()
     };
     let start = Session::start(provider.clone(), &request, session.clone(), |_| {}, |_| {});
-    let late = |_| Err(ForwardError::TimedOut(format!("{} did not get ready", request.target)));
+    let late = |_| Err(ForwardError::TimedOut { target: request.target.clone(), limit: PATIENCE });
     timeout(PATIENCE, start).await.unwrap_or_else(late)
 }
 

@@ -34,10 +34,10 @@ impl RelayStream {
     pub(super) fn open(shared: &Arc<Shared>, to: Destination) -> Result<Self, StreamError> {
         let id = shared.act(|state, _| {
             if let Some(why) = &state.ended {
-                return Err(StreamError::SessionEnded(why.clone()));
+                return Err(StreamError::RelayEnded { why: why.clone() });
             }
             let id = state.link.open(to);
-            let id = id.ok_or_else(|| StreamError::SessionEnded("the relay has too many connections".into()))?;
+            let id = id.ok_or(StreamError::RelayFull)?;
             state.waiting.entry(id).or_default();
             Ok(id)
         })?;
@@ -169,11 +169,11 @@ impl RelaySender {
 /// Why a connection cannot be used any more, if so.
 fn failure(state: &State, id: ConnectionId) -> Option<StreamError> {
     if let Some(why) = &state.ended {
-        return Some(StreamError::SessionEnded(why.clone()));
+        return Some(StreamError::RelayEnded { why: why.clone() });
     }
     match state.link.state(id) {
         Some(ConnectionState::Opening | ConnectionState::Open) => None,
-        Some(ConnectionState::Refused(why)) => Some(StreamError::Unreachable { why: why.text }),
+        Some(ConnectionState::Refused(why)) => Some(StreamError::Unreachable { kind: why.kind, why: why.text }),
         Some(ConnectionState::Reset(ResetReason::Reset)) => Some(StreamError::Reset),
         Some(ConnectionState::Reset(ResetReason::Abandoned)) | None => Some(StreamError::Closed),
     }

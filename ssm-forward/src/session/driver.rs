@@ -14,9 +14,9 @@ use super::pace::{Backoff, Seldom};
 use super::resume::{Dialer, bounded};
 use super::shared::{Shared, State};
 use super::surroundings::Surroundings;
-use super::{CloseReason, Liveness, SessionConfig, SessionNotice};
-use crate::SessionProvider;
+use super::{Liveness, SessionConfig, SessionNotice};
 use crate::transport::{Incoming, Transport, TransportError};
+use crate::{CloseReason, SessionProvider};
 
 /// Called with what a session reports.
 pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
@@ -61,7 +61,7 @@ struct EndOnDrop(Arc<Shared>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.end(CloseReason::Lost("the session's task ended unexpectedly".into()));
+        self.0.end(CloseReason::Panicked);
     }
 }
 
@@ -107,7 +107,7 @@ async fn reconnect(
                 return Ok(transport);
             }
             Err(error) if error.is_passing() => cause = error.to_string(),
-            Err(error) => return Err(CloseReason::Lost(format!("the session cannot be resumed: {error}"))),
+            Err(error) => return Err(CloseReason::Lost(error)),
         }
     }
     unreachable!("the attempts have no end")

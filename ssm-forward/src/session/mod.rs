@@ -18,15 +18,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
-pub(crate) use resume::DialError;
 pub use resume::RetryPolicy;
 pub(crate) use stall::{Stall, StalledEnd};
-pub use stream::{SessionStream, StreamError, StreamSender};
+pub use stream::{SessionStream, StreamSender};
 pub use termination::settle;
 
-use crate::text::one_line;
 use crate::transport::{StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
-use crate::{ForwardError, SessionProvider, SessionTicket, StartRequest};
+use crate::{CloseReason, ForwardError, SessionProvider, SessionTicket, StartRequest, StreamError};
 use resume::Dialer;
 use shared::Shared;
 use termination::{Granted, TIMEOUT};
@@ -127,31 +125,6 @@ pub enum SessionNotice {
     Message(String),
 }
 
-/// Why a session is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// [`Session::terminate`] was called.
-    Terminated,
-    /// The service closed it; the text says why, often nothing.
-    Closed(String),
-    /// The agent refused or misbehaved.
-    Agent(String),
-    /// The WebSocket was lost and the session cannot be resumed.
-    Lost(String),
-}
-
-impl std::fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Terminated => f.write_str("terminated"),
-            Self::Closed(text) if text.trim().is_empty() => f.write_str("the session was closed by the service"),
-            Self::Closed(text) => write!(f, "the session was closed by the service: {}", one_line(text)),
-            Self::Agent(text) | Self::Lost(text) => f.write_str(text),
-        }
-    }
-}
-
 /// How long an agent that carries one connection at a time may take to find that the destination does not accept it.
 const SINGLE_PROBE: Duration = Duration::from_secs(1);
 
@@ -230,11 +203,7 @@ impl Session {
                 tracing::info!(session_id = id, agent_version, ?mode, "the session is ready");
                 Ok((id, shared, driver))
             }
-            reason = shared.ended() => Err(match reason {
-                CloseReason::Closed(_) | CloseReason::Terminated => ForwardError::SessionEnded(reason.to_string()),
-                CloseReason::Agent(text) => ForwardError::Agent(text),
-                CloseReason::Lost(text) => ForwardError::Transport(text),
-            }),
+            reason = shared.ended() => Err(reason.into()),
         }
     }
 
@@ -325,7 +294,7 @@ impl Session {
     pub async fn probe(&self) -> Result<(), StreamError> {
         if self.mode() != Some(SessionMode::Mux) {
             return match timeout(SINGLE_PROBE, self.closed()).await {
-                Ok(reason) => Err(StreamError::SessionEnded(reason.to_string())),
+                Ok(reason) => Err(StreamError::SessionEnded(reason)),
                 Err(_) => Ok(()),
             };
         }

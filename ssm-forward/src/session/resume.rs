@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::SessionConfig;
-use crate::transport::{self, StreamUrl, Transport, TransportError};
-use crate::{ProviderError, ProviderErrorKind, SessionProvider, SessionTicket};
+use crate::transport::{self, StreamUrl, Transport};
+use crate::{DialError, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket};
 
 /// How a lost WebSocket is reconnected: without a limit while the session can exist, with growing delays.
 #[derive(Clone, Copy, Debug)]
@@ -47,15 +47,6 @@ pub(super) struct Dialer {
     config: SessionConfig,
     /// Chosen once per process (OPEN-3).
     client_id: Uuid,
-}
-
-/// Why a WebSocket could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DialError {
-    #[error(transparent)]
-    Provider(#[from] ProviderError),
-    #[error(transparent)]
-    Transport(#[from] TransportError),
 }
 
 impl DialError {

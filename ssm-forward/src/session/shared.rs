@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use ssm_proto::{KeyRequest, Session, SessionEvent, SessionMode, StreamId};
 use tokio::sync::watch;
 
+use super::SessionNotice;
 use super::stall::{Congestion, Stall};
-use super::stream::StreamError;
-use super::{CloseReason, SessionNotice};
 use crate::text::bounded;
+use crate::{CloseReason, StreamError};
 
 /// The state behind one lock. The driver takes the lock once per batch of messages, a stream once per chunk of up to 64
 /// KiB. An uncontended lock takes about 20 ns; a queue and a task switch per chunk would take a hundred times as long.
@@ -199,7 +199,7 @@ impl Shared {
                 SessionEvent::SeemsUsed => state.notices.push(SessionNotice::SeemsUsed),
                 SessionEvent::Message(text) => state.notices.push(SessionNotice::Message(bounded(text))),
                 SessionEvent::Closed(closed) => return Some(CloseReason::Closed(bounded(closed.output))),
-                SessionEvent::Failed(error) => return Some(CloseReason::Agent(bounded(error.to_string()))),
+                SessionEvent::Failed(error) => return Some(CloseReason::Agent(error)),
                 SessionEvent::Paused => tracing::debug!("the agent's data channel is inactive"),
                 SessionEvent::Resumed => tracing::debug!("the agent's data channel is active again"),
                 other => tracing::debug!(?other, "event ignored"),

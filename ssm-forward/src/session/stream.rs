@@ -5,69 +5,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use ssm_proto::{OpenError, Output, StreamId, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::{Shared, State, StreamState, is_one_stream};
-
-/// Why a stream ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The agent could not connect to the destination.
-    #[error(
-        "the agent could not connect to the destination: nothing listens there, or it is not reachable from the node"
-    )]
-    Refused,
-    /// The destination sent nothing for [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was
-    /// finished here, although it could have been heard. The stream was given up, and it is not known whether the
-    /// answer was complete.
-    #[error("the destination sent nothing for {} s after the end of the input, {}", .silence.as_secs_f32(), match .answered {
-        true => "and did not end the connection",
-        false => "and never answered",
-    })]
-    Silent {
-        /// Whether it ever sent anything.
-        answered: bool,
-        /// Minimum duration of the silence.
-        silence: Duration,
-    },
-    /// The relay on the node could not connect to the destination; here is why.
-    #[error("the node could not connect to the destination: {why}")]
-    Unreachable {
-        /// In the words of the node's system.
-        why: String,
-    },
-    /// The destination reset the connection. Only a relay can tell.
-    #[error("the destination reset the connection")]
-    Reset,
-    /// What a relay sent is not what it should be.
-    #[error("the relay's data is damaged")]
-    Damaged,
-    /// The far side took the stream away, or it was finished here.
-    #[error("the stream is closed")]
-    Closed,
-    /// The session is over.
-    #[error("{0}")]
-    SessionEnded(String),
-}
-
-impl From<StreamError> for io::Error {
-    fn from(error: StreamError) -> Self {
-        let kind = match error {
-            StreamError::Refused | StreamError::Unreachable { .. } => io::ErrorKind::ConnectionRefused,
-            StreamError::Reset => io::ErrorKind::ConnectionReset,
-            StreamError::Damaged => io::ErrorKind::InvalidData,
-            StreamError::Silent { .. } => io::ErrorKind::TimedOut,
-            StreamError::Closed => io::ErrorKind::BrokenPipe,
-            StreamError::SessionEnded(_) => io::ErrorKind::ConnectionReset,
-        };
-        Self::new(kind, error)
-    }
-}
+use crate::StreamError;
 
 /// A connection to the destination. Dropping it ends it in both directions.
 #[derive(Debug)]
@@ -94,7 +38,7 @@ impl SessionStream {
         let id = poll_fn(|cx| {
             let mut state = shared.lock();
             if let Some(reason) = state.ended.as_ref().filter(|_| !state.mode.is_some_and(is_one_stream)) {
-                return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
+                return Poll::Ready(Err(StreamError::SessionEnded(reason.clone())));
             }
             match state.protocol.open() {
                 Ok(id) => {
@@ -104,7 +48,7 @@ impl SessionStream {
                     Poll::Ready(Ok(id))
                 }
                 Err(_) if let Some(reason) = &state.ended => {
-                    Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())))
+                    Poll::Ready(Err(StreamError::SessionEnded(reason.clone())))
                 }
                 Err(OpenError::NotReady | OpenError::Busy | _) => {
                     state.wait_to_open(cx.waker());
@@ -208,7 +152,7 @@ impl SessionStream {
     fn end_or_wait(&self, state: &mut State, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
         let id = self.sender.id;
         let finished = state.protocol.is_finished(id);
-        let ended = state.ended.as_ref().map(ToString::to_string);
+        let ended = state.ended.clone();
         let Some(stream) = state.streams.get(&id) else { return Poll::Ready(Err(StreamError::Closed)) };
         if let Some(error) = &stream.failed {
             return Poll::Ready(Err(error.clone()));
@@ -258,7 +202,7 @@ impl StreamSender {
     ) -> Poll<Result<(), StreamError>> {
         let mut state = self.shared.lock();
         if let Some(reason) = &state.ended {
-            return Poll::Ready(Err(StreamError::SessionEnded(reason.to_string())));
+            return Poll::Ready(Err(StreamError::SessionEnded(reason.clone())));
         }
         match state.protocol.write(self.id, data) {
             Ok(()) => {

@@ -73,7 +73,7 @@ pub(crate) enum Incoming {
 }
 
 /// Why the WebSocket could not be opened, or ended. Each message is one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
     /// The URL must not get the token.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, ListenAddr, LocalAddr};
+use ssm_forward::{ForwardConfig, ForwardError, ForwardEvent, Forwarder, ListenAddr, LocalAddr, ProbeError};
 use ssm_local::{Faults, Local};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,7 +35,10 @@ async fn a_port_that_drops_packets_is_the_remote_ports_fault() {
     let forwarder = Forwarder::builder(Arc::new(aws(&local).await), request(5432)).config(config);
     let forwarder = forwarder.bind(any_port()).await.unwrap();
     let ended = timeout(PATIENCE, forwarder.run(std::future::pending())).await.unwrap();
-    let Err(ForwardError::RemoteRefused(text)) = ended else { panic!("{ended:?}") };
+    let Err(error @ ForwardError::RemoteRefused { source: ProbeError::TimedOut(_), .. }) = ended else {
+        panic!("{ended:?}")
+    };
+    let text = error.to_string();
     assert!(text.contains("port 5432 of i-0123456789abcdef0") && text.contains("security group"), "{text}");
 }
 

@@ -100,7 +100,7 @@ async fn what_made_a_session_impossible_stays_the_reason_when_the_websocket_ends
         let request = request(1);
         let start = Session::start(provider.clone(), &request, SessionConfig::default(), |_| {}, |_| {});
         let outcome = timeout(Duration::from_secs(10), start).await.unwrap();
-        assert!(matches!(&outcome, Err(ForwardError::Agent(why)) if why.contains("Sing")), "{outcome:?}");
+        assert!(matches!(&outcome, Err(ForwardError::Agent(why)) if why.to_string().contains("Sing")), "{outcome:?}");
     }
 }
 

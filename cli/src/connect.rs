@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ssm_forward::{
     AwsConfig, AwsOrigin, AwsProvider, ForwardError, LookupCache, NamedProvider, Person, ProviderError, Session,
     SessionConfig, SessionNotice, SessionProvider, StartRequest, StreamEndpoint, StreamUrlPolicy, TargetSpec,
-    await_target,
+    Terminations, await_target,
 };
-use tokio::time::timeout;
 
 use crate::args::{AwsArgs, LocalProfile, LookupAwsArgs, SessionArgs};
 use crate::completion;
@@ -180,14 +179,8 @@ impl Source {
         let request = StartRequest { target: self.target.clone(), ..request };
         let quiet = self.quiet;
         let notice = move |notice| tell(notice, quiet);
-        let start = Session::start(self.provider.clone(), &request, self.config.clone(), |_| {}, notice);
-        let started = timeout(TIMEOUT, start).await.unwrap_or_else(|_| Err(timed_out(&self.target)));
-        started.map(Arc::new)
+        Session::start(self.provider.clone(), &request, self.config.clone(), |_| {}, notice).await.map(Arc::new)
     }
-}
-
-fn timed_out(target: &str) -> ForwardError {
-    ForwardError::TimedOut { target: target.to_owned(), limit: TIMEOUT }
 }
 
 /// The request. If another document is named, it gets only those parameters of the command's own document that it
@@ -289,6 +282,20 @@ async fn authenticated(config: AwsConfig, cache: Option<LookupCache>) -> Result<
     Ok(Arc::new(provider))
 }
 
+/// The calls that terminate this process's sessions. The process waits for them before it ends.
+pub(crate) fn terminations() -> Terminations {
+    static TERMINATIONS: LazyLock<Terminations> = LazyLock::new(Terminations::default);
+    TERMINATIONS.clone()
+}
+
+/// The configuration of the data channel without access to the API.
+pub(crate) fn plain_session_config() -> SessionConfig {
+    let mut config = SessionConfig::default();
+    config.start_timeout = TIMEOUT;
+    config.terminations = terminations();
+    config
+}
+
 /// The configuration of the data channel: `allowed` hosts may get the token, and `endpoint` replaces the stream URL's
 /// host.
 ///
@@ -299,7 +306,7 @@ pub(crate) fn session_config(
     allowed: &[String],
     endpoint: Option<StreamEndpoint>,
 ) -> Result<SessionConfig, Failure> {
-    let mut config = SessionConfig::default();
+    let mut config = plain_session_config();
     if !allowed.is_empty() {
         config.stream_url_policy = StreamUrlPolicy::AlsoHosts(allowed.to_vec());
     }

@@ -150,6 +150,7 @@ impl From<ForwardError> for Failure {
             ForwardError::Provider(error) => error.into(),
             other => {
                 let (code, kind) = match &other {
+                    ForwardError::Config(_) => (ExitCode::Config, "configuration"),
                     ForwardError::Transport(_) | ForwardError::NotResumed(_) => (ExitCode::Channel, "transport"),
                     ForwardError::Agent(_) => (ExitCode::Channel, "agent"),
                     ForwardError::TimedOut { .. } => (ExitCode::Channel, "timeout"),

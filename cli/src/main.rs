@@ -108,7 +108,7 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<
     let result = runtime.block_on(async {
         let result = command.await;
         // Sessions whose start was abandoned are terminated before the process ends.
-        ssm_forward::settle().await;
+        connect::terminations().finished().await;
         result
     });
     // A task that still blocks must not keep the process running.

@@ -12,7 +12,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use ssm_forward::{AwsConfig, AwsProvider, ForwardEvent, Forwarder, ListenAddr, StartRequest, settle};
+use ssm_forward::{AwsConfig, AwsProvider, ForwardEvent, Forwarder, ListenAddr, StartRequest};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -33,8 +33,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .bind(ListenAddr::Tcp("127.0.0.1:0".parse()?))
         .await?;
-    let outcome = forwarder.run(async { drop(tokio::signal::ctrl_c().await) }).await;
-    // Sessions are terminated at the API before the process ends.
-    settle().await;
-    Ok(outcome?)
+    // Its session is terminated at the API before this returns.
+    Ok(forwarder.run(async { drop(tokio::signal::ctrl_c().await) }).await?)
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ssm_proto::SessionError;
 use ssm_proto::relay::RefusalKind;
+use ssm_proto::{ConfigError, SessionError};
 
 use crate::text::{bounded, one_line};
 use crate::{ProviderError, TransportError};
@@ -46,6 +46,9 @@ pub enum ForwardError {
         /// The system's error.
         source: SystemError,
     },
+    /// The settings are impossible. Nothing was started.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The API refused or cannot be reached. [`ProviderError::kind`] tells, for example, denied access, a target that
     /// is not connected and throttling apart.
     #[error(transparent)]

@@ -57,7 +57,7 @@ pub struct ForwardConfig {
     pub pool: PoolConfig,
     /// Carry the connections by a relay on the node, if one can be started there. Default: none.
     pub relay: Option<RelayConfig>,
-    /// The session's own settings. `linger` and `max_payload` above take precedence.
+    /// The session's own settings. `connect_timeout`, `linger` and `max_payload` above take precedence.
     pub session: SessionConfig,
 }
 
@@ -306,6 +306,7 @@ impl Forwarder {
 
     fn blueprint(&self) -> Blueprint {
         let mut session = self.config.session.clone();
+        session.start_timeout = self.config.connect_timeout;
         session.protocol.ports_only = true;
         session.protocol.max_payload = self.config.max_payload;
         session.protocol.mux.linger = self.config.linger;

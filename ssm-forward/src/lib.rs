@@ -82,18 +82,18 @@ pub use pool::{PoolConfig, PoolSize};
 pub use provider::{
     AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, BoxFuture, Caller, ConfigurationFile, DataKey, DatabaseToken,
     Destination, EcsSpec, EcsTarget, LookupCache, NamedProvider, NetworkPlace, Node, NodeSource, Person, PlaintextKey,
-    Preferences, ProviderError, ProviderErrorKind, RunningTask, Secret, SecurityGroup, SecurityRule, ServiceEndpoint,
-    ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict, VpcEndpoint,
-    configuration_files, profile_names,
+    Preferences, ProviderError, ProviderErrorKind, RunningTask, SdkConfig, Secret, SecurityGroup, SecurityRule,
+    ServiceEndpoint, ServiceSummary, SessionProvider, SessionTicket, StartRequest, TicketProvider, Verdict,
+    VpcEndpoint, configuration_files, profile_names,
 };
 pub use relay::{RelayConfig, RelayProgram, RelayReport, relay_remove, relay_status};
 pub use session::{
-    Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamSender, settle,
+    Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamSender, Terminations,
 };
 /// The protocol's own types, for example those of [`SessionConfig::protocol`].
 pub use ssm_proto;
 pub use ssm_proto::relay::RefusalKind;
-pub use ssm_proto::{Output, PortProperties, SessionError, SessionMode, SessionType, TerminalSize};
+pub use ssm_proto::{ConfigError, Output, PortProperties, SessionError, SessionMode, SessionType, TerminalSize};
 pub use stats::{ForwardStats, StatsSnapshot};
 pub use transport::{
     NetworkPath, PathProblem, PathStep, Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError,

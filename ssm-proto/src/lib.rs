@@ -55,7 +55,7 @@
 mod channel;
 #[cfg(feature = "session")]
 mod cipher;
-#[cfg(feature = "session")]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "session")]
 mod handshake;
@@ -88,8 +88,8 @@ pub use mux::{Deframer, Frame, FrameError, FrameKind, Mux, MuxConfig, MuxEvent, 
 pub use secret::Secret;
 #[cfg(feature = "session")]
 pub use session::{
-    AgentConfig, AgentQuirks, ClientConfig, OpenError, Output, Session, SessionError, SessionEvent, SessionMode,
-    SessionStats, TerminalSize,
+    AgentConfig, AgentQuirks, ClientConfig, ConfigError, OpenError, Output, Session, SessionError, SessionEvent,
+    SessionMode, SessionStats, TerminalSize,
 };
 #[cfg(feature = "session")]
 pub use wire::{

@@ -92,7 +92,7 @@ impl Node {
             let _ = end.await;
         }
         // And those that were dropped.
-        ssm_forward::settle().await;
+        connect::terminations().finished().await;
         let manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
         connect::stop(manager).await;
     }

@@ -51,12 +51,11 @@ pub(super) async fn start(facts: &mut Facts) -> Outcome {
     };
     let options = &facts.asked.options;
     let config = connect::session_config(&aws, &options.allow_stream_host, options.stream_endpoint.clone());
-    let config = config.map_err(|failure| Finding::failed(failure.code, failure.message))?;
+    let mut config = config.map_err(|failure| Finding::failed(failure.code, failure.message))?;
+    config.start_timeout = START_TIMEOUT;
     let provider: Arc<dyn SessionProvider> = aws;
-    let started = timeout(START_TIMEOUT, Session::start(provider, &request, config, |_| {}, |_| {})).await;
-    let late =
-        || Finding::failed(ExitCode::Channel, format!("{target} did not get ready in {} s", START_TIMEOUT.as_secs()));
-    let session = started.map_err(|_| late())?.map_err(|error| {
+    let started = Session::start(provider, &request, config, |_| {}, |_| {}).await;
+    let session = started.map_err(|error| {
         let denied = matches!(&error, ssm_forward::ForwardError::Provider(error) if error.kind == ProviderErrorKind::AccessDenied);
         let failure = Failure::from(error);
         let finding = Finding::failed(failure.code, failure.message);

@@ -170,7 +170,7 @@ async fn api(request: &Request) -> (Option<Arc<dyn SessionProvider>>, SessionCon
         Err(failure) => {
             let text = format!("warning: the session can't be signed, resumed or terminated: {failure}");
             let _ = writeln!(terminal::Stderr, "{text}");
-            (None, SessionConfig::default())
+            (None, connect::plain_session_config())
         }
     }
 }

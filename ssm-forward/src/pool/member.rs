@@ -195,11 +195,8 @@ impl Member {
     }
 
     async fn start(&self, probe: bool) -> Result<Arc<Session>, ForwardError> {
-        let limit = self.blueprint.connect_timeout;
-        let deadline = Instant::now() + limit;
-        let session = timeout_at(deadline, self.start_unbounded())
-            .await
-            .map_err(|_| ForwardError::TimedOut { target: self.blueprint.request.target.clone(), limit })??;
+        let deadline = Instant::now() + self.blueprint.connect_timeout;
+        let session = self.start_session().await?;
         if probe
             && self.blueprint.wait_ready
             && let Err(error) = self.probe(&session, deadline).await
@@ -221,7 +218,7 @@ impl Member {
         Err(ForwardError::RemoteRefused { destination: self.blueprint.request.destination(), source })
     }
 
-    async fn start_unbounded(&self) -> Result<Session, ForwardError> {
+    async fn start_session(&self) -> Result<Session, ForwardError> {
         let Blueprint { provider, request, session, on_event, .. } = &*self.blueprint;
         let notice = on_event.clone();
         Session::start(

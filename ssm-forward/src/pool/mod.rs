@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::Instrument as _;
 
-use crate::session::{RetryPolicy, Session, SessionConfig, SessionStream, settle};
+use crate::session::{RetryPolicy, Session, SessionConfig, SessionStream};
 use crate::stats::Totals;
 use crate::{CloseReason, ForwardError, ForwardEvent, SessionProvider, StartRequest, StreamError};
 pub(crate) use blocker::Caller;
@@ -149,7 +149,7 @@ impl Pool {
             Ok(session) => on_ready(&session),
             Err(failure) => {
                 // Sessions that were granted but are not ready yet are being terminated.
-                settle().await;
+                self.blueprint.session.terminations.finished().await;
                 return failure.map_or(Ok(()), Err);
             }
         }
@@ -160,7 +160,7 @@ impl Pool {
         };
         self.shared.close();
         while members.join_next().await.is_some() {}
-        settle().await;
+        self.blueprint.session.terminations.finished().await;
         outcome
     }
 

@@ -6,8 +6,8 @@ mod ticket;
 
 pub use aws::{
     AwsConfig, AwsCredentials, AwsOrigin, AwsProvider, Caller, ConfigurationFile, DatabaseToken, EcsSpec, EcsTarget,
-    LookupCache, NetworkPlace, Node, Person, Preferences, RunningTask, SecurityGroup, SecurityRule, ServiceEndpoint,
-    ServiceSummary, Verdict, VpcEndpoint, configuration_files, profile_names,
+    LookupCache, NetworkPlace, Node, Person, Preferences, RunningTask, SdkConfig, SecurityGroup, SecurityRule,
+    ServiceEndpoint, ServiceSummary, Verdict, VpcEndpoint, configuration_files, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
 /// For [`SessionTicket`] and [`AwsCredentials`].

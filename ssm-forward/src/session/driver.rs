@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ssm_proto::{ChannelStats, DecodeError, KeyRequest};
@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::pace::{Backoff, Seldom};
 use super::resume::{Dialer, bounded};
-use super::shared::{Shared, State};
+use super::shared::{SessionState, SharedSession};
 use super::surroundings::Surroundings;
 use super::{Liveness, SessionConfig, SessionNotice};
 use crate::transport::{Incoming, Transport, TransportError};
@@ -23,14 +23,14 @@ pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
 
 /// Maximum number of messages read from the WebSocket before the resulting messages are sent.
 const READ_BATCH: usize = 64;
-/// Maximum number of messages passed to the WebSocket under one lock.
+/// Maximum number of messages passed to the WebSocket before the next ones are read.
 const WRITE_BATCH: usize = 32;
 /// Time limit for the last messages of a session.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Drives a session until it is over, over as many WebSockets as necessary.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     first: Transport,
     mut dialer: Dialer,
     config: SessionConfig,
@@ -57,7 +57,7 @@ pub(super) async fn run(
     shared.end(reason);
 }
 
-struct EndOnDrop(Arc<Shared>);
+struct EndOnDrop(Arc<SharedSession>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
@@ -66,7 +66,7 @@ impl Drop for EndOnDrop {
 }
 
 /// Has KMS create the data key of an encrypted session, and passes it to the protocol.
-async fn provide_data_key(shared: Arc<Shared>, provider: Arc<dyn SessionProvider>, request: KeyRequest) {
+async fn provide_data_key(shared: Arc<SharedSession>, provider: Arc<dyn SessionProvider>, request: KeyRequest) {
     let key = bounded(provider.data_key(&request.key_id, &request.context)).await;
     let now = Instant::now().into_std();
     let mut state = shared.lock();
@@ -81,7 +81,7 @@ async fn provide_data_key(shared: Arc<Shared>, provider: Arc<dyn SessionProvider
 }
 
 async fn reconnect(
-    shared: &Shared,
+    shared: &SharedSession,
     dialer: &mut Dialer,
     notify: &(dyn Fn(SessionNotice) + Send + Sync),
     cause: TransportError,
@@ -113,7 +113,7 @@ async fn reconnect(
     unreachable!("the attempts have no end")
 }
 
-async fn terminating(shared: &Shared) {
+async fn terminating(shared: &SharedSession) {
     poll_fn(|cx| {
         let mut state = shared.lock();
         if state.terminating || state.ended.is_some() {
@@ -131,9 +131,18 @@ enum Outcome {
     Lost(TransportError),
 }
 
+/// What is left after a pass.
+struct Rest {
+    /// When the protocol needs to be called again.
+    timeout: Option<Instant>,
+    channel: ChannelStats,
+    /// Everything is sent and acknowledged.
+    is_idle: bool,
+}
+
 /// One WebSocket.
 struct Connection<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<SharedSession>,
     provider: Arc<dyn SessionProvider>,
     transport: Transport,
     liveness: Liveness,
@@ -145,13 +154,15 @@ struct Connection<'a> {
     surroundings: Surroundings,
     /// Limits the log lines about messages that could not be decoded.
     malformed: Seldom,
+    /// Tasks that are woken as soon as the lock is released. Kept for its memory.
+    woken: Vec<Waker>,
     /// Since when the last messages are being sent.
     goodbye: Option<(Instant, CloseReason)>,
 }
 
 impl<'a> Connection<'a> {
     fn new(
-        shared: &'a Arc<Shared>,
+        shared: &'a Arc<SharedSession>,
         provider: Arc<dyn SessionProvider>,
         transport: Transport,
         liveness: Liveness,
@@ -171,6 +182,7 @@ impl<'a> Connection<'a> {
             upstream: Upstream { proven: now, asked: None, acknowledged: 0 },
             surroundings,
             malformed: Seldom::default(),
+            woken: Vec::new(),
             goodbye: None,
         }
     }
@@ -190,28 +202,29 @@ impl<'a> Connection<'a> {
     }
 
     /// Changes the state once, then drains it: reads, sends, flushes once, and sets the timer.
+    ///
+    /// The session's lock is taken twice: to process what was received, and to take what is to be sent. In between and
+    /// after that, the results are delivered without it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             let now = Instant::now();
-            let read = match self.read(cx, now) {
+            let (read, ended) = self.receive(cx, now);
+            let read = match read {
                 Ok(progress) => progress,
                 // The last messages may contain the reason of the end.
-                Err(cause) => {
-                    let outcome = self.dispatch(now).map_or(Outcome::Lost(cause), Outcome::Over);
-                    return Poll::Ready(outcome);
-                }
+                Err(cause) => return Poll::Ready(ended.map_or(Outcome::Lost(cause), Outcome::Over)),
             };
-            if let Some(reason) = self.dispatch(now) {
+            if let Some(reason) = ended {
                 self.goodbye.get_or_insert((now, reason));
             }
-            let sent = match self.send(cx, now) {
-                Ok(progress) => progress,
+            let (sent, rest) = match self.send(cx, now) {
+                Ok(sent) => sent,
                 Err(error) => return Poll::Ready(Outcome::Lost(error)),
             };
-            if let Some(outcome) = self.end_after_goodbye(cx, now) {
+            if let Some(outcome) = self.end_after_goodbye(cx, now, &rest) {
                 return Poll::Ready(outcome);
             }
-            match self.watch(cx, now) {
+            match self.watch(cx, now, &rest) {
                 Err(error) => return Poll::Ready(Outcome::Lost(error)),
                 Ok(fired) if fired || read || sent => {}
                 Ok(_) => return Poll::Pending,
@@ -219,26 +232,40 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Processes a batch of messages, unless the receive buffers are full.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
-        let mut malformed = Vec::new();
-        let outcome = self.read_batch(cx, now, &mut malformed);
-        // Not under the lock: logging may block, and a peer can cause any number of lines.
-        let times = malformed.len() as u64;
-        if let Some(more) = self.malformed.tell(now, times) {
+    /// Processes a batch of messages and the timeouts, and delivers the events. Returns whether anything was read, and
+    /// why the session is over, if it is.
+    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> (Result<bool, TransportError>, Option<CloseReason>) {
+        let (shared, mut malformed) = (self.shared, Vec::new());
+        let mut state = shared.lock();
+        // Before anything is looked at: what changes from now on wakes the driver once more.
+        state.set_driver(cx.waker());
+        let read = self.read_batch(&mut state, cx, now, &mut malformed);
+        state.protocol.handle_timeout(now.into_std());
+        let ended = shared.dispatch(&mut state);
+        let key_request = state.key_request.take();
+        let told = state.ended.clone();
+        let terminating = state.terminating.then_some(CloseReason::Terminated);
+        self.deliver(state);
+        if let Some(request) = key_request {
+            let provide = provide_data_key(shared.clone(), self.provider.clone(), request);
+            tokio::spawn(provide.in_current_span());
+        }
+        // A peer can cause any number of these lines.
+        if let Some(more) = self.malformed.tell(now, malformed.len() as u64) {
             let error = malformed.last().map(ToString::to_string);
             tracing::warn!(error, more, "malformed messages dropped");
         }
-        outcome
+        (read, ended.or(told).or(terminating))
     }
 
+    /// Reads a batch of messages, unless the receive buffers are full.
     fn read_batch(
         &mut self,
+        state: &mut SessionState,
         cx: &mut Context<'_>,
         now: Instant,
         malformed: &mut Vec<DecodeError>,
     ) -> Result<bool, TransportError> {
-        let mut state = self.shared.lock();
         for taken in 0..READ_BATCH {
             if state.protocol.is_congested() {
                 state.note_congestion(now.into_std());
@@ -263,32 +290,21 @@ impl<'a> Connection<'a> {
         Ok(true)
     }
 
-    fn dispatch(&mut self, now: Instant) -> Option<CloseReason> {
-        let mut state = self.shared.lock();
-        state.protocol.handle_timeout(now.into_std());
-        let ended = self.shared.dispatch(&mut state);
-        if let Some(request) = state.key_request.take() {
-            let provide = provide_data_key(self.shared.clone(), self.provider.clone(), request);
-            tokio::spawn(provide.in_current_span());
-        }
-        let told = state.ended.clone();
-        let terminating = state.terminating.then_some(CloseReason::Terminated);
-        self.tell(state);
-        ended.or(told).or(terminating)
-    }
-
-    /// Reports to the owner without holding the lock, because the callback may take any time.
-    fn tell(&self, mut state: MutexGuard<'_, State>) {
+    /// Releases the lock, and then wakes the streams' tasks and reports to the owner, whose callback may take any time.
+    fn deliver(&mut self, mut state: MutexGuard<'_, SessionState>) {
+        state.swap_woken(&mut self.woken);
         let notices = state.take_notices();
         drop(state);
+        self.woken.drain(..).for_each(Waker::wake);
         notices.into_iter().for_each(self.notify);
     }
 
-    /// Passes messages to the WebSocket as long as it accepts them, and flushes once.
-    fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
+    /// Passes messages to the WebSocket as long as it accepts them, and flushes once. Returns whether anything was
+    /// sent, and what remains to be done.
+    fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(bool, Rest), TransportError> {
         let mut sent = 0;
-        let mut state = self.shared.lock();
-        state.set_driver(cx.waker());
+        let shared = self.shared;
+        let mut state = shared.lock();
         while self.transport.poll_ready(cx)?.is_ready() {
             let Some(message) = state.protocol.poll_transmit(now.into_std()) else { break };
             tracing::trace!(bytes = message.len(), "message sent");
@@ -300,22 +316,26 @@ impl<'a> Connection<'a> {
         }
         state.wake_openers_in_turn();
         // Sending frees space in queues, which causes events.
-        let ended = self.shared.dispatch(&mut state);
-        self.tell(state);
+        let ended = shared.dispatch(&mut state);
+        let rest = Rest {
+            timeout: state.protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at)),
+            channel: state.protocol.stats().channel,
+            is_idle: state.protocol.is_idle(),
+        };
+        self.deliver(state);
         if let Some(reason) = ended {
             self.goodbye.get_or_insert((now, reason));
         }
         if sent < WRITE_BATCH {
             let _ = self.transport.poll_flush(cx)?;
         }
-        Ok(sent > 0)
+        Ok((sent > 0, rest))
     }
 
     /// After the end, queued messages are still sent, with a time limit.
-    fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
+    fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Option<Outcome> {
         let (since, reason) = self.goodbye.as_ref()?;
-        let quiet =
-            self.shared.lock().protocol.is_idle() && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
+        let quiet = rest.is_idle && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
         let over = quiet || now >= *since + GOODBYE || matches!(reason, CloseReason::Closed(_));
         over.then(|| Outcome::Over(reason.clone()))
     }
@@ -329,7 +349,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends pings, detects silence, and sets the timer. Returns whether it has fired already.
-    fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, TransportError> {
+    fn watch(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Result<bool, TransportError> {
         if now.into_std() >= self.surroundings.next_look()
             && let Some(change) = self.surroundings.look(now.into_std())
             && self.pinged.is_none()
@@ -349,11 +369,7 @@ impl<'a> Connection<'a> {
             }
             None => self.heard + self.liveness.ping_interval,
         };
-        let (protocol, stats) = {
-            let state = self.shared.lock();
-            (state.protocol.poll_timeout().map(|timeout| Instant::from_std(timeout.at)), state.protocol.stats().channel)
-        };
-        let upstream = match self.upstream.watch(now, &stats, self.liveness) {
+        let upstream = match self.upstream.watch(now, &rest.channel, self.liveness) {
             Proof::At(at) => at,
             Proof::Ask => {
                 self.ping(cx, now)?;
@@ -363,7 +379,7 @@ impl<'a> Connection<'a> {
         };
         let goodbye = self.goodbye.as_ref().map(|(since, _)| *since + GOODBYE);
         let look = Instant::from_std(self.surroundings.next_look());
-        let at = [Some(watched), Some(upstream), Some(look), protocol, goodbye]
+        let at = [Some(watched), Some(upstream), Some(look), rest.timeout, goodbye]
             .into_iter()
             .flatten()
             .min()
@@ -419,5 +435,69 @@ impl Upstream {
             }
             None => Proof::At(ask_at),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use ssm_proto::{ClientConfig, Clock, Session};
+
+    use super::*;
+    use crate::transport::tests::silent;
+    use crate::{SessionTicket, TicketProvider};
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn session() -> Arc<SharedSession> {
+        let clock = Clock { start: Instant::now().into_std(), unix: Duration::ZERO };
+        Arc::new(SharedSession::new(Session::client(ClientConfig::default(), clock, 1)))
+    }
+
+    fn ticket() -> SessionTicket {
+        SessionTicket { session_id: "s".into(), stream_url: String::new(), token: "t".into(), target: None }
+    }
+
+    /// Runs one pass of a driver that has a notice to deliver, and `meanwhile` when it is delivered. Returns how often
+    /// the driver was woken.
+    async fn pass(shared: &Arc<SharedSession>, meanwhile: impl Fn() + Send + Sync) -> usize {
+        shared.lock().set_connected(true);
+        shared.lock().report(SessionNotice::SeemsUsed);
+        let notify = move |_| meanwhile();
+        let provider = Arc::new(TicketProvider::new(ticket(), None));
+        let mut connection = Connection::new(shared, provider, silent().await, Liveness::default(), &notify);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        assert!(connection.poll(&mut Context::from_waker(&waker)).is_pending());
+        woken.0.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn what_changes_during_a_pass_causes_another_one() {
+        let shared = session();
+        let (state, calls) = (shared.clone(), AtomicUsize::new(0));
+        let woken = pass(&shared, move || {
+            // As a reader does that makes room.
+            state.lock().wake_driver();
+            calls.fetch_add(1, Ordering::Relaxed);
+        })
+        .await;
+        assert!(woken > 0, "the driver would wait for its next timer");
+    }
+
+    #[tokio::test]
+    async fn the_owner_is_told_without_the_lock() {
+        let shared = session();
+        let state = shared.clone();
+        pass(&shared, move || assert!(state.is_unlocked())).await;
     }
 }

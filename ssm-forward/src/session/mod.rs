@@ -21,18 +21,22 @@ use tracing::Instrument as _;
 pub use resume::RetryPolicy;
 pub(crate) use stall::{Stall, StalledEnd};
 pub use stream::{SessionStream, StreamSender};
-pub use termination::settle;
+pub use termination::Terminations;
 
 use crate::transport::{StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError, TransportOptions};
 use crate::{CloseReason, ForwardError, SessionProvider, SessionTicket, StartRequest, StreamError};
 use resume::Dialer;
-use shared::Shared;
+use shared::SharedSession;
 use termination::{Granted, TIMEOUT};
 
 /// Settings of a [`Session`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionConfig {
+    /// Time limit of [`Session::start`] as a whole: the API's call, the WebSocket and the handshake. A
+    /// [`Forwarder`](crate::Forwarder) sets it to its
+    /// [`connect_timeout`](crate::ForwardConfig::connect_timeout). Default: 60 s.
+    pub start_timeout: Duration,
     /// The protocol's own settings.
     pub protocol: ClientConfig,
     /// Which hosts may get the session's token.
@@ -47,6 +51,24 @@ pub struct SessionConfig {
     pub retry: RetryPolicy,
     /// How a dead WebSocket is detected.
     pub liveness: Liveness,
+    /// The calls that terminate its sessions.
+    pub terminations: Terminations,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            start_timeout: Duration::from_secs(60),
+            protocol: ClientConfig::default(),
+            stream_url_policy: StreamUrlPolicy::default(),
+            stream_endpoint: None,
+            transport: TransportOptions::default(),
+            pacing: Pacing::default(),
+            retry: RetryPolicy::default(),
+            liveness: Liveness::default(),
+            terminations: Terminations::default(),
+        }
+    }
 }
 
 impl SessionConfig {
@@ -129,10 +151,10 @@ pub enum SessionNotice {
 const SINGLE_PROBE: Duration = Duration::from_secs(1);
 
 /// A running session. Dropping it ends it; the call of the API is made in the background. [`Session::terminate`] waits
-/// for the call, and [`settle`] for all calls in the background.
+/// for the call, and [`Terminations`] for all calls in the background.
 pub struct Session {
     id: String,
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     granted: tokio::sync::Mutex<Granted>,
     driver: Driver,
 }
@@ -140,7 +162,7 @@ pub struct Session {
 /// The task that drives a session. Dropping it ends the data channel.
 struct Driver {
     task: JoinHandle<()>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
 }
 
 impl Drop for Driver {
@@ -151,7 +173,7 @@ impl Drop for Driver {
 }
 
 impl Session {
-    /// Starts a session: the API call, the WebSocket and the handshake.
+    /// Starts a session: the API call, the WebSocket and the handshake, all within [`SessionConfig::start_timeout`].
     ///
     /// `on_granted` is called with the session's id as soon as there is one, `on_notice` for later events. Both are
     /// called by the task that moves the session's data and must not block.
@@ -159,6 +181,20 @@ impl Session {
     /// # Errors
     /// What went wrong, and where. A granted session is terminated again.
     pub async fn start(
+        provider: Arc<dyn SessionProvider>,
+        request: &StartRequest,
+        config: SessionConfig,
+        on_granted: impl FnOnce(&str),
+        on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
+    ) -> Result<Self, ForwardError> {
+        config.protocol.check()?;
+        let limit = config.start_timeout;
+        timeout(limit, Self::start_unbounded(provider, request, config, on_granted, on_notice))
+            .await
+            .unwrap_or_else(|_| Err(ForwardError::TimedOut { target: request.target.clone(), limit }))
+    }
+
+    async fn start_unbounded(
         provider: Arc<dyn SessionProvider>,
         request: &StartRequest,
         mut config: SessionConfig,
@@ -171,7 +207,8 @@ impl Session {
         config.protocol.channel.pace = config.pacing.pace(is_local);
         let target = ticket.target.clone().unwrap_or_else(|| request.target.clone());
         config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target };
-        let mut granted = Granted::new(provider.clone(), ticket.session_id.clone());
+        let terminations = config.terminations.clone();
+        let mut granted = Granted::new(provider.clone(), ticket.session_id.clone(), terminations);
         match Self::open(provider, ticket, config, on_notice).await {
             Ok((id, shared, driver)) => Ok(Self { id, shared, granted: tokio::sync::Mutex::new(granted), driver }),
             Err(error) => {
@@ -186,12 +223,12 @@ impl Session {
         ticket: SessionTicket,
         config: SessionConfig,
         on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
-    ) -> Result<(String, Arc<Shared>, Driver), ForwardError> {
+    ) -> Result<(String, Arc<SharedSession>, Driver), ForwardError> {
         let id = ticket.session_id.clone();
         let clock =
             Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
         let protocol = ssm_proto::Session::client(config.protocol.clone(), clock, fastrand::u64(..));
-        let shared = Arc::new(Shared::new(protocol));
+        let shared = Arc::new(SharedSession::new(protocol));
         let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
         let transport = dialer.dial().await.map_err(ForwardError::from)?;
         let run = driver::run(shared.clone(), transport, dialer, config, Box::new(on_notice));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ssm_proto::{KeyRequest, Session, SessionEvent, SessionMode, StreamId};
@@ -16,8 +16,8 @@ use crate::{CloseReason, StreamError};
 
 /// The state behind one lock. The driver takes the lock once per batch of messages, a stream once per chunk of up to 64
 /// KiB. An uncontended lock takes about 20 ns; a queue and a task switch per chunk would take a hundred times as long.
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct SharedSession {
+    state: Mutex<SessionState>,
     phase: watch::Sender<Phase>,
 }
 
@@ -29,7 +29,7 @@ enum Phase {
     Ended(CloseReason),
 }
 
-pub(super) struct State {
+pub(super) struct SessionState {
     pub(super) protocol: Session,
     pub(super) mode: Option<SessionMode>,
     pub(super) reconnects: u64,
@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) cut_streams: usize,
     driver: Option<Waker>,
     openers: Vec<Waker>,
+    /// Tasks to be woken without the lock.
+    woken: Vec<Waker>,
 }
 
 #[derive(Default)]
@@ -61,25 +63,21 @@ pub(super) struct StreamState {
 }
 
 impl StreamState {
-    fn fail(&mut self, error: StreamError) {
-        self.failed = Some(error);
-        self.wake();
+    /// The tasks that wait for this stream.
+    fn waiting(&mut self) -> impl Iterator<Item = Waker> + '_ {
+        self.reader.take().into_iter().chain(self.writers.drain(..))
     }
 
-    fn wake(&mut self) {
-        self.reader.take().into_iter().chain(self.writers.drain(..)).for_each(Waker::wake);
-    }
-
-    pub(super) fn wait_to_write(&mut self, waker: &Waker) {
+    fn wait_to_write(&mut self, waker: &Waker) {
         if !self.writers.iter().any(|writer| writer.will_wake(waker)) {
             self.writers.push(waker.clone());
         }
     }
 }
 
-impl Shared {
+impl SharedSession {
     pub(super) fn new(protocol: Session) -> Self {
-        let state = State {
+        let state = SessionState {
             protocol,
             mode: None,
             reconnects: 0,
@@ -95,13 +93,19 @@ impl Shared {
             cut_streams: 0,
             driver: None,
             openers: Vec::new(),
+            woken: Vec::new(),
         };
         Self { state: Mutex::new(state), phase: watch::Sender::new(Phase::Connecting) }
     }
 
     /// After a panic while the lock was held, the protocol state is still good enough to end the session.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.state.try_lock().is_ok()
     }
 
     /// A session that is one stream counts as ready even if it is over already, because its data can still be read.
@@ -141,10 +145,12 @@ impl Shared {
         }
         state.ended = Some(reason.clone());
         state.cut_streams = state.streams.values().filter(|stream| !stream.complete).count();
-        state.streams.values_mut().for_each(StreamState::wake);
-        state.openers.drain(..).for_each(Waker::wake);
+        let mut waiting: Vec<Waker> = state.streams.values_mut().flat_map(StreamState::waiting).collect();
+        waiting.append(&mut state.openers);
+        waiting.append(&mut state.woken);
         state.wake_driver();
         drop(state);
+        waiting.into_iter().for_each(Waker::wake);
         self.phase.send_replace(Phase::Ended(reason));
     }
 
@@ -156,9 +162,25 @@ impl Shared {
         state.wake_driver();
     }
 
-    /// Passes the protocol's events on; those for the owner are returned by [`State::take_notices`]. Returns the reason
-    /// if an event ends the session.
-    pub(super) fn dispatch(&self, state: &mut State) -> Option<CloseReason> {
+    /// Tells the protocol that the stream is not used any more.
+    pub(super) fn drop_stream(&self, id: StreamId, keep_sending: bool) {
+        let mut state = self.lock();
+        match keep_sending {
+            true => state.protocol.abandon(id),
+            false => state.protocol.reset(id),
+        }
+        // A sender may wait for space in the queue; it must see that the stream is gone.
+        let mut waiting: Vec<Waker> =
+            state.streams.remove(&id).as_mut().map(|stream| stream.waiting().collect()).unwrap_or_default();
+        waiting.append(&mut state.openers);
+        state.wake_driver();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Processes the protocol's events. Tasks and the owner are told without the lock: [`SessionState::swap_woken`] and
+    /// [`SessionState::take_notices`]. Returns the reason if an event ends the session.
+    pub(super) fn dispatch(&self, state: &mut SessionState) -> Option<CloseReason> {
         while let Some(event) = state.protocol.poll_event() {
             match event {
                 SessionEvent::Ready(mode) => {
@@ -166,33 +188,21 @@ impl Shared {
                     state.wake_openers();
                     self.phase.send_replace(Phase::Ready(mode));
                 }
-                SessionEvent::Readable(id) => {
-                    if let Some(reader) = state.streams.get_mut(&id).and_then(|stream| stream.reader.take()) {
-                        reader.wake();
-                    }
-                }
-                SessionEvent::Writable(id) => {
-                    if let Some(stream) = state.streams.get_mut(&id) {
-                        stream.writers.drain(..).for_each(Waker::wake);
-                    }
-                }
+                SessionEvent::Readable(id) => state.with_stream(id, |stream, woken| woken.extend(stream.reader.take())),
+                SessionEvent::Writable(id) => state.with_stream(id, |stream, woken| woken.append(&mut stream.writers)),
                 SessionEvent::Refused(id) => {
                     tracing::debug!(stream = ?id, "the agent could not connect to the destination");
-                    if let Some(stream) = state.streams.get_mut(&id) {
-                        stream.fail(StreamError::Refused);
-                    }
+                    state.fail_stream(id, StreamError::Refused);
                 }
                 SessionEvent::Silent { stream: id, answered, silence } => {
-                    if let Some(stream) = state.streams.get_mut(&id) {
-                        stream.fail(StreamError::Silent { answered, silence });
-                    }
+                    state.fail_stream(id, StreamError::Silent { answered, silence });
                 }
                 SessionEvent::Finished(id) => {
                     tracing::debug!(stream = ?id, "the far side ended the stream");
-                    if let Some(stream) = state.streams.get_mut(&id) {
+                    state.with_stream(id, |stream, woken| {
                         stream.complete = true;
-                        stream.wake();
-                    }
+                        woken.extend(stream.waiting());
+                    });
                 }
                 SessionEvent::ExitCode(code) => state.exit_code = Some(code),
                 SessionEvent::DataKeyNeeded(request) => state.key_request = Some(request),
@@ -214,7 +224,7 @@ pub(super) fn is_one_stream(mode: SessionMode) -> bool {
     matches!(mode, SessionMode::Shell | SessionMode::Plain)
 }
 
-impl State {
+impl SessionState {
     /// A WebSocket was connected or lost.
     pub(super) fn set_connected(&mut self, connected: bool) {
         self.connected.send_replace(connected);
@@ -239,6 +249,29 @@ impl State {
 
     pub(super) fn stall(&mut self, now: Instant) -> Option<Stall> {
         Stall::of(&self.protocol, &mut self.congestion, now)
+    }
+
+    fn with_stream(&mut self, id: StreamId, change: impl FnOnce(&mut StreamState, &mut Vec<Waker>)) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            change(stream, &mut self.woken);
+        }
+    }
+
+    fn fail_stream(&mut self, id: StreamId, error: StreamError) {
+        self.with_stream(id, |stream, woken| {
+            stream.failed = Some(error);
+            woken.extend(stream.waiting());
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn report(&mut self, notice: SessionNotice) {
+        self.notices.push(notice);
+    }
+
+    /// Exchanges the tasks to be woken for an empty list.
+    pub(super) fn swap_woken(&mut self, woken: &mut Vec<Waker>) {
+        std::mem::swap(&mut self.woken, woken);
     }
 
     /// Notices for the owner, to be delivered without the lock.
@@ -275,8 +308,8 @@ impl State {
         self.openers.push(waker.clone());
     }
 
-    pub(super) fn wake_openers(&mut self) {
-        self.openers.drain(..).for_each(Waker::wake);
+    fn wake_openers(&mut self) {
+        self.woken.append(&mut self.openers);
     }
 
     /// If there is one stream at a time: the next may follow once the end of the previous one is acknowledged.
@@ -284,20 +317,6 @@ impl State {
         if !self.openers.is_empty() && self.protocol.stats().streams == 0 {
             self.wake_openers();
         }
-    }
-
-    /// Tells the protocol that the stream is not used any more.
-    pub(super) fn drop_stream(&mut self, id: StreamId, keep_sending: bool) {
-        match keep_sending {
-            true => self.protocol.abandon(id),
-            false => self.protocol.reset(id),
-        }
-        // A sender may wait for space in the queue; it must see that the stream is gone.
-        if let Some(mut stream) = self.streams.remove(&id) {
-            stream.wake();
-        }
-        self.wake_openers();
-        self.wake_driver();
     }
 
     /// The stream's reader took everything and waits. From now on the far side's silence may count.
@@ -310,15 +329,22 @@ impl State {
         }
     }
 
+    /// The stream's send queue is full. From now on the task is woken when it has space.
+    pub(super) fn wait_to_write<T>(&mut self, id: StreamId, cx: &Context<'_>) -> Poll<Result<T, StreamError>> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamError::Closed)) };
+        stream.wait_to_write(cx.waker());
+        Poll::Pending
+    }
+
     pub(super) fn finish_stream(&mut self, id: StreamId) {
         self.protocol.finish(Instant::now(), id);
         self.wake_driver();
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("SharedSession").finish_non_exhaustive()
     }
 }
 
@@ -331,9 +357,9 @@ mod tests {
 
     use super::*;
 
-    fn ended(mode: Option<SessionMode>) -> Shared {
+    fn ended(mode: Option<SessionMode>) -> SharedSession {
         let clock = Clock { start: Instant::now(), unix: Duration::ZERO };
-        let shared = Shared::new(Session::client(ClientConfig::default(), clock, 1));
+        let shared = SharedSession::new(Session::client(ClientConfig::default(), clock, 1));
         shared.lock().mode = mode;
         shared.end(CloseReason::Closed(String::new()));
         shared

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use ssm_proto::{OpenError, Output, StreamId, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::shared::{Shared, State, StreamState, is_one_stream};
+use super::shared::{SessionState, SharedSession, StreamState, is_one_stream};
 use crate::StreamError;
 
 /// A connection to the destination. Dropping it ends it in both directions.
@@ -26,7 +26,7 @@ pub struct SessionStream {
 /// The sending half of a [`SessionStream`]. It is useless once the stream is dropped.
 #[derive(Clone, Debug)]
 pub struct StreamSender {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     id: StreamId,
 }
 
@@ -34,7 +34,7 @@ pub struct StreamSender {
 const WRITE_CHUNK: usize = 64 << 10;
 
 impl SessionStream {
-    pub(super) async fn open(shared: Arc<Shared>) -> Result<Self, StreamError> {
+    pub(super) async fn open(shared: Arc<SharedSession>) -> Result<Self, StreamError> {
         let id = poll_fn(|cx| {
             let mut state = shared.lock();
             if let Some(reason) = state.ended.as_ref().filter(|_| !state.mode.is_some_and(is_one_stream)) {
@@ -149,7 +149,7 @@ impl SessionStream {
         Ok(more)
     }
 
-    fn end_or_wait(&self, state: &mut State, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+    fn end_or_wait(&self, state: &mut SessionState, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
         let id = self.sender.id;
         let finished = state.protocol.is_finished(id);
         let ended = state.ended.clone();
@@ -210,14 +210,20 @@ impl StreamSender {
                 Poll::Ready(Ok(()))
             }
             Err(WriteError::Full(data)) => {
-                let Some(stream) = state.streams.get_mut(&self.id) else {
-                    return Poll::Ready(Err(StreamError::Closed));
-                };
                 *refused = Some(data);
-                stream.wait_to_write(cx.waker());
-                Poll::Pending
+                state.wait_to_write(self.id, cx)
             }
             Err(_) => Poll::Ready(Err(StreamError::Closed)),
+        }
+    }
+
+    /// Completes when the send queue has space, or when a write would fail.
+    fn poll_writable(&self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut state = self.shared.lock();
+        // An empty chunk is refused by a full queue too, and changes nothing otherwise.
+        match state.protocol.write(self.id, Bytes::new()) {
+            Err(WriteError::Full(_)) if state.ended.is_none() => state.wait_to_write(self.id, cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -234,7 +240,7 @@ impl StreamSender {
 
 impl Drop for SessionStream {
     fn drop(&mut self) {
-        self.sender.shared.lock().drop_stream(self.sender.id, self.keep_sending);
+        self.sender.shared.drop_stream(self.sender.id, self.keep_sending);
     }
 }
 
@@ -254,6 +260,8 @@ impl AsyncRead for SessionStream {
 impl AsyncWrite for SessionStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let piece = buf.get(..WRITE_CHUNK).unwrap_or(buf);
+        // What is copied for a full queue would be copied again at each attempt.
+        ready!(self.sender.poll_writable(cx))?;
         ready!(self.sender.poll_write_chunk(cx, Bytes::copy_from_slice(piece), &mut None))?;
         Poll::Ready(Ok(piece.len()))
     }

@@ -1,10 +1,11 @@
 //! Terminates sessions at the API, including those that nobody waits for any more.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::SessionProvider;
@@ -12,63 +13,87 @@ use crate::SessionProvider;
 /// Timeout of one call.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Number of calls in the background that are not finished.
-static PENDING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+/// The calls that terminate sessions at the API: those of [`Session::terminate`](crate::Session::terminate), and those
+/// in the background for sessions that were dropped, or whose start was given up.
+///
+/// Each [`SessionConfig`](crate::SessionConfig) has one; clones of the configuration share it. A program that may drop
+/// sessions waits for it before its runtime ends, because the calls end with the runtime:
+///
+/// ```no_run
+/// # use ssm_forward::{SessionConfig, Terminations};
+/// # async fn run() {
+/// let config = SessionConfig::default();
+/// let terminations = config.terminations.clone();
+/// // … sessions are started with `config`, and some are dropped …
+/// terminations.finished().await;
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Terminations(Arc<watch::Sender<usize>>);
 
-/// Waits until abandoned sessions (for example by a future that was dropped early) are terminated at the API; at most
-/// three seconds. To be called before the runtime ends, because the calls end with it.
-pub async fn settle() {
-    let mut pending = PENDING.subscribe();
-    let _ = timeout(TIMEOUT, pending.wait_for(|pending| *pending == 0)).await;
+impl Default for Terminations {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl Terminations {
+    /// Waits until no call is left; at most three seconds.
+    pub async fn finished(&self) {
+        let mut pending = self.0.subscribe();
+        let _ = timeout(TIMEOUT, pending.wait_for(|pending| *pending == 0)).await;
+    }
+
+    fn begin(&self) -> Pending {
+        self.0.send_modify(|pending| *pending += 1);
+        Pending(self.clone())
+    }
+}
+
+/// Counts as a call while it exists.
+struct Pending(Terminations);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|pending| *pending -= 1);
+    }
 }
 
 /// A granted session. Terminates it at the API once, when requested or when it is dropped.
 pub(super) struct Granted {
     provider: Arc<dyn SessionProvider>,
     session_id: Option<String>,
+    terminations: Terminations,
     /// The runtime for the call when it is dropped, by whichever thread.
     runtime: Handle,
 }
 
 impl Granted {
     /// Must be called within a runtime.
-    pub(super) fn new(provider: Arc<dyn SessionProvider>, session_id: String) -> Self {
-        Self { provider, session_id: Some(session_id), runtime: Handle::current() }
+    pub(super) fn new(provider: Arc<dyn SessionProvider>, session_id: String, terminations: Terminations) -> Self {
+        Self { provider, session_id: Some(session_id), terminations, runtime: Handle::current() }
     }
 
+    /// The call goes on if this future is dropped.
     pub(super) async fn terminate(&mut self) {
-        if let Some(session_id) = self.session_id.take() {
-            let _pending = Pending::new();
-            terminate(self.provider.clone(), session_id).await;
+        if let Some(call) = self.call() {
+            let _ = call.await;
         }
+    }
+
+    fn call(&mut self) -> Option<JoinHandle<()>> {
+        let session_id = self.session_id.take()?;
+        let (provider, pending) = (self.provider.clone(), self.terminations.begin());
+        Some(self.runtime.spawn(async move {
+            terminate(provider, session_id).await;
+            drop(pending);
+        }))
     }
 }
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        if let Some(session_id) = self.session_id.take() {
-            let (provider, pending) = (self.provider.clone(), Pending::new());
-            self.runtime.spawn(async move {
-                terminate(provider, session_id).await;
-                drop(pending);
-            });
-        }
-    }
-}
-
-/// Counts as pending while it exists.
-struct Pending;
-
-impl Pending {
-    fn new() -> Self {
-        PENDING.send_modify(|pending| *pending += 1);
-        Self
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        PENDING.send_modify(|pending| *pending -= 1);
+        drop(self.call());
     }
 }
 

@@ -11,7 +11,7 @@ mod tcp;
 pub(crate) mod tls;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use path::{NetworkPath, PathProblem, PathStep, look_along};
 pub use proxy::Proxies;

@@ -38,6 +38,16 @@ async fn saying(text: &'static str) -> u16 {
     .await
 }
 
+/// A WebSocket to a server that never says anything.
+pub(crate) async fn silent() -> Transport {
+    let port = server(|stream| async move {
+        let mut socket = accept_async(stream).await.unwrap();
+        while socket.next().await.is_some_and(|message| message.is_ok()) {}
+    })
+    .await;
+    open(&format!("ws://127.0.0.1:{port}/"), &direct()).await.unwrap()
+}
+
 async fn echo<S>(stream: S)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

@@ -15,6 +15,7 @@ mod document;
 mod ecs;
 mod kms;
 mod proxies;
+mod sdk;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

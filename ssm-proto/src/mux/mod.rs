@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::wire::MessageBuf;
 use crate::{Side, Timeout, TimeoutReason};
-use frame::FRAME_HEADER;
+pub(crate) use frame::FRAME_HEADER;
 use receive::owned_if_small;
 use stream::{Held, Local, Stream};
 

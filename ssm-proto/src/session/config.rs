@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::channel::ChannelConfig;
 use crate::handshake::{AgentKms, Identity, PortProperties, SessionType};
-use crate::mux::MuxConfig;
+use crate::mux::{FRAME_HEADER, MuxConfig};
+use crate::wire::MAX_PAYLOAD;
 
 /// Settings of a client's session.
 #[derive(Clone, Debug)]
@@ -21,7 +22,8 @@ pub struct ClientConfig {
     /// Another program started the session. Report by [`SessionEvent::SeemsUsed`](super::SessionEvent::SeemsUsed) if
     /// another client used it before. Default: no.
     pub inherited: bool,
-    /// Maximum payload of a message in bytes, before encryption. Default: 1024, like the official client.
+    /// Maximum payload of a message in bytes, before encryption. At least 9, a frame's header and one byte. Default:
+    /// 1024, like the official client.
     pub max_payload: usize,
     /// The data channel.
     pub channel: ChannelConfig,
@@ -41,6 +43,17 @@ impl Default for ClientConfig {
             channel: ChannelConfig::default(),
             mux: MuxConfig::default(),
         }
+    }
+}
+
+impl ClientConfig {
+    /// Whether a session can work with these settings. [`Session::client`](super::Session::client) makes one that fails
+    /// at once if not.
+    ///
+    /// # Errors
+    /// The setting that is impossible.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check(self.max_payload, &self.channel, &self.mux)
     }
 }
 
@@ -78,6 +91,48 @@ impl Default for AgentConfig {
             mux: MuxConfig::default(),
             quirks: AgentQuirks::default(),
         }
+    }
+}
+
+impl AgentConfig {
+    /// As [`ClientConfig::check`].
+    ///
+    /// # Errors
+    /// The setting that is impossible.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check(self.max_payload, &self.channel, &self.mux)
+    }
+}
+
+/// Settings with which no session can work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// [`ClientConfig::max_payload`] is too small for a frame, or larger than messages may be.
+    #[error("a maximum payload of {0} bytes is not possible: it must be from {MIN_PAYLOAD} to {MAX_PAYLOAD} bytes")]
+    MaxPayload(usize),
+    /// A queue, a buffer or a window that may hold nothing.
+    #[error("{0} must not be 0")]
+    Zero(&'static str),
+}
+
+/// A frame's header and one byte.
+pub(super) const MIN_PAYLOAD: usize = FRAME_HEADER + 1;
+
+fn check(max_payload: usize, channel: &ChannelConfig, mux: &MuxConfig) -> Result<(), ConfigError> {
+    if !(MIN_PAYLOAD..=MAX_PAYLOAD).contains(&max_payload) {
+        return Err(ConfigError::MaxPayload(max_payload));
+    }
+    let limits = [
+        ("channel.window", channel.window),
+        ("channel.window_bytes", channel.window_bytes),
+        ("mux.send_queue", mux.send_queue),
+        ("mux.receive_store", mux.receive_store),
+        ("mux.receive_total", mux.receive_total),
+    ];
+    match limits.iter().find(|(_, limit)| *limit == 0) {
+        Some((name, _)) => Err(ConfigError::Zero(name)),
+        None => Ok(()),
     }
 }
 

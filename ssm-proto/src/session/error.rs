@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ConfigError;
 use crate::cipher::CipherError;
 use crate::handshake::{HandshakeError, Version};
 use crate::mux::FrameError;
@@ -48,6 +49,9 @@ pub enum SessionError {
     /// The text is the caller's.
     #[error("KMS provides no key to encrypt the session: {0}")]
     NoDataKey(String),
+    /// This end's settings are impossible.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A payload of this end cannot be encrypted.
     #[error(transparent)]
     Unencryptable(CipherError),

@@ -13,7 +13,8 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AgentConfig, AgentQuirks, ClientConfig};
+use config::MIN_PAYLOAD;
+pub use config::{AgentConfig, AgentQuirks, ClientConfig, ConfigError};
 pub use error::SessionError;
 pub use event::{OpenError, Output, SessionEvent, SessionMode, SessionStats, TerminalSize};
 
@@ -79,22 +80,28 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Creates the client's side.
+    /// Creates the client's side. With impossible settings ([`ClientConfig::check`]) it fails at once.
     pub fn client(config: ClientConfig, clock: Clock, seed: u64) -> Self {
+        let checked = config.check();
         let handshake = ClientHandshake::new(config.client_version, config.identity, config.kms_on_ports);
         let channel = DataChannel::new(Side::Client, config.channel, clock, seed);
         let session = Self::new(channel, Handshake::Client(handshake), config.max_payload, config.mux);
-        Self { ports_only: config.ports_only, inherited: Inherited::new(config.inherited), ..session }
+        let mut session =
+            Self { ports_only: config.ports_only, inherited: Inherited::new(config.inherited), ..session };
+        session.fail_unless(checked);
+        session
     }
 
     /// Creates the agent's side. It requests the handshake as soon as it is connected, or is ready immediately if it
-    /// needs none.
+    /// needs none. With impossible settings ([`AgentConfig::check`]) it fails at once.
     pub fn agent(config: AgentConfig, clock: Clock, seed: u64) -> Self {
+        let checked = config.check();
         let mut handshake = AgentHandshake::new(config.agent_version, config.session_type, config.kms, config.identity);
         let first = handshake.start(clock.start);
         let channel = DataChannel::new(Side::Agent, config.channel, clock, seed);
         let session = Self::new(channel, Handshake::Agent(handshake), config.max_payload, config.mux);
         let mut session = Self { quirks: config.quirks, ..session };
+        session.fail_unless(checked);
         match first {
             Some(step) => session.perform(clock.start, step),
             None => session.begin_without_handshake(clock.start),
@@ -107,7 +114,7 @@ impl Session {
             channel,
             handshake,
             carrier: Carrier::Pending,
-            max_payload,
+            max_payload: max_payload.max(MIN_PAYLOAD),
             mux_config: MuxConfig { quantum: mux.quantum.max(max_payload), ..mux },
             ports_only: false,
             quirks: AgentQuirks::default(),
@@ -264,6 +271,12 @@ impl Session {
     }
 
     /// Reported once, however often the peer retransmits the message.
+    fn fail_unless(&mut self, checked: Result<(), ConfigError>) {
+        if let Err(error) = checked {
+            self.fail_reading(error.into());
+        }
+    }
+
     fn fail_reading(&mut self, error: SessionError) {
         if !std::mem::replace(&mut self.broken, true) {
             self.events.push_back(SessionEvent::Failed(error));

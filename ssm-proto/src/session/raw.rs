@@ -193,8 +193,10 @@ impl Raw {
             self.wants_room = true;
             return Err(WriteError::Full(data));
         }
-        self.send.push(data);
-        self.answered = false;
+        if !data.is_empty() {
+            self.send.push(data);
+            self.answered = false;
+        }
         Ok(())
     }
 

@@ -492,3 +492,24 @@ fn what_people_type_and_see_is_not_in_the_debug_text() {
     assert!(text.contains("Session"), "{text}");
     assert!(!text.contains(typed) && !text.contains(bytes.trim_matches(['[', ']'])), "{text}");
 }
+
+#[test]
+fn impossible_settings_fail_at_once() {
+    let now = Instant::now();
+    let clock = Clock { start: now, unix: Duration::ZERO };
+    let zero = |mux| ClientConfig { mux, ..ClientConfig::default() };
+    for (config, error) in [
+        (ClientConfig { max_payload: 8, ..ClientConfig::default() }, ConfigError::MaxPayload(8)),
+        (ClientConfig { max_payload: usize::MAX, ..ClientConfig::default() }, ConfigError::MaxPayload(usize::MAX)),
+        (zero(MuxConfig { send_queue: 0, ..MuxConfig::default() }), ConfigError::Zero("mux.send_queue")),
+        (zero(MuxConfig { receive_total: 0, ..MuxConfig::default() }), ConfigError::Zero("mux.receive_total")),
+    ] {
+        assert_eq!(config.check(), Err(error));
+        let mut session = Session::client(config, clock, 1);
+        session.handle_connected(now);
+        let Some(SessionEvent::Failed(failed)) = session.poll_event() else { panic!("{error} is accepted") };
+        assert_eq!(failed, SessionError::Config(error));
+    }
+    let smallest = ClientConfig { max_payload: 9, ..ClientConfig::default() };
+    assert_eq!(smallest.check(), Ok(()));
+}

@@ -11,7 +11,7 @@ use aws_config::provider_config::ProviderConfig;
 use aws_config::sso::SsoCredentialsProvider;
 use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::ProvideCredentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use tokio::time::timeout;
 
 use super::apis::Apis;
@@ -19,7 +19,7 @@ use super::errors::{credentials as refused, credentials_error};
 use super::files::Files;
 use super::person::Person;
 use super::source::{Selected, Source, Sso, option};
-use super::{AwsCredentials, BoxFuture, ProviderError, process, role, variable};
+use super::{BoxFuture, ProviderError, process, role, variable};
 
 /// On an instance, the metadata service answers quickly. If it does not, this is not an instance.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,7 +33,6 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Where credentials come from.
 #[derive(Debug)]
 pub(super) struct CredentialsSource {
-    given: Option<Credentials>,
     selected: Selected,
     surroundings: Surroundings,
     /// The last result. Concurrent callers wait for the same one, so that a person is asked once.
@@ -46,6 +45,8 @@ pub(super) struct CredentialsSource {
 pub(super) struct Surroundings {
     pub(super) apis: Apis,
     pub(super) person: Arc<dyn Person>,
+    /// The program's own credentials, which make the environment's and the files' superfluous.
+    pub(super) given: Option<SharedCredentialsProvider>,
 }
 
 #[derive(Debug)]
@@ -55,13 +56,8 @@ struct Held {
 }
 
 impl CredentialsSource {
-    pub(super) fn new(given: Option<AwsCredentials>, selected: Selected, surroundings: Surroundings) -> Self {
-        let given = given.map(|given| {
-            // They overwrite their memory, too.
-            let token = given.session_token.map(|token| token.expose().clone());
-            Credentials::new(given.access_key_id, given.secret_access_key.expose(), token, None, "given")
-        });
-        Self { given, selected, surroundings, held: tokio::sync::Mutex::default(), remedy: Mutex::default() }
+    pub(super) fn new(selected: Selected, surroundings: Surroundings) -> Self {
+        Self { selected, surroundings, held: tokio::sync::Mutex::default(), remedy: Mutex::default() }
     }
 
     pub(super) fn person(&self) -> &dyn Person {
@@ -84,9 +80,9 @@ impl CredentialsSource {
     /// # Errors
     /// As for [`CredentialsSource::current`], as far as it can be known without getting the credentials.
     pub(super) async fn describe(&self) -> Result<String, ProviderError> {
-        match self.given {
-            Some(_) => Ok("given by the program".to_owned()),
-            None => Ok(self.source().await?.describe()),
+        match self.source().await? {
+            Source::Given => Ok("given by the program".to_owned()),
+            source => Ok(source.describe()),
         }
     }
 
@@ -96,9 +92,6 @@ impl CredentialsSource {
     /// # Errors
     /// There are none, or they cannot be obtained.
     pub(super) async fn current(&self) -> Result<Credentials, ProviderError> {
-        if let Some(given) = &self.given {
-            return Ok(given.clone());
-        }
         let source = self.source().await?;
         let mut held = self.held.lock().await;
         if let Some(held) = held.as_ref().filter(|held| held.source == source && is_good(&held.credentials)) {
@@ -123,14 +116,12 @@ impl CredentialsSource {
     /// # Errors
     /// As for [`CredentialsSource::current`], or it takes too long.
     pub(super) async fn at_hand(&self) -> Result<Option<Credentials>, ProviderError> {
-        if self.given.is_none() {
-            let source = self.source().await?;
-            if source.may_take_long() {
-                let held = self.held.try_lock().ok();
-                let held = held.as_deref().and_then(Option::as_ref);
-                let held = held.filter(|held| held.source == source && is_good(&held.credentials));
-                return Ok(held.map(|held| held.credentials.clone()));
-            }
+        let source = self.source().await?;
+        if source.may_take_long() {
+            let held = self.held.try_lock().ok();
+            let held = held.as_deref().and_then(Option::as_ref);
+            let held = held.filter(|held| held.source == source && is_good(&held.credentials));
+            return Ok(held.map(|held| held.credentials.clone()));
         }
         let seconds = SIGNING_TIMEOUT.as_secs();
         let late = |_| Err(refused(format!("getting AWS credentials takes longer than {seconds} s")));
@@ -138,7 +129,10 @@ impl CredentialsSource {
     }
 
     async fn source(&self) -> Result<Source, ProviderError> {
-        let source = Source::choose(&Files::read().await?, &self.selected)?;
+        let source = match self.surroundings.given {
+            Some(_) => Source::Given,
+            None => Source::choose(&Files::read().await?, &self.selected)?,
+        };
         *self.remedy.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.remedy());
         Ok(source)
     }
@@ -168,6 +162,10 @@ impl Surroundings {
     ) -> BoxFuture<'a, Result<Credentials, ProviderError>> {
         Box::pin(async move {
             let found = match source {
+                Source::Given => match &self.given {
+                    Some(given) => self.ask(given.clone(), source, selected).await,
+                    None => Err(refused("the program gives no AWS credentials".to_owned())),
+                },
                 Source::Keys { keys, .. } => Ok(keys.clone()),
                 Source::Process { profile, command } => process::run(profile, command, &*self.person).await,
                 Source::Login { profile } => Err(refused(format!(

@@ -42,6 +42,9 @@ pub use person::Person;
 pub use services::{ServiceEndpoint, ServiceSummary};
 pub use token::DatabaseToken;
 
+/// For [`AwsProvider::from_sdk_config`].
+pub use aws_types::SdkConfig;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
@@ -56,6 +59,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::{Builder as ConfigBuilder, StalledStreamProtectionConfig};
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
@@ -107,6 +111,14 @@ pub struct AwsCredentials {
     pub session_token: Option<Secret>,
 }
 
+impl From<AwsCredentials> for SharedCredentialsProvider {
+    fn from(given: AwsCredentials) -> Self {
+        // They overwrite their memory, too.
+        let token = given.session_token.map(|token| token.expose().clone());
+        Self::new(Credentials::new(given.access_key_id, given.secret_access_key.expose(), token, None, "given"))
+    }
+}
+
 impl fmt::Debug for AwsCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwsCredentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
@@ -147,21 +159,54 @@ impl AwsProvider {
     /// # Errors
     /// No region, a malformed endpoint, or an unreadable CA bundle.
     pub async fn new(config: AwsConfig) -> Result<Self, ProviderError> {
-        Self::load(config).await.map_err(|error| match error.kind {
+        let given = config.credentials.clone().map(SharedCredentialsProvider::from);
+        Self::load(config, given, |_| {}).await
+    }
+
+    /// Takes the region, the endpoint and the credentials that the program has configured for the AWS SDK. What the
+    /// configuration leaves open comes from the environment and the profile, as for [`AwsProvider::new`]. Its HTTP
+    /// client is not used: proxies and certificate authorities are those of the environment.
+    ///
+    /// # Errors
+    /// As for [`AwsProvider::new`].
+    pub async fn from_sdk_config(sdk: &SdkConfig) -> Result<Self, ProviderError> {
+        let config = AwsConfig {
+            region: sdk.region().map(ToString::to_string),
+            endpoint_url: sdk.endpoint_url().map(str::to_owned),
+            ..AwsConfig::default()
+        };
+        let adjust = |settings: &mut Settings| {
+            settings.fips = sdk.use_fips().unwrap_or(settings.fips);
+            settings.dual_stack = sdk.use_dual_stack().unwrap_or(settings.dual_stack);
+        };
+        Self::load(config, sdk.credentials_provider(), adjust).await
+    }
+
+    async fn load(
+        config: AwsConfig,
+        given: Option<SharedCredentialsProvider>,
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Result<Self, ProviderError> {
+        Self::try_load(config, given, adjust).await.map_err(|error| match error.kind {
             // No request was made yet, so the configuration is invalid.
             ProviderErrorKind::Invalid => ProviderError { kind: ProviderErrorKind::Configuration, ..error },
             _ => error,
         })
     }
 
-    async fn load(config: AwsConfig) -> Result<Self, ProviderError> {
+    async fn try_load(
+        config: AwsConfig,
+        given: Option<SharedCredentialsProvider>,
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Result<Self, ProviderError> {
         let selected = Selected::new(config.profile.as_deref());
         let files = Files::read().await;
         // Unreadable files matter only at the first call. A session that another program started may need none.
-        let settings = match &files {
+        let mut settings = match &files {
             Ok(files) => Settings::new(&config, files, &selected)?,
             Err(error) => Settings::new(&config, &Files::default(), &selected).map_err(|_| error.clone())?,
         };
+        adjust(&mut settings);
         if let Some(endpoint) = &settings.given_endpoint {
             endpoint::check("--endpoint-url", endpoint)?;
         }
@@ -171,8 +216,8 @@ impl AwsProvider {
         let client = client(&settings, http.clone());
         let person = config.person.unwrap_or_else(|| Arc::new(Nobody));
         let apis = Apis { settings: settings.clone(), http };
-        let surroundings = Surroundings { apis: apis.clone(), person };
-        let credentials = CredentialsSource::new(config.credentials, selected.clone(), surroundings);
+        let surroundings = Surroundings { apis: apis.clone(), person, given };
+        let credentials = CredentialsSource::new(selected.clone(), surroundings);
         let told_unsigned = AtomicBool::new(false);
         Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned, cache: None })
     }

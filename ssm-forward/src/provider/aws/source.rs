@@ -10,6 +10,8 @@ use crate::ProviderError;
 /// Where credentials come from. Equal sources give the same credentials, as far as the files tell.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Source {
+    /// The program that uses this library gives them.
+    Given,
     /// They are given directly.
     Keys { place: String, keys: Credentials },
     /// A command prints them.
@@ -134,6 +136,7 @@ impl Source {
     /// A description for a person: half a sentence.
     pub(super) fn describe(&self) -> String {
         match self {
+            Self::Given => "the program itself".to_owned(),
             Self::Keys { place, .. } => format!("keys in {place}"),
             Self::Process { profile, .. } => format!("the credential_process of the profile {profile:?}"),
             Self::Sso(sso) => format!("IAM Identity Center, the role {} of the profile {:?}", sso.role, sso.profile),
@@ -165,6 +168,7 @@ impl Source {
                 option(profile)
             ),
             Self::Role(role) => role.base.remedy(),
+            Self::Given => "get other credentials and try again".to_owned(),
             _ => "get new credentials and try again".to_owned(),
         }
     }

@@ -71,6 +71,8 @@ mod transport;
 mod unanswered;
 
 pub use awaiting::await_target;
+/// The type of received and sent bytes.
+pub use bytes::Bytes;
 pub use error::{CloseReason, DialError, ForwardError, ProbeError, StreamError, SystemError};
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};

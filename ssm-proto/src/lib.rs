@@ -100,6 +100,12 @@ pub use wire::{
 #[cfg(feature = "session")]
 use std::time::{Duration, Instant};
 
+/// The type of received and sent bytes.
+pub use bytes::Bytes;
+/// For the ids of messages.
+#[cfg(feature = "session")]
+pub use uuid::Uuid;
+
 /// The end of a session.
 #[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

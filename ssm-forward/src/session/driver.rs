@@ -70,12 +70,12 @@ async fn provide_data_key(shared: Arc<SharedSession>, provider: Arc<dyn SessionP
     let key = bounded(provider.data_key(&request.key_id, &request.context)).await;
     let now = Instant::now().into_std();
     let mut state = shared.lock();
-    match key {
-        Ok(key) => {
-            let [_, _, _, _, first_nonce @ ..] = uuid::Uuid::new_v4().into_bytes();
-            state.protocol.provide_data_key(now, &key, first_nonce);
-        }
-        Err(error) => state.protocol.refuse_data_key(now, &error.message),
+    let mut first_nonce = [0; _];
+    let random = getrandom::fill(&mut first_nonce);
+    match (key, random) {
+        (Ok(key), Ok(())) => state.protocol.provide_data_key(now, &key, first_nonce),
+        (Ok(_), Err(error)) => state.protocol.refuse_data_key(now, &error.to_string()),
+        (Err(error), _) => state.protocol.refuse_data_key(now, &error.message),
     }
     state.wake_driver();
 }

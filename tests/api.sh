@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Compares the public interfaces of the three libraries with the texts in tests/api/, so that no change of them goes unnoticed.
+#
+#     tests/api.sh            fails, with the difference, if they differ
+#     tests/api.sh --write    writes the texts
+#
+# Needs cargo-public-api (cargo install cargo-public-api --version 0.52.0 --locked). rustdoc's JSON is not stable yet; the pinned
+# stable toolchain makes it with RUSTC_BOOTSTRAP, so that no nightly toolchain is needed and the format changes only with the pin.
+# The variable is set for rustdoc alone: set for cargo, it would have all dependencies built again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+write=false
+case ${1:-} in
+    '') ;;
+    --write) write=true ;;
+    *)
+        echo "usage: tests/api.sh [--write]" >&2
+        exit 2
+        ;;
+esac
+if ! command -v cargo-public-api >/dev/null; then
+    echo "there is no cargo-public-api; install it with: cargo install cargo-public-api --version 0.52.0 --locked" >&2
+    exit 1
+fi
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$folder/rustdoc"
+chmod +x "$folder/rustdoc"
+target=$(cargo metadata --format-version=1 --no-deps --locked |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+RUSTDOC=$folder/rustdoc RUSTDOCFLAGS="-Z unstable-options --output-format json" \
+    cargo doc --quiet --workspace --no-deps --all-features --lib --locked
+
+status=0
+for crate in ssm_proto ssm_forward ssm_local; do
+    text=tests/api/${crate//_/-}.txt
+    # The fuzz targets' bodies are not part of the interface.
+    cargo-public-api public-api -sss --rustdoc-json "$target/doc/$crate.json" | grep -v 'ssm_proto::fuzzing' >"$folder/$crate.txt"
+    if $write; then
+        mkdir -p tests/api
+        cp "$folder/$crate.txt" "$text"
+    elif diff -u "$text" "$folder/$crate.txt"; then
+        echo "ok    $text"
+    else
+        echo "FAIL  $text: the interface has changed; if it is meant to, run tests/api.sh --write and describe it in CHANGELOG.md"
+        status=1
+    fi
+done
+exit $status

@@ -116,7 +116,7 @@ fn one_line(script: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Decoder {
     mark: Vec<u8>,
-    state: State,
+    state: DecoderState,
     /// The output that the bytes belong to.
     output: Output,
     /// A newline that belongs to the output unless the end of a piece follows.
@@ -126,7 +126,7 @@ pub(crate) struct Decoder {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     /// Before the mark; what arrived so far.
     Waiting(Vec<u8>),
     /// The node cannot escape: the output is unchanged.
@@ -170,7 +170,7 @@ impl Decoder {
     pub(crate) fn new(mark: &str, output: Output) -> Self {
         Self {
             mark: mark.into(),
-            state: State::Waiting(Vec::new()),
+            state: DecoderState::Waiting(Vec::new()),
             output,
             newline: false,
             totals: Default::default(),
@@ -180,7 +180,7 @@ impl Decoder {
 
     /// Whether the mark arrived.
     pub(crate) fn has_begun(&self) -> bool {
-        !matches!(self.state, State::Waiting(_))
+        !matches!(self.state, DecoderState::Waiting(_))
     }
 
     /// The exit code, if it is part of the output.
@@ -193,12 +193,12 @@ impl Decoder {
         let complete = |total: &Total| total.ended && total.sent.is_none_or(|sent| sent == total.came);
         let all_or_nothing = |total: &Total| complete(total) || (total.came == 0 && !total.ended);
         match &self.state {
-            State::Waiting(noise) => {
+            DecoderState::Waiting(noise) => {
                 let text = String::from_utf8_lossy(noise);
                 Verdict::NotBegun(text.split_whitespace().collect::<Vec<_>>().join(" "))
             }
-            State::Plain => Verdict::Plain,
-            State::Text if complete(self.total(self.output)) && self.totals.iter().all(all_or_nothing) => {
+            DecoderState::Plain => Verdict::Plain,
+            DecoderState::Text if complete(self.total(self.output)) && self.totals.iter().all(all_or_nothing) => {
                 Verdict::Complete
             }
             _ => Verdict::Broken,
@@ -209,44 +209,44 @@ impl Decoder {
     pub(crate) fn feed(&mut self, mut bytes: Bytes, to: &mut Vec<(Output, Bytes)>) {
         while let Some(&first) = bytes.first() {
             match &mut self.state {
-                State::Waiting(noise) => {
+                DecoderState::Waiting(noise) => {
                     noise.push(first);
                     bytes.advance(1);
                     self.look_for_mark();
                 }
-                State::Plain => to.push((self.output, std::mem::take(&mut bytes))),
-                State::Text if first == LEAD => {
-                    self.state = State::Lead;
+                DecoderState::Plain => to.push((self.output, std::mem::take(&mut bytes))),
+                DecoderState::Text if first == LEAD => {
+                    self.state = DecoderState::Lead;
                     bytes.advance(1);
                 }
-                State::Text => {
+                DecoderState::Text => {
                     let length = bytes.iter().position(|byte| *byte == LEAD).unwrap_or(bytes.len());
                     self.text(bytes.split_to(length), to);
                 }
-                State::Lead => {
+                DecoderState::Lead => {
                     bytes.advance(1);
                     self.state = self.follow(first, to);
                 }
-                State::Number(_, digits) if first != b'\n' && digits.len() < 20 => {
+                DecoderState::Number(_, digits) if first != b'\n' && digits.len() < 20 => {
                     digits.push(first);
                     bytes.advance(1);
                 }
-                State::Number(code, digits) => {
+                DecoderState::Number(code, digits) => {
                     let (code, digits) = (*code, std::mem::take(digits));
                     bytes.advance(1);
                     self.state = self.number(code, &digits);
                 }
-                State::Wrong => return,
+                DecoderState::Wrong => return,
             }
         }
     }
 
     fn look_for_mark(&mut self) {
-        let State::Waiting(noise) = &mut self.state else { return };
+        let DecoderState::Waiting(noise) = &mut self.state else { return };
         let Some((kind, text)) = noise.split_last() else { return };
         match kind {
-            b'0' if text.ends_with(&self.mark) => self.state = State::Plain,
-            b'1' if text.ends_with(&self.mark) => self.state = State::Text,
+            b'0' if text.ends_with(&self.mark) => self.state = DecoderState::Plain,
+            b'1' if text.ends_with(&self.mark) => self.state = DecoderState::Text,
             _ if noise.len() > MAX_NOISE => drop(noise.drain(..MAX_NOISE / 2)),
             _ => {}
         }
@@ -262,7 +262,7 @@ impl Decoder {
     }
 
     /// The state after the first byte and this one.
-    fn follow(&mut self, byte: u8, to: &mut Vec<(Output, Bytes)>) -> State {
+    fn follow(&mut self, byte: u8, to: &mut Vec<(Output, Bytes)>) -> DecoderState {
         match byte {
             LITERAL => {
                 self.release_newline(to);
@@ -273,14 +273,14 @@ impl Decoder {
             STDERR => self.output = Output::Stderr,
             END | CODE => {
                 self.newline = false;
-                return State::Number(byte, Vec::new());
+                return DecoderState::Number(byte, Vec::new());
             }
-            _ => return State::Wrong,
+            _ => return DecoderState::Wrong,
         }
-        State::Text
+        DecoderState::Text
     }
 
-    fn number(&mut self, code: u8, digits: &[u8]) -> State {
+    fn number(&mut self, code: u8, digits: &[u8]) -> DecoderState {
         let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
         match (code, number) {
             (CODE, Some(number)) => self.code = number.try_into().ok(),
@@ -289,9 +289,9 @@ impl Decoder {
                 let total = self.total_mut(output);
                 (total.ended, total.sent) = (true, number);
             }
-            _ => return State::Wrong,
+            _ => return DecoderState::Wrong,
         }
-        State::Text
+        DecoderState::Text
     }
 
     fn release_newline(&mut self, to: &mut Vec<(Output, Bytes)>) {

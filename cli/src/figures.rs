@@ -16,7 +16,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::exit_code::{ExitCode, Failure};
-use crate::output::Reporter;
 
 /// The figures of a forward at one time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,14 +36,14 @@ const TICK: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reports the figures of each forward once a second, as long as it runs.
-pub(crate) async fn tell(look: impl Fn() -> Vec<StatsSnapshot>, reporter: Reporter) {
+pub(crate) async fn tell(look: impl Fn() -> Vec<StatsSnapshot>, report: impl Fn(Vec<Figures>)) {
     let mut meters: Vec<Meter> = Vec::new();
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
         let (looks, at) = (look(), Instant::now());
         meters.resize_with(looks.len(), || Meter::new(at));
-        reporter.figures(meters.iter_mut().zip(looks).map(|(meter, now)| meter.look(now, at)).collect());
+        report(meters.iter_mut().zip(looks).map(|(meter, now)| meter.look(now, at)).collect());
     }
 }
 

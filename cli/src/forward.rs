@@ -54,7 +54,9 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         let look = move || stats.iter().map(|(spec, stats)| (spec.clone(), stats.snapshot())).collect::<Vec<_>>();
         let unnamed = look.clone();
         let mut watching = JoinSet::new();
-        watching.spawn(figures::tell(move || unnamed().into_iter().map(|(_, now)| now).collect(), reporter.clone()));
+        let reporter = reporter.clone();
+        let live = move || unnamed().into_iter().map(|(_, now)| now).collect();
+        watching.spawn(figures::tell(live, move |figures| reporter.figures(figures)));
         if let Some(metrics) = metrics {
             watching.spawn(metrics.serve(look));
         }

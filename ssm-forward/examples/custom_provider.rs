@@ -61,12 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..AwsConfig::default()
     };
     let provider = Audited { inner: AwsProvider::new(config).await?, who: "alice" };
-    let request = StartRequest {
-        target: "i-0123456789abcdef0".into(),
-        document: Some("AWS-StartPortForwardingSession".into()),
-        parameters: [("portNumber".to_owned(), vec!["22".to_owned()])].into(),
-        ..StartRequest::default()
-    };
+    let request = StartRequest::to_port("i-0123456789abcdef0", 22);
     let config = SessionConfig::default();
     let session = Session::start(Arc::new(provider), &request, config, |_id| {}, |_notice| {}).await?;
     session.terminate().await;

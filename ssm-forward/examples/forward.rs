@@ -18,12 +18,7 @@ use ssm_forward::{AwsConfig, AwsProvider, ForwardEvent, Forwarder, ListenAddr, S
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [target, host, port] = arguments.as_slice() else { return Err("usage: forward TARGET HOST PORT".into()) };
-    let request = StartRequest {
-        target: target.clone(),
-        document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
-        parameters: [("host", host), ("portNumber", port)].map(|(key, value)| (key.into(), vec![value.clone()])).into(),
-        ..StartRequest::default()
-    };
+    let request = StartRequest::to_remote_host(target, host, port.parse()?);
     let provider = Arc::new(AwsProvider::new(AwsConfig::default()).await?);
     let forwarder = Forwarder::builder(provider, request)
         .on_event(|event| match event {

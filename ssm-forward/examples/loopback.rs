@@ -40,12 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let provider = Arc::new(AwsProvider::new(config).await?);
 
-    let request = StartRequest {
-        target: "i-0123456789abcdef0".into(),
-        document: Some("AWS-StartPortForwardingSession".into()),
-        parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
-        ..StartRequest::default()
-    };
+    let request = StartRequest::to_port("i-0123456789abcdef0", port);
     // Port 0 is any free port. The socket accepts connections from here on; they wait for the session.
     let forwarder = Forwarder::builder(provider, request).bind(ListenAddr::Tcp("127.0.0.1:0".parse()?)).await?;
     let LocalAddr::Tcp(address) = forwarder.local_addr() else { return Err("not a TCP socket".into()) };

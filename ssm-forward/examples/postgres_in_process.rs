@@ -34,12 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..AwsConfig::default()
     };
     let provider = Arc::new(AwsProvider::new(config).await?);
-    let request = StartRequest {
-        target: "i-0123456789abcdef0".into(),
-        document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
-        parameters: [("host", host), ("portNumber", port)].map(|(key, value)| (key.into(), vec![value.clone()])).into(),
-        ..StartRequest::default()
-    };
+    let request = StartRequest::to_remote_host("i-0123456789abcdef0", host, port.parse()?);
     let session = Session::start(provider, &request, SessionConfig::default(), |_id| {}, |_notice| {}).await?;
 
     // Each stream is one connection to the database. A session carries many.

@@ -1,5 +1,7 @@
 //! A local socket whose connections are carried by sessions.
 
+mod config;
+mod connection;
 mod relayed;
 
 use std::convert::Infallible;
@@ -15,69 +17,18 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
-use crate::listener::{Accepted, Entrance, ListenAddr, Listener, Local, OpenListener};
-use crate::pool::{Blueprint, Caller, Pool, PoolConfig};
-use crate::program;
-use crate::pump::{PumpError, Traffic, pump};
-use crate::relay::RelayConfig;
-use crate::route::{Route, Sender, Stream};
-use crate::session::{Session, SessionConfig, SessionNotice};
+use crate::half_closed;
+use crate::listener::{Accepted, Entrance, ListenAddr, Listener, OpenListener};
+use crate::pool::{Blueprint, Caller, Pool};
+use crate::route::Route;
+use crate::session::{Session, SessionNotice};
 use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
-use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest, StreamError};
+use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest};
 
+pub use config::ForwardConfig;
+use connection::Connection;
 use relayed::Relayed;
-
-/// Settings of a [`Forwarder`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ForwardConfig {
-    /// Check that the remote port accepts a connection before [`ForwardEvent::Ready`] is reported. Default: false.
-    pub wait_ready: bool,
-    /// Timeout for StartSession, the data channel, the handshake and `wait_ready` together. Default: 30 s.
-    pub connect_timeout: Duration,
-    /// How long starting the first session is repeated while the target is not connected. Each attempt has
-    /// `connect_timeout`. Default: zero, no repetition.
-    pub wait_connected: Duration,
-    /// After a local program ends its sending side: how long the far side may be silent before the connection is given
-    /// up and reset. Silence counts only while the far side could have been heard. Default: 30 s.
-    pub linger: Duration,
-    /// A connection without an answer causes a warning after this time, at most once a minute. Default: 10 s.
-    pub answer_patience: Duration,
-    /// Maximum payload of a message to the agent, in bytes. Default: 1024, like the official client.
-    pub max_payload: usize,
-    /// Prevent the idle timeout of sessions while nothing is forwarded. This needs multiplexing, which old agents do
-    /// not support. Default: false, the idle timeout applies.
-    pub keep_alive: bool,
-    /// Start no session before a connection comes, and end it after so long without one. A session that cannot be had then
-    /// only resets the connections that wait for it; the next one tries again. Default: `None`, a session is there from the
-    /// start.
-    pub lazy: Option<Duration>,
-    /// How many sessions there are, and what happens when one is gone.
-    pub pool: PoolConfig,
-    /// Carry the connections by a relay on the node, if one can be started there. Default: none.
-    pub relay: Option<RelayConfig>,
-    /// The session's own settings. `connect_timeout`, `linger` and `max_payload` above take precedence.
-    pub session: SessionConfig,
-}
-
-impl Default for ForwardConfig {
-    fn default() -> Self {
-        Self {
-            wait_ready: false,
-            connect_timeout: Duration::from_secs(30),
-            wait_connected: Duration::ZERO,
-            linger: Duration::from_secs(30),
-            answer_patience: Duration::from_secs(10),
-            max_payload: 1024,
-            keep_alive: false,
-            lazy: None,
-            pool: PoolConfig::default(),
-            relay: None,
-            session: SessionConfig::default(),
-        }
-    }
-}
 
 type OnEvent = Arc<dyn Fn(ForwardEvent) + Send + Sync>;
 
@@ -117,7 +68,7 @@ impl ForwarderBuilder {
     /// [`ForwardError::Listen`] if it cannot listen on the address.
     pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
         let failed = |source: io::Error| ForwardError::Listen { address: listen.to_string(), source: source.into() };
-        program::prepare();
+        half_closed::prepare();
         self.on(Listener::bind(&listen).await.map_err(failed)?)
     }
 
@@ -126,7 +77,7 @@ impl ForwarderBuilder {
     /// # Errors
     /// [`ForwardError::Listen`] if it cannot be used.
     pub fn listener(self, open: OpenListener) -> Result<Forwarder, ForwardError> {
-        program::prepare();
+        half_closed::prepare();
         let address = "a socket that was passed".to_owned();
         let failed = |source: io::Error| ForwardError::Listen { address, source: source.into() };
         self.on(Listener::of(open).map_err(failed)?)
@@ -143,7 +94,7 @@ impl ForwarderBuilder {
     /// A forwarder without a socket: connections are handed in, for example by a proxy that has spoken with the
     /// program before.
     pub fn hand_in(self) -> (Forwarder, Entrance) {
-        program::prepare();
+        half_closed::prepare();
         let (entrance, listener) = Entrance::new();
         let Self { provider, request, session, config, on_event } = self;
         let (local_addr, stats) = (LocalAddr::HandedIn, ForwardStats::default());
@@ -436,63 +387,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Delay after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// One local connection. It counts as open until it is dropped.
-struct Connection {
-    number: u64,
-    stats: ForwardStats,
-    unanswered: Arc<Unanswered>,
-    on_event: OnEvent,
-}
-
-impl Connection {
-    async fn run(self, local: Local, stream: Result<Stream, StreamError>) {
-        let traffic = Traffic::default();
-        let count = |direction, bytes| {
-            traffic.add(direction, bytes);
-            self.stats.moved(direction, bytes);
-        };
-        let outcome = match stream {
-            Ok(stream) => {
-                let sender = stream.sender();
-                tokio::select! {
-                    biased;
-                    outcome = pump(local, stream, &count) => outcome,
-                    never = self.watch(&sender) => match never {},
-                }
-            }
-            Err(error) => Err(error.into()),
-        };
-        let (bytes_up, bytes_down) = traffic.get();
-        let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused | StreamError::Unreachable { .. })));
-        let silent = match outcome {
-            Err(PumpError::Stream(StreamError::Silent { answered, .. })) => Some(answered),
-            _ => None,
-        };
-        let error = outcome.err().map(|error| error.to_string());
-        let connection = self.number;
-        tracing::info!(connection, bytes_up, bytes_down, error = error.as_deref(), "connection closed");
-        (self.on_event)(ForwardEvent::ConnectionClosed { connection, bytes_up, bytes_down, refused, error });
-        if let Some(text) = silent.and_then(|answered| self.unanswered.explain_reset(connection, answered)) {
-            (self.on_event)(ForwardEvent::Warning { text });
-        }
-    }
-
-    /// Warns if this connection gets no answer from the destination.
-    async fn watch(&self, sender: &Sender) -> Infallible {
-        let told = self.unanswered.watch(self.number, || self.stats.bytes_down(), || sender.is_connected()).await;
-        if let Some(text) = told {
-            (self.on_event)(ForwardEvent::Warning { text });
-        }
-        std::future::pending().await
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.stats.closed();
-    }
-}
 
 impl From<SessionNotice> for ForwardEvent {
     fn from(notice: SessionNotice) -> Self {

@@ -1,24 +1,17 @@
-//! Forwards ports through AWS Session Manager sessions.
+//! Forwards ports through AWS Session Manager sessions, without any other program.
+//!
+//! # A local port
 //!
 //! [`Forwarder`] is the complete solution: a local socket whose connections reach a port behind a managed node.
-//! [`Session`] is the building block for other tools: streams to that port, without a local socket. Sessions come from
-//! a [`SessionProvider`]: [`AwsProvider`] calls the API, [`TicketProvider`] uses a session that another program
-//! started.
 //!
 //! ```no_run
 //! use std::sync::Arc;
 //! use ssm_forward::{AwsConfig, AwsProvider, ForwardEvent, Forwarder, ListenAddr, StartRequest};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! // Profile, region and credentials come from the environment, as for the AWS CLI.
 //! let provider = Arc::new(AwsProvider::new(AwsConfig::default()).await?);
-//! let request = StartRequest {
-//!     target: "i-0123456789abcdef0".into(),
-//!     document: Some("AWS-StartPortForwardingSessionToRemoteHost".into()),
-//!     parameters: [("host", "db.internal"), ("portNumber", "3306")]
-//!         .map(|(key, value)| (key.to_owned(), vec![value.to_owned()]))
-//!         .into(),
-//!     ..StartRequest::default()
-//! };
+//! let request = StartRequest::to_remote_host("i-0123456789abcdef0", "db.internal", 3306);
 //! let forwarder = Forwarder::builder(provider, request)
 //!     .on_event(|event| {
 //!         if let ForwardEvent::Ready { local, .. } = event {
@@ -32,12 +25,28 @@
 //! # }
 //! ```
 //!
-//! A stream without a local socket, for a database driver that accepts any `AsyncRead + AsyncWrite`:
+//! 1. A [`SessionProvider`] starts, resumes and terminates sessions. [`AwsProvider`] calls the API;
+//!    [`AwsProvider::from_sdk_config`] takes what the program has configured for the AWS SDK. [`NamedProvider`] looks up
+//!    names, [`TicketProvider`] uses a session that another program started, and a provider of your own can wrap any of
+//!    them.
+//! 2. A [`StartRequest`] says where connections go: [`StartRequest::to_port`], [`StartRequest::to_remote_host`], or any
+//!    session document with its parameters.
+//! 3. [`ForwarderBuilder::bind`] opens the socket. Nothing is started yet, so that nothing is left behind if the port is
+//!    in use. Connections are accepted from here on, and wait.
+//! 4. [`Forwarder::run`] starts a session and serves connections until its argument completes. It replaces sessions that
+//!    are lost, adds sessions when connections would have to share one, and terminates all of them at the end.
+//!    [`ForwardConfig`] has the limits, with their defaults; [`ForwardEvent`] tells what happens meanwhile.
+//!
+//! # A stream in the program
+//!
+//! [`Session`] is the building block for other tools: streams to the port, without a local socket. A [`SessionStream`]
+//! is an `AsyncRead + AsyncWrite`, as database drivers accept it:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use ssm_forward::{Session, SessionConfig, SessionProvider, StartRequest};
-//! # async fn run(provider: Arc<dyn SessionProvider>, request: StartRequest) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn run(provider: Arc<dyn SessionProvider>) -> Result<(), Box<dyn std::error::Error>> {
+//! let request = StartRequest::to_port("i-0123456789abcdef0", 5432);
 //! let session = Session::start(provider, &request, SessionConfig::default(), |_id| {}, |_notice| {}).await?;
 //! let stream = session.open_stream().await?;
 //! # drop(stream);
@@ -45,16 +54,28 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A session that is dropped is terminated in the background; [`Terminations::finished`] waits for that.
+//!
+//! # Errors
+//!
+//! [`ForwardError`] has a variant for each part that can be at fault, with an example. [`StreamError`] is the same for a
+//! connection, [`CloseReason`] for a session. Each message is one line for a person.
+//!
+//! # Testing without AWS
+//!
+//! The crate `ssm-local` is a Session Manager in the process. Give its endpoint and credentials to [`AwsConfig`]; the
+//! example `loopback` is a whole program.
 
 mod awaiting;
 mod descriptors;
 mod error;
 mod event;
 mod forwarder;
+mod half_closed;
 mod listener;
 mod names;
 mod pool;
-mod program;
 mod provider;
 mod pump;
 mod relay;

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::descriptors;
-use crate::program::Program;
+use crate::half_closed::Program;
 use crate::{ForwardError, LocalAddr};
 
 /// Where to listen for local programs.
@@ -167,16 +167,16 @@ impl Listener {
                 let (stream, peer) = listener.accept().await?;
                 reset_on_close(&stream, true);
                 stream.set_nodelay(true)?;
-                Ok(Accepted { local: Local::Tcp(stream), peer: Some(peer), taken: None })
+                Ok(Accepted { local: LocalStream::Tcp(stream), peer: Some(peer), taken: None })
             }
             Self::Unix { listener, .. } => {
-                Ok(Accepted { local: Local::Unix(listener.accept().await?.0), peer: None, taken: None })
+                Ok(Accepted { local: LocalStream::Unix(listener.accept().await?.0), peer: None, taken: None })
             }
             Self::HandedIn(streams) => match streams.lock().await.recv().await {
                 Some((stream, taken)) => {
                     stream.set_nodelay(true)?;
                     let peer = stream.peer_addr().ok();
-                    Ok(Accepted { local: Local::Tcp(stream), peer, taken: Some(taken) })
+                    Ok(Accepted { local: LocalStream::Tcp(stream), peer, taken: Some(taken) })
                 }
                 None => std::future::pending().await,
             },
@@ -230,7 +230,7 @@ async fn remove_if_stale(path: &PathBuf) -> io::Result<()> {
 /// A new connection.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) local: Local,
+    pub(crate) local: LocalStream,
     /// The local program's address.
     pub(crate) peer: Option<SocketAddr>,
     /// Who handed it in waits for this.
@@ -248,15 +248,15 @@ impl Accepted {
 
 /// A local program's connection.
 #[derive(Debug)]
-pub(crate) enum Local {
+pub(crate) enum LocalStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// The halves of a [`Local`].
+/// The halves of a [`LocalStream`].
 pub(crate) type Halves<'a> = (Box<dyn AsyncRead + Send + Unpin + 'a>, Box<dyn AsyncWrite + Send + Unpin + 'a>);
 
-impl Local {
+impl LocalStream {
     pub(crate) fn split(&mut self) -> Halves<'_> {
         match self {
             Self::Tcp(stream) => {

@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::StreamError;
-use crate::listener::Local;
-use crate::program::Program;
-use crate::route::{Sender, Stream};
+use crate::half_closed::Program;
+use crate::listener::LocalStream;
+use crate::route::{RemoteStream, Sender};
 
 /// Maximum number of bytes per read from a local program.
 const READ_SIZE: usize = 64 << 10;
@@ -36,16 +36,16 @@ pub(crate) struct Traffic {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PumpError {
     #[error("local program: {0}")]
-    Local(io::Error),
+    LocalStream(io::Error),
     #[error(transparent)]
-    Stream(#[from] StreamError),
+    RemoteStream(#[from] StreamError),
 }
 
 /// Copies data until both directions are complete. In all other cases the local program sees a reset, never a clean
 /// end.
 pub(crate) async fn pump(
-    mut local: Local,
-    stream: Stream,
+    mut local: LocalStream,
+    stream: RemoteStream,
     count: &(dyn Fn(Direction, u64) + Sync),
 ) -> Result<(), PumpError> {
     let outcome = {
@@ -76,7 +76,7 @@ async fn both_ways(
     read: &mut (dyn AsyncRead + Send + Unpin),
     write: &mut (dyn AsyncWrite + Send + Unpin),
     program: Program,
-    mut stream: Stream,
+    mut stream: RemoteStream,
     count: Count<'_>,
 ) -> Result<(), PumpError> {
     if stream.half_closes() {
@@ -91,7 +91,7 @@ async fn both_ways(
                 Ok(())
             }
             // The far side is over. Its data still counts; data to it does not.
-            Err(PumpError::Stream(_)) => std::future::pending().await,
+            Err(PumpError::RemoteStream(_)) => std::future::pending().await,
             Err(local) => Err(local),
         }
     };
@@ -107,7 +107,7 @@ async fn each_way(
     read: &mut (dyn AsyncRead + Send + Unpin),
     write: &mut (dyn AsyncWrite + Send + Unpin),
     program: Program,
-    mut stream: Stream,
+    mut stream: RemoteStream,
     count: Count<'_>,
 ) -> Result<(), PumpError> {
     let sender = stream.sender();
@@ -116,7 +116,7 @@ async fn each_way(
         match send(read, &sender, count).await {
             Ok(()) => {}
             // What the far side sent before still counts, and a failure of its direction says more than this one.
-            Err(error @ PumpError::Stream(_)) => {
+            Err(error @ PumpError::RemoteStream(_)) => {
                 down_over.notified().await;
                 return Err(error);
             }
@@ -150,7 +150,7 @@ async fn send(read: &mut (dyn AsyncRead + Send + Unpin), sender: &Sender, count:
         if buffer.capacity() < READ_SIZE / 4 {
             buffer.reserve(READ_SIZE);
         }
-        let length = read.read_buf(&mut buffer).await.map_err(PumpError::Local)?;
+        let length = read.read_buf(&mut buffer).await.map_err(PumpError::LocalStream)?;
         if length == 0 {
             sender.finish();
             return Ok(());
@@ -162,14 +162,14 @@ async fn send(read: &mut (dyn AsyncRead + Send + Unpin), sender: &Sender, count:
 
 /// Stream → local program, until the far side ends the stream.
 async fn receive(
-    stream: &mut Stream,
+    stream: &mut RemoteStream,
     write: &mut (dyn AsyncWrite + Send + Unpin),
     count: Count<'_>,
 ) -> Result<(), PumpError> {
     let mut chunks = Vec::with_capacity(WRITE_CHUNKS);
     while stream.read_chunks(&mut chunks, WRITE_SIZE).await? {
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
-        write_chunks(write, &mut chunks).await.map_err(PumpError::Local)?;
+        write_chunks(write, &mut chunks).await.map_err(PumpError::LocalStream)?;
         count(Direction::Down, bytes as u64);
     }
     // The program may be gone already; it got everything.

@@ -16,7 +16,7 @@ pub(crate) enum Route {
 }
 
 /// A connection's stream.
-pub(crate) enum Stream {
+pub(crate) enum RemoteStream {
     /// With its place in the pool.
     Session(SessionStream, #[expect(dead_code, reason = "counts until it is dropped")] StreamLease),
     Relay(RelayStream),
@@ -29,18 +29,18 @@ pub(crate) enum Sender {
 }
 
 impl Route {
-    pub(crate) async fn open(&self, caller: Caller) -> Result<Stream, StreamError> {
+    pub(crate) async fn open(&self, caller: Caller) -> Result<RemoteStream, StreamError> {
         match self {
             Self::Pool(pool) => {
                 let (stream, lease) = pool.open_stream(caller).await?;
-                Ok(Stream::Session(stream, lease))
+                Ok(RemoteStream::Session(stream, lease))
             }
-            Self::Relay(pipes) => pipes.open().map(Stream::Relay),
+            Self::Relay(pipes) => pipes.open().map(RemoteStream::Relay),
         }
     }
 }
 
-impl Stream {
+impl RemoteStream {
     pub(crate) fn sender(&self) -> Sender {
         match self {
             Self::Session(stream, _) => Sender::Session(stream.sender()),

@@ -13,11 +13,11 @@ use tokio::sync::Notify;
 /// Live figures of a forwarder; clones see the same values.
 #[derive(Clone, Debug, Default)]
 pub struct ForwardStats {
-    inner: Arc<Inner>,
+    inner: Arc<Counters>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct Counters {
     open: AtomicU64,
     total: AtomicU64,
     up: AtomicU64,
@@ -183,9 +183,9 @@ impl ForwardStats {
     }
 }
 
-impl fmt::Debug for Inner {
+impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").finish_non_exhaustive()
+        f.debug_struct("Counters").finish_non_exhaustive()
     }
 }
 

@@ -19,6 +19,34 @@
 //! # }
 //! ```
 //!
+//! # A test
+//!
+//! Port 0 and [`LocalBuilder::fixed_credentials`] make a Session Manager for a test. The program under test gets
+//! [`Local::environment`], or, if it is in the same process, [`Local::endpoint_url`] and the fixed credentials. The
+//! managed node is this machine: a session to one of its ports reaches a server of the test.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use ssm_local::{Faults, Local, SessionState};
+//!
+//! let local = Local::builder()
+//!     .fixed_credentials("AKIAEXAMPLE", "example")
+//!     .ports_only()
+//!     // Each WebSocket is closed after two seconds.
+//!     .faults(Faults::new().seed(7).with("bye,every=2s".parse()?))
+//!     .start()
+//!     .await?;
+//! let endpoint = local.endpoint_url();
+//! // … run the tool with this endpoint …
+//! # let _ = endpoint;
+//! let left = local.sessions().iter().filter(|session| session.state == SessionState::Connected).count();
+//! assert_eq!(left, 0, "the tool terminates its sessions");
+//! local.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Who may use it
 //!
 //! Shells and commands run as the user of this process, and every user of the machine can connect to its port.
@@ -29,7 +57,7 @@
 //!
 //! The modules: `access` verifies callers, `api` answers the SSM operations, `broker` keeps sessions and connects a
 //! client's WebSocket with an agent, `agent` is the managed node. Broker and agent exchange only what is sent over the
-//! wire in AWS: agent messages. `faults` decides what goes wrong in them.
+//! wire in AWS: agent messages, through a `pipe`. `faults` decides what goes wrong in them.
 
 mod access;
 mod agent;
@@ -41,8 +69,10 @@ mod ecs;
 mod faults;
 mod kms;
 mod local;
+mod pipe;
 mod server;
 mod target;
+mod wire;
 
 pub use broker::{SessionInfo, SessionState};
 pub use ecs::EcsTask;

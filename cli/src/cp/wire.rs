@@ -38,13 +38,13 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Decoder {
     mark: Vec<u8>,
-    state: State,
+    state: WireState,
     newline: bool,
     events: VecDeque<Event>,
 }
 
 #[derive(Debug)]
-enum State {
+enum WireState {
     /// Before the mark, with what came instead.
     Waiting(Vec<u8>),
     Data,
@@ -57,7 +57,7 @@ enum State {
 impl Decoder {
     /// For output that begins with `mark`.
     pub(super) fn new(mark: &str) -> Self {
-        Self { mark: mark.into(), state: State::Waiting(Vec::new()), newline: false, events: VecDeque::new() }
+        Self { mark: mark.into(), state: WireState::Waiting(Vec::new()), newline: false, events: VecDeque::new() }
     }
 
     /// The next event of what was fed.
@@ -67,13 +67,15 @@ impl Decoder {
 
     /// Whether something came that no script says.
     pub(super) fn is_wrong(&self) -> bool {
-        matches!(self.state, State::Wrong)
+        matches!(self.state, WireState::Wrong)
     }
 
     /// What came instead of the mark.
     pub(super) fn noise(&self) -> String {
         match &self.state {
-            State::Waiting(noise) => String::from_utf8_lossy(noise).split_whitespace().collect::<Vec<_>>().join(" "),
+            WireState::Waiting(noise) => {
+                String::from_utf8_lossy(noise).split_whitespace().collect::<Vec<_>>().join(" ")
+            }
             _ => String::new(),
         }
     }
@@ -82,46 +84,46 @@ impl Decoder {
     pub(super) fn feed(&mut self, mut bytes: Bytes) {
         while let Some(&first) = bytes.first() {
             match &mut self.state {
-                State::Waiting(noise) => {
+                WireState::Waiting(noise) => {
                     noise.push(first);
                     bytes.advance(1);
                     if noise.ends_with(&self.mark) {
-                        self.state = State::Data;
+                        self.state = WireState::Data;
                     } else if noise.len() > MAX_LINE {
                         drop(noise.drain(..MAX_LINE / 2));
                     }
                 }
-                State::Data if first == LEAD => {
+                WireState::Data if first == LEAD => {
                     bytes.advance(1);
-                    self.state = State::Lead;
+                    self.state = WireState::Lead;
                 }
-                State::Data => {
+                WireState::Data => {
                     let length = bytes.iter().position(|byte| *byte == LEAD).unwrap_or(bytes.len());
                     self.data(bytes.split_to(length));
                 }
-                State::Lead => {
+                WireState::Lead => {
                     bytes.advance(1);
                     self.state = self.follow(first);
                 }
-                State::Line(_, line) if first != b'\n' => {
+                WireState::Line(_, line) if first != b'\n' => {
                     line.push(first);
                     bytes.advance(1);
                     if line.len() > MAX_LINE {
-                        self.state = State::Wrong;
+                        self.state = WireState::Wrong;
                     }
                 }
-                State::Line(code, line) => {
+                WireState::Line(code, line) => {
                     let (code, line) = (*code, String::from_utf8_lossy(line).into_owned());
                     bytes.advance(1);
-                    self.state = State::Data;
+                    self.state = WireState::Data;
                     self.events.push_back(if code == MISSING { Event::Missing(line) } else { Event::Line(line) });
                 }
-                State::Over | State::Wrong => return,
+                WireState::Over | WireState::Wrong => return,
             }
         }
     }
 
-    fn follow(&mut self, code: u8) -> State {
+    fn follow(&mut self, code: u8) -> WireState {
         match code {
             LITERAL => {
                 self.release_newline();
@@ -131,14 +133,14 @@ impl Decoder {
                 self.newline = false;
                 self.events.push_back(Event::PieceEnd);
             }
-            LINE | MISSING => return State::Line(code, Vec::new()),
+            LINE | MISSING => return WireState::Line(code, Vec::new()),
             END => {
                 self.events.push_back(Event::End);
-                return State::Over;
+                return WireState::Over;
             }
-            _ => return State::Wrong,
+            _ => return WireState::Wrong,
         }
-        State::Data
+        WireState::Data
     }
 
     fn data(&mut self, mut data: Bytes) {

@@ -92,7 +92,8 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let viewing = views.then(|| tokio::spawn(view::show(manager.clone(), log.clone(), shutdown.clone())));
     let mut serving = JoinSet::new();
     let looking = manager.clone();
-    serving.spawn(figures::tell(move || looking.figures(), output.reporter().clone()));
+    let reporter = output.reporter().clone();
+    serving.spawn(figures::tell(move || looking.figures(), move |figures| reporter.figures(figures)));
     if let Some(metrics) = prepared.metrics {
         let looking = manager.clone();
         serving.spawn(metrics.serve(move || looking.named_figures()));

@@ -194,13 +194,8 @@ impl Forwarder {
 
     fn relay_blueprint(&self, port: u16) -> Blueprint {
         let plain = self.blueprint();
-        let request = StartRequest {
-            target: self.request.target.clone(),
-            document: Some("AWS-StartPortForwardingSession".into()),
-            parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
-            reason: self.request.reason.clone(),
-            ..StartRequest::default()
-        };
+        let request =
+            StartRequest { reason: self.request.reason.clone(), ..StartRequest::to_port(&self.request.target, port) };
         Blueprint { first: None, request, wait_ready: false, carries_pipes: true, ..plain }
     }
 }

@@ -15,7 +15,7 @@ use ssm_proto::SessionStats;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::state::{Number, Shared};
+use super::state::{Number, SharedPool};
 use super::{Blueprint, PoolSize};
 use crate::session::Session;
 use crate::{CloseReason, ForwardError, ForwardEvent, ProbeError, ProviderErrorKind, await_target};
@@ -31,7 +31,7 @@ const STABLE: Duration = Duration::from_secs(30);
 /// See the module.
 pub(super) struct Member {
     blueprint: Arc<Blueprint>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedPool>,
     number: Number,
     retire: Arc<Notify>,
     /// Whether it is the pool's first member. A failure of its first session is returned, not retried.
@@ -43,7 +43,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(blueprint: Arc<Blueprint>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(blueprint: Arc<Blueprint>, shared: Arc<SharedPool>) -> Self {
         let (number, retire) = shared.join();
         Self { blueprint, shared, number, retire, is_first: number == 0, attempt: 0, outage: None }
     }

@@ -27,7 +27,7 @@ pub(crate) use blocker::Caller;
 use member::Member;
 use place::Condition;
 pub(crate) use state::{Demand, StreamLease};
-use state::{Limits, Shared};
+use state::{Limits, SharedPool};
 
 /// How many sessions there are, and what happens when one is gone.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +116,7 @@ const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), ma
 /// The sessions to one destination.
 pub(crate) struct Pool {
     blueprint: Arc<Blueprint>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedPool>,
 }
 
 impl Pool {
@@ -124,7 +124,7 @@ impl Pool {
     pub(crate) fn new(blueprint: Blueprint) -> Self {
         let PoolConfig { size, hold, share_after, .. } = blueprint.pool;
         let limits = Limits { size, share_after: share_after.min(hold), hold };
-        Self { blueprint: Arc::new(blueprint), shared: Arc::new(Shared::new(limits)) }
+        Self { blueprint: Arc::new(blueprint), shared: Arc::new(SharedPool::new(limits)) }
     }
 
     /// Starts the first session, calls `on_ready`, and keeps the sessions until `stop` completes or one of them cannot

@@ -15,9 +15,9 @@ use crate::stats::Totals;
 use crate::{Session, SessionStream};
 
 /// See the module.
-pub(super) struct Shared {
+pub(super) struct SharedPool {
     pub(super) limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     changed: Notify,
     wanted: Notify,
     hungry: Notify,
@@ -38,7 +38,7 @@ pub(super) struct Limits {
 pub(super) type Number = u64;
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct PoolState {
     next: Number,
     members: BTreeMap<Number, Place>,
     /// Number of connections that wait for a session.
@@ -52,7 +52,7 @@ pub(super) struct State {
     closing: bool,
 }
 
-impl Shared {
+impl SharedPool {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -64,7 +64,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -233,7 +233,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl PoolState {
     /// The member whose session is best for a new connection. Sessions that are reconnecting are left out, because they
     /// may turn out to be gone.
     fn best(&self) -> Option<(Number, Condition)> {
@@ -340,9 +340,9 @@ impl State {
     }
 }
 
-/// See [`Shared::demand`].
+/// See [`SharedPool::demand`].
 pub(crate) struct Demand {
-    shared: Arc<Shared>,
+    shared: Arc<SharedPool>,
     /// Whether it is still among those that wait.
     counts: bool,
 }
@@ -359,7 +359,7 @@ impl Drop for Demand {
 
 /// A connection's share of a session. It counts until it is dropped.
 pub(crate) struct StreamLease {
-    shared: Arc<Shared>,
+    shared: Arc<SharedPool>,
     number: Number,
     session: Arc<Session>,
     /// The measurement before which it began.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use ssm_local::Local;
 
 use super::PoolSize;
-use super::state::{Limits, Shared};
+use super::state::{Limits, SharedPool};
 use crate::{AwsConfig, AwsCredentials, AwsProvider, Session, SessionConfig, StartRequest};
 
 async fn session(local: &Local) -> Arc<Session> {
@@ -36,8 +36,11 @@ async fn session(local: &Local) -> Arc<Session> {
 async fn the_demand_of_a_connection_ends_with_its_choice() {
     let local = Local::builder().start().await.unwrap();
     let hold = Duration::from_secs(60);
-    let shared =
-        Arc::new(Shared::new(Limits { size: PoolSize::Auto { max: 8 }, share_after: Duration::from_secs(3), hold }));
+    let shared = Arc::new(SharedPool::new(Limits {
+        size: PoolSize::Auto { max: 8 },
+        share_after: Duration::from_secs(3),
+        hold,
+    }));
     let (number, _) = shared.join();
     let mut demand = Some(shared.demand());
     shared.ready(number, session(&local).await);

@@ -94,6 +94,24 @@ pub struct StartRequest {
 }
 
 impl StartRequest {
+    /// A session to a port of the target itself.
+    pub fn to_port(target: impl Into<String>, port: u16) -> Self {
+        Self {
+            target: target.into(),
+            document: Some("AWS-StartPortForwardingSession".into()),
+            parameters: [("portNumber".to_owned(), vec![port.to_string()])].into(),
+            ..Self::default()
+        }
+    }
+
+    /// A session to a port of a host that the target can reach. The target resolves the host's name.
+    pub fn to_remote_host(target: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
+        let mut request = Self::to_port(target, port);
+        request.document = Some("AWS-StartPortForwardingSessionToRemoteHost".into());
+        request.parameters.insert("host".to_owned(), vec![host.into()]);
+        request
+    }
+
     /// The destination of the session's connections, for messages.
     pub(crate) fn destination(&self) -> String {
         let given = |key| self.parameters.get(key).and_then(|values| values.first()).map(String::as_str);

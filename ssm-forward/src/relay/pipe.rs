@@ -48,7 +48,7 @@ impl PipeError {
         match self {
             Self::Link(_) | Self::Greeting(_) => Duration::ZERO,
             Self::Refused => REFUSED_AGAIN,
-            Self::Session(_) | Self::Silent | Self::TooMany => AGAIN,
+            Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => AGAIN,
         }
     }
 
@@ -59,7 +59,7 @@ impl PipeError {
             // Something else listens there, or an agent has mixed up its connections.
             Self::Greeting(_) => living == 0,
             Self::Refused => presence.refused(living),
-            Self::Session(_) | Self::Silent | Self::TooMany => false,
+            Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => false,
         }
     }
 }

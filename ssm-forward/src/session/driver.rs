@@ -11,9 +11,10 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::Instrument as _;
 
 use super::pace::{Backoff, Seldom};
+use super::path_watch::PathWatch;
 use super::resume::{Dialer, bounded};
 use super::shared::{SessionState, SharedSession};
-use super::surroundings::Surroundings;
+use super::upstream::{Proof, Upstream};
 use super::{Liveness, SessionConfig, SessionNotice};
 use crate::transport::{Incoming, Transport, TransportError};
 use crate::{CloseReason, SessionProvider};
@@ -151,7 +152,7 @@ struct Connection<'a> {
     heard: Instant,
     pinged: Option<Instant>,
     upstream: Upstream,
-    surroundings: Surroundings,
+    path_watch: PathWatch,
     /// Limits the log lines about messages that could not be decoded.
     malformed: Seldom,
     /// Tasks that are woken as soon as the lock is released. Kept for its memory.
@@ -169,7 +170,7 @@ impl<'a> Connection<'a> {
         notify: &'a (dyn Fn(SessionNotice) + Send + Sync),
     ) -> Self {
         let now = Instant::now();
-        let surroundings = Surroundings::new(now.into_std(), transport.path());
+        let path_watch = PathWatch::new(now.into_std(), transport.path());
         Self {
             shared,
             provider,
@@ -179,8 +180,8 @@ impl<'a> Connection<'a> {
             timer: Box::pin(sleep_until(now)),
             heard: now,
             pinged: None,
-            upstream: Upstream { proven: now, asked: None, acknowledged: 0 },
-            surroundings,
+            upstream: Upstream::new(now),
+            path_watch,
             malformed: Seldom::default(),
             woken: Vec::new(),
             goodbye: None,
@@ -350,8 +351,8 @@ impl<'a> Connection<'a> {
 
     /// Sends pings, detects silence, and sets the timer. Returns whether it has fired already.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Result<bool, TransportError> {
-        if now.into_std() >= self.surroundings.next_look()
-            && let Some(change) = self.surroundings.look(now.into_std())
+        if now.into_std() >= self.path_watch.next_look()
+            && let Some(change) = self.path_watch.look(now.into_std())
             && self.pinged.is_none()
         {
             tracing::info!(change, "checking whether the service still responds");
@@ -378,7 +379,7 @@ impl<'a> Connection<'a> {
             Proof::Dead(silence) => return Err(TransportError::silent(silence)),
         };
         let goodbye = self.goodbye.as_ref().map(|(since, _)| *since + GOODBYE);
-        let look = Instant::from_std(self.surroundings.next_look());
+        let look = Instant::from_std(self.path_watch.next_look());
         let at = [Some(watched), Some(upstream), Some(look), rest.timeout, goodbye]
             .into_iter()
             .flatten()
@@ -388,53 +389,6 @@ impl<'a> Connection<'a> {
             self.timer.as_mut().reset(at);
         }
         Ok(self.timer.as_mut().poll(cx).is_ready())
-    }
-}
-
-/// Checks that sent data gets through, even if something is received: a path may fail in one direction only, or the
-/// service may not read any more. Acknowledgements and pongs are the proof.
-#[derive(Debug)]
-struct Upstream {
-    proven: Instant,
-    /// When a ping was sent for this check.
-    asked: Option<Instant>,
-    acknowledged: u64,
-}
-
-/// The state of the upstream direction.
-enum Proof {
-    /// It works, or there is nothing to judge by. Check again at this time.
-    At(Instant),
-    /// A ping must be sent.
-    Ask,
-    /// Nothing has got through for this long.
-    Dead(Duration),
-}
-
-impl Upstream {
-    fn prove(&mut self, now: Instant) {
-        self.proven = now;
-        self.asked = None;
-    }
-
-    /// The pong may be queued behind data, so the timeout is longer than after silence.
-    fn watch(&mut self, now: Instant, stats: &ChannelStats, liveness: Liveness) -> Proof {
-        let acknowledged = stats.messages_sent.saturating_sub(stats.in_flight as u64);
-        if acknowledged != self.acknowledged || stats.in_flight == 0 {
-            self.acknowledged = acknowledged;
-            self.prove(now);
-        }
-        let ask_at = self.proven + liveness.ping_interval;
-        let patience = liveness.ping_interval + liveness.pong_timeout;
-        match self.asked {
-            Some(at) if now >= at + patience => Proof::Dead(now.saturating_duration_since(self.proven)),
-            Some(at) => Proof::At(at + patience),
-            None if now >= ask_at => {
-                self.asked = Some(now);
-                Proof::Ask
-            }
-            None => Proof::At(ask_at),
-        }
     }
 }
 

@@ -112,7 +112,7 @@ fn is_near(host: &str) -> bool {
 
 /// One proxy. It is displayed as its host and port, and where it was configured; never with its login.
 pub(crate) struct Proxy {
-    kind: Kind,
+    kind: ProxyKind,
     place: Place,
     login: Option<Login>,
     named_by: String,
@@ -125,7 +125,7 @@ struct Login {
 
 /// The proxy's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ProxyKind {
     /// With CONNECT, without or with TLS.
     Http,
     /// The proxy resolves the host's name, with `socks5h` and with `socks5` alike, because this machine often cannot.
@@ -152,9 +152,9 @@ impl Proxy {
         let url = Secret::new(if url.contains("://") { url.clone() } else { format!("http://{url}") });
         let url = Url::parse(url.expose()).map_err(|error| refused(format!("it is not a URL ({error})")))?;
         let (kind, secure, port) = match url.scheme() {
-            "http" => (Kind::Http, false, 80),
-            "https" => (Kind::Http, true, 443),
-            "socks5" | "socks5h" | "socks" => (Kind::Socks5, false, 1080),
+            "http" => (ProxyKind::Http, false, 80),
+            "https" => (ProxyKind::Http, true, 443),
+            "socks5" | "socks5h" | "socks" => (ProxyKind::Socks5, false, 1080),
             other => {
                 return Err(refused(format!("{other}: is not supported; http:, https:, socks5: and socks5h: are")));
             }
@@ -180,7 +180,7 @@ impl Proxy {
 
     /// Whether an HTTP request without TLS is sent to it directly, instead of through a tunnel.
     pub(crate) fn takes_requests(&self) -> bool {
-        self.kind == Kind::Http
+        self.kind == ProxyKind::Http
     }
 }
 
@@ -229,14 +229,14 @@ mod tests {
     fn a_proxy_is_an_address_and_perhaps_a_login() {
         let proxy = |text: &str| to(&Proxies::all(text, ""), "ssm.example").unwrap();
         for (text, kind, secure, place) in [
-            ("proxy.example:3128", Kind::Http, false, "proxy.example:3128"),
-            ("http://proxy.example", Kind::Http, false, "proxy.example:80"),
-            ("HTTP://proxy.example/", Kind::Http, false, "proxy.example:80"),
-            ("http://[fd00::1]:3128", Kind::Http, false, "[fd00::1]:3128"),
-            ("https://proxy.example", Kind::Http, true, "proxy.example:443"),
-            ("socks5://proxy.example", Kind::Socks5, false, "proxy.example:1080"),
-            ("socks5h://proxy.example:9050", Kind::Socks5, false, "proxy.example:9050"),
-            ("socks5h://[::1]:9050", Kind::Socks5, false, "[::1]:9050"),
+            ("proxy.example:3128", ProxyKind::Http, false, "proxy.example:3128"),
+            ("http://proxy.example", ProxyKind::Http, false, "proxy.example:80"),
+            ("HTTP://proxy.example/", ProxyKind::Http, false, "proxy.example:80"),
+            ("http://[fd00::1]:3128", ProxyKind::Http, false, "[fd00::1]:3128"),
+            ("https://proxy.example", ProxyKind::Http, true, "proxy.example:443"),
+            ("socks5://proxy.example", ProxyKind::Socks5, false, "proxy.example:1080"),
+            ("socks5h://proxy.example:9050", ProxyKind::Socks5, false, "proxy.example:9050"),
+            ("socks5h://[::1]:9050", ProxyKind::Socks5, false, "[::1]:9050"),
         ] {
             let proxy = proxy(text);
             assert_eq!(

@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::shared::Stream;
+use super::shared::AgentStream;
 
 /// Maximum number of bytes per read from the destination.
 const READ_SIZE: usize = 64 << 10;
@@ -16,7 +16,7 @@ const READ_SIZE: usize = 64 << 10;
 const WRITE_CHUNKS: usize = 64;
 
 /// Copies bytes in both directions until one end is finished. With `deaf`, nothing is copied.
-pub(super) async fn serve(mut tcp: TcpStream, stream: &Stream, deaf: bool) {
+pub(super) async fn serve(mut tcp: TcpStream, stream: &AgentStream, deaf: bool) {
     let (mut read, mut write) = tcp.split();
     tokio::select! {
         () = from_destination(&mut read, stream) => {}
@@ -28,7 +28,7 @@ pub(super) async fn serve(mut tcp: TcpStream, stream: &Stream, deaf: bool) {
     stream.finish();
 }
 
-async fn from_destination(read: &mut (impl AsyncReadExt + Unpin), stream: &Stream) {
+async fn from_destination(read: &mut (impl AsyncReadExt + Unpin), stream: &AgentStream) {
     let mut buffer = BytesMut::new();
     loop {
         if buffer.capacity() < READ_SIZE / 4 {
@@ -42,7 +42,7 @@ async fn from_destination(read: &mut (impl AsyncReadExt + Unpin), stream: &Strea
     }
 }
 
-async fn to_destination(stream: &Stream, write: &mut (impl AsyncWrite + Unpin)) {
+async fn to_destination(stream: &AgentStream, write: &mut (impl AsyncWrite + Unpin)) {
     let mut chunks = Vec::with_capacity(WRITE_CHUNKS);
     while stream.read(&mut chunks, WRITE_CHUNKS).await {
         if write_all(write, &mut chunks).await.is_err() {

@@ -12,8 +12,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::AgentResult;
 use super::alarm::Alarm;
-use super::shared::{Shared, State};
-use crate::broker::{PipeReceiver, PipeSender, with_right_digest};
+use super::shared::{AgentState, SharedAgent};
+use crate::pipe::{PipeReceiver, PipeSender};
+use crate::wire::with_right_digest;
 
 /// What the driver reports to the owner of a session.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ const BATCH: usize = 64;
 /// Drives the session until it is over, or until it is closing and everything was acknowledged. Returns the agent's
 /// result.
 pub(super) async fn run(
-    shared: &Shared,
+    shared: &SharedAgent,
     input: PipeReceiver,
     output: &PipeSender,
     happenings: UnboundedSender<Happening>,
@@ -54,7 +55,7 @@ pub(super) async fn run(
 }
 
 struct Driver<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedAgent,
     input: PipeReceiver,
     output: &'a PipeSender,
     happenings: UnboundedSender<Happening>,
@@ -94,7 +95,7 @@ impl Driver<'_> {
         }
     }
 
-    fn send(&mut self, state: &mut State, cx: &Context<'_>, now: Instant) -> bool {
+    fn send(&mut self, state: &mut AgentState, cx: &Context<'_>, now: Instant) -> bool {
         if self.output.poll_ready(cx).is_pending() {
             return false;
         }
@@ -136,7 +137,7 @@ impl Driver<'_> {
 
 /// Processes received messages, unless the receive buffers are full. Returns `None` if the broker is gone.
 fn read(
-    state: &mut State,
+    state: &mut AgentState,
     input: &PipeReceiver,
     inbox: &mut VecDeque<Bytes>,
     cx: &Context<'_>,
@@ -162,7 +163,7 @@ fn read(
 }
 
 /// Processes a message, even one with a wrong digest, because the official agent does not check digests (WIRE-6).
-fn take(state: &mut State, now: Instant, message: Bytes) -> Result<(), DecodeError> {
+fn take(state: &mut AgentState, now: Instant, message: Bytes) -> Result<(), DecodeError> {
     match state.protocol.handle_input(now.into_std(), message.clone()) {
         Err(DecodeError::BadDigest) => {
             tracing::debug!("the agent accepts a message with a wrong digest, like the official one");
@@ -173,7 +174,7 @@ fn take(state: &mut State, now: Instant, message: Bytes) -> Result<(), DecodeErr
 }
 
 /// Passes the protocol's events on. Returns the result if one of them ends the session.
-fn dispatch(state: &mut State, happenings: &UnboundedSender<Happening>) -> Option<AgentResult> {
+fn dispatch(state: &mut AgentState, happenings: &UnboundedSender<Happening>) -> Option<AgentResult> {
     while let Some(event) = state.protocol.poll_event() {
         // If nobody receives them any more, the session is about to end.
         let _ = match event {

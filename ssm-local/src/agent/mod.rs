@@ -26,10 +26,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::Profile;
-use crate::broker::{PipeReceiver, PipeSender, pipe};
 use crate::document::{Inputs, PORT};
 use crate::faults::Armed;
 use crate::kms::Encryption;
+use crate::pipe::{PipeReceiver, PipeSender, pipe};
 
 /// What an agent is told when a session begins.
 #[derive(Clone, Debug)]

@@ -11,11 +11,11 @@ use super::config;
 use super::connection;
 use super::destination::Destination;
 use super::driver::{self, Happening};
-use super::shared::{Shared, Stream};
+use super::shared::{AgentStream, SharedAgent};
 use super::{AgentResult, AgentSpec, FAREWELL};
 use crate::Profile;
-use crate::broker::{PipeReceiver, PipeSender};
 use crate::faults::Armed;
+use crate::pipe::{PipeReceiver, PipeSender};
 
 /// Serves the session until it is over.
 pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
@@ -27,7 +27,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     let knows_hosts = !Version::new(&spec.agent_version).is_older_than(Version::AGENT_REMOTE_HOST);
     let host = properties.host.clone().filter(|_| knows_hosts);
     let destination = Destination::resolve(&PortProperties { host, ..properties.clone() }, &spec.hosts);
-    let shared = Shared::new(config::protocol(&spec, SessionType::Port(properties), true));
+    let shared = SharedAgent::new(config::protocol(&spec, SessionType::Port(properties), true));
     let (happenings, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);
     let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
@@ -49,12 +49,12 @@ enum Ended {
     /// The connection was served.
     Served,
     /// The destination could not be reached.
-    Unreachable { stream: Stream, why: String },
+    Unreachable { stream: AgentStream, why: String },
 }
 
 /// The session's connections.
 struct Port {
-    shared: Arc<Shared>,
+    shared: Arc<SharedAgent>,
     destination: Result<Destination, String>,
     /// The official agent connects to one destination after the other.
     dials: Arc<Semaphore>,
@@ -65,7 +65,7 @@ struct Port {
 
 impl Port {
     fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedAgent>,
         destination: Result<Destination, String>,
         profile: Profile,
         faults: Arc<Armed>,
@@ -95,7 +95,7 @@ impl Port {
 
     fn open(&mut self, id: StreamId) {
         let Ok(destination) = self.destination.clone() else { return };
-        let (stream, dials) = (Stream::new(self.shared.clone(), id), self.dials.clone());
+        let (stream, dials) = (AgentStream::new(self.shared.clone(), id), self.dials.clone());
         let fate = self.faults.dial(Instant::now().into_std());
         self.connections.spawn(async move {
             let dialled = {

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 /// See the module. The lock is taken once per batch of messages, and once per chunk of a stream.
 #[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct SharedAgent {
+    state: Mutex<AgentState>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct AgentState {
     pub(super) protocol: Session,
     /// The session ends once everything sent is acknowledged.
     closing: bool,
@@ -36,19 +36,19 @@ struct Waiting {
 /// The terminal size of a client that has sent none.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 
-impl Shared {
+impl SharedAgent {
     pub(super) fn new(protocol: Session) -> Arc<Self> {
         let size = watch::Sender::new(DEFAULT_SIZE);
-        let state = State { protocol, closing: false, size, driver: None, waiting: BTreeMap::new() };
+        let state = AgentState { protocol, closing: false, size, driver: None, waiting: BTreeMap::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, AgentState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl AgentState {
     /// Ends the session once everything sent is acknowledged.
     pub(super) fn close(&mut self) {
         self.closing = true;
@@ -104,13 +104,13 @@ impl State {
 
 /// One stream, for the task that serves it.
 #[derive(Clone, Debug)]
-pub(super) struct Stream {
-    shared: Arc<Shared>,
+pub(super) struct AgentStream {
+    shared: Arc<SharedAgent>,
     id: StreamId,
 }
 
-impl Stream {
-    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+impl AgentStream {
+    pub(super) fn new(shared: Arc<SharedAgent>, id: StreamId) -> Self {
         Self { shared, id }
     }
 
@@ -143,7 +143,7 @@ impl Stream {
         self.write_output(Output::Stdout, chunk).await
     }
 
-    /// Like [`Stream::write`], for a command whose outputs are kept separate.
+    /// Like [`AgentStream::write`], for a command whose outputs are kept separate.
     pub(super) async fn write_output(&self, output: Output, chunk: Bytes) -> bool {
         let mut chunk = Some(chunk);
         poll_fn(|cx| {

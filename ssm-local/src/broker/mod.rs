@@ -1,16 +1,12 @@
 //! Sessions, and the connection between a client's WebSocket and an agent.
 
-mod pipe;
 mod relay;
 mod session;
 mod token;
-mod wire;
 
-pub(crate) use pipe::{PipeReceiver, PipeSender, pipe};
 pub(crate) use relay::ClientSocket;
 pub(crate) use session::Session;
 pub use session::{SessionInfo, SessionState};
-pub(crate) use wire::{message_type, with_right_digest};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -82,11 +78,11 @@ pub(crate) struct Broker {
     world: World,
     settings: BrokerSettings,
     faults: Arc<Armed>,
-    inner: Mutex<Inner>,
+    inner: Mutex<BrokerState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct BrokerState {
     /// In the order of their start.
     sessions: VecDeque<Arc<Session>>,
     relays: JoinSet<()>,
@@ -111,7 +107,7 @@ impl Broker {
         Self { address, access, world, settings, faults, inner: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, BrokerState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -294,7 +290,7 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-impl Inner {
+impl BrokerState {
     fn forget_old_sessions(&mut self) {
         let ended = self.sessions.iter().filter(|session| !session.info().is_active()).count();
         let mut surplus = ended.saturating_sub(HISTORY);

@@ -26,9 +26,9 @@ use uuid::Uuid;
 
 use super::BrokerSettings;
 use super::session::{Session, SessionState};
-use super::wire::{is_data, message_type};
 use crate::agent::{self, AgentEnd, AgentSpec};
 use crate::faults::{Direction, Fault, SessionFaults};
+use crate::wire::{is_data, message_type};
 
 /// A client's open data channel.
 pub(crate) type ClientSocket = WebSocketStream<TcpStream>;

@@ -80,11 +80,11 @@ pub(crate) struct Session {
     commands: mpsc::Sender<Command>,
     /// How often its URL changed.
     moves: AtomicU32,
-    state: Mutex<State>,
+    state: Mutex<BrokerSessionState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BrokerSessionState {
     info: SessionInfo,
     token: Token,
 }
@@ -123,12 +123,12 @@ impl Session {
             document: request.document.name.clone(),
             commands,
             moves: AtomicU32::new(0),
-            state: Mutex::new(State { info, token }),
+            state: Mutex::new(BrokerSessionState { info, token }),
         };
         (session, text)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BrokerSessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

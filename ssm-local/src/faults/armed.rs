@@ -12,12 +12,12 @@ use super::{Actor, ApiAnswer, Effect, Fault, Faults, SessionFaults};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Armed {
-    state: Mutex<State>,
+    state: Mutex<ArmedState>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct ArmedState {
     faults: Faults,
     /// All faults except those of sessions, which each session applies itself.
     running: Vec<Running>,
@@ -43,10 +43,10 @@ pub(crate) struct Dial {
 
 impl Armed {
     pub(crate) fn new(faults: Faults, now: Instant) -> Self {
-        Self { state: Mutex::new(State::new(faults, now)), changed: Notify::new() }
+        Self { state: Mutex::new(ArmedState::new(faults, now)), changed: Notify::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ArmedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +56,7 @@ impl Armed {
 
     /// Replaces all faults; their time starts again.
     pub(crate) fn set(&self, faults: Faults, now: Instant) {
-        *self.lock() = State::new(faults, now);
+        *self.lock() = ArmedState::new(faults, now);
         self.changed.notify_one();
     }
 
@@ -128,7 +128,7 @@ impl Armed {
     }
 }
 
-impl State {
+impl ArmedState {
     fn new(faults: Faults, now: Instant) -> Self {
         let mut running = Vec::new();
         for fault in faults.iter().filter(|fault| !fault.effect.is_of_session()) {

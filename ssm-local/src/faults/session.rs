@@ -11,7 +11,7 @@ use super::line::Line;
 use super::mangle;
 use super::schedule::Schedule;
 use super::{Actor, Direction, Effect, Fault, later};
-use crate::broker::message_type;
+use crate::wire::message_type;
 
 /// What the relay must do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,12 +31,12 @@ pub struct AgentHandshake {
     identity: Identity,
     cipher: Option<Cipher>,
     started: Option<Instant>,
-    state: State,
+    state: AgentState,
     client_version: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum AgentState {
     NotStarted,
     AwaitingResponse { since: Instant },
     AwaitingKey,
@@ -64,7 +64,7 @@ impl AgentHandshake {
             identity,
             cipher: None,
             started: None,
-            state: if needed { State::NotStarted } else { State::Complete },
+            state: if needed { AgentState::NotStarted } else { AgentState::Complete },
             client_version: String::new(),
         }
     }
@@ -76,7 +76,7 @@ impl AgentHandshake {
 
     /// Whether session data may flow.
     pub fn is_complete(&self) -> bool {
-        self.state == State::Complete
+        self.state == AgentState::Complete
     }
 
     /// Whether an agent of the configured version supports multiplexing.
@@ -100,17 +100,17 @@ impl AgentHandshake {
 
     /// The first step; `None` if the session needs no handshake.
     pub fn start(&mut self, now: Instant) -> Option<HandshakeStep> {
-        if self.state != State::NotStarted {
+        if self.state != AgentState::NotStarted {
             return None;
         }
         self.started = Some(now);
-        self.state = State::AwaitingResponse { since: now };
+        self.state = AgentState::AwaitingResponse { since: now };
         Some(HandshakeStep::send(PayloadType::HandshakeRequest, &self.request))
     }
 
     /// Whether the payload is to be acknowledged. A wrong answer to the encryption challenge is not (KMS-5).
     pub fn admits(&self, payload_type: PayloadType, payload: &[u8]) -> bool {
-        let proof_due = matches!(self.state, State::AwaitingProof { .. });
+        let proof_due = matches!(self.state, AgentState::AwaitingProof { .. });
         !(proof_due && payload_type == PayloadType::EncChallengeResponse) || self.is_proof(payload)
     }
 
@@ -125,11 +125,11 @@ impl AgentHandshake {
         payload: &[u8],
     ) -> Result<Option<HandshakeStep>, HandshakeError> {
         match (payload_type, self.state) {
-            (PayloadType::HandshakeResponse, State::AwaitingResponse { .. }) => {
-                self.state = State::Failed;
+            (PayloadType::HandshakeResponse, AgentState::AwaitingResponse { .. }) => {
+                self.state = AgentState::Failed;
                 self.handle_response(now, payload).map(Some)
             }
-            (PayloadType::EncChallengeResponse, State::AwaitingProof { .. }) if self.is_proof(payload) => {
+            (PayloadType::EncChallengeResponse, AgentState::AwaitingProof { .. }) if self.is_proof(payload) => {
                 Ok(Some(self.complete(now)))
             }
             _ => Ok(None),
@@ -138,11 +138,11 @@ impl AgentHandshake {
 
     /// To be called when KMS has decrypted the data key. Returns `None` if no key was requested.
     pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) -> Option<HandshakeStep> {
-        let kms = self.kms.as_ref().filter(|_| self.state == State::AwaitingKey)?;
+        let kms = self.kms.as_ref().filter(|_| self.state == AgentState::AwaitingKey)?;
         let mut cipher = Cipher::new(Side::Agent, key, kms.first_nonce);
         let challenge = cipher.seal(&kms.proof).ok()?.payload().to_vec();
         self.cipher = Some(cipher);
-        self.state = State::AwaitingProof { since: now };
+        self.state = AgentState::AwaitingProof { since: now };
         Some(HandshakeStep::send(PayloadType::EncChallengeRequest, &EncChallenge { challenge }))
     }
 
@@ -162,7 +162,7 @@ impl AgentHandshake {
             return Err(HandshakeError::Refused("the data key is not bound to the agent's challenge".into()));
         }
         let challenge = kms.challenge_text().filter(|_| result.challenge_acknowledgement);
-        self.state = State::AwaitingKey;
+        self.state = AgentState::AwaitingKey;
         let context = self.identity.context(challenge.as_deref());
         let request = KeyRequest { key_id: kms.key_id.clone(), context };
         Ok(HandshakeStep::DecryptDataKey(request, result.ciphertext_key.into()))
@@ -175,7 +175,7 @@ impl AgentHandshake {
     }
 
     fn complete(&mut self, now: Instant) -> HandshakeStep {
-        self.state = State::Complete;
+        self.state = AgentState::Complete;
         let nanoseconds = self.started.map_or(0, |since| now.saturating_duration_since(since).as_nanos());
         HandshakeStep::Complete(HandshakeComplete {
             handshake_time_to_complete: i64::try_from(nanoseconds).unwrap_or(i64::MAX),
@@ -186,8 +186,10 @@ impl AgentHandshake {
     /// The deadline for the client's answer.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::AwaitingResponse { since } | State::AwaitingProof { since } => Some(since + ANSWER_TIMEOUT),
-            State::NotStarted | State::AwaitingKey | State::Complete | State::Failed => None,
+            AgentState::AwaitingResponse { since } | AgentState::AwaitingProof { since } => {
+                Some(since + ANSWER_TIMEOUT)
+            }
+            AgentState::NotStarted | AgentState::AwaitingKey | AgentState::Complete | AgentState::Failed => None,
         }
     }
 
@@ -197,7 +199,7 @@ impl AgentHandshake {
     /// [`HandshakeError::TimedOut`], once.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), HandshakeError> {
         if self.poll_timeout().is_some_and(|at| now >= at) {
-            self.state = State::Failed;
+            self.state = AgentState::Failed;
             return Err(HandshakeError::TimedOut);
         }
         Ok(())

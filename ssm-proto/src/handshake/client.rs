@@ -21,14 +21,14 @@ pub struct ClientHandshake {
     client_version: String,
     identity: Identity,
     kms_on_ports: bool,
-    state: State,
+    state: ClientState,
     agent_version: String,
     session_type: Option<SessionType>,
     cipher: Option<Cipher>,
 }
 
 #[derive(Debug)]
-enum State {
+enum ClientState {
     AwaitingRequest,
     /// The request that is answered once there is a data key, and the challenge that the key is bound to.
     AwaitingKey {
@@ -48,7 +48,7 @@ impl ClientHandshake {
             client_version: client_version.into(),
             identity,
             kms_on_ports,
-            state: State::AwaitingRequest,
+            state: ClientState::AwaitingRequest,
             agent_version: String::new(),
             session_type: None,
             cipher: None,
@@ -67,7 +67,7 @@ impl ClientHandshake {
 
     /// Whether session data may flow.
     pub fn is_complete(&self) -> bool {
-        matches!(self.state, State::Complete)
+        matches!(self.state, ClientState::Complete)
     }
 
     pub(crate) fn cipher(&mut self) -> Option<&mut Cipher> {
@@ -96,18 +96,18 @@ impl ClientHandshake {
         payload: &[u8],
     ) -> (Option<HandshakeStep>, Result<(), HandshakeError>) {
         match (payload_type, &self.state) {
-            (PayloadType::HandshakeRequest, State::AwaitingRequest) => self.handle_request(payload),
-            (PayloadType::EncChallengeRequest, State::AwaitingComplete) => match self.answer_challenge(payload) {
+            (PayloadType::HandshakeRequest, ClientState::AwaitingRequest) => self.handle_request(payload),
+            (PayloadType::EncChallengeRequest, ClientState::AwaitingComplete) => match self.answer_challenge(payload) {
                 Ok(step) => (step, Ok(())),
                 Err(error) => (None, Err(self.fail(error))),
             },
-            (PayloadType::HandshakeComplete, State::AwaitingComplete) => {
-                self.state = State::Complete;
+            (PayloadType::HandshakeComplete, ClientState::AwaitingComplete) => {
+                self.state = ClientState::Complete;
                 let complete: HandshakeComplete = serde_json::from_slice(payload).unwrap_or_default();
                 (Some(HandshakeStep::Complete(complete)), Ok(()))
             }
-            (PayloadType::Output | PayloadType::StdErr | PayloadType::ExitCode, State::AwaitingRequest) => {
-                self.state = State::Complete;
+            (PayloadType::Output | PayloadType::StdErr | PayloadType::ExitCode, ClientState::AwaitingRequest) => {
+                self.state = ClientState::Complete;
                 self.session_type = Some(SessionType::StandardStream);
                 (Some(HandshakeStep::Skip), Ok(()))
             }
@@ -140,13 +140,13 @@ impl ClientHandshake {
         for action in processed.iter_mut().filter(|action| action.action_type == KMS_ENCRYPTION) {
             action.error = format!("Failed to process action {KMS_ENCRYPTION}: {why}");
         }
-        self.state = State::Failed;
+        self.state = ClientState::Failed;
         Some(self.response(processed, Some(why.into())))
     }
 
     fn take_pending(&mut self) -> Option<(Vec<ProcessedAction>, Option<String>)> {
-        match std::mem::replace(&mut self.state, State::AwaitingComplete) {
-            State::AwaitingKey { processed, challenge } => Some((processed, challenge)),
+        match std::mem::replace(&mut self.state, ClientState::AwaitingComplete) {
+            ClientState::AwaitingKey { processed, challenge } => Some((processed, challenge)),
             other => {
                 self.state = other;
                 None
@@ -181,11 +181,11 @@ impl ClientHandshake {
             return (Some(step), Err(self.fail(error)));
         }
         let Some(KmsParameters { key_id, challenge }) = key else {
-            self.state = State::AwaitingComplete;
+            self.state = ClientState::AwaitingComplete;
             return (Some(self.response(processed, None)), Ok(()));
         };
         let context = self.identity.context(challenge.as_deref());
-        self.state = State::AwaitingKey { processed, challenge };
+        self.state = ClientState::AwaitingKey { processed, challenge };
         (Some(HandshakeStep::GenerateDataKey(KeyRequest { key_id, context })), Ok(()))
     }
 
@@ -228,7 +228,7 @@ impl ClientHandshake {
     }
 
     fn fail(&mut self, error: HandshakeError) -> HandshakeError {
-        self.state = State::Failed;
+        self.state = ClientState::Failed;
         error
     }
 }

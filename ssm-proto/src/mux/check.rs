@@ -1,6 +1,6 @@
 //! The invariants of the multiplexer's state.
 
-use super::stream::{Local, Stream};
+use super::stream::{LocalEnd, Stream};
 use super::{MAX_FORGOTTEN, MAX_SLACK, MAX_STREAMS, Mux};
 use crate::Side;
 
@@ -31,7 +31,7 @@ impl Stream {
             && self.receive.is_counted()
             // What has something to send has a turn, so that nothing waits for ever.
             && (self.scheduled || !self.has_something_to_send())
-            && (self.local != Local::Finished || self.send.is_empty())
+            && (self.local != LocalEnd::Finished || self.send.is_empty())
             && (!self.discard || self.receive.is_empty())
             && (self.scheduled || !self.is_over())
     }

@@ -1,6 +1,7 @@
 //! Many streams over one byte stream: smux version 1, both sides. `docs/protocol.md`, MUX-*.
 
 mod check;
+mod config;
 mod frame;
 mod receive;
 mod stream;
@@ -17,45 +18,10 @@ use bytes::Bytes;
 
 use crate::wire::MessageBuf;
 use crate::{Side, Timeout, TimeoutReason};
+pub use config::MuxConfig;
 pub(crate) use frame::FRAME_HEADER;
 use receive::owned_if_small;
-use stream::{Held, Local, Stream};
-
-/// Settings of a [`Mux`].
-#[derive(Clone, Debug)]
-pub struct MuxConfig {
-    /// Maximum number of bytes in a stream's send queue before [`Mux::write`] refuses. Default: 256 KiB.
-    pub send_queue: usize,
-    /// Maximum number of unread bytes of one stream before the session is congested. Default: 4 MiB, like the peers.
-    pub receive_store: usize,
-    /// The same, over all streams. Default: 16 MiB.
-    pub receive_total: usize,
-    /// The scheduler's quantum: how many bytes a stream may send before the next stream's turn. Default: 1024, one
-    /// message.
-    pub quantum: usize,
-    /// Client side, used by [`Session`](crate::Session): how long the far side may be silent after the local end
-    /// finished, before the stream is given up (MUX-9). Silence counts only while the far side has received everything
-    /// that was written and could have been heard. Default: 30 s.
-    pub linger: Duration,
-    /// Interval of keep-alive frames. Default: none are sent, except to agents that expect them.
-    pub keep_alive: Option<Duration>,
-    /// End the session when nothing was received from the peer for this long. Default: never.
-    pub peer_timeout: Option<Duration>,
-}
-
-impl Default for MuxConfig {
-    fn default() -> Self {
-        Self {
-            send_queue: 256 << 10,
-            receive_store: 4 << 20,
-            receive_total: 16 << 20,
-            quantum: 1024,
-            linger: Duration::from_secs(30),
-            keep_alive: None,
-            peer_timeout: None,
-        }
-    }
-}
+use stream::{Held, LocalEnd, Stream};
 
 /// Maximum length of sent frames; received frames may have up to 65 535 bytes (MUX-3).
 const MAX_FRAME_DATA: usize = 32_768;
@@ -218,7 +184,7 @@ impl Mux {
     pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
         let limit = self.config.send_queue;
         let stream =
-            self.streams.get_mut(&id).filter(|stream| stream.local == Local::Open).ok_or(WriteError::Closed)?;
+            self.streams.get_mut(&id).filter(|stream| stream.local == LocalEnd::Open).ok_or(WriteError::Closed)?;
         if stream.send.len() >= limit {
             stream.wants_room = true;
             return Err(WriteError::Full(data));
@@ -232,7 +198,7 @@ impl Mux {
 
     /// Number of bytes that can be written before the send queue is full.
     pub fn writable(&self, id: StreamId) -> usize {
-        let stream = self.streams.get(&id).filter(|stream| stream.local == Local::Open);
+        let stream = self.streams.get(&id).filter(|stream| stream.local == LocalEnd::Open);
         stream.map_or(0, |stream| self.config.send_queue.saturating_sub(stream.send.len()))
     }
 
@@ -258,18 +224,18 @@ impl Mux {
     /// the stream is abandoned, because the peer forgets a stream on FIN and would discard its answer (MUX-8, MUX-9).
     pub fn finish(&mut self, id: StreamId) {
         let side = self.side;
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local == Local::Open) else { return };
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local == LocalEnd::Open) else { return };
         if side == Side::Client && !stream.remote_finished {
-            stream.local = Local::Held;
+            stream.local = LocalEnd::Held;
         } else {
-            stream.local = Local::Finishing;
+            stream.local = LocalEnd::Finishing;
             self.schedule(id);
         }
     }
 
     /// Whether the local end finished and the FIN is held back.
     pub(crate) fn is_held(&self, id: StreamId) -> bool {
-        self.streams.get(&id).is_some_and(|stream| stream.local == Local::Held)
+        self.streams.get(&id).is_some_and(|stream| stream.local == LocalEnd::Held)
     }
 
     /// Whether something of the stream has not been sent yet.
@@ -301,8 +267,8 @@ impl Mux {
     /// Ends the stream in both directions once the queued data is sent, without waiting for an answer. The peer's FIN
     /// is still reported as [`MuxEvent::Finished`]. After a refused destination this is the only report.
     pub fn close(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local != Local::Finished) {
-            stream.local = Local::Finishing;
+        if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local != LocalEnd::Finished) {
+            stream.local = LocalEnd::Finishing;
             self.schedule(id);
         }
     }
@@ -321,8 +287,8 @@ impl Mux {
         let before = stream.held();
         stream.receive.clear();
         stream.discard = true;
-        if stream.local != Local::Finished {
-            stream.local = Local::Finishing;
+        if stream.local != LocalEnd::Finished {
+            stream.local = LocalEnd::Finishing;
         }
         self.account(before, Held::default());
         self.schedule(id);
@@ -393,9 +359,9 @@ impl Mux {
             self.events.push_back(if refused { MuxEvent::Refused(id) } else { MuxEvent::Finished(id) });
         }
         // The agent forgot the stream when it sent FIN, so queued data has no destination any more (MUX-8).
-        if side == Side::Client && stream.local != Local::Finished {
+        if side == Side::Client && stream.local != LocalEnd::Finished {
             stream.send.clear();
-            stream.local = Local::Finishing;
+            stream.local = LocalEnd::Finishing;
             self.schedule(id);
         }
         self.remove_if_over(id);
@@ -479,9 +445,9 @@ impl Mux {
             stream.wants_room = false;
             self.events.push_back(MuxEvent::Writable(id));
         }
-        if stream.send.is_empty() && stream.local == Local::Finishing && buf.remaining() >= FRAME_HEADER {
+        if stream.send.is_empty() && stream.local == LocalEnd::Finishing && buf.remaining() >= FRAME_HEADER {
             buf.put_slice(&frame::header(FrameKind::Fin, id, 0));
-            stream.local = Local::Finished;
+            stream.local = LocalEnd::Finished;
             // Like the peer's own library, the agent side forgets a stream with its FIN.
             stream.discard |= self.side == Side::Agent;
         }

@@ -63,7 +63,7 @@ impl ByteQueue {
 pub(super) struct Stream {
     pub(super) send: ByteQueue,
     pub(super) receive: ReceiveQueue,
-    pub(super) local: Local,
+    pub(super) local: LocalEnd,
     pub(super) remote_finished: bool,
     /// SYN has not been sent yet.
     pub(super) opening: bool,
@@ -81,7 +81,7 @@ pub(super) struct Stream {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Local {
+pub(super) enum LocalEnd {
     Open,
     /// The local end finished; the peer was not told yet.
     Held,
@@ -102,7 +102,7 @@ impl Stream {
         Self {
             send: ByteQueue::default(),
             receive: ReceiveQueue::default(),
-            local: Local::Open,
+            local: LocalEnd::Open,
             remote_finished: false,
             opening,
             discard: false,
@@ -119,10 +119,10 @@ impl Stream {
     }
 
     pub(super) fn has_something_to_send(&self) -> bool {
-        self.opening || !self.send.is_empty() || self.local == Local::Finishing
+        self.opening || !self.send.is_empty() || self.local == LocalEnd::Finishing
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.local == Local::Finished && (self.discard || (self.remote_finished && self.receive.is_empty()))
+        self.local == LocalEnd::Finished && (self.discard || (self.remote_finished && self.receive.is_empty()))
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::event::{OpenError, Output, SessionMode};
-use super::raw::Raw;
 use super::shell::Shell;
+use super::unmultiplexed::Unmultiplexed;
 use crate::mux::{Mux, MuxConfig, MuxEvent, StreamId, WriteError};
 use crate::wire::{MessageBuf, PayloadType};
 use crate::{Side, Timeout};
@@ -20,7 +20,7 @@ pub(super) enum Carrier {
     /// Not known yet.
     Pending,
     Mux(Mux),
-    Raw(Raw),
+    Unmultiplexed(Unmultiplexed),
     Shell(Shell),
 }
 
@@ -35,7 +35,9 @@ impl Carrier {
                 }
                 Self::Mux(Mux::new(side, config, now))
             }
-            SessionMode::Basic | SessionMode::Plain => Self::Raw(Raw::new(side, mode == SessionMode::Basic, &config)),
+            SessionMode::Basic | SessionMode::Plain => {
+                Self::Unmultiplexed(Unmultiplexed::new(side, mode == SessionMode::Basic, &config))
+            }
             SessionMode::Shell => Self::Shell(Shell::new(side, config.send_queue, config.receive_store)),
         }
     }
@@ -44,7 +46,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.check(),
-            Self::Raw(raw) => raw.check(),
+            Self::Unmultiplexed(raw) => raw.check(),
             Self::Shell(shell) => shell.check(),
         }
     }
@@ -53,7 +55,7 @@ impl Carrier {
         match self {
             Self::Pending => 0,
             Self::Mux(mux) => mux.stream_count(),
-            Self::Raw(raw) => raw.stream_count(),
+            Self::Unmultiplexed(raw) => raw.stream_count(),
             Self::Shell(shell) => shell.stream_count(),
         }
     }
@@ -62,7 +64,7 @@ impl Carrier {
         match self {
             Self::Pending => 0,
             Self::Mux(mux) => mux.receive_bytes(),
-            Self::Raw(raw) => raw.receive_bytes(),
+            Self::Unmultiplexed(raw) => raw.receive_bytes(),
             Self::Shell(shell) => shell.receive_bytes(),
         }
     }
@@ -80,7 +82,7 @@ impl Carrier {
         match self {
             Self::Pending => false,
             Self::Mux(mux) => mux.is_congested(),
-            Self::Raw(raw) => raw.is_congested(),
+            Self::Unmultiplexed(raw) => raw.is_congested(),
             Self::Shell(shell) => shell.is_congested(),
         }
     }
@@ -89,7 +91,7 @@ impl Carrier {
         match self {
             Self::Pending => false,
             Self::Mux(mux) => mux.wants_transmit(),
-            Self::Raw(raw) => raw.wants_transmit(),
+            Self::Unmultiplexed(raw) => raw.wants_transmit(),
             Self::Shell(shell) => shell.wants_transmit(),
         }
     }
@@ -98,7 +100,7 @@ impl Carrier {
         match self {
             Self::Pending => Err(OpenError::NotReady),
             Self::Mux(mux) => Ok(mux.open()),
-            Self::Raw(raw) => raw.open().ok_or(OpenError::Busy),
+            Self::Unmultiplexed(raw) => raw.open().ok_or(OpenError::Busy),
             Self::Shell(shell) => shell.open().ok_or(OpenError::Busy),
         }
     }
@@ -109,7 +111,7 @@ impl Carrier {
             (Self::Shell(shell), _) => shell.write(id, output, data),
             (_, Output::Stderr) => Err(WriteError::NoStderr),
             (Self::Mux(mux), Output::Stdout) => mux.write(id, data),
-            (Self::Raw(raw), Output::Stdout) => raw.write(id, data),
+            (Self::Unmultiplexed(raw), Output::Stdout) => raw.write(id, data),
         }
     }
 
@@ -117,7 +119,7 @@ impl Carrier {
         match self {
             Self::Pending => 0,
             Self::Mux(mux) => mux.writable(id),
-            Self::Raw(raw) => raw.writable(id),
+            Self::Unmultiplexed(raw) => raw.writable(id),
             Self::Shell(shell) => shell.writable(id),
         }
     }
@@ -126,7 +128,7 @@ impl Carrier {
         let data = match self {
             Self::Pending => None,
             Self::Mux(mux) => mux.read(id),
-            Self::Raw(raw) => raw.read(id),
+            Self::Unmultiplexed(raw) => raw.read(id),
             Self::Shell(shell) => return shell.read(id),
         };
         data.map(|data| (Output::Stdout, data))
@@ -136,7 +138,7 @@ impl Carrier {
         match self {
             Self::Pending => true,
             Self::Mux(mux) => mux.is_finished(id),
-            Self::Raw(raw) => raw.is_finished(id),
+            Self::Unmultiplexed(raw) => raw.is_finished(id),
             Self::Shell(shell) => shell.is_finished(id),
         }
     }
@@ -145,7 +147,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.finish(id),
-            Self::Raw(raw) => raw.finish(id),
+            Self::Unmultiplexed(raw) => raw.finish(id),
             Self::Shell(shell) => shell.finish(id),
         }
     }
@@ -155,7 +157,7 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.is_held(id),
-            Self::Raw(raw) => raw.is_held(id),
+            Self::Unmultiplexed(raw) => raw.is_held(id),
         }
     }
 
@@ -163,7 +165,7 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.has_unsent(id),
-            Self::Raw(raw) => raw.has_unsent(id),
+            Self::Unmultiplexed(raw) => raw.has_unsent(id),
         }
     }
 
@@ -171,7 +173,7 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => {}
             Self::Mux(mux) => mux.set_reader_waits(id),
-            Self::Raw(raw) => raw.set_reader_waits(id),
+            Self::Unmultiplexed(raw) => raw.set_reader_waits(id),
         }
     }
 
@@ -179,13 +181,13 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.reader_waits(id),
-            Self::Raw(raw) => raw.reader_waits(),
+            Self::Unmultiplexed(raw) => raw.reader_waits(),
         }
     }
 
     /// How much silence ends a half-closed stream; `usual` unless the carrier has a value of its own.
     pub(super) fn linger(&self, usual: Duration) -> Duration {
-        if let Self::Raw(raw) = self { raw.linger() } else { usual }
+        if let Self::Unmultiplexed(raw) = self { raw.linger() } else { usual }
     }
 
     /// Whether the far side sent anything that could be an answer.
@@ -193,14 +195,14 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.is_answered(id),
-            Self::Raw(raw) => raw.is_answered(),
+            Self::Unmultiplexed(raw) => raw.is_answered(),
         }
     }
 
     /// The far side of a half-closed stream was silent for its linger. Returns `true` if this is how an answer ends
     /// with this carrier; the end of the stream is then reported as an event.
     pub(super) fn end_by_silence(&mut self) -> bool {
-        if let Self::Raw(raw) = self { raw.end_by_silence() } else { false }
+        if let Self::Unmultiplexed(raw) = self { raw.end_by_silence() } else { false }
     }
 
     pub(super) fn close(&mut self, id: StreamId) {
@@ -214,7 +216,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.reset(id),
-            Self::Raw(raw) => raw.reset(id),
+            Self::Unmultiplexed(raw) => raw.reset(id),
             Self::Shell(shell) => shell.reset(id),
         }
     }
@@ -223,7 +225,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.abandon(id),
-            Self::Raw(raw) => raw.abandon(id),
+            Self::Unmultiplexed(raw) => raw.abandon(id),
             Self::Shell(shell) => shell.reset(id),
         }
     }
@@ -231,7 +233,7 @@ impl Carrier {
     pub(super) fn handle_closed(&mut self) {
         match self {
             Self::Pending | Self::Mux(_) => {}
-            Self::Raw(raw) => raw.handle_closed(),
+            Self::Unmultiplexed(raw) => raw.handle_closed(),
             Self::Shell(shell) => shell.handle_closed(),
         }
     }
@@ -240,14 +242,14 @@ impl Carrier {
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
         match self {
             Self::Mux(mux) => mux.handle_timeout(now),
-            Self::Pending | Self::Raw(_) | Self::Shell(_) => Ok(()),
+            Self::Pending | Self::Unmultiplexed(_) | Self::Shell(_) => Ok(()),
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         match self {
             Self::Mux(mux) => mux.poll_timeout(),
-            Self::Raw(raw) => raw.poll_timeout(),
+            Self::Unmultiplexed(raw) => raw.poll_timeout(),
             Self::Pending | Self::Shell(_) => None,
         }
     }
@@ -256,7 +258,7 @@ impl Carrier {
         match self {
             Self::Pending => None,
             Self::Mux(mux) => mux.poll_event(),
-            Self::Raw(raw) => raw.poll_event(),
+            Self::Unmultiplexed(raw) => raw.poll_event(),
             Self::Shell(shell) => shell.poll_event(),
         }
     }
@@ -273,7 +275,7 @@ impl Carrier {
                 mux.poll_transmit(&mut buf);
                 (!buf.is_empty()).then_some((PayloadType::Output, buf))
             }
-            Self::Raw(raw) => {
+            Self::Unmultiplexed(raw) => {
                 let mut buf = MessageBuf::with_limit(limit, raw.pending_hint());
                 raw.poll_transmit(&mut buf);
                 if !buf.is_empty() {

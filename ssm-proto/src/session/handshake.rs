@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::carrier::Carrier;
-use super::{Session, SessionError, SessionEvent, SessionMode, port};
+use super::{LOCAL_PORT_FORWARDING, Session, SessionError, SessionEvent, SessionMode};
 use crate::Side;
 use crate::cipher::{Cipher, PlaintextKey};
 use crate::handshake::{
-    AgentHandshake, ClientHandshake, DataKey, HandshakeComplete, HandshakeStep, SessionType, Version,
+    AgentHandshake, ClientHandshake, DataKey, HandshakeComplete, HandshakeStep, PortProperties, SessionType, Version,
 };
 use crate::wire::{MessageBuf, PayloadType};
 
@@ -72,9 +72,18 @@ impl Handshake {
             }
         };
         match self.session_type() {
-            Some(SessionType::Port(properties)) => (side, port::mode(properties, multiplexes), old_peer),
+            Some(SessionType::Port(properties)) => (side, mode_of_port(properties, multiplexes), old_peer),
             _ => (side, SessionMode::Shell, false),
         }
+    }
+}
+
+/// How a port session carries its data.
+fn mode_of_port(port: &PortProperties, multiplexes: bool) -> SessionMode {
+    match port.kind.as_deref() {
+        Some(LOCAL_PORT_FORWARDING) if multiplexes => SessionMode::Mux,
+        Some(LOCAL_PORT_FORWARDING) => SessionMode::Basic,
+        _ => SessionMode::Plain,
     }
 }
 

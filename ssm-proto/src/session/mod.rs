@@ -8,10 +8,10 @@ mod handshake;
 mod inherited;
 mod linger;
 mod port;
-mod raw;
 mod shell;
 #[cfg(test)]
 mod tests;
+mod unmultiplexed;
 
 use config::MIN_PAYLOAD;
 pub use config::{AgentConfig, AgentQuirks, ClientConfig, ConfigError};
@@ -255,7 +255,7 @@ impl Session {
         let outcome = match &mut self.carrier {
             Carrier::Pending => Ok(()),
             Carrier::Mux(mux) => mux.handle_input(now, data),
-            Carrier::Raw(raw) => {
+            Carrier::Unmultiplexed(raw) => {
                 raw.handle_input(now, data);
                 Ok(())
             }
@@ -295,7 +295,7 @@ impl Session {
         if self.inherited == Inherited::Unconnected {
             self.inherited = Inherited::Silent(now);
         }
-        if let Carrier::Raw(raw) = &mut self.carrier {
+        if let Carrier::Unmultiplexed(raw) = &mut self.carrier {
             raw.handle_connected(now);
         }
         self.watch_silence(now);
@@ -324,7 +324,7 @@ impl Session {
 
     /// Gives up the half-closed streams whose far side was silent for too long.
     fn watch_silence(&mut self, now: Instant) {
-        if let Carrier::Raw(raw) = &mut self.carrier {
+        if let Carrier::Unmultiplexed(raw) = &mut self.carrier {
             raw.look(now, self.channel.hears_peer(), |number| self.channel.is_acknowledged(number));
         }
         if self.lingers.is_empty() {
@@ -493,8 +493,8 @@ impl Session {
         // The caller has checked that the window is not full.
         let Ok(number) = self.channel.send(now, payload_type, buf) else { return };
         match (payload_type, &mut self.carrier) {
-            (PayloadType::Flag, Carrier::Raw(raw)) => raw.flag_sent(number),
-            (PayloadType::Size, Carrier::Mux(_) | Carrier::Raw(_)) => self.lingers.probe_sent(now, number),
+            (PayloadType::Flag, Carrier::Unmultiplexed(raw)) => raw.flag_sent(number),
+            (PayloadType::Size, Carrier::Mux(_) | Carrier::Unmultiplexed(_)) => self.lingers.probe_sent(now, number),
             _ => {}
         }
         self.lingers.sent(number, |id| self.carrier.has_unsent(id));

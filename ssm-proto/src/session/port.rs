@@ -2,19 +2,10 @@
 
 use super::carrier::Carrier;
 use super::handshake::Handshake;
-use super::{LOCAL_PORT_FORWARDING, Session, SessionEvent, SessionMode};
-use crate::handshake::{PortProperties, Version};
+use super::{Session, SessionEvent};
+use crate::handshake::Version;
 use crate::mux::StreamId;
 use crate::wire::{MessageBuf, PayloadType, PortFlag};
-
-/// How a port session carries its data.
-pub(super) fn mode(port: &PortProperties, multiplexes: bool) -> SessionMode {
-    match port.kind.as_deref() {
-        Some(LOCAL_PORT_FORWARDING) if multiplexes => SessionMode::Mux,
-        Some(LOCAL_PORT_FORWARDING) => SessionMode::Basic,
-        _ => SessionMode::Plain,
-    }
-}
 
 impl Session {
     /// Shells have no flags: agents ignore them there.
@@ -30,7 +21,7 @@ impl Session {
                 }
             }
             Some(PortFlag::DisconnectToPort) => {
-                if let Carrier::Raw(raw) = &mut self.carrier {
+                if let Carrier::Unmultiplexed(raw) = &mut self.carrier {
                     raw.handle_disconnect();
                 }
             }
@@ -50,7 +41,7 @@ impl Session {
     pub fn terminate(&mut self) {
         let understood = match (&self.handshake, &self.carrier) {
             (Handshake::Client(_), Carrier::Mux(_)) => true,
-            (Handshake::Client(handshake), Carrier::Raw(_)) => {
+            (Handshake::Client(handshake), Carrier::Unmultiplexed(_)) => {
                 Version::new(handshake.agent_version()).client_sees_newer_than(Version::TERMINATE_FLAG)
             }
             _ => false,

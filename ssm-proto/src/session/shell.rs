@@ -25,7 +25,7 @@ pub(super) struct Shell {
     side: Side,
     send_queue: usize,
     receive_store: usize,
-    state: State,
+    state: ShellState,
     send: VecDeque<Segment>,
     send_bytes: usize,
     /// In order; none is empty.
@@ -38,7 +38,7 @@ pub(super) struct Shell {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ShellState {
     Waiting,
     Open,
     Over,
@@ -57,7 +57,7 @@ impl Shell {
             side,
             send_queue,
             receive_store,
-            state: State::Waiting,
+            state: ShellState::Waiting,
             send: VecDeque::new(),
             send_bytes: 0,
             receive: VecDeque::new(),
@@ -68,7 +68,7 @@ impl Shell {
             events: VecDeque::new(),
         };
         if side == Side::Agent {
-            shell.state = State::Open;
+            shell.state = ShellState::Open;
             shell.events.push_back(MuxEvent::Opened(STREAM));
         }
         shell
@@ -76,10 +76,10 @@ impl Shell {
 
     /// Reports again what arrived before. Returns `None` if the stream was opened already.
     pub(super) fn open(&mut self) -> Option<StreamId> {
-        if self.state != State::Waiting {
+        if self.state != ShellState::Waiting {
             return None;
         }
-        self.state = State::Open;
+        self.state = ShellState::Open;
         if !self.receive.is_empty() {
             self.events.push_back(MuxEvent::Readable(STREAM));
         }
@@ -98,13 +98,13 @@ impl Shell {
         debug_assert_eq!(unread.sum::<usize>(), self.receive_bytes, "unread bytes are miscounted");
         debug_assert!(self.receive.iter().all(|(_, queue)| !queue.is_empty() && queue.is_counted()));
         debug_assert!(
-            self.state != State::Over || self.send_bytes + self.receive_bytes == 0,
+            self.state != ShellState::Over || self.send_bytes + self.receive_bytes == 0,
             "a closed stream has data"
         );
     }
 
     pub(super) fn stream_count(&self) -> usize {
-        usize::from(self.state == State::Open)
+        usize::from(self.state == ShellState::Open)
     }
 
     pub(super) fn receive_bytes(&self) -> usize {
@@ -151,7 +151,7 @@ impl Shell {
 
     /// Agent side: sent after what was written before.
     pub(super) fn exit(&mut self, code: i64) {
-        if self.side == Side::Agent && self.state == State::Open {
+        if self.side == Side::Agent && self.state == ShellState::Open {
             self.send.push_back(Segment::ExitCode(code));
         }
     }
@@ -189,10 +189,10 @@ impl Shell {
     }
 
     pub(super) fn handle_input(&mut self, output: Output, data: Bytes) {
-        if self.state == State::Over || self.remote_finished {
+        if self.state == ShellState::Over || self.remote_finished {
             return;
         }
-        if self.receive.is_empty() && self.state == State::Open {
+        if self.receive.is_empty() && self.state == ShellState::Open {
             self.events.push_back(MuxEvent::Readable(STREAM));
         }
         self.receive_bytes += data.len();
@@ -212,9 +212,9 @@ impl Shell {
 
     /// The session is over; what was received can still be read.
     pub(super) fn handle_closed(&mut self) {
-        if !self.remote_finished && self.state != State::Over {
+        if !self.remote_finished && self.state != ShellState::Over {
             self.remote_finished = true;
-            if self.state == State::Open {
+            if self.state == ShellState::Open {
                 self.tell_finished();
             }
             self.end_if_done();
@@ -252,7 +252,7 @@ impl Shell {
     }
 
     fn is_open(&self, id: StreamId) -> bool {
-        id == STREAM && self.state == State::Open
+        id == STREAM && self.state == ShellState::Open
     }
 
     fn takes_writes(&self, id: StreamId) -> bool {
@@ -268,13 +268,13 @@ impl Shell {
             Side::Client => self.remote_finished && self.receive.is_empty(),
             Side::Agent => self.send.is_empty(),
         };
-        if self.finished && peer_done && self.state == State::Open {
+        if self.finished && peer_done && self.state == ShellState::Open {
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.state = State::Over;
+        self.state = ShellState::Over;
         self.send.clear();
         self.receive.clear();
         (self.send_bytes, self.receive_bytes) = (0, 0);

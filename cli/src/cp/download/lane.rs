@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::{Copy, Item, MAX_SMALL, State, changed};
+use super::{Copy, DownloadState, Item, MAX_SMALL, changed};
 use crate::cp::digest;
 use crate::cp::landing::{Attributes, Landing};
 use crate::cp::lanes::Losses;
@@ -168,7 +168,7 @@ impl Run<'_> {
         let Some(file) = self.copy.files.get(number) else { return Ok(()) };
         let theirs = {
             let mut work = self.copy.work();
-            let is_whole = |state: &&mut State| state.missing == 0 && !state.is_over && !state.is_finishing;
+            let is_whole = |state: &&mut DownloadState| state.missing == 0 && !state.is_over && !state.is_finishing;
             let Some(state) = work.states.get_mut(number).filter(is_whole) else { return Ok(()) };
             let Some(digest) = state.digest.clone() else { return Ok(()) };
             state.is_finishing = true;

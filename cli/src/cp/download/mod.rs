@@ -31,7 +31,7 @@ struct File {
 
 /// What is known of a file while it is copied.
 #[derive(Debug, Default)]
-struct State {
+struct DownloadState {
     landing: Option<Arc<Landing>>,
     /// Pieces that are not there.
     missing: u64,
@@ -67,7 +67,7 @@ struct Copy {
 
 struct Work {
     queue: VecDeque<Item>,
-    states: Vec<State>,
+    states: Vec<DownloadState>,
 }
 
 /// Where the sources go.
@@ -101,7 +101,7 @@ pub(super) async fn run(
             Err(failure) => report.failed(failure),
         }
     }
-    let states = copy.files.iter().map(|_| State::default()).collect();
+    let states = copy.files.iter().map(|_| DownloadState::default()).collect();
     let work = Mutex::new(Work { queue: VecDeque::new(), states });
     let target = options.target.clone();
     let all = Arc::new(Copy { node, report, root, target, files: copy.files, work });

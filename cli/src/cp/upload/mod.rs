@@ -37,7 +37,7 @@ struct File {
 
 /// What is known of a file while it is copied.
 #[derive(Debug, Default)]
-struct State {
+struct UploadState {
     /// Pieces that the node does not have.
     missing: u64,
     /// Nothing was there before: what is not written is zero.
@@ -78,7 +78,7 @@ struct Copy {
 #[derive(Default)]
 struct Work {
     queue: VecDeque<Job>,
-    states: Vec<State>,
+    states: Vec<UploadState>,
     /// Jobs that lanes are at.
     running: usize,
     /// More will come.

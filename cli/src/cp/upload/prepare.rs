@@ -4,7 +4,7 @@ use std::fs::File as LocalFile;
 
 use tokio::task::spawn_blocking;
 
-use super::{File, Job, State, Work, refused};
+use super::{File, Job, UploadState, Work, refused};
 use crate::cp::control::{Control, Request};
 use crate::cp::digest;
 use crate::cp::local::Entry;
@@ -14,7 +14,7 @@ use crate::exit_code::Failure;
 
 /// Opens the partial files of all large files, compares what an earlier attempt left, and queues what is missing.
 pub(super) async fn prepare(control: &mut Control, files: &[File], report: &Report) -> Result<Work, Failure> {
-    let mut work = Work { states: files.iter().map(|_| State::default()).collect(), ..Work::default() };
+    let mut work = Work { states: files.iter().map(|_| UploadState::default()).collect(), ..Work::default() };
     let is_large = |file: &&File| file.entry.as_ref().is_none_or(|entry| entry.size > PIECE);
     let open = |file: &File| {
         let size = file.entry.as_ref().map_or(0, |entry| entry.size);

@@ -34,7 +34,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct CredentialsSource {
     selected: Selected,
-    surroundings: Surroundings,
+    fetcher: Fetcher,
     /// The last result. Concurrent callers wait for the same one, so that a person is asked once.
     held: tokio::sync::Mutex<Option<Held>>,
     remedy: Mutex<Option<String>>,
@@ -42,7 +42,7 @@ pub(super) struct CredentialsSource {
 
 /// What getting credentials needs.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct Fetcher {
     pub(super) apis: Apis,
     pub(super) person: Arc<dyn Person>,
     /// The program's own credentials, which make the environment's and the files' superfluous.
@@ -56,12 +56,12 @@ struct Held {
 }
 
 impl CredentialsSource {
-    pub(super) fn new(selected: Selected, surroundings: Surroundings) -> Self {
-        Self { selected, surroundings, held: tokio::sync::Mutex::default(), remedy: Mutex::default() }
+    pub(super) fn new(selected: Selected, fetcher: Fetcher) -> Self {
+        Self { selected, fetcher, held: tokio::sync::Mutex::default(), remedy: Mutex::default() }
     }
 
     pub(super) fn person(&self) -> &dyn Person {
-        &*self.surroundings.person
+        &*self.fetcher.person
     }
 
     /// When those that are held end; `None` if that is not known, or never.
@@ -97,7 +97,7 @@ impl CredentialsSource {
         if let Some(held) = held.as_ref().filter(|held| held.source == source && is_good(&held.credentials)) {
             return Ok(held.credentials.clone());
         }
-        let credentials = self.surroundings.fetch(&source, &self.selected).await?;
+        let credentials = self.fetcher.fetch(&source, &self.selected).await?;
         *held = Some(Held { source, credentials: credentials.clone() });
         Ok(credentials)
     }
@@ -129,7 +129,7 @@ impl CredentialsSource {
     }
 
     async fn source(&self) -> Result<Source, ProviderError> {
-        let source = match self.surroundings.given {
+        let source = match self.fetcher.given {
             Some(_) => Source::Given,
             None => Source::choose(&Files::read().await?, &self.selected)?,
         };
@@ -154,7 +154,7 @@ fn sendable(credentials: Credentials, source: &Source) -> Result<Credentials, Pr
     )))
 }
 
-impl Surroundings {
+impl Fetcher {
     fn fetch<'a>(
         &'a self,
         source: &'a Source,

@@ -68,7 +68,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use url::Url;
 
 use self::apis::Apis;
-use self::credentials::{CredentialsSource, Surroundings};
+use self::credentials::{CredentialsSource, Fetcher};
 use self::document::{Parameters, Ways};
 use self::errors::{Call, api_error};
 use self::files::Files;
@@ -216,8 +216,8 @@ impl AwsProvider {
         let client = client(&settings, http.clone());
         let person = config.person.unwrap_or_else(|| Arc::new(Nobody));
         let apis = Apis { settings: settings.clone(), http };
-        let surroundings = Surroundings { apis: apis.clone(), person, given };
-        let credentials = CredentialsSource::new(selected.clone(), surroundings);
+        let fetcher = Fetcher { apis: apis.clone(), person, given };
+        let credentials = CredentialsSource::new(selected.clone(), fetcher);
         let told_unsigned = AtomicBool::new(false);
         Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned, cache: None })
     }

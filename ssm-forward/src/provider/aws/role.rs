@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::credentials::{Surroundings, is_good};
+use super::credentials::{Fetcher, is_good};
 use super::errors::credentials as refused;
 use super::query::{self, STS};
 use super::source::{Role, option};
@@ -88,14 +88,10 @@ fn json(text: &str) -> String {
 ///
 /// # Errors
 /// There is no MFA code, or the service refuses.
-pub(super) async fn assume(
-    role: &Role,
-    base: Credentials,
-    surroundings: &Surroundings,
-) -> Result<Credentials, ProviderError> {
+pub(super) async fn assume(role: &Role, base: Credentials, fetcher: &Fetcher) -> Result<Credentials, ProviderError> {
     const CALL: &str = "AssumeRole";
     let code = match &role.mfa_serial {
-        Some(serial) => Some(code(role, serial, surroundings).await?),
+        Some(serial) => Some(code(role, serial, fetcher).await?),
         None => None,
     };
     let session_name = role.session_name.clone().unwrap_or_else(session_name);
@@ -109,7 +105,7 @@ pub(super) async fn assume(
         ("TokenCode", code.as_ref()),
     ];
     let parameters: Vec<_> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?.as_str()))).collect();
-    let api = surroundings.apis.signed(STS.service).await?;
+    let api = fetcher.apis.signed(STS.service).await?;
     let request = query::request(STS, CALL, &parameters)?;
     let called = api.send(CALL, request, base, role.base.remedy(), query::read::<Answer>).await;
     let answer = called.map_err(|error| {
@@ -142,7 +138,7 @@ pub(super) fn session_name() -> String {
 }
 
 /// Asks for the code that the MFA device shows.
-async fn code(role: &Role, serial: &str, surroundings: &Surroundings) -> Result<String, ProviderError> {
+async fn code(role: &Role, serial: &str, fetcher: &Fetcher) -> Result<String, ProviderError> {
     let refused = |cause: &str| {
         refused(format!(
             "the AWS profile {:?} has mfa_serial = {serial}: its code is needed, but {cause}; \
@@ -151,7 +147,7 @@ async fn code(role: &Role, serial: &str, surroundings: &Surroundings) -> Result<
             option(&role.profile)
         ))
     };
-    let person = surroundings.person.clone();
+    let person = fetcher.person.clone();
     if !person.can_answer() {
         return Err(refused("there is no terminal to ask for it"));
     }

@@ -11,7 +11,7 @@ use tokio_socks::tcp::Socks5Stream;
 use super::super::route::Place;
 use super::super::socket::Socket;
 use super::super::steps::{self, Deadline};
-use super::{Kind, Login, Proxy, TransportError};
+use super::{Login, Proxy, ProxyKind, TransportError};
 use crate::Secret;
 
 /// Longest answer of a proxy to CONNECT, in bytes.
@@ -30,8 +30,8 @@ impl Proxy {
     ) -> Result<Socket, TransportError> {
         let asked = async {
             match self.kind {
-                Kind::Http => self.connect(socket, place).await,
-                Kind::Socks5 => self.socks(socket, place).await,
+                ProxyKind::Http => self.connect(socket, place).await,
+                ProxyKind::Socks5 => self.socks(socket, place).await,
             }
         };
         let answer = deadline.step(steps::PROXY, asked).await;

@@ -19,10 +19,10 @@ use tokio::time::timeout;
 
 use super::config;
 use super::driver::{self, Happening};
-use super::shared::{Shared, Stream};
+use super::shared::{AgentStream, SharedAgent};
 use super::{AgentResult, AgentSpec, FAREWELL};
 use crate::Profile;
-use crate::broker::{PipeReceiver, PipeSender};
+use crate::pipe::{PipeReceiver, PipeSender};
 use command::Program;
 
 /// A client that reads slowly still gets the last output of a command. The official agent waits only as long as for
@@ -35,7 +35,7 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
         Ok(program) => program,
         Err(why) => return AgentResult::failed(why),
     };
-    let shared = Shared::new(config::protocol(&spec, session_type, program.is_paced()));
+    let shared = SharedAgent::new(config::protocol(&spec, session_type, program.is_paced()));
     shared.lock().set_refusing(program.has_terminal());
     let farewell = if spec.profile == Profile::Fast { PATIENT_FAREWELL } else { FAREWELL };
     let (happenings, mut seen) = mpsc::unbounded_channel();
@@ -64,7 +64,7 @@ fn program(spec: &AgentSpec) -> Result<(SessionType, Program), String> {
 }
 
 struct Shell {
-    shared: Arc<Shared>,
+    shared: Arc<SharedAgent>,
     /// `None` once it runs.
     program: Option<Program>,
     spec: AgentSpec,
@@ -89,7 +89,7 @@ impl Shell {
 
     fn run(&mut self, id: StreamId) {
         let Some(program) = self.program.take() else { return };
-        let stream = Stream::new(self.shared.clone(), id);
+        let stream = AgentStream::new(self.shared.clone(), id);
         let (shared, profile) = (self.shared.clone(), self.spec.profile);
         self.running.spawn(async move {
             let result = match program {

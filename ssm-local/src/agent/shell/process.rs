@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::super::AgentResult;
-use super::super::shared::{Shared, Stream};
+use super::super::shared::{AgentStream, SharedAgent};
 use super::command::Prefixes;
 use super::text::{REAL_DELAY, pump};
 use crate::Profile;
@@ -22,8 +22,8 @@ use crate::Profile;
 /// keeps the order of the outputs, and programs that the command leaves in the background do not delay the end.
 pub(super) async fn run_merged(
     mut command: Command,
-    stream: &Stream,
-    shared: &Shared,
+    stream: &AgentStream,
+    shared: &SharedAgent,
     profile: Profile,
 ) -> AgentResult {
     let started = tempfile::NamedTempFile::new().and_then(|file| {
@@ -53,8 +53,8 @@ pub(super) async fn run_merged(
 pub(super) async fn run_separate(
     mut command: Command,
     prefixes: Prefixes,
-    stream: &Stream,
-    shared: &Shared,
+    stream: &AgentStream,
+    shared: &SharedAgent,
     profile: Profile,
 ) -> AgentResult {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -90,7 +90,7 @@ fn start(command: &mut Command) -> io::Result<Process> {
 }
 
 /// The texts are Go's, which the official agent passes on.
-async fn tell_failure(command: &Command, error: &io::Error, stream: &Stream, profile: Profile) {
+async fn tell_failure(command: &Command, error: &io::Error, stream: &AgentStream, profile: Profile) {
     if profile == Profile::Real {
         sleep(REAL_DELAY).await;
     }
@@ -105,7 +105,7 @@ async fn tell_failure(command: &Command, error: &io::Error, stream: &Stream, pro
 }
 
 /// Watches the client's input for keys that mean signals (SHELL-5). Never returns.
-async fn obey(group: Pid, stream: &Stream, shared: &Shared, profile: Profile) {
+async fn obey(group: Pid, stream: &AgentStream, shared: &SharedAgent, profile: Profile) {
     let mut chunks: Vec<Bytes> = Vec::new();
     while stream.read(&mut chunks, usize::MAX).await {
         for chunk in chunks.drain(..) {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::super::AgentResult;
-use super::super::shared::{Shared, Stream};
+use super::super::shared::{AgentStream, SharedAgent};
 use super::process::Process;
 use super::text::{REAL_DELAY, pump};
 use crate::Profile;
@@ -26,8 +26,8 @@ const READ_CHUNKS: usize = 16;
 pub(super) async fn run(
     command: Command,
     typed: String,
-    stream: &Stream,
-    shared: &Shared,
+    stream: &AgentStream,
+    shared: &SharedAgent,
     profile: Profile,
 ) -> AgentResult {
     let mut size = shared.lock().size();
@@ -68,7 +68,7 @@ fn open(command: Command, size: TerminalSize) -> pty_process::Result<(pty_proces
 async fn type_in(
     mut write: pty_process::OwnedWritePty,
     typed: String,
-    stream: &Stream,
+    stream: &AgentStream,
     (screen, mut size): (&OwnedFd, watch::Receiver<TerminalSize>),
 ) {
     let mut chunks = vec![Bytes::from(typed)];

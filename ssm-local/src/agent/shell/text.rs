@@ -7,7 +7,7 @@ use ssm_proto::Output;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::super::config::REAL_PAYLOAD;
-use super::super::shared::Stream;
+use super::super::shared::AgentStream;
 use crate::Profile;
 
 /// Size of the fast agent's reads.
@@ -18,7 +18,7 @@ pub(super) const REAL_DELAY: Duration = Duration::from_secs(1);
 /// Sends all of `source` to the client. Ends with the source, or with the stream.
 pub(super) async fn pump(
     source: impl AsyncRead + Unpin,
-    stream: &Stream,
+    stream: &AgentStream,
     output: Output,
     prefix: &str,
     profile: Profile,

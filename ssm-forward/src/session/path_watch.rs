@@ -13,14 +13,14 @@ const SLEPT: Duration = Duration::from_secs(5);
 
 /// The results of the last check.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct PathWatch {
     seen: Instant,
     wall: SystemTime,
     /// The local address that is used to reach the WebSocket's other end (`None` if there is no route), and that end.
     path: Option<(Option<IpAddr>, SocketAddr)>,
 }
 
-impl Surroundings {
+impl PathWatch {
     /// The state at the start of a connection between these ends.
     pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>) -> Self {
         let path = path.filter(|(ours, _)| !ours.ip().is_loopback()).map(|(ours, peer)| (Some(ours.ip()), peer));
@@ -76,29 +76,29 @@ mod tests {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let (ours, peer): (SocketAddr, SocketAddr) =
             ("192.0.2.1:5".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
-        let mut surroundings = Surroundings { seen: now, wall, path: Some((Some(ours.ip()), peer)) };
+        let mut path_watch = PathWatch { seen: now, wall, path: Some((Some(ours.ip()), peer)) };
         let at_home = |_| Some(ours.ip());
         let later = now + LOOK;
-        assert_eq!(surroundings.look_at(later, wall + LOOK, at_home), None);
-        assert_eq!(surroundings.look_at(later + LOOK, wall + LOOK * 600, at_home), Some("this machine slept"));
-        assert_eq!(surroundings.look_at(later + LOOK * 2, wall + LOOK * 601, at_home), None);
-        let offline = surroundings.look_at(later + LOOK * 3, wall + LOOK * 602, |_| None);
+        assert_eq!(path_watch.look_at(later, wall + LOOK, at_home), None);
+        assert_eq!(path_watch.look_at(later + LOOK, wall + LOOK * 600, at_home), Some("this machine slept"));
+        assert_eq!(path_watch.look_at(later + LOOK * 2, wall + LOOK * 601, at_home), None);
+        let offline = path_watch.look_at(later + LOOK * 3, wall + LOOK * 602, |_| None);
         assert_eq!(offline, Some("the network changed"));
-        assert_eq!(surroundings.look_at(later + LOOK * 4, wall + LOOK * 603, |_| None), None, "it did so once");
-        let back = surroundings.look_at(later + LOOK * 5, wall + LOOK * 604, at_home);
+        assert_eq!(path_watch.look_at(later + LOOK * 4, wall + LOOK * 603, |_| None), None, "it did so once");
+        let back = path_watch.look_at(later + LOOK * 5, wall + LOOK * 604, at_home);
         assert_eq!(back, Some("the network changed"));
-        let stopped = surroundings.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
+        let stopped = path_watch.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
         assert_eq!(stopped, Some("this process was stopped"));
         let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);
         // A clock that is set back does not mean that the machine slept.
-        assert_eq!(surroundings.look_at(later + LOOK * 4, wall, at_home), None);
+        assert_eq!(path_watch.look_at(later + LOOK * 4, wall, at_home), None);
     }
 
     #[test]
     fn this_machine_talks_to_itself_from_its_own_address() {
         let peer: SocketAddr = "127.0.0.1:9".parse().unwrap();
         assert_eq!(source_address(peer), Some(peer.ip()));
-        let surroundings = Surroundings::new(Instant::now(), Some((peer, peer)));
-        assert_eq!(surroundings.path, None, "loopback never changes");
+        let path_watch = PathWatch::new(Instant::now(), Some((peer, peer)));
+        assert_eq!(path_watch.path, None, "loopback never changes");
     }
 }

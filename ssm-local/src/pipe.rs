@@ -8,26 +8,26 @@ use bytes::Bytes;
 
 /// Creates a pipe with this capacity in messages. One batch may exceed it.
 pub(crate) fn pipe(capacity: usize) -> (PipeSender, PipeReceiver) {
-    let shared = Arc::new(Shared { capacity, state: Mutex::default() });
+    let shared = Arc::new(SharedPipe { capacity, state: Mutex::default() });
     (PipeSender(shared.clone()), PipeReceiver(shared))
 }
 
 /// The sending end. Dropping it ends the pipe after its content.
 #[derive(Debug)]
-pub(crate) struct PipeSender(Arc<Shared>);
+pub(crate) struct PipeSender(Arc<SharedPipe>);
 
 /// The receiving end. After it is dropped, everything sent is discarded.
 #[derive(Debug)]
-pub(crate) struct PipeReceiver(Arc<Shared>);
+pub(crate) struct PipeReceiver(Arc<SharedPipe>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedPipe {
     capacity: usize,
-    state: Mutex<State>,
+    state: Mutex<PipeState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PipeState {
     queue: VecDeque<Bytes>,
     /// The sender is gone.
     ended: bool,
@@ -37,8 +37,8 @@ struct State {
     receiver: Option<Waker>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedPipe {
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

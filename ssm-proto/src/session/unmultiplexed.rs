@@ -20,7 +20,7 @@ const LATER: usize = 256;
 
 /// One connection at a time, in a session without streams.
 #[derive(Debug)]
-pub(super) struct Raw {
+pub(super) struct Unmultiplexed {
     side: Side,
     /// Basic mode: connections follow each other. Otherwise the session is one connection.
     basic: bool,
@@ -74,7 +74,7 @@ enum Finish {
     Now,
 }
 
-impl Raw {
+impl Unmultiplexed {
     pub(super) fn new(side: Side, basic: bool, config: &MuxConfig) -> Self {
         let mut raw = Self {
             side,
@@ -155,7 +155,7 @@ impl Raw {
         last.settles_at = Some(settles_at).filter(|_| complete && !last.settled);
     }
 
-    /// When to call [`Raw::look`] next.
+    /// When to call [`Unmultiplexed::look`] next.
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         let at = self.last.as_ref()?.settles_at?;
         Some(Timeout { at, reason: TimeoutReason::Settled })
@@ -253,7 +253,7 @@ impl Raw {
         self.reader_waits
     }
 
-    /// The far side was silent for [`Raw::linger`]. Returns `true` if this is the end of its answer; the stream then
+    /// The far side was silent for [`Unmultiplexed::linger`]. Returns `true` if this is the end of its answer; the stream then
     /// remains until it is dropped.
     pub(super) fn end_by_silence(&mut self) -> bool {
         let ends = self.basic && self.answered;
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_ended_before_anybody_looked_is_read_to_its_end() {
-        let mut raw = Raw::new(Side::Client, false, &MuxConfig::default());
+        let mut raw = Unmultiplexed::new(Side::Client, false, &MuxConfig::default());
         raw.handle_input(Instant::now(), Bytes::from_static(b"banner"));
         raw.handle_closed();
         let id = raw.open().unwrap();
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_the_destination_of_an_ended_connection_still_says_reaches_no_other() {
-        let mut agent = Raw::new(Side::Agent, true, &MuxConfig::default());
+        let mut agent = Unmultiplexed::new(Side::Agent, true, &MuxConfig::default());
         let first = StreamId(1);
         agent.write(first, Bytes::from_static(b"of the first")).unwrap();
         agent.handle_disconnect();
@@ -414,8 +414,8 @@ mod tests {
     }
 
     /// A client in basic mode whose first connection was just reset, and whose flag was sent as number 5.
-    fn after_a_connection() -> Raw {
-        let mut client = Raw::new(Side::Client, true, &MuxConfig::default());
+    fn after_a_connection() -> Unmultiplexed {
+        let mut client = Unmultiplexed::new(Side::Client, true, &MuxConfig::default());
         let first = client.open().unwrap();
         client.reset(first);
         assert_eq!(client.take_flag(), Some(PortFlag::DisconnectToPort));

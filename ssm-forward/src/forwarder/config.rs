@@ -1,0 +1,58 @@
+//! Settings of a forwarder.
+
+use std::time::Duration;
+
+use crate::pool::PoolConfig;
+use crate::relay::RelayConfig;
+use crate::session::SessionConfig;
+
+/// Settings of a [`Forwarder`](crate::Forwarder).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ForwardConfig {
+    /// Check that the remote port accepts a connection before [`ForwardEvent::Ready`](crate::ForwardEvent::Ready) is reported. Default: false.
+    pub wait_ready: bool,
+    /// Timeout for StartSession, the data channel, the handshake and `wait_ready` together. Default: 30 s.
+    pub connect_timeout: Duration,
+    /// How long starting the first session is repeated while the target is not connected. Each attempt has
+    /// `connect_timeout`. Default: zero, no repetition.
+    pub wait_connected: Duration,
+    /// After a local program ends its sending side: how long the far side may be silent before the connection is given
+    /// up and reset. Silence counts only while the far side could have been heard. Default: 30 s.
+    pub linger: Duration,
+    /// A connection without an answer causes a warning after this time, at most once a minute. Default: 10 s.
+    pub answer_patience: Duration,
+    /// Maximum payload of a message to the agent, in bytes. Default: 1024, like the official client.
+    pub max_payload: usize,
+    /// Prevent the idle timeout of sessions while nothing is forwarded. This needs multiplexing, which old agents do
+    /// not support. Default: false, the idle timeout applies.
+    pub keep_alive: bool,
+    /// Start no session before a connection comes, and end it after so long without one. A session that cannot be had then
+    /// only resets the connections that wait for it; the next one tries again. Default: `None`, a session is there from the
+    /// start.
+    pub lazy: Option<Duration>,
+    /// How many sessions there are, and what happens when one is gone.
+    pub pool: PoolConfig,
+    /// Carry the connections by a relay on the node, if one can be started there. Default: none.
+    pub relay: Option<RelayConfig>,
+    /// The session's own settings. `connect_timeout`, `linger` and `max_payload` above take precedence.
+    pub session: SessionConfig,
+}
+
+impl Default for ForwardConfig {
+    fn default() -> Self {
+        Self {
+            wait_ready: false,
+            connect_timeout: Duration::from_secs(30),
+            wait_connected: Duration::ZERO,
+            linger: Duration::from_secs(30),
+            answer_patience: Duration::from_secs(10),
+            max_payload: 1024,
+            keep_alive: false,
+            lazy: None,
+            pool: PoolConfig::default(),
+            relay: None,
+            session: SessionConfig::default(),
+        }
+    }
+}

@@ -46,6 +46,37 @@
 //! # assert_eq!(drive(&mut client, request, now).len(), 2, "an acknowledgement and the answer");
 //! ```
 //!
+//! # Single messages
+//!
+//! [`AgentMessage::decode`] is the door from bytes to a message, for example of a capture. The payload of data in a port
+//! session is a piece of one byte stream in each direction, which a [`Deframer`] splits into the frames of smux version
+//! 1:
+//!
+//! ```
+//! use ssm_proto::{AgentMessage, Bytes, Deframer, MessageType, PayloadType};
+//!
+//! /// Prints one message. `frames` is kept for each direction.
+//! fn print(raw: Bytes, frames: &mut Deframer) -> Result<(), Box<dyn std::error::Error>> {
+//!     let message = AgentMessage::decode(raw)?;
+//!     println!("{:?} {} {:?}", message.message_type(), message.sequence_number(), message.payload_type());
+//!     if message.payload_type() == PayloadType::Output {
+//!         frames.push(message.into_payload());
+//!         while let Some(frame) = frames.next_frame()? {
+//!             println!("  {frame:?}");
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! # use ssm_proto::{Header, MessageBuf, Uuid};
+//! # let mut header = Header::new(MessageType::InputStreamData, 1, Uuid::nil());
+//! # header.payload_type = PayloadType::Output;
+//! # let syn = [1, 0, 0, 0, 3, 0, 0, 0];
+//! # print(header.seal(MessageBuf::from(syn.as_slice())), &mut Deframer::new(1)).unwrap();
+//! ```
+//!
+//! A message can arrive twice, or out of order: [`DataChannel`] sorts that out. Acknowledgements are read by
+//! [`Acknowledge::decode`].
+//!
 //! The requirements are numbered in `docs/protocol.md` and `docs/relay.md`. Comments cite the numbers.
 
 // Time and randomness are arguments (clippy.toml lists the methods).

@@ -53,6 +53,7 @@ impl Default for ChannelConfig {
 
 /// What is retransmitted when an acknowledgement is late (DC-10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Retransmission {
     /// Each message by its own deadline, with back-off.
     #[default]

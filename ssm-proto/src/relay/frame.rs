@@ -150,6 +150,7 @@ fn cut(text: &str, max: usize) -> &str {
 
 /// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RelayFrameError {
     /// There is no such kind of frames.
     Kind(u8),

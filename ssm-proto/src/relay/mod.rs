@@ -58,6 +58,7 @@ pub struct Refusal {
 /// The kind of a [`Refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum RefusalKind {
     /// Anything else.
     Other = 0,

@@ -58,6 +58,7 @@ impl std::fmt::Debug for RelaySecret {
 
 /// Why a pipe is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GreetingError {
     /// Something else listens there.
     NotARelay,

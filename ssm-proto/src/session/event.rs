@@ -13,6 +13,7 @@ use crate::wire::ChannelClosed;
 
 /// How a session carries its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SessionMode {
     /// A port, many streams at a time (smux).
     Mux,

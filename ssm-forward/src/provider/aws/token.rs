@@ -13,6 +13,7 @@ use crate::{ProviderErrorKind, Secret};
 
 /// A password for one database user, derived from the caller's credentials. A secret.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct DatabaseToken {
     text: Secret,
     /// Until when a connection can be opened with it. Open connections are not affected.

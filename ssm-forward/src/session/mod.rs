@@ -50,7 +50,7 @@ pub enum SessionNotice {
         outage: Duration,
     },
     /// Another client used the session before, so that it does not begin. Shells without output for a while look the
-    /// same. Only if [`ClientConfig::inherited`] is set.
+    /// same. Only if [`ClientConfig::inherited`](ssm_proto::ClientConfig::inherited) is set.
     SeemsUsed,
     /// A text from the agent.
     Message(String),

@@ -36,10 +36,20 @@ pub(crate) fn print(shell: Shell) -> io::Result<()> {
     let completer = shells.completer(&shell.to_string()).ok_or(io::ErrorKind::Unsupported)?;
     let mut script = Vec::new();
     completer.write_registration(VARIABLE, NAME, NAME, &program(), &mut script)?;
+    if shell == Shell::Zsh {
+        script.extend_from_slice(ZSH_FIRST_CALL.as_bytes());
+    }
     // The reader may already have enough.
     let _ = io::stdout().write_all(&script);
     Ok(())
 }
+
+/// A file of a package is loaded by the first completion, as the function `_aws-ssm-forward`. Without these lines, it would only
+/// define the completion, and offer nothing that time.
+const ZSH_FIRST_CALL: &str = r#"if [[ $funcstack[1] == _aws-ssm-forward ]]; then
+    _clap_dynamic_completer_aws_ssm_forward "$@"
+fi
+"#;
 
 /// How the script calls this program: in the same way as it was called itself. A path is made absolute, because the
 /// shell changes its folder.

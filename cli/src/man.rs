@@ -1,8 +1,10 @@
 //! `man`: writes the man pages, for packages. They are made from the same descriptions as the help.
 
+use std::io;
 use std::path::Path;
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
+use clap_mangen::Man;
 
 use crate::args::Cli;
 use crate::exit_code::{ExitCode, Failure};
@@ -12,11 +14,36 @@ use crate::exit_code::{ExitCode, Failure};
 /// # Errors
 /// A file cannot be written.
 pub(crate) fn write(folder: &Path) -> Result<ExitCode, Failure> {
-    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    let mut command = in_full(Cli::command());
+    command.build();
+    let written = std::fs::create_dir_all(folder).and_then(|()| write_pages(&command, folder));
     written.map_err(|error| {
         Failure::new(ExitCode::Output, "output", format!("cannot write man pages into {}: {error}", folder.display()))
     })?;
     Ok(ExitCode::Ok)
+}
+
+/// The command with every option described. `clap_mangen` leaves out the description of an option that `-h` does not show if it has
+/// only a short one.
+fn in_full(command: Command) -> Command {
+    let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let command = command.mut_args(|option| option.hide_short_help(false));
+    names.iter().fold(command, |command, name| command.mut_subcommand(name, in_full))
+}
+
+fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write_pages(command, folder)?;
+    }
+    let man = Man::new(command.clone());
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    // What stands after the help is always examples.
+    let page = String::from_utf8_lossy(&page).replace(".SH EXTRA\n", ".SH EXAMPLES\n");
+    let page = page
+        .replace(".SH EXAMPLES\nExamples:\n", ".SH EXAMPLES\n")
+        .replace(".SH EXAMPLES\nExample:\n", ".SH EXAMPLES\n");
+    std::fs::write(folder.join(man.get_filename()), page)
 }
 
 #[cfg(test)]
@@ -31,8 +58,15 @@ mod tests {
         for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let page = page(&format!("aws-ssm-forward-{}", command.get_name()));
             assert!(page.contains(".SH NAME") && page.contains(".SH DESCRIPTION"), "{page}");
+            assert!(!page.contains(".SH EXTRA"), "{page}");
+            // A description follows each option.
+            assert!(
+                !page.contains("\n\n.TP\n") && !page.contains("\n\n.SH"),
+                "an option without a description in {page}"
+            );
         }
         assert!(page("aws-ssm-forward").contains("aws\\-ssm\\-forward\\-forward(1)"));
         assert!(page("aws-ssm-forward-forward").contains("wait\\-ready"));
+        assert!(page("aws-ssm-forward-up").contains(".SH EXAMPLES\n"));
     }
 }

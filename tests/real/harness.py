@@ -225,6 +225,11 @@ def binary():
     return Path(os.environ["AWS_SSM_FORWARD_BIN"])
 
 
+def packages():
+    """The folder into which packaging/build puts what it makes."""
+    return binary().parents[1] / "packages"
+
+
 def aws_cli():
     """The AWS CLI: the one beside this Python, otherwise the one in PATH."""
     beside = Path(sys.executable).parent

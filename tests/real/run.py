@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 
 SUITES = ["database", "aws_api", "aws_files", "plugin", "openssh", "clients", "callers", "reliability"]
 SUITES += ["completion", "copying", "examples", "infrastructure", "names", "listing", "login", "documentdb", "network", "endpoints", "targets", "remembering", "doctor"]
-SUITES += ["run_command", "tunnels", "socks", "relay", "hosts"]
+SUITES += ["run_command", "tunnels", "socks", "relay", "hosts", "packages"]
 
 # All suites together take two to three minutes.
 LIMIT = 15 * 60
@@ -133,6 +133,8 @@ def present(component):
         return (callers.BESIDE / component).exists()
     if component == "mitmdump":
         return world.MITMDUMP.exists()
+    if component == "packages":
+        return any(harness.packages().glob("*.deb"))
     if component == "bridge":
         return clients.bridge().exists()
     return shutil.which(component, path=harness.SEARCH_PATH) is not None
@@ -183,6 +185,9 @@ INSTALL = {
     "microsocks": "apt-get install microsocks",
     "unshare": "apt-get install util-linux",
     "ip": "apt-get install iproute2",
+    "packages": "packaging/build release",
+    "dpkg": "apt-get install dpkg",
+    "man": "apt-get install man-db",
 }
 
 if __name__ == "__main__":

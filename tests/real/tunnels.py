@@ -495,7 +495,7 @@ def unit(home):
     for block in text.split("```ini\n")[1:]:
         block = block.split("```")[0]
         paths.append(home.folder / Path(block.splitlines()[0]).name)
-        paths[-1].write_text(block.replace("%h/.cargo/bin/aws-ssm-forward", str(binary())))
+        paths[-1].write_text(block.replace("/usr/bin/aws-ssm-forward", str(binary())))
     equal([path.name for path in paths], ["tunnels.service", "tunnels.socket"])
     ended = run(["systemd-analyze", "verify", "--user", *paths], env=clean_environment(home.environment))
     equal((ended.code, ended.stderr), (0, ""))

@@ -34,6 +34,7 @@ def checks(suite):
         home = Home(Path(name), service.port)
         suite.check("the schema and the reader take and refuse the same documents", schema, home)
         suite.check("config init writes a file that config check takes, once", init, home)
+        suite.check("config init asks at a terminal, and takes only what config check takes", init_asks, home)
         suite.check("a project's file is found upwards and merged with the user's", project, home)
         suite.check("forward NAME is the tunnel of the file", forward_by_name, home)
         suite.check("a typo in a tunnel's name gets a suggestion", typo, home)
@@ -175,10 +176,37 @@ def toml(value):
 def init(home):
     path = home.folder / "new/config.toml"
     contains(home.run("config", "init", "--config", path).stderr, "config check")
-    home.run("config", "check", "--config", path).ok()
+    ended = home.run("config", "check", "--config", path)
+    ended.ok()
+    contains(ended.stderr, "config.toml: read", "no tunnels are defined")
     again = home.run("config", "init", "--config", path)
     equal(again.code, 74)
     contains(again.stderr, "it exists already")
+
+
+def init_asks(home):
+    path = home.folder / "asked/config.toml"
+    environment = clean_environment({**home.environment, "TERM": "xterm"})
+    clear = "\x7f" * 12
+    with Terminal([binary(), "config", "init", "--config", path], environment, columns=120) as terminal:
+        for question, wrong, complaint, right in [
+            ("AWS profile", None, None, ""),
+            ("Region", None, None, "eu-central-1"),
+            ("Name of the tunnel", "my db", "expected letters", "my-db"),
+            ("Where it leads", "db", "expected host:port", "db.internal:5432"),
+            ("Managed node", "tag:x", "tag:", "tag:Role=bastion"),
+            ("Local port", "99999", "99999", "15432"),
+        ]:
+            terminal.expect(question)
+            if wrong:
+                terminal.enter(wrong)
+                terminal.expect(complaint)
+                terminal.type(clear)
+            terminal.enter(right)
+        terminal.expect("Another tunnel")
+        terminal.type("n")
+        equal(terminal.ended(), 0)
+    equal(home.run("config", "check", "--config", path).ok().strip(), "my-db: 15432:db.internal:5432 through tag:Role=bastion")
 
 
 def project(home):
@@ -493,13 +521,16 @@ def aws_alias(home):
 
 
 def unit(home):
-    text = (Path(__file__).parents[2] / "docs/tunnels.md").read_text()
+    root = Path(__file__).parents[2]
+    blocks = [block.split("```")[0] for block in (root / "docs/tunnels.md").read_text().split("```ini\n")[1:]]
     paths = []
-    for block in text.split("```ini\n")[1:]:
-        block = block.split("```")[0]
-        paths.append(home.folder / Path(block.splitlines()[0]).name)
-        paths[-1].write_text(block.replace("/usr/bin/aws-ssm-forward", str(binary())))
+    for path in sorted((root / "examples/systemd").iterdir()):
+        text = path.read_text()
+        contains("\n".join(blocks), text)
+        paths.append(home.folder / path.name)
+        paths[-1].write_text(text.replace("/usr/bin/aws-ssm-forward", str(binary())))
     equal([path.name for path in paths], ["tunnels.service", "tunnels.socket"])
+    equal(len(blocks), len(paths))
     ended = run(["systemd-analyze", "verify", "--user", *paths], env=clean_environment(home.environment))
     equal((ended.code, ended.stderr), (0, ""))
 

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use dialoguer::theme::ColorfulTheme;
 use dialoguer::{Confirm, Input};
+use ssm_forward::TargetSpec;
 
-use super::{Config, PROJECT_FILE, Tunnel, is_plain_name, schema, user_file};
+use super::file::check_name;
+use super::{Config, PROJECT_FILE, Tunnel, schema, user_file};
 use crate::args::{ConfigAction, ConfigArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::spec::ForwardRequest;
@@ -44,6 +46,8 @@ fn check(names: &[String], args: &ConfigArgs) -> Result<(), Failure> {
             "there is no configuration file: neither {} nor {PROJECT_FILE}; `config init` writes one",
             own_file()?.display()
         ));
+    } else if tunnels.is_empty() {
+        console::note("no tunnels are defined");
     }
     for tunnel in &tunnels {
         console::say(format!("{}\n", outside::line(&describe(tunnel))));
@@ -80,7 +84,7 @@ fn init(project: bool, args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 fn not_written(path: &Path, why: &str) -> Failure {
-    Failure::new(ExitCode::Output, "output", format!("{} is not written: {why}", path.display()))
+    Failure::new(ExitCode::Output, "output", format!("cannot write {}: {why}", path.display()))
 }
 
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
@@ -95,18 +99,10 @@ const EXAMPLE: &str = include_str!("example.toml");
 
 /// The file that a person at the terminal describes.
 fn ask() -> Result<String, dialoguer::Error> {
-    let theme = ColorfulTheme::default();
-    let ask = |prompt: &str, example: &str| {
-        Input::<String>::with_theme(&theme)
-            .with_prompt(prompt)
-            .with_initial_text(example)
-            .allow_empty(true)
-            .interact_text()
-    };
     let mut file = toml::Table::new();
     let mut defaults = toml::Table::new();
     for (key, prompt) in [("profile", "AWS profile (empty: none)"), ("region", "Region (empty: the profile's)")] {
-        let value = ask(prompt, "")?;
+        let value = ask_for(prompt, |_| Ok(()))?;
         if !value.is_empty() {
             defaults.insert(key.to_owned(), value.into());
         }
@@ -116,39 +112,47 @@ fn ask() -> Result<String, dialoguer::Error> {
     }
     let mut tunnels = toml::Table::new();
     loop {
-        let is_name = |name: &String| if is_plain_name(name) { Ok(()) } else { Err("letters, digits, - and _") };
-        let name = Input::<String>::with_theme(&theme).with_prompt("Name of the tunnel").validate_with(is_name);
-        let name = name.interact_text()?;
-        let is_remote = |remote: &String| {
-            let parsed = format!("0:{remote}").parse::<ForwardRequest>();
-            parsed.map(drop).map_err(|_| "expected host:port, a port of the node itself, or a service such as rds:NAME")
-        };
-        let remote = Input::<String>::with_theme(&theme)
-            .with_prompt("Where it leads (host:port, a port of the node, or rds:NAME)")
-            .validate_with(is_remote)
-            .interact_text()?;
-        let is_service = ssm_forward::ServiceSpec::of_text(&remote).is_some();
-        let target = ask(
-            match is_service {
-                true => "Managed node (empty: one in the service's VPC)",
-                false => "Managed node (id, Name tag, tag:Key=Value, asg:NAME)",
-            },
-            "",
-        )?;
-        let local = ask("Local port (empty: the remote's own)", "")?;
-        let mut tunnel = toml::Table::new();
-        for (key, value) in [("target", target), ("remote", remote), ("local", local)] {
-            if !value.is_empty() {
-                tunnel.insert(key.to_owned(), value.into());
-            }
-        }
-        tunnels.insert(name, tunnel.into());
-        if !Confirm::with_theme(&theme).with_prompt("Another tunnel?").default(false).interact()? {
+        let name = ask_for("Name of the tunnel", |name| check_name(name).map_err(str::to_owned))?;
+        tunnels.insert(name, ask_for_tunnel()?.into());
+        if !Confirm::with_theme(&ColorfulTheme::default()).with_prompt("Another tunnel?").default(false).interact()? {
             break;
         }
     }
     file.insert("tunnels".to_owned(), tunnels.into());
     Ok(format!("{HEAD}\n{file}"))
+}
+
+fn ask_for_tunnel() -> Result<toml::Table, dialoguer::Error> {
+    let forward = |text: String| text.parse::<ForwardRequest>().map(drop);
+    let remote = ask_for("Where it leads (host:port, a port of the node, or rds:NAME)", |remote| {
+        forward(format!("0:{remote}"))
+            .map_err(|_| "expected host:port, a port of the node itself, or a service such as rds:NAME".to_owned())
+    })?;
+    let is_service = ssm_forward::ServiceSpec::of_text(&remote).is_some();
+    let prompt = match is_service {
+        true => "Managed node (empty: one in the service's VPC)",
+        false => "Managed node (id, Name tag, tag:Key=Value, asg:NAME)",
+    };
+    let target = ask_for(prompt, |target| match target.parse::<TargetSpec>() {
+        Err(error) if !(is_service && target.is_empty()) => Err(error.message),
+        _ => Ok(()),
+    })?;
+    let local = ask_for("Local port (empty: the remote's own)", |local| match local {
+        "" => Ok(()),
+        local => forward(format!("{local}:{remote}")).map_err(|error| error.what().to_owned()),
+    })?;
+    let entries = [("target", target), ("remote", remote), ("local", local)].into_iter();
+    let given = entries.filter(|(_, value)| !value.is_empty());
+    Ok(given.map(|(key, value)| (key.to_owned(), value.into())).collect())
+}
+
+/// Asks until the answer is right; it may be empty if `check` takes that.
+fn ask_for(prompt: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<String, dialoguer::Error> {
+    Input::<String>::with_theme(&ColorfulTheme::default())
+        .with_prompt(prompt)
+        .allow_empty(true)
+        .validate_with(|answer: &String| check(answer))
+        .interact_text()
 }
 
 const HEAD: &str = "# Tunnels of aws-ssm-forward. `aws-ssm-forward config check` checks this file.";

@@ -189,7 +189,7 @@ fn shaped(shape: Shape, value: &DeValue<'_>) -> Option<Value> {
 }
 
 /// A name must not look like something else that is allowed in its place on the command line.
-fn check_name(name: &str) -> Result<(), &'static str> {
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_word) {
         return Err("expected letters, digits, `-`, `_` and `.`, and no `-` at the beginning");

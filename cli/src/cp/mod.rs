@@ -76,7 +76,7 @@ pub(crate) async fn run(args: &CpArgs, verbosity: Verbosity) -> Result<ExitCode,
         },
         cause = shutdown.requested() => {
             if !verbosity.quiet {
-                console::note("stopped; the same command goes on from here");
+                console::note("stopped; the same command continues from here");
             }
             Ok(cause.exit_code())
         }

@@ -132,7 +132,7 @@ fn answer(request: &Request<Incoming>, look: &impl Fn() -> Vec<(String, StatsSna
 /// Name, type, help text, and the value in a snapshot.
 type Metric = (&'static str, &'static str, &'static str, fn(&StatsSnapshot) -> f64);
 
-const METRICS: [Metric; 13] = [
+const METRICS: [Metric; 14] = [
     ("connections_open", "gauge", "Connections open now.", |s| s.connections_open as f64),
     ("connections_total", "counter", "Connections that were accepted.", |s| s.connections_total as f64),
     ("bytes_up_total", "counter", "Bytes from local programs to the remote end.", |s| s.bytes_up as f64),
@@ -150,6 +150,9 @@ const METRICS: [Metric; 13] = [
     ("sessions_connected", "gauge", "Ready sessions whose WebSocket is connected.", |s| s.sessions_connected as f64),
     ("data_channel_age_seconds", "gauge", "Time since the oldest of these WebSockets was connected.", |s| {
         s.data_channel_age_s as f64
+    }),
+    ("session_age_seconds", "gauge", "Time since the oldest of these sessions was started.", |s| {
+        s.session_age_s as f64
     }),
     ("message_budget", "gauge", "Current rate limit in messages per second.", |s| {
         s.message_budget.map_or(f64::INFINITY, |budget| budget as f64)

@@ -47,6 +47,8 @@ pub(crate) struct Totals {
     srtt: Option<Duration>,
     /// Time since the oldest WebSocket was connected.
     oldest: Option<Duration>,
+    /// Time since the oldest session was started.
+    oldest_session: Option<Duration>,
 }
 
 impl Totals {
@@ -61,6 +63,7 @@ impl Totals {
         self.sessions += 1;
         self.connected += u64::from(session.is_connected());
         self.oldest = self.oldest.max(session.connected_for());
+        self.oldest_session = self.oldest_session.max(Some(session.age()));
     }
 
     /// Adds a session that is over, or the part that is common to both.
@@ -103,6 +106,8 @@ pub struct StatsSnapshot {
     /// Time since the oldest of these WebSockets was connected, in seconds; 0 if there is none. AWS closes a WebSocket after
     /// about an hour.
     pub data_channel_age_s: u64,
+    /// Time since the oldest of these sessions was started, in seconds; 0 if there is none.
+    pub session_age_s: u64,
     /// Current rate limit in messages per second, all sessions together; `None`: no limit.
     pub message_budget: Option<u64>,
 }
@@ -127,6 +132,7 @@ impl ForwardStats {
             sessions: totals.sessions,
             sessions_connected: totals.connected,
             data_channel_age_s: totals.oldest.unwrap_or_default().as_secs(),
+            session_age_s: totals.oldest_session.unwrap_or_default().as_secs(),
             message_budget: totals.budget,
         }
     }

@@ -281,6 +281,11 @@ impl Tracker {
         self.state.borrow().clone()
     }
 
+    /// Completes once the tunnel takes connections.
+    pub(crate) async fn open(&self) {
+        let _ = self.state.subscribe().wait_for(|state| state.phase.is_open()).await;
+    }
+
     /// Completes once the tunnel is ready.
     pub(crate) async fn ready(&self) {
         // The sender is part of `self`, it can't be gone.

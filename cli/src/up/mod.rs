@@ -30,6 +30,7 @@ use crate::figures::{self, Metrics};
 use crate::hosts::HostsFile;
 use crate::local::{self, LocalManager};
 use crate::output::{Log, Output, Reporter, Screen, Style, Subjects};
+use crate::relay;
 use crate::shutdown::Shutdown;
 use control::{Process, Socket};
 use folder::ControlFolder;
@@ -64,9 +65,13 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     }
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let folder = ControlFolder::open()?;
-    let options = || local::Options { ports_only: true, ..connect::local_options(local::DEFAULT_TARGET) };
-    let mut providers = Providers::new(LocalManager::start_if(args.aws.local, options).await?);
+    let options = || {
+        // A relay is started by a command.
+        let ports_only = tunnels.iter().all(|tunnel| relay::config(tunnel.args.relay).is_none());
+        local::Options { ports_only, ..connect::local_options(local::DEFAULT_TARGET) }
+    };
     let views = !args.detached && !args.plain && fits_the_view(args, verbosity);
+    let mut providers = Providers::new(LocalManager::start_if(args.aws.local, options).await?, views);
     let prepared = tokio::select! {
         prepared = prepare(args, &tunnels, &folder, views.then_some(&providers)) => prepared,
         cause = shutdown.requested() => {

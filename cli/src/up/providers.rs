@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ssm_forward::AwsProvider;
 use tokio::sync::Mutex;
 
+use super::status::Limits;
 use super::worker::is_about_credentials;
 use crate::args::AwsArgs;
 use crate::connect;
@@ -22,11 +23,17 @@ pub(super) struct Providers {
     /// With `--local`.
     manager: Option<LocalManager>,
     found: Mutex<HashMap<Key, Arc<AwsProvider>>>,
+    /// What is known of the sessions' ends; `None`: it may not be read. It is not asked for where nobody looks at it.
+    limits: Option<Mutex<HashMap<Key, Option<Limits>>>>,
 }
 
+/// AWS's idle timeout of an account that sets none, in minutes.
+const IDLE_BY_DEFAULT: u32 = 20;
+
 impl Providers {
-    pub(super) fn new(manager: Option<LocalManager>) -> Self {
-        Self { manager, found: Mutex::default() }
+    /// `with_limits`: somebody looks at when sessions end.
+    pub(super) fn new(manager: Option<LocalManager>, with_limits: bool) -> Self {
+        Self { manager, found: Mutex::default(), limits: with_limits.then(Mutex::default) }
     }
 
     /// The API for a tunnel.
@@ -43,6 +50,23 @@ impl Providers {
         let provider = connect::aws_or_local(args, self.manager.as_ref(), Arc::new(AtTerminal::new(false))).await?;
         found.insert(key, provider.clone());
         Ok(provider)
+    }
+
+    /// When the service ends a tunnel's sessions. The account's preferences are read once, and may be unreadable.
+    pub(super) async fn limits(&self, args: &AwsArgs, aws: &AwsProvider) -> Option<Limits> {
+        let mut known = self.limits.as_ref()?.lock().await;
+        let key = key(args);
+        if let Some(limits) = known.get(&key) {
+            return *limits;
+        }
+        let preferences = aws.preferences().await;
+        let limits = preferences.inspect_err(|error| tracing::debug!(%error, "the preferences are unknown")).ok();
+        let limits = limits.map(|preferences| Limits {
+            idle_minutes: preferences.idle_minutes.or(Some(IDLE_BY_DEFAULT)),
+            max_minutes: preferences.max_minutes,
+        });
+        known.insert(key, limits);
+        limits
     }
 
     /// After a failure that may be the credentials', the next tunnel finds them anew.

@@ -47,6 +47,15 @@ impl fmt::Display for Phase {
     }
 }
 
+/// When the service ends a session, as the account's preferences say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// After so many minutes without data; `None`: never.
+    pub(crate) idle_minutes: Option<u32>,
+    /// After so many minutes in any case; `None`: never.
+    pub(crate) max_minutes: Option<u32>,
+}
+
 /// A tunnel of an `up`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -62,11 +71,14 @@ pub(crate) struct Status {
     pub(crate) target: Option<String>,
     /// The session, while there is one.
     pub(crate) session_id: Option<String>,
-    /// Why it failed, while it is tried again.
+    /// Why it failed, until it is open again.
     pub(crate) error: Option<String>,
     /// When the credentials with which it was opened end, as in RFC 3339, if that is known.
     #[serde(default)]
     pub(crate) credentials_end: Option<String>,
+    /// When the service ends its sessions, if that is known.
+    #[serde(default)]
+    pub(crate) limits: Option<Limits>,
     /// How often it was started again.
     pub(crate) restarts: u64,
     /// The live figures, by the names that `--metrics` has.

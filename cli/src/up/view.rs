@@ -128,14 +128,14 @@ impl View {
         let status = &self.rows.get(self.chosen)?.status;
         let name = status.name.clone();
         let (told, wish) = match key.code {
-            KeyCode::Char('r') => (format!("{name} is started anew"), Wish::Order(name, Order::Restart)),
+            KeyCode::Char('r') => (format!("restarting {name}"), Wish::Order(name, Order::Restart)),
             KeyCode::Char('p') if status.state == Phase::Paused => {
-                (format!("{name} goes on"), Wish::Order(name, Order::Pause))
+                (format!("resuming {name}"), Wish::Order(name, Order::Pause))
             }
-            KeyCode::Char('p') => (format!("{name} is paused; p continues it"), Wish::Order(name, Order::Pause)),
+            KeyCode::Char('p') => (format!("{name} is paused; p resumes it"), Wish::Order(name, Order::Pause)),
             KeyCode::Char('c') => {
                 let address = status.address.clone()?;
-                (format!("{address} is in the clipboard"), Wish::Copy(address))
+                (format!("copied {address}"), Wish::Copy(address))
             }
             _ => return None,
         };
@@ -167,6 +167,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::up::status::Limits;
 
     fn status(name: &str, state: Phase, figures: serde_json::Value) -> Status {
         let serde_json::Value::Object(figures) = figures else { panic!("no object") };
@@ -179,7 +180,7 @@ mod tests {
         let began = Instant::now();
         let look = |bytes: u64| {
             let figures = json!({ "bytes_down": bytes, "connections_open": 2, "round_trip_us": 4200, "messages_sent": bytes / 1024,
-                                  "message_budget": 900, "retransmissions": 3, "sessions_connected": 1, "data_channel_age_s": 2535 });
+                                  "message_budget": 900, "retransmissions": 3, "sessions_connected": 1, "data_channel_age_s": 2535, "session_age_s": 9000 });
             let in_a_while = SystemTime::now() + Duration::from_secs(2 * 3600 + 90);
             let end = humantime::format_rfc3339_seconds(in_a_while).to_string();
             vec![
@@ -213,12 +214,36 @@ mod tests {
         for part in
             ["orders-db", "ready", "127.0.0.1:5432", "1.0 MiB/s", "4.2 ms", "1024/900", "retrying", "Forwarding"]
                 .into_iter()
-                .chain(["open for 42 min", "credentials end in 2 h 1 min"])
+                .chain([
+                    "next close: the data channel in about 17 min (reopened without loss)",
+                    "credentials end in 2 h 1 min",
+                ])
         {
             assert!(screen.contains(part), "no {part} in\n{screen}");
         }
         assert!(screen.contains('█'), "no sparkline in\n{screen}");
         assert!(!screen.contains('\u{1b}'), "{screen:?}");
+    }
+
+    #[test]
+    fn the_next_close_is_the_first_that_is_known() {
+        let mut view = view();
+        let mut shown = |limits, connections: u64| {
+            view.rows[0].status.limits = Some(limits);
+            view.rows[0].status.figures.insert("connections_open".into(), connections.into());
+            screen(&view, 120, 24)
+        };
+        let limits = |idle_minutes, max_minutes| Limits { idle_minutes, max_minutes };
+        let text = shown(limits(Some(20), Some(160)), 0);
+        assert!(text.contains("next close: the session in 10 min (maximum duration"), "{text}");
+        assert!(text.contains("an idle session ends after 20 min"), "{text}");
+        // 150 minutes of it are over, and the data channel is closed before.
+        let text = shown(limits(None, Some(300)), 0);
+        assert!(
+            text.contains("next close: the data channel in about 17 min") && !text.contains("idle session"),
+            "{text}"
+        );
+        assert!(!shown(limits(Some(20), None), 1).contains("idle session"));
     }
 
     #[test]
@@ -229,7 +254,7 @@ mod tests {
         assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
         view.rows[0].status.state = Phase::Paused;
         assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
-        assert!(view.told.contains("goes on"));
+        assert!(view.told.contains("resuming"));
         assert_eq!(press(&mut view, KeyCode::Down), None);
         let shown = screen(&view, 120, 24);
         assert!(

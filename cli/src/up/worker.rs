@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
-use super::status::{Phase, Status};
+use super::status::{Limits, Phase, Status};
 use crate::config;
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
@@ -61,6 +61,7 @@ struct Known {
     remote: Option<Remote>,
     restarts: u64,
     credentials_end: Option<SystemTime>,
+    limits: Option<Limits>,
     tracker: Option<Tracker>,
     stats: Option<ForwardStats>,
 }
@@ -107,6 +108,7 @@ impl Worker {
             session_id: state.session_id,
             error: known.error,
             credentials_end: known.credentials_end.map(|end| humantime::format_rfc3339_seconds(end).to_string()),
+            limits: known.limits,
             restarts: known.restarts,
             figures,
         }
@@ -159,6 +161,10 @@ impl Keeper {
                     self.wait_after(failure, backoff.next(), &mut orders).await
                 }
             };
+            // A failure is told until the tunnel is open, but not after an order.
+            if order.is_some() {
+                self.known.send_modify(|known| known.error = None);
+            }
             let order = match order {
                 Some(Order::Pause) => self.pause(&mut orders).await,
                 order => order,
@@ -169,7 +175,7 @@ impl Keeper {
                 None => {}
             }
             self.known.send_modify(|known| {
-                (known.phase, known.error, known.tracker) = (None, None, None);
+                (known.phase, known.tracker) = (None, None);
                 known.restarts += 1;
             });
         }
@@ -227,12 +233,20 @@ impl Keeper {
             Ok((bound, entries))
         };
         let (bound, _entries) = opened.await.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))?;
+        let tracker = bound.tracker();
         self.known.send_modify(|known| {
-            known.tracker = Some(bound.tracker());
+            known.tracker = Some(tracker.clone());
             known.stats = Some(bound.stats());
         });
         let span = tracing::warn_span!("tunnel", name = self.tunnel.name);
         let look = async {
+            tracker.open().await;
+            self.known.send_modify(|known| known.error = None);
+            let mut limits = self.shared.providers.limits(&args.aws, &aws).await;
+            if let Some(limits) = limits.as_mut().filter(|_| args.keep_alive) {
+                limits.idle_minutes = None;
+            }
+            self.known.send_modify(|known| known.limits = limits);
             loop {
                 let end = aws.credentials_end().await;
                 self.known.send_if_modified(|known| std::mem::replace(&mut known.credentials_end, end) != end);

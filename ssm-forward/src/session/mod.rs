@@ -201,6 +201,11 @@ impl Session {
         self.shared.lock().connected_for()
     }
 
+    /// How long ago it was started.
+    pub fn age(&self) -> Duration {
+        self.shared.lock().age()
+    }
+
     /// Whether one of its streams holds up all of them, and at which end.
     pub(crate) fn stall(&self) -> Option<Stall> {
         self.shared.lock().stall(tokio::time::Instant::now().into_std())

@@ -35,6 +35,7 @@ pub(super) struct SessionState {
     pub(super) reconnects: u64,
     connected: watch::Sender<bool>,
     connected_at: Option<Instant>,
+    began: Instant,
     congestion: Congestion,
     pub(super) exit_code: Option<i64>,
     /// The agent requests encryption and KMS was not called yet.
@@ -83,6 +84,7 @@ impl SharedSession {
             reconnects: 0,
             connected: watch::Sender::new(false),
             connected_at: None,
+            began: Instant::now(),
             congestion: Congestion::default(),
             exit_code: None,
             key_request: None,
@@ -285,6 +287,10 @@ impl SessionState {
 
     pub(super) fn connected_for(&self) -> Option<Duration> {
         self.connected_at.map(|at| at.elapsed())
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     pub(super) fn watch_connected(&self) -> watch::Receiver<bool> {

@@ -21,7 +21,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let rows = u16::try_from(view.rows.len()).unwrap_or(u16::MAX);
     let parts = Layout::vertical([
         Constraint::Length(rows.saturating_add(2)),
-        Constraint::Length(6),
+        Constraint::Length(7),
         Constraint::Min(3),
         Constraint::Length(1),
     ]);
@@ -116,15 +116,17 @@ fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
     let session = status.session_id.as_deref().unwrap_or("none");
     let restarts = match status.restarts {
         0 => String::new(),
-        count => format!(", started anew {count} times"),
+        1 => ", restarted once".to_owned(),
+        count => format!(", restarted {count} times"),
     };
     let mut lines = vec![
         Line::from(outside::line(&format!("to {}{through}", status.remote))),
         Line::from(outside::line(&format!("session {session}{restarts}"))),
     ];
-    let ends = ends(status, SystemTime::now());
-    if !ends.is_empty() {
-        lines.push(Line::from(ends));
+    lines.extend(next_close(status).map(Line::from));
+    let later: Vec<_> = idle_end(status).into_iter().chain(credentials(status, SystemTime::now())).collect();
+    if !later.is_empty() {
+        lines.push(Line::from(later.join("; ")));
     }
     if let Some(error) = &status.error {
         lines.push(Line::from(Span::styled(outside::line(error), Style::new().fg(Color::Red))));
@@ -132,20 +134,40 @@ fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(status.name.clone())), area);
 }
 
-/// What ends soon: the data channel and the credentials.
-fn ends(status: &Status, now: SystemTime) -> String {
-    let mut parts = Vec::new();
-    if status.figure("sessions_connected") > 0 {
-        let age = Duration::from_secs(status.figure("data_channel_age_s"));
-        parts.push(format!("data channel open for {}; AWS closes it after about 1 h", minutes(age)));
+/// After about this time the service closes a data channel. AWS does not promise it.
+const CHANNEL_LIFE: Duration = Duration::from_secs(3600);
+
+/// What the service closes next.
+fn next_close(status: &Status) -> Option<String> {
+    if status.figure("sessions_connected") == 0 {
+        return None;
     }
-    let end = status.credentials_end.as_ref().and_then(|end| humantime::parse_rfc3339(end).ok());
-    match end.map(|end| end.duration_since(now)) {
-        Some(Ok(left)) => parts.push(format!("credentials end in {}", minutes(left))),
-        Some(Err(_)) => parts.push("credentials have ended".into()),
-        None => {}
-    }
-    parts.join("; ")
+    let age = |name| Duration::from_secs(status.figure(name));
+    let channel = CHANNEL_LIFE.saturating_sub(age("data_channel_age_s"));
+    let life = status.limits.and_then(|limits| limits.max_minutes).map(|limit| Duration::from_secs(60) * limit);
+    let session = life.map(|life| life.saturating_sub(age("session_age_s")));
+    Some(match session {
+        Some(session) if session <= channel => {
+            format!("next close: the session in {} (maximum duration; resets connections)", minutes(session))
+        }
+        _ if channel.is_zero() => "next close: the data channel at any time (reopened without loss)".into(),
+        _ => format!("next close: the data channel in about {} (reopened without loss)", minutes(channel)),
+    })
+}
+
+/// When the service ends a session that is not used.
+fn idle_end(status: &Status) -> Option<String> {
+    let is_idle = status.figure("sessions_connected") > 0 && status.figure("connections_open") == 0;
+    let idle = status.limits.filter(|_| is_idle)?.idle_minutes?;
+    Some(format!("an idle session ends after {idle} min"))
+}
+
+fn credentials(status: &Status, now: SystemTime) -> Option<String> {
+    let end = humantime::parse_rfc3339(status.credentials_end.as_ref()?).ok()?;
+    Some(match end.duration_since(now) {
+        Ok(left) => format!("credentials end in {}", minutes(left)),
+        Err(_) => "credentials have ended".into(),
+    })
 }
 
 fn minutes(time: Duration) -> String {

@@ -24,6 +24,7 @@ def checks(suite):
         suite.check("a node that does not exist is told, with region and profile", absent, manager)
     suite.check("a throttled look-up: call, region and profile", refused, "throttled", ["ThrottlingException", "later"])
     suite.check("a denied look-up: call, region, profile and permission", refused, "forbidden", ["ssm:DescribeInstanceInformation"])
+    suite.check("an API that cannot be reached: call, region and profile", unreachable)
     suite.check("--any survives the replacement of its instance", replaced, ["worker", "--any"])
     suite.check("asg: survives the replacement of its instance", replaced, ["asg:workers"])
 
@@ -71,13 +72,15 @@ def tags(manager):
 def offline(manager):
     ended = with_profile(manager, "exec", "away", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
-    contains(ended.stderr, AWAY, "offline since 20", "eu-west-3", 'profile "staging"')
+    contains(ended.stderr, 'no managed node that "away" names is online', AWAY, "offline since 20", "eu-west-3", 'profile "staging"')
 
 
 def absent(manager):
     ended = with_profile(manager, "exec", "nobody", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
-    contains(ended.stderr, "nobody", "eu-west-3", 'profile "staging"')
+    contains(ended.stderr, 'no managed node is named "nobody" in eu-west-3 (profile "staging")')
+    ended = with_profile(manager, "exec", "tag:Role=none", "--", "true")
+    contains(ended.stderr, 'no managed node is named "tag:Role=none" in eu-west-3')
 
 
 def refused(answer, parts):
@@ -85,6 +88,14 @@ def refused(answer, parts):
         ended = with_profile(manager, "exec", "web", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
     contains(ended.stderr, "DescribeInstanceInformation", "eu-west-3", 'profile "staging"', *parts)
+
+
+def unreachable():
+    with Manager() as manager:
+        manager.variables["AWS_ENDPOINT_URL"] = "http://127.0.0.1:1"
+        ended = with_profile(manager, "exec", "web", "--", "true")
+    equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
+    contains(ended.stderr, "cannot reach http://127.0.0.1:1 for DescribeInstanceInformation", 'in eu-west-3 (profile "staging")')
 
 
 def replaced(target):

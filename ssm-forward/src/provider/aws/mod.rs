@@ -332,7 +332,10 @@ impl AwsProvider {
     /// Adds the region and the profile where the answer depends on them.
     fn placed(&self, error: ProviderError) -> ProviderError {
         match error.kind {
-            ProviderErrorKind::AccessDenied | ProviderErrorKind::Throttled => {
+            ProviderErrorKind::AccessDenied
+            | ProviderErrorKind::Throttled
+            | ProviderErrorKind::Unreachable
+            | ProviderErrorKind::Service => {
                 let message = format!("{}; asked in {}", error.message, self.place());
                 ProviderError { message, ..error }
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ssm_forward::{RelayConfig, RelayReport, StartRequest};
 use ssm_relay_programs::PROGRAMS;
 
-use crate::args::{RelayAction, RelayMode, RelayTarget};
+use crate::args::{RelayAction, RelayArgs, RelayMode, RelayTarget};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
@@ -13,8 +13,8 @@ use crate::terminal::AtTerminal;
 use crate::{console, outside};
 
 /// How a forwarder uses a relay, as the command line says.
-pub(crate) fn config(mode: Option<RelayMode>) -> Option<RelayConfig> {
-    let ephemeral = match mode? {
+pub(crate) fn config(args: &RelayArgs) -> Option<RelayConfig> {
+    let ephemeral = match args.mode? {
         RelayMode::Keep => false,
         RelayMode::Ephemeral => true,
         RelayMode::Off => return None,
@@ -72,6 +72,7 @@ mod tests {
 
     #[test]
     fn off_is_off() {
+        let config = |mode| config(&RelayArgs { mode });
         assert!(config(None).is_none() && config(Some(RelayMode::Off)).is_none());
         assert!(
             config(Some(RelayMode::Ephemeral)).unwrap().ephemeral && !config(Some(RelayMode::Keep)).unwrap().ephemeral

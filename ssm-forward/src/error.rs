@@ -87,6 +87,13 @@ pub enum ForwardError {
     /// The forwarder has ended ([`Entrance::hand_in`](crate::Entrance::hand_in)).
     #[error("the forwarder has ended")]
     ForwarderEnded,
+    /// The target has no relay, without which connections cannot choose their destination
+    /// ([`ForwarderBuilder::dial`](crate::ForwarderBuilder::dial)).
+    #[error("{why}")]
+    NoRelay {
+        /// One line.
+        why: String,
+    },
 }
 
 impl From<DialError> for ForwardError {

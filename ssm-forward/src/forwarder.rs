@@ -17,10 +17,12 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
+use crate::dialer::{Dialer, Dials};
 use crate::half_closed;
 use crate::listener::{Accepted, Entrance, ListenAddr, Listener, OpenListener};
 use crate::pool::{Blueprint, Caller, Pool};
-use crate::route::Route;
+use crate::relay::RelayConfig;
+use crate::route::{RemoteStream, Route};
 use crate::session::{Session, SessionNotice};
 use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
@@ -88,7 +90,7 @@ impl ForwarderBuilder {
         let local_addr = listener.local_addr().map_err(failed)?;
         let Self { provider, request, session, config, on_event } = self;
         let stats = ForwardStats::default();
-        Ok(Forwarder { provider, request, session, config, on_event, listener, local_addr, stats })
+        Ok(Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials: None })
     }
 
     /// A forwarder without a socket: connections are handed in, for example by a proxy that has spoken with the
@@ -98,7 +100,18 @@ impl ForwarderBuilder {
         let (entrance, listener) = Entrance::new();
         let Self { provider, request, session, config, on_event } = self;
         let (local_addr, stats) = (LocalAddr::HandedIn, ForwardStats::default());
-        (Forwarder { provider, request, session, config, on_event, listener, local_addr, stats }, entrance)
+        let dials = None;
+        (Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials }, entrance)
+    }
+
+    /// A forwarder whose connections choose their destinations. Only a relay can do that. It is started with the forwarder,
+    /// which ends with [`ForwardError::NoRelay`] if the target has none. The request's document and parameters,
+    /// [`ForwardConfig::relay`], [`ForwardConfig::lazy`] and [`ForwardConfig::wait_ready`] are ignored.
+    pub fn dial(mut self, relay: RelayConfig) -> (Forwarder, Dialer) {
+        self.config = ForwardConfig { relay: Some(relay), lazy: None, ..self.config };
+        let (forwarder, entrance) = self.hand_in();
+        let (dialer, dials) = Dialer::new(entrance);
+        (Forwarder { dials: Some(dials), ..forwarder }, dialer)
     }
 }
 
@@ -112,6 +125,8 @@ pub struct Forwarder {
     listener: Listener,
     local_addr: LocalAddr,
     stats: ForwardStats,
+    /// Its connections choose their destinations.
+    dials: Option<Dials>,
 }
 
 impl std::fmt::Debug for Forwarder {
@@ -201,6 +216,7 @@ impl Forwarder {
         if let Some(relay) = &self.config.relay {
             match self.run_relayed(relay, since, &mut first, shutdown.as_mut()).await {
                 Relayed::Ended(outcome) => return outcome,
+                Relayed::NoRelay(why) if self.dials.is_some() => return Err(ForwardError::NoRelay { why }),
                 Relayed::NoRelay(why) => {
                     let target = &self.request.target;
                     let text = format!("no relay on {target}: {why}; the tunnel works without it");
@@ -342,12 +358,18 @@ impl Forwarder {
     ) -> impl Future<Output = ()> + Send + 'static {
         let number = self.stats.opened();
         accepted.counted();
-        let Accepted { local, peer, .. } = accepted;
+        let Accepted { local, peer, carrier, .. } = accepted;
         let connection = Connection { number, stats: self.stats.clone(), unanswered, on_event: self.on_event.clone() };
         tracing::info!(connection = number, peer = peer.map(tracing::field::display), "connection opened");
         self.emit(ForwardEvent::ConnectionOpened { connection: number, peer });
         let caller = Caller { connection: number, peer };
-        async move { connection.run(local, route.open(caller).await).await }
+        async move {
+            let stream = match carrier {
+                Some(carrier) => Ok(RemoteStream::Relay(carrier)),
+                None => route.open(caller).await,
+            };
+            connection.run(local, stream).await;
+        }
     }
 
     fn emit(&self, event: ForwardEvent) {

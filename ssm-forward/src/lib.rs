@@ -32,7 +32,8 @@
 //! 2. A [`StartRequest`] says where connections go: [`StartRequest::to_port`], [`StartRequest::to_remote_host`], or any
 //!    session document with its parameters.
 //! 3. [`ForwarderBuilder::bind`] opens the socket. Nothing is started yet, so that nothing is left behind if the port is
-//!    in use. Connections are accepted from here on, and wait.
+//!    in use. Connections are accepted from here on, and wait. [`ForwarderBuilder::hand_in`] and [`ForwarderBuilder::dial`]
+//!    are for programs that accept connections themselves, such as proxies.
 //! 4. [`Forwarder::run`] starts a session and serves connections until its argument completes. It replaces sessions that
 //!    are lost, adds sessions when connections would have to share one, and terminates all of them at the end.
 //!    [`ForwardConfig`] has the limits, with their defaults; [`ForwardEvent`] tells what happens meanwhile.
@@ -69,6 +70,7 @@
 
 mod awaiting;
 mod descriptors;
+mod dialer;
 mod error;
 mod event;
 mod forwarder;
@@ -94,6 +96,7 @@ mod unanswered;
 pub use awaiting::await_target;
 /// The type of received and sent bytes.
 pub use bytes::Bytes;
+pub use dialer::{Dialed, Dialer};
 pub use error::{CloseReason, DialError, ForwardError, ProbeError, StreamError, SystemError};
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::descriptors;
 use crate::half_closed::Program;
+use crate::relay::RelayStream;
 use crate::{ForwardError, LocalAddr};
 
 /// Where to listen for local programs.
@@ -80,8 +81,15 @@ pub struct Entrance {
     streams: mpsc::Sender<Handed>,
 }
 
-/// A connection, and who waits until it is counted.
-type Handed = (TcpStream, oneshot::Sender<()>);
+/// A connection that was handed in.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    stream: TcpStream,
+    /// The relay's connection that carries it, if there is one already.
+    carrier: Option<RelayStream>,
+    /// Who waits until it is counted.
+    taken: oneshot::Sender<()>,
+}
 
 /// Connections that may wait until the forwarder takes them.
 const WAITING: usize = 64;
@@ -98,10 +106,18 @@ impl Entrance {
     /// # Errors
     /// [`ForwardError::ForwarderEnded`] if the forwarder has ended. The program sees a reset.
     pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
+        self.hand_in_with(stream, None).await
+    }
+
+    pub(crate) async fn hand_in_with(
+        &self,
+        stream: TcpStream,
+        carrier: Option<RelayStream>,
+    ) -> Result<(), ForwardError> {
         reset_on_close(&stream, true);
         let ended = || ForwardError::ForwarderEnded;
         let (taken, is_taken) = oneshot::channel();
-        self.streams.send((stream, taken)).await.map_err(|_| ended())?;
+        self.streams.send(Handed { stream, carrier, taken }).await.map_err(|_| ended())?;
         is_taken.await.map_err(|_| ended())
     }
 }
@@ -167,16 +183,17 @@ impl Listener {
                 let (stream, peer) = listener.accept().await?;
                 reset_on_close(&stream, true);
                 stream.set_nodelay(true)?;
-                Ok(Accepted { local: LocalStream::Tcp(stream), peer: Some(peer), taken: None })
+                Ok(Accepted { local: LocalStream::Tcp(stream), peer: Some(peer), carrier: None, taken: None })
             }
             Self::Unix { listener, .. } => {
-                Ok(Accepted { local: LocalStream::Unix(listener.accept().await?.0), peer: None, taken: None })
+                let local = LocalStream::Unix(listener.accept().await?.0);
+                Ok(Accepted { local, peer: None, carrier: None, taken: None })
             }
             Self::HandedIn(streams) => match streams.lock().await.recv().await {
-                Some((stream, taken)) => {
+                Some(Handed { stream, carrier, taken }) => {
                     stream.set_nodelay(true)?;
                     let peer = stream.peer_addr().ok();
-                    Ok(Accepted { local: LocalStream::Tcp(stream), peer, taken: Some(taken) })
+                    Ok(Accepted { local: LocalStream::Tcp(stream), peer, carrier, taken: Some(taken) })
                 }
                 None => std::future::pending().await,
             },
@@ -233,6 +250,8 @@ pub(crate) struct Accepted {
     pub(crate) local: LocalStream,
     /// The local program's address.
     pub(crate) peer: Option<SocketAddr>,
+    /// The relay's connection that carries it, if there is one already.
+    pub(crate) carrier: Option<RelayStream>,
     /// Who handed it in waits for this.
     taken: Option<oneshot::Sender<()>>,
 }

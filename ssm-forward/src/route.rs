@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ssm_proto::relay::Destination;
 
 use crate::pool::{Caller, Pool, StreamLease};
 use crate::relay::{Pipes, RelaySender, RelayStream};
@@ -12,7 +13,9 @@ use crate::{SessionStream, StreamError, StreamSender};
 #[derive(Clone)]
 pub(crate) enum Route {
     Pool(Arc<Pool>),
-    Relay(Arc<Pipes>),
+    Relay(Arc<Pipes>, Destination),
+    /// Each connection brings its own, which a [`Dialer`](crate::Dialer) has opened.
+    Dialed,
 }
 
 /// A connection's stream.
@@ -35,7 +38,8 @@ impl Route {
                 let (stream, lease) = pool.open_stream(caller).await?;
                 Ok(RemoteStream::Session(stream, lease))
             }
-            Self::Relay(pipes) => pipes.open().map(RemoteStream::Relay),
+            Self::Relay(pipes, to) => pipes.open(to.clone()).map(RemoteStream::Relay),
+            Self::Dialed => Err(StreamError::Closed),
         }
     }
 }

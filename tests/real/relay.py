@@ -1,17 +1,20 @@
-"""`forward --relay` with MariaDB's own programs, on a node that is this machine."""
+"""`forward --relay` with MariaDB's own programs, and `socks --relay`, on a node that is this machine."""
 
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
 
-from database import Client, Server, digest, load_and_read
+import signed
+import socks
+from database import Client, Server, digest, free_port, load_and_read
 from harness import TARGET, Child, Manager, Tool, binary, clean_environment, contains, equal, wait_until
 
-NEEDS = ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-dump", "unshare"]
+NEEDS = ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-dump", "unshare", "curl", "boto3"]
 
 DUMP = ["--skip-dump-date", "--skip-comments", "--quick", "--single-transaction", "test", "load_test"]
 
@@ -22,6 +25,12 @@ def checks(suite):
         server = Server(folder)
         with server.process, Manager("--profile", "real") as manager:
             with_server(suite, server, manager, folder)
+        with Manager() as manager, socks.Site() as site:
+            lab = socks.Lab(manager, site, folder)
+            suite.check("socks: one session for all destinations, and each failure as the node saw it", dial, lab)
+            suite.check("socks: a killed relay is started again for the next connection", dial_again, lab)
+            suite.check("socks: sessions that are lost for good end the command with their error", lost, lab)
+            suite.check("socks: no session and no relay is left", lambda: equal((lab.active(), relays()), (0, [])))
     suite.check("a node where no program may run: one line, and the tunnel works", no_program, "noexec")
     suite.check("a node whose disk is full: one line, and the tunnel works", no_program, "size=64k")
 
@@ -86,6 +95,61 @@ def killed(through, wanted):
     dump(through, wanted)
 
 
+def dial(lab):
+    closed = free_port()
+    with lab.proxy("--relay", "--sessions", "1") as proxy, socket.create_server(("127.0.0.1", 0)) as other:
+        equal(lab.active(), 1)
+        ways = [["--proxy", f"{way}://{proxy.address}"] for way in ("socks5h", "socks4a")] + [["--proxy", f"http://{proxy.address}", "--proxytunnel"]]
+        for host in ("localhost", "127.0.0.1"):
+            for way in ways:
+                contains(socks.fetch(lab, *way, host=host).ok(), "<title>private</title>")
+        port = other.getsockname()[1]
+        equal(socks.socks5(proxy, "localhost", port), 0)
+        # No answer is remembered: a later failure is told too.
+        other.close()
+        equal(socks.socks5(proxy, "localhost", port), 5)
+        equal(socks.socks5(proxy, "localhost", closed), 5)
+        equal(socks.socks5(proxy, "no-such-host.invalid", 80), 4)
+        equal(socks.socks5(proxy, "169.254.169.254", 80), 2)
+        told = lambda host, port: socks.fetch(lab, "--proxy", f"http://{proxy.address}", "--proxytunnel", "--include", host=host, port=port)
+        contains(told("localhost", closed).stderr, "502")
+        contains(proxy.stderr, f"localhost:{closed}: the node could not connect: Connection refused", "no-such-host.invalid:80: ")
+        equal(lab.active(), 1)
+        proxy.stop().ok()
+
+
+def dial_again(lab):
+    with lab.proxy("--relay") as proxy:
+        equal(socks.socks5(proxy, "localhost", lab.site.port), 0)
+        [pid] = relays()
+        os.kill(pid, signal.SIGKILL)
+        wait_until("it to be noticed", lambda: "the relay on" in proxy.stderr and "is gone" in proxy.stderr)
+        equal(socks.socks5(proxy, "localhost", lab.site.port), 0)
+        assert relays() not in ([], [pid]), relays()
+        proxy.stop().ok()
+    wait_until("the relay to end", lambda: not relays())
+
+
+def lost(lab):
+    with lab.proxy("--relay", "--sessions", "1") as proxy:
+        equal(socks.socks5(proxy, "localhost", lab.site.port), 0)
+        faults(lab.manager, "api,operation=StartSession,answer=forbidden")
+        try:
+            signed.control(lab.manager.variables, "terminate", "text=Enough")
+            # A session is started when a connection needs it.
+            with socket.create_connection(("127.0.0.1", proxy.port), 30) as stream:
+                stream.sendall(b"\x05\x01\x00\x05\x01\x00\x01\x7f\0\0\x01" + struct.pack(">H", lab.site.port))
+                ended = proxy.finish()
+        finally:
+            faults(lab.manager)
+        equal(ended.code, 5)
+        contains(ended.stderr, "ssm:StartSession")
+    # Nobody could tell it to end.
+    for pid in relays():
+        os.kill(pid, signal.SIGKILL)
+    wait_until("the relay to end", lambda: not relays())
+
+
 def no_program(option):
     """A node of its own, where nothing but file systems with this option can be written."""
     # They hide the folder in which the command may be.
@@ -107,6 +171,11 @@ def no_program(option):
                 with socket.create_connection(("127.0.0.1", port), timeout=30):
                     listener.settimeout(30)
                     listener.accept()[0].close()
+            with Tool("socks", TARGET, "-D", "0", "--relay", env=node.variables) as proxy:
+                proxy.port = int(proxy.line().split(" on ")[1].split()[0].rsplit(":")[-1])
+                wait_until("the warning", lambda: "warning: no relay on" in proxy.stderr)
+                contains(proxy.stderr, "each destination gets sessions of its own")
+                equal(socks.socks5(proxy, "127.0.0.1", listener.getsockname()[1]), 0)
 
 
 def relays():

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{AwsArgs, EventArgs, HostsArgs, PoolArgs, RelayMode, SessionArgs, values};
+use super::{AwsArgs, EventArgs, HostsArgs, PoolArgs, RelayArgs, SessionArgs, values};
 use crate::completion;
 use crate::spec::ForwardRequest;
 
@@ -131,21 +131,8 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
         hide_short_help = true
     )]
     pub(crate) payload_size: usize,
-    /// Carry connections by a small program on the node: faster, over all sessions. =ephemeral leaves no file there.
-    ///
-    /// The program is copied to the node (about 0.9 MB, once) and started by AWS-StartInteractiveCommand. One connection
-    /// is spread over all sessions, and text is compressed. Where it can't be had, the tunnel works without it.
-    #[arg(
-        long,
-        value_name = "MODE",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "keep",
-        help_heading = "Session",
-        hide_possible_values = true,
-        hide_short_help = true
-    )]
-    pub(crate) relay: Option<RelayMode>,
+    #[command(flatten)]
+    pub(crate) relay: RelayArgs,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
 }

@@ -17,6 +17,27 @@ pub(crate) enum RelayMode {
     Off,
 }
 
+/// `--relay`.
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// Carry connections by a small program on the node: faster, over all sessions. =ephemeral leaves no file there.
+    ///
+    /// The program is copied to the node (about 0.9 MB, once) and started by AWS-StartInteractiveCommand. One connection
+    /// is spread over all sessions, and text is compressed. Where it can't be had, the tunnel works without it.
+    #[arg(
+        id = "relay",
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "keep",
+        help_heading = "Session",
+        hide_possible_values = true,
+        hide_short_help = true
+    )]
+    pub(crate) mode: Option<RelayMode>,
+}
+
 /// `relay`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RelayAction {

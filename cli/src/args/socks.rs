@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{AwsArgs, PoolArgs, SessionArgs, values};
+use super::{AwsArgs, PoolArgs, RelayArgs, SessionArgs, values};
 use crate::completion;
 use crate::socks::Pattern;
 
@@ -69,6 +69,8 @@ pub(crate) struct SocksArgs {
     pub(crate) session: SessionArgs,
     #[command(flatten)]
     pub(crate) pool: PoolArgs,
+    #[command(flatten)]
+    pub(crate) relay: RelayArgs,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
 }

@@ -5,6 +5,7 @@ mod destinations;
 mod greeting;
 mod http;
 mod refusal;
+mod way;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,10 +22,11 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::shutdown::Shutdown;
 use crate::terminal::AtTerminal;
-use crate::{connect, console, outside, targets};
+use crate::{connect, console, outside, relay, targets};
 use access::Access;
 use destinations::{Destinations, Plan};
 use refusal::{Refusal, RefusalKind};
+use way::{Relayed, Way};
 
 pub(crate) use access::Pattern;
 
@@ -44,7 +46,11 @@ pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCo
     // Before anything is looked up: a port that is taken is the commonest mistake.
     let listener = listen(args.listen)?;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
-    let options = || local::Options { ports_only: true, ..connect::local_options(target) };
+    let options = || {
+        // A relay is started by a command.
+        let ports_only = relay::config(&args.relay).is_none();
+        local::Options { ports_only, ..connect::local_options(target) }
+    };
     let manager = LocalManager::start_if(args.aws.local, options).await?;
     let served = tokio::select! {
         plan = plan(args, target, manager.as_ref()) => match plan {
@@ -93,18 +99,25 @@ async fn serve(
     verbosity: Verbosity,
 ) -> Result<ExitCode, Failure> {
     let address = listener.local_addr().map_err(Failure::internal)?;
-    tell(args, &plan, address, verbosity);
+    let node = plan.target.clone();
+    let way = way(args, plan, shutdown, verbosity).await;
+    if let Some(cause) = shutdown.cause() {
+        way.ended().await;
+        return Ok(cause.exit_code());
+    }
+    tell(args, &node, &way, address, verbosity);
     let proxy = Arc::new(Proxy {
         access: Access { allow: args.allow.clone(), deny: args.deny.clone() },
         pac: (!args.pac.is_empty()).then(|| http::pac(&args.pac, &reached_at(address).to_string())),
-        destinations: Destinations::new(plan, shutdown.clone()),
+        way,
     });
     let mut clients = JoinSet::new();
-    loop {
+    let outcome = loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = clients.join_next() => continue,
-            _ = shutdown.requested() => break,
+            _ = shutdown.requested() => break Ok(ExitCode::Ok),
+            error = proxy.way.failure() => break Err(error.into()),
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -120,23 +133,39 @@ async fn serve(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
+    };
     // Who still waits for an answer is told no more.
     clients.shutdown().await;
-    if timeout(GRACE, proxy.destinations.ended()).await.is_err() && !verbosity.quiet {
+    if timeout(GRACE, proxy.way.ended()).await.is_err() && !verbosity.quiet {
         console::note(
             "warning: some sessions did not end in time; Session Manager ends them when they were idle for long",
         );
     }
-    Ok(ExitCode::Ok)
+    outcome
+}
+
+/// The relay if it is wanted and can be had, otherwise sessions for each destination.
+async fn way(args: &SocksArgs, plan: Plan, shutdown: &Shutdown, verbosity: Verbosity) -> Way {
+    if let Some(config) = relay::config(&args.relay) {
+        match Relayed::start(&plan, config, shutdown.clone()).await {
+            Ok(relayed) => return Way::Relay(relayed),
+            Err(why) if !verbosity.quiet => console::note(&outside::line(&format!(
+                "warning: no relay on {}: {why}; each destination gets sessions of its own",
+                plan.target
+            ))),
+            Err(_) => {}
+        }
+    }
+    Way::Sessions(Destinations::new(plan, shutdown.clone()))
 }
 
 /// What the person has to know.
-fn tell(args: &SocksArgs, plan: &Plan, address: SocketAddr, verbosity: Verbosity) {
+fn tell(args: &SocksArgs, node: &str, way: &Way, address: SocketAddr, verbosity: Verbosity) {
     if verbosity.quiet {
         return;
     }
-    console::say(outside::line(&format!("SOCKS5, SOCKS4a and HTTP proxy on {address} through {}", plan.target)) + "\n");
+    let relay = if matches!(way, Way::Relay(_)) { ", with a relay" } else { "" };
+    console::say(outside::line(&format!("SOCKS5, SOCKS4a and HTTP proxy on {address} through {node}{relay}")) + "\n");
     if !args.pac.is_empty() {
         console::say(format!("Browsers find it with http://{}/proxy.pac\n", reached_at(address)));
     }
@@ -160,7 +189,7 @@ fn reached_at(mut address: SocketAddr) -> SocketAddr {
 struct Proxy {
     access: Access,
     pac: Option<String>,
-    destinations: Destinations,
+    way: Way,
 }
 
 impl Proxy {
@@ -176,8 +205,10 @@ impl Proxy {
             let refusal = Refusal::new(RefusalKind::NotAllowed, format!("{destination} is not allowed"));
             return request.refuse(&refusal).await;
         }
-        match self.destinations.open(&destination).await {
-            Ok(lease) => lease.serve(request.grant().await?).await.map_err(|error| io::Error::other(error.to_string())),
+        match self.way.open(&destination).await {
+            Ok(opened) => {
+                opened.serve(request.grant().await?).await.map_err(|error| io::Error::other(error.to_string()))
+            }
             Err(refusal) => request.refuse(&refusal).await,
         }
     }

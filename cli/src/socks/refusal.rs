@@ -1,7 +1,10 @@
 //! Why a client does not get its connection, in the words of each protocol.
 
 use fast_socks5::ReplyError;
-use ssm_forward::{ForwardError, ProbeError, ProviderErrorKind};
+use ssm_forward::RefusalKind as NodeRefusal;
+use ssm_forward::{ForwardError, ProbeError, ProviderErrorKind, StreamError};
+
+use super::access::Destination;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,21 @@ impl Refusal {
             _ => RefusalKind::Failed,
         };
         Self::new(kind, error.to_string())
+    }
+
+    /// Of a destination to which the relay could not connect.
+    pub(super) fn of_relay(destination: &Destination, error: &StreamError) -> Self {
+        let StreamError::Unreachable { kind, why } = error else {
+            return Self::new(RefusalKind::Failed, format!("{destination}: {error}"));
+        };
+        let kind = match kind {
+            NodeRefusal::Refused => RefusalKind::Refused,
+            NodeRefusal::TimedOut => RefusalKind::TimedOut,
+            NodeRefusal::Unreachable | NodeRefusal::UnknownHost => RefusalKind::Unreachable,
+            NodeRefusal::Limit => RefusalKind::Full,
+            _ => RefusalKind::Failed,
+        };
+        Self::new(kind, format!("{destination}: the node could not connect: {why}"))
     }
 }
 

@@ -33,7 +33,7 @@ where
     let options = || {
         let target = args.target().unwrap_or(local::DEFAULT_TARGET);
         // A relay is started by a command.
-        let ports_only = relay::config(args.relay).is_none();
+        let ports_only = relay::config(&args.relay).is_none();
         local::Options { ports_only, ..connect::local_options(target) }
     };
     let manager = LocalManager::start_if(args.aws.local, options).await?;

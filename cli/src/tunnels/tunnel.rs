@@ -169,7 +169,7 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
     config.keep_alive = args.keep_alive;
     config.max_payload = args.payload_size;
     config.lazy = args.lazy;
-    config.relay = relay::config(args.relay);
+    config.relay = relay::config(&args.relay);
     config
 }
 

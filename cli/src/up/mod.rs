@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let folder = ControlFolder::open()?;
     let options = || {
         // A relay is started by a command.
-        let ports_only = tunnels.iter().all(|tunnel| relay::config(tunnel.args.relay).is_none());
+        let ports_only = tunnels.iter().all(|tunnel| relay::config(&tunnel.args.relay).is_none());
         local::Options { ports_only, ..connect::local_options(local::DEFAULT_TARGET) }
     };
     let views = !args.detached && !args.plain && fits_the_view(args, verbosity);

@@ -51,9 +51,10 @@ impl Forwarder {
     where
         S: Future<Output = ()> + Send,
     {
-        let Some(to) = self.destination() else {
+        let to = self.destination().filter(|_| self.dials.is_none());
+        if to.is_none() && self.dials.is_none() {
             return Relayed::NoRelay("the document decides where connections go".into());
-        };
+        }
         let is_ready = AtomicBool::new(false);
         let mut told = String::new();
         loop {
@@ -96,7 +97,7 @@ impl Forwarder {
                     told.clear();
                     // The next connection needs it again.
                     tokio::select! {
-                        accepted = self.listener.accept() => *first = accepted.ok(),
+                        accepted = self.needed() => *first = accepted,
                         () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
                     }
                 }
@@ -104,7 +105,18 @@ impl Forwarder {
         }
     }
 
-    /// Where connections lead, as the node has to connect.
+    /// Completes when a connection comes, or a dialer waits.
+    async fn needed(&self) -> Option<Accepted> {
+        match &self.dials {
+            None => self.listener.accept().await.ok(),
+            Some(dials) => {
+                dials.wanted().await;
+                None
+            }
+        }
+    }
+
+    /// Where connections lead, as the node has to connect; `None`: the document decides.
     fn destination(&self) -> Option<Destination> {
         let given = |key| {
             let values = self.request.parameters.get(key).or_else(|| self.request.offered.get(key))?;
@@ -124,7 +136,7 @@ impl Forwarder {
     async fn serve_relayed<S>(
         &self,
         placed: Placed,
-        to: Destination,
+        to: Option<Destination>,
         (since, is_ready): (Instant, &AtomicBool),
         first: &mut Option<Accepted>,
         shutdown: Pin<&mut S>,
@@ -134,7 +146,7 @@ impl Forwarder {
     {
         let pool = Arc::new(Pool::new(self.relay_blueprint(placed.port)));
         self.stats.attach(pool.totals());
-        let pipes = Arc::new(Pipes::new(pool.clone(), placed.secret, to));
+        let pipes = Arc::new(Pipes::new(pool.clone(), placed.secret));
         let had_pipe = AtomicBool::new(false);
         let (began, has_begun) = oneshot::channel();
         let (stop_serving, stopped) = oneshot::channel();
@@ -144,7 +156,7 @@ impl Forwarder {
             pipes.ready().await;
             had_pipe.store(true, Ordering::Relaxed);
             if !is_ready.load(Ordering::Relaxed) {
-                match self.probe(&pipes).await {
+                match self.probe(&pipes, to.as_ref()).await {
                     // The forwarder is stopping, which ended the attempt.
                     Err(_) if pipes.is_leaving() => std::future::pending().await,
                     outcome => outcome?,
@@ -153,7 +165,9 @@ impl Forwarder {
             if !is_ready.swap(true, Ordering::Relaxed) {
                 self.tell_ready(since, session_id, agent_version);
             }
-            match self.serve(Route::Relay(pipes.clone()), first.take(), stopped).await {}
+            let _open = self.dials.as_ref().map(|dials| dials.open(pipes.clone()));
+            let route = to.map_or(Route::Dialed, |to| Route::Relay(pipes.clone(), to));
+            match self.serve(route, first.take(), stopped).await {}
         };
         let stop = async {
             shutdown.await;
@@ -179,11 +193,9 @@ impl Forwarder {
     }
 
     /// With `wait_ready`: sees that the destination takes a connection.
-    async fn probe(&self, pipes: &Pipes) -> Result<(), ForwardError> {
-        if !self.config.wait_ready {
-            return Ok(());
-        }
-        let probe = async { pipes.open()?.connected().await };
+    async fn probe(&self, pipes: &Pipes, to: Option<&Destination>) -> Result<(), ForwardError> {
+        let Some(to) = to.filter(|_| self.config.wait_ready) else { return Ok(()) };
+        let probe = async { pipes.open(to.clone())?.connected().await };
         let source = match tokio::time::timeout(self.config.connect_timeout, probe).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.into(),

@@ -26,9 +26,14 @@ pub(crate) struct Pipes {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     secret: RelaySecret,
-    to: Destination,
     /// The relay was told to end. From now on, its end is not a failure.
     leaving: AtomicBool,
+}
+
+impl std::fmt::Debug for Pipes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipes").field("leaving", &self.leaving).finish_non_exhaustive()
+    }
 }
 
 /// Why there are no pipes any more.
@@ -41,16 +46,16 @@ pub(crate) enum PipesEnd {
 }
 
 impl Pipes {
-    pub(crate) fn new(pool: Arc<Pool>, secret: RelaySecret, to: Destination) -> Self {
-        Self { shared: Arc::new(Shared::new(Instant::now())), pool, secret, to, leaving: AtomicBool::new(false) }
+    pub(crate) fn new(pool: Arc<Pool>, secret: RelaySecret) -> Self {
+        Self { shared: Arc::new(Shared::new(Instant::now())), pool, secret, leaving: AtomicBool::new(false) }
     }
 
     /// Opens a connection. It may wait for a pipe.
     ///
     /// # Errors
     /// There are too many, or the relay is gone.
-    pub(crate) fn open(&self) -> Result<RelayStream, StreamError> {
-        let stream = RelayStream::open(&self.shared, self.to.clone());
+    pub(crate) fn open(&self, to: Destination) -> Result<RelayStream, StreamError> {
+        let stream = RelayStream::open(&self.shared, to);
         self.shared.changed.notify_waiters();
         stream
     }
@@ -196,8 +201,7 @@ mod tests {
             carries_pipes: true,
             on_event: Arc::new(|_| {}),
         });
-        let to = Destination::new("localhost", 1).unwrap();
-        let mut pipes = Pipes::new(Arc::new(pool), RelaySecret::new([0; 32]), to);
+        let mut pipes = Pipes::new(Arc::new(pool), RelaySecret::new([0; 32]));
         pipes.shared = Arc::new(Shared::new(Instant::now() - GRACE));
         pipes
     }

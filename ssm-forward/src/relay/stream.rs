@@ -21,6 +21,12 @@ pub(crate) struct RelayStream {
     abandoned: bool,
 }
 
+impl std::fmt::Debug for RelayStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayStream").field("id", &self.sender.id).finish_non_exhaustive()
+    }
+}
+
 /// The sending half.
 #[derive(Clone)]
 pub(crate) struct RelaySender {

@@ -65,8 +65,8 @@ async fn join(client: TcpStream, to: SocketAddr, here: SocketAddr, delay: Durati
     tokio::spawn(carry(client_reads, server_writes, delay, |chunk| chunk));
     // The API's answer contains the Session Manager's own address for the data channel. That path would have no delay.
     let (from, to) = (to.to_string(), here.to_string());
-    let mut is_head = true;
-    carry(server_reads, client_writes, delay, move |chunk| match std::mem::take(&mut is_head) {
+    // A client may ask for several sessions over one connection.
+    carry(server_reads, client_writes, delay, move |chunk| match chunk.starts_with(b"HTTP/") {
         true => replaced(&chunk, &from, &to),
         false => chunk,
     })

@@ -7,9 +7,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
-/// Delays before the checks; the last one is repeated.
-const LOOKS: [Duration; 6] =
-    [Duration::ZERO, millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
+/// Delays before the checks; the last one is repeated. The first check comes at once: a program that opens one connection
+/// after the other does not wait for it. The kernel may release the socket some microseconds after that.
+const LOOKS: [Duration; 7] =
+    [Duration::ZERO, millis(1), millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
 const LAST: Duration = Duration::from_secs(10);
 
 const fn millis(millis: u64) -> Duration {
@@ -40,7 +41,10 @@ impl Program {
     pub(crate) async fn gone(self) {
         let Some((peer, ours)) = self.0 else { return std::future::pending().await };
         for pause in LOOKS.into_iter().chain(std::iter::repeat(LAST)) {
-            tokio::time::sleep(pause).await;
+            // A sleep of no time would take until the timer's next tick, a millisecond.
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             if owner(peer, ours) == Owner::Gone {
                 return;
             }

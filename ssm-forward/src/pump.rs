@@ -36,9 +36,9 @@ pub(crate) struct Traffic {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PumpError {
     #[error("local program: {0}")]
-    LocalStream(io::Error),
+    Local(io::Error),
     #[error(transparent)]
-    RemoteStream(#[from] StreamError),
+    Stream(#[from] StreamError),
 }
 
 /// Copies data until both directions are complete. In all other cases the local program sees a reset, never a clean
@@ -91,7 +91,7 @@ async fn both_ways(
                 Ok(())
             }
             // The far side is over. Its data still counts; data to it does not.
-            Err(PumpError::RemoteStream(_)) => std::future::pending().await,
+            Err(PumpError::Stream(_)) => std::future::pending().await,
             Err(local) => Err(local),
         }
     };
@@ -116,7 +116,7 @@ async fn each_way(
         match send(read, &sender, count).await {
             Ok(()) => {}
             // What the far side sent before still counts, and a failure of its direction says more than this one.
-            Err(error @ PumpError::RemoteStream(_)) => {
+            Err(error @ PumpError::Stream(_)) => {
                 down_over.notified().await;
                 return Err(error);
             }
@@ -150,7 +150,7 @@ async fn send(read: &mut (dyn AsyncRead + Send + Unpin), sender: &Sender, count:
         if buffer.capacity() < READ_SIZE / 4 {
             buffer.reserve(READ_SIZE);
         }
-        let length = read.read_buf(&mut buffer).await.map_err(PumpError::LocalStream)?;
+        let length = read.read_buf(&mut buffer).await.map_err(PumpError::Local)?;
         if length == 0 {
             sender.finish();
             return Ok(());
@@ -169,7 +169,7 @@ async fn receive(
     let mut chunks = Vec::with_capacity(WRITE_CHUNKS);
     while stream.read_chunks(&mut chunks, WRITE_SIZE).await? {
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
-        write_chunks(write, &mut chunks).await.map_err(PumpError::LocalStream)?;
+        write_chunks(write, &mut chunks).await.map_err(PumpError::Local)?;
         count(Direction::Down, bytes as u64);
     }
     // The program may be gone already; it got everything.

@@ -113,23 +113,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_byte_takes_the_delay_each_way_and_the_address_is_the_relays() {
+    async fn a_byte_takes_the_delay_each_way_and_the_address_is_the_relays_in_every_answer() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let there = listener.local_addr().unwrap();
         let delay = Duration::from_millis(20);
         let relay = Relay::start(there, delay).await.unwrap();
-        let echo = tokio::spawn(async move {
+        let service = tokio::spawn(async move {
             let mut stream = listener.accept().await.unwrap().0;
-            let byte = stream.read_u8().await.unwrap();
-            stream.write_all(format!("{}: {there}", char::from(byte)).as_bytes()).await.unwrap();
+            while let Ok(byte) = stream.read_u8().await {
+                stream.write_all(format!("HTTP/1.1 200 {}: {there}", char::from(byte)).as_bytes()).await.unwrap();
+            }
         });
-        let began = Instant::now();
         let mut client = TcpStream::connect(relay.address()).await.unwrap();
-        client.write_u8(b'x').await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, format!("x: {}", relay.address()));
-        assert!(began.elapsed() >= 2 * delay);
-        echo.await.unwrap();
+        for asked in ['x', 'y'] {
+            let began = Instant::now();
+            client.write_u8(asked as u8).await.unwrap();
+            let wanted = format!("HTTP/1.1 200 {asked}: {}", relay.address());
+            let mut answer = vec![0; wanted.len()];
+            client.read_exact(&mut answer).await.unwrap();
+            assert_eq!(String::from_utf8(answer).unwrap(), wanted);
+            assert!(began.elapsed() >= 2 * delay);
+        }
+        drop(client);
+        service.await.unwrap();
     }
 }

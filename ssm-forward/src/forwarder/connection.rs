@@ -38,10 +38,9 @@ impl Connection {
             Err(error) => Err(error.into()),
         };
         let (bytes_up, bytes_down) = traffic.get();
-        let refused =
-            matches!(outcome, Err(PumpError::RemoteStream(StreamError::Refused | StreamError::Unreachable { .. })));
+        let refused = matches!(outcome, Err(PumpError::Stream(StreamError::Refused | StreamError::Unreachable { .. })));
         let silent = match outcome {
-            Err(PumpError::RemoteStream(StreamError::Silent { answered, .. })) => Some(answered),
+            Err(PumpError::Stream(StreamError::Silent { answered, .. })) => Some(answered),
             _ => None,
         };
         let error = outcome.err().map(|error| error.to_string());

@@ -129,8 +129,7 @@ async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
         let script = Script { seed, rounds: 2, up: 3000, down: 3000, burst: 3000, pause: 0, deaf: 0 };
         match timeout(RECOVERY, converse(tunnel.entrance, script, Manner::PROMPT, &|_| {})).await {
             Ok(Ok(())) => return Ok(()),
-            // A reset can arrive before the program knows that it is connected.
-            Ok(Err(Broken::Reset | Broken::Unopened(_))) if began.elapsed() < RECOVERY && !tunnel.has_ended() => {}
+            Ok(Err(Broken::Reset)) if began.elapsed() < RECOVERY && !tunnel.has_ended() => {}
             other => return Err(format!("a new connection does not work: {other:?}").into()),
         }
         sleep(Duration::from_millis(50)).await;

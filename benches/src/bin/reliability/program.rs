@@ -49,7 +49,11 @@ pub(crate) async fn converse_from(
     manner: Manner,
     progress: Progress<'_>,
 ) -> Result<(), Broken> {
-    let mut stream = connect(from, to, manner).await.map_err(|error| Broken::Unopened(error.to_string()))?;
+    let mut stream = connect(from, to, manner).await.map_err(|error| match error.kind() {
+        // It can arrive before the program knows that it is connected.
+        io::ErrorKind::ConnectionReset => Broken::Reset,
+        _ => Broken::Unopened(error.to_string()),
+    })?;
     stream.write_all(&script.encode()).await.map_err(|error| Broken::io(&error))?;
     let (mut up, mut down) = (Pattern::up(&script), Pattern::down(&script));
     let pauses = match manner {

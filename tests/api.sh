@@ -4,8 +4,8 @@
 #     tests/api.sh            fails, with the difference, if they differ
 #     tests/api.sh --write    writes the texts
 #
-# Needs cargo-public-api (cargo install cargo-public-api --version 0.52.0 --locked). rustdoc's JSON is not stable yet; the pinned
-# stable toolchain makes it with RUSTC_BOOTSTRAP, so that no nightly toolchain is needed and the format changes only with the pin.
+# Needs cargo-public-api (cargo install cargo-public-api --version 0.52.0 --locked). rustdoc's JSON is not stable yet: a stable
+# toolchain makes it with RUSTC_BOOTSTRAP, so that no nightly toolchain is needed. Version 0.52.0 reads the format of Rust 1.95.
 # The variable is set for rustdoc alone: set for cargo, it would have all dependencies built again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

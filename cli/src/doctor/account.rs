@@ -11,7 +11,6 @@ use crate::tunnels;
 const SHORT_IDLE: u32 = 5;
 /// A working day has more than one of these.
 const SHORT_SESSION: u32 = 60;
-const AWS_IDLE: u32 = 20;
 
 /// Time-outs, encryption and the like.
 pub(super) async fn preferences(facts: &mut Facts) -> Outcome {
@@ -45,7 +44,7 @@ pub(super) async fn preferences(facts: &mut Facts) -> Outcome {
 }
 
 fn describe(found: &Preferences) -> String {
-    let idle = found.idle_minutes.unwrap_or(AWS_IDLE);
+    let idle = found.idle_minutes_or_default();
     let mut parts = vec![format!("sessions end after {idle} min without data")];
     parts.push(
         found

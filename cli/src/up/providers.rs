@@ -27,9 +27,6 @@ pub(super) struct Providers {
     limits: Option<Mutex<HashMap<Key, Option<Limits>>>>,
 }
 
-/// AWS's idle timeout of an account that sets none, in minutes.
-const IDLE_BY_DEFAULT: u32 = 20;
-
 impl Providers {
     /// `with_limits`: somebody looks at when sessions end.
     pub(super) fn new(manager: Option<LocalManager>, with_limits: bool) -> Self {
@@ -62,7 +59,7 @@ impl Providers {
         let preferences = aws.preferences().await;
         let limits = preferences.inspect_err(|error| tracing::debug!(%error, "the preferences are unknown")).ok();
         let limits = limits.map(|preferences| Limits {
-            idle_minutes: preferences.idle_minutes.or(Some(IDLE_BY_DEFAULT)),
+            idle_minutes: Some(preferences.idle_minutes_or_default()),
             max_minutes: preferences.max_minutes,
         });
         known.insert(key, limits);

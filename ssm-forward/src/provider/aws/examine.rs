@@ -22,12 +22,14 @@ use crate::StreamEndpoint;
 const SSM: Service = Service { id: "SSM", name: "ssm" };
 /// The document that holds an account's preferences in a region, and that of sessions that name none.
 const PREFERENCES: &str = "SSM-SessionManagerRunShell";
+/// The idle timeout of an account that sets none, in minutes.
+const IDLE_MINUTES: u32 = 20;
 
 /// What an account demands of its sessions, in one region: the preferences of Session Manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Preferences {
-    /// Minutes without data after which a session ends; `None` is AWS's default of 20.
+    /// Minutes without data after which a session ends; `None`: the account sets none, so that AWS's default applies.
     pub idle_minutes: Option<u32>,
     /// Minutes after which a session ends in any case; `None`: it does not.
     pub max_minutes: Option<u32>,
@@ -112,6 +114,11 @@ fn date(response: &HttpResponse) -> Result<SystemTime, OrchestratorError<ErrorMe
 }
 
 impl Preferences {
+    /// Minutes without data after which a session ends: the account's, or AWS's default of 20.
+    pub fn idle_minutes_or_default(&self) -> u32 {
+        self.idle_minutes.unwrap_or(IDLE_MINUTES)
+    }
+
     fn parse(content: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Document {
@@ -148,8 +155,10 @@ mod tests {
             run_as: Some(String::new()),
             logged: true,
         };
+        assert_eq!(wanted.idle_minutes_or_default(), 5);
         assert_eq!(Preferences::parse(content), Some(wanted));
         assert_eq!(Preferences::parse("{}"), Some(Preferences::default()));
+        assert_eq!(Preferences::default().idle_minutes_or_default(), 20);
         assert_eq!(Preferences::parse("schemaVersion: 1"), None);
     }
 }

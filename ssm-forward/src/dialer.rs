@@ -6,7 +6,7 @@ use ssm_proto::relay::{Destination, RefusalKind};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::listener::Entrance;
+use crate::entrance::Entrance;
 use crate::relay::{Pipes, RelayStream};
 use crate::{ForwardError, StreamError};
 
@@ -34,12 +34,12 @@ impl Dialer {
         (Self { entrance, pipes, waiting: Arc::new(waiting) }, Dials { open, wanted })
     }
 
-    /// Has the node connect to a host and port; it resolves the name. While the relay or all sessions are gone, this waits for new
-    /// ones.
+    /// Has the node connect to a host and port; it resolves the name. While the relay or all sessions are gone, this
+    /// waits for new ones.
     ///
     /// # Errors
-    /// [`StreamError::Unreachable`] tells why the node could not connect, [`StreamError::RelayEnded`] that the relay or the
-    /// forwarder ended meanwhile.
+    /// [`StreamError::Unreachable`] tells why the node could not connect, [`StreamError::RelayEnded`] that the relay or
+    /// the forwarder ended meanwhile.
     pub async fn dial(&self, host: &str, port: u16) -> Result<Dialed, StreamError> {
         let Some(to) = Destination::new(host, port) else {
             let why = format!("{host}:{port} is no host and port");
@@ -65,7 +65,8 @@ impl Dialed {
     /// [`ForwardStats`](crate::ForwardStats).
     ///
     /// # Errors
-    /// [`ForwardError::ForwarderEnded`] if the forwarder has ended. The program sees a reset.
+    /// [`ForwardError::ForwarderEnded`] if the forwarder ends before it takes the connection, or has ended. The program
+    /// sees a reset.
     pub async fn carry(self, stream: TcpStream) -> Result<(), ForwardError> {
         self.entrance.hand_in_with(stream, Some(self.carrier)).await
     }
@@ -125,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_noticed_and_learns_that_the_forwarder_has_ended() {
-        let (entrance, _listener) = Entrance::new();
+        let (entrance, _handed_in) = Entrance::new();
         let (dialer, dials) = Dialer::new(entrance);
         let waiting = tokio::spawn(async move { dialer.dial("db.internal", 5432).await.map(drop) });
         dials.wanted().await;

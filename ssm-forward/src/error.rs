@@ -82,9 +82,10 @@ pub enum ForwardError {
         limit: Duration,
     },
     /// The session ended while it was in use, or before it was ready.
-    #[error("{0}")]
+    #[error(transparent)]
     SessionEnded(CloseReason),
-    /// The forwarder has ended ([`Entrance::hand_in`](crate::Entrance::hand_in)).
+    /// The forwarder to which a connection was handed ended before it took it, or had ended
+    /// ([`Entrance::hand_in`](crate::Entrance::hand_in), [`Dialed::carry`](crate::Dialed::carry)).
     #[error("the forwarder has ended")]
     ForwarderEnded,
     /// The target has no relay, without which connections cannot choose their destination
@@ -208,7 +209,7 @@ pub enum StreamError {
     #[error("the stream is closed")]
     Closed,
     /// The session is over.
-    #[error("{0}")]
+    #[error(transparent)]
     SessionEnded(CloseReason),
     /// There was no session for this long: [`PoolConfig::hold`](crate::PoolConfig::hold).
     #[error("there was no session for {} s", .0.as_secs())]
@@ -296,6 +297,8 @@ mod tests {
         assert_eq!(error.to_string(), "the session cannot be resumed: it is gone");
         assert!(error.source().is_some_and(|source| source.downcast_ref::<DialError>().is_some()));
         let stream = StreamError::SessionEnded(reason);
+        assert_eq!(stream.to_string(), error.to_string());
+        assert!(stream.source().is_some_and(|source| source.downcast_ref::<DialError>().is_some()));
         assert_eq!(io::Error::from(stream.clone()).kind(), io::ErrorKind::ConnectionReset);
         let source = io::Error::from(stream.clone()).into_inner().unwrap();
         assert_eq!(source.downcast_ref::<StreamError>(), Some(&stream));

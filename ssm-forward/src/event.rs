@@ -77,8 +77,8 @@ pub enum ForwardEvent {
         session_id: String,
         /// Why.
         reason: String,
-        /// Number of connections that are cut off. If there is none, the next connection starts a new session. Through a relay
-        /// there is never one: other sessions, or the next one, carry the connections on.
+        /// Number of connections that are cut off. If there is none, the next connection starts a new session. Through
+        /// a relay there is never one: other sessions, or the next one, carry the connections on.
         connections: usize,
     },
     /// A new session is about to be started.
@@ -107,7 +107,8 @@ pub enum ForwardEvent {
         /// Maximum number of sessions.
         max: usize,
     },
-    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy): it listens without a session; the next connection starts one.
+    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy): it listens without a session; the next connection starts
+    /// one.
     Waiting {
         /// Why the last session could not be had; `None` if nothing failed.
         cause: Option<String>,

@@ -18,8 +18,9 @@ use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
 use crate::dialer::{Dialer, Dials};
+use crate::entrance::Entrance;
 use crate::half_closed;
-use crate::listener::{Accepted, Entrance, ListenAddr, Listener, OpenListener};
+use crate::listener::{Accepted, ListenAddr, Listener, OpenListener};
 use crate::pool::{Blueprint, Caller, Pool};
 use crate::relay::RelayConfig;
 use crate::route::{RemoteStream, Route};
@@ -88,25 +89,26 @@ impl ForwarderBuilder {
     fn on(self, listener: Listener) -> Result<Forwarder, ForwardError> {
         let failed = |source: io::Error| ForwardError::Listen { address: "a socket".into(), source: source.into() };
         let local_addr = listener.local_addr().map_err(failed)?;
+        Ok(self.build(listener, local_addr))
+    }
+
+    fn build(self, listener: Listener, local_addr: LocalAddr) -> Forwarder {
         let Self { provider, request, session, config, on_event } = self;
         let stats = ForwardStats::default();
-        Ok(Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials: None })
+        Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials: None }
     }
 
     /// A forwarder without a socket: connections are handed in, for example by a proxy that has spoken with the
     /// program before.
     pub fn hand_in(self) -> (Forwarder, Entrance) {
         half_closed::prepare();
-        let (entrance, listener) = Entrance::new();
-        let Self { provider, request, session, config, on_event } = self;
-        let (local_addr, stats) = (LocalAddr::HandedIn, ForwardStats::default());
-        let dials = None;
-        (Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials }, entrance)
+        let (entrance, handed_in) = Entrance::new();
+        (self.build(Listener::HandedIn(handed_in), LocalAddr::HandedIn), entrance)
     }
 
-    /// A forwarder whose connections choose their destinations. Only a relay can do that. It is started with the forwarder,
-    /// which ends with [`ForwardError::NoRelay`] if the target has none. The request's document and parameters,
-    /// [`ForwardConfig::relay`], [`ForwardConfig::lazy`] and [`ForwardConfig::wait_ready`] are ignored.
+    /// A forwarder whose connections choose their destinations. Only a relay can do that. It is started with the
+    /// forwarder, which ends with [`ForwardError::NoRelay`] if the target has none. The request's document and
+    /// parameters, [`ForwardConfig::relay`], [`ForwardConfig::lazy`] and [`ForwardConfig::wait_ready`] are ignored.
     pub fn dial(mut self, relay: RelayConfig) -> (Forwarder, Dialer) {
         self.config = ForwardConfig { relay: Some(relay), lazy: None, ..self.config };
         let (forwarder, entrance) = self.hand_in();
@@ -286,7 +288,6 @@ impl Forwarder {
             request: self.request.clone(),
             session,
             pool: self.config.pool,
-            connect_timeout: self.config.connect_timeout,
             wait_connected: self.config.wait_connected,
             wait_ready: self.config.wait_ready,
             carries_pipes: false,

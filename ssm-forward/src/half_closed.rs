@@ -7,8 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
-/// Delays before the checks; the last one is repeated. The first check comes at once: a program that opens one connection
-/// after the other does not wait for it. The kernel may release the socket some microseconds after that.
+/// Delays before the checks; the last one is repeated. The first check comes at once: a program that opens one
+/// connection after the other does not wait for it. The kernel may release the socket some microseconds after that.
 const LOOKS: [Duration; 7] =
     [Duration::ZERO, millis(1), millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
 const LAST: Duration = Duration::from_secs(10);

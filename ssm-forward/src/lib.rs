@@ -26,16 +26,16 @@
 //! ```
 //!
 //! 1. A [`SessionProvider`] starts, resumes and terminates sessions. [`AwsProvider`] calls the API;
-//!    [`AwsProvider::from_sdk_config`] takes what the program has configured for the AWS SDK. [`NamedProvider`] looks up
-//!    names, [`TicketProvider`] uses a session that another program started, and a provider of your own can wrap any of
-//!    them.
+//!    [`AwsProvider::from_sdk_config`] takes what the program has configured for the AWS SDK. [`NamedProvider`] looks
+//!    up names, [`TicketProvider`] uses a session that another program started, and a provider of your own can wrap any
+//!    of them.
 //! 2. A [`StartRequest`] says where connections go: [`StartRequest::to_port`], [`StartRequest::to_remote_host`], or any
 //!    session document with its parameters.
-//! 3. [`ForwarderBuilder::bind`] opens the socket. Nothing is started yet, so that nothing is left behind if the port is
-//!    in use. Connections are accepted from here on, and wait. [`ForwarderBuilder::hand_in`] and [`ForwarderBuilder::dial`]
-//!    are for programs that accept connections themselves, such as proxies.
-//! 4. [`Forwarder::run`] starts a session and serves connections until its argument completes. It replaces sessions that
-//!    are lost, adds sessions when connections would have to share one, and terminates all of them at the end.
+//! 3. [`ForwarderBuilder::bind`] opens the socket. Nothing is started yet, so that nothing is left behind if the port
+//!    is in use. Connections are accepted from here on, and wait. [`ForwarderBuilder::hand_in`] and
+//!    [`ForwarderBuilder::dial`] are for programs that accept connections themselves, such as proxies.
+//! 4. [`Forwarder::run`] starts a session and serves connections until its argument completes. It replaces sessions
+//!    that are lost, adds sessions when connections would have to share one, and terminates all of them at the end.
 //!    [`ForwardConfig`] has the limits, with their defaults; [`ForwardEvent`] tells what happens meanwhile.
 //!
 //! # A stream in the program
@@ -60,8 +60,8 @@
 //!
 //! # Errors
 //!
-//! [`ForwardError`] has a variant for each part that can be at fault, with an example. [`StreamError`] is the same for a
-//! connection, [`CloseReason`] for a session. Each message is one line for a person.
+//! [`ForwardError`] has a variant for each part that can be at fault, with an example. [`StreamError`] is the same for
+//! a connection, [`CloseReason`] for a session. Each message is one line for a person.
 //!
 //! # Testing without AWS
 //!
@@ -71,6 +71,7 @@
 mod awaiting;
 mod descriptors;
 mod dialer;
+mod entrance;
 mod error;
 mod event;
 mod forwarder;
@@ -97,12 +98,13 @@ pub use awaiting::await_target;
 /// The type of received and sent bytes.
 pub use bytes::Bytes;
 pub use dialer::{Dialed, Dialer};
+pub use entrance::Entrance;
 pub use error::{CloseReason, DialError, ForwardError, ProbeError, StreamError, SystemError};
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
 /// For [`SessionProvider::sign_upgrade`].
 pub use http::HeaderMap;
-pub use listener::{Entrance, ListenAddr, OpenListener, bind_tcp};
+pub use listener::{ListenAddr, OpenListener, bind_tcp};
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
 pub use pool::{PoolConfig, PoolSize};
 pub use provider::{

@@ -12,12 +12,13 @@ use rustix::process::umask;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use crate::LocalAddr;
 use crate::descriptors;
+use crate::entrance::{Handed, HandedIn};
 use crate::half_closed::Program;
 use crate::relay::RelayStream;
-use crate::{ForwardError, LocalAddr};
 
 /// Where to listen for local programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,67 +72,21 @@ pub(crate) enum Listener {
         /// The file is removed on drop.
         is_own: bool,
     },
-    /// Nobody listens: connections come through an [`Entrance`].
-    HandedIn(tokio::sync::Mutex<mpsc::Receiver<Handed>>),
+    /// Nobody listens: connections come through an [`Entrance`](crate::Entrance).
+    HandedIn(HandedIn),
 }
 
-/// Hands connections to a forwarder that does not listen. Clones are the same.
-#[derive(Clone, Debug)]
-pub struct Entrance {
-    streams: mpsc::Sender<Handed>,
-}
+/// How many TCP connections may wait until they are accepted; the system may allow less (`net.core.somaxconn`). The
+/// usual 128 are too few: Linux makes a program that connects to a full queue wait for a second, and resets some of the
+/// connections that it established by a SYN cookie meanwhile. For Unix sockets, tokio asks for the maximum.
+const QUEUE: u32 = 65_535;
 
-/// A connection that was handed in.
-#[derive(Debug)]
-pub(crate) struct Handed {
-    stream: TcpStream,
-    /// The relay's connection that carries it, if there is one already.
-    carrier: Option<RelayStream>,
-    /// Who waits until it is counted.
-    taken: oneshot::Sender<()>,
-}
-
-/// Connections that may wait until the forwarder takes them.
-const WAITING: usize = 64;
-
-impl Entrance {
-    pub(crate) fn new() -> (Self, Listener) {
-        let (streams, receiver) = mpsc::channel(WAITING);
-        (Self { streams }, Listener::HandedIn(tokio::sync::Mutex::new(receiver)))
-    }
-
-    /// Hands in the connection of a local program, which is treated as one that the forwarder has accepted. Completes when
-    /// the forwarder has taken it: then it is counted by [`ForwardStats`](crate::ForwardStats).
-    ///
-    /// # Errors
-    /// [`ForwardError::ForwarderEnded`] if the forwarder has ended. The program sees a reset.
-    pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
-        self.hand_in_with(stream, None).await
-    }
-
-    pub(crate) async fn hand_in_with(
-        &self,
-        stream: TcpStream,
-        carrier: Option<RelayStream>,
-    ) -> Result<(), ForwardError> {
-        reset_on_close(&stream, true);
-        let ended = || ForwardError::ForwarderEnded;
-        let (taken, is_taken) = oneshot::channel();
-        self.streams.send(Handed { stream, carrier, taken }).await.map_err(|_| ended())?;
-        is_taken.await.map_err(|_| ended())
-    }
-}
-
-/// How many connections may wait until they are accepted; the system may allow less (`net.core.somaxconn`). The usual 128 are too
-/// few: Linux makes a program that connects to a full queue wait for a second, and resets some of the connections that it
-/// established by a SYN cookie meanwhile.
-const QUEUE: i32 = 65_535;
-
-/// Listens on a TCP address, with as long a queue of connections that are not accepted yet as the system allows. The address can be
-/// taken although connections of an earlier listener are in TIME_WAIT.
+/// Listens on a TCP address, with as long a queue of connections that are not accepted yet as the system allows. The
+/// address can be taken although connections of an earlier listener are in TIME_WAIT. Must be called within a tokio
+/// runtime.
 ///
 /// # Errors
-/// The address is in use, or is not one of this machine; or no socket can be had. It must be called within a tokio runtime.
+/// The address is in use, or is not one of this machine; or the process cannot open more sockets.
 pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -139,7 +94,7 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(QUEUE.unsigned_abs())
+    socket.listen(QUEUE)
 }
 
 impl Listener {
@@ -181,22 +136,18 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                reset_on_close(&stream, true);
-                stream.set_nodelay(true)?;
+                prepare(&stream);
                 Ok(Accepted { local: LocalStream::Tcp(stream), peer: Some(peer), carrier: None, taken: None })
             }
             Self::Unix { listener, .. } => {
                 let local = LocalStream::Unix(listener.accept().await?.0);
                 Ok(Accepted { local, peer: None, carrier: None, taken: None })
             }
-            Self::HandedIn(streams) => match streams.lock().await.recv().await {
-                Some(Handed { stream, carrier, taken }) => {
-                    stream.set_nodelay(true)?;
-                    let peer = stream.peer_addr().ok();
-                    Ok(Accepted { local: LocalStream::Tcp(stream), peer, carrier, taken: Some(taken) })
-                }
-                None => std::future::pending().await,
-            },
+            Self::HandedIn(handed_in) => {
+                let Handed { stream, carrier, taken } = handed_in.next().await;
+                let peer = stream.peer_addr().ok();
+                Ok(Accepted { local: LocalStream::Tcp(stream), peer, carrier, taken: Some(taken) })
+            }
         }
     }
 
@@ -229,7 +180,6 @@ fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
     let bound = UnixListener::bind(path);
     umask(before);
     let listener = bound?;
-    SockRef::from(&listener).listen(QUEUE)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(listener)
 }
@@ -310,6 +260,15 @@ impl LocalStream {
         if let Self::Tcp(stream) = self {
             reset_on_close(&stream, false);
         }
+    }
+}
+
+/// Sets the options of a local program's socket. One that was reset already may refuse them, which reading it tells
+/// better.
+pub(crate) fn prepare(stream: &TcpStream) {
+    reset_on_close(stream, true);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "Nagle's algorithm cannot be switched off");
     }
 }
 

@@ -103,8 +103,8 @@ pub struct StatsSnapshot {
     pub sessions: u64,
     /// Ready sessions whose WebSocket is connected; the others are reconnecting.
     pub sessions_connected: u64,
-    /// Time since the oldest of these WebSockets was connected, in seconds; 0 if there is none. AWS closes a WebSocket after
-    /// about an hour.
+    /// Time since the oldest of these WebSockets was connected, in seconds; 0 if there is none. AWS closes a WebSocket
+    /// after about an hour.
     pub data_channel_age_s: u64,
     /// Time since the oldest of these sessions was started, in seconds; 0 if there is none.
     pub session_age_s: u64,

@@ -10,9 +10,11 @@ use crate::session::SessionConfig;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ForwardConfig {
-    /// Check that the remote port accepts a connection before [`ForwardEvent::Ready`](crate::ForwardEvent::Ready) is reported. Default: false.
+    /// Check that the remote port accepts a connection before [`ForwardEvent::Ready`](crate::ForwardEvent::Ready) is
+    /// reported. Default: false.
     pub wait_ready: bool,
-    /// Timeout for StartSession, the data channel, the handshake and `wait_ready` together. Default: 30 s.
+    /// Timeout for StartSession, the data channel, the handshake and `wait_ready` together. With a relay, the session
+    /// that places it has as long once more, and copying and starting it 90 s. Default: 30 s.
     pub connect_timeout: Duration,
     /// How long starting the first session is repeated while the target is not connected. Each attempt has
     /// `connect_timeout`. Default: zero, no repetition.
@@ -27,15 +29,17 @@ pub struct ForwardConfig {
     /// Prevent the idle timeout of sessions while nothing is forwarded. This needs multiplexing, which old agents do
     /// not support. Default: false, the idle timeout applies.
     pub keep_alive: bool,
-    /// Start no session before a connection comes, and end it after so long without one. A session that cannot be had then
-    /// only resets the connections that wait for it; the next one tries again. Default: `None`, a session is there from the
-    /// start.
+    /// Start no session before a connection comes, and end it after so long without one. A session that cannot be had
+    /// then only resets the connections that wait for it; the next one tries again. Default: `None`, a session is there
+    /// from the start.
     pub lazy: Option<Duration>,
     /// How many sessions there are, and what happens when one is gone.
     pub pool: PoolConfig,
     /// Carry the connections by a relay on the node, if one can be started there. Default: none.
     pub relay: Option<RelayConfig>,
-    /// The session's own settings. `connect_timeout`, `linger` and `max_payload` above take precedence.
+    /// The session's own settings. Some of them are replaced: those that are named `connect_timeout` (here
+    /// `start_timeout`), `linger` and `max_payload` above, the multiplexer's keep-alive if `keep_alive` is set, and
+    /// `ports_only`, which is always set.
     pub session: SessionConfig,
 }
 

@@ -13,7 +13,7 @@ use super::{Accepted, Forwarder};
 use crate::pool::{Blueprint, Pool};
 use crate::relay::{Pipes, PipesEnd, Placed, RelayConfig, place};
 use crate::route::Route;
-use crate::session::Session;
+use crate::session::{Session, SessionConfig};
 use crate::{ForwardError, ForwardEvent, ProbeError, StartRequest};
 
 /// Delay between attempts to start the relay again.
@@ -128,7 +128,8 @@ impl Forwarder {
     async fn place(&self, config: &RelayConfig) -> Result<Placed, String> {
         let patience = self.config.wait_connected;
         let waiting = |cause: &str| self.emit(ForwardEvent::AwaitingTarget { cause: cause.to_owned(), patience });
-        let placed = place(&self.provider, &self.request, &self.config.session, config, patience, waiting).await;
+        let session = SessionConfig { start_timeout: self.config.connect_timeout, ..self.config.session.clone() };
+        let placed = place(&self.provider, &self.request, &session, config, patience, waiting).await;
         placed.map_err(|error| error.to_string())
     }
 
@@ -209,5 +210,50 @@ impl Forwarder {
         let request =
             StartRequest { reason: self.request.reason.clone(), ..StartRequest::to_port(&self.request.target, port) };
         Blueprint { first: None, request, wait_ready: false, carries_pipes: true, ..plain }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::relay::RelayProgram;
+    use crate::{BoxFuture, ForwardConfig, HeaderMap, ProviderError, SessionProvider, SessionTicket, Url};
+
+    /// An API that never answers.
+    struct Unanswering;
+
+    impl SessionProvider for Unanswering {
+        fn start<'a>(&'a self, _: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            Box::pin(pending())
+        }
+
+        fn resume<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
+            Box::pin(pending())
+        }
+
+        fn terminate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+            Box::pin(pending())
+        }
+
+        fn sign_upgrade<'a>(&'a self, _: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_session_that_places_a_relay_has_the_timeout_of_the_others() {
+        let programs = &[RelayProgram { machine: "x86_64", sha256: "", gzip: b"" }];
+        let config = ForwardConfig { connect_timeout: Duration::from_secs(7), ..ForwardConfig::default() };
+        let request = StartRequest { target: "i-1".into(), ..StartRequest::default() };
+        let builder = Forwarder::builder(Arc::new(Unanswering), request).config(config);
+        let (forwarder, _dialer) = builder.dial(RelayConfig { programs, ephemeral: false });
+        let began = Instant::now();
+        let ended = forwarder.run(pending()).await;
+        assert!(matches!(&ended, Err(ForwardError::NoRelay { why }) if why.contains("within 7 s")), "{ended:?}");
+        assert_eq!(began.elapsed().as_secs(), 7);
     }
 }

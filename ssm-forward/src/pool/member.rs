@@ -195,7 +195,7 @@ impl Member {
     }
 
     async fn start(&self, probe: bool) -> Result<Arc<Session>, ForwardError> {
-        let deadline = Instant::now() + self.blueprint.connect_timeout;
+        let deadline = Instant::now() + self.blueprint.session.start_timeout;
         let session = self.start_session().await?;
         if probe
             && self.blueprint.wait_ready

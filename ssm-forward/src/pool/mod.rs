@@ -87,16 +87,15 @@ pub(crate) struct Blueprint {
     pub(crate) first: Option<Arc<Session>>,
     pub(crate) provider: Arc<dyn SessionProvider>,
     pub(crate) request: StartRequest,
+    /// Its `start_timeout` also includes the check of the remote port, if there is one.
     pub(crate) session: SessionConfig,
     pub(crate) pool: PoolConfig,
-    /// Timeout for starting a session.
-    pub(crate) connect_timeout: Duration,
     /// How long the first session may wait for a target that is not connected.
     pub(crate) wait_connected: Duration,
     /// Check that the remote port accepts a connection before the first session counts as ready.
     pub(crate) wait_ready: bool,
-    /// Each session has one stream, a pipe to a relay. Its loss cuts off no connection; [`Pool::use_all`] says whether there
-    /// are connections.
+    /// Each session has one stream, a pipe to a relay. Its loss cuts off no connection; [`Pool::use_all`] says whether
+    /// there are connections.
     pub(crate) carries_pipes: bool,
     pub(crate) on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
 }

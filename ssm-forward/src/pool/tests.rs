@@ -30,8 +30,8 @@ async fn session(local: &Local) -> Arc<Session> {
     Arc::new(Session::start(provider, &request, SessionConfig::default(), |_| {}, |_| {}).await.unwrap())
 }
 
-/// The pool can look at any time. If it looked between a connection's choice and the end of its demand, it would start a
-/// second session for this single connection, because the first session is busy with it.
+/// The pool can look at any time. If it looked between a connection's choice and the end of its demand, it would start
+/// a second session for this single connection, because the first session is busy with it.
 #[tokio::test]
 async fn the_demand_of_a_connection_ends_with_its_choice() {
     let local = Local::builder().start().await.unwrap();

@@ -1,7 +1,7 @@
 //! The client's end of a relay: a program on the node that takes part in the tunnel (`docs/relay.md`).
 //!
-//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`stream`] is a connection through
-//! it. The protocol itself is `ssm_proto::relay`.
+//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`stream`] is a
+//! connection through it. The protocol itself is `ssm_proto::relay`.
 
 mod pipe;
 mod pipes;

@@ -195,7 +195,6 @@ mod tests {
             request: StartRequest::default(),
             session: SessionConfig::default(),
             pool: PoolConfig::default(),
-            connect_timeout: Duration::ZERO,
             wait_connected: Duration::ZERO,
             wait_ready: false,
             carries_pipes: true,

@@ -1,8 +1,8 @@
 //! Copies the relay to the node and starts it, in one command session.
 //!
-//! A script on the node finds a folder in which a program may run, and reports whether the program is there already. If not, it
-//! reads the compressed program from its input; only a copy with the right digest gets the final name. The secret is sent as input,
-//! too.
+//! A script on the node finds a folder in which a program may run, and reports whether the program is there already. If
+//! not, it reads the compressed program from its input; only a copy with the right digest gets the final name. The
+//! secret is sent as input, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::{
     ForwardError, Session, SessionConfig, SessionProvider, SessionStream, StartRequest, StreamSender, await_target,
 };
 
-/// Timeout of everything together. A copy takes a second or two.
+/// Timeout of the conversation with the script, once its session is ready. A copy takes a second or two.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The document of the session that starts the relay. It must be one with input, because the secret is sent as input.
 pub(crate) const DOCUMENT: &str = "AWS-StartInteractiveCommand";
@@ -81,22 +81,21 @@ pub(crate) async fn ask(
 ) -> Result<Vec<String>, NotPlaced> {
     let mark = mark();
     let script = Script { line: format!("{}{text} say end;", prelude(&mark)), mark };
+    let session = start(provider, request, session, &script).await.map_err(not_started)?;
     let asking = async {
-        let session = start(provider, request, session, &script).await.map_err(not_started)?;
         let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
         let mut node = Node { sender: stream.sender(), stream, mark: script.mark.clone(), text: String::new() };
         let mut said = Vec::new();
-        let outcome = loop {
-            match node.hear().await {
-                Ok((word, _)) if word == "end" => break Ok(said),
-                Ok((_, rest)) => said.push(rest),
-                Err(error) => break Err(error),
+        loop {
+            match node.hear().await? {
+                (word, _) if word == "end" => return Ok(said),
+                (_, rest) => said.push(rest),
             }
-        };
-        session.terminate().await;
-        outcome
+        }
     };
-    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(NotPlaced("the node does not answer".into())))
+    let outcome = timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(NotPlaced("the node does not answer".into())));
+    session.terminate().await;
+    outcome
 }
 
 async fn start(
@@ -114,9 +113,7 @@ async fn start(
         reason: request.reason.clone(),
         ..StartRequest::default()
     };
-    let start = Session::start(provider.clone(), &request, session.clone(), |_| {}, |_| {});
-    let late = |_| Err(ForwardError::TimedOut { target: request.target.clone(), limit: PATIENCE });
-    timeout(PATIENCE, start).await.unwrap_or_else(late)
+    Session::start(provider.clone(), &request, session.clone(), |_| {}, |_| {}).await
 }
 
 struct Script {
@@ -149,9 +146,9 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
     line += r#"*) no "this build has no relay for $(uname -m)";; esac; "#;
     line +=
         r#"for t in stty sha256sum gzip head mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
-    // If the session ends in the middle, no part of a file stays behind. What was left by a script that was killed goes, too.
-    // The file $t stays until the end, so that nobody else removes the folder as empty. The relay itself removes an ephemeral
-    // file.
+    // If the session ends in the middle, no part of a file stays behind. What was left by a script that was killed
+    // goes, too. The file $t stays until the end, so that nobody else removes the folder as empty. The relay itself
+    // removes an ephemeral file.
     let temporary = if config.ephemeral { r#""$t" "$p" "$f""# } else { r#""$t" "$p""# };
     line += &format!(
         r#"t=; p=; f=; w=; clean() {{ rm -f {temporary}; rmdir "$w"; }} 2>/dev/null; trap clean EXIT; trap exit HUP INT TERM; "#

@@ -12,8 +12,8 @@ use crate::transport::{StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportErro
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionConfig {
-    /// Time limit of [`Session::start`](crate::Session::start) as a whole: the API's call, the WebSocket and the handshake. A
-    /// [`Forwarder`](crate::Forwarder) sets it to its
+    /// Time limit of [`Session::start`](crate::Session::start) as a whole: the API's call, the WebSocket and the
+    /// handshake. A [`Forwarder`](crate::Forwarder) sets it to its
     /// [`connect_timeout`](crate::ForwardConfig::connect_timeout). Default: 60 s.
     pub start_timeout: Duration,
     /// The protocol's own settings.

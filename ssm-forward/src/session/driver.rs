@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::pace::{Backoff, Seldom};
 use super::path_watch::PathWatch;
-use super::resume::{Dialer, bounded};
+use super::resume::{ChannelDialer, bounded};
 use super::shared::{SessionState, SharedSession};
 use super::upstream::{Proof, Upstream};
 use super::{Liveness, SessionConfig, SessionNotice};
@@ -33,7 +33,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     shared: Arc<SharedSession>,
     first: Transport,
-    mut dialer: Dialer,
+    mut dialer: ChannelDialer,
     config: SessionConfig,
     notify: Notify,
 ) {
@@ -69,10 +69,10 @@ impl Drop for EndOnDrop {
 /// Has KMS create the data key of an encrypted session, and passes it to the protocol.
 async fn provide_data_key(shared: Arc<SharedSession>, provider: Arc<dyn SessionProvider>, request: KeyRequest) {
     let key = bounded(provider.data_key(&request.key_id, &request.context)).await;
-    let now = Instant::now().into_std();
-    let mut state = shared.lock();
     let mut first_nonce = [0; _];
     let random = getrandom::fill(&mut first_nonce);
+    let now = Instant::now().into_std();
+    let mut state = shared.lock();
     match (key, random) {
         (Ok(key), Ok(())) => state.protocol.provide_data_key(now, &key, first_nonce),
         (Ok(_), Err(error)) => state.protocol.refuse_data_key(now, &error.to_string()),
@@ -83,7 +83,7 @@ async fn provide_data_key(shared: Arc<SharedSession>, provider: Arc<dyn SessionP
 
 async fn reconnect(
     shared: &SharedSession,
-    dialer: &mut Dialer,
+    dialer: &mut ChannelDialer,
     notify: &(dyn Fn(SessionNotice) + Send + Sync),
     cause: TransportError,
     backoff: &mut Backoff,
@@ -400,6 +400,7 @@ mod tests {
     use ssm_proto::{ClientConfig, Clock, Session};
 
     use super::*;
+    use crate::session::Driver;
     use crate::transport::tests::silent;
     use crate::{SessionTicket, TicketProvider};
 
@@ -421,37 +422,50 @@ mod tests {
         SessionTicket { session_id: "s".into(), stream_url: String::new(), token: "t".into(), target: None }
     }
 
-    /// Runs one pass of a driver that has a notice to deliver, and `meanwhile` when it is delivered. Returns how often
-    /// the driver was woken.
+    /// Runs one pass of a driver that has a notice to deliver, and `meanwhile` when it is delivered, which must be
+    /// once. Returns how often the driver was woken.
     async fn pass(shared: &Arc<SharedSession>, meanwhile: impl Fn() + Send + Sync) -> usize {
         shared.lock().set_connected(true);
         shared.lock().report(SessionNotice::SeemsUsed);
-        let notify = move |_| meanwhile();
+        let deliveries = AtomicUsize::new(0);
+        let notify = |_| {
+            deliveries.fetch_add(1, Ordering::Relaxed);
+            meanwhile();
+        };
         let provider = Arc::new(TicketProvider::new(ticket(), None));
         let mut connection = Connection::new(shared, provider, silent().await, Liveness::default(), &notify);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         assert!(connection.poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(deliveries.load(Ordering::Relaxed), 1);
         woken.0.load(Ordering::Relaxed)
     }
 
     #[tokio::test]
     async fn what_changes_during_a_pass_causes_another_one() {
         let shared = session();
-        let (state, calls) = (shared.clone(), AtomicUsize::new(0));
-        let woken = pass(&shared, move || {
-            // As a reader does that makes room.
-            state.lock().wake_driver();
-            calls.fetch_add(1, Ordering::Relaxed);
-        })
-        .await;
+        // As a reader does that makes room.
+        let woken = pass(&shared, || shared.lock().wake_driver()).await;
         assert!(woken > 0, "the driver would wait for its next timer");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_driver_that_is_dropped_has_not_panicked() {
+        for _ in 0..2000 {
+            let shared = session();
+            let end = EndOnDrop(shared.clone());
+            let run = async move {
+                let _end = end;
+                std::future::pending().await
+            };
+            drop(Driver { task: tokio::spawn(run), shared: shared.clone() });
+            assert_eq!(shared.ended().await, CloseReason::Terminated);
+        }
     }
 
     #[tokio::test]
     async fn the_owner_is_told_without_the_lock() {
         let shared = session();
-        let state = shared.clone();
-        pass(&shared, move || assert!(state.is_unlocked())).await;
+        pass(&shared, || assert!(shared.is_unlocked())).await;
     }
 }

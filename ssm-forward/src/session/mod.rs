@@ -27,7 +27,7 @@ pub use stream::{SessionStream, StreamSender};
 pub use termination::Terminations;
 
 use crate::{CloseReason, ForwardError, SessionProvider, SessionTicket, StartRequest, StreamError};
-use resume::Dialer;
+use resume::ChannelDialer;
 use shared::SharedSession;
 use termination::{Granted, TIMEOUT};
 
@@ -64,8 +64,10 @@ const SINGLE_PROBE: Duration = Duration::from_secs(1);
 pub struct Session {
     id: String,
     shared: Arc<SharedSession>,
-    granted: tokio::sync::Mutex<Granted>,
+    // Before `granted`, so that it is dropped first: the service closes what it is told to terminate, and that would
+    // become the reason of the end.
     driver: Driver,
+    granted: tokio::sync::Mutex<Granted>,
 }
 
 /// The task that drives a session. Dropping it ends the data channel.
@@ -74,21 +76,29 @@ struct Driver {
     shared: Arc<SharedSession>,
 }
 
+impl Driver {
+    /// Ends the session without a goodbye.
+    fn stop(&self) {
+        // First the reason: as soon as the task is aborted, another worker may drop it, which counts as a panic.
+        self.shared.end(CloseReason::Terminated);
+        self.task.abort();
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.task.abort();
-        self.shared.end(CloseReason::Terminated);
+        self.stop();
     }
 }
 
 impl Session {
     /// Starts a session: the API call, the WebSocket and the handshake, all within [`SessionConfig::start_timeout`].
     ///
-    /// `on_granted` is called with the session's id as soon as there is one, `on_notice` for later events. Both are
-    /// called by the task that moves the session's data and must not block.
+    /// `on_granted` is called with the session's id as soon as there is one, by the task that awaits this. `on_notice`
+    /// is called for later events, by the task that moves the session's data. Neither may block.
     ///
     /// # Errors
-    /// What went wrong, and where. A granted session is terminated again.
+    /// What went wrong, and where. A granted session is terminated again, in the background: see [`Terminations`].
     pub async fn start(
         provider: Arc<dyn SessionProvider>,
         request: &StartRequest,
@@ -111,20 +121,15 @@ impl Session {
         on_notice: impl Fn(SessionNotice) + Send + Sync + 'static,
     ) -> Result<Self, ForwardError> {
         let ticket = provider.start(request).await?;
+        let terminations = config.terminations.clone();
+        let granted = Granted::new(provider.clone(), ticket.session_id.clone(), terminations);
         on_granted(&ticket.session_id);
         let is_local = config.stream_url(&ticket.stream_url).is_ok_and(|url| url.is_loopback());
         config.protocol.channel.pace = config.pacing.pace(is_local);
         let target = ticket.target.clone().unwrap_or_else(|| request.target.clone());
         config.protocol.identity = Identity { session_id: ticket.session_id.clone(), target };
-        let terminations = config.terminations.clone();
-        let mut granted = Granted::new(provider.clone(), ticket.session_id.clone(), terminations);
-        match Self::open(provider, ticket, config, on_notice).await {
-            Ok((id, shared, driver)) => Ok(Self { id, shared, granted: tokio::sync::Mutex::new(granted), driver }),
-            Err(error) => {
-                granted.terminate().await;
-                Err(error)
-            }
-        }
+        let (id, shared, driver) = Self::open(provider, ticket, config, on_notice).await?;
+        Ok(Self { id, shared, driver, granted: tokio::sync::Mutex::new(granted) })
     }
 
     async fn open(
@@ -138,7 +143,7 @@ impl Session {
             Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
         let protocol = ssm_proto::Session::client(config.protocol.clone(), clock, fastrand::u64(..));
         let shared = Arc::new(SharedSession::new(protocol));
-        let mut dialer = Dialer::new(provider.clone(), ticket, config.clone());
+        let mut dialer = ChannelDialer::new(provider.clone(), ticket, config.clone());
         let transport = dialer.dial().await.map_err(ForwardError::from)?;
         let run = driver::run(shared.clone(), transport, dialer, config, Box::new(on_notice));
         let driver = Driver { task: tokio::spawn(run.in_current_span()), shared: shared.clone() };
@@ -274,7 +279,7 @@ impl Session {
     pub async fn terminate(&self) {
         self.shared.terminate();
         if timeout(TIMEOUT, self.shared.ended()).await.is_err() {
-            self.driver.task.abort();
+            self.driver.stop();
         }
         self.granted.lock().await.terminate().await;
     }

@@ -41,7 +41,7 @@ impl RetryPolicy {
 const API_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Keeps the session's current URL and token, and gets new ones.
-pub(super) struct Dialer {
+pub(super) struct ChannelDialer {
     provider: Arc<dyn SessionProvider>,
     ticket: SessionTicket,
     config: SessionConfig,
@@ -64,7 +64,7 @@ impl DialError {
     }
 }
 
-impl Dialer {
+impl ChannelDialer {
     pub(super) fn new(provider: Arc<dyn SessionProvider>, ticket: SessionTicket, config: SessionConfig) -> Self {
         Self { provider, ticket, config, client_id: Uuid::new_v4() }
     }
@@ -210,7 +210,7 @@ mod tests {
             }
         });
         let ticket = SessionTicket { session_id: "s".into(), stream_url: url, token: "t".into(), target: None };
-        let mut dialer = Dialer::new(Arc::new(signer), ticket, SessionConfig::default());
+        let mut dialer = ChannelDialer::new(Arc::new(signer), ticket, SessionConfig::default());
         let dialed = dialer.dial().await.map(drop);
         service.abort();
         let seen = seen.lock().unwrap().clone();

@@ -14,8 +14,8 @@ use super::stall::{Congestion, Stall};
 use crate::text::bounded;
 use crate::{CloseReason, StreamError};
 
-/// The state behind one lock. The driver takes the lock once per batch of messages, a stream once per chunk of up to 64
-/// KiB. An uncontended lock takes about 20 ns; a queue and a task switch per chunk would take a hundred times as long.
+/// The state behind one lock. The driver takes the lock twice per pass, a stream once per chunk of up to 64 KiB. An
+/// uncontended lock takes about 20 ns; a queue and a task switch per chunk would take a hundred times as long.
 pub(super) struct SharedSession {
     state: Mutex<SessionState>,
     phase: watch::Sender<Phase>,
@@ -114,7 +114,9 @@ impl SharedSession {
     pub(super) async fn ready(&self) -> SessionMode {
         let mut phase = self.phase.subscribe();
         loop {
-            match *phase.borrow_and_update() {
+            // The guard must not be held while the state is locked: the phase is set under that lock.
+            let current = phase.borrow_and_update().clone();
+            match current {
                 Phase::Ready(mode) => return mode,
                 Phase::Connecting => {}
                 Phase::Ended(_) => {
@@ -137,6 +139,17 @@ impl SharedSession {
             }
             let _ = phase.changed().await;
         }
+    }
+
+    /// An owner may have ended the session while its driver still processes messages. The end is final.
+    fn set_ready(&self, mode: SessionMode) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Ended(_) => false,
+            Phase::Connecting | Phase::Ready(_) => {
+                *phase = Phase::Ready(mode);
+                true
+            }
+        });
     }
 
     /// Ends the session; the first reason is kept.
@@ -188,7 +201,7 @@ impl SharedSession {
                 SessionEvent::Ready(mode) => {
                     state.mode = Some(mode);
                     state.wake_openers();
-                    self.phase.send_replace(Phase::Ready(mode));
+                    self.set_ready(mode);
                 }
                 SessionEvent::Readable(id) => state.with_stream(id, |stream, woken| woken.extend(stream.reader.take())),
                 SessionEvent::Writable(id) => state.with_stream(id, |stream, woken| woken.append(&mut stream.writers)),
@@ -379,5 +392,12 @@ mod tests {
         // A tunnel that is gone has nothing to read.
         assert_eq!(ready(Some(SessionMode::Mux)), None);
         assert_eq!(ready(None), None);
+    }
+
+    #[test]
+    fn what_the_driver_still_processes_does_not_undo_the_end() {
+        let shared = ended(None);
+        shared.set_ready(SessionMode::Mux);
+        assert_eq!(shared.ended().now_or_never(), Some(CloseReason::Closed(String::new())));
     }
 }

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::SessionProvider;
 
@@ -84,10 +85,11 @@ impl Granted {
     fn call(&mut self) -> Option<JoinHandle<()>> {
         let session_id = self.session_id.take()?;
         let (provider, pending) = (self.provider.clone(), self.terminations.begin());
-        Some(self.runtime.spawn(async move {
+        let call = async move {
             terminate(provider, session_id).await;
             drop(pending);
-        }))
+        };
+        Some(self.runtime.spawn(call.in_current_span()))
     }
 }
 

@@ -49,8 +49,8 @@ pub enum PathStep {
     Tls,
 }
 
-/// Looks along the path to the host of `url` (`https`, `http`, `wss` or `ws`): its name, TCP, a proxy, TLS. Nothing is sent
-/// there.
+/// Looks along the path to the host of `url` (`https`, `http`, `wss` or `ws`): its name, TCP, a proxy, TLS. Nothing is
+/// sent there.
 ///
 /// # Errors
 /// The URL is none.

@@ -62,8 +62,8 @@ impl Proxies {
         }))
     }
 
-    /// Everything goes through `proxy`, for example `http://user:password@proxy.example:3128`, except the hosts, domains
-    /// and networks in the comma-separated list `except`.
+    /// Everything goes through `proxy`, for example `http://user:password@proxy.example:3128`, except the hosts,
+    /// domains and networks in the comma-separated list `except`.
     pub fn all(proxy: &str, except: &str) -> Self {
         let proxy = Some(Configured { url: proxy.into(), named_by: "set by the program".to_owned() });
         Self(Arc::new(Rules { http: proxy.clone(), https: proxy, except: Except::new(except) }))

@@ -177,7 +177,8 @@ impl StreamUrlPolicy {
     }
 }
 
-/// Suffixes of the AWS partitions, those of dual-stack endpoints last. `tests/real/endpoints.py` compares them with botocore's.
+/// Suffixes of the AWS partitions, those of dual-stack endpoints last. `tests/real/endpoints.py` compares them with
+/// botocore's.
 const PARTITIONS: [&str; 14] = [
     "amazonaws.com",
     "amazonaws.com.cn",

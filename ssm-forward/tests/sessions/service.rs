@@ -19,9 +19,11 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::common::request;
 
 /// Grants a session whose WebSocket is a port of the test's.
+#[derive(Default)]
 struct Granting {
     stream_url: String,
     resumed: AtomicUsize,
+    terminated: AtomicUsize,
 }
 
 impl Granting {
@@ -41,6 +43,7 @@ impl SessionProvider for Granting {
     }
 
     fn terminate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        self.terminated.fetch_add(1, Ordering::SeqCst);
         Box::pin(async { Ok(()) })
     }
 
@@ -70,7 +73,7 @@ async fn service(words: Vec<Bytes>, last: Option<Bytes>) -> Arc<Granting> {
             });
         }
     });
-    Arc::new(Granting { stream_url, resumed: AtomicUsize::new(0) })
+    Arc::new(Granting { stream_url, ..Granting::default() })
 }
 
 fn message(message_type: MessageType, payload_type: PayloadType, payload: &str) -> Bytes {
@@ -130,7 +133,7 @@ async fn flood(handshake: Vec<Bytes>, words: Vec<Bytes>) -> Arc<Granting> {
             });
         }
     });
-    Arc::new(Granting { stream_url, resumed: AtomicUsize::new(0) })
+    Arc::new(Granting { stream_url, ..Granting::default() })
 }
 
 /// An agent's first messages: a port, multiplexed.
@@ -226,6 +229,23 @@ async fn a_service_that_says_one_word_and_closes_is_not_asked_again_without_a_pa
     assert!(timeout(Duration::from_secs(3), start).await.is_err(), "nobody finished the handshake");
     let resumed = provider.resumed.load(Ordering::SeqCst);
     assert!((3..=12).contains(&resumed), "{resumed} times in 3 s");
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_start_in_time_is_terminated() {
+    let provider = service(Vec::new(), Some(handshake().remove(0))).await;
+    let mut config = SessionConfig::default();
+    config.start_timeout = Duration::from_millis(500);
+    let terminations = config.terminations.clone();
+    let granted = AtomicUsize::new(0);
+    let on_granted = |_: &str| {
+        granted.fetch_add(1, Ordering::SeqCst);
+    };
+    let started = Session::start(provider.clone(), &request(1), config, on_granted, |_| {}).await;
+    assert!(matches!(started, Err(ForwardError::TimedOut { .. })), "{started:?}");
+    assert_eq!(granted.load(Ordering::SeqCst), 1);
+    terminations.finished().await;
+    assert_eq!(provider.terminated.load(Ordering::SeqCst), 1);
 }
 
 /// An owner that is slow to handle a notice.

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use ssm_forward::{CloseReason, StreamError};
 use ssm_local::{Local, LocalTarget};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
-use crate::common::{TARGET, session};
+use crate::common::{TARGET, echo, session};
+use crate::running::PATIENCE;
 
 #[tokio::test]
 async fn what_was_written_before_the_shutdown_arrives_although_the_stream_is_dropped() {
@@ -26,6 +28,19 @@ async fn what_was_written_before_the_shutdown_arrives_although_the_stream_is_dro
     timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await.unwrap().unwrap();
     assert_eq!(received.len(), LENGTH);
     session.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_hears_that_its_session_was_dropped() {
+    let local = Local::builder().start().await.unwrap();
+    let port = echo().await;
+    for _ in 0..20 {
+        let session = session(&local, port).await;
+        let mut stream = session.open_stream().await.unwrap();
+        drop(session);
+        let ended = timeout(PATIENCE, stream.read_chunk()).await.unwrap();
+        assert_eq!(ended, Err(StreamError::SessionEnded(CloseReason::Terminated)));
+    }
 }
 
 #[tokio::test]

@@ -27,9 +27,6 @@ pub(crate) struct Connection {
     manager: Option<LocalManager>,
 }
 
-/// Timeout for API, data channel and handshake together.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How a command starts a session by default.
 pub(crate) struct Wanted<'a> {
     /// `None` with `--local`.
@@ -291,7 +288,6 @@ pub(crate) fn terminations() -> Terminations {
 /// The configuration of the data channel without access to the API.
 pub(crate) fn plain_session_config() -> SessionConfig {
     let mut config = SessionConfig::default();
-    config.start_timeout = TIMEOUT;
     config.terminations = terminations();
     config
 }
@@ -321,6 +317,11 @@ pub(crate) fn session_config(
 /// The settings of the Session Manager in this process for `--local`.
 pub(crate) fn local_options(target: &str) -> local::Options {
     local::Options { target: target.into(), profile: LocalProfile::Fast, ..local::Options::default() }
+}
+
+/// [`local_options`] of a command that only forwards ports; a relay is started by a command on the node.
+pub(crate) fn local_options_for_ports(target: &str, with_relay: bool) -> local::Options {
+    local::Options { ports_only: !with_relay, ..local_options(target) }
 }
 
 /// Shows what a person at the terminal should know.

@@ -197,7 +197,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use ssm_forward::{CloseReason, StreamError, TransportError};
+    use ssm_forward::{CloseReason, ConfigError, SessionError, StreamError, TransportError};
 
     use super::*;
 
@@ -216,6 +216,8 @@ mod tests {
         assert_eq!(provider(ProviderErrorKind::NotConnected), ExitCode::Api);
         assert_eq!(provider(ProviderErrorKind::Unreachable), ExitCode::Api);
         let code = |error: ForwardError| Failure::from(error).code;
+        assert_eq!(code(ConfigError::MaxPayload(0).into()), ExitCode::Config);
+        assert_eq!(code(ForwardError::Agent(SessionError::NotAPort("a shell".into()))), ExitCode::Channel);
         assert_eq!(code(TransportError::Silent(3).into()), ExitCode::Channel);
         assert_eq!(code(ForwardError::NotResumed(TransportError::Silent(3).into())), ExitCode::Channel);
         assert_eq!(

@@ -23,8 +23,8 @@ pub(crate) fn write(folder: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// The command with every option described. `clap_mangen` leaves out the description of an option that `-h` does not show if it has
-/// only a short one.
+/// The command with every option described. `clap_mangen` leaves out the description of an option that `-h` does not show
+/// if it has only a short one.
 fn in_full(command: Command) -> Command {
     let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let command = command.mut_args(|option| option.hide_short_help(false));

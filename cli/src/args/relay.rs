@@ -22,7 +22,7 @@ pub(crate) enum RelayMode {
 pub(crate) struct RelayArgs {
     /// Carry connections by a small program on the node: faster, over all sessions. =ephemeral leaves no file there.
     ///
-    /// The program is copied to the node (about 0.9 MB, once) and started by AWS-StartInteractiveCommand. One connection
+    /// The program is copied to the node (about 1 MB, once) and started by AWS-StartInteractiveCommand. One connection
     /// is spread over all sessions, and text is compressed. Where it can't be had, the tunnel works without it.
     #[arg(
         id = "relay",

@@ -42,7 +42,7 @@ pub(crate) struct SocksArgs {
     /// Serve http://…/proxy.pac, with which browsers use the proxy for this domain and its subdomains. May be repeated.
     #[arg(long = "pac", value_name = "DOMAIN", value_parser = values::host_name, hide_short_help = true)]
     pub(crate) pac: Vec<String>,
-    /// The sessions to a destination end when it had no connection for this long.
+    /// Without a relay: the sessions to a destination end when it had no connection for this long.
     #[arg(
         long,
         value_name = "DURATION",
@@ -52,7 +52,7 @@ pub(crate) struct SocksArgs {
         hide_short_help = true
     )]
     pub(crate) idle: Duration,
-    /// How many destinations may have sessions at the same time.
+    /// Without a relay: how many destinations may have sessions at the same time.
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     pub(crate) max_destinations: u16,
     /// Time limit until a destination has accepted a connection.

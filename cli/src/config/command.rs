@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use dialoguer::theme::ColorfulTheme;
 use dialoguer::{Confirm, Input};
-use ssm_forward::TargetSpec;
+use ssm_forward::ServiceSpec;
+use toml::Table;
 
 use super::file::check_name;
-use super::{Config, PROJECT_FILE, Tunnel, schema, user_file};
+use super::problem::Author;
+use super::{Config, PROJECT_FILE, Tunnel, merge, schema, user_file};
 use crate::args::{ConfigAction, ConfigArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::spec::ForwardRequest;
@@ -74,13 +76,22 @@ fn init(project: bool, args: &ConfigArgs) -> Result<(), Failure> {
         return Err(not_written(&path, "it exists already"));
     }
     let asks = stdin().is_terminal() && stderr().is_terminal();
-    let text = if asks { ask().map_err(|error| not_written(&path, &error.to_string()))? } else { EXAMPLE.to_owned() };
+    let text = match asks {
+        true => ask(project, &path).map_err(|error| not_written(&path, &error.to_string()))?,
+        false => EXAMPLE.to_owned(),
+    };
     write_new(&path, &text).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => not_written(&path, "it exists already"),
         _ => not_written(&path, &error.to_string()),
     })?;
     console::note(&format!("Wrote {}; check it with: aws-ssm-forward config check", path.display()));
     Ok(())
+}
+
+fn ask(project: bool, path: &Path) -> Result<String, dialoguer::Error> {
+    let path = std::path::absolute(path)?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
+    Questions::ask(path, if project { Author::Project(folder) } else { Author::User })
 }
 
 fn not_written(path: &Path, why: &str) -> Failure {
@@ -97,53 +108,88 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 /// A file that works unchanged: every line of a tunnel is a comment.
 const EXAMPLE: &str = include_str!("example.toml");
 
-/// The file that a person at the terminal describes.
-fn ask() -> Result<String, dialoguer::Error> {
-    let mut file = toml::Table::new();
-    let mut defaults = toml::Table::new();
-    for (key, prompt) in [("profile", "AWS profile (empty: none)"), ("region", "Region (empty: the profile's)")] {
-        let value = ask_for(prompt, |_| Ok(()))?;
-        if !value.is_empty() {
-            defaults.insert(key.to_owned(), value.into());
-        }
-    }
-    if !defaults.is_empty() {
-        file.insert("defaults".to_owned(), defaults.into());
-    }
-    let mut tunnels = toml::Table::new();
-    loop {
-        let name = ask_for("Name of the tunnel", |name| check_name(name).map_err(str::to_owned))?;
-        tunnels.insert(name, ask_for_tunnel()?.into());
-        if !Confirm::with_theme(&ColorfulTheme::default()).with_prompt("Another tunnel?").default(false).interact()? {
-            break;
-        }
-    }
-    file.insert("tunnels".to_owned(), tunnels.into());
-    Ok(format!("{HEAD}\n{file}"))
+/// Asks a person at the terminal what the file should contain. An answer is taken if [`check`] would take the file that it leads to.
+struct Questions {
+    /// Where the file will be.
+    path: PathBuf,
+    author: Author,
+    defaults: Table,
+    tunnels: Table,
 }
 
-fn ask_for_tunnel() -> Result<toml::Table, dialoguer::Error> {
-    let forward = |text: String| text.parse::<ForwardRequest>().map(drop);
-    let remote = ask_for("Where it leads (host:port, a port of the node, or rds:NAME)", |remote| {
-        forward(format!("0:{remote}"))
-            .map_err(|_| "expected host:port, a port of the node itself, or a service such as rds:NAME".to_owned())
-    })?;
-    let is_service = ssm_forward::ServiceSpec::of_text(&remote).is_some();
-    let prompt = match is_service {
-        true => "Managed node (empty: one in the service's VPC)",
-        false => "Managed node (id, Name tag, tag:Key=Value, asg:NAME)",
-    };
-    let target = ask_for(prompt, |target| match target.parse::<TargetSpec>() {
-        Err(error) if !(is_service && target.is_empty()) => Err(error.message),
-        _ => Ok(()),
-    })?;
-    let local = ask_for("Local port (empty: the remote's own)", |local| match local {
-        "" => Ok(()),
-        local => forward(format!("{local}:{remote}")).map_err(|error| error.what().to_owned()),
-    })?;
-    let entries = [("target", target), ("remote", remote), ("local", local)].into_iter();
-    let given = entries.filter(|(_, value)| !value.is_empty());
-    Ok(given.map(|(key, value)| (key.to_owned(), value.into())).collect())
+impl Questions {
+    fn ask(path: PathBuf, author: Author) -> Result<String, dialoguer::Error> {
+        let mut questions = Self { path, author, defaults: Table::new(), tunnels: Table::new() };
+        for (key, prompt) in [("profile", "AWS profile (empty: none)"), ("region", "Region (empty: the profile's)")] {
+            let value = ask_for(prompt, |value| questions.takes_default(key, value))?;
+            questions.defaults = with(&questions.defaults, key, &value);
+        }
+        loop {
+            let name = ask_for("Name of the tunnel", |name| questions.takes_name(name))?;
+            let tunnel = questions.ask_for_tunnel()?;
+            questions.tunnels.insert(name, tunnel.into());
+            let theme = ColorfulTheme::default();
+            let another = Confirm::with_theme(&theme).with_prompt("Another tunnel?").default(false);
+            if !another.interact()? {
+                return Ok(text(&questions.tunnels, &questions.defaults));
+            }
+        }
+    }
+
+    fn ask_for_tunnel(&self) -> Result<Table, dialoguer::Error> {
+        let takes = |tunnel: &Table| self.takes(tunnel, &self.defaults);
+        let remote = ask_for("Where it leads (host:port, a port of the node, or rds:NAME)", |remote| {
+            takes(&with(&with(&Table::new(), "target", ANY_NODE), "remote", remote))
+        })?;
+        let prompt = match ServiceSpec::of_text(&remote) {
+            Some(_) => "Managed node (empty: one in the service's VPC)",
+            None => "Managed node (id, Name tag, tag:Key=Value, asg:NAME)",
+        };
+        let tunnel = with(&Table::new(), "remote", &remote);
+        let target = ask_for(prompt, |target| takes(&with(&tunnel, "target", target)))?;
+        let tunnel = with(&tunnel, "target", &target);
+        let local = ask_for("Local port (empty: the remote's own)", |local| takes(&with(&tunnel, "local", local)))?;
+        Ok(with(&tunnel, "local", &local))
+    }
+
+    fn takes_default(&self, key: &str, value: &str) -> Result<(), String> {
+        let tunnel = with(&with(&Table::new(), "target", ANY_NODE), "remote", "80");
+        self.takes(&tunnel, &with(&self.defaults, key, value))
+    }
+
+    fn takes_name(&self, name: &str) -> Result<(), String> {
+        match self.tunnels.contains_key(name) {
+            true => Err(format!("there is a tunnel `{name}` already")),
+            false => check_name(name).map_err(str::to_owned),
+        }
+    }
+
+    fn takes(&self, tunnel: &Table, defaults: &Table) -> Result<(), String> {
+        let tunnels = Table::from_iter([("tunnel".to_owned(), tunnel.clone().into())]);
+        merge::check_text(&self.path, text(&tunnels, defaults), self.author.clone())
+    }
+}
+
+/// The text of the file.
+fn text(tunnels: &Table, defaults: &Table) -> String {
+    let mut file = Table::new();
+    if !defaults.is_empty() {
+        file.insert("defaults".to_owned(), defaults.clone().into());
+    }
+    file.insert("tunnels".to_owned(), tunnels.clone().into());
+    format!("{HEAD}\n{file}")
+}
+
+/// A target for checks before it is known.
+const ANY_NODE: &str = "i-0123456789abcdef0";
+
+/// The table with one more value, unless that is empty.
+fn with(table: &Table, key: &str, value: &str) -> Table {
+    let mut table = table.clone();
+    if !value.is_empty() {
+        table.insert(key.to_owned(), value.into());
+    }
+    table
 }
 
 /// Asks until the answer is right; it may be empty if `check` takes that.
@@ -159,7 +205,7 @@ const HEAD: &str = "# Tunnels of aws-ssm-forward. `aws-ssm-forward config check`
 
 #[cfg(test)]
 mod tests {
-    use super::super::{merge, places};
+    use super::super::places;
     use super::*;
 
     /// As it is written, and with all its example tunnels enabled.

@@ -76,6 +76,22 @@ pub(super) fn load(only: Option<&Path>, user: Option<&Path>, folder: Option<&Pat
     Err(failure(&problems))
 }
 
+/// Checks the text of one file alone, as if it was at `path`.
+///
+/// # Errors
+/// The first error of the file, for a person who has just described it.
+pub(super) fn check_text(path: &Path, text: String, author: Author) -> Result<(), String> {
+    let (mut loading, mut layer) = (Loading::default(), Layer::default());
+    loading.text(path, text, author, &mut layer);
+    let tunnels = merge(layer, Layer::default());
+    loading.check_groups(&tunnels);
+    for (name, definition) in &tunnels {
+        definition.resolve(name, &[], &mut loading.problems).map_err(|failure| failure.message)?;
+    }
+    loading.problems.sort_by_key(Problem::position);
+    loading.problems.first().map_or(Ok(()), |problem| Err(problem.told()))
+}
+
 /// The files of one author.
 #[derive(Default)]
 struct Layer {

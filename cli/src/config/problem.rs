@@ -89,6 +89,13 @@ impl Problem {
         format!("{place}{}{help}", self.title)
     }
 
+    /// In one line, without the position.
+    pub(crate) fn told(&self) -> String {
+        let label = self.places.first().map(|(_, label)| label.as_str()).filter(|label| !label.is_empty());
+        let parts: Vec<_> = [Some(self.title.as_str()), label, self.help.as_deref()].into_iter().flatten().collect();
+        outside::line(&parts.join("; "))
+    }
+
     /// With excerpts, in several lines.
     pub(crate) fn render(&self, level: &Level<'_>) -> String {
         let paths: Vec<_> = self.places.iter().map(|(place, _)| place.source.path.display().to_string()).collect();

@@ -13,7 +13,7 @@ pub(super) type HexDigest = String;
 /// Bytes generated from a seed, in chunks of at most 64 KiB. This is also an HTTP body.
 ///
 /// Each chunk is a random part of a random block. This costs next to nothing, so that a demo measures the tunnel and not
-/// the generator, in a build that is not optimized too.
+/// the generator, even in an unoptimized build.
 #[derive(Debug)]
 pub(super) struct Seeded {
     random: fastrand::Rng,

@@ -272,6 +272,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn debugging_a_request_does_not_say_its_token() {
+        let session = r#"{"SessionId":"s-1","TokenValue":"t0ken-t0ken","StreamUrl":"wss://h/s-1"}"#;
+        let told = format!("{:?}", request(&[session, "r", "StartSession"]));
+        assert!(told.contains("s-1") && !told.contains("t0ken"), "{told}");
+    }
+
     const WORDS: &[&str] = &[
         "{",
         "}",
@@ -334,9 +341,7 @@ mod tests {
     fn what_becomes_of(args: &[&str]) -> String {
         match parse(args) {
             Ok(Invocation::Start(request)) => {
-                let token = request.ticket.token.expose();
-                let is_told = !token.is_empty() && format!("{request:?}").contains(&format!("{token:?}"));
-                assert!(!is_told || args.iter().filter(|arg| arg.contains(token)).count() > 1 || token.len() < 11);
+                assert_ne!(&request.ticket.session_id, request.ticket.token.expose());
                 format!("start {} {}", request.endpoint.is_some(), request.profile.is_some())
             }
             Ok(other) => format!("{other:?}"),

@@ -43,18 +43,18 @@ pub(super) struct Plan {
 /// See the module. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Destinations {
-    shared: Arc<Shared>,
+    shared: Arc<Registry>,
 }
 
-struct Shared {
+struct Registry {
     plan: Plan,
     shutdown: Shutdown,
     starts: Arc<Semaphore>,
-    state: Mutex<State>,
+    state: Mutex<Slots>,
 }
 
 #[derive(Default)]
-struct State {
+struct Slots {
     slots: HashMap<Destination, Slot>,
     tasks: JoinSet<()>,
     next: u64,
@@ -97,7 +97,7 @@ impl Slot {
 
 /// A right to hand in one connection; the destination's sessions do not end meanwhile.
 pub(super) struct Lease {
-    shared: Arc<Shared>,
+    shared: Arc<Registry>,
     destination: Destination,
     number: u64,
     entrance: Entrance,
@@ -126,7 +126,7 @@ impl Drop for Lease {
 impl Destinations {
     pub(super) fn new(plan: Plan, shutdown: Shutdown) -> Self {
         let starts = Arc::new(Semaphore::new(STARTS_AT_ONCE));
-        Self { shared: Arc::new(Shared { plan, shutdown, starts, state: Mutex::default() }) }
+        Self { shared: Arc::new(Registry { plan, shutdown, starts, state: Mutex::default() }) }
     }
 
     /// Waits until a destination accepts connections, and starts its first session if there is none.
@@ -170,7 +170,7 @@ impl Destinations {
     }
 
     /// At the limit, the destination that was idle for longest has to go.
-    fn make_room(&self, state: &mut State, destination: &Destination) -> Result<(), Refusal> {
+    fn make_room(&self, state: &mut Slots, destination: &Destination) -> Result<(), Refusal> {
         let max = self.shared.plan.max;
         if state.slots.values().filter(|slot| !slot.is_failed()).count() < max {
             return Ok(());
@@ -190,7 +190,7 @@ impl Destinations {
         Ok(())
     }
 
-    fn start(&self, state: &mut State, destination: &Destination) {
+    fn start(&self, state: &mut Slots, destination: &Destination) {
         while state.tasks.try_join_next().is_some() {}
         let number = state.next;
         state.next += 1;
@@ -242,7 +242,7 @@ fn on_event(
 
 /// Keeps the sessions to a destination.
 struct Keep {
-    shared: Arc<Shared>,
+    shared: Arc<Registry>,
     destination: Destination,
     number: u64,
     retire: Arc<Notify>,
@@ -310,8 +310,8 @@ impl Keep {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

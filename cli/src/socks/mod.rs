@@ -46,11 +46,7 @@ pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCo
     // Before anything is looked up: a port that is taken is the commonest mistake.
     let listener = listen(args.listen)?;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
-    let options = || {
-        // A relay is started by a command.
-        let ports_only = relay::config(&args.relay).is_none();
-        local::Options { ports_only, ..connect::local_options(target) }
-    };
+    let options = || connect::local_options_for_ports(target, relay::config(&args.relay).is_some());
     let manager = LocalManager::start_if(args.aws.local, options).await?;
     let served = tokio::select! {
         plan = plan(args, target, manager.as_ref()) => match plan {
@@ -102,7 +98,7 @@ async fn serve(
     let node = plan.target.clone();
     let way = way(args, plan, shutdown, verbosity).await;
     if let Some(cause) = shutdown.cause() {
-        way.ended().await;
+        end(&way, verbosity).await;
         return Ok(cause.exit_code());
     }
     tell(args, &node, &way, address, verbosity);
@@ -117,7 +113,7 @@ async fn serve(
             accepted = listener.accept() => accepted,
             Some(_) = clients.join_next() => continue,
             _ = shutdown.requested() => break Ok(ExitCode::Ok),
-            error = proxy.way.failure() => break Err(error.into()),
+            failure = proxy.way.failure() => break Err(failure),
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -134,14 +130,19 @@ async fn serve(
             }
         }
     };
-    // Who still waits for an answer is told no more.
+    // Clients that still wait for an answer get none.
     clients.shutdown().await;
-    if timeout(GRACE, proxy.way.ended()).await.is_err() && !verbosity.quiet {
+    end(&proxy.way, verbosity).await;
+    outcome
+}
+
+/// Waits until the sessions have ended, for a limited time.
+async fn end(way: &Way, verbosity: Verbosity) {
+    if timeout(GRACE, way.ended()).await.is_err() && !verbosity.quiet {
         console::note(
             "warning: some sessions did not end in time; Session Manager ends them when they were idle for long",
         );
     }
-    outcome
 }
 
 /// The relay if it is wanted and can be had, otherwise sessions for each destination.

@@ -88,3 +88,24 @@ impl RefusalKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_relay_says_is_what_the_client_is_told() {
+        let destination = Destination::new("db.internal", 5432).unwrap();
+        let kind = |error| Refusal::of_relay(&destination, &error).kind;
+        for (of_node, told) in [
+            (NodeRefusal::Refused, RefusalKind::Refused),
+            (NodeRefusal::TimedOut, RefusalKind::TimedOut),
+            (NodeRefusal::Unreachable, RefusalKind::Unreachable),
+            (NodeRefusal::UnknownHost, RefusalKind::Unreachable),
+            (NodeRefusal::Limit, RefusalKind::Full),
+        ] {
+            assert_eq!(kind(StreamError::Unreachable { kind: of_node, why: "no".into() }), told, "{of_node:?}");
+        }
+        assert_eq!(kind(StreamError::Refused), RefusalKind::Failed);
+    }
+}

@@ -10,11 +10,14 @@ use tokio::time::timeout;
 use super::access::Destination;
 use super::destinations::{Destinations, Lease, Plan};
 use super::refusal::{Refusal, RefusalKind};
+use crate::exit_code::Failure;
 use crate::shutdown::Shutdown;
 
-/// See the module.
+/// How the connections of this command get to their destinations. It is chosen once.
 pub(super) enum Way {
+    /// One relay on the node carries all connections.
     Relay(Relayed),
+    /// Each destination has sessions of its own.
     Sessions(Destinations),
 }
 
@@ -37,9 +40,9 @@ impl Way {
     }
 
     /// Completes if no destination can be reached any more.
-    pub(super) async fn failure(&self) -> ForwardError {
+    pub(super) async fn failure(&self) -> Failure {
         match self {
-            Self::Relay(relayed) => relayed.failure().await,
+            Self::Relay(relayed) => failure(relayed.outcome.clone()).await,
             // Each destination is tried again when it is wanted.
             Self::Sessions(_) => std::future::pending().await,
         }
@@ -67,11 +70,13 @@ impl Opened {
     }
 }
 
+/// How the relay's forwarder has ended. If the sender is gone, it panicked.
+type Outcome = watch::Receiver<Option<Result<(), ForwardError>>>;
+
 /// All destinations over the sessions of one relay.
 pub(super) struct Relayed {
     dialer: Dialer,
-    /// How its forwarder has ended.
-    outcome: watch::Receiver<Option<Result<(), ForwardError>>>,
+    outcome: Outcome,
     patience: Duration,
 }
 
@@ -97,8 +102,10 @@ impl Relayed {
         tokio::select! {
             biased;
             Ok(()) = is_ready => {}
-            ended = outcome.wait_for(Option::is_some) => if let Ok(Some(Err(error))) = ended.as_deref() {
-                return Err(error.to_string());
+            ended = outcome.wait_for(Option::is_some) => match ended.as_deref() {
+                Ok(Some(Err(error))) => return Err(error.to_string()),
+                Ok(_) => {}
+                Err(_) => return Err(panicked().message),
             },
         }
         Ok(Self { dialer, outcome, patience })
@@ -118,18 +125,23 @@ impl Relayed {
         Err(refusal)
     }
 
-    async fn failure(&self) -> ForwardError {
-        let mut outcome = self.outcome.clone();
-        match outcome.wait_for(|outcome| matches!(outcome, Some(Err(_)))).await.as_deref() {
-            Ok(Some(Err(error))) => error.clone(),
-            // It has ended because the command was asked to stop.
-            _ => std::future::pending().await,
-        }
-    }
-
     async fn ended(&self) {
         let _ = self.outcome.clone().wait_for(Option::is_some).await;
     }
+}
+
+/// Completes if the relay's forwarder fails.
+async fn failure(mut outcome: Outcome) -> Failure {
+    match outcome.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Err(error))) => error.clone().into(),
+        // It has ended because the command was asked to stop.
+        Ok(_) => std::future::pending().await,
+        Err(_) => panicked(),
+    }
+}
+
+fn panicked() -> Failure {
+    Failure::internal("the relay's forwarder panicked")
 }
 
 /// What happens to the sessions goes to the log.
@@ -148,5 +160,35 @@ fn on_event(ready: oneshot::Sender<()>) -> impl Fn(ForwardEvent) + Send + Sync +
         }
         ForwardEvent::Warning { text } => tracing::warn!("{text}"),
         event => tracing::debug!(?event, "event"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ssm_forward::{ProviderError, ProviderErrorKind};
+
+    use super::*;
+    use crate::exit_code::ExitCode;
+
+    /// The failure that is known at once.
+    async fn known(outcome: &Outcome) -> Option<ExitCode> {
+        tokio::select! {
+            biased;
+            failure = failure(outcome.clone()) => Some(failure.code),
+            () = std::future::ready(()) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_command_ends_with_the_relay_unless_it_was_asked_to_stop() {
+        let (end, outcome) = watch::channel(None);
+        assert_eq!(known(&outcome).await, None);
+        end.send_replace(Some(Ok(())));
+        assert_eq!(known(&outcome).await, None);
+        end.send_replace(Some(Err(ProviderError { kind: ProviderErrorKind::Service, message: "no".into() }.into())));
+        assert_eq!(known(&outcome).await, Some(ExitCode::Api));
+        let (panicking, outcome) = watch::channel(None);
+        drop(panicking);
+        assert_eq!(known(&outcome).await, Some(ExitCode::Internal));
     }
 }

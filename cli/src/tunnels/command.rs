@@ -32,9 +32,7 @@ where
     let requests = plan::requests(args);
     let options = || {
         let target = args.target().unwrap_or(local::DEFAULT_TARGET);
-        // A relay is started by a command.
-        let ports_only = relay::config(&args.relay).is_none();
-        local::Options { ports_only, ..connect::local_options(target) }
+        connect::local_options_for_ports(target, relay::config(&args.relay).is_some())
     };
     let manager = LocalManager::start_if(args.aws.local, options).await?;
     let prepared = tokio::select! {

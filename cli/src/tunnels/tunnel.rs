@@ -231,12 +231,12 @@ async fn contain(
 /// What is known of a tunnel from its events. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tracker {
-    state: Arc<watch::Sender<State>>,
+    state: Arc<watch::Sender<TunnelState>>,
 }
 
 /// See [`Tracker`].
 #[derive(Clone, Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct TunnelState {
     /// The session that must be terminated.
     pub(crate) session_id: Option<String>,
     /// Whether it was ready once.
@@ -277,7 +277,7 @@ impl Tracker {
     }
 
     /// The present state.
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> TunnelState {
         self.state.borrow().clone()
     }
 

@@ -8,13 +8,13 @@ use tokio::task::JoinSet;
 
 use super::status::{ProcessStatus, Status};
 use super::worker::{Order, Worker};
-use super::{Shared, conflicts};
+use super::{UpContext, conflicts};
 use crate::exit_code::{ExitCode, Failure};
 use crate::{config, suggestion};
 
 /// Keeps the tunnels, and changes which there are.
 pub(super) struct Manager {
-    shared: Arc<Shared>,
+    shared: Arc<UpContext>,
     /// By their place in the output; a tunnel that was closed leaves a gap.
     workers: Mutex<Vec<Option<Worker>>>,
     /// Held while tunnels end or are replaced: changes come one after the other.
@@ -23,7 +23,7 @@ pub(super) struct Manager {
 
 impl Manager {
     /// Opens tunnels.
-    pub(super) fn start(shared: Arc<Shared>, tunnels: Vec<config::Tunnel>) -> Self {
+    pub(super) fn start(shared: Arc<UpContext>, tunnels: Vec<config::Tunnel>) -> Self {
         let workers = tunnels.into_iter().enumerate();
         let workers = workers.map(|(index, tunnel)| Some(Worker::start(index, tunnel, shared.clone()))).collect();
         Self { shared, workers: Mutex::new(workers), changing: tokio::sync::Mutex::default() }

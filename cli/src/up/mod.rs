@@ -40,7 +40,7 @@ use serve::Server;
 pub(crate) use status::Phase;
 
 /// What the tunnels of a process share.
-struct Shared {
+struct UpContext {
     providers: Providers,
     reporter: Reporter,
     subjects: Arc<Subjects>,
@@ -66,9 +66,8 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let folder = ControlFolder::open()?;
     let options = || {
-        // A relay is started by a command.
-        let ports_only = tunnels.iter().all(|tunnel| relay::config(&tunnel.args.relay).is_none());
-        local::Options { ports_only, ..connect::local_options(local::DEFAULT_TARGET) }
+        let with_relay = tunnels.iter().any(|tunnel| relay::config(&tunnel.args.relay).is_some());
+        connect::local_options_for_ports(local::DEFAULT_TARGET, with_relay)
     };
     let views = !args.detached && !args.plain && fits_the_view(args, verbosity);
     let mut providers = Providers::new(LocalManager::start_if(args.aws.local, options).await?, views);
@@ -92,7 +91,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let screen = if args.detached || views { Screen::Hidden } else { Screen::Lines };
     let output = Output::logged(style, log.clone(), screen, shutdown.clone());
     let (reporter, subjects) = (output.reporter().clone(), output.subjects().clone());
-    let shared = Arc::new(Shared { providers, reporter, subjects, hosts: prepared.hosts });
+    let shared = Arc::new(UpContext { providers, reporter, subjects, hosts: prepared.hosts });
     let manager = Arc::new(Manager::start(shared.clone(), tunnels));
     let viewing = views.then(|| tokio::spawn(view::show(manager.clone(), log.clone(), shutdown.clone())));
     let mut serving = JoinSet::new();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ssm_forward::AwsProvider;
+use ssm_forward::{AwsProvider, Preferences, ProviderError, ProviderErrorKind};
 use tokio::sync::Mutex;
 
 use super::status::Limits;
@@ -23,7 +23,7 @@ pub(super) struct Providers {
     /// With `--local`.
     manager: Option<LocalManager>,
     found: Mutex<HashMap<Key, Arc<AwsProvider>>>,
-    /// What is known of the sessions' ends; `None`: it may not be read. It is not asked for where nobody looks at it.
+    /// What is known of the sessions' ends; `None`: it may not be read. Without `with_limits`, it is not asked for.
     limits: Option<Mutex<HashMap<Key, Option<Limits>>>>,
 }
 
@@ -49,29 +49,37 @@ impl Providers {
         Ok(provider)
     }
 
-    /// When the service ends a tunnel's sessions. The account's preferences are read once, and may be unreadable.
+    /// When the service ends a tunnel's sessions, if that is known. The account's preferences are read once. After a
+    /// temporary failure, the next tunnel reads them again.
     pub(super) async fn limits(&self, args: &AwsArgs, aws: &AwsProvider) -> Option<Limits> {
         let mut known = self.limits.as_ref()?.lock().await;
         let key = key(args);
         if let Some(limits) = known.get(&key) {
             return *limits;
         }
-        let preferences = aws.preferences().await;
-        let limits = preferences.inspect_err(|error| tracing::debug!(%error, "the preferences are unknown")).ok();
-        let limits = limits.map(|preferences| Limits {
+        let read = aws.preferences().await;
+        let lasts = lasts(&read);
+        let read = read.inspect_err(|error| tracing::debug!(%error, "the preferences are unknown"));
+        let limits = read.ok().map(|preferences| Limits {
             idle_minutes: Some(preferences.idle_minutes_or_default()),
             max_minutes: preferences.max_minutes,
         });
-        known.insert(key, limits);
+        if lasts {
+            known.insert(key, limits);
+        }
         limits
     }
 
-    /// After a failure that may be the credentials', the next tunnel finds them anew.
+    /// After a failure that may be the credentials', the next tunnel finds them anew, and what they may read.
     pub(super) fn judge(&self, args: &AwsArgs, failure: &Failure) {
-        if is_about_credentials(failure)
-            && let Ok(mut found) = self.found.try_lock()
-        {
+        if !is_about_credentials(failure) {
+            return;
+        }
+        if let Ok(mut found) = self.found.try_lock() {
             found.remove(&key(args));
+        }
+        if let Some(mut limits) = self.limits.as_ref().and_then(|limits| limits.try_lock().ok()) {
+            limits.remove(&key(args));
         }
     }
 
@@ -81,6 +89,23 @@ impl Providers {
     }
 }
 
+/// Whether another call would probably have the same outcome.
+fn lasts(read: &Result<Preferences, ProviderError>) -> bool {
+    read.as_ref().map_or_else(|error| error.kind == ProviderErrorKind::AccessDenied, |_| true)
+}
+
 fn key(args: &AwsArgs) -> Key {
     (args.profile.clone(), args.region.clone(), args.endpoint_url.clone(), args.ca_bundle.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_temporary_failures_are_forgotten() {
+        let failed = |kind| Err(ProviderError { kind, message: String::new() });
+        assert!(lasts(&Ok(Preferences::default())) && lasts(&failed(ProviderErrorKind::AccessDenied)));
+        assert!(!lasts(&failed(ProviderErrorKind::Throttled)) && !lasts(&failed(ProviderErrorKind::Unreachable)));
+    }
 }

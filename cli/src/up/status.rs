@@ -79,6 +79,9 @@ pub(crate) struct Status {
     /// When the service ends its sessions, if that is known.
     #[serde(default)]
     pub(crate) limits: Option<Limits>,
+    /// Whether a relay was requested. Connections through a relay outlive a session.
+    #[serde(default)]
+    pub(crate) relay: bool,
     /// How often it was started again.
     pub(crate) restarts: u64,
     /// The live figures, by the names that `--metrics` has.

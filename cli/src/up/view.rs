@@ -235,7 +235,7 @@ mod tests {
         };
         let limits = |idle_minutes, max_minutes| Limits { idle_minutes, max_minutes };
         let text = shown(limits(Some(20), Some(160)), 0);
-        assert!(text.contains("next close: the session in 10 min (maximum duration"), "{text}");
+        assert!(text.contains("next close: the session in 10 min (maximum duration; resets connections)"), "{text}");
         assert!(text.contains("an idle session ends after 20 min"), "{text}");
         // 150 minutes of it are over, and the data channel is closed before.
         let text = shown(limits(None, Some(300)), 0);
@@ -244,6 +244,11 @@ mod tests {
             "{text}"
         );
         assert!(!shown(limits(Some(20), None), 1).contains("idle session"));
+        // Connections through a relay move to another session.
+        view.rows[0].status.limits = Some(limits(None, Some(160)));
+        view.rows[0].status.relay = true;
+        let text = screen(&view, 120, 24);
+        assert!(text.contains("next close: the session in 10 min (maximum duration)"), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Shared;
+use super::UpContext;
 use super::status::{Limits, Phase, Status};
 use crate::config;
 use crate::connect;
@@ -18,6 +18,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::hosts;
 use crate::output::Subject;
 use crate::plan;
+use crate::relay;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::{ForwardRequest, ForwardSpec, Remote};
 use crate::tunnels::{Tracker, Tunnel, warn_of_leftover};
@@ -68,7 +69,7 @@ struct Known {
 
 impl Worker {
     /// Opens a tunnel. `index` is its place in the output.
-    pub(super) fn start(index: usize, tunnel: config::Tunnel, shared: Arc<Shared>) -> Self {
+    pub(super) fn start(index: usize, tunnel: config::Tunnel, shared: Arc<UpContext>) -> Self {
         let tunnel = Arc::new(tunnel);
         shared.subjects.put(index, unplanned(&tunnel));
         let (orders, receiver) = mpsc::unbounded_channel();
@@ -109,6 +110,7 @@ impl Worker {
             error: known.error,
             credentials_end: known.credentials_end.map(|end| humantime::format_rfc3339_seconds(end).to_string()),
             limits: known.limits,
+            relay: relay::config(&self.tunnel.args.relay).is_some(),
             restarts: known.restarts,
             figures,
         }
@@ -143,7 +145,7 @@ fn unplanned(tunnel: &config::Tunnel) -> Subject {
 struct Keeper {
     index: usize,
     tunnel: Arc<config::Tunnel>,
-    shared: Arc<Shared>,
+    shared: Arc<UpContext>,
     known: watch::Sender<Known>,
 }
 
@@ -239,7 +241,7 @@ impl Keeper {
             known.stats = Some(bound.stats());
         });
         let span = tracing::warn_span!("tunnel", name = self.tunnel.name);
-        let look = async {
+        let opening = async {
             tracker.open().await;
             self.known.send_modify(|known| known.error = None);
             let mut limits = self.shared.providers.limits(&args.aws, &aws).await;
@@ -247,6 +249,8 @@ impl Keeper {
                 limits.idle_minutes = None;
             }
             self.known.send_modify(|known| known.limits = limits);
+        };
+        let look = async {
             loop {
                 let end = aws.credentials_end().await;
                 self.known.send_if_modified(|known| std::mem::replace(&mut known.credentials_end, end) != end);
@@ -255,7 +259,7 @@ impl Keeper {
         };
         let ended = tokio::select! {
             ended = bound.run(stop, span) => ended.map_err(|ended| ended.failure),
-            never = look => never,
+            ((), never) = async { tokio::join!(opening, look) } => never,
         };
         ended.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))
     }

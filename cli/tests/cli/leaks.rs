@@ -1,11 +1,12 @@
 //! No secret is in the output of any command, whatever fails, nor where other programs of this machine can look.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{Cli, Ended, FakeApi, LocalManager, TARGET, closed_port, connect, echo_server, eventually};
 use crate::secrets::Wiretap;
@@ -15,22 +16,27 @@ const HUSH: &str = "hush-";
 const KEY: &str = "hush-secret-access-key";
 const SESSION_TOKEN: &str = "hush-session-token";
 
+const FORWARD: &[&str] = &["forward", "-t", TARGET, "-L", "0:80", "-o", "json"];
+const LS: &[&str] = &["ls"];
+const TOKEN: &[&str] = &["token", "--user", "app", "rds:orders"];
+const DOCTOR: &[&str] = &["doctor", TARGET];
+
 /// Each command that talks to AWS. What follows its name is where `-vvv` can stand.
 const COMMANDS: [&[&str]; 14] = [
-    &["forward", "-t", TARGET, "-L", "0:80", "-o", "json"],
+    FORWARD,
     &["forward", "-t", TARGET, "-L", "0:80", "--relay"],
     &["exec", TARGET, "--", "true"],
     &["shell", TARGET],
     &["cp", "i-0123456789abcdef0:/etc/hostname", "."],
     &["ssh-proxy", TARGET],
     &["run", TARGET, "-L", "0:80", "--", "true"],
-    &["ls"],
-    &["token", "--user", "app", "rds:orders"],
+    LS,
+    TOKEN,
     &["relay", "status", TARGET],
     &["relay", "remove", TARGET],
     &["ls", "rds"],
     &["policy", TARGET, "rds:orders"],
-    &["doctor", TARGET],
+    DOCTOR,
 ];
 
 fn keys<'a>(endpoint: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
@@ -101,9 +107,17 @@ fn no_failure_of_any_command_says_a_secret() {
     });
 }
 
+fn request_for_a_port() -> Value {
+    json!({
+        "Target": TARGET,
+        "DocumentName": "AWS-StartPortForwardingSession",
+        "Parameters": { "portNumber": ["1"] },
+    })
+}
+
 /// The plugin gets the answer from its caller, and resumes the session with the same API.
 fn plugin(api: &FakeApi, response: &str) -> Ended {
-    let request = json!({ "Target": TARGET, "DocumentName": "AWS-StartPortForwardingSession", "Parameters": { "portNumber": ["1"] } });
+    let request = request_for_a_port();
     let (request, url) = (request.to_string(), api.url());
     Cli::start_as_plugin(&[response, "us-east-1", "StartSession", "", &request, &url], &keys(&url, &[])).end()
 }
@@ -129,7 +143,7 @@ fn no_proxy_and_no_source_of_credentials_says_a_secret() {
     let login_of_socks = format!("socks5h://user:hush-password@127.0.0.1:{closed}");
     let wrong_url = "http://user:hush-password@[".to_owned();
     for proxy in [login, login_of_socks, wrong_url] {
-        for args in [COMMANDS[0], COMMANDS[7], COMMANDS[13]] {
+        for args in [FORWARD, LS, DOCTOR] {
             let ended = start(args, &keys("http://ssm.example", &[("HTTP_PROXY", &proxy)])).end();
             assert_ne!(ended.code, 0, "{args:?} succeeds");
             assert_silent(&ended, &format!("{proxy}: {args:?}"));
@@ -151,7 +165,7 @@ fn no_proxy_and_no_source_of_credentials_says_a_secret() {
         let variables =
             [("AWS_ENDPOINT_URL", api.url()), ("AWS_REGION", "us-east-1".into()), ("AWS_CONFIG_FILE", path.into())];
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        for args in [COMMANDS[0], COMMANDS[8], COMMANDS[13]] {
+        for args in [FORWARD, TOKEN, DOCTOR] {
             let ended = start(args, &variables).end();
             assert_ne!(ended.code, 0, "{text}: {args:?} succeeds");
             assert_silent(&ended, &format!("{text}: {args:?}"));
@@ -166,12 +180,8 @@ fn no_command_that_works_says_a_secret() {
     std::fs::write(manager.home().join("file"), "content").unwrap();
     let remote = format!("{TARGET}:{}", manager.home().join("file").display());
     let spec = format!("0:{}", echo_server());
-    let commands: [&[&str]; 4] = [
-        &["cp", &remote, "."],
-        &["run", TARGET, "-L", &spec, "--", "true"],
-        &["exec", TARGET, "--", "true"],
-        &["doctor", TARGET],
-    ];
+    let commands: [&[&str]; 4] =
+        [&["cp", &remote, "."], &["run", TARGET, "-L", &spec, "--", "true"], &["exec", TARGET, "--", "true"], DOCTOR];
     for args in commands {
         let ended = start(args, &keys(&tap.url, &[])).end();
         let tokens = tap.tokens();
@@ -201,7 +211,11 @@ fn no_answer_of_up_says_a_secret() {
     let variables = keys(&tap.url, &[("XDG_RUNTIME_DIR", runtime)]);
     let config = ["--config", file.to_str().unwrap()];
     let up = start(&[&["up", "works", "fails", "--plain", "-o", "json"], &config[..]].concat(), &variables);
-    up.event("ready");
+    let mut awaited = BTreeSet::from(["ready", "retrying"]);
+    eventually("one tunnel works, and the other has failed", || {
+        let event: Value = serde_json::from_str(&up.line()).unwrap();
+        event["event"].as_str().is_some_and(|event| awaited.remove(event)) && awaited.is_empty()
+    });
     let asked: [&[&str]; 5] =
         [&["status", "-o", "json"], &["status"], &["restart", "works"], &["reload"], &["logs", "works", "fails"]];
     let mut said = Vec::new();
@@ -219,6 +233,7 @@ fn no_answer_of_up_says_a_secret() {
     let ended = up.end();
     assert_silent(&ended, "up");
     said.extend(ended.stdout.into_iter().chain(ended.stderr));
+    assert!(said.iter().any(|line| line.contains("fails") && line.contains("cannot reach")), "{said:?}");
     let (tokens, said) = (tap.tokens(), said.join("\n"));
     assert!(tokens.len() > 1 && said.contains("works"), "{said}");
     assert!(!said.contains(HUSH) && !tokens.iter().any(|token| said.contains(token)), "{said}");
@@ -238,7 +253,7 @@ fn seen_from_outside(pid: u32) -> String {
 fn other_programs_cannot_see_a_token_in_the_plugins_arguments_or_variables() {
     const VARIABLE: &str = "AWS_SSM_START_SESSION_RESPONSE_1";
     let manager = LocalManager::start_with(&["--insecure-credentials", "any"]);
-    let request = json!({ "Target": TARGET, "DocumentName": "AWS-StartPortForwardingSession", "Parameters": { "portNumber": ["1"] } });
+    let request = request_for_a_port();
     for by_variable in [false, true] {
         let session = manager.call("StartSession", &request);
         let token = session["TokenValue"].as_str().unwrap();

@@ -23,8 +23,8 @@ const WAKER: Token = Token(1);
 const FIRST: usize = 2;
 /// Time within which a pipe must prove that it knows the secret.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
-/// Maximum number of pipes whose greeting is not complete.
-const MAX_STRANGERS: usize = 16;
+/// Maximum number of pipes whose greeting is not complete. All sessions may come at once.
+const MAX_STRANGERS: usize = MAX_PIPES;
 /// Delay of the next attempt after a pipe could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 

@@ -179,16 +179,8 @@ impl Forwarder {
         loop {
             self.emit(ForwardEvent::Waiting { cause: cause.take() });
             let first = tokio::select! {
-                first = self.listener.accept() => first,
+                first = self.accept() => first,
                 () = &mut shutdown => return Ok(()),
-            };
-            let first = match first {
-                Ok(first) => first,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
             };
             let mut is_over = false;
             let until = async {
@@ -202,6 +194,19 @@ impl Forwarder {
                 return ended;
             }
             cause = ended.err().map(|error| error.to_string());
+        }
+    }
+
+    /// The next connection that can be accepted.
+    async fn accept(&self) -> Accepted {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     }
 

@@ -48,9 +48,8 @@
 //!
 //! # Single messages
 //!
-//! [`AgentMessage::decode`] is the door from bytes to a message, for example of a capture. The payload of data in a port
-//! session is a piece of one byte stream in each direction, which a [`Deframer`] splits into the frames of smux version
-//! 1:
+//! [`AgentMessage::decode`] decodes one message from bytes, for example of a capture. The payload of data in a port session
+//! is a piece of one byte stream in each direction, which a [`Deframer`] splits into the frames of smux version 1:
 //!
 //! ```
 //! use ssm_proto::{AgentMessage, Bytes, Deframer, MessageType, PayloadType};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ssm_proto::relay::Destination;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::{Accepted, Forwarder};
 use crate::pool::{Blueprint, Pool};
@@ -16,7 +17,7 @@ use crate::route::Route;
 use crate::session::{Session, SessionConfig};
 use crate::{ForwardError, ForwardEvent, ProbeError, StartRequest};
 
-/// Delay between attempts to start the relay again.
+/// Delay between attempts to start the relay again, and shortest time between two relays that replace one that is gone.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How [`Forwarder::run_relayed`] ended.
@@ -39,6 +40,21 @@ enum Served {
     Expired,
 }
 
+/// When a relay that is gone is replaced: at once, unless its predecessor was replaced a moment ago. A node on which no relay can
+/// live would otherwise be asked for one after the other.
+struct Replacements {
+    not_before: Instant,
+}
+
+impl Replacements {
+    /// Delay of the next replacement.
+    fn delay(&mut self, now: Instant) -> Duration {
+        let at = self.not_before.max(now);
+        self.not_before = at + RETRY;
+        at - now
+    }
+}
+
 impl Forwarder {
     /// Starts a relay and serves connections through it. Starts it again when it is gone.
     pub(super) async fn run_relayed<S>(
@@ -57,6 +73,7 @@ impl Forwarder {
         }
         let is_ready = AtomicBool::new(false);
         let mut told = String::new();
+        let mut replacements = Replacements { not_before: Instant::now() };
         loop {
             let placed = tokio::select! {
                 placed = self.place(config) => placed,
@@ -82,7 +99,7 @@ impl Forwarder {
                         told = why;
                     }
                     tokio::select! {
-                        () = tokio::time::sleep(RETRY) => {}
+                        () = sleep(RETRY) => {}
                         () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
                     }
                 }
@@ -92,6 +109,10 @@ impl Forwarder {
                     );
                     self.emit(ForwardEvent::Warning { text });
                     told.clear();
+                    tokio::select! {
+                        () = sleep(replacements.delay(Instant::now())) => {}
+                        () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
+                    }
                 }
                 Served::Expired => {
                     told.clear();
@@ -108,7 +129,7 @@ impl Forwarder {
     /// Completes when a connection comes, or a dialer waits.
     async fn needed(&self) -> Option<Accepted> {
         match &self.dials {
-            None => self.listener.accept().await.ok(),
+            None => Some(self.accept().await),
             Some(dials) => {
                 dials.wanted().await;
                 None
@@ -255,5 +276,16 @@ mod tests {
         let ended = forwarder.run(pending()).await;
         assert!(matches!(&ended, Err(ForwardError::NoRelay { why }) if why.contains("within 7 s")), "{ended:?}");
         assert_eq!(began.elapsed().as_secs(), 7);
+    }
+
+    #[test]
+    fn a_relay_that_ends_again_and_again_is_replaced_at_intervals() {
+        let start = std::time::Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut replacements = Replacements { not_before: start };
+        assert_eq!(replacements.delay(after(60)), Duration::ZERO);
+        assert_eq!(replacements.delay(after(61)), Duration::from_secs(4));
+        assert_eq!(replacements.delay(after(66)), Duration::from_secs(4));
+        assert_eq!(replacements.delay(after(600)), Duration::ZERO);
     }
 }

@@ -1,7 +1,7 @@
 //! A pipe: one session's stream to the relay.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ssm_proto::relay::{Greeting, GreetingError, LinkError, Presence, RelaySecret, RelaySide};
@@ -12,10 +12,8 @@ use crate::{Session, SessionStream, StreamError};
 
 /// Timeout of the relay's greeting.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Delay of the next pipe in a session that continues after its pipe has ended, …
+/// Delay of the next pipe in a session that continues after its pipe has ended.
 const AGAIN: Duration = Duration::from_millis(500);
-/// … and after the relay's port refused it. A relay that is gone should be noticed soon.
-const REFUSED_AGAIN: Duration = Duration::from_millis(200);
 /// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
 
@@ -25,7 +23,7 @@ pub(super) enum PipeError {
     /// Its session ended.
     #[error(transparent)]
     Session(StreamError),
-    /// Nothing listens on the relay's port, or the pipe ended before the relay's proof.
+    /// The relay's port refused the connection, or the pipe ended before the relay's proof.
     #[error("it does not run any more")]
     Refused,
     #[error("{0}")]
@@ -46,19 +44,21 @@ impl PipeError {
     /// Delay of the next pipe in the same session.
     pub(super) fn delay(&self) -> Duration {
         match self {
-            Self::Link(_) | Self::Greeting(_) => Duration::ZERO,
-            Self::Refused => REFUSED_AGAIN,
-            Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => AGAIN,
+            Self::Link(_) => Duration::ZERO,
+            // A relay that is gone should be noticed soon.
+            Self::Refused => Presence::DELAY,
+            Self::Greeting(_) | Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => AGAIN,
         }
     }
 
-    /// Whether the relay itself cannot be used any more, not only this pipe. `living` is the number of the other pipes.
-    pub(super) fn is_of_relay(&self, presence: &mut Presence, living: usize) -> bool {
+    /// Tells `presence` how the pipe, which was attempted at `began`, has ended. `living` is the number of the other pipes. Returns
+    /// whether the relay itself cannot be used any more.
+    pub(super) fn report_to(&self, presence: &mut Presence, began: Instant, living: usize) -> bool {
         match self {
             Self::Link(_) => true,
             // Something else listens there, or an agent has mixed up its connections.
             Self::Greeting(_) => living == 0,
-            Self::Refused => presence.refused(living),
+            Self::Refused => presence.refused(Instant::now(), began, living),
             Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => false,
         }
     }

@@ -123,11 +123,12 @@ impl Pipes {
                 if !self.is_leaving() && served.insert(session.id().to_owned()) {
                     let (shared, secret) = (self.shared.clone(), self.secret.clone());
                     let run = async move {
+                        let began = Instant::now();
                         let error = pipe::run(shared, session.clone(), secret).await;
                         if session.close_reason().is_none() {
                             sleep(error.delay()).await;
                         }
-                        (session.id().to_owned(), error)
+                        (session.id().to_owned(), began, error)
                     };
                     pipes.spawn(run.in_current_span());
                 }
@@ -159,9 +160,10 @@ impl Pipes {
                 demands.push(self.pool.demand());
             }
             tokio::select! {
-                Some(Ok((id, error))) = pipes.join_next() => {
+                Some(Ok((id, began, error))) = pipes.join_next() => {
                     tracing::debug!(session = id, %error, "a pipe is over");
-                    if error.is_of_relay(&mut presence, self.shared.lock().link.stats().pipes) {
+                    let living = self.shared.lock().link.stats().pipes;
+                    if error.report_to(&mut presence, began, living) {
                         return PipesEnd::Gone(error.to_string());
                     }
                     served.remove(&id);

@@ -29,8 +29,9 @@ pub fn relay_input(data: &[u8], now: Instant) {
 /// Gives a link any bytes, after the first frame of an honest end or without it.
 fn feed(side: RelaySide, data: &[u8], now: Instant, begins: bool) {
     let mut link = Link::new(side, now);
-    let Some(pipe) = link.add_pipe() else { return };
-    if begins && let Some((_, begin)) = link.poll_transmit(now) {
+    let pipe = link.add_pipe().expect("it is the first one");
+    if begins {
+        let (_, begin) = link.poll_transmit(now).expect("a pipe begins with what has arrived");
         // Neither end has received anything, so that both begin alike.
         assert_eq!(link.handle_input(now, pipe, &begin), Ok(()));
     }
@@ -46,6 +47,7 @@ fn feed(side: RelaySide, data: &[u8], now: Instant, begins: bool) {
                 link.opened(id);
             }
         }
+        link.check();
         given += known.iter().filter_map(|id| link.read(*id)).map(|chunk| chunk.len()).sum::<usize>();
         while link.poll_transmit(now).is_some() {}
     }
@@ -63,6 +65,7 @@ pub fn relay_link(data: &[u8], now: Instant) {
     while !input.is_empty() {
         pair.operate(&mut input);
         pair.transmit();
+        pair.ends.iter().for_each(Link::check);
     }
     pair.settle();
 }

@@ -420,7 +420,8 @@ impl Mux {
         let first = self.fresh.front().or_else(|| self.busy.front());
         let bytes = first.and_then(|id| self.streams.get(id)).map_or(0, |stream| stream.send.len());
         let others = self.fresh.len() + self.busy.len();
-        bytes + (others + 2) * (2 * FRAME_HEADER) + if others > 1 { self.config.quantum } else { 0 }
+        let turns = if others > 1 { self.config.quantum } else { 0 };
+        (bytes + (others + 2) * (2 * FRAME_HEADER)).saturating_add(turns)
     }
 
     fn fill_from(&mut self, id: StreamId, buf: &mut MessageBuf, alone: bool) -> Turn {

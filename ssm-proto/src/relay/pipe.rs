@@ -74,14 +74,9 @@ impl Pipe {
         self.begun && !self.suspect && self.window.has_room(units(self.in_flight()))
     }
 
-    /// The other end has told what has arrived. Returns whether this is the first frame.
+    /// A frame was received. Returns whether it is the first one, which tells what has arrived at the other end.
     pub(super) fn begin(&mut self) -> bool {
         !std::mem::replace(&mut self.begun, true)
-    }
-
-    /// Whether the other end may send other frames on it.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
     }
 
     /// An estimate of how soon a frame sent now would arrive, for comparing pipes.

@@ -46,7 +46,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.check(),
-            Self::Unmultiplexed(raw) => raw.check(),
+            Self::Unmultiplexed(single) => single.check(),
             Self::Shell(shell) => shell.check(),
         }
     }
@@ -55,7 +55,7 @@ impl Carrier {
         match self {
             Self::Pending => 0,
             Self::Mux(mux) => mux.stream_count(),
-            Self::Unmultiplexed(raw) => raw.stream_count(),
+            Self::Unmultiplexed(single) => single.stream_count(),
             Self::Shell(shell) => shell.stream_count(),
         }
     }
@@ -64,7 +64,7 @@ impl Carrier {
         match self {
             Self::Pending => 0,
             Self::Mux(mux) => mux.receive_bytes(),
-            Self::Unmultiplexed(raw) => raw.receive_bytes(),
+            Self::Unmultiplexed(single) => single.receive_bytes(),
             Self::Shell(shell) => shell.receive_bytes(),
         }
     }
@@ -82,7 +82,7 @@ impl Carrier {
         match self {
             Self::Pending => false,
             Self::Mux(mux) => mux.is_congested(),
-            Self::Unmultiplexed(raw) => raw.is_congested(),
+            Self::Unmultiplexed(single) => single.is_congested(),
             Self::Shell(shell) => shell.is_congested(),
         }
     }
@@ -91,7 +91,7 @@ impl Carrier {
         match self {
             Self::Pending => false,
             Self::Mux(mux) => mux.wants_transmit(),
-            Self::Unmultiplexed(raw) => raw.wants_transmit(),
+            Self::Unmultiplexed(single) => single.wants_transmit(),
             Self::Shell(shell) => shell.wants_transmit(),
         }
     }
@@ -100,7 +100,7 @@ impl Carrier {
         match self {
             Self::Pending => Err(OpenError::NotReady),
             Self::Mux(mux) => Ok(mux.open()),
-            Self::Unmultiplexed(raw) => raw.open().ok_or(OpenError::Busy),
+            Self::Unmultiplexed(single) => single.open().ok_or(OpenError::Busy),
             Self::Shell(shell) => shell.open().ok_or(OpenError::Busy),
         }
     }
@@ -111,7 +111,7 @@ impl Carrier {
             (Self::Shell(shell), _) => shell.write(id, output, data),
             (_, Output::Stderr) => Err(WriteError::NoStderr),
             (Self::Mux(mux), Output::Stdout) => mux.write(id, data),
-            (Self::Unmultiplexed(raw), Output::Stdout) => raw.write(id, data),
+            (Self::Unmultiplexed(single), Output::Stdout) => single.write(id, data),
         }
     }
 
@@ -119,7 +119,7 @@ impl Carrier {
         match self {
             Self::Pending => 0,
             Self::Mux(mux) => mux.writable(id),
-            Self::Unmultiplexed(raw) => raw.writable(id),
+            Self::Unmultiplexed(single) => single.writable(id),
             Self::Shell(shell) => shell.writable(id),
         }
     }
@@ -128,7 +128,7 @@ impl Carrier {
         let data = match self {
             Self::Pending => None,
             Self::Mux(mux) => mux.read(id),
-            Self::Unmultiplexed(raw) => raw.read(id),
+            Self::Unmultiplexed(single) => single.read(id),
             Self::Shell(shell) => return shell.read(id),
         };
         data.map(|data| (Output::Stdout, data))
@@ -138,7 +138,7 @@ impl Carrier {
         match self {
             Self::Pending => true,
             Self::Mux(mux) => mux.is_finished(id),
-            Self::Unmultiplexed(raw) => raw.is_finished(id),
+            Self::Unmultiplexed(single) => single.is_finished(id),
             Self::Shell(shell) => shell.is_finished(id),
         }
     }
@@ -147,7 +147,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.finish(id),
-            Self::Unmultiplexed(raw) => raw.finish(id),
+            Self::Unmultiplexed(single) => single.finish(id),
             Self::Shell(shell) => shell.finish(id),
         }
     }
@@ -157,7 +157,7 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.is_held(id),
-            Self::Unmultiplexed(raw) => raw.is_held(id),
+            Self::Unmultiplexed(single) => single.is_held(id),
         }
     }
 
@@ -165,7 +165,7 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.has_unsent(id),
-            Self::Unmultiplexed(raw) => raw.has_unsent(id),
+            Self::Unmultiplexed(single) => single.has_unsent(id),
         }
     }
 
@@ -173,7 +173,7 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => {}
             Self::Mux(mux) => mux.set_reader_waits(id),
-            Self::Unmultiplexed(raw) => raw.set_reader_waits(id),
+            Self::Unmultiplexed(single) => single.set_reader_waits(id),
         }
     }
 
@@ -181,13 +181,13 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.reader_waits(id),
-            Self::Unmultiplexed(raw) => raw.reader_waits(),
+            Self::Unmultiplexed(single) => single.reader_waits(),
         }
     }
 
     /// How much silence ends a half-closed stream; `usual` unless the carrier has a value of its own.
     pub(super) fn linger(&self, usual: Duration) -> Duration {
-        if let Self::Unmultiplexed(raw) = self { raw.linger() } else { usual }
+        if let Self::Unmultiplexed(single) = self { single.linger() } else { usual }
     }
 
     /// Whether the far side sent anything that could be an answer.
@@ -195,14 +195,14 @@ impl Carrier {
         match self {
             Self::Pending | Self::Shell(_) => false,
             Self::Mux(mux) => mux.is_answered(id),
-            Self::Unmultiplexed(raw) => raw.is_answered(),
+            Self::Unmultiplexed(single) => single.is_answered(),
         }
     }
 
     /// The far side of a half-closed stream was silent for its linger. Returns `true` if this is how an answer ends
     /// with this carrier; the end of the stream is then reported as an event.
     pub(super) fn end_by_silence(&mut self) -> bool {
-        if let Self::Unmultiplexed(raw) = self { raw.end_by_silence() } else { false }
+        if let Self::Unmultiplexed(single) = self { single.end_by_silence() } else { false }
     }
 
     pub(super) fn close(&mut self, id: StreamId) {
@@ -216,7 +216,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.reset(id),
-            Self::Unmultiplexed(raw) => raw.reset(id),
+            Self::Unmultiplexed(single) => single.reset(id),
             Self::Shell(shell) => shell.reset(id),
         }
     }
@@ -225,7 +225,7 @@ impl Carrier {
         match self {
             Self::Pending => {}
             Self::Mux(mux) => mux.abandon(id),
-            Self::Unmultiplexed(raw) => raw.abandon(id),
+            Self::Unmultiplexed(single) => single.abandon(id),
             Self::Shell(shell) => shell.reset(id),
         }
     }
@@ -233,7 +233,7 @@ impl Carrier {
     pub(super) fn handle_closed(&mut self) {
         match self {
             Self::Pending | Self::Mux(_) => {}
-            Self::Unmultiplexed(raw) => raw.handle_closed(),
+            Self::Unmultiplexed(single) => single.handle_closed(),
             Self::Shell(shell) => shell.handle_closed(),
         }
     }
@@ -249,7 +249,7 @@ impl Carrier {
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         match self {
             Self::Mux(mux) => mux.poll_timeout(),
-            Self::Unmultiplexed(raw) => raw.poll_timeout(),
+            Self::Unmultiplexed(single) => single.poll_timeout(),
             Self::Pending | Self::Shell(_) => None,
         }
     }
@@ -258,7 +258,7 @@ impl Carrier {
         match self {
             Self::Pending => None,
             Self::Mux(mux) => mux.poll_event(),
-            Self::Unmultiplexed(raw) => raw.poll_event(),
+            Self::Unmultiplexed(single) => single.poll_event(),
             Self::Shell(shell) => shell.poll_event(),
         }
     }
@@ -275,13 +275,13 @@ impl Carrier {
                 mux.poll_transmit(&mut buf);
                 (!buf.is_empty()).then_some((PayloadType::Output, buf))
             }
-            Self::Unmultiplexed(raw) => {
-                let mut buf = MessageBuf::with_limit(limit, raw.pending_hint());
-                raw.poll_transmit(&mut buf);
+            Self::Unmultiplexed(single) => {
+                let mut buf = MessageBuf::with_limit(limit, single.pending_hint());
+                single.poll_transmit(&mut buf);
                 if !buf.is_empty() {
                     return Some((PayloadType::Output, buf));
                 }
-                raw.take_flag().map(|flag| (PayloadType::Flag, MessageBuf::from(flag.encode().as_slice())))
+                single.take_flag().map(|flag| (PayloadType::Flag, MessageBuf::from(flag.encode().as_slice())))
             }
             Self::Shell(shell) => shell.poll_transmit(limit),
         }

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::channel::{ChannelEvent, DataChannel};
 use crate::handshake::{AgentHandshake, ClientHandshake, SessionType};
 use crate::mux::{MuxConfig, MuxEvent, StreamId, WriteError};
-use crate::wire::{ChannelClosed, DecodeError, MessageBuf, PayloadType};
+use crate::wire::{ChannelClosed, DecodeError, MAX_PAYLOAD, MessageBuf, PayloadType};
 use crate::{Clock, Side, Timeout, TimeoutReason};
 use carrier::Carrier;
 use handshake::Handshake;
@@ -64,7 +64,7 @@ pub struct Session {
     size_sent: Option<TerminalSize>,
     inherited: Inherited,
     lingers: Lingers,
-    /// Received data could not be decoded; nothing after it can be either.
+    /// It has failed; received data is ignored.
     broken: bool,
     events: VecDeque<SessionEvent>,
 }
@@ -88,7 +88,9 @@ impl Session {
         let session = Self::new(channel, Handshake::Client(handshake), config.max_payload, config.mux);
         let mut session =
             Self { ports_only: config.ports_only, inherited: Inherited::new(config.inherited), ..session };
-        session.fail_unless(checked);
+        if let Err(error) = checked {
+            session.fail_once(error.into());
+        }
         session
     }
 
@@ -101,20 +103,21 @@ impl Session {
         let channel = DataChannel::new(Side::Agent, config.channel, clock, seed);
         let session = Self::new(channel, Handshake::Agent(handshake), config.max_payload, config.mux);
         let mut session = Self { quirks: config.quirks, ..session };
-        session.fail_unless(checked);
-        match first {
-            Some(step) => session.perform(clock.start, step),
-            None => session.begin_without_handshake(clock.start),
+        match (checked, first) {
+            (Err(error), _) => session.fail_once(error.into()),
+            (Ok(()), Some(step)) => session.perform(clock.start, step),
+            (Ok(()), None) => session.begin_without_handshake(clock.start),
         }
         session
     }
 
     fn new(channel: DataChannel, handshake: Handshake, max_payload: usize, mux: MuxConfig) -> Self {
+        let max_payload = max_payload.clamp(MIN_PAYLOAD, MAX_PAYLOAD);
         Self {
             channel,
             handshake,
             carrier: Carrier::Pending,
-            max_payload: max_payload.max(MIN_PAYLOAD),
+            max_payload,
             mux_config: MuxConfig { quantum: mux.quantum.max(max_payload), ..mux },
             ports_only: false,
             quirks: AgentQuirks::default(),
@@ -206,7 +209,7 @@ impl Session {
             }
         }
         if let Some(error) = undecryptable {
-            self.fail_reading(error);
+            self.fail_once(error);
         }
         self.watch_inherited(now);
         self.collect_events();
@@ -255,8 +258,8 @@ impl Session {
         let outcome = match &mut self.carrier {
             Carrier::Pending => Ok(()),
             Carrier::Mux(mux) => mux.handle_input(now, data),
-            Carrier::Unmultiplexed(raw) => {
-                raw.handle_input(now, data);
+            Carrier::Unmultiplexed(single) => {
+                single.handle_input(now, data);
                 Ok(())
             }
             Carrier::Shell(shell) => {
@@ -265,19 +268,13 @@ impl Session {
             }
         };
         if let Err(error) = outcome {
-            self.fail_reading(error.into());
+            self.fail_once(error.into());
         }
         self.collect_events();
     }
 
     /// Reported once, however often the peer retransmits the message.
-    fn fail_unless(&mut self, checked: Result<(), ConfigError>) {
-        if let Err(error) = checked {
-            self.fail_reading(error.into());
-        }
-    }
-
-    fn fail_reading(&mut self, error: SessionError) {
+    fn fail_once(&mut self, error: SessionError) {
         if !std::mem::replace(&mut self.broken, true) {
             self.events.push_back(SessionEvent::Failed(error));
         }
@@ -295,8 +292,8 @@ impl Session {
         if self.inherited == Inherited::Unconnected {
             self.inherited = Inherited::Silent(now);
         }
-        if let Carrier::Unmultiplexed(raw) = &mut self.carrier {
-            raw.handle_connected(now);
+        if let Carrier::Unmultiplexed(single) = &mut self.carrier {
+            single.handle_connected(now);
         }
         self.watch_silence(now);
     }
@@ -324,8 +321,8 @@ impl Session {
 
     /// Gives up the half-closed streams whose far side was silent for too long.
     fn watch_silence(&mut self, now: Instant) {
-        if let Carrier::Unmultiplexed(raw) = &mut self.carrier {
-            raw.look(now, self.channel.hears_peer(), |number| self.channel.is_acknowledged(number));
+        if let Carrier::Unmultiplexed(single) = &mut self.carrier {
+            single.look(now, self.channel.hears_peer(), |number| self.channel.is_acknowledged(number));
         }
         if self.lingers.is_empty() {
             return;
@@ -493,7 +490,7 @@ impl Session {
         // The caller has checked that the window is not full.
         let Ok(number) = self.channel.send(now, payload_type, buf) else { return };
         match (payload_type, &mut self.carrier) {
-            (PayloadType::Flag, Carrier::Unmultiplexed(raw)) => raw.flag_sent(number),
+            (PayloadType::Flag, Carrier::Unmultiplexed(single)) => single.flag_sent(number),
             (PayloadType::Size, Carrier::Mux(_) | Carrier::Unmultiplexed(_)) => self.lingers.probe_sent(now, number),
             _ => {}
         }

@@ -21,8 +21,8 @@ impl Session {
                 }
             }
             Some(PortFlag::DisconnectToPort) => {
-                if let Carrier::Unmultiplexed(raw) = &mut self.carrier {
-                    raw.handle_disconnect();
+                if let Carrier::Unmultiplexed(single) = &mut self.carrier {
+                    single.handle_disconnect();
                 }
             }
             None => tracing::debug!("unknown flag ignored"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::channel::ChannelConfig;
 use crate::cipher::PlaintextKey;
 use crate::handshake::{AgentKms, DataKey, HandshakeResponse, PortProperties};
 use crate::wire::{AgentMessage, Header, MessageType};
@@ -399,8 +400,8 @@ fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
 /// A port session whose client may send one message a second.
 fn paced(agent: AgentConfig) -> Ends {
     let pace = Some(crate::Pace { interval: Duration::from_secs(1), burst: 1 });
-    let channel = crate::ChannelConfig { pace, ..Default::default() };
-    let agent_channel = crate::ChannelConfig { ack_delay: Duration::ZERO, ..agent.channel };
+    let channel = ChannelConfig { pace, ..Default::default() };
+    let agent_channel = ChannelConfig { ack_delay: Duration::ZERO, ..agent.channel };
     let agent = AgentConfig { channel: agent_channel, ..agent };
     let mut ends = Ends::new(ClientConfig { channel, ..ClientConfig::default() }, agent);
     ends.settle();
@@ -497,10 +498,12 @@ fn what_people_type_and_see_is_not_in_the_debug_text() {
 fn impossible_settings_fail_at_once() {
     let now = Instant::now();
     let clock = Clock { start: now, unix: Duration::ZERO };
+    let no_window = || ChannelConfig { window: 0, ..ChannelConfig::default() };
     let zero = |mux| ClientConfig { mux, ..ClientConfig::default() };
     for (config, error) in [
         (ClientConfig { max_payload: 8, ..ClientConfig::default() }, ConfigError::MaxPayload(8)),
         (ClientConfig { max_payload: usize::MAX, ..ClientConfig::default() }, ConfigError::MaxPayload(usize::MAX)),
+        (ClientConfig { channel: no_window(), ..ClientConfig::default() }, ConfigError::Zero("channel.window")),
         (zero(MuxConfig { send_queue: 0, ..MuxConfig::default() }), ConfigError::Zero("mux.send_queue")),
         (zero(MuxConfig { receive_total: 0, ..MuxConfig::default() }), ConfigError::Zero("mux.receive_total")),
     ] {
@@ -509,6 +512,20 @@ fn impossible_settings_fail_at_once() {
         session.handle_connected(now);
         let Some(SessionEvent::Failed(failed)) = session.poll_event() else { panic!("{error} is accepted") };
         assert_eq!(failed, SessionError::Config(error));
+    }
+    for (config, error) in [
+        (AgentConfig { max_payload: usize::MAX, ..AgentConfig::default() }, ConfigError::MaxPayload(usize::MAX)),
+        (AgentConfig { channel: no_window(), ..AgentConfig::default() }, ConfigError::Zero("channel.window")),
+    ] {
+        assert_eq!(config.check(), Err(error));
+        let mut session = Session::agent(config, clock, 1);
+        session.handle_connected(now);
+        let Some(SessionEvent::Failed(failed)) = session.poll_event() else { panic!("{error} is accepted") };
+        assert_eq!(failed, SessionError::Config(error));
+        assert!(
+            session.poll_event().is_none() && session.poll_transmit(now).is_none(),
+            "{error}: it begins all the same"
+        );
     }
     let smallest = ClientConfig { max_payload: 9, ..ClientConfig::default() };
     assert_eq!(smallest.check(), Ok(()));

@@ -76,7 +76,7 @@ enum Finish {
 
 impl Unmultiplexed {
     pub(super) fn new(side: Side, basic: bool, config: &MuxConfig) -> Self {
-        let mut raw = Self {
+        let mut single = Self {
             side,
             basic,
             send_queue: config.send_queue,
@@ -98,9 +98,9 @@ impl Unmultiplexed {
             events: VecDeque::new(),
         };
         if side == Side::Agent {
-            raw.begin();
+            single.begin();
         }
-        raw
+        single
     }
 
     fn begin(&mut self) -> StreamId {
@@ -387,15 +387,15 @@ mod tests {
 
     #[test]
     fn a_connection_that_ended_before_anybody_looked_is_read_to_its_end() {
-        let mut raw = Unmultiplexed::new(Side::Client, false, &MuxConfig::default());
-        raw.handle_input(Instant::now(), Bytes::from_static(b"banner"));
-        raw.handle_closed();
-        let id = raw.open().unwrap();
-        assert_eq!(raw.poll_event(), Some(MuxEvent::Readable(id)));
-        assert_eq!(raw.poll_event(), Some(MuxEvent::Finished(id)));
-        assert!(!raw.is_finished(id));
-        assert_eq!(raw.read(id).unwrap(), "banner");
-        assert!(raw.is_finished(id));
+        let mut single = Unmultiplexed::new(Side::Client, false, &MuxConfig::default());
+        single.handle_input(Instant::now(), Bytes::from_static(b"banner"));
+        single.handle_closed();
+        let id = single.open().unwrap();
+        assert_eq!(single.poll_event(), Some(MuxEvent::Readable(id)));
+        assert_eq!(single.poll_event(), Some(MuxEvent::Finished(id)));
+        assert!(!single.is_finished(id));
+        assert_eq!(single.read(id).unwrap(), "banner");
+        assert!(single.is_finished(id));
     }
 
     #[test]

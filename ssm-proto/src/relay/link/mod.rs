@@ -16,7 +16,7 @@ use super::{ConnectionId, Destination, MAX_CONNECTIONS, MAX_PIPES, PipeId, Refus
 
 /// Maximum distance between a frame's number and the oldest one that is not acknowledged (RELAY-6).
 const SPAN: u64 = 1 << 15;
-/// Maximum number of control frames that wait to be sent, before no further connection is opened.
+/// With so many unsent control frames, the client opens no further connection, and an OPEN ends the relay's link (RELAY-15).
 const MAX_CONTROL: usize = 4 * MAX_CONNECTIONS;
 /// Credit of all connections together, beyond which none of them gets more than the initial credit. All of it may have to be
 /// kept in memory.
@@ -119,7 +119,7 @@ pub struct Link {
     again: BTreeSet<u64>,
     received: Seen,
     events: VecDeque<LinkEvent>,
-    /// New pipes, over which it must be told what has arrived.
+    /// New pipes on which HAVE was not sent yet.
     beginnings: VecDeque<PipeId>,
     /// Since when there is no pipe.
     alone: Option<Instant>,
@@ -228,6 +228,23 @@ impl Link {
         Some(connection)
     }
 
+    fn forget_all(&mut self) {
+        self.connections.clear();
+        self.early = 0;
+    }
+
+    /// Asserts the invariants of the state, in builds with debug assertions. It counts everything anew, so only fuzz targets call it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn check(&self) {
+        let early = self.connections.values().map(|connection| connection.receiving.early()).sum::<usize>();
+        debug_assert_eq!(early, self.early, "early data is miscounted");
+        let queued = self.fresh.iter().chain(&self.busy);
+        debug_assert!(
+            queued.clone().all(|id| self.connections.get(id).is_none_or(|connection| connection.queued)),
+            "a queue has a connection that does not know it"
+        );
+    }
+
     /// The state of a connection. `None`: there is no connection with this id.
     pub fn state(&self, id: ConnectionId) -> Option<ConnectionState> {
         let connection = self.connections.get(&id)?;
@@ -298,8 +315,7 @@ impl Link {
     /// Tells the other end that this end has ended all connections and will not come back. This is sent over every pipe, because
     /// any of them may be slow or lost.
     pub fn say_bye(&mut self) {
-        self.connections.clear();
-        self.early = 0;
+        self.forget_all();
         self.control.clear();
         if !std::mem::replace(&mut self.is_leaving, true) {
             self.farewells.extend(self.pipes.keys());

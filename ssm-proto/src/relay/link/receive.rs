@@ -18,16 +18,14 @@ impl Link {
         pipe.deframer.push(bytes);
         while let Some(pipe) = self.pipes.get_mut(&id) {
             let Some((frame, number, length)) = pipe.deframer.next_frame().map_err(LinkError::Frame)? else { break };
-            let is_first = matches!(frame, Frame::Have(_)) && pipe.begin();
-            if !is_first && (matches!(frame, Frame::Have(_)) || !pipe.has_begun()) {
+            if pipe.begin() != matches!(frame, Frame::Have(_)) {
                 return Err(LinkError::Lie("a pipe does not begin with what has arrived"));
             }
             match frame {
                 Frame::Have(numbers) => self.handle_have(&numbers)?,
                 Frame::Ack { position, held } => self.handle_ack(now, id, position, held)?,
                 Frame::Bye => {
-                    self.connections.clear();
-                    self.early = 0;
+                    self.forget_all();
                     self.events.push_back(LinkEvent::Bye);
                 }
                 frame => {

@@ -29,6 +29,7 @@ impl Acks {
         self.waiting.is_empty()
     }
 
+    #[cfg(feature = "fuzzing")]
     pub(super) fn is_bounded(&self) -> bool {
         self.waiting.len() <= MOST
     }

@@ -71,6 +71,7 @@ impl InFlight {
     }
 
     /// Asserts what must hold between two calls, in builds with debug assertions.
+    #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self, head_only: bool) {
         let waiting = || self.slots.iter().filter(|slot| slot.state != SlotState::Acked);
         debug_assert_eq!(waiting().count(), self.unacked, "unacknowledged messages are miscounted");

@@ -214,6 +214,7 @@ impl DataChannel {
     }
 
     /// Asserts what must hold between two calls, in builds with debug assertions.
+    #[cfg(feature = "fuzzing")]
     pub(crate) fn check(&self) {
         self.inflight.check(self.config.retransmission == Retransmission::HeadOnly);
         self.reorder.check(self.expected);

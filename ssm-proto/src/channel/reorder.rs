@@ -19,6 +19,7 @@ impl ReorderStore {
     }
 
     /// Asserts what must hold between two calls, in builds with debug assertions.
+    #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self, expected: i64) {
         let bytes: usize = self.messages.values().map(|message| message.payload().len()).sum();
         debug_assert_eq!(bytes, self.bytes, "buffered bytes are miscounted");

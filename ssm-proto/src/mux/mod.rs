@@ -1,5 +1,6 @@
 //! Many streams over one byte stream: smux version 1, both sides. `docs/protocol.md`, MUX-*.
 
+#[cfg(any(test, feature = "fuzzing"))]
 mod check;
 mod config;
 mod frame;

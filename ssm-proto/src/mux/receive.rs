@@ -39,6 +39,7 @@ impl ReceiveQueue {
     }
 
     /// Whether the total is the sum of the chunks, and what is kept alive beyond them is limited.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_counted(&self) -> bool {
         self.bytes == self.chunks.iter().map(Bytes::len).sum::<usize>()
             && self.settled <= self.chunks.len()

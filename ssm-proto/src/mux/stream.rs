@@ -23,6 +23,7 @@ impl ByteQueue {
     }
 
     /// Whether the total is the sum of the chunks.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_counted(&self) -> bool {
         self.bytes == self.chunks.iter().map(Bytes::len).sum::<usize>()
     }

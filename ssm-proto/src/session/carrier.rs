@@ -42,6 +42,7 @@ impl Carrier {
         }
     }
 
+    #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self) {
         match self {
             Self::Pending => {}

@@ -176,6 +176,7 @@ impl Session {
 
     /// Asserts the invariants of the state, in builds with debug assertions. It counts everything anew, so only tests and
     /// fuzz targets call it.
+    #[cfg(feature = "fuzzing")]
     pub(crate) fn check(&self) {
         self.channel.check();
         self.carrier.check();

@@ -90,6 +90,7 @@ impl Shell {
     }
 
     /// Asserts what must hold between two calls.
+    #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self) {
         let to_send =
             self.send.iter().map(|segment| if let Segment::Data(_, queue) = segment { queue.len() } else { 0 });

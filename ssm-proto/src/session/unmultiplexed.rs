@@ -162,6 +162,7 @@ impl Unmultiplexed {
     }
 
     /// Asserts what must hold between two calls.
+    #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self) {
         debug_assert!(self.later.is_empty() || self.side == Side::Agent, "only an agent queues connections");
         debug_assert!(self.later.is_empty() || self.current.is_some(), "a queued connection does not begin");

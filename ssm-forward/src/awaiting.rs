@@ -10,9 +10,8 @@ use crate::{ForwardError, ProviderError, ProviderErrorKind};
 /// Delays between two attempts. The API throttles StartSession.
 const PAUSES: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(5) };
 
-/// Starts a session by `start`, and repeats that for up to `patience` while the target is not connected. A node that
-/// boots may connect and disconnect, so only a started session ends the wait. `waiting` is called once, with the API's
-/// answer.
+/// Calls `start`, and calls it again for up to `patience` while the target is not connected. A node that boots may connect
+/// and disconnect again, so only a started session ends the wait. `waiting` is called once, with the API's answer.
 ///
 /// # Errors
 /// The error of the last attempt.

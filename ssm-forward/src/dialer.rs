@@ -11,7 +11,7 @@ use crate::relay::{Pipes, RelayStream};
 use crate::{ForwardError, StreamError};
 
 /// Connects to destinations of the caller's choice, through the relay of the forwarder that
-/// [`ForwarderBuilder::dial`](crate::ForwarderBuilder::dial) made with it. Clones are the same.
+/// [`ForwarderBuilder::dial`](crate::ForwarderBuilder::dial) made with it. Clones refer to the same forwarder.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     entrance: Entrance,

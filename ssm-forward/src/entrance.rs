@@ -9,7 +9,7 @@ use crate::ForwardError;
 use crate::listener::prepare;
 use crate::relay::RelayStream;
 
-/// Hands connections to a forwarder that does not listen. Clones are the same.
+/// Hands connections to a forwarder that does not listen. Clones refer to the same forwarder.
 #[derive(Clone, Debug)]
 pub struct Entrance {
     streams: mpsc::Sender<Handed>,

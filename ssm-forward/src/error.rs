@@ -157,7 +157,7 @@ pub enum DialError {
     Transport(#[from] TransportError),
 }
 
-/// Why the destination could not be shown to accept connections.
+/// Why the check failed that the destination accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {

@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Something that happened to a forwarder; see [`crate::ForwarderBuilder::on_event`].
+///
+/// Texts are for people; programs use the variants, and the error of [`crate::Forwarder::run`]. Events of connections and
+/// of sessions have no fixed order: a connection can open before there is a session, and close before the loss of its
+/// session is reported.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ForwardEvent {
@@ -63,7 +67,7 @@ pub enum ForwardEvent {
         cause: String,
         /// The attempt's number, from 1 since the data channel was lost.
         attempt: u32,
-        /// Delay before this attempt.
+        /// Delay before this attempt. Also the first attempt has one if the last connection did not live for long.
         delay: Duration,
     },
     /// The data channel is connected again; nothing was lost.
@@ -78,14 +82,14 @@ pub enum ForwardEvent {
         /// Why.
         reason: String,
         /// Number of connections that are cut off. If there is none, the next connection starts a new session. Through
-        /// a relay there is never one: other sessions, or the next one, carry the connections on.
+        /// a relay it is always 0: other sessions, or the next one, continue the connections.
         connections: usize,
     },
     /// A new session is about to be started.
     Restarting {
         /// Why the last session, or the last attempt, ended.
         cause: String,
-        /// The attempt's number, from 1 since the last session that was in use.
+        /// The attempt's number, from 1 since the last session that carried data for some time.
         attempt: u32,
         /// Delay before this attempt.
         delay: Duration,

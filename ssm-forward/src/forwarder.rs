@@ -118,6 +118,10 @@ impl ForwarderBuilder {
 }
 
 /// One local socket whose connections are carried by a pool of sessions.
+///
+/// A program that ends its sending side still gets the answer, but the destination does not see the end of the input: see
+/// [`StreamSender::finish`](crate::StreamSender::finish) and [`ForwardConfig::linger`]. With
+/// [a relay](ForwardConfig::relay) it does.
 pub struct Forwarder {
     provider: Arc<dyn SessionProvider>,
     request: StartRequest,
@@ -154,11 +158,17 @@ impl Forwarder {
         self.stats.clone()
     }
 
-    /// Starts the session and accepts connections until `shutdown` completes or the session is permanently lost. The
-    /// session is terminated in any case, even if the future is dropped.
+    /// Starts a session and serves connections until `shutdown` completes. Its sessions are terminated in any case, even if
+    /// the future is dropped.
     ///
     /// # Errors
-    /// What ended it, except `shutdown`.
+    /// The first session could not be started; [`ForwardConfig::wait_connected`] is for targets that are not connected yet.
+    /// Later: a session was lost, and [`PoolConfig::restart`](crate::PoolConfig::restart) is off, or a new one cannot be
+    /// started for a reason that does not pass by itself, such as [`AccessDenied`](crate::ProviderErrorKind::AccessDenied).
+    /// Starting is repeated without limit after [`ForwardError::Transport`], [`NotResumed`](ForwardError::NotResumed),
+    /// [`TimedOut`](ForwardError::TimedOut), [`SessionEnded`](ForwardError::SessionEnded), and a
+    /// [`Provider`](ForwardError::Provider) error that [is retryable](crate::ProviderError::is_retryable) or concerns the
+    /// credentials. With [`ForwardConfig::lazy`], no failed start ends it.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
         let outcome = match self.config.lazy {
             None => self.run_inner(None, shutdown).await,

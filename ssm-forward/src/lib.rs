@@ -15,7 +15,7 @@
 //! let forwarder = Forwarder::builder(provider, request)
 //!     .on_event(|event| {
 //!         if let ForwardEvent::Ready { local, .. } = event {
-//!             eprintln!("mysql -h 127.0.0.1 through {local}");
+//!             eprintln!("connect to {local}");
 //!         }
 //!     })
 //!     .bind(ListenAddr::Tcp("127.0.0.1:0".parse()?))
@@ -65,8 +65,31 @@
 //!
 //! # Testing without AWS
 //!
-//! The crate `ssm-local` is a Session Manager in the process. Give its endpoint and credentials to [`AwsConfig`]; the
-//! example `loopback` is a whole program.
+//! The crate `ssm-local` is a Session Manager in the process. Give its endpoint and credentials to [`AwsConfig`]:
+//!
+//! ```
+//! use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
+//! use ssm_local::Local;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let local = Local::builder().fixed_credentials("AKIAEXAMPLE", "example").ports_only().start().await?;
+//! let config = AwsConfig {
+//!     region: Some("us-east-1".into()),
+//!     endpoint_url: Some(local.endpoint_url()),
+//!     credentials: Some(AwsCredentials {
+//!         access_key_id: "AKIAEXAMPLE".into(),
+//!         secret_access_key: "example".into(),
+//!         session_token: None,
+//!     }),
+//!     ..AwsConfig::default()
+//! };
+//! let provider = AwsProvider::new(config).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The example `loopback` is a whole program.
 
 mod awaiting;
 mod descriptors;

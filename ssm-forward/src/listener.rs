@@ -50,7 +50,7 @@ pub enum OpenListener {
 }
 
 impl OpenListener {
-    /// The same socket once more.
+    /// Duplicates the handle. Both refer to the same socket.
     ///
     /// # Errors
     /// The process cannot open more files.

@@ -61,11 +61,7 @@ async fn set(broker: &Broker, faults: Result<Faults, FaultError>) -> Result<(), 
 async fn strike(broker: &Broker, effect: &str, keys: &str) -> Result<(), FaultError> {
     let effect = COMMANDS.iter().find(|(command, _)| *command == effect).map_or(effect, |(_, effect)| *effect);
     let fault: Fault = if keys.is_empty() { effect.parse() } else { format!("{effect},{keys}").parse() }?;
-    if !fault.effect.can_strike() {
-        return Err(FaultError::NotAtOnce(effect.into()));
-    }
-    broker.strike(fault).await;
-    Ok(())
+    broker.strike_once(fault).await
 }
 
 fn respond(status: StatusCode, body: String) -> Response<Bytes> {

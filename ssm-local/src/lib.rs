@@ -23,7 +23,8 @@
 //!
 //! Port 0 and [`LocalBuilder::fixed_credentials`] make a Session Manager for a test. The program under test gets
 //! [`Local::environment`], or, if it is in the same process, [`Local::endpoint_url`] and the fixed credentials. The
-//! managed node is this machine: a session to one of its ports reaches a server of the test.
+//! managed node is this machine: a session to one of its ports reaches a server of the test. Like the official agent, it
+//! does not pass a half-close on: a server that answers only after the end of its input never answers.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -55,10 +56,21 @@
 //! [`LocalBuilder::fixed_credentials`] and [`LocalBuilder::any_credentials`]. If only ports are to be forwarded, use
 //! [`LocalBuilder::ports_only`].
 //!
-//! The modules: `access` verifies callers, `api` answers the SSM operations, `broker` keeps sessions and connects a
-//! client's WebSocket with an agent, `agent` is the managed node. Broker and agent exchange only what is sent over the
-//! wire in AWS: agent messages, through a `pipe`. `faults` decides what goes wrong in them.
+//! # What it answers
+//!
+//! | service | operations |
+//! |---|---|
+//! | SSM | StartSession, ResumeSession, TerminateSession, DescribeSessions, GetConnectionStatus, DescribeInstanceInformation, GetInventory, GetDocument, DescribeDocument, ListDocuments |
+//! | KMS | GenerateDataKey, Decrypt |
+//! | ECS | ListClusters, DescribeClusters, ListServices, DescribeServices, ListTasks, DescribeTasks, ExecuteCommand |
+//!
+//! Any other operation is refused with UnknownOperationException. Every region is accepted.
+//!
+//! The faults that it can inject are described in the module `fault_syntax`.
 
+// The modules: `access` verifies callers, `api` answers the SSM operations, `broker` keeps sessions and connects a client's
+// WebSocket with an agent, `agent` is the managed node. Broker and agent exchange only what is sent over the wire in AWS:
+// agent messages, through a `pipe`. `faults` decides what goes wrong in them.
 mod access;
 mod agent;
 mod api;
@@ -73,6 +85,11 @@ mod pipe;
 mod server;
 mod target;
 mod wire;
+
+/// Faults as text: the effects, their keys and defaults, and all ways to set them. There is no code in this module.
+#[cfg(all(doc, not(doctest)))]
+#[doc = include_str!("../faults.md")]
+pub mod fault_syntax {}
 
 pub use broker::{SessionInfo, SessionState};
 pub use ecs::EcsTask;

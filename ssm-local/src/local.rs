@@ -14,7 +14,7 @@ use crate::access::Access;
 use crate::broker::{Broker, BrokerSettings, SessionInfo, World};
 use crate::document::Documents;
 use crate::ecs::EcsTask;
-use crate::faults::{Fault, Faults};
+use crate::faults::{Fault, FaultError, Faults};
 use crate::kms::{Kms, KmsFault};
 use crate::target::LocalTarget;
 use crate::{Profile, server};
@@ -79,8 +79,9 @@ impl Local {
         self.broker.stream_url(session_id)
     }
 
-    /// The environment variables for a client: endpoint, region and the credentials of this run. The last of them is a
-    /// secret: whoever has it can do on this machine what the user of this process can do.
+    /// The environment variables for a client: `AWS_ENDPOINT_URL`, `AWS_REGION` and `AWS_DEFAULT_REGION` (us-east-1; every
+    /// region is accepted), `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`. The last of them is a secret: whoever has it can
+    /// do on this machine what the user of this process can do.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let key = self.broker.access().key();
         vec![
@@ -108,10 +109,13 @@ impl Local {
         self.broker.set_faults(faults).await;
     }
 
-    /// Makes a fault happen once, now: to every session, or to the nodes. Faults of the API and of the agents, which
-    /// are not events, must be set by [`Local::set_faults`].
-    pub async fn strike(&self, fault: Fault) {
-        self.broker.strike(fault).await;
+    /// Makes an event happen once, now, to every active session or to the nodes. An effect on messages acts from now on, in
+    /// the sessions that are active now.
+    ///
+    /// # Errors
+    /// [`FaultError::NotAtOnce`]: the effect acts on agents or on calls of the API. [`Local::set_faults`] sets it.
+    pub async fn strike(&self, fault: Fault) -> Result<(), FaultError> {
+        self.broker.strike_once(fault).await
     }
 
     /// Ends every session, tells the clients, and stops. Takes at most three seconds.
@@ -201,7 +205,7 @@ impl LocalBuilder {
         self
     }
 
-    /// Adds a managed node. Default: one, `i-0123456789abcdef0`.
+    /// Adds a managed node. If none is added, there is one with the id `i-0123456789abcdef0`.
     pub fn target(mut self, target: LocalTarget) -> Self {
         self.targets.push(target);
         self

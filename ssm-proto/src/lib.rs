@@ -49,12 +49,13 @@
 //! # Single messages
 //!
 //! [`AgentMessage::decode`] decodes one message from bytes, for example of a capture. The payload of data in a port session
-//! is a piece of one byte stream in each direction, which a [`Deframer`] splits into the frames of smux version 1:
+//! with a multiplexer is a piece of one byte stream in each direction, which a [`Deframer`] splits into the frames of smux
+//! version 1:
 //!
 //! ```
 //! use ssm_proto::{AgentMessage, Bytes, Deframer, MessageType, PayloadType};
 //!
-//! /// Prints one message. `frames` is kept for each direction.
+//! /// Prints one message. There is one `frames` for each direction, made by `Deframer::new(1)`.
 //! fn print(raw: Bytes, frames: &mut Deframer) -> Result<(), Box<dyn std::error::Error>> {
 //!     let message = AgentMessage::decode(raw)?;
 //!     println!("{:?} {} {:?}", message.message_type(), message.sequence_number(), message.payload_type());
@@ -73,10 +74,17 @@
 //! # print(header.seal(MessageBuf::from(syn.as_slice())), &mut Deframer::new(1)).unwrap();
 //! ```
 //!
-//! A message can arrive twice, or out of order: [`DataChannel`] sorts that out. Acknowledgements are read by
-//! [`Acknowledge::decode`].
+//! A message can arrive twice, or out of order. A [`DataChannel`] removes the duplicates and restores the order. To read a
+//! capture, use one for each direction, with the side that receives (`Side::Agent` for what the client sent): call
+//! `handle_connected`, then `handle_input` with each message, take the events, and discard what `poll_transmit` returns.
+//! Acknowledgements are read by [`Acknowledge::decode`].
 //!
-//! The requirements are numbered in `docs/protocol.md` and `docs/relay.md`. Comments cite the numbers.
+//! Whether a port session has a multiplexer follows from its handshake: the session type is `LocalPortForwarding`, the agent
+//! is newer than [`Version::AGENT_MUX`] ([`Version::client_sees_newer_than`]), and the client is [`Version::CLIENT_MUX`] or
+//! newer ([`Version::agent_compares`]). Other port sessions carry one connection's bytes without frames. In a shell or a
+//! command, the payload is text of the terminal.
+//!
+//! The requirements have numbers (`DC-7`), which comments cite. They are in the modules `protocol` and `relay_protocol`.
 
 // Time and randomness are arguments (clippy.toml lists the methods).
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -87,6 +95,14 @@ mod channel;
 mod cipher;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+/// The protocol's requirements, numbered, each with its source. There is no code in this module.
+#[cfg(all(doc, not(doctest)))]
+#[doc = include_str!("../protocol.md")]
+pub mod protocol {}
+/// The requirements of the relay's protocol, numbered, and how a relay is used. There is no code in this module.
+#[cfg(all(doc, not(doctest)))]
+#[doc = include_str!("../relay.md")]
+pub mod relay_protocol {}
 #[cfg(feature = "session")]
 mod handshake;
 #[cfg(feature = "session")]

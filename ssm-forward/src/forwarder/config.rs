@@ -7,6 +7,14 @@ use crate::relay::RelayConfig;
 use crate::session::SessionConfig;
 
 /// Settings of a [`Forwarder`](crate::Forwarder).
+///
+/// Like all settings of this crate, it is changed field by field, because fields may be added:
+///
+/// ```
+/// let mut config = ssm_forward::ForwardConfig::default();
+/// config.wait_ready = true;
+/// config.pool.size = ssm_forward::PoolSize::Fixed(2);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ForwardConfig {
@@ -20,7 +28,9 @@ pub struct ForwardConfig {
     /// `connect_timeout`. Default: zero, no repetition.
     pub wait_connected: Duration,
     /// After a local program ends its sending side: how long the far side may be silent before the connection is given
-    /// up and reset. Silence counts only while the far side could have been heard. Default: 30 s.
+    /// up and reset. Silence counts only while this side was connected, was reading and had read everything. A server that
+    /// answers only after the end of its input is given up in this way, because it cannot see that end; see
+    /// [`StreamSender::finish`](crate::StreamSender::finish). Default: 30 s.
     pub linger: Duration,
     /// A connection without an answer causes a warning after this time, at most once a minute. Default: 10 s.
     pub answer_patience: Duration,
@@ -29,9 +39,9 @@ pub struct ForwardConfig {
     /// Prevent the idle timeout of sessions while nothing is forwarded. This needs multiplexing, which old agents do
     /// not support. Default: false, the idle timeout applies.
     pub keep_alive: bool,
-    /// Start no session before a connection comes, and end it after so long without one. A session that cannot be had
-    /// then only resets the connections that wait for it; the next one tries again. Default: `None`, a session is there
-    /// from the start.
+    /// Start a session only when a connection comes, and terminate it when there was no connection for this long. If a
+    /// session cannot be started, only the connections that wait for it are reset; the next connection tries again.
+    /// Default: `None`, the session is started at once.
     pub lazy: Option<Duration>,
     /// How many sessions there are, and what happens when one is gone.
     pub pool: PoolConfig,

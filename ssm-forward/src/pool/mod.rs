@@ -35,7 +35,8 @@ use state::{Limits, SharedPool};
 pub struct PoolConfig {
     /// How many sessions share the connections. Default: as many as are needed, up to 8.
     pub size: PoolSize,
-    /// Start a new session when one is permanently gone (terminated, timed out, its node rebooted). Default: true.
+    /// Start a new session when one is permanently gone (terminated, timed out, its node rebooted).
+    /// [`Forwarder::run`](crate::Forwarder::run) says which failures end the attempts. Default: true.
     pub restart: bool,
     /// How long a new connection waits for a session before it is reset. Default: 60 s.
     pub hold: Duration,
@@ -68,7 +69,8 @@ pub enum PoolSize {
     Fixed(usize),
     /// One at first, and another one for a connection that would have to share: if the others are busy, have just
     /// begun, or are blocked by a connection that accepts no data. The connection waits some seconds for the new
-    /// session. A single connection never needs a second session, however much data it transfers.
+    /// session. A single connection never needs a second session, however much data it transfers. A test that counts
+    /// sessions needs [`PoolSize::Fixed`]: two connections in quick succession can start a second session.
     Auto {
         /// Maximum number of sessions.
         max: usize,

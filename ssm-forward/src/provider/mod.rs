@@ -86,8 +86,8 @@ pub struct StartRequest {
     /// The document's parameters.
     pub parameters: BTreeMap<String, Vec<String>>,
     /// Parameters that are sent only if the document defines them, because the service refuses others. [`AwsProvider`]
-    /// looks the document up (`ssm:DescribeDocument`). If it may not, it sends all of them, and then none. Default:
-    /// none.
+    /// looks the document up (`ssm:DescribeDocument`). If that is not permitted, it sends all of them, and if the service
+    /// refuses these, none. Default: none.
     pub offered: BTreeMap<String, Vec<String>>,
     /// Shown in the session's history.
     pub reason: Option<String>,

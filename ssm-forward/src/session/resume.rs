@@ -16,7 +16,8 @@ use crate::{DialError, ProviderError, ProviderErrorKind, SessionProvider, Sessio
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// Delay before the second attempt; the first one is made immediately. Default: 100 ms.
+    /// Delay before the second attempt. The first one is made immediately, unless the lost WebSocket lived for a short
+    /// time only; then the delays go on from the last one. Default: 100 ms.
     pub initial: Duration,
     /// Maximum delay. Default: 20 s.
     pub max: Duration,

@@ -232,7 +232,11 @@ impl StreamSender {
         self.shared.lock().is_connected()
     }
 
-    /// Ends the sending side. The far side's answer can still be read.
+    /// Ends the sending side. The far side's answer to what it has received can still be read.
+    ///
+    /// The destination does not see this end while it may still answer: the agent cannot pass a half-close on, and would
+    /// discard the answer. A server that answers only after the end of its input (an echo until end of file) therefore
+    /// never answers; the stream fails with [`StreamError::Silent`] after the linger. Only a relay passes a half-close on.
     pub fn finish(&self) {
         self.shared.lock().finish_stream(self.id);
     }

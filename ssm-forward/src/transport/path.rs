@@ -53,7 +53,7 @@ pub enum PathStep {
 /// sent there.
 ///
 /// # Errors
-/// The URL is none.
+/// The URL has no host, or another scheme.
 pub async fn look_along(url: &Url, options: &TransportOptions) -> Result<NetworkPath, TransportError> {
     let text = url.as_str();
     let text = text.strip_prefix("ws").map_or_else(|| text.to_owned(), |rest| format!("http{rest}"));

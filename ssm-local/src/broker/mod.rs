@@ -24,7 +24,7 @@ use crate::access::Access;
 use crate::agent::AgentSpec;
 use crate::document::{Document, Documents, PORT, Settings};
 use crate::ecs::EcsTask;
-use crate::faults::{Armed, Effect, Fault, Faults, When};
+use crate::faults::{Armed, Effect, Fault, FaultError, Faults, When};
 use crate::kms::{Encryption, Kms, KmsFault};
 use crate::target::LocalTarget;
 use relay::{Command, Relay};
@@ -152,8 +152,17 @@ impl Broker {
         }
     }
 
+    /// As [`Local::strike`](crate::Local::strike).
+    pub(crate) async fn strike_once(&self, fault: Fault) -> Result<(), FaultError> {
+        if !fault.effect.can_strike() {
+            return Err(FaultError::NotAtOnce(fault.to_string()));
+        }
+        self.strike(fault).await;
+        Ok(())
+    }
+
     /// Makes a fault happen once, now: to every session, or to the nodes.
-    pub(crate) async fn strike(&self, mut fault: Fault) {
+    async fn strike(&self, mut fault: Fault) {
         match &fault.effect {
             Effect::End { failed: false, text } => return self.end_sessions(SessionState::Terminated, text).await,
             Effect::End { failed: true, text } | Effect::RestartAgent { text } => {

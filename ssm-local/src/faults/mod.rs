@@ -77,7 +77,13 @@ impl Faults {
     }
 }
 
-/// One thing that goes wrong. Its text form is described in `docs/faults.md`.
+/// One thing that goes wrong.
+///
+/// Its text form is `EFFECT[,key=value]…`, for example `drop,probability=0.01,direction=down`. The effect's name is that of
+/// the variant of [`Effect`] in lower case, with hyphens (`black-hole`); further names are `bye` (a [`Close`](Effect::Close)
+/// every hour, with AWS's reason), `drop-acks`, `expired-credentials` and `timed-out`. The keys are the fields of the effect
+/// and of [`When`] (`lasts` is `for`), `direction` and `only`. `Display` writes this form; the module `fault_syntax`
+/// describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fault {
@@ -152,6 +158,10 @@ pub enum Only {
 }
 
 /// What goes wrong.
+///
+/// The effects from `Close` to `Stall`, from `PausePublication` to `End`, and on nodes (`RestartAgent`, `Reboot`) are events:
+/// they happen at a time. Those from `Delay` to `Oversize` act on messages. Those from `AgentVersion` to `DeafDestination`
+/// act on agents, `Api` on calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
@@ -185,7 +195,7 @@ pub enum Effect {
     MessageLimit {
         /// Messages per second, both directions together.
         limit: u64,
-        /// How long more is tolerated, in whole seconds.
+        /// How long a higher rate is tolerated, in whole seconds.
         bear: Duration,
         /// The close code.
         code: u16,
@@ -212,7 +222,8 @@ pub enum Effect {
         /// Number of bytes.
         bytes: usize,
     },
-    /// pause_publication although no end is inactive: `up` is sent to the agent, `down` to the client.
+    /// The service sends pause_publication although the other end is connected. [`Direction::Up`]: to the agent;
+    /// [`Direction::Down`]: to the client.
     PausePublication,
     /// start_publication, in the same way.
     StartPublication,
@@ -233,7 +244,7 @@ pub enum Effect {
         /// The text in channel_closed.
         text: String,
     },
-    /// All sessions end as failed, and no node is connected until the fault is over.
+    /// All sessions end as failed, and no node is connected until the fault is over ([`When::lasts`]; without it, never).
     Reboot {
         /// The text in channel_closed.
         text: String,
@@ -254,7 +265,7 @@ pub enum Effect {
     DeafDestination,
     /// The SSM API gives another answer.
     Api {
-        /// The operation. Without one, all operations that the answer fits.
+        /// The operation, as in `StartSession`. Without one, all operations that the answer fits.
         operation: Option<String>,
         /// The answer.
         answer: ApiAnswer,

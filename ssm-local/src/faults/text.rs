@@ -14,8 +14,8 @@ pub enum FaultError {
     /// There is no such effect.
     #[error("there is no fault {0:?}; there are: {names}", names = names())]
     Unknown(String),
-    /// The effect is neither an event nor an effect on messages.
-    #[error("{0} cannot happen immediately; set it instead: POST it to /faults")]
+    /// [`Local::strike`](crate::Local::strike): the effect acts on agents or on calls.
+    #[error("{0} cannot happen once, immediately; set it with the other faults")]
     NotAtOnce(String),
     /// The effect has no such key.
     #[error("{effect} has no key {key:?}")]

@@ -494,8 +494,10 @@ async fn faults_that_are_set_reach_sessions_that_live() {
 async fn a_struck_fault_happens_once() {
     let local = Local::builder().target(LocalTarget::new(TARGET)).start().await.unwrap();
     let (ticket, mut channel) = stream(&local).await;
-    local.strike("bye,every=10ms".parse().unwrap()).await;
+    local.strike("bye,every=10ms".parse().unwrap()).await.unwrap();
     assert_eq!(channel.close_frame().await, (1000, "Bye".into()));
     let mut channel = Channel::open(&ticket).await;
     assert!(timeout(A_WHILE, channel.close_frame()).await.is_err());
+    let error = local.strike("fail-dial".parse().unwrap()).await.unwrap_err();
+    assert_eq!(error, ssm_local::FaultError::NotAtOnce("fail-dial".into()));
 }

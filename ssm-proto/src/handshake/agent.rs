@@ -18,6 +18,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The text that the official agent shows to the user of an encrypted session.
 const KMS_TEXT: &str = "This session is encrypted using AWS KMS.";
 
+/// The agent's side of the handshake (HS-*).
+///
 /// ```text
 ///  NotStarted ── request ──► AwaitingResponse ── response ──► Complete
 ///                                └─ with KMS ─► AwaitingKey ── key ──► AwaitingProof ── right answer ──► Complete

@@ -23,7 +23,9 @@ pub struct HandshakeRequest {
 pub struct RequestedAction {
     /// `SessionType` or `KMSEncryption`.
     pub action_type: String,
-    /// The parameters. Their structure depends on the type.
+    /// The parameters. Their structure depends on the type. `SessionType`:
+    /// `{"SessionType": "Port", "Properties": {"portNumber": "80", "type": "LocalPortForwarding"}}`. `KMSEncryption`:
+    /// `{"KMSKeyId": "…"}`.
     #[serde(default)]
     pub action_parameters: Value,
 }

@@ -11,6 +11,8 @@ use crate::Side;
 use crate::cipher::Cipher;
 use crate::wire::PayloadType;
 
+/// The client's side of the handshake (HS-*).
+///
 /// ```text
 ///  AwaitingRequest ── HandshakeRequest ──► AwaitingComplete ── HandshakeComplete ──► Complete
 ///        │  └─ with KMS ─► AwaitingKey ─── data key ──▲                                 ▲

@@ -35,12 +35,13 @@ impl Version {
         }
     }
 
-    /// Whether the version is certainly older.
+    /// Whether the version is older. `false` if it cannot be parsed.
     pub fn is_older_than(&self, constant: &str) -> bool {
         self.parts.is_some() && self.parts < Self::new(constant).parts
     }
 
-    /// The agent's rule for clients: compared by component; on a tie, the shorter one is smaller.
+    /// The agent's rule for clients: compared by component; if all are equal, the shorter version is smaller.
+    /// [`Ordering::Less`]: this version is older than `constant`.
     pub fn agent_compares(&self, constant: &str) -> Ordering {
         self.parts.cmp(&Self::new(constant).parts)
     }

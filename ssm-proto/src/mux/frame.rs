@@ -74,9 +74,8 @@ pub enum FrameError {
 }
 
 /// Splits a byte stream into frames. The chunks of the stream may begin and end anywhere. Data is sliced, never copied.
-///
-/// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds the bytes that were not
-/// processed yet.
+// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds the bytes that were not
+// processed yet.
 #[derive(Debug)]
 pub struct Deframer {
     version: u8,

@@ -152,7 +152,7 @@ fn cut(text: &str, max: usize) -> &str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RelayFrameError {
-    /// There is no such kind of frames.
+    /// No frame has this kind.
     Kind(u8),
     /// The kind does not allow this length of the body.
     Length(u8, usize),

@@ -14,9 +14,8 @@ const INITIAL: [u32; 8] =
 
 impl PayloadDigest {
     /// Computes the digest of `payload`.
-    ///
-    /// The blocks are passed directly to `sha2`'s compression function. Its hasher supports incremental input, and
-    /// takes a quarter more time for an acknowledgement.
+    // The blocks are passed directly to `sha2`'s compression function. Its hasher supports incremental input, and
+    // takes a quarter more time for an acknowledgement.
     pub fn of(payload: &[u8]) -> Self {
         let (blocks, rest) = payload.as_chunks();
         let (last, count) = padded(rest, payload.len());

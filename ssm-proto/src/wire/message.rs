@@ -33,6 +33,10 @@ pub struct AgentMessage {
 impl AgentMessage {
     /// Checks one binary WebSocket message and takes ownership of it.
     ///
+    /// As in the official client (WIRE-6), the digest and the creation date of `start_publication` and `pause_publication`
+    /// are not checked, and neither is the digest of an empty payload. To check every digest, compare
+    /// [`payload_digest`](Self::payload_digest) with [`PayloadDigest::of`] the payload.
+    ///
     /// # Errors
     /// The first error in the bytes, in the order of the fields.
     pub fn decode(raw: Bytes) -> Result<Self, DecodeError> {
@@ -116,7 +120,7 @@ pub struct Header {
     pub message_type: MessageType,
     /// 1.
     pub schema_version: u32,
-    /// Milliseconds since the Unix epoch; 0 is invalid.
+    /// Milliseconds since the Unix epoch. 0 is invalid, except in `start_publication` and `pause_publication`.
     pub created_date: u64,
     /// The number within the direction; 0 in messages that are not numbered.
     pub sequence_number: i64,
@@ -233,10 +237,10 @@ pub enum DecodeError {
     /// The MessageType field contains only padding.
     #[error("message has no type")]
     NoMessageType,
-    /// CreatedDate is 0.
+    /// CreatedDate is 0 in a message in which it is checked; see [`AgentMessage::decode`].
     #[error("message has no creation date")]
     NoCreatedDate,
-    /// The digest does not match the payload.
+    /// The digest does not match the payload, in a message in which it is checked; see [`AgentMessage::decode`].
     #[error("payload does not match its digest")]
     BadDigest,
 }

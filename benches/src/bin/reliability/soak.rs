@@ -113,13 +113,13 @@ async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -
     if every(6) {
         // The path fails silently.
         watcher.excuse(LIVENESS * 2);
-        local.strike("black-hole".parse()?).await;
+        local.strike("black-hole".parse()?).await?;
     } else if every(4) {
         // The laptop's lid is closed. The service gives up in the meantime, and the path to it is gone when the machine
         // wakes up.
         watcher.excuse(SLEEP + if every(8) { LIVENESS * 2 } else { Duration::ZERO });
         client.signal(Signal::STOP)?;
-        local.strike(if every(8) { "black-hole" } else { "reset" }.parse()?).await;
+        local.strike(if every(8) { "black-hole" } else { "reset" }.parse()?).await?;
         sleep(SLEEP).await;
         client.signal(Signal::CONT)?;
     } else if every(3) {
@@ -127,10 +127,10 @@ async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -
         watcher.excuse(CREDENTIALS_AWAY);
         let expired = format!("expired-credentials,operation=ResumeSession,for={}s", CREDENTIALS_AWAY.as_secs());
         local.set_faults(Faults::new().with(expired.parse()?)).await;
-        local.strike("bye".parse()?).await;
+        local.strike("bye".parse()?).await?;
     } else {
         watcher.excuse(Duration::ZERO);
-        local.strike("bye".parse()?).await;
+        local.strike("bye".parse()?).await?;
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ impl AwsProvider {
     /// SSM API on this machine, only its answers tell.
     ///
     /// # Errors
-    /// No endpoint is known in the region, or that of the configuration is none.
+    /// No endpoint is known in the region, or the configured one is invalid.
     pub async fn channel_url(&self, given: Option<&StreamEndpoint>) -> Result<Option<Url>, ProviderError> {
         let configured = self.stream_endpoint()?;
         if let Some(endpoint) = given.or(configured.as_ref()) {
@@ -85,7 +85,7 @@ impl AwsProvider {
     /// The account's preferences of Session Manager.
     ///
     /// # Errors
-    /// They may not be read (`ssm:GetDocument`), or make no sense.
+    /// Access is denied (`ssm:GetDocument`), or their content is invalid.
     pub async fn preferences(&self) -> Result<Preferences, ProviderError> {
         const CALL: &str = "GetDocument";
         let call = |credentials| {

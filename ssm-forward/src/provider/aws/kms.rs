@@ -38,10 +38,10 @@ impl AwsProvider {
 }
 
 impl AwsProvider {
-    /// Finds out whether KMS would make a data key of `key_id` for who calls. It makes none.
+    /// Checks whether KMS lets the caller create a data key with `key_id`. None is created.
     ///
     /// # Errors
-    /// It would not, or cannot be asked.
+    /// KMS refuses, or cannot be reached.
     pub async fn may_encrypt(&self, key_id: &str) -> Result<(), ProviderError> {
         let question = DryRun { key_id, number_of_bytes: KEY_BYTES, dry_run: true };
         match self.ask::<IgnoredAny>(KMS, CALL, &question).await {

@@ -47,14 +47,14 @@ pub struct SecurityRule {
     pub lists: Vec<String>,
 }
 
-/// Whether something is let through.
+/// Whether security groups allow a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is.
+    /// A rule allows it.
     Allowed,
-    /// No rule lets it through.
+    /// No rule allows it.
     Denied,
-    /// A rule may: it names what is not known.
+    /// A rule may allow it, but refers to something that is not known here.
     Unknown,
 }
 
@@ -90,12 +90,12 @@ impl SecurityRule {
 }
 
 impl SecurityGroup {
-    /// Whether any of these groups lets TCP connections to `port` in, from who has `groups` and `address`.
+    /// Whether any of these groups allows incoming TCP connections to `port` from a host with `groups` and `address`.
     pub fn let_in(all: &[Self], port: u16, groups: &[String], address: Option<IpAddr>) -> Verdict {
         best(all.iter().flat_map(|group| &group.ingress).map(|rule| rule.verdict(port, groups, address)))
     }
 
-    /// Whether any of these groups lets TCP connections to `port` out, to who has `groups` and `address`.
+    /// Whether any of these groups allows outgoing TCP connections to `port` of a host with `groups` and `address`.
     pub fn let_out(all: &[Self], port: u16, groups: &[String], address: Option<IpAddr>) -> Verdict {
         best(all.iter().flat_map(|group| &group.egress).map(|rule| rule.verdict(port, groups, address)))
     }

@@ -159,7 +159,7 @@ pub(crate) async fn manager(_: ManagerArgs) -> Result<(), SetupError> {
     say(&local.endpoint_url());
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     while let Some(fault) = orders.next_line().await? {
-        local.strike(fault.parse()?).await;
+        local.strike(fault.parse()?).await?;
         say("done");
     }
     Ok(())

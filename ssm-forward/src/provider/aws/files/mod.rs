@@ -135,10 +135,9 @@ pub struct ConfigurationFile {
     pub exists: bool,
     /// How many profiles it has.
     pub profiles: usize,
-    /// Sections that mean nothing to AWS's tools, most often because of how their names are written; and what would mean
-    /// something.
+    /// Sections that AWS's tools ignore, most often because of how their names are written, each with the correct spelling.
     pub ignored: Vec<String>,
-    /// Why nothing of it can be used.
+    /// Why the file cannot be used, if it cannot.
     pub error: Option<String>,
 }
 

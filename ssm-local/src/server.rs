@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use crate::broker::{Broker, ClientSocket, Session};
+use crate::broker::{Broker, BrokerSession, ClientSocket};
 use crate::{api, control};
 
 /// Timeout for a request's head, and for a data channel's first frame.
@@ -143,7 +143,7 @@ fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     response
 }
 
-fn open_data_channel(mut request: Request<Incoming>, session: Arc<Session>) -> Response<Full<Bytes>> {
+fn open_data_channel(mut request: Request<Incoming>, session: Arc<BrokerSession>) -> Response<Full<Bytes>> {
     let Some(accept) = accept_key(request.headers()) else {
         return text(StatusCode::BAD_REQUEST, "not a WebSocket upgrade");
     };
@@ -178,7 +178,10 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Accepts the WebSocket if its first frame carries the session's token; otherwise closes it with 1008.
-async fn admit(upgraded: Upgraded, session: Arc<Session>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn admit(
+    upgraded: Upgraded,
+    session: Arc<BrokerSession>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut socket = websocket(upgraded).await?;
     let first = loop {
         match socket.next().await.ok_or("closed before its first frame")?? {

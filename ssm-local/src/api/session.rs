@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::input::{Page, length, one_of, pattern, required};
 use super::{Outcome, set, timestamp};
-use crate::broker::{Broker, Session, SessionInfo, StartRequest};
+use crate::broker::{Broker, BrokerSession, SessionInfo, StartRequest};
 use crate::document;
 
 pub(super) const DOCUMENT_NAME: &str = r"^[a-zA-Z0-9_\-.:/]{3,128}$";
@@ -49,7 +49,7 @@ pub(super) struct SessionInput {
 }
 
 impl SessionInput {
-    fn find(&self, broker: &Broker) -> Result<std::sync::Arc<Session>, ApiError> {
+    fn find(&self, broker: &Broker) -> Result<std::sync::Arc<BrokerSession>, ApiError> {
         let id = required("sessionId", self.session_id.as_deref())?;
         length("sessionId", id, 1..=96)?;
         broker.session(id).ok_or_else(|| ApiError::no_session(id))
@@ -63,7 +63,7 @@ pub(super) fn resume(broker: &Broker, input: SessionInput) -> Outcome {
     Ok(ticket(broker, &session, token))
 }
 
-fn ticket(broker: &Broker, session: &Session, token: Option<String>) -> Value {
+fn ticket(broker: &Broker, session: &BrokerSession, token: Option<String>) -> Value {
     match token {
         Some(token) => {
             json!({ "SessionId": session.id, "TokenValue": token, "StreamUrl": broker.stream_url(&session.id) })

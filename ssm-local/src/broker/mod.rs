@@ -5,7 +5,7 @@ mod session;
 mod token;
 
 pub(crate) use relay::ClientSocket;
-pub(crate) use session::Session;
+pub(crate) use session::BrokerSession;
 pub use session::{SessionInfo, SessionState};
 
 use std::collections::{BTreeMap, VecDeque};
@@ -84,7 +84,7 @@ pub(crate) struct Broker {
 #[derive(Debug, Default)]
 struct BrokerState {
     /// In the order of their start.
-    sessions: VecDeque<Arc<Session>>,
+    sessions: VecDeque<Arc<BrokerSession>>,
     relays: JoinSet<()>,
     /// The nodes are rebooting until this time.
     down_until: Option<Instant>,
@@ -190,7 +190,7 @@ impl Broker {
         }
     }
 
-    fn active_sessions(&self) -> Vec<Arc<Session>> {
+    fn active_sessions(&self) -> Vec<Arc<BrokerSession>> {
         self.lock().sessions.iter().filter(|session| session.is_active()).cloned().collect()
     }
 
@@ -215,11 +215,11 @@ impl Broker {
     }
 
     /// The sessions in the order of their start.
-    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn sessions(&self) -> Vec<Arc<BrokerSession>> {
         self.lock().sessions.iter().cloned().collect()
     }
 
-    pub(crate) fn session(&self, id: &str) -> Option<Arc<Session>> {
+    pub(crate) fn session(&self, id: &str) -> Option<Arc<BrokerSession>> {
         self.lock().sessions.iter().rev().find(|session| session.id == id).cloned()
     }
 
@@ -233,12 +233,12 @@ impl Broker {
     ///
     /// # Errors
     /// Only ports are allowed, and the session is not a port session.
-    pub(crate) fn start(&self, request: StartRequest) -> Result<(Arc<Session>, String), PortsOnly> {
+    pub(crate) fn start(&self, request: StartRequest) -> Result<(Arc<BrokerSession>, String), PortsOnly> {
         if self.settings.ports_only && request.document.body.session_type != PORT {
             return Err(PortsOnly);
         }
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let (session, token) = Session::new(&request, commands, self.settings.token_ttl);
+        let (session, token) = BrokerSession::new(&request, commands, self.settings.token_ttl);
         let session = Arc::new(session);
         tracing::info!(
             session_id = session.id,
@@ -274,7 +274,7 @@ impl Broker {
     }
 
     /// Replaces the token by a new one; `None` if the session is over.
-    pub(crate) fn issue_token(&self, session: &Session) -> Option<String> {
+    pub(crate) fn issue_token(&self, session: &BrokerSession) -> Option<String> {
         session.issue_token(self.settings.token_ttl)
     }
 

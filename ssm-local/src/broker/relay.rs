@@ -25,7 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use uuid::Uuid;
 
 use super::BrokerSettings;
-use super::session::{Session, SessionState};
+use super::session::{BrokerSession, SessionState};
 use crate::agent::{self, AgentEnd, AgentSpec};
 use crate::faults::{Direction, Fault, SessionFaults};
 use crate::wire::{is_data, message_type};
@@ -53,7 +53,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct Relay {
-    session: Arc<Session>,
+    session: Arc<BrokerSession>,
     commands: mpsc::Receiver<Command>,
     /// Present until the client connects for the first time.
     spec: Option<AgentSpec>,
@@ -80,7 +80,7 @@ struct End {
 
 impl Relay {
     pub(super) fn new(
-        session: Arc<Session>,
+        session: Arc<BrokerSession>,
         commands: mpsc::Receiver<Command>,
         spec: AgentSpec,
         settings: &BrokerSettings,

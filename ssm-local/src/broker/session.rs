@@ -73,7 +73,7 @@ impl SessionInfo {
 
 /// A session, shared by the API, the server and its relay.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct BrokerSession {
     pub(crate) id: String,
     pub(crate) target: String,
     pub(crate) document: String,
@@ -100,7 +100,7 @@ pub(super) fn cell_number(moves: u32) -> String {
 
 const OWNER: &str = "arn:aws:iam::123456789012:user/local";
 
-impl Session {
+impl BrokerSession {
     pub(super) fn new(request: &StartRequest, commands: mpsc::Sender<Command>, ttl: Duration) -> (Self, String) {
         let (high, low) = Uuid::new_v4().as_u64_pair();
         // A name and 17 digits, like AWS's.

@@ -1,9 +1,11 @@
 //! The relay: the part of a tunnel that runs on the node. Only `aws-ssm-forward` copies, starts and uses it.
 //!
 //! `start` reads a secret from standard input, starts a second process in the background and prints the port where it listens,
-//! on loopback only. The secret never appears in an argument or a variable. The protocol is in `docs/relay.md`.
+//! on loopback only. The secret never appears in an argument or a variable. `feed` brings data from that process to standard
+//! output. The protocol is in `docs/relay.md`.
 
 mod dial;
+mod feed;
 mod pipe;
 mod serve;
 mod target;
@@ -15,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serve::Options;
 use ssm_proto::relay::{RELAY_VERSION, RelaySecret};
 
-const USAGE: &str = "usage: ssm-relay start [--ephemeral] < SECRET-AND-PORT\n\
+const USAGE: &str = "usage: ssm-relay start [--ephemeral] < SECRET-AND-PORT | ssm-relay feed PORT NONCE\n\
                      This program is started by aws-ssm-forward (forward --relay), not by hand.";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["start", flags @ ..] if flags.iter().all(|flag| *flag == EPHEMERAL) => start(flags),
         ["serve", flags @ ..] if flags.iter().all(|flag| *flag == EPHEMERAL) => serve(flags.contains(&EPHEMERAL)),
+        ["feed", port, nonce] => feed::run(port, nonce),
         ["--version"] => say(&format!("ssm-relay {} (protocol {RELAY_VERSION})", env!("CARGO_PKG_VERSION"))),
         _ => Err(USAGE.into()),
     };

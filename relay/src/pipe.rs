@@ -20,13 +20,15 @@ pub(crate) struct Pipe {
     /// Before both ends have proved that they know the secret.
     greeting: Option<Greeting>,
     id: Option<PipeId>,
+    /// The other end is no client but a program that copies to a client.
+    is_feed: bool,
     out: VecDeque<Bytes>,
     pub(crate) since: Instant,
 }
 
 impl Pipe {
     pub(crate) fn new(stream: TcpStream, greeting: Greeting, since: Instant) -> Self {
-        let mut pipe = Self { stream, greeting: Some(greeting), id: None, out: VecDeque::new(), since };
+        let mut pipe = Self { stream, greeting: Some(greeting), id: None, is_feed: false, out: VecDeque::new(), since };
         pipe.greet();
         pipe
     }
@@ -66,6 +68,7 @@ impl Pipe {
             };
             let bytes = buffer.get(..length).unwrap_or_default();
             match self.id {
+                Some(_) if self.is_feed => return Err(io::ErrorKind::InvalidData.into()),
                 Some(id) => *broken |= link.handle_input(now, id, bytes).is_err(),
                 None => *broken |= self.read_greeting(now, link, bytes)?,
             }
@@ -78,7 +81,12 @@ impl Pipe {
         greeting.handle_input(bytes).map_err(io::Error::other)?;
         self.greet();
         let Some(greeting) = self.greeting.take_if(|greeting| greeting.is_done()) else { return Ok(false) };
-        let id = link.add_pipe().ok_or_else(|| io::Error::other("too many pipes"))?;
+        self.is_feed = greeting.feed().is_some();
+        let id = match greeting.feed() {
+            Some(feed) => link.add_feed(now, feed),
+            None => link.add_pipe(),
+        };
+        let id = id.ok_or_else(|| io::Error::other("too many pipes"))?;
         self.id = Some(id);
         Ok(link.handle_input(now, id, &greeting.into_rest()).is_err())
     }

@@ -10,7 +10,7 @@ use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use ssm_proto::relay::{
-    Compressor, ConnectionId, ConnectionState, GRACE, Greeting, Link, LinkEvent, MAX_PIPES, PipeId, Refusal,
+    Compressor, ConnectionId, ConnectionState, GRACE, Greeting, Link, LinkEvent, MAX_FEEDS, MAX_PIPES, PipeId, Refusal,
     RefusalKind, RelaySecret, RelaySide, ResetReason,
 };
 
@@ -21,9 +21,9 @@ use crate::target::{Progress, Target};
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST: usize = 2;
-/// Time within which a pipe must prove that it knows the secret.
+/// Time within which a pipe must prove that it knows the secret, and a feed that it leads to the client.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
-/// Maximum number of pipes whose greeting is not complete. All sessions may come at once.
+/// Maximum number of pipes and feeds that have not proved that yet. All sessions may come at once.
 const MAX_STRANGERS: usize = MAX_PIPES;
 /// Delay of the next attempt after a pipe could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
@@ -117,7 +117,11 @@ impl Relay {
     }
 
     fn strangers(&self) -> impl Iterator<Item = &Pipe> {
-        self.pipes.values().filter(|pipe| pipe.id().is_none())
+        self.pipes.values().filter(|pipe| self.is_stranger(pipe))
+    }
+
+    fn is_stranger(&self, pipe: &Pipe) -> bool {
+        pipe.id().is_none_or(|id| self.link.is_unproved_feed(id))
     }
 
     fn handle(&mut self, now: Instant, token: Token, readable: bool) {
@@ -147,7 +151,8 @@ impl Relay {
                 }
             };
             let mut nonce = [0; 16];
-            let is_full = self.strangers().count() >= MAX_STRANGERS || self.pipes.len() >= MAX_PIPES + MAX_STRANGERS;
+            let is_full =
+                self.strangers().count() >= MAX_STRANGERS || self.pipes.len() >= MAX_PIPES + MAX_FEEDS + MAX_STRANGERS;
             if is_full || getrandom::fill(&mut nonce).is_err() || stream.set_nodelay(true).is_err() {
                 continue;
             }
@@ -234,7 +239,7 @@ impl Relay {
         let late: Vec<Token> = self
             .pipes
             .iter()
-            .filter(|(_, pipe)| pipe.id().is_none() && pipe.since + GREETING_PATIENCE <= now)
+            .filter(|(_, pipe)| self.is_stranger(pipe) && pipe.since + GREETING_PATIENCE <= now)
             .map(|(token, _)| *token)
             .collect();
         late.into_iter().for_each(|token| self.drop_pipe(now, token));
@@ -296,8 +301,10 @@ impl Relay {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
     use std::net::TcpStream as Stranger;
+
+    use ssm_proto::relay::feed_answer;
 
     use super::*;
 
@@ -311,6 +318,62 @@ mod tests {
         stranger.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         relay.accept(now);
         stranger
+    }
+
+    /// Has the relay read everything that has arrived, until `is_done`.
+    fn read_until(relay: &mut Relay, now: Instant, is_done: impl Fn(&Relay) -> bool) {
+        while !is_done(relay) {
+            let tokens: Vec<Token> = relay.pipes.keys().copied().collect();
+            tokens.into_iter().for_each(|token| relay.read_pipe(now, token));
+            std::thread::yield_now();
+        }
+    }
+
+    fn read_greeting(stream: &mut Stranger, greeting: &mut Greeting) {
+        while !greeting.is_done() {
+            let mut bytes = [0; 1];
+            stream.read_exact(&mut bytes).unwrap();
+            greeting.handle_input(&bytes).unwrap();
+            greeting.poll_transmit().into_iter().for_each(|bytes| stream.write_all(&bytes).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_feed_is_a_stranger_until_the_client_says_that_it_has_arrived() {
+        let (mut relay, now, secret) = (relay(), Instant::now(), RelaySecret::new([7; 32]));
+        let mut feeds = [1, 2].map(|nonce| {
+            let mut feed = stranger(&mut relay, now);
+            feed.write_all(&feed_answer([nonce; 16])).unwrap();
+            (feed, Greeting::of_feed(secret.clone(), [nonce; 16]))
+        });
+        read_until(&mut relay, now, |relay| relay.link.stats().feeds == 2);
+        feeds.iter_mut().for_each(|(feed, greeting)| read_greeting(feed, greeting));
+        assert_eq!(relay.strangers().count(), 2);
+
+        // The client has a pipe, and has seen the first feed's greeting.
+        let mut pipe = stranger(&mut relay, now);
+        let mut client = Link::new(RelaySide::Client, now);
+        client.add_pipe().unwrap();
+        client.add_feed(now, feeds[0].1.feed().unwrap()).unwrap();
+        let proved = std::thread::spawn(move || {
+            read_greeting(&mut pipe, &mut Greeting::new(RelaySide::Client, secret, [3; 16]));
+            while let Some((_, bytes)) = client.poll_transmit(now) {
+                pipe.write_all(&bytes).unwrap();
+            }
+            pipe
+        });
+        read_until(&mut relay, now, |relay| relay.strangers().count() == 1);
+        relay.look_at_clock(now + GREETING_PATIENCE);
+        let stats = relay.link.stats();
+        assert_eq!((stats.pipes, stats.feeds, relay.strangers().count()), (1, 1, 0));
+        let [(first, _), (mut second, _)] = feeds;
+        assert_eq!(second.read(&mut [0]).unwrap(), 0, "the other one was closed");
+        let _pipe = proved.join().unwrap();
+
+        // It carries nothing up, and its end is noticed.
+        (&first).write_all(b"x").unwrap();
+        read_until(&mut relay, now, |relay| relay.link.stats().feeds == 0);
+        assert_eq!(relay.link.stats().pipes, 1);
     }
 
     /// Whether the relay has greeted it.

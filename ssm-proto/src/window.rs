@@ -63,6 +63,12 @@ impl Window {
         }
     }
 
+    /// As [`Window::new`], but it begins with the minimum and never doubles: for paths that may not bear much.
+    pub(crate) fn careful(max: usize) -> Self {
+        let window = Self::new(max);
+        Self { messages: MIN.min(window.max), probing: false, ..window }
+    }
+
     /// Whether one more message may be in flight.
     pub(crate) fn has_room(&self, in_flight: usize) -> bool {
         (in_flight as f64) < self.messages

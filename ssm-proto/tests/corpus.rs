@@ -6,10 +6,10 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use ssm_proto::relay::{Destination, Link, RelaySide};
+use ssm_proto::relay::{Destination, FeedId, Link, RelaySide};
 use ssm_proto::{Acknowledge, AgentMessage, MessageType, PayloadType, fuzzing};
 use support::bytes_of;
 
@@ -163,7 +163,14 @@ fn relays() -> Seeds {
     let answers = std::iter::from_fn(|| relay.poll_transmit(now)).flat_map(|(_, bytes)| bytes);
     let down: Vec<_> = begin.iter().copied().chain(answers).collect();
     client.handle_input(now, to_relay, &down[begin.len()..]).unwrap();
-    [("seed-up", up), ("seed-down", down)].map(|(name, bytes)| (("relay_input", name.to_owned()), bytes)).into()
+    let feed = FeedId([5; 16]);
+    client.add_feed(now, feed).unwrap();
+    relay.add_feed(now, feed).unwrap();
+    let acks = std::iter::from_fn(|| client.poll_transmit(now + Duration::from_secs(1))).flat_map(|(_, bytes)| bytes);
+    let fed = up.iter().copied().chain(acks).collect();
+    [("seed-up", up), ("seed-down", down), ("seed-fed", fed)]
+        .map(|(name, bytes)| (("relay_input", name.to_owned()), bytes))
+        .into()
 }
 
 /// The payloads of a recorded direction, for the targets that take payloads.

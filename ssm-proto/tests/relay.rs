@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fastrand::Rng;
 use ssm_proto::relay::{
-    ConnectionId, ConnectionState, Destination, Link, LinkError, LinkEvent, PipeId, Refusal, RefusalKind, RelaySide,
-    ResetReason,
+    ConnectionId, ConnectionState, Destination, FeedId, Link, LinkError, LinkEvent, PipeId, Refusal, RefusalKind,
+    RelaySide, ResetReason,
 };
 
 const CLIENT: usize = 0;
@@ -58,6 +58,7 @@ fn bytes(id: ConnectionId, from: usize, at: u64, length: usize) -> Vec<u8> {
 #[derive(Debug)]
 struct Pipe {
     ids: [PipeId; 2],
+    is_feed: bool,
     latency: Duration,
     /// Bytes per second, each way.
     rate: u64,
@@ -72,7 +73,10 @@ enum Event {
     /// Bytes arrive at this end.
     Arrive(usize, usize, Bytes),
     Cut(usize),
+    /// The client notices that a feed has ended.
+    Noticed(usize),
     Return,
+    Feed,
     Stall(usize),
     Wake,
 }
@@ -88,6 +92,8 @@ struct Run {
     programs: [BTreeMap<ConnectionId, Program>; 2],
     plan: VecDeque<[Program; 2]>,
     refused: Vec<ConnectionId>,
+    /// The relay refuses some connections.
+    refuses: bool,
     /// How many pipes end by themselves, as sessions with a limit of messages do.
     short: usize,
     /// The next moment at which a link is looked at without any other reason.
@@ -112,6 +118,7 @@ impl Run {
             programs: Default::default(),
             plan: VecDeque::new(),
             refused: Vec::new(),
+            refuses: true,
             short,
             wakes: None,
         };
@@ -121,6 +128,10 @@ impl Run {
         }
         for _ in 0..pipes {
             run.add_pipe();
+        }
+        for _ in 0..run.rng.usize(0..=3) {
+            let at = Duration::from_millis(run.rng.u64(0..400));
+            run.at(at, Event::Feed);
         }
         for _ in 0..run.rng.usize(0..=6) {
             let (at, pipe) = (run.rng.u64(0..400), run.rng.usize(0..pipes));
@@ -154,6 +165,7 @@ impl Run {
         let ids = [CLIENT, RELAY].map(|end| self.links[end].add_pipe().unwrap());
         let pipe = Pipe {
             ids,
+            is_feed: false,
             latency: Duration::from_micros(self.rng.u64(100..40_000)),
             rate: self.rng.u64(100_000..4_000_000),
             free_at: [self.now; 2],
@@ -163,6 +175,40 @@ impl Run {
         self.short = self.short.saturating_sub(1);
         self.pipes.insert(self.next_pipe, pipe);
         self.next_pipe += 1;
+    }
+
+    fn add_feed(&mut self) {
+        let id = FeedId(self.rng.u128(..).to_be_bytes());
+        let added = [CLIENT, RELAY].map(|end| self.links[end].add_feed(self.now, id));
+        let [Some(client), Some(relay)] = added else { panic!("so many feeds are allowed") };
+        let pipe = Pipe {
+            ids: [client, relay],
+            is_feed: true,
+            latency: Duration::from_micros(self.rng.u64(100..40_000)),
+            rate: self.rng.u64(1_000_000..20_000_000),
+            free_at: [self.now; 2],
+            stuck_until: self.now,
+            left: self.rng.bool().then(|| self.rng.usize(1..300_000)),
+        };
+        self.pipes.insert(self.next_pipe, pipe);
+        let (at, number) = (Duration::from_millis(self.rng.u64(0..400)), self.next_pipe);
+        match self.rng.u8(0..3) {
+            0 => self.at(at, Event::Cut(number)),
+            1 => self.at(at, Event::Stall(number)),
+            _ => {}
+        }
+        self.next_pipe += 1;
+    }
+
+    /// The relay notices first that a feed has ended. What is on its way may still arrive, and be acknowledged.
+    fn cut_feed(&mut self, number: usize) {
+        let id = self.pipes[&number].ids[RELAY];
+        self.links[RELAY].lose_pipe(self.now, id);
+        let after = Duration::from_millis(self.rng.u64(0..100));
+        self.at(after, Event::Noticed(number));
+        if self.rng.bool() {
+            self.at(after, Event::Feed);
+        }
     }
 
     /// Everything that has happened is handled, at both ends, until both are quiet.
@@ -194,6 +240,9 @@ impl Run {
 
     fn carry(&mut self, from: usize, id: PipeId, bytes: Bytes) {
         let (number, pipe) = self.pipes.iter_mut().find(|(_, pipe)| pipe.ids[from] == id).unwrap();
+        if pipe.is_feed {
+            assert!(from == RELAY && self.links[RELAY].stats().pipes > 0, "nothing goes over it");
+        }
         let begin = pipe.free_at[from].max(self.now).max(pipe.stuck_until);
         pipe.free_at[from] = begin + Duration::from_secs_f64(bytes.len() as f64 / pipe.rate as f64);
         let (number, after) = (*number, (pipe.free_at[from] + pipe.latency).saturating_duration_since(self.now));
@@ -215,7 +264,7 @@ impl Run {
     fn handle(&mut self, end: usize, event: LinkEvent) {
         if let LinkEvent::Wanted(id, to) = event {
             assert_eq!((end, to.host.as_str()), (RELAY, "db.internal"));
-            if self.rng.u8(..) < 20 {
+            if self.refuses && self.rng.u8(..) < 20 {
                 let why = Refusal { kind: RefusalKind::Refused, text: "connection refused".into() };
                 self.links[RELAY].refuse(id, why);
                 self.refused.push(id);
@@ -256,6 +305,14 @@ impl Run {
                         self.links[end].handle_input(self.now, pipe.ids[end], &bytes)?;
                     }
                 }
+                Event::Feed if self.links.iter().all(|link| link.stats().feeds < 4) => self.add_feed(),
+                Event::Feed => {}
+                Event::Noticed(number) => {
+                    if let Some(feed) = self.pipes.remove(&number) {
+                        self.links[CLIENT].lose_pipe(self.now, feed.ids[CLIENT]);
+                    }
+                }
+                Event::Cut(number) if self.pipes.get(&number).is_some_and(|pipe| pipe.is_feed) => self.cut_feed(number),
                 Event::Cut(number) => {
                     if let Some(pipe) = self.pipes.remove(&number) {
                         // One end may notice later than the other; here it is told once both know.
@@ -379,6 +436,148 @@ fn every_byte_arrives_once_and_in_order_whatever_happens_to_the_pipes() {
         run.run().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         run.check(seed);
     }
+}
+
+/// How long a download takes in virtual time over two pipes at an agent's pace, and this number of feeds that are faster.
+fn download(feeds: usize) -> (Duration, [Link; 2]) {
+    let mut run = Run::new(1);
+    (run.plan, run.events, run.pipes) = Default::default();
+    let now = run.now;
+    run.links = [Link::new(RelaySide::Client, now), Link::new(RelaySide::Relay, now)];
+    let still = Program {
+        length: 0,
+        sent: 0,
+        resets_after: None,
+        deaf: false,
+        abandons: false,
+        received: 0,
+        finished: false,
+        ended: None,
+    };
+    run.plan.push_back([still.clone(), Program { length: 20_000_000, ..still }]);
+    (run.short, run.refuses) = (0, false);
+    for _ in 0..2 {
+        run.add_pipe();
+    }
+    for _ in 0..feeds {
+        run.add_feed();
+    }
+    run.events.clear();
+    for pipe in run.pipes.values_mut() {
+        (pipe.latency, pipe.rate, pipe.left) = (Duration::from_millis(10), 700_000, None);
+        pipe.rate *= if pipe.is_feed { 15 } else { 1 };
+    }
+    run.run().unwrap();
+    run.check(1);
+    (run.now - now, run.links)
+}
+
+#[test]
+fn a_download_goes_at_the_pace_of_a_feed() {
+    let ((without, _), (with, links)) = (download(0), download(1));
+    let stats = links[CLIENT].stats();
+    assert!(with * 3 < without, "{with:?} with a feed, {without:?} without");
+    assert!(stats.fed > 2 * stats.received, "{stats:?}");
+    assert_eq!(links[RELAY].stats().repeated, 0);
+}
+
+/// A relay's link with a connection that has data to send, a pipe, and a feed that was not acknowledged yet.
+fn feeding() -> (Link, [PipeId; 2], Instant) {
+    let (mut link, pipe, now) = liar();
+    let feed = link.add_feed(now, FEED).unwrap();
+    while link.poll_transmit(now).is_some() {}
+    (link, [pipe, feed], now)
+}
+
+const FEED: FeedId = FeedId([5; 16]);
+
+fn feed_ack(feed: FeedId, position: u64) -> Vec<u8> {
+    frame(11, 0, &[feed.0.as_slice(), &position.to_be_bytes(), &[0; 4]].concat())
+}
+
+#[test]
+fn a_feed_gets_nothing_before_its_first_acknowledgement_and_nothing_without_a_pipe() {
+    let (mut link, [pipe, feed], now) = feeding();
+    let sent = |link: &mut Link| -> Vec<_> {
+        while link.write(ConnectionId(0), vec![7; 10_000].into()).is_ok() {}
+        std::iter::from_fn(|| link.poll_transmit(now)).collect()
+    };
+    assert!(sent(&mut link).iter().all(|(over, _)| *over == pipe));
+    let raised = frame(6, 1, &[[0; 4].as_slice(), &(1_u64 << 20).to_be_bytes()].concat());
+    link.handle_input(now, pipe, &[raised, feed_ack(FEED, 0)].concat()).unwrap();
+    let fed: usize = sent(&mut link).iter().filter(|(over, _)| *over == feed).map(|(_, bytes)| bytes.len()).sum();
+    assert!((16_000..64_000).contains(&fed), "it begins carefully: {fed}");
+
+    link.lose_pipe(now, pipe);
+    link.handle_timeout(now + Duration::from_secs(1));
+    assert_eq!(sent(&mut link), Vec::new());
+    assert_eq!(link.alone_since(), Some(now));
+    let pipe = link.add_pipe().unwrap();
+    link.handle_input(now, pipe, &[nothing_arrived(), feed_ack(FEED, fed as u64)].concat()).unwrap();
+    let over: Vec<_> = sent(&mut link).into_iter().map(|(over, _)| over).collect();
+    assert!(over.contains(&pipe) && over.contains(&feed), "{over:?}");
+}
+
+#[test]
+fn acknowledgements_of_feeds_that_have_ended_change_nothing_and_false_ones_end_the_link() {
+    let lie = "the other end broke the relay's protocol: ";
+    let outcome = |outcome: Result<(), LinkError>| outcome.map_err(|error| error.to_string().replace(lie, ""));
+    let (mut link, [pipe, feed], now) = feeding();
+    assert_eq!(link.handle_input(now, pipe, &feed_ack(FeedId([6; 16]), 1 << 40)), Ok(()));
+    assert_eq!(
+        outcome(link.handle_input(now, pipe, &feed_ack(FEED, 1))),
+        Err("more is acknowledged than was sent".into())
+    );
+    let up = "a feed carries only numbered frames, to the client";
+    assert_eq!(outcome(link.handle_input(now, feed, &data(1, 0, 10))), Err(up.into()));
+
+    let client = |over_feed: bool, bytes: &[u8]| {
+        let mut link = Link::new(RelaySide::Client, now);
+        let (pipe, feed) = (link.add_pipe().unwrap(), link.add_feed(now, FEED).unwrap());
+        open(&mut link);
+        link.handle_input(now, pipe, &nothing_arrived()).unwrap();
+        outcome(link.handle_input(now, if over_feed { feed } else { pipe }, bytes))
+    };
+    assert_eq!(client(true, &data(1, 0, 10)), Ok(()));
+    for unnumbered in [nothing_arrived(), frame(8, 0, &[0; 12]), frame(9, 0, &[]), feed_ack(FEED, 0)] {
+        assert_eq!(client(true, &unnumbered), Err(up.into()));
+    }
+    assert_eq!(client(false, &feed_ack(FEED, 0)), Err("only the client has feeds to acknowledge".into()));
+}
+
+#[test]
+fn the_client_acknowledges_a_feed_at_once_and_again_when_a_pipe_is_lost() {
+    let now = Instant::now();
+    let mut link = Link::new(RelaySide::Client, now);
+    let feed = link.add_feed(now, FEED).unwrap();
+    assert_eq!((link.poll_transmit(now), link.poll_timeout()), (None, None), "there is no way");
+    let pipes = [link.add_pipe().unwrap(), link.add_pipe().unwrap()];
+    open(&mut link);
+    for pipe in pipes {
+        link.handle_input(now, pipe, &nothing_arrived()).unwrap();
+    }
+    let said = |link: &mut Link, now| -> Vec<_> { std::iter::from_fn(|| link.poll_transmit(now)).collect() };
+    let acks =
+        |said: Vec<(PipeId, Bytes)>| -> Vec<_> { said.into_iter().filter(|(_, bytes)| bytes[0] == 11).collect() };
+    assert_eq!(acks(said(&mut link, now)).into_iter().map(|(_, ack)| ack).collect::<Vec<_>>(), [feed_ack(FEED, 0)]);
+    link.handle_input(now, pipes[1], &data(0, 0, 100)).unwrap();
+    link.handle_input(now, feed, &data(1, 100, 1000)).unwrap();
+    assert_eq!(acks(said(&mut link, now)), []);
+    let later = link.poll_timeout().unwrap();
+    let [(over, ack)] = acks(said(&mut link, later)).try_into().unwrap();
+    assert_eq!(
+        (over, &ack[..]),
+        (pipes[1], &feed_ack_held(1023, later - now)[..]),
+        "over the pipe that was heard last"
+    );
+    link.lose_pipe(later, pipes[1]);
+    let [(over, again)] = acks(said(&mut link, later)).try_into().unwrap();
+    assert_eq!((over, again), (pipes[0], ack));
+}
+
+fn feed_ack_held(position: u64, held: Duration) -> Vec<u8> {
+    let body = [FEED.0.as_slice(), &position.to_be_bytes(), &(held.as_micros() as u32).to_be_bytes()].concat();
+    frame(11, 0, &body)
 }
 
 /// A relay's link with one connection, and how to speak to it as a client that need not be honest.

@@ -7,33 +7,51 @@ use bytes::Bytes;
 
 use super::input::Input;
 use crate::relay::{
-    BlockDecoder, Compressor, ConnectionId, Destination, Greeting, Link, LinkEvent, PipeId, RelaySecret, RelaySide,
+    BlockDecoder, Compressor, ConnectionId, Destination, FeedDecoder, FeedId, Greeting, Link, LinkEvent, PipeId,
+    RelaySecret, RelaySide,
 };
 
 /// Any bytes over a relay's pipe leave both ends of a link alive or end it with an error, and what a connection gives is never
-/// more than came. The same bytes as a greeting and as blocks are refused or harmless.
+/// more than came. The same bytes as a greeting, as a feed and as blocks are refused or harmless.
 ///
 /// # Panics
 /// If that does not hold.
 pub fn relay_input(data: &[u8], now: Instant) {
     for side in [RelaySide::Client, RelaySide::Relay] {
         let _ = Greeting::new(side, RelaySecret::new([1; 32]), [2; 16]).handle_input(data);
-        feed(side, data, now, false);
-        feed(side, data, now, true);
+        [First::Nothing, First::Begin, First::Feed].into_iter().for_each(|first| give(side, data, now, first));
     }
+    let _ = Greeting::of_feed(RelaySecret::new([1; 32]), [2; 16]).handle_input(data);
+    let mut decoded = Vec::new();
+    let _ = FeedDecoder::default().decode(data, &mut decoded);
+    assert!(decoded.len() <= data.len());
     let (mut decoder, mut compressor) = (BlockDecoder::default(), Compressor::default());
     let mut blocks = Bytes::copy_from_slice(data);
     while let Ok(Some(_)) = decoder.decode(&mut compressor, &mut blocks) {}
 }
 
-/// Gives a link any bytes, after the first frame of an honest end or without it.
-fn feed(side: RelaySide, data: &[u8], now: Instant, begins: bool) {
+/// What precedes any bytes.
+#[derive(PartialEq, Eq)]
+enum First {
+    Nothing,
+    /// The first frame of an honest end.
+    Begin,
+    /// The same, and then the bytes come over a feed.
+    Feed,
+}
+
+/// Gives a link any bytes.
+fn give(side: RelaySide, data: &[u8], now: Instant, first: First) {
     let mut link = Link::new(side, now);
-    let pipe = link.add_pipe().expect("it is the first one");
-    if begins {
+    let mut pipe = link.add_pipe().expect("it is the first one");
+    let feed = link.add_feed(now, FeedId([7; 16])).expect("it is the first one");
+    if first != First::Nothing {
         let (_, begin) = link.poll_transmit(now).expect("a pipe begins with what has arrived");
         // Neither end has received anything, so that both begin alike.
         assert_eq!(link.handle_input(now, pipe, &begin), Ok(()));
+    }
+    if first == First::Feed {
+        pipe = feed;
     }
     let mut known: Vec<_> = Destination::new("db", 80).and_then(|to| link.open(to)).into_iter().collect();
     let mut given = 0;
@@ -54,7 +72,7 @@ fn feed(side: RelaySide, data: &[u8], now: Instant, begins: bool) {
     assert!(given <= data.len());
 }
 
-/// Two honest ends over pipes that are slow, end and come: whatever the order of operations, neither end finds the other
+/// Two honest ends over pipes and feeds that are slow, end and come: whatever the order of operations, neither end finds the other
 /// wrong, and each connection gets the bytes that were written, in order.
 ///
 /// # Panics
@@ -81,9 +99,10 @@ struct Links {
     connections: BTreeMap<ConnectionId, Connection>,
 }
 
-/// A pipe with what is on its way to each end.
+/// A pipe or feed with what is on its way to each end.
 struct Pipe {
     ids: [PipeId; 2],
+    is_feed: bool,
     flight: [VecDeque<u8>; 2],
 }
 
@@ -115,7 +134,23 @@ impl Links {
     fn add_pipe(&mut self) {
         let [client, relay] = &mut self.ends;
         if let (Some(near), Some(far)) = (client.add_pipe(), relay.add_pipe()) {
-            self.pipes.push(Pipe { ids: [near, far], flight: Default::default() });
+            self.pipes.push(Pipe { ids: [near, far], is_feed: false, flight: Default::default() });
+        }
+    }
+
+    fn add_feed(&mut self, name: u8) {
+        let [client, relay] = &mut self.ends;
+        let id = FeedId([name; 16]);
+        if let (Some(near), Some(far)) = (client.add_feed(self.now, id), relay.add_feed(self.now, id)) {
+            self.pipes.push(Pipe { ids: [near, far], is_feed: true, flight: Default::default() });
+        }
+    }
+
+    /// Only one end notices that a feed has ended; what is on its way still arrives.
+    fn lose_feed_at(&mut self, end: usize) {
+        let feed = self.pipes.iter().find(|pipe| pipe.is_feed).and_then(|feed| feed.ids.get(end).copied());
+        if let (Some(id), Some(link)) = (feed, self.ends.get_mut(end)) {
+            link.lose_pipe(self.now, id);
         }
     }
 
@@ -129,7 +164,7 @@ impl Links {
     }
 
     fn operate(&mut self, input: &mut Input<'_>) {
-        let (operation, end) = (input.below(10), usize::from(input.flag()));
+        let (operation, end) = (input.below(12), usize::from(input.flag()));
         let ids: Vec<_> = self.connections.keys().copied().collect();
         let id = input.pick(&ids);
         let [client, _] = &mut self.ends;
@@ -155,7 +190,9 @@ impl Links {
             (6, _) => self.pass(input.time()),
             (7, _) if self.pipes.len() < 4 => self.add_pipe(),
             (8, _) => self.lose_pipe(input.below(8)),
-            _ => self.deliver(input.below(4), end, usize::from(input.byte()) << 4 | 1),
+            (10, _) if self.pipes.len() < 6 => self.add_feed(input.byte()),
+            (11, _) => self.lose_feed_at(end),
+            _ => self.deliver(input.below(6), end, usize::from(input.byte()) << 4 | 1),
         }
     }
 
@@ -235,7 +272,7 @@ impl Links {
 
     /// With pipes that work and readers that read, everything arrives that nobody gave up.
     fn settle(&mut self) {
-        if self.pipes.is_empty() {
+        if self.pipes.iter().all(|pipe| pipe.is_feed) {
             self.add_pipe();
         }
         for _ in 0..ROUNDS {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::numbers::Numbers;
-use super::{ConnectionId, Destination, Refusal, RefusalKind, ResetReason};
+use super::{ConnectionId, Destination, FeedId, Refusal, RefusalKind, ResetReason};
 
 /// Kind, length of the body, number.
 pub(super) const HEADER: usize = 11;
@@ -30,6 +30,7 @@ const RESET: u8 = 7;
 const ACK: u8 = 8;
 const BYE: u8 = 9;
 const HAVE: u8 = 10;
+const FEED_ACK: u8 = 11;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,9 +55,16 @@ pub(super) enum Frame {
     Bye,
     /// The numbers of the frames that have arrived over any pipe.
     Have(Numbers),
+    /// As `Ack`, for a feed: it cannot carry acknowledgements itself.
+    FeedAck { feed: FeedId, position: u64, held: u32 },
 }
 
 impl Frame {
+    /// Whether it is handled once, whatever pipes it comes over (RELAY-6).
+    pub(super) fn is_numbered(&self) -> bool {
+        !matches!(self, Self::Ack { .. } | Self::FeedAck { .. } | Self::Bye | Self::Have(_))
+    }
+
     /// Encodes the frame.
     pub(super) fn encode(&self, number: u64) -> Bytes {
         let mut out = BytesMut::with_capacity(HEADER + 64);
@@ -114,6 +122,12 @@ impl Frame {
                 out.put_u64(*floor);
                 out.put_slice(above);
                 HAVE
+            }
+            Self::FeedAck { feed, position, held } => {
+                out.put_slice(&feed.0);
+                out.put_u64(*position);
+                out.put_u32(*held);
+                FEED_ACK
             }
         }
     }
@@ -210,6 +224,7 @@ fn lengths(kind: u8) -> Result<RangeInclusive<usize>, RelayFrameError> {
         RESET => 5..=5,
         BYE => 0..=0,
         HAVE => 8..=8 + MAX_NUMBERS,
+        FEED_ACK => 28..=28,
         _ => return Err(RelayFrameError::Kind(kind)),
     })
 }
@@ -225,6 +240,11 @@ fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
     }
     if kind == HAVE {
         return Ok(Frame::Have(Numbers { floor: body.get_u64(), above: Bytes::copy_from_slice(body) }));
+    }
+    if kind == FEED_ACK {
+        let mut feed = FeedId([0; 16]);
+        body.copy_to_slice(&mut feed.0);
+        return Ok(Frame::FeedAck { feed, position: body.get_u64(), held: body.get_u32() });
     }
     let id = ConnectionId(body.get_u32());
     Ok(match kind {
@@ -273,6 +293,7 @@ mod tests {
             Frame::Ack { position: 9, held: 3 },
             Frame::Bye,
             Frame::Have(Numbers { floor: 7, above: Bytes::from_static(&[0x40, 1]) }),
+            Frame::FeedAck { feed: FeedId([3; 16]), position: 9, held: 3 },
         ]
     }
 
@@ -304,6 +325,7 @@ mod tests {
             (vec![BYE, 0, 1], RelayFrameError::Length(BYE, 1)),
             (vec![HAVE, 0, 7], RelayFrameError::Length(HAVE, 7)),
             (vec![HAVE, 0x20, 9], RelayFrameError::Length(HAVE, 0x2009)),
+            (vec![FEED_ACK, 0, 12], RelayFrameError::Length(FEED_ACK, 12)),
             (vec![DATA, 0, 12], RelayFrameError::Length(DATA, 12)),
         ] {
             let mut deframer = Deframer::default();

@@ -1,11 +1,13 @@
 //! The relay's protocol: connections spread over several pipes that come and go.
 //!
 //! A pipe is a byte stream between the client and the relay on the node, one per session. Pipes can end without notice; data in
-//! transit is then sent again over the others. The requirements are in `docs/relay.md` (RELAY-1 …).
+//! transit is then sent again over the others. A feed is a pipe from the relay to the client only: the output of a command, which
+//! the agent does not slow down. The requirements are in `docs/relay.md` (RELAY-1 …).
 //!
 //! | part | input and output |
 //! |---|---|
 //! | [`Greeting`] | a pipe that anybody may have opened → a pipe whose two ends know the secret |
+//! | [`escape_feed`], [`FeedDecoder`] | a feed's bytes ↔ output that the agent's filter does not change |
 //! | [`Link`] | pipes → connections: byte streams in order, each with its own flow control |
 //! | [`Presence`] | how the client's attempts to open pipes ended → whether the relay is gone |
 //! | [`BlockEncoder`], [`BlockDecoder`] | a connection's bytes ↔ blocks, compressed where this helps |
@@ -16,6 +18,7 @@
 
 mod block;
 mod connection;
+mod escape;
 mod frame;
 mod link;
 mod numbers;
@@ -24,10 +27,11 @@ mod presence;
 mod secret;
 
 pub use block::{BlockDecoder, BlockEncoder, BlockError, Compressor, MAX_BLOCK};
+pub use escape::{FeedDecoder, FeedError, escape_feed};
 pub use frame::RelayFrameError;
 pub use link::{ConnectionState, Link, LinkError, LinkEvent, LinkStats};
 pub use presence::Presence;
-pub use secret::{Greeting, GreetingError, RELAY_VERSION, RelaySecret, RelaySide};
+pub use secret::{Greeting, GreetingError, RELAY_VERSION, RelaySecret, RelaySide, feed_answer};
 
 /// The number of a connection, unique during the lifetime of the link. The client counts up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +40,12 @@ pub struct ConnectionId(pub u32);
 /// The number of a pipe. Each end has its own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PipeId(pub u64);
+
+/// What both ends call a feed: the relay's nonce of its greeting.
+///
+/// Only the relay and who reads the feed know it. An acknowledgement with it therefore proves that the feed arrives at the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeedId(pub [u8; 16]);
 
 /// The host and port to which the relay connects. See [`Destination::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +115,10 @@ impl ResetReason {
 
 /// Maximum number of simultaneous connections of a link (RELAY-15).
 pub const MAX_CONNECTIONS: usize = 4096;
-/// Maximum number of simultaneous pipes of a link (RELAY-15).
+/// Maximum number of simultaneous pipes of a link, without feeds (RELAY-15).
 pub const MAX_PIPES: usize = 64;
+/// Maximum number of simultaneous feeds of a link (RELAY-15).
+pub const MAX_FEEDS: usize = 8;
 
 /// Time for which a link without pipes keeps its connections (RELAY-14).
 pub const GRACE: std::time::Duration = std::time::Duration::from_secs(60);

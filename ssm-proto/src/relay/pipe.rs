@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::frame::Deframer;
+use super::{FeedId, RelaySide};
 use crate::window::Window;
 
 /// An acknowledgement is sent after this many received bytes (RELAY-8), …
 const ACK_BYTES: u64 = 16 << 10;
+/// … over a feed after more of them, because it is faster and its acknowledgements are messages of their own, …
+const FEED_ACK_BYTES: u64 = 64 << 10;
 /// … or this time after the first of them.
 const ACK_DELAY: Duration = Duration::from_millis(20);
 /// The window's unit, in bytes.
@@ -21,6 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Pipe {
     pub(super) deframer: Deframer,
+    /// Only the relay sends over it.
+    feed: Option<FeedId>,
     /// Number of bytes of numbered frames that were sent.
     sent: u64,
     acked: u64,
@@ -51,6 +56,7 @@ impl Pipe {
     pub(super) fn new() -> Self {
         Self {
             deframer: Deframer::default(),
+            feed: None,
             sent: 0,
             acked: 0,
             flight: VecDeque::new(),
@@ -63,6 +69,38 @@ impl Pipe {
             newest: None,
             ack_due: None,
         }
+    }
+
+    /// At the client, it is acknowledged at once: before that, the relay sends nothing over it.
+    pub(super) fn new_feed(side: RelaySide, now: Instant, id: FeedId) -> Self {
+        let is_client = side == RelaySide::Client;
+        Self {
+            feed: Some(id),
+            window: Window::careful(MAX_WINDOW),
+            begun: is_client,
+            ack_due: is_client.then_some(now),
+            ..Self::new()
+        }
+    }
+
+    /// `None`: frames travel over it in both directions.
+    pub(super) fn feed(&self) -> Option<FeedId> {
+        self.feed
+    }
+
+    /// It is a feed that the client has not acknowledged yet.
+    pub(super) fn is_unproved_feed(&self) -> bool {
+        self.feed.is_some() && !self.begun
+    }
+
+    /// The last acknowledgement may be lost. Only for feeds: a pipe's own acknowledgements are lost with it.
+    pub(super) fn acknowledge_again(&mut self, now: Instant) {
+        self.ack_due = Some(now);
+    }
+
+    /// When a numbered frame was last received over it.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.newest
     }
 
     pub(super) fn in_flight(&self) -> u64 {
@@ -138,7 +176,8 @@ impl Pipe {
     pub(super) fn receive(&mut self, now: Instant, length: usize) {
         self.received += length as u64;
         self.newest = Some(now);
-        let due = if self.received - self.told >= ACK_BYTES { now } else { now + ACK_DELAY };
+        let enough = if self.feed.is_some() { FEED_ACK_BYTES } else { ACK_BYTES };
+        let due = if self.received - self.told >= enough { now } else { now + ACK_DELAY };
         self.ack_due = Some(self.ack_due.map_or(due, |before| before.min(due)));
     }
 
@@ -150,7 +189,7 @@ impl Pipe {
     pub(super) fn take_ack(&mut self, now: Instant) -> Option<(u64, u32)> {
         self.ack_due.take()?;
         self.told = self.received;
-        let held = now.saturating_duration_since(self.newest?).as_micros();
+        let held = now.saturating_duration_since(self.newest.unwrap_or(now)).as_micros();
         Some((self.received, u32::try_from(held).unwrap_or(u32::MAX)))
     }
 }

@@ -1,15 +1,21 @@
 //! Both ends of a pipe prove that they know the relay's secret before anything else is said (RELAY-2, RELAY-3).
+//!
+//! A feed's greeting is similar, but the client cannot answer over the feed: the program on the node answers for it, without the
+//! secret. The client proves itself by its first acknowledgement, over a pipe (RELAY-20, RELAY-21).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::FeedId;
+
 /// The protocol's version in this build (RELAY-1).
-pub const RELAY_VERSION: u8 = 2;
+pub const RELAY_VERSION: u8 = 3;
 
 const RELAY_MAGIC: &[u8; 4] = b"SSMR";
 const CLIENT_MAGIC: &[u8; 4] = b"SSMC";
+const FEED_MAGIC: &[u8; 4] = b"SSMF";
 /// Magic, version, three zeros, nonce.
 const GREETING: usize = 24;
 const PROOF: usize = 32;
@@ -91,10 +97,12 @@ pub enum RelaySide {
     Relay,
 }
 
-/// The first bytes of a pipe, at either end.
+/// The first bytes of a pipe or a feed, at either end.
 #[derive(Debug)]
 pub struct Greeting {
     side: RelaySide,
+    /// It is a feed's. The relay learns this from the answer.
+    is_feed: bool,
     secret: RelaySecret,
     nonce: [u8; 16],
     /// The relay's greeting, once it is known.
@@ -107,10 +115,11 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// For a pipe that has just been opened. A nonce must never be used twice with the same secret.
+    /// For a pipe that has just been opened; at the relay, also for a feed. A nonce must never be used twice with the same secret.
     pub fn new(side: RelaySide, secret: RelaySecret, nonce: [u8; 16]) -> Self {
         let mut this = Self {
             side,
+            is_feed: false,
             secret,
             nonce,
             greeting: None,
@@ -120,20 +129,23 @@ impl Greeting {
             done: false,
         };
         if side == RelaySide::Relay {
-            let greeting = this.hello(RELAY_MAGIC);
+            let greeting = hello(RELAY_MAGIC, nonce);
             this.greeting = Some(greeting.clone());
             this.to_send = Some(greeting);
         }
         this
     }
 
-    fn hello(&self, magic: &[u8; 4]) -> Bytes {
-        let mut hello = BytesMut::with_capacity(GREETING);
-        hello.put_slice(magic);
-        hello.put_u8(RELAY_VERSION);
-        hello.put_bytes(0, 3);
-        hello.put_slice(&self.nonce);
-        hello.freeze()
+    /// For the client's end of a feed, over which nothing can be sent: the program on the node sends [`feed_answer`] with the same
+    /// nonce. A nonce must never be used twice with the same secret.
+    pub fn of_feed(secret: RelaySecret, nonce: [u8; 16]) -> Self {
+        Self { is_feed: true, ..Self::new(RelaySide::Client, secret, nonce) }
+    }
+
+    /// What a feed is called, once the greeting is done. `None` for a pipe.
+    pub fn feed(&self) -> Option<FeedId> {
+        let greeting = self.greeting.as_ref().filter(|_| self.is_feed && self.done)?;
+        greeting.get(GREETING - 16..)?.try_into().ok().map(FeedId)
     }
 
     /// The bytes to send now.
@@ -173,27 +185,40 @@ impl Greeting {
                 return Ok(());
             }
             let greeting = self.received.split_to(GREETING).freeze();
-            let answer = self.hello(CLIENT_MAGIC);
-            let mut sent = BytesMut::from(answer.as_ref());
-            if let Some(mac) = self.secret.mac(b"client", &greeting, &answer) {
-                sent.put_slice(&mac.finalize().into_bytes());
+            let answer = hello(if self.is_feed { FEED_MAGIC } else { CLIENT_MAGIC }, self.nonce);
+            if !self.is_feed {
+                let mut sent = BytesMut::from(answer.as_ref());
+                if let Some(mac) = self.secret.mac(b"client", &greeting, &answer) {
+                    sent.put_slice(&mac.finalize().into_bytes());
+                }
+                self.to_send = Some(sent.freeze());
             }
-            (self.greeting, self.answer, self.to_send) = (Some(greeting), Some(answer), Some(sent.freeze()));
+            (self.greeting, self.answer) = (Some(greeting), Some(answer));
         }
-        self.verify(b"relay")
+        self.verify(self.relays_label())
+    }
+
+    /// What the relay's proof begins with, so that no proof can be used for something else.
+    fn relays_label(&self) -> &'static [u8] {
+        if self.is_feed { b"feed" } else { b"relay" }
     }
 
     fn as_relay(&mut self) -> Result<(), GreetingError> {
         if self.answer.is_none() {
-            check(&self.received, CLIENT_MAGIC)?;
+            self.is_feed = self.received.starts_with(FEED_MAGIC);
+            check(&self.received, if self.is_feed { FEED_MAGIC } else { CLIENT_MAGIC })?;
             if self.received.len() < GREETING {
                 return Ok(());
             }
             self.answer = Some(self.received.split_to(GREETING).freeze());
         }
-        self.verify(b"client")?;
+        match self.is_feed {
+            // The program at the other end does not know the secret.
+            true => self.done = true,
+            false => self.verify(b"client")?,
+        }
         if let (true, Some(greeting), Some(answer)) = (self.done, &self.greeting, &self.answer) {
-            let mac = self.secret.mac(b"relay", greeting, answer);
+            let mac = self.secret.mac(self.relays_label(), greeting, answer);
             self.to_send = mac.map(|mac| Bytes::copy_from_slice(&mac.finalize().into_bytes()));
         }
         Ok(())
@@ -211,6 +236,20 @@ impl Greeting {
         self.done = true;
         Ok(())
     }
+}
+
+/// What the program on the node sends over a feed's connection to the relay, and nothing else. The client chose the nonce.
+pub fn feed_answer(nonce: [u8; 16]) -> Bytes {
+    hello(FEED_MAGIC, nonce)
+}
+
+fn hello(magic: &[u8; 4], nonce: [u8; 16]) -> Bytes {
+    let mut hello = BytesMut::with_capacity(GREETING);
+    hello.put_slice(magic);
+    hello.put_u8(RELAY_VERSION);
+    hello.put_bytes(0, 3);
+    hello.put_slice(&nonce);
+    hello.freeze()
 }
 
 /// Whether the bytes so far can be the beginning of a greeting.
@@ -272,6 +311,52 @@ mod tests {
         assert_eq!(client.handle_input(&[0; 32]), Err(GreetingError::Secret));
     }
 
+    /// The relay's end of a feed, and all bytes that the feed carries to the client.
+    fn fed(of_relay: u8, nonce_of_relay: [u8; 16], answer: &[u8]) -> (Greeting, Vec<u8>) {
+        let mut relay = Greeting::new(RelaySide::Relay, secret(of_relay), nonce_of_relay);
+        let mut down = relay.poll_transmit().unwrap().to_vec();
+        answer.iter().for_each(|byte| relay.handle_input(&[*byte]).unwrap());
+        down.extend(relay.poll_transmit().into_iter().flatten());
+        (relay, down)
+    }
+
+    #[test]
+    fn a_feed_is_the_relays_answer_to_the_clients_nonce_and_both_ends_call_it_the_same() {
+        let (relay, down) = fed(1, [2; 16], &feed_answer([1; 16]));
+        for piece in [1, 5, 100] {
+            let mut client = Greeting::of_feed(secret(1), [1; 16]);
+            for bytes in down.chunks(piece) {
+                assert!(!client.is_done() && client.feed().is_none());
+                client.handle_input(bytes).unwrap();
+                assert_eq!(client.poll_transmit(), None, "a feed has no way up");
+            }
+            assert!(client.is_done() && relay.is_done());
+            assert_eq!((client.feed(), relay.feed()), (Some(FeedId([2; 16])), Some(FeedId([2; 16]))));
+        }
+    }
+
+    #[test]
+    fn a_false_feed_a_recorded_one_and_a_pipes_proof_are_refused() {
+        let refused = |down: &[u8]| {
+            let mut client = Greeting::of_feed(secret(1), [1; 16]);
+            let outcome = client.handle_input(down);
+            assert!(!client.is_done() && client.feed().is_none());
+            outcome
+        };
+        let (_, by_a_stranger) = fed(9, [2; 16], &feed_answer([1; 16]));
+        assert_eq!(refused(&by_a_stranger), Err(GreetingError::Secret));
+        let (_, recorded) = fed(1, [2; 16], &feed_answer([8; 16]));
+        assert_eq!(refused(&recorded), Err(GreetingError::Secret));
+        let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
+        let mut relay = Greeting::new(RelaySide::Relay, secret(1), [2; 16]);
+        let greeting = relay.poll_transmit().unwrap();
+        client.handle_input(&greeting).unwrap();
+        relay.handle_input(&client.poll_transmit().unwrap()).unwrap();
+        let of_a_pipe = [greeting, relay.poll_transmit().unwrap()].concat();
+        assert_eq!(refused(&of_a_pipe), Err(GreetingError::Secret));
+        assert_eq!(relay.feed(), None);
+    }
+
     #[test]
     fn another_version_and_another_program_are_named() {
         let mut client = Greeting::new(RelaySide::Client, secret(1), [1; 16]);
@@ -280,6 +365,8 @@ mod tests {
         assert_eq!(client.handle_input(b"SSH-2.0"), Err(GreetingError::NotARelay));
         let mut relay = Greeting::new(RelaySide::Relay, secret(1), [1; 16]);
         assert_eq!(relay.handle_input(b"GET / HTTP/1.1"), Err(GreetingError::NotARelay));
+        let mut relay = Greeting::new(RelaySide::Relay, secret(1), [1; 16]);
+        assert_eq!(relay.handle_input(b"SSMF\x02"), Err(GreetingError::Version(2)));
     }
 
     #[test]

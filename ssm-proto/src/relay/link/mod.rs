@@ -1,5 +1,6 @@
 //! All connections between a client and its relay, and the pipes that carry them.
 
+mod feed;
 mod receive;
 mod transmit;
 
@@ -77,16 +78,22 @@ pub enum ConnectionState {
 pub struct LinkStats {
     /// Current number of connections.
     pub connections: usize,
-    /// Current number of pipes.
+    /// Current number of pipes, without feeds.
     pub pipes: usize,
+    /// Current number of feeds.
+    pub feeds: usize,
     /// Number of numbered frames, without repetitions.
     pub frames: u64,
     /// Number of repetitions of frames.
     pub repeated: u64,
     /// Number of frames that arrived again.
     pub duplicates: u64,
-    /// Number of bytes in flight on all pipes.
+    /// Number of bytes in flight on all pipes and feeds.
     pub in_flight: u64,
+    /// Number of bytes that were received as numbered frames, with repetitions, over pipes …
+    pub received: u64,
+    /// … and over feeds.
+    pub fed: u64,
 }
 
 /// A frame that is not acknowledged.
@@ -129,6 +136,8 @@ pub struct Link {
     frames: u64,
     repeated: u64,
     duplicates: u64,
+    received_bytes: u64,
+    fed: u64,
 }
 
 impl Link {
@@ -157,17 +166,17 @@ impl Link {
             frames: 0,
             repeated: 0,
             duplicates: 0,
+            received_bytes: 0,
+            fed: 0,
         }
     }
 
     /// Adds a pipe whose ends have greeted each other. `None`: there are too many.
     pub fn add_pipe(&mut self) -> Option<PipeId> {
-        if self.pipes.len() >= MAX_PIPES {
+        if self.ordinary().count() >= MAX_PIPES {
             return None;
         }
-        let id = PipeId(self.next_pipe);
-        self.next_pipe += 1;
-        self.pipes.insert(id, Pipe::new());
+        let id = self.insert(Pipe::new());
         self.beginnings.push_back(id);
         if self.is_leaving {
             self.farewells.push_back(id);
@@ -176,14 +185,22 @@ impl Link {
         Some(id)
     }
 
-    /// Removes a pipe that has ended. Its unacknowledged frames are sent again over the others, or over the next one.
+    fn insert(&mut self, pipe: Pipe) -> PipeId {
+        let id = PipeId(self.next_pipe);
+        self.next_pipe += 1;
+        self.pipes.insert(id, pipe);
+        id
+    }
+
+    /// Removes a pipe or feed that has ended. Its unacknowledged frames are sent again over the others, or over the next one.
     pub fn lose_pipe(&mut self, now: Instant, id: PipeId) {
         let Some(pipe) = self.pipes.remove(&id) else { return };
         let lost = pipe.flying().filter(|number| self.outstanding.contains_key(number));
         self.again.extend(lost);
-        if self.pipes.is_empty() {
-            self.alone = Some(now);
+        if self.ordinary().next().is_none() {
+            self.alone.get_or_insert(now);
         }
+        self.acknowledge_feeds(now);
     }
 
     /// The time since which there has been no pipe.
@@ -318,7 +335,8 @@ impl Link {
         self.forget_all();
         self.control.clear();
         if !std::mem::replace(&mut self.is_leaving, true) {
-            self.farewells.extend(self.pipes.keys());
+            let pipes: Vec<PipeId> = self.ordinary().map(|(id, _)| *id).collect();
+            self.farewells.extend(pipes);
         }
     }
 
@@ -331,30 +349,43 @@ impl Link {
     pub fn stats(&self) -> LinkStats {
         LinkStats {
             connections: self.connections.len(),
-            pipes: self.pipes.len(),
+            pipes: self.ordinary().count(),
+            feeds: self.feeds().count(),
             frames: self.frames,
             repeated: self.repeated,
             duplicates: self.duplicates,
             in_flight: self.pipes.values().map(Pipe::in_flight).sum(),
+            received: self.received_bytes,
+            fed: self.fed,
         }
     }
 
     /// The time at which [`Link::handle_timeout`] must be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let acks = self.pipes.values().filter_map(Pipe::ack_due);
-        let suspects = self.pipes.values().filter_map(Pipe::suspect_at).filter(|_| self.pipes.len() > 1);
-        acks.chain(suspects).min()
+        let acks = self.ordinary().filter_map(|(_, pipe)| pipe.ack_due());
+        let suspects = self.pipes.values().filter_map(Pipe::suspect_at).filter(|_| self.has_choice());
+        acks.chain(self.feed_ack_due()).chain(suspects).min()
     }
 
     /// Handles the passing of time: the frames of a pipe that acknowledges nothing are sent again over the others (RELAY-10).
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.pipes.len() < 2 {
+        if !self.has_choice() {
             return;
         }
         let Self { pipes, again, outstanding, .. } = self;
+        let mut has_lost = false;
         for pipe in pipes.values_mut().filter(|pipe| pipe.suspect_at().is_some_and(|at| at <= now)) {
             again.extend(pipe.suspect().filter(|number| outstanding.contains_key(number)));
+            has_lost = true;
         }
+        if has_lost {
+            self.acknowledge_feeds(now);
+        }
+    }
+
+    /// Whether frames can be sent over more than one pipe.
+    fn has_choice(&self) -> bool {
+        self.pipes.values().filter(|pipe| self.can_send(pipe)).nth(1).is_some()
     }
 
     /// Puts a connection into the queue if it has something to send.

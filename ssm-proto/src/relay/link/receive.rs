@@ -18,21 +18,32 @@ impl Link {
         pipe.deframer.push(bytes);
         while let Some(pipe) = self.pipes.get_mut(&id) {
             let Some((frame, number, length)) = pipe.deframer.next_frame().map_err(LinkError::Frame)? else { break };
-            if pipe.begin() != matches!(frame, Frame::Have(_)) {
+            let is_feed = pipe.feed().is_some();
+            if is_feed {
+                check_feed(self.side, &frame)?;
+            } else if pipe.begin() != matches!(frame, Frame::Have(_)) {
                 return Err(LinkError::Lie("a pipe does not begin with what has arrived"));
             }
             match frame {
                 Frame::Have(numbers) => self.handle_have(&numbers)?,
-                Frame::Ack { position, held } => self.handle_ack(now, id, position, held)?,
+                Frame::Ack { position, held } => {
+                    self.handle_ack(now, id, position, Duration::from_micros(held.into()))?;
+                }
+                Frame::FeedAck { feed, position, held } => self.handle_feed_ack(now, feed, position, held)?,
                 Frame::Bye => {
                     self.forget_all();
                     self.events.push_back(LinkEvent::Bye);
                 }
                 frame => {
                     pipe.receive(now, length);
+                    *(if is_feed { &mut self.fed } else { &mut self.received_bytes }) += length as u64;
                     match self.received.insert(number, 2 * SPAN) {
                         Inserted::New => self.handle_frame(frame).map_err(LinkError::Lie)?,
-                        Inserted::Known => self.duplicates += 1,
+                        Inserted::Known => {
+                            self.duplicates += 1;
+                            // The relay may not know what has arrived over a feed.
+                            self.acknowledge_feeds(now);
+                        }
                         Inserted::TooFar => return Err(LinkError::Lie("a number far ahead of all others")),
                     }
                 }
@@ -41,9 +52,14 @@ impl Link {
         Ok(())
     }
 
-    fn handle_ack(&mut self, now: Instant, id: PipeId, position: u64, held: u32) -> Result<(), LinkError> {
+    pub(super) fn handle_ack(
+        &mut self,
+        now: Instant,
+        id: PipeId,
+        position: u64,
+        held: Duration,
+    ) -> Result<(), LinkError> {
         let Some(pipe) = self.pipes.get_mut(&id) else { return Ok(()) };
-        let held = Duration::from_micros(held.into());
         let numbers =
             pipe.handle_ack(now, position, held).ok_or(LinkError::Lie("more is acknowledged than was sent"))?;
         numbers.into_iter().for_each(|number| self.has_arrived(number));
@@ -100,7 +116,7 @@ impl Link {
                 connection.sending.clear();
                 Ok(())
             }),
-            Frame::Ack { .. } | Frame::Bye | Frame::Have(_) => Ok(()),
+            Frame::Ack { .. } | Frame::FeedAck { .. } | Frame::Bye | Frame::Have(_) => Ok(()),
         }
     }
 
@@ -166,4 +182,12 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// What a feed carries can also come over any other pipe.
+fn check_feed(side: RelaySide, frame: &Frame) -> Result<(), LinkError> {
+    if side == RelaySide::Relay || !frame.is_numbered() {
+        return Err(LinkError::Lie("a feed carries only numbered frames, to the client"));
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Link, Outstanding, SPAN};
 use crate::relay::connection::Next;
 use crate::relay::frame::{Frame, MAX_DATA};
+use crate::relay::pipe::Pipe;
 use crate::relay::{ConnectionId, LinkEvent, PipeId};
 
 /// Half of the frame size that is used with several slow pipes, so that all of them share the work.
@@ -48,14 +49,19 @@ impl Link {
                 return Some((id, Frame::Bye.encode(0)));
             }
         }
-        let (id, pipe) = self.pipes.iter_mut().find(|(_, pipe)| pipe.ack_due().is_some_and(|due| due <= now))?;
+        self.next_ack(now).or_else(|| self.next_feed_ack(now))
+    }
+
+    fn next_ack(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
+        let is_due = |pipe: &Pipe| pipe.feed().is_none() && pipe.ack_due().is_some_and(|due| due <= now);
+        let (id, pipe) = self.pipes.iter_mut().find(|(_, pipe)| is_due(pipe))?;
         let (position, held) = pipe.take_ack(now)?;
         Some((*id, Frame::Ack { position, held }.encode(0)))
     }
 
     /// The pipe with room over which a frame arrives soonest.
     fn best_pipe(&self) -> Option<PipeId> {
-        let with_room = self.pipes.iter().filter(|(_, pipe)| pipe.has_room());
+        let with_room = self.pipes.iter().filter(|(_, pipe)| pipe.has_room() && self.can_send(pipe));
         with_room.min_by_key(|(_, pipe)| pipe.load()).map(|(id, _)| *id)
     }
 
@@ -118,6 +124,6 @@ impl Link {
     /// Over several slow pipes, bytes arrive sooner in small frames. Over a fast pipe, large frames cost less.
     fn data_size(&self) -> usize {
         let slowest = self.pipes.values().map(|pipe| pipe.load().1).max().unwrap_or_default();
-        if self.pipes.len() > 1 && slowest > Duration::from_millis(2) { MIN_DATA * 2 } else { MAX_DATA }
+        if self.has_choice() && slowest > Duration::from_millis(2) { MIN_DATA * 2 } else { MAX_DATA }
     }
 }

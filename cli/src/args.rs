@@ -28,7 +28,7 @@ pub(crate) use doctor::DoctorArgs;
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
-pub(crate) use relay::{RelayAction, RelayArgs, RelayMode, RelayTarget};
+pub(crate) use relay::{RelayAction, RelayArgs, RelayFeeds, RelayMode, RelayTarget};
 pub(crate) use run::{EnvStyle, RunArgs};
 pub(crate) use shared::{EventArgs, HostsArgs, PoolArgs};
 pub(crate) use socks::SocksArgs;

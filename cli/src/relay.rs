@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ssm_forward::{RelayConfig, RelayReport, StartRequest};
 use ssm_relay_programs::PROGRAMS;
 
-use crate::args::{RelayAction, RelayArgs, RelayMode, RelayTarget};
+use crate::args::{RelayAction, RelayArgs, RelayFeeds, RelayMode, RelayTarget};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
@@ -19,7 +19,7 @@ pub(crate) fn config(args: &RelayArgs) -> Option<RelayConfig> {
         RelayMode::Ephemeral => true,
         RelayMode::Off => return None,
     };
-    Some(RelayConfig { programs: PROGRAMS, ephemeral })
+    Some(RelayConfig { programs: PROGRAMS, ephemeral, feeds: args.feeds == RelayFeeds::Auto })
 }
 
 /// Runs `relay status` or `relay remove`.
@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn off_is_off() {
-        let config = |mode| config(&RelayArgs { mode });
+        let with = |mode, feeds| config(&RelayArgs { mode, feeds });
+        let config = |mode| with(mode, RelayFeeds::Auto);
+        let keep = Some(RelayMode::Keep);
+        assert!(config(keep).unwrap().feeds && !with(keep, RelayFeeds::Off).unwrap().feeds);
         assert!(config(None).is_none() && config(Some(RelayMode::Off)).is_none());
         assert!(
             config(Some(RelayMode::Ephemeral)).unwrap().ephemeral && !config(Some(RelayMode::Keep)).unwrap().ephemeral

@@ -76,7 +76,7 @@ def stranger():
     [pid] = relays()
     with socket.create_connection(("127.0.0.1", listening_port(pid)), timeout=30) as stream:
         contains(stream.recv(64), b"SSMR")
-        stream.sendall(b"SSMC\x02\0\0\0" + bytes(16) + bytes(32))
+        stream.sendall(b"SSMC\x03\0\0\0" + bytes(16) + bytes(32))
         equal(stream.recv(64), b"")
 
 
@@ -179,14 +179,15 @@ def no_program(option):
 
 
 def relays():
-    """The relays that this run's nodes started."""
+    """The relays that this run's nodes started, without the programs that copy from them for a download."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             program = os.readlink(process / "exe")
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if program.startswith(os.environ["TESTS_HOME"]) and "/ssm-relay-" in program:
+        if program.startswith(os.environ["TESTS_HOME"]) and "/ssm-relay-" in program and b"serve" in arguments:
             found.append(int(process.name))
     return found
 

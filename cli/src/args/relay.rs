@@ -17,7 +17,16 @@ pub(crate) enum RelayMode {
     Off,
 }
 
-/// `--relay`.
+/// Whether downloads through a relay use command sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RelayFeeds {
+    /// Where they help.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// `--relay` and its further option.
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
     /// Carry connections by a small program on the node: faster, over all sessions. =ephemeral leaves no file there.
@@ -36,6 +45,19 @@ pub(crate) struct RelayArgs {
         hide_short_help = true
     )]
     pub(crate) mode: Option<RelayMode>,
+    /// With --relay: whether large downloads also use command sessions, which are faster; off: never.
+    ///
+    /// The node's agent does not slow down the output of a command. When a download keeps all sessions busy, one session of
+    /// AWS-StartNonInteractiveCommand is tried, and further ones while they help. The tunnel works without them.
+    #[arg(
+        id = "relay_feeds",
+        long = "relay-feeds",
+        value_name = "MODE",
+        default_value = "auto",
+        help_heading = "Session",
+        hide_short_help = true
+    )]
+    pub(crate) feeds: RelayFeeds,
 }
 
 /// `relay`.

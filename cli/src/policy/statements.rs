@@ -173,7 +173,7 @@ fn start_with_documents(wanted: &Wanted, policy: &mut Policy) {
     let named = [
         (to_node || nothing_named || wanted.relay, "AWS-StartPortForwardingSession"),
         (to_host || nothing_named, "AWS-StartPortForwardingSessionToRemoteHost"),
-        (wanted.exec, "AWS-StartNonInteractiveCommand"),
+        (wanted.exec || wanted.relay, "AWS-StartNonInteractiveCommand"),
         (wanted.exec || wanted.relay, "AWS-StartInteractiveCommand"),
         (wanted.ssh, "AWS-StartSSHSession"),
     ];
@@ -185,7 +185,9 @@ fn start_with_documents(wanted: &Wanted, policy: &mut Policy) {
     policy.statements.push(Statement::new("StartSessionWithDocuments", &["ssm:StartSession"], documents));
     if wanted.relay {
         policy.notes.push(
-            "AWS-StartInteractiveCommand, which starts the relay, runs any command as the user of the session".into(),
+            "AWS-StartInteractiveCommand, which starts the relay, and AWS-StartNonInteractiveCommand, which makes downloads \
+             faster, run any command as the user of the session; without the latter, use --relay-feeds=off"
+                .into(),
         );
     }
     if to_host || nothing_named {

@@ -17,6 +17,9 @@ mod exec;
 #[cfg(test)]
 mod exec_input;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod feeds;
+#[cfg(test)]
 mod forward;
 #[cfg(test)]
 mod leaks;

@@ -10,10 +10,15 @@ use serde_json::{Value, json};
 use crate::common::{Cli, LocalManager, TARGET, closed_port, connect, echo_server, eventually, run};
 
 /// A forward with a relay, and the address where it listens. No warning comes before it is ready.
-fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
-    let (cli, address, warnings) = start(manager, port, &[&["--relay"], more].concat());
+pub(crate) fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
+    let (cli, address, warnings) = start(manager, port, &with_relay(more));
     assert!(warnings.is_empty(), "{warnings:#?}");
     (cli, address)
+}
+
+fn with_relay<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let is_given = more.iter().any(|option| option.starts_with("--relay="));
+    more.iter().copied().chain((!is_given).then_some("--relay")).collect()
 }
 
 fn start(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String, Vec<String>) {
@@ -33,7 +38,7 @@ fn start(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String, Vec<
 }
 
 /// Bytes that compress in part.
-fn payload(length: usize) -> Vec<u8> {
+pub(crate) fn payload(length: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(7);
     let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length / 2).collect();
     let text = (0..).flat_map(|row| format!("INSERT INTO t VALUES ({row}, 'a name');\n").into_bytes());
@@ -41,7 +46,7 @@ fn payload(length: usize) -> Vec<u8> {
 }
 
 /// A server that reads to the end of the input, and only then answers with `answer` and what it has read.
-fn answering_server(answer: Vec<u8>) -> u16 {
+pub(crate) fn answering_server(answer: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -57,7 +62,7 @@ fn answering_server(answer: Vec<u8>) -> u16 {
     port
 }
 
-fn ask(address: &str, question: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn ask(address: &str, question: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = connect(address);
     stream.write_all(question)?;
     stream.shutdown(Shutdown::Write)?;

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{Accepted, Forwarder};
 use crate::pool::{Blueprint, Pool};
-use crate::relay::{Pipes, PipesEnd, Placed, RelayConfig, place};
+use crate::relay::{FeedSource, Feeds, Pipes, PipesEnd, Placed, RelayConfig, place};
 use crate::route::Route;
 use crate::session::{Session, SessionConfig};
 use crate::{ForwardError, ForwardEvent, ProbeError, StartRequest};
@@ -81,7 +81,8 @@ impl Forwarder {
             };
             let served = match placed {
                 Ok(placed) => {
-                    self.serve_relayed(placed, to.clone(), (since, &is_ready), first, shutdown.as_mut()).await
+                    let feeds = config.feeds.then(|| self.feeds(&placed));
+                    self.serve_relayed((placed, feeds), to.clone(), (since, &is_ready), first, shutdown.as_mut()).await
                 }
                 Err(why) => Served::Unreached(why),
             };
@@ -149,15 +150,33 @@ impl Forwarder {
     async fn place(&self, config: &RelayConfig) -> Result<Placed, String> {
         let patience = self.config.wait_connected;
         let waiting = |cause: &str| self.emit(ForwardEvent::AwaitingTarget { cause: cause.to_owned(), patience });
-        let session = SessionConfig { start_timeout: self.config.connect_timeout, ..self.config.session.clone() };
+        let session = self.command_session();
         let placed = place(&self.provider, &self.request, &session, config, patience, waiting).await;
         placed.map_err(|error| error.to_string())
+    }
+
+    /// How sessions are started that run a command.
+    fn command_session(&self) -> SessionConfig {
+        SessionConfig { start_timeout: self.config.connect_timeout, ..self.config.session.clone() }
+    }
+
+    fn feeds(&self, placed: &Placed) -> Feeds {
+        let source = FeedSource {
+            provider: self.provider.clone(),
+            target: self.request.target.clone(),
+            reason: self.request.reason.clone(),
+            session: self.command_session(),
+            port: placed.port,
+            process: placed.process,
+            secret: placed.secret.clone(),
+        };
+        Feeds::new(source, self.on_event.clone())
     }
 
     /// Serves connections until the forwarder ends or the relay cannot be used any more.
     async fn serve_relayed<S>(
         &self,
-        placed: Placed,
+        (placed, feeds): (Placed, Option<Feeds>),
         to: Option<Destination>,
         (since, is_ready): (Instant, &AtomicBool),
         first: &mut Option<Accepted>,
@@ -168,7 +187,7 @@ impl Forwarder {
     {
         let pool = Arc::new(Pool::new(self.relay_blueprint(placed.port)));
         self.stats.attach(pool.totals());
-        let pipes = Arc::new(Pipes::new(pool.clone(), placed.secret));
+        let pipes = Arc::new(Pipes::new(pool.clone(), placed.secret, feeds));
         let had_pipe = AtomicBool::new(false);
         let (began, has_begun) = oneshot::channel();
         let (stop_serving, stopped) = oneshot::channel();
@@ -197,7 +216,7 @@ impl Forwarder {
             pipes.say_bye().await;
         };
         let had_pipe = || had_pipe.load(Ordering::Relaxed);
-        tokio::select! {
+        let served = tokio::select! {
             outcome = pool.run(on_ready, stop) => match outcome {
                 // Asked to end, which is what counts now.
                 Err(_) if pipes.is_leaving() => Served::Ended(Ok(())),
@@ -211,7 +230,12 @@ impl Forwarder {
                 PipesEnd::Expired => Served::Unreached("no session reached it".into()),
             },
             failed = serve => Served::Ended(failed),
+        };
+        if let Served::Ended(_) = served {
+            // Those of feeds, too.
+            self.config.session.terminations.finished().await;
         }
+        served
     }
 
     /// With `wait_ready`: sees that the destination takes a connection.
@@ -271,7 +295,7 @@ mod tests {
         let config = ForwardConfig { connect_timeout: Duration::from_secs(7), ..ForwardConfig::default() };
         let request = StartRequest { target: "i-1".into(), ..StartRequest::default() };
         let builder = Forwarder::builder(Arc::new(Unanswering), request).config(config);
-        let (forwarder, _dialer) = builder.dial(RelayConfig { programs, ephemeral: false });
+        let (forwarder, _dialer) = builder.dial(RelayConfig { programs, ephemeral: false, feeds: true });
         let began = Instant::now();
         let ended = forwarder.run(pending()).await;
         assert!(matches!(&ended, Err(ForwardError::NoRelay { why }) if why.contains("within 7 s")), "{ended:?}");

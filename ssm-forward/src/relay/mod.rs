@@ -1,8 +1,11 @@
 //! The client's end of a relay: a program on the node that takes part in the tunnel (`docs/relay.md`).
 //!
-//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`stream`] is a
-//! connection through it. The protocol itself is `ssm_proto::relay`.
+//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`feeds`] adds
+//! command sessions for downloads as [`feed_plan`] finds useful, [`stream`] is a connection through it. The protocol itself is `ssm_proto::relay`.
 
+mod feed;
+mod feed_plan;
+mod feeds;
 mod pipe;
 mod pipes;
 mod place;
@@ -11,6 +14,8 @@ mod stream;
 
 use std::sync::Arc;
 
+pub(crate) use feed::FeedSource;
+pub(crate) use feeds::Feeds;
 pub(crate) use pipes::{Pipes, PipesEnd};
 pub(crate) use place::{Placed, place};
 pub(crate) use stream::{RelaySender, RelayStream};
@@ -35,6 +40,8 @@ pub struct RelayConfig {
     pub programs: &'static [RelayProgram],
     /// Leave no file on the node.
     pub ephemeral: bool,
+    /// Downloads also use command sessions where these help: the agent does not slow down their output.
+    pub feeds: bool,
 }
 
 /// The findings of [`relay_status`] and [`relay_remove`] on a node.

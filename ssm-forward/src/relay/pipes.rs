@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::Instrument as _;
 
+use super::feeds::Feeds;
 use super::pipe;
 use super::shared::Shared;
 use super::stream::RelayStream;
@@ -26,6 +27,7 @@ pub(crate) struct Pipes {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     secret: RelaySecret,
+    feeds: Option<Feeds>,
     /// The relay was told to end. From now on, its end is not a failure.
     leaving: AtomicBool,
 }
@@ -46,8 +48,8 @@ pub(crate) enum PipesEnd {
 }
 
 impl Pipes {
-    pub(crate) fn new(pool: Arc<Pool>, secret: RelaySecret) -> Self {
-        Self { shared: Arc::new(Shared::new(Instant::now())), pool, secret, leaving: AtomicBool::new(false) }
+    pub(crate) fn new(pool: Arc<Pool>, secret: RelaySecret, feeds: Option<Feeds>) -> Self {
+        Self { shared: Arc::new(Shared::new(Instant::now())), pool, secret, feeds, leaving: AtomicBool::new(false) }
     }
 
     /// Opens a connection. It may wait for a pipe.
@@ -75,12 +77,14 @@ impl Pipes {
     /// Tells the relay that it is not needed any more. [`Pipes::run`] does not complete after that.
     pub(crate) async fn say_bye(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        self.feeds.iter().for_each(Feeds::leave);
         self.shared.act(|state, _| state.link.say_bye());
+        self.shared.changed.notify_waiters();
         let gone = async {
             loop {
                 let mut changed = std::pin::pin!(self.shared.changed.notified());
                 changed.as_mut().enable();
-                if self.shared.lock().link.stats().pipes == 0 {
+                if self.shared.lock().link.stats().pipes == 0 && self.feeds.as_ref().is_none_or(Feeds::are_over) {
                     return;
                 }
                 changed.await;
@@ -96,7 +100,16 @@ impl Pipes {
 
     /// Keeps the pipes until the relay is gone, or has had no pipe for too long. Then all connections are over.
     pub(crate) async fn run(&self) -> PipesEnd {
-        let end = self.keep().await;
+        let feeds = async {
+            match &self.feeds {
+                Some(feeds) => feeds.keep(&self.shared, &self.pool).await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = tokio::select! {
+            end = self.keep() => end,
+            why = feeds => PipesEnd::Gone(why),
+        };
         if self.is_leaving() {
             return std::future::pending().await;
         }
@@ -202,7 +215,7 @@ mod tests {
             carries_pipes: true,
             on_event: Arc::new(|_| {}),
         });
-        let mut pipes = Pipes::new(Arc::new(pool), RelaySecret::new([0; 32]));
+        let mut pipes = Pipes::new(Arc::new(pool), RelaySecret::new([0; 32]), None);
         pipes.shared = Arc::new(Shared::new(Instant::now() - GRACE));
         pipes
     }

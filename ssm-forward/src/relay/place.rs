@@ -31,6 +31,8 @@ const PIECE: usize = 16 << 10;
 pub(crate) struct Placed {
     /// On the node's loopback interface.
     pub(crate) port: u16,
+    /// Its number on the node.
+    pub(crate) process: u32,
     pub(crate) secret: RelaySecret,
 }
 
@@ -250,8 +252,11 @@ async fn converse(session: &Session, script: &Script, config: &RelayConfig) -> R
 
 /// Parses the relay's own line.
 fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
-    let port = said.strip_prefix("listening ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-    port.map(|port| Placed { port, secret }).ok_or_else(|| match said {
+    let numbers = said.strip_prefix("listening ").and_then(|rest| {
+        let (port, process) = rest.split_once(' ')?;
+        Some((port.parse().ok()?, process.parse().ok()?))
+    });
+    numbers.map(|(port, process)| Placed { port, process, secret }).ok_or_else(|| match said {
         "" => NotPlaced("it did not start".into()),
         said => NotPlaced(format!("it did not start: {}", one_line(said))),
     })
@@ -273,10 +278,10 @@ pub(crate) fn remove_script() -> String {
     )
 }
 
-/// The running relays that were started from one of the folders, whose file may be gone already.
+/// The running relays that were started from one of the folders, whose file may be gone already. Programs of feeds end with them.
 fn running() -> String {
     format!(
-        r#"r=; for p in /proc/[0-9]*; do e=$(readlink "$p/exe" 2>/dev/null) || continue; case $e in */aws-ssm-forward*/ssm-relay-*) for d in {FOLDERS}; do q=$(cd "${{d%/*}}" 2>/dev/null && pwd -P) && [ "${{e%/*}}" = "${{q%/}}/${{d##*/}}" ] && r="$r ${{p#/proc/}}" && say running ${{p#/proc/}} "$e"; done;; esac; done;"#
+        r#"r=; for p in /proc/[0-9]*; do e=$(readlink "$p/exe" 2>/dev/null) || continue; case $e in */aws-ssm-forward*/ssm-relay-*) for d in {FOLDERS}; do q=$(cd "${{d%/*}}" 2>/dev/null && pwd -P) && [ "${{e%/*}}" = "${{q%/}}/${{d##*/}}" ] && case $(tr "\0" " " <"$p/cmdline" 2>/dev/null) in *" feed "*) ;; *) r="$r ${{p#/proc/}}"; say running ${{p#/proc/}} "$e";; esac; done;; esac; done;"#
     )
 }
 
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn scripts_can_stand_between_single_quotes_on_one_line() {
         for ephemeral in [false, true] {
-            let Script { line, .. } = script("mark", &RelayConfig { programs: PROGRAMS, ephemeral });
+            let Script { line, .. } = script("mark", &RelayConfig { programs: PROGRAMS, ephemeral, feeds: true });
             assert!(!line.contains(['\'', '\n']) && !line.contains("{{"), "{line}");
             assert!(line.len() < 4000, "{}", line.len());
         }
@@ -305,7 +310,8 @@ mod tests {
     #[test]
     fn what_the_relay_says_is_its_port_or_why_there_is_none() {
         let secret = || RelaySecret::new([0; 32]);
-        assert_eq!(started("listening 4711 99", secret()).unwrap().port, 4711);
+        let placed = started("listening 4711 99", secret()).unwrap();
+        assert_eq!((placed.port, placed.process), (4711, 99));
         assert_eq!(started("", secret()).unwrap_err().to_string(), "it did not start");
         let error = started("ssm-relay: Permission denied (os error 13)", secret()).unwrap_err();
         assert_eq!(error.to_string(), "it did not start: ssm-relay: Permission denied (os error 13)");

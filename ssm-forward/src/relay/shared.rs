@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ssm_proto::relay::{Compressor, ConnectionId, Link, LinkError, LinkEvent, PipeId, RelaySide};
+use ssm_proto::relay::{Compressor, ConnectionId, FeedId, Link, LinkError, LinkEvent, PipeId, RelaySide};
 use tokio::sync::Notify;
 
 /// See the module.
@@ -81,6 +81,12 @@ impl Shared {
         })?;
         self.changed.notify_waiters();
         Some((id, filled))
+    }
+
+    pub(super) fn add_feed(&self, id: FeedId) -> Option<PipeId> {
+        let added = self.act(|state, now| state.link.add_feed(now, id));
+        self.changed.notify_waiters();
+        added
     }
 
     pub(super) fn lose_pipe(&self, id: PipeId) {

@@ -158,6 +158,6 @@ pub(crate) fn config(interval: Duration) -> ForwardConfig {
 /// The same with a relay, and with sessions that share its work.
 pub(crate) fn relayed(mut config: ForwardConfig) -> ForwardConfig {
     config.pool.size = PoolSize::Fixed(4);
-    config.relay = Some(RelayConfig { programs: PROGRAMS, ephemeral: true });
+    config.relay = Some(RelayConfig { programs: PROGRAMS, ephemeral: true, feeds: true });
     config
 }

@@ -1,0 +1,110 @@
+//! `forward --relay`: downloads that also use command sessions.
+
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use serde_json::{Value, json};
+
+use crate::common::{Cli, LocalManager, eventually};
+use crate::relay::{answering_server, ask, forward, payload};
+
+const DOCUMENT: &str = "AWS-StartNonInteractiveCommand";
+
+/// The pace of a real agent, which a download over one session cannot exceed.
+fn slow_manager() -> LocalManager {
+    LocalManager::start_with(&["--profile", "real"])
+}
+
+/// A download that takes some seconds over one session.
+fn download(manager: &LocalManager, more: &[&str]) -> (Cli, JoinHandle<bool>) {
+    let answer = payload(8_000_000);
+    let (cli, address) =
+        forward(manager, answering_server(answer.clone()), &[&["--sessions", "1", "-v"], more].concat());
+    let asking = thread::spawn(move || ask(&address, b"").unwrap() == answer);
+    (cli, asking)
+}
+
+/// The command sessions of downloads in this state.
+fn command_sessions(manager: &LocalManager, state: &str) -> Vec<String> {
+    let answer = manager.call("DescribeSessions", &json!({ "State": state }));
+    let sessions = answer["Sessions"].as_array().unwrap().iter();
+    let ours = sessions.filter(|session| session["DocumentName"] == DOCUMENT);
+    ours.map(|session| session["SessionId"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The processes on the node that copy from the relay: their numbers and arguments.
+fn programs(manager: &LocalManager) -> Vec<(String, Vec<String>)> {
+    let is_ours = |process: &Path| {
+        std::fs::read_link(process.join("exe")).is_ok_and(|program| program.starts_with(manager.home()))
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok).map(|process| process.path());
+    let ours = processes.filter(|process| is_ours(process)).filter_map(|process| {
+        let line = std::fs::read_to_string(process.join("cmdline")).ok()?;
+        let arguments: Vec<String> = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
+        Some((process.file_name()?.to_str()?.to_owned(), arguments))
+    });
+    ours.filter(|(_, arguments)| arguments.first().is_some_and(|first| first == "feed")).collect()
+}
+
+/// Bytes that a process has written.
+fn written(process: &str) -> u64 {
+    let counters = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let line = counters.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_download_uses_a_command_session_and_does_not_notice_its_loss() {
+    let manager = slow_manager();
+    // The program's file is removed as soon as the relay runs.
+    let (cli, asking) = download(&manager, &["--relay=ephemeral"]);
+    eventually("a program that copies", || !programs(&manager).is_empty());
+    let [(process, arguments)] = programs(&manager).try_into().unwrap();
+    let [_, port, nonce] = arguments.as_slice() else { panic!("{arguments:?}") };
+    assert!(port.parse::<u16>().is_ok() && nonce.len() == 32, "no secret among them: {arguments:?}");
+    eventually("it carries data", || written(&process) > 300_000);
+    let [session] = command_sessions(&manager, "Active").try_into().unwrap();
+    manager.call("TerminateSession", &json!({ "SessionId": session }));
+    assert!(asking.join().unwrap(), "every byte, once, in order");
+    eventually("the program ends", || !programs(&manager).iter().any(|(other, _)| *other == process));
+    cli.signal("TERM");
+    let ended = cli.end();
+    assert_eq!(ended.code, 0);
+    let told = |text: &str| ended.stderr.iter().any(|line| line.contains(text));
+    assert!(told("also gets a command session") && told("is sent again"), "{:#?}", ended.stderr);
+    let events = ended.stdout.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert!(!events.into_iter().any(|event| event["event"] == "warning"), "{:#?}", ended.stdout);
+    assert_eq!(command_sessions(&manager, "Active"), Vec::<String>::new(), "none is left");
+}
+
+#[test]
+fn where_the_document_is_denied_one_line_says_so_and_the_download_goes_on() {
+    let manager = slow_manager();
+    let faults = ["api,operation=StartSession,answer=forbidden,times=1"];
+    let (cli, asking) = {
+        let started = download(&manager, &[]);
+        // The tunnel has its only session by now.
+        manager.set_faults(&faults);
+        started
+    };
+    let warning = cli.event("warning")["text"].as_str().unwrap().to_owned();
+    assert!(warning.contains(DOCUMENT) && warning.contains("--relay-feeds=off"), "{warning}");
+    assert!(asking.join().unwrap());
+    cli.signal("TERM");
+    let ended = cli.end();
+    assert_eq!(ended.code, 0);
+    assert!(!ended.stdout.iter().any(|line| line.contains(r#""warning""#)), "{:#?}", ended.stdout);
+    let all = ["Active", "History"].map(|state| command_sessions(&manager, state)).concat();
+    assert_eq!(all, Vec::<String>::new());
+}
+
+#[test]
+fn turned_off_a_download_uses_only_the_tunnels_sessions() {
+    let manager = slow_manager();
+    let (cli, asking) = download(&manager, &["--relay-feeds=off"]);
+    assert!(asking.join().unwrap());
+    cli.signal("TERM");
+    assert_eq!(cli.end().code, 0);
+    let all = ["Active", "History"].map(|state| command_sessions(&manager, state)).concat();
+    assert_eq!(all, Vec::<String>::new());
+}

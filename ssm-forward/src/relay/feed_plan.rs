@@ -1,0 +1,370 @@
+//! When downloads use command sessions, and how many: one is tried, and each further one only while the last one helped.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Maximum number of simultaneous feeds. Each may carry thousands of messages per second, which is a load for the service.
+const MAX_FEEDS: usize = 3;
+/// A download must keep all pipes busy for this time before it gets a feed. Rates are averages over this time.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+/// Time in which a feed has to show that it helps. It begins carefully.
+const TRIAL: Duration = Duration::from_secs(5);
+/// A feed helps if downloads are faster by this factor.
+const GAIN: f64 = 1.25;
+/// Bytes per second and pipe that count as a download: a fifth of what the agent lets through.
+const LOAD: f64 = 128.0 * 1024.0;
+/// Feeds end after this time without a download.
+const IDLE: Duration = Duration::from_secs(10);
+/// After a feed was refused, cut, or did not help: the pause before the next one. It is four times as long after each time.
+const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_FACTOR: u32 = 4;
+/// After so many failures, no further feed is started.
+const MAX_FAILURES: u32 = 3;
+/// A feed that lasted for this time was good: earlier failures do not count any more.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// What the client sees of its downloads at one time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// Bytes that were received so far, over pipes and feeds.
+    pub(super) bytes: u64,
+    /// Current number of pipes.
+    pub(super) pipes: usize,
+    /// No pipe could carry more.
+    pub(super) is_busy: bool,
+}
+
+/// What is to be done; see [`FeedPlan::look`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Wish {
+    Nothing,
+    /// Start one more. Downloads run at this rate, in bytes per second.
+    Start(f64),
+    /// Keep the feeds: downloads run at the second rate, and without the latest feed at the first one.
+    Keep(f64, f64),
+    /// End the latest one, because it did not help; the rates are the same.
+    EndOne(f64, f64),
+    /// End all, because there is no download.
+    EndAll,
+}
+
+/// What follows the failure of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another one may be started after this time.
+    After(Duration),
+    /// None is started any more.
+    Never,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct FeedPlan {
+    /// Recent samples.
+    samples: VecDeque<(Instant, u64)>,
+    busy_since: Option<Instant>,
+    /// When there was last a download.
+    loaded: Option<Instant>,
+    /// Feeds that are being started or carry data.
+    feeds: usize,
+    /// All feeds were asked to end.
+    is_resting: bool,
+    trial: Option<Trial>,
+    /// The latest feed did not help.
+    is_enough: bool,
+    not_before: Option<Instant>,
+    failures: u32,
+    is_over: bool,
+}
+
+/// The latest feed has to show that it helps.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    /// Rate and number of pipes before it was started.
+    before: f64,
+    pipes: usize,
+    /// Since when it carries data while there is a download.
+    since: Option<Instant>,
+}
+
+impl FeedPlan {
+    /// Looks at the downloads, twice a second or so.
+    pub(super) fn look(&mut self, now: Instant, sample: Sample) -> Wish {
+        let rate = self.rate(now, sample.bytes);
+        let is_loaded = sample.pipes > 0 && rate >= LOAD * sample.pipes as f64;
+        if is_loaded {
+            (self.loaded, self.is_resting) = (Some(now), false);
+        } else if self.loaded.is_none_or(|at| at + IDLE <= now) {
+            return self.rest();
+        }
+        match self.busy_since {
+            _ if !(is_loaded && sample.is_busy) => self.busy_since = None,
+            None => self.busy_since = Some(now),
+            Some(_) => {}
+        }
+        match self.trial {
+            Some(trial) => self.judge(now, trial, sample.pipes, rate, is_loaded),
+            None if self.wants_more(now) => {
+                self.feeds += 1;
+                self.trial = Some(Trial { before: rate, pipes: sample.pipes, since: None });
+                Wish::Start(rate)
+            }
+            None => Wish::Nothing,
+        }
+    }
+
+    /// The average rate of the last second, in bytes per second.
+    fn rate(&mut self, now: Instant, bytes: u64) -> f64 {
+        self.samples.push_back((now, bytes));
+        while self.samples.get(1).is_some_and(|(at, _)| *at + BUSY_FOR <= now) {
+            self.samples.pop_front();
+        }
+        let Some((since, before)) = self.samples.front() else { return 0.0 };
+        let seconds = now.saturating_duration_since(*since).as_secs_f64();
+        if seconds > 0.0 { bytes.saturating_sub(*before) as f64 / seconds } else { 0.0 }
+    }
+
+    fn rest(&mut self) -> Wish {
+        (self.busy_since, self.trial, self.is_enough) = (None, None, false);
+        let is_new = !std::mem::replace(&mut self.is_resting, true);
+        if is_new && self.feeds > 0 { Wish::EndAll } else { Wish::Nothing }
+    }
+
+    fn wants_more(&self, now: Instant) -> bool {
+        let is_allowed = !self.is_over && !self.is_enough && self.not_before.is_none_or(|at| at <= now);
+        is_allowed && self.feeds < MAX_FEEDS && self.busy_since.is_some_and(|since| since + BUSY_FOR <= now)
+    }
+
+    fn judge(&mut self, now: Instant, trial: Trial, pipes: usize, rate: f64, is_loaded: bool) -> Wish {
+        let Some(since) = trial.since else { return Wish::Nothing };
+        if !is_loaded {
+            // The time counts anew when the download goes on.
+            self.trial = Some(Trial { since: Some(now), ..trial });
+            return Wish::Nothing;
+        }
+        if now < since + TRIAL {
+            return Wish::Nothing;
+        }
+        self.trial = None;
+        // The pipes must be busy for a while again before the next one.
+        self.busy_since = None;
+        // What pipes that came in the meantime carry is not the feed's merit.
+        let before = trial.before * pipes.max(trial.pipes) as f64 / trial.pipes as f64;
+        if rate >= before * GAIN {
+            return Wish::Keep(before, rate);
+        }
+        self.is_enough = true;
+        if self.feeds == 1 {
+            self.fail(now);
+        }
+        Wish::EndOne(before, rate)
+    }
+
+    /// The latest feed carries data from now on.
+    pub(super) fn began(&mut self, now: Instant) {
+        if let Some(trial) = &mut self.trial {
+            trial.since.get_or_insert(now);
+        }
+    }
+
+    /// A feed has ended as it was wished.
+    pub(super) fn ended(&mut self) {
+        self.feeds = self.feeds.saturating_sub(1);
+    }
+
+    /// A feed was refused, or was cut after it had lasted for `lasted`.
+    pub(super) fn cut(&mut self, now: Instant, lasted: Duration) -> Next {
+        self.ended();
+        self.trial = None;
+        if lasted >= STABLE {
+            self.failures = 0;
+        }
+        self.fail(now)
+    }
+
+    fn fail(&mut self, now: Instant) -> Next {
+        self.failures += 1;
+        if self.failures >= MAX_FAILURES {
+            self.is_over = true;
+            return Next::Never;
+        }
+        let pause = PAUSE * PAUSE_FACTOR.pow(self.failures - 1);
+        self.not_before = Some(now + pause);
+        Next::After(pause)
+    }
+
+    /// Feeds are not possible here.
+    pub(super) fn give_up(&mut self) {
+        self.ended();
+        self.trial = None;
+        self.is_over = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIPES: usize = 4;
+    const PACE: u64 = 700_000;
+    const TICK: Duration = Duration::from_millis(500);
+
+    /// A download over pipes and feeds of a certain pace, in virtual time.
+    struct Run {
+        plan: FeedPlan,
+        pipes: usize,
+        now: Instant,
+        bytes: u64,
+        feeds: usize,
+        /// Of one feed, in bytes per second.
+        pace: u64,
+        /// How fast the data comes at most, in bytes per second.
+        source: u64,
+        wishes: Vec<Wish>,
+    }
+
+    impl Run {
+        fn new(pace: u64) -> Self {
+            let plan = FeedPlan::default();
+            Self {
+                plan,
+                pipes: PIPES,
+                now: Instant::now(),
+                bytes: 0,
+                feeds: 0,
+                pace,
+                source: u64::MAX,
+                wishes: Vec::new(),
+            }
+        }
+
+        /// Does what is wished, for a time. Returns the wishes and when they came.
+        fn pass(&mut self, seconds: u32) -> Vec<(f64, &'static str)> {
+            let (began, mut said) = (self.now, Vec::new());
+            for _ in 0..seconds * 2 {
+                self.now += TICK;
+                let capacity = self.pipes as u64 * PACE + self.feeds as u64 * self.pace;
+                self.bytes += self.source.min(capacity) / 2;
+                let sample = Sample { bytes: self.bytes, pipes: self.pipes, is_busy: self.source >= capacity };
+                let wish = self.plan.look(self.now, sample);
+                let name = match wish {
+                    Wish::Nothing => continue,
+                    Wish::Start(_) => {
+                        self.feeds += 1;
+                        self.plan.began(self.now);
+                        "start"
+                    }
+                    Wish::Keep(..) => "keep",
+                    Wish::EndOne(..) => {
+                        self.feeds -= 1;
+                        self.plan.ended();
+                        "end one"
+                    }
+                    Wish::EndAll => {
+                        (0..std::mem::take(&mut self.feeds)).for_each(|_| self.plan.ended());
+                        "end all"
+                    }
+                };
+                self.wishes.push(wish);
+                said.push(((self.now - began).as_secs_f64(), name));
+            }
+            said
+        }
+
+        fn names(&mut self, seconds: u32) -> Vec<&'static str> {
+            self.pass(seconds).into_iter().map(|(_, name)| name).collect()
+        }
+
+        fn cut(&mut self, lasted: Duration) -> Next {
+            self.feeds -= 1;
+            self.plan.cut(self.now, lasted)
+        }
+    }
+
+    #[test]
+    fn a_feed_comes_when_all_pipes_are_busy_and_others_while_each_of_them_helps() {
+        let mut run = Run::new(10_000_000);
+        let said = run.pass(30);
+        assert!((1.0..2.1).contains(&said[0].0), "{said:?}");
+        assert_eq!(
+            said.iter().map(|(_, name)| *name).collect::<Vec<_>>(),
+            ["start", "keep", "start", "keep", "start", "keep"]
+        );
+        let Wish::Keep(before, after) = run.wishes[1] else { panic!("{:?}", run.wishes) };
+        assert!(before < 2.9e6 && after > 12e6, "{before} {after}");
+    }
+
+    #[test]
+    fn a_further_one_that_brings_nothing_ends_and_no_other_is_tried_before_the_next_download() {
+        let mut run = Run::new(10_000_000);
+        // One feed can carry all, but the pipes stay busy too.
+        run.source = PIPES as u64 * PACE + 10_000_000;
+        assert_eq!(run.names(60), ["start", "keep", "start", "end one"]);
+        run.source = 0;
+        assert_eq!(run.names(60), ["end all"]);
+        run.source = u64::MAX;
+        assert_eq!(run.names(5)[0], "start");
+    }
+
+    #[test]
+    fn a_first_one_that_brings_nothing_ends_and_is_rarely_tried_again() {
+        let mut run = Run::new(1000);
+        let mut tried = 0;
+        for _ in 0..20 {
+            run.source = u64::MAX;
+            tried += run.names(30).iter().filter(|name| **name == "start").count();
+            run.source = 0;
+            run.pass(30);
+        }
+        assert_eq!(tried, MAX_FAILURES as usize);
+    }
+
+    #[test]
+    fn what_new_pipes_bring_is_not_the_merit_of_a_feed() {
+        let mut run = Run::new(1000);
+        assert_eq!(run.names(3), ["start"]);
+        run.pipes *= 2;
+        assert_eq!(run.names(6), ["end one"]);
+    }
+
+    #[test]
+    fn no_feed_without_a_download_that_the_pipes_cannot_carry() {
+        for source in [0, 1000, 400_000, PIPES as u64 * PACE * 9 / 10] {
+            let mut run = Run::new(10_000_000);
+            run.source = source;
+            assert_eq!(run.names(60), Vec::<&str>::new(), "{source}");
+        }
+    }
+
+    #[test]
+    fn the_pause_after_a_cut_grows_until_none_is_started() {
+        let mut run = Run::new(10_000_000);
+        assert_eq!(run.names(3), ["start"]);
+        assert_eq!(run.cut(Duration::ZERO), Next::After(PAUSE));
+        assert_eq!((run.names(4), run.names(4)), (vec![], vec!["start"]));
+        assert_eq!(run.cut(Duration::ZERO), Next::After(PAUSE * 4));
+        assert_eq!((run.names(19), run.names(4)), (vec![], vec!["start"]));
+        assert_eq!(run.cut(Duration::ZERO), Next::Never);
+        assert_eq!(run.names(600), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_cut_after_a_long_time_does_not_count_with_the_others() {
+        let mut run = Run::new(10_000_000);
+        for _ in 0..10 {
+            assert_eq!(run.names(30)[0], "start");
+            while run.feeds > 0 {
+                assert_eq!(run.cut(STABLE), Next::After(PAUSE));
+            }
+        }
+    }
+
+    #[test]
+    fn where_feeds_are_not_possible_none_is_tried_again() {
+        let mut run = Run::new(10_000_000);
+        assert_eq!(run.names(3), ["start"]);
+        run.feeds -= 1;
+        run.plan.give_up();
+        assert_eq!(run.names(600), Vec::<&str>::new());
+    }
+}

@@ -1,0 +1,164 @@
+//! Starts and ends feeds as the plan wishes, and tells about it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::Instrument as _;
+
+use super::feed::{self, FeedEnd, FeedFailure, FeedSource};
+use super::feed_plan::{FeedPlan, Next, Sample, Wish};
+use super::shared::Shared;
+use crate::ForwardEvent;
+use crate::pool::Pool;
+
+/// How often the plan looks at the downloads.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The feeds of one relay.
+pub(crate) struct Feeds {
+    source: Arc<FeedSource>,
+    on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
+    /// Sessions that are not over.
+    running: AtomicUsize,
+    leaving: AtomicBool,
+}
+
+/// The feeds that run, oldest first.
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<FeedEnd>,
+    stops: Vec<oneshot::Sender<()>>,
+}
+
+impl Feeds {
+    pub(crate) fn new(source: FeedSource, on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>) -> Self {
+        Self { source: Arc::new(source), on_event, running: AtomicUsize::new(0), leaving: AtomicBool::new(false) }
+    }
+
+    /// Ends all feeds. [`Feeds::keep`] must go on running.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is no session of a feed.
+    pub(super) fn are_over(&self) -> bool {
+        self.running.load(Ordering::Relaxed) == 0
+    }
+
+    /// Keeps the feeds. Completes only when the relay has broken the protocol over one of them.
+    pub(super) async fn keep(&self, shared: &Arc<Shared>, pool: &Pool) -> String {
+        let (mut plan, mut running) = (FeedPlan::default(), Running::default());
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let began = Arc::new(AtomicBool::new(false));
+        loop {
+            let mut changed = std::pin::pin!(shared.changed.notified());
+            changed.as_mut().enable();
+            if self.leaving.load(Ordering::Relaxed) {
+                running.stops.clear();
+            }
+            tokio::select! {
+                Some(end) = running.tasks.join_next() => {
+                    self.running.fetch_sub(1, Ordering::Relaxed);
+                    running.stops.retain(|stop| !stop.is_closed());
+                    // A task that panicked has ended in disorder, too.
+                    let end = end.unwrap_or(FeedEnd::Stopped(0));
+                    if let FeedEnd::Cut(_, FeedFailure::Link(error)) = end {
+                        return error.to_string();
+                    }
+                    self.note(&mut plan, end);
+                    shared.changed.notify_waiters();
+                }
+                () = changed => {}
+                _ = ticks.tick(), if !self.leaving.load(Ordering::Relaxed) => {
+                    let now = Instant::now();
+                    if began.swap(false, Ordering::Relaxed) {
+                        plan.began(now);
+                    }
+                    let stats = shared.lock().link.stats();
+                    let bytes = stats.received + stats.fed;
+                    let sample = Sample { bytes, pipes: stats.pipes, is_busy: pool.is_busy() };
+                    let wish = plan.look(now, sample);
+                    self.fulfil(wish, &mut running, shared, &began);
+                }
+            }
+        }
+    }
+
+    fn fulfil(&self, wish: Wish, running: &mut Running, shared: &Arc<Shared>, began: &Arc<AtomicBool>) {
+        match wish {
+            Wish::Nothing => {}
+            Wish::Start(rate) => {
+                tracing::info!(rate = rate_text(rate), "the download also gets a command session");
+                let (stop, stopped) = oneshot::channel::<()>();
+                running.stops.push(stop);
+                self.running.fetch_add(1, Ordering::Relaxed);
+                let (shared, source, began) = (shared.clone(), self.source.clone(), began.clone());
+                let run = async move {
+                    let stop = async { drop(stopped.await) };
+                    feed::run(&shared, &source, || began.store(true, Ordering::Relaxed), stop).await
+                };
+                running.tasks.spawn(run.in_current_span());
+            }
+            Wish::Keep(before, rate) => {
+                let count = running.stops.len();
+                tracing::info!(count, before = rate_text(before), rate = rate_text(rate), "a command session helps");
+            }
+            Wish::EndOne(before, rate) => {
+                tracing::info!(
+                    before = rate_text(before),
+                    rate = rate_text(rate),
+                    "a command session does not help, it ends"
+                );
+                running.stops.pop();
+            }
+            Wish::EndAll => {
+                tracing::info!("there is no download: its command sessions end");
+                running.stops.clear();
+            }
+        }
+    }
+
+    fn note(&self, plan: &mut FeedPlan, end: FeedEnd) {
+        let (service, failure) = match end {
+            FeedEnd::Stopped(bytes) => {
+                tracing::info!(bytes, "a command session of downloads has ended");
+                return plan.ended();
+            }
+            FeedEnd::Denied(error) => {
+                plan.give_up();
+                let text = format!(
+                    "no command sessions for downloads: {} cannot be used: {error}; the tunnel works without them, and \
+                     --relay-feeds=off avoids the attempt",
+                    feed::DOCUMENT
+                );
+                return (self.on_event)(ForwardEvent::Warning { text });
+            }
+            FeedEnd::Cut(service, failure) => (service, failure),
+        };
+        let bytes = service.bytes;
+        match plan.cut(Instant::now(), service.lasted()) {
+            Next::After(pause) => tracing::info!(
+                bytes,
+                cause = %failure,
+                pause_s = pause.as_secs(),
+                "a command session of downloads is lost, what it carried is sent again; none is started in the pause"
+            ),
+            Next::Never => tracing::info!(
+                bytes,
+                cause = %failure,
+                "a command session of downloads is lost again: what it carried is sent again, and this relay gets no \
+                 other one"
+            ),
+        }
+    }
+}
+
+/// In megabytes per second.
+fn rate_text(rate: f64) -> String {
+    format!("{:.1} MB/s", rate / 1e6)
+}

@@ -4,6 +4,7 @@
 //! the coverage that a fuzzer measures. `fuzz/README.md` says how to grow a corpus.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,8 @@ fn run(target: &str, input: &[u8], body: &impl Fn(&[u8]) -> String) -> String {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(input))) {
         Ok(outcome) => outcome,
         Err(panic) => {
-            let file = std::env::temp_dir().join(format!("{target}-{}", std::process::id()));
-            std::fs::write(&file, input).unwrap();
+            let (mut new, file) = tempfile::Builder::new().prefix(target).tempfile().unwrap().keep().unwrap();
+            new.write_all(input).unwrap();
             eprintln!("{target} does not survive what is now in {}", file.display());
             std::panic::resume_unwind(panic);
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -69,8 +69,8 @@ pub(crate) enum Listener {
     Unix {
         listener: UnixListener,
         path: PathBuf,
-        /// The file is removed on drop.
-        is_own: bool,
+        /// The file that this listener created, which is removed on drop.
+        own: Option<FileId>,
     },
     /// Nobody listens: connections come through an [`Entrance`](crate::Entrance).
     HandedIn(HandedIn),
@@ -104,7 +104,8 @@ impl Listener {
             ListenAddr::Unix(path) => {
                 remove_if_stale(path).await?;
                 let listener = bind_for_user_alone(path)?;
-                Ok(Self::Unix { listener, path: path.clone(), is_own: true })
+                let own = file_id(path);
+                Ok(Self::Unix { listener, path: path.clone(), own })
             }
         }
     }
@@ -119,7 +120,7 @@ impl Listener {
                 listener.set_nonblocking(true)?;
                 let address = listener.local_addr()?;
                 let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
-                Ok(Self::Unix { listener: UnixListener::from_std(listener)?, path, is_own: false })
+                Ok(Self::Unix { listener: UnixListener::from_std(listener)?, path, own: None })
             }
         }
     }
@@ -164,10 +165,20 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix { path, is_own: true, .. } = self {
+        // Another process may have replaced the file meanwhile.
+        if let Self::Unix { path, own: Some(own), .. } = self
+            && file_id(path) == Some(*own)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Device and inode. An open socket keeps its inode from being used again.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Creates a Unix socket that nobody else can connect to, from its first moment on. A connection made before the mode
@@ -335,6 +346,20 @@ mod tests {
         let path = folder.path().join("s");
         let unix = Listener::bind(&ListenAddr::Unix(path.clone())).await.unwrap();
         burst(&unix, || UnixStream::connect(&path)).await;
+    }
+
+    #[tokio::test]
+    async fn the_end_removes_only_the_own_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let address = ListenAddr::Unix(path.clone());
+        let first = Listener::bind(&address).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = Listener::bind(&address).await.unwrap();
+        drop(first);
+        UnixStream::connect(&path).await.unwrap();
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

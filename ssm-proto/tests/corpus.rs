@@ -65,7 +65,7 @@ fn vary(target: &str, body: fn(&[u8], Instant), count: u64, seed: u64) {
 fn run(target: &str, body: fn(&[u8], Instant), data: &[u8], now: Instant, what: &str) {
     let outcome = std::panic::catch_unwind(|| body(data, now));
     if let Err(panic) = outcome {
-        let file = std::env::temp_dir().join(format!("{target}-{}", std::process::id()));
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}-{}", std::process::id()));
         std::fs::write(&file, data).unwrap();
         eprintln!("{target} does not survive {what}, which is now in {}", file.display());
         std::panic::resume_unwind(panic);

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -106,13 +107,14 @@ class Link:
     @contextlib.contextmanager
     def tunnel(self):
         """A forward whose socket can be reached from this namespace: a Unix socket."""
-        path = f"/tmp/{self.near}.sock"
-        spec = f"unix:{path}:127.0.0.1:7000"
-        arguments = ["forward", "-t", TARGET, "-L", spec, "--sessions", "1", "--allow-stream-host", self.theirs, "-v"]
-        with self.child(self.near, [binary(), *arguments], self.variables) as tool:
-            contains(tool.line(), "Forwarding")
-            yield Tunnel(path, tool)
-            tool.stop().ok()
+        with tempfile.TemporaryDirectory(prefix="tests-namespaces-") as folder:
+            path = f"{folder}/tunnel.sock"
+            spec = f"unix:{path}:127.0.0.1:7000"
+            arguments = ["forward", "-t", TARGET, "-L", spec, "--sessions", "1", "--allow-stream-host", self.theirs, "-v"]
+            with self.child(self.near, [binary(), *arguments], self.variables) as tool:
+                contains(tool.line(), "Forwarding")
+                yield Tunnel(path, tool)
+                tool.stop().ok()
 
 
 # The service in the far namespace answers in capitals.

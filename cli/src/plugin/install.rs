@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempPath;
+
 use super::NAME;
 use crate::exit_code::{ExitCode, Failure};
 
@@ -25,10 +27,8 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
         return Ok(format!("{} is already this program", place.display()));
     }
     // First under another name: the existing file is changed only when the new one is complete.
-    let new = dir.join(format!("{NAME}.new-{}", std::process::id()));
-    let put = if copy { fs::copy(&own, &new).map(drop) } else { std::os::unix::fs::symlink(&own, &new) };
-    let replaced = put.map_err(|error| failed(&new, &error)).and_then(|()| replace(&place, &kept, &new, &own));
-    let replaced = replaced.inspect_err(|_| drop(fs::remove_file(&new)))?;
+    let new = put(&dir, &own, copy).map_err(|error| failed(&dir, &error))?;
+    let replaced = replace(&place, &kept, new, &own)?;
     let shadow = found_in_path().filter(|found| !is_own(found, &own));
     let warning = shadow.map_or_else(String::new, |other| {
         format!("\nwarning: {} comes first in PATH; the AWS CLI will start that one", other.display())
@@ -36,8 +36,21 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     Ok(format!("{} is now this program{replaced}{warning}", place.display()))
 }
 
+/// Puts this program into a folder under a random name. The file is removed on drop.
+fn put(dir: &Path, own: &Path, copy: bool) -> io::Result<TempPath> {
+    let new = tempfile::Builder::new().prefix(NAME).make_in(dir, |path| match copy {
+        true => {
+            let mut file = fs::File::create_new(path)?;
+            io::copy(&mut fs::File::open(own)?, &mut file)?;
+            file.set_permissions(own.metadata()?.permissions())
+        }
+        false => std::os::unix::fs::symlink(own, path),
+    })?;
+    Ok(new.into_temp_path())
+}
+
 /// Moves `new` to `place`. Returns what happened to the previous file.
-fn replace(place: &Path, kept: &Path, new: &Path, own: &Path) -> Result<String, Failure> {
+fn replace(place: &Path, kept: &Path, new: TempPath, own: &Path) -> Result<String, Failure> {
     let replaced = if fs::symlink_metadata(place).is_err() {
         String::new()
     } else if is_some_build(place, own) {
@@ -49,7 +62,7 @@ fn replace(place: &Path, kept: &Path, new: &Path, own: &Path) -> Result<String, 
         fs::rename(place, kept).map_err(|error| failed(place, &error))?;
         format!("; the previous file is now {}{again}", kept.display())
     };
-    fs::rename(new, place).map_err(|error| failed(place, &error))?;
+    new.persist(place).map_err(|error| failed(place, &error.error))?;
     Ok(replaced)
 }
 

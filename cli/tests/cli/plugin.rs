@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -376,6 +378,8 @@ fn what_was_replaced_survives_other_builds() {
         ended.stdout[0].clone()
     };
     plugin(&["install", "--copy"]);
+    let (copy, own) = (place.metadata().unwrap(), Path::new(env!("CARGO_BIN_EXE_aws-ssm-forward")).metadata().unwrap());
+    assert_eq!((copy.len(), copy.mode()), (own.len(), own.mode()));
     // Another build, as a copy and as a link to where it was before a rebuild.
     let mut other = std::fs::read(&place).unwrap();
     other.extend_from_slice(b"other");
@@ -386,6 +390,7 @@ fn what_was_replaced_survives_other_builds() {
     assert!(plugin(&["install"]).contains("another build"));
     assert!(plugin(&["uninstall"]).contains("was there before"));
     assert_eq!(std::fs::read_to_string(&place).unwrap(), "the official one");
+    assert_eq!(dir.path().read_dir().unwrap().count(), 1, "nothing else stays in the folder");
 }
 
 #[test]

@@ -127,10 +127,12 @@ fn mark() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
-/// A raw terminal, and a function that reports lines, which begin with the mark.
+/// A raw terminal, and two functions: `say` reports a line, which begins with the mark. `mine` tells whether a path is a
+/// folder of this user. It examines the entry once and follows no symbolic link: in a shared folder, others could
+/// exchange an entry of their own between two checks.
 fn prelude(mark: &str) -> String {
     format!(
-        r#"stty raw -echo -isig -opost 2>/dev/null; umask 077; u=$(id -u); say() {{ printf "{mark} %s\n" "$*"; }}; "#
+        r#"stty raw -echo -isig -opost 2>/dev/null; umask 077; u=$(id -u); say() {{ printf "{mark} %s\n" "$*"; }}; mine() {{ set -- $(ls -ldn "$1" 2>/dev/null); case $1:$3 in d*:$u) ;; *) false;; esac; }}; "#
     )
 }
 
@@ -146,8 +148,7 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
         line += &format!("{machine}) s={sha256};; ");
     }
     line += r#"*) no "this build has no relay for $(uname -m)";; esac; "#;
-    line +=
-        r#"for t in stty sha256sum gzip head mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
+    line += r#"for t in stty sha256sum gzip head ls mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
     // If the session ends in the middle, no part of a file stays behind. What was left by a script that was killed
     // goes, too. The file $t stays until the end, so that nobody else removes the folder as empty. The relay itself
     // removes an ephemeral file.
@@ -156,7 +157,7 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
         r#"t=; p=; f=; w=; clean() {{ rm -f {temporary}; rmdir "$w"; }} 2>/dev/null; trap clean EXIT; trap exit HUP INT TERM; "#
     );
     line += &format!(
-        r##"for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; [ -d "$d" ] && [ -O "$d" ] && [ ! -L "$d" ] && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d && break; rm -f "$t"; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
+        r##"for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; mine "$d" && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d && break; rm -f "$t"; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
     );
     line += r#"ok() { h=$(sha256sum <"$1") && [ "${h%% *}" = $s ]; }; "#;
     let (name, flags) = match config.ephemeral {
@@ -265,7 +266,7 @@ fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
 /// Reports each program's file and each running program, one line each.
 pub(crate) fn status_script() -> String {
     format!(
-        r#"for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && say file "$f" $(wc -c <"$f"); done; done; {}"#,
+        r#"for d in {FOLDERS}; do mine "$d" || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && say file "$f" $(wc -c <"$f"); done; done; {}"#,
         running()
     )
 }
@@ -273,7 +274,7 @@ pub(crate) fn status_script() -> String {
 /// Stops the running programs and removes the files.
 pub(crate) fn remove_script() -> String {
     format!(
-        r#"{} for p in $r; do kill $p 2>/dev/null; done; for d in {FOLDERS}; do [ -d "$d" ] && [ -O "$d" ] || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && rm -f "$f" && say removed "$f"; done; rmdir "$d" 2>/dev/null; done;"#,
+        r#"{} for p in $r; do kill $p 2>/dev/null; done; for d in {FOLDERS}; do mine "$d" || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && rm -f "$f" && say removed "$f"; done; rmdir "$d" 2>/dev/null; done;"#,
         running()
     )
 }
@@ -287,6 +288,9 @@ fn running() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     const PROGRAMS: &[RelayProgram] = &[RelayProgram {
@@ -305,6 +309,35 @@ mod tests {
         for line in [status_script(), remove_script()] {
             assert!(!line.contains(['\'', '\n']), "{line}");
         }
+    }
+
+    /// What a script reports with this home folder.
+    fn reported(home: &Path, script: &str) -> String {
+        let line = format!("{}{script}", prelude("mark"));
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &line]).env("HOME", home).env_remove("XDG_CACHE_HOME").stdin(Stdio::null());
+        String::from_utf8(shell.output().unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn only_folders_of_the_user_are_used() {
+        let home = tempfile::tempdir().unwrap();
+        let (cache, other) = (home.path().join(".cache"), home.path().join("other"));
+        let folder = cache.join("aws-ssm-forward");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        for folder in [&folder, &other] {
+            std::fs::write(folder.join("ssm-relay-1"), "").unwrap();
+        }
+        let is_reported = || reported(home.path(), &status_script()).contains(&*folder.to_string_lossy());
+        assert!(is_reported());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
+            assert!(!is_reported(), "it belongs to another user");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::os::unix::fs::symlink(&other, &folder).unwrap();
+        assert!(!is_reported(), "it is a symbolic link");
     }
 
     #[test]

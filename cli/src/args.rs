@@ -68,7 +68,7 @@ pub(crate) struct Cli {
 fn flags() -> [Arg; 2] {
     let flag = |name, short| Arg::new(name).long(name).short(short).help_heading("Output");
     [
-        flag("help", 'h').global(true).action(ArgAction::Help).help("Print help; --help prints all of it"),
+        flag("help", 'h').global(true).action(ArgAction::Help).help("Print help; --help prints the full help"),
         flag("version", 'V').hide_short_help(true).action(ArgAction::Version).help("Print the version"),
     ]
 }
@@ -83,8 +83,8 @@ pub(crate) enum Command {
     Forward(Box<ForwardArgs>),
     /// Open tunnels of the configuration file, all in one process.
     ///
-    /// Each tunnel is restarted on its own when it fails. With -d the process runs in the background; status, logs, down,
-    /// restart and reload speak to it.
+    /// Each tunnel is restarted on its own when it fails. With -d the process runs in the background. The commands
+    /// status, logs, down, restart and reload control it.
     #[command(after_help = "Examples:
   aws-ssm-forward up
   aws-ssm-forward up -d orders-db web")]
@@ -95,9 +95,9 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Close open tunnels.
     Down(OpenArgs),
-    /// Start open tunnels anew.
+    /// Close open tunnels and open them again.
     Restart(OpenArgs),
-    /// Read the configuration file again and change what changed there.
+    /// Read the configuration file again and apply the changes to open tunnels.
     Reload,
     /// Check or write the configuration file of tunnels.
     #[command(after_help = "Examples:
@@ -107,7 +107,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
-    /// Run a command of this machine with tunnels, and exit with its exit code.
+    /// Run a command on this machine while tunnels are open, and exit with its exit code.
     #[command(after_help = "Example:
   aws-ssm-forward run web -L 0:db.internal:5432 -- psql -h {host} -p {port}")]
     Run(Box<RunArgs>),
@@ -147,11 +147,11 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   aws-ssm-forward token rds:example-db --user app")]
     Token(TokenArgs),
-    /// Print the least IAM policy for given targets and forwards.
+    /// Print the smallest IAM policy that allows the given targets and forwards.
     #[command(after_help = "Example:
   aws-ssm-forward policy tag:Role=bastion rds:example-db --db-user app")]
     Policy(Box<PolicyArgs>),
-    /// Find out why sessions fail, and how to mend it.
+    /// Find out why sessions fail, and how to fix it.
     #[command(after_help = "Examples:
   aws-ssm-forward doctor rds:example-db
   aws-ssm-forward doctor web -L 3306:db.internal:3306 --profile staging")]
@@ -166,7 +166,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: PluginAction,
     },
-    /// Run a local Session Manager, for trying and testing without AWS.
+    /// Run a local Session Manager, for experiments and tests without AWS.
     Local(Box<LocalArgs>),
     /// Show a tunnel to a private web service, without AWS.
     Demo(DemoArgs),
@@ -223,7 +223,7 @@ pub(crate) struct AwsArgs {
         hide_short_help = true
     )]
     pub(crate) endpoint_url: Option<String>,
-    /// PEM file of certificate authorities to trust beside the system's. Default: AWS_CA_BUNDLE.
+    /// PEM file of certificate authorities to trust in addition to the system's. Default: AWS_CA_BUNDLE.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "local", hide_short_help = true)]
     pub(crate) ca_bundle: Option<PathBuf>,
     /// Look up names again, even those that were found within the last minute.
@@ -256,7 +256,7 @@ pub(crate) struct LookupAwsArgs {
     /// URL of the SSM API, instead of the region's.
     #[arg(long, value_name = "URL", hide_short_help = true)]
     pub(crate) endpoint_url: Option<String>,
-    /// PEM file of certificate authorities to trust beside the system's. Default: AWS_CA_BUNDLE.
+    /// PEM file of certificate authorities to trust in addition to the system's. Default: AWS_CA_BUNDLE.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, hide_short_help = true)]
     pub(crate) ca_bundle: Option<PathBuf>,
 }
@@ -265,10 +265,10 @@ pub(crate) struct LookupAwsArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub(crate) struct SessionArgs {
-    /// Use any online node of the name if there are several.
+    /// If several nodes have this name, use any of them that is online.
     #[arg(long, hide_short_help = true)]
     pub(crate) any: bool,
-    /// Session document, instead of the one that fits.
+    /// Session document to use instead of the default one.
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), hide_short_help = true)]
     pub(crate) document_name: Option<String>,
     /// Set or replace a parameter of the document. May be repeated.
@@ -312,7 +312,7 @@ pub(crate) struct ExecArgs {
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
-    /// Run it on a terminal of the node; no exit code comes back.
+    /// Run the command in a terminal on the node. Its exit code is not reported.
     ///
     /// `-it` does the same: a terminal always passes input.
     #[arg(short, long)]
@@ -322,7 +322,7 @@ pub(crate) struct ExecArgs {
     /// All of it is read first, at most 256 MiB.
     #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
-    /// One argument is a line for sh, several are the words.
+    /// The command: one argument is a command line for sh; several are a program and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
     #[command(flatten)]

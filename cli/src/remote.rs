@@ -141,8 +141,8 @@ fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<Exi
             tell(text, verbosity);
             return Ok(ExitCode::Remote(code));
         }
-        Verdict::NotBegun(noise) if noise.is_empty() => "the command did not begin".to_owned(),
-        Verdict::NotBegun(noise) => format!("the command did not begin; the node said: {noise}"),
+        Verdict::NotBegun(noise) if noise.is_empty() => "the command did not start".to_owned(),
+        Verdict::NotBegun(noise) => format!("the command did not start; the node said: {noise}"),
         Verdict::Broken => "bytes of the command's output are missing".to_owned(),
     };
     match code {

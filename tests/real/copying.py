@@ -230,8 +230,8 @@ def refusals(folder, node):
     for args, code, told in [
         ([remote(place / "no"), place], 1, "no: No such file or directory"),
         ([place / "no", remote(place)], 1, "no: No such file or directory"),
-        ([remote(place / "d"), place], 1, "is a directory; -r copies it"),
-        ([place / "d", remote(place)], 1, "is a directory; -r copies it"),
+        ([remote(place / "d"), place], 1, "is a directory; add -r to copy it"),
+        ([place / "d", remote(place)], 1, "is a directory; add -r to copy it"),
         ([remote(place / "pipe"), place / "x"], 1, "is not a regular file"),
         ([place / "pipe", remote(place / "x")], 1, "is not a regular file"),
         ([remote(folder.big), place / "no/x"], 1, "No such file or directory"),

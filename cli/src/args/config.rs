@@ -15,7 +15,7 @@ pub(crate) enum ConfigAction {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Write a configuration file: asks at a terminal, else writes an example.
+    /// Write a configuration file. It asks questions at a terminal, and otherwise writes an example.
     Init {
         /// Write .aws-ssm-forward.toml in the current folder, for a project.
         #[arg(long, conflicts_with = "config")]
@@ -32,9 +32,7 @@ pub(crate) enum ConfigAction {
 /// The file to use.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Configuration file, instead of the usual ones.
-    ///
-    /// The usual ones are the user's and the project's.
+    /// Configuration file, instead of the user's and the project's.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 }

@@ -12,7 +12,7 @@ use super::{AwsArgs, SessionArgs, values};
 pub(crate) struct CpArgs {
     /// Sources and, at the end, the destination: TARGET:PATH on one side, local paths on the other.
     ///
-    /// TARGET is as for `shell`; with --local it may be empty. A path without a slash at the beginning begins at the home
+    /// TARGET is as for `shell`; with --local it may be empty. A relative path on the node starts at the home
     /// directory. `-` is standard input or output. An argument with a slash before its first colon is a local path.
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"], value_hint = clap::ValueHint::AnyPath)]
     pub(crate) paths: Vec<OsString>,
@@ -34,7 +34,7 @@ pub(crate) struct CpArgs {
     pub(crate) sessions: u8,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
-    /// Take any node of the name that is online, if there are several.
+    /// If several nodes have this name, use any of them that is online.
     #[arg(long, hide_short_help = true, help_heading = "Session")]
     pub(crate) any: bool,
     /// Reason, shown in the session history.

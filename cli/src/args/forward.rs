@@ -64,7 +64,7 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     /// Write a kubeconfig for an eks:CLUSTER to this file.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
     pub(crate) kubeconfig: Option<std::path::PathBuf>,
-    /// Be ready only after the remote port accepted a connection.
+    /// Report ready only after the remote port has accepted a connection.
     #[arg(long)]
     pub(crate) wait_ready: bool,
     /// Time limit until a forward is ready, --wait-ready included.
@@ -79,7 +79,7 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
         hide_short_help = true
     )]
     pub(crate) connect_timeout: Duration,
-    /// After a local program has ended its sending side: how long the far side may be silent before the connection is reset.
+    /// After the local program has finished sending, reset the connection when the remote end is silent for this long.
     #[arg(
         long,
         value_name = "DURATION",
@@ -105,10 +105,10 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     /// Configuration file of tunnels, instead of the user's and the project's.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
     pub(crate) config: Option<std::path::PathBuf>,
-    /// The options as they were written: they take precedence over a tunnel's of the configuration file.
+    /// The options as they were written: they take precedence over those of a tunnel in the configuration file.
     #[arg(skip)]
     pub(crate) given: Vec<std::ffi::OsString>,
-    /// Start no session before a connection comes, and end it after so long without one.
+    /// Start no session before the first connection, and end it after this time without one.
     #[arg(skip)]
     pub(crate) lazy: Option<Duration>,
     #[command(flatten)]

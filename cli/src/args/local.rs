@@ -26,7 +26,7 @@ pub(crate) struct LocalArgs {
     /// Id of the managed node.
     #[arg(long, value_name = "ID", default_value = crate::local::DEFAULT_TARGET, value_parser = values::target)]
     pub(crate) target: String,
-    /// Another managed node, with tags: i-0a,Name=web,Env=test. With offline at the end, its agent is away. May be repeated.
+    /// Another managed node, with tags: i-0a,Name=web,Env=test. With offline at the end, its agent is not connected. May be repeated.
     #[arg(long = "node", value_name = "ID[,KEY=VALUE...][,offline]", value_parser = values::node, hide_short_help = true)]
     pub(crate) nodes: Vec<LocalTarget>,
     /// Version that the agent reports.
@@ -55,7 +55,7 @@ pub(crate) struct LocalArgs {
     /// Inject the faults of this JSON file: {"seed": 7, "faults": ["bye,every=30s", ...]}.
     #[arg(long, value_name = "FILE", value_parser = values::faults_file, value_hint = ValueHint::FilePath, hide_short_help = true)]
     pub(crate) faults: Option<Faults>,
-    /// Seed of everything random about the faults.
+    /// Seed of the random generator for faults.
     #[arg(long, value_name = "NUMBER", value_parser = values::seed, allow_negative_numbers = true, hide_short_help = true)]
     pub(crate) seed: Option<u64>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct LocalArgs {
 /// `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Exit after the measurement, do not wait for Ctrl-C.
+    /// Exit after the measurement instead of waiting for Ctrl-C.
     #[arg(long)]
     pub(crate) once: bool,
     /// Bytes to transfer each way, for example 100MiB or 1GB.

@@ -9,7 +9,7 @@ use crate::completion;
 /// What becomes of the relay's program on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RelayMode {
-    /// It stays there for the next time.
+    /// It stays there for the next use.
     Keep,
     /// No file is left there.
     Ephemeral,
@@ -29,10 +29,10 @@ pub(crate) enum RelayFeeds {
 /// `--relay` and its further option.
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
-    /// Carry connections by a small program on the node: faster, over all sessions. =ephemeral leaves no file there.
+    /// Carry connections with a small program on the node, which is faster. =ephemeral leaves no file there.
     ///
     /// The program is copied to the node (about 1 MB, once) and started by AWS-StartInteractiveCommand. One connection
-    /// is spread over all sessions, and text is compressed. Where it can't be had, the tunnel works without it.
+    /// is spread over all sessions, and text is compressed. If it cannot be started, the tunnel works without it.
     #[arg(
         id = "relay",
         long,
@@ -63,9 +63,9 @@ pub(crate) struct RelayArgs {
 /// `relay`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RelayAction {
-    /// List the relays that lie and run on a node.
+    /// List the files of relays and the running relays on a node.
     Status(RelayTarget),
-    /// End the relays of a node and remove their files.
+    /// Stop the relays on a node and remove their files.
     Remove(RelayTarget),
 }
 

@@ -17,17 +17,18 @@ pub(crate) struct RunArgs {
     /// {NAME.host}, {NAME.port} and {NAME.addr}. {{host}} is a literal {host}.
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments, help_heading = "Arguments", display_order = 1000)]
     pub(crate) command: Vec<OsString>,
-    /// Which variables of a database's clients are set; auto follows the engine.
+    /// Which variables to set for database clients; auto follows the engine.
     ///
-    /// auto sets those of the engine of a service, and of the port if it is 5432, 3306 or 6379. postgres sets PGHOST to the
+    /// auto chooses by the engine of a service, otherwise by the remote port (5432, 3306 or 6379). postgres sets PGHOST to the
     /// remote name and PGHOSTADDR to the tunnel; postgres-local sets PGHOST to the tunnel, for clients that do not know
     /// PGHOSTADDR, such as pgx and node-postgres.
     #[arg(long, value_enum, default_value_t, value_name = "STYLE", help_heading = "Command", hide_short_help = true)]
     pub(crate) env: EnvStyle,
-    /// Make the remote hosts' names lead to the tunnels (Linux).
+    /// Resolve the names of the remote hosts to the tunnels (Linux).
     ///
-    /// This holds for the command alone. Each host gets a loopback address of its own, at which its tunnels listen on the services' own ports. The command gets an
-    /// /etc/hosts that says so. It needs no root, but a kernel that allows user namespaces.
+    /// Only the command sees these names. Each host gets its own loopback address, where its tunnels listen on the ports of
+    /// the services. The command gets an /etc/hosts with these addresses. Root is not needed, but the kernel must allow
+    /// user namespaces.
     #[arg(long, help_heading = "Forwarding")]
     pub(crate) real_names: bool,
 }
@@ -35,10 +36,10 @@ pub(crate) struct RunArgs {
 /// Which variables of a database's clients are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvStyle {
-    /// Those that fit the service's engine, or else the remote port.
+    /// By the service's engine, otherwise by the remote port.
     #[default]
     Auto,
-    /// None.
+    /// No variables.
     None,
     /// PGHOST (the remote name), PGHOSTADDR, PGPORT.
     Postgres,

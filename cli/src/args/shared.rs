@@ -39,9 +39,9 @@ pub(crate) struct EventArgs {
 /// Names of the remote hosts.
 #[derive(Debug, Args)]
 pub(crate) struct HostsArgs {
-    /// Make the remote hosts' names lead to the tunnels, on the whole machine (Linux).
+    /// Resolve the names of the remote hosts to the tunnels, on the whole machine (Linux).
     ///
-    /// Each host gets a loopback address of its own, at which its tunnels listen on the services' own ports. The names are in a
+    /// Each host gets its own loopback address, where its tunnels listen on the ports of the services. The names are in a
     /// marked block of /etc/hosts while the command runs. Only root can write there: sudo asks for your password.
     #[arg(long, help_heading = "Forwarding", hide_short_help = true)]
     pub(crate) hosts: bool,
@@ -52,8 +52,8 @@ pub(crate) struct HostsArgs {
 pub(crate) struct PoolArgs {
     /// Number of sessions that share the connections to a destination, or auto (up to 8, as they are needed).
     ///
-    /// A node's agent sends at most about 0.7 MB/s per session, and a connection that takes no data blocks the others of its
-    /// session. A connection stays in one session; one connection alone never needs a second session.
+    /// A node's agent sends at most about 0.7 MB/s per session. A connection whose program does not read blocks the other
+    /// connections of its session. Each connection uses one session, so a single connection never needs a second one.
     #[arg(
         long,
         value_name = "N|auto",
@@ -66,7 +66,7 @@ pub(crate) struct PoolArgs {
     pub(crate) sessions: PoolSize,
     /// Messages that a session may send per second: a number, auto or unlimited.
     ///
-    /// auto is 900 to AWS, which is reported to close data channels above 1000, and unlimited to this machine.
+    /// auto is 900 for AWS, which reportedly closes data channels above 1000, and unlimited for this machine.
     #[arg(
         long,
         value_name = "N|auto|unlimited",

@@ -36,13 +36,13 @@ pub(crate) struct SocksArgs {
     /// The option may be repeated. A host, *.DOMAIN, an address, a network (10.0.0.0/8) or *; each may have a port: *.internal:443.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) allow: Vec<Pattern>,
-    /// Destinations that may not be reached, also if they are allowed otherwise. May be repeated.
+    /// Destinations that may not be reached, even if --allow includes them. May be repeated.
     #[arg(long, value_name = "HOST[:PORT]", hide_short_help = true)]
     pub(crate) deny: Vec<Pattern>,
     /// Serve http://…/proxy.pac, with which browsers use the proxy for this domain and its subdomains. May be repeated.
     #[arg(long = "pac", value_name = "DOMAIN", value_parser = values::host_name, hide_short_help = true)]
     pub(crate) pac: Vec<String>,
-    /// Without a relay: the sessions to a destination end when it had no connection for this long.
+    /// Without a relay: end the sessions to a destination that has had no connection for this long.
     #[arg(
         long,
         value_name = "DURATION",

@@ -53,7 +53,7 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) open: OpenArgs,
     /// text, or json: an array of objects.
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
     pub(crate) output: OutputFormat,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct StatusArgs {
 pub(crate) struct LogsArgs {
     #[command(flatten)]
     pub(crate) open: OpenArgs,
-    /// Go on with new lines.
+    /// Keep printing new lines.
     #[arg(short, long)]
     pub(crate) follow: bool,
 }

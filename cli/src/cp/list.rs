@@ -85,7 +85,7 @@ fn take(record: &[u8], source: &RemotePath, entries: &mut Vec<Entry>, link: &mut
     const STRANGE: &str = "the node named something else than what is below it";
     let Some((kind, rest)) = record.split_first() else { return Ok(()) };
     match kind {
-        b'D' => Err("is a directory; -r copies it".to_owned()),
+        b'D' => Err("is a directory; add -r to copy it".to_owned()),
         b'E' => {
             let text = String::from_utf8_lossy(rest);
             let text = text.trim();
@@ -224,7 +224,7 @@ mod tests {
         let entries = listed(listing, "d").unwrap();
         assert_eq!((entries[0].size, entries[0].is_readable, entries[0].names.len()), (5, false, 0));
         for (listing, told) in [
-            ("MARKBMARKD", "-r copies it"),
+            ("MARKBMARKD", "add -r to copy it"),
             ("MARKBMARKEstat: cannot stat './d': No such file or directory", "No such file or directory"),
             ("MARKBMARKS81a4 x 0 x", "named something else"),
             ("MARKB", "did not list"),

@@ -50,7 +50,7 @@ impl Source {
         };
         let metadata = path.metadata().map_err(|error| cannot_read(path, &error))?;
         if metadata.is_dir() && !recursive {
-            return Err(failed(format!("{}: is a directory; -r copies it", path.display())));
+            return Err(failed(format!("{}: is a directory; add -r to copy it", path.display())));
         }
         let name = last_name(path.as_os_str().as_bytes()).filter(|name| *name != b"." && *name != b"..");
         let mut entries = Vec::new();

@@ -176,7 +176,7 @@ impl Saying {
             match self.decoder.next() {
                 Some(Event::Missing(tool)) => return Err(lacks(&tool)),
                 Some(event) => return Ok(event),
-                None if self.decoder.is_wrong() => return Err(refused("the node said something that no script says")),
+                None if self.decoder.is_wrong() => return Err(refused("the node sent an unexpected answer")),
                 None => {}
             }
             if !self.read().await? {
@@ -202,7 +202,7 @@ impl Saying {
         let noise = self.decoder.noise();
         let said = [said.trim(), &noise].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
         if self.session.exit_code().is_some() && !said.is_empty() {
-            return refused(format!("the copy did not begin; the node said: {said}"));
+            return refused(format!("the copy did not start; the node said: {said}"));
         }
         lost(&self.session, "the session ended before the copy did")
     }
@@ -259,7 +259,7 @@ impl Taker {
                 let noise = String::from_utf8_lossy(&self.said).split_whitespace().collect::<Vec<_>>().join(" ");
                 return Err(match noise.as_str() {
                     "" => lost(&self.session, "the session ended before the copy began"),
-                    noise => refused(format!("the copy did not begin; the node said: {noise}")),
+                    noise => refused(format!("the copy did not start; the node said: {noise}")),
                 });
             }
         }
@@ -287,7 +287,7 @@ impl Taker {
                 return Ok(String::from_utf8_lossy(line.get(..end).unwrap_or_default()).into_owned());
             }
             if self.said.len() > MAX_LINE {
-                return Err(refused("the node said something that no script says"));
+                return Err(refused("the node sent an unexpected answer"));
             }
             if !self.read().await? {
                 return Err(lost(&self.session, "the session ended before the copy did"));
@@ -314,7 +314,7 @@ impl Taker {
         match (line.strip_prefix('='), line.strip_prefix('!')) {
             (Some(result), _) => Ok(Ok(result.to_owned())),
             (_, Some(why)) => Ok(Err(reason(why))),
-            _ => Err(refused(format!("the node said something that no script says: {line}"))),
+            _ => Err(refused(format!("the node sent an unexpected answer: {line}"))),
         }
     }
 

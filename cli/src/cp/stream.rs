@@ -145,7 +145,7 @@ impl Reading<'_> {
                         _ => Err(Trouble::Fatal(changed(self.path))),
                     };
                 }
-                _ => return Err(Trouble::Fatal(failed("the node said something that was not asked"))),
+                _ => return Err(Trouble::Fatal(failed("the node sent an answer that was not requested"))),
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) async fn files(_: &mut Facts) -> Outcome {
         return Ok(Finding::fine(seen));
     }
     let saw = format!("{seen}; sections that AWS's tools overlook: {}", ignored.join("; "));
-    Ok(Finding::warning(saw).remedy("correct the names of these sections, if you want them to count"))
+    Ok(Finding::warning(saw).remedy("correct the names of these sections if they should be used"))
 }
 
 fn describe(file: &ConfigurationFile) -> String {

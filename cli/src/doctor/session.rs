@@ -61,7 +61,7 @@ pub(super) async fn start(facts: &mut Facts) -> Outcome {
         let finding = Finding::failed(failure.code, failure.message);
         if denied { finding.remedy(policy(facts, &target)) } else { finding }
     })?;
-    let saw = format!("a session on {target} started, with the agent {}, and is ended again", session.agent_version());
+    let saw = format!("a session on {target} started (agent {}) and was ended again", session.agent_version());
     facts.session = Some(session);
     Ok(Finding::fine(saw))
 }
@@ -139,7 +139,7 @@ pub(super) async fn greeting(facts: &mut Facts) -> Outcome {
     };
     match answer.as_deref().map(|bytes| protocol.read(bytes)) {
         Ok(Some(text)) => Ok(Finding::fine(text)),
-        Ok(None) => Err(Finding::failed(ExitCode::RemotePort, format!("what answers at {remote} is not {name}"))
+        Ok(None) => Err(Finding::failed(ExitCode::RemotePort, format!("the server at {remote} is not {name}"))
             .remedy("check the host and the port")),
         Err(error) => Err(Finding::failed(ExitCode::RemotePort, format!("{remote}: {error}"))),
     }

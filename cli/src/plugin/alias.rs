@@ -41,7 +41,7 @@ pub(crate) fn uninstall() -> Result<String, Failure> {
         return Err(refused(&path, "has no alias of this program; nothing was changed"));
     }
     write(&path, &rest)?;
-    Ok(format!("`aws forward` is gone from {}", path.display()))
+    Ok(format!("removed the alias `aws forward` from {}", path.display()))
 }
 
 /// The AWS CLI knows no other place.

@@ -45,7 +45,7 @@ pub(super) fn asked(head: &[u8], pac: Option<&str>) -> Asked {
     let refused = |status: &str, text: &str| Asked::Answered(answer(status, TEXT, text));
     let parsed = matches!(request.parse(head), Ok(httparse::Status::Complete(_)));
     let (true, Some(method), Some(path)) = (parsed, request.method, request.path) else {
-        return refused("400 Bad Request", "this is no request of HTTP/1.1");
+        return refused("400 Bad Request", "this is not an HTTP/1.1 request");
     };
     let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
     let host = host.and_then(|header| str::from_utf8(header.value).ok()).unwrap_or_default();
@@ -57,7 +57,7 @@ pub(super) fn asked(head: &[u8], pac: Option<&str>) -> Asked {
         // Under another name it is a page whose name was made to lead here: it must not learn the domains.
         "GET" | "HEAD" if path == "/proxy.pac" && is_this_machine(host) => match pac {
             Some(pac) => Asked::Answered(answer("200 OK", PAC, pac)),
-            None => refused("404 Not Found", "there is no proxy.pac: --pac DOMAIN makes one"),
+            None => refused("404 Not Found", "there is no proxy.pac; start the proxy with --pac DOMAIN"),
         },
         _ if path.starts_with('/') => refused("404 Not Found", "this is a proxy; its only page is /proxy.pac"),
         _ => {

@@ -80,7 +80,7 @@ fn what_is_wrong_is_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = text(directory.path());
     cp(&[":/no/such", here]).assert_one_line(1, &["/no/such: No such file or directory"]);
-    cp(&[":/etc", here]).assert_one_line(1, &["/etc: is a directory; -r copies it"]);
+    cp(&[":/etc", here]).assert_one_line(1, &["/etc: is a directory; add -r to copy it"]);
     cp(&["/no/such", ":/tmp"]).assert_one_line(1, &["/no/such: No such file or directory"]);
     cp(&[":/etc/passwd", "/dev/full"]).assert_one_line(74, &["/dev/full", "No space left on device"]);
     cp(&["a", "b"]).assert_one_line(2, &["no side is on a node"]);

@@ -83,7 +83,7 @@ impl Run<'_> {
                     items.pop_front();
                 }
                 (Event::End, None) => break,
-                _ => return Err(Trouble::Fatal(failed("the node said something that was not asked"))),
+                _ => return Err(Trouble::Fatal(failed("the node sent an answer that was not requested"))),
             }
         }
         self.explain(&mut saying).await;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod aws;
 mod config;
 mod cp;
 mod doctor;
@@ -9,19 +10,18 @@ mod local;
 mod lookup;
 mod relay;
 mod run;
+mod session;
 mod shared;
 mod socks;
 mod up;
 mod values;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, Args, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint};
-use clap_complete::engine::ArgValueCandidates;
 use ssm_forward::TargetSpec;
 
+pub(crate) use aws::{AwsArgs, LookupAwsArgs};
 pub(crate) use config::{ConfigAction, ConfigArgs};
 pub(crate) use cp::CpArgs;
 pub(crate) use doctor::DoctorArgs;
@@ -30,15 +30,14 @@ pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
 pub(crate) use relay::{RelayAction, RelayArgs, RelayFeeds, RelayMode, RelayTarget};
 pub(crate) use run::{EnvStyle, RunArgs};
+pub(crate) use session::{ExecArgs, SessionArgs, ShellArgs, SshProxyArgs};
 pub(crate) use shared::{EventArgs, HostsArgs, PoolArgs};
 pub(crate) use socks::SocksArgs;
 pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
 pub(crate) use values::duration;
 
-use crate::completion;
 use crate::config::keys;
 use crate::spec::ForwardSpec;
-use ssm_forward::StreamEndpoint;
 
 /// The command's name.
 pub(crate) const NAME: &str = "aws-ssm-forward";
@@ -202,151 +201,6 @@ pub(crate) struct Verbosity {
     /// logged.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-}
-
-/// The account and the identity. Missing values come from the AWS_* variables and the configuration files.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "AWS")]
-pub(crate) struct AwsArgs {
-    /// Profile of the AWS configuration files.
-    #[arg(long, value_name = "NAME", conflicts_with = "local", add = ArgValueCandidates::new(completion::profiles))]
-    pub(crate) profile: Option<String>,
-    /// Region of the node, for example eu-central-1.
-    #[arg(long, value_name = "NAME", conflicts_with = "local", add = ArgValueCandidates::new(completion::regions))]
-    pub(crate) region: Option<String>,
-    /// URL of the SSM API, instead of the region's.
-    #[arg(
-        long,
-        value_name = "URL",
-        value_parser = values::endpoint_url,
-        conflicts_with = "local",
-        hide_short_help = true
-    )]
-    pub(crate) endpoint_url: Option<String>,
-    /// PEM file of certificate authorities to trust in addition to the system's. Default: AWS_CA_BUNDLE.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "local", hide_short_help = true)]
-    pub(crate) ca_bundle: Option<PathBuf>,
-    /// Look up names again, even those that were found within the last minute.
-    #[arg(long, conflicts_with = "local", hide_short_help = true)]
-    pub(crate) refresh: bool,
-    /// Use a Session Manager in this process, not AWS's.
-    ///
-    /// The managed node is this machine.
-    #[arg(long)]
-    pub(crate) local: bool,
-    /// Send the session's token to this host too, besides AWS's own endpoints. May be repeated.
-    #[arg(long, value_name = "HOST", value_parser = values::host_name, hide_short_help = true)]
-    pub(crate) allow_stream_host: Vec<String>,
-    /// Reach the data channel at this host instead of the stream URL's, for example the name of a private endpoint: HOST,
-    /// HOST:PORT or a URL. Default: AWS_ENDPOINT_URL_SSMMESSAGES.
-    #[arg(long, value_name = "HOST", hide_short_help = true)]
-    pub(crate) stream_endpoint: Option<StreamEndpoint>,
-}
-
-/// Which account and which identity, for commands that only look things up.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "AWS")]
-pub(crate) struct LookupAwsArgs {
-    /// Profile of the AWS configuration files.
-    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::profiles))]
-    pub(crate) profile: Option<String>,
-    /// Region, for example eu-central-1.
-    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::regions))]
-    pub(crate) region: Option<String>,
-    /// URL of the SSM API, instead of the region's.
-    #[arg(long, value_name = "URL", hide_short_help = true)]
-    pub(crate) endpoint_url: Option<String>,
-    /// PEM file of certificate authorities to trust in addition to the system's. Default: AWS_CA_BUNDLE.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, hide_short_help = true)]
-    pub(crate) ca_bundle: Option<PathBuf>,
-}
-
-/// The request for StartSession.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Session")]
-pub(crate) struct SessionArgs {
-    /// If several nodes have this name, use any of them that is online.
-    #[arg(long, hide_short_help = true)]
-    pub(crate) any: bool,
-    /// Session document to use instead of the default one.
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), hide_short_help = true)]
-    pub(crate) document_name: Option<String>,
-    /// Set or replace a parameter of the document. May be repeated.
-    #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = values::parameter, hide_short_help = true)]
-    pub(crate) parameters: Vec<(String, String)>,
-    /// Reason, shown in the session history.
-    #[arg(long, value_name = "TEXT", hide_short_help = true)]
-    pub(crate) reason: Option<String>,
-    /// How long to wait for a node that is not connected yet, for example because it boots. Default: not at all.
-    #[arg(
-        long,
-        value_name = "DURATION",
-        value_parser = values::duration,
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub(crate) wait_connected: Option<Duration>,
-}
-
-/// `shell`.
-#[derive(Debug, Args)]
-pub(crate) struct ShellArgs {
-    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
-    ///
-    /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
-    /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
-    pub(crate) target: Option<String>,
-    #[command(flatten)]
-    pub(crate) aws: AwsArgs,
-    #[command(flatten)]
-    pub(crate) session: SessionArgs,
-}
-
-/// `exec`.
-#[derive(Debug, Args)]
-pub(crate) struct ExecArgs {
-    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
-    ///
-    /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
-    /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
-    pub(crate) target: Option<String>,
-    /// Run the command in a terminal on the node. Its exit code is not reported.
-    ///
-    /// `-it` does the same: a terminal always passes input.
-    #[arg(short, long)]
-    pub(crate) tty: bool,
-    /// Pass standard input to the command.
-    ///
-    /// All of it is read first, at most 256 MiB.
-    #[arg(short = 'i', long)]
-    pub(crate) stdin: bool,
-    /// The command: one argument is a command line for sh; several are a program and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<String>,
-    #[command(flatten)]
-    pub(crate) aws: AwsArgs,
-    #[command(flatten)]
-    pub(crate) session: SessionArgs,
-}
-
-/// `ssh-proxy`.
-#[derive(Debug, Args)]
-pub(crate) struct SshProxyArgs {
-    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
-    ///
-    /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or
-    /// ecs:CLUSTER/SERVICE[/CONTAINER].
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
-    pub(crate) target: Option<String>,
-    /// Port of the SSH server.
-    #[arg(default_value_t = 22, value_parser = values::remote_port, allow_negative_numbers = true)]
-    pub(crate) port: u16,
-    #[command(flatten)]
-    pub(crate) aws: AwsArgs,
-    #[command(flatten)]
-    pub(crate) session: SessionArgs,
 }
 
 /// `plugin`.

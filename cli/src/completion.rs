@@ -14,7 +14,7 @@ use ssm_forward::LookupCache;
 
 use crate::args::{Cli, NAME};
 use crate::config::Config;
-use crate::outside;
+use crate::untrusted;
 use crate::up;
 
 /// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to
@@ -204,7 +204,7 @@ pub(crate) fn targets() -> Vec<CompletionCandidate> {
     let names = cache().map(|cache| cache.names()).unwrap_or_default();
     let candidate = |(name, places): (String, BTreeSet<String>)| {
         let places = places.into_iter().collect::<Vec<_>>().join(", ");
-        CompletionCandidate::new(name).help(Some(outside::line(&places).into()))
+        CompletionCandidate::new(name).help(Some(untrusted::line(&places).into()))
     };
     names.into_iter().filter(|(name, _)| !name.contains(char::is_control)).map(candidate).collect()
 }

@@ -19,7 +19,7 @@ use crate::output::awaiting;
 use crate::shutdown::{Shutdown, StopCause, interrupted};
 use crate::targets;
 use crate::terminal::{Asking, AtTerminal};
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// A session, and its local Session Manager, if there is one.
 pub(crate) struct Connection {
@@ -332,7 +332,7 @@ fn tell(notice: SessionNotice, quiet: bool) {
         _ => return,
     };
     if !quiet {
-        text.lines().for_each(|line| console::note(&outside::line(line)));
+        text.lines().for_each(|line| console::note(&untrusted::line(line)));
     }
 }
 

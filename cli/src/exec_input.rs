@@ -1,6 +1,6 @@
 //! `exec -i`: a command with standard input. Session Manager passes input only to commands on a terminal. Therefore the
 //! command runs on a raw terminal and gets exactly as many bytes as there are. Its outputs are escaped (see
-//! [`crate::exact`]).
+//! [`crate::exact_output`]).
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -10,9 +10,9 @@ use bytes::Bytes;
 use ssm_forward::{Session, SessionStream, StreamSender};
 use tokio::sync::Notify;
 
-use crate::exact::{self, Verdict};
+use crate::exact_output::{self, Verdict};
 use crate::exit_code::{ExitCode, Failure};
-use crate::outputs::Outputs;
+use crate::session_outputs::SessionOutputs;
 use crate::shutdown::Shutdown;
 
 /// The command's input, and the mark at the beginning of its output.
@@ -41,12 +41,12 @@ impl Input {
             let text = "standard input is larger than the 256 MiB that exec -i accepts; use scp through ssh-proxy";
             return Err(Failure::new(ExitCode::Usage, "usage", text));
         }
-        Ok(Self { bytes, mark: exact::mark() })
+        Ok(Self { bytes, mark: exact_output::mark() })
     }
 
     /// The line for the far side's shell.
     pub(crate) fn script(&self, command: &str) -> String {
-        exact::wrap_on_terminal(&self.mark, self.bytes.len(), command)
+        exact_output::wrap_on_terminal(&self.mark, self.bytes.len(), command)
     }
 
     /// Sends the input, shows the command's output as it arrives, and returns its exit code.
@@ -56,7 +56,7 @@ impl Input {
     pub(crate) async fn run(self, session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
         let stream = session.open_stream().await.map_err(|error| lost(error.to_string()))?;
         let sender = stream.sender();
-        let mut outputs = Outputs::plain()?;
+        let mut outputs = SessionOutputs::plain()?;
         outputs.expect_terminal(&self.mark);
         let begun = Notify::new();
         let sending = async {
@@ -73,7 +73,7 @@ impl Input {
 }
 
 /// Shows the command's outputs until its exit code arrives.
-async fn show(mut stream: SessionStream, outputs: &mut Outputs, begun: &Notify) -> Result<ExitCode, Failure> {
+async fn show(mut stream: SessionStream, outputs: &mut SessionOutputs, begun: &Notify) -> Result<ExitCode, Failure> {
     let mut pieces = Vec::new();
     loop {
         let read = stream.read_outputs(&mut pieces, WRITE_SIZE).await;

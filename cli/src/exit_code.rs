@@ -4,7 +4,7 @@ use std::process::Termination;
 
 use ssm_forward::{ForwardError, ProviderError, ProviderErrorKind, SystemError};
 
-use crate::{outside, port_holder};
+use crate::{port_holder, untrusted};
 
 /// The exit codes of the command. They are part of its interface and listed in `docs/cli.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure of this kind. Line breaks in `message` become spaces, and invisible characters are escaped.
     pub(crate) fn new(code: ExitCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, message: outside::line(&one_line(&message.into())), code, excerpt: None }
+        Self { kind, message: untrusted::line(&one_line(&message.into())), code, excerpt: None }
     }
 
     /// Shows people this instead; it has no characters that a terminal obeys.

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::Verbosity;
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// The crates whose log is shown. The logs of other crates are not shown at any level: an HTTP client's trace would
 /// contain the session's token.
@@ -114,7 +114,7 @@ struct Line(Option<String>);
 impl io::Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(before) = self.0.take() {
-            console::log(before + &outside::log_line(&String::from_utf8_lossy(line)));
+            console::log(before + &untrusted::log_line(&String::from_utf8_lossy(line)));
         }
         Ok(line.len())
     }
@@ -133,7 +133,7 @@ pub(crate) fn tell_panics_in_one_line() {
             return detailed(panic);
         }
         let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
-        let payload = outside::line(panic.payload_as_str().unwrap_or("panicked"));
+        let payload = untrusted::line(panic.payload_as_str().unwrap_or("panicked"));
         console::note(&format!("error: internal error{place}: {payload}; please report it"));
         console::flush();
     }));

@@ -6,7 +6,7 @@ use ssm_forward::{Node, RunningTask, ServiceKind, ServiceSummary};
 use crate::args::{Listed, LsArgs, OutputFormat};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
-use crate::{console, outside, writer};
+use crate::{console, untrusted, writer};
 
 /// Prints the list.
 ///
@@ -85,7 +85,7 @@ fn table(rows: &Rows) -> String {
         return String::new();
     }
     let head = rows.columns.iter().map(|column| column.replace('_', " ").to_uppercase()).collect();
-    let text = |cell: &Value| outside::line(cell.as_str().unwrap_or("-"));
+    let text = |cell: &Value| untrusted::line(cell.as_str().unwrap_or("-"));
     let body = rows.rows.iter().map(|row| row.iter().map(text).collect());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
     let width = |at: usize| lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max();

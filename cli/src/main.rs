@@ -10,8 +10,9 @@ mod connect;
 mod console;
 mod cp;
 mod demo;
+mod descriptor_limit;
 mod doctor;
-mod exact;
+mod exact_output;
 mod exec_input;
 mod exit_code;
 mod figures;
@@ -19,29 +20,27 @@ mod forward;
 mod hosts;
 mod iam_auth;
 mod kubeconfig;
-mod limits;
 mod local;
 mod logging;
 mod ls;
 mod man;
 mod output;
-mod outputs;
-mod outside;
-mod parent;
+mod parent_process;
 mod plan;
 mod plugin;
 mod policy;
 mod port_holder;
+#[cfg(test)]
+mod random_text;
 mod relay;
-mod remote;
 #[cfg(test)]
 #[path = "../../fuzz/replay.rs"]
 mod replay;
 mod run;
+mod session_commands;
+mod session_outputs;
 mod shutdown;
 mod socks;
-#[cfg(test)]
-mod soup;
 mod spec;
 mod stdio;
 mod suggestion;
@@ -50,6 +49,7 @@ mod terminal;
 mod terminal_session;
 mod token;
 mod tunnels;
+mod untrusted;
 mod up;
 mod writer;
 
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
     activation::prepare();
     keep_freed_memory();
-    limits::raise_files();
+    descriptor_limit::raise();
     let result = if plugin::is_invoked_as_plugin() {
         plugin::run()
     } else {
@@ -128,10 +128,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Config { action } => config::command::run(&action),
         Command::Run(args) => run::run(*args, cli.verbosity).await,
         Command::Socks(args) => socks::run(&args, cli.verbosity).await,
-        Command::Shell(args) => remote::shell(&args, cli.verbosity).await,
-        Command::Exec(args) => remote::exec(&args, cli.verbosity).await,
+        Command::Shell(args) => session_commands::shell(&args, cli.verbosity).await,
+        Command::Exec(args) => session_commands::exec(&args, cli.verbosity).await,
         Command::Cp(args) => cp::run(&args, cli.verbosity).await,
-        Command::SshProxy(args) => remote::ssh_proxy(&args, cli.verbosity).await,
+        Command::SshProxy(args) => session_commands::ssh_proxy(&args, cli.verbosity).await,
         Command::Ls(args) => ls::run(&args).await,
         Command::Token(args) => token::run(&args).await,
         Command::Policy(args) => policy::run(&args).await,

@@ -10,7 +10,7 @@ use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::terminal::AtTerminal;
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// How a forwarder uses a relay, as the command line says.
 pub(crate) fn config(args: &RelayArgs) -> Option<RelayConfig> {
@@ -36,7 +36,7 @@ pub(crate) async fn run(action: RelayAction) -> Result<ExitCode, Failure> {
     if lines.is_empty() {
         console::note(&format!("no relay on {target}"));
     }
-    lines.iter().for_each(|line| console::say(format!("{}\n", outside::line(line))));
+    lines.iter().for_each(|line| console::say(format!("{}\n", untrusted::line(line))));
     Ok(ExitCode::Ok)
 }
 

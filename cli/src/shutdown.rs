@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::exit_code::ExitCode;
-use crate::parent::{self, Parent};
+use crate::parent_process::{self, Parent};
 
 /// Why the command must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: if parent::ignores(rustix::process::Signal::HUP) {
+            hang_up: if parent_process::ignores(rustix::process::Signal::HUP) {
                 None
             } else {
                 Some(signal(SignalKind::hangup())?)

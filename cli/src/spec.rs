@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ssm_forward::{ListenAddr, ProviderError, ServiceEndpoint, ServiceSpec};
 
 pub(crate) use parse::parse_listen_address;
-use parse::{parse_listen, parse_remote, parse_tcp, parse_unix, split_service};
+use parse::{parse_ends, parse_listen, split_service};
 
 /// The value of `-L` before names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,11 +143,8 @@ impl FromStr for ForwardSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (listen, rest) = match text.strip_prefix("unix:") {
-            Some(rest) => parse_unix(rest)?,
-            None => parse_tcp(text)?,
-        };
-        Ok(Self { listen, remote: parse_remote(&rest)?, text: text.to_owned() })
+        let (listen, remote) = parse_ends(text)?;
+        Ok(Self { listen, remote, text: text.to_owned() })
     }
 }
 
@@ -324,7 +321,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_a_forward_or_one_line_says_why_not(text in crate::soup::soup(WORDS)) {
+        fn any_text_is_a_forward_or_one_line_says_why_not(text in crate::random_text::of_words(WORDS)) {
             what_becomes_of(&text);
         }
     }

@@ -11,7 +11,7 @@ use ssm_forward::{
 
 use crate::exit_code::{ExitCode, Failure};
 use crate::output::awaiting;
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// The node for the sessions of a command. With `any`, any online node of the name is used without asking.
 ///
@@ -33,7 +33,7 @@ pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience:
         return Ok(());
     }
     let name = spec.to_string();
-    let waiting = |cause: &str| console::note(&awaiting(&name, &outside::line(cause), patience));
+    let waiting = |cause: &str| console::note(&awaiting(&name, &untrusted::line(cause), patience));
     let look = || async {
         aws.any_node(spec, None).await.map(drop).map_err(|error| match error.kind {
             ProviderErrorKind::NotFound => {
@@ -95,5 +95,5 @@ async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> 
 /// A node in one line.
 fn describe(node: &Node) -> String {
     let agent = node.agent_version.as_deref().unwrap_or("unknown");
-    outside::line(&format!("{node}, agent {agent}, {}", node.connection()))
+    untrusted::line(&format!("{node}, agent {agent}, {}", node.connection()))
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, stdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit_code::Failure;
-use crate::outputs::Outputs;
+use crate::session_outputs::SessionOutputs;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::terminal::{self, Escapes, HELP, RawMode};
 
@@ -48,7 +48,11 @@ const INTERRUPT: u8 = 3;
 ///
 /// # Errors
 /// The session is lost, or an output cannot be written.
-pub(crate) async fn run(session: &Session, shutdown: &Shutdown, outputs: &mut Outputs) -> Result<Ended, Failure> {
+pub(crate) async fn run(
+    session: &Session,
+    shutdown: &Shutdown,
+    outputs: &mut SessionOutputs,
+) -> Result<Ended, Failure> {
     let kind = match session.session_type() {
         Some(SessionType::NonInteractiveCommands) => Input::None,
         kind => Input::Terminal { is_shell: kind == Some(SessionType::StandardStream) },
@@ -134,7 +138,7 @@ async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys, inter
 }
 
 /// Writes the far side's outputs to those of this process, until it has ended.
-async fn show(session: &Session, mut stream: SessionStream, outputs: &mut Outputs) -> Result<Ended, Failure> {
+async fn show(session: &Session, mut stream: SessionStream, outputs: &mut SessionOutputs) -> Result<Ended, Failure> {
     let mut pieces = Vec::new();
     loop {
         match stream.read_outputs(&mut pieces, WRITE_SIZE).await {

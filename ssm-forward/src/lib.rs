@@ -104,14 +104,14 @@ mod names;
 mod pool;
 mod provider;
 mod pump;
+#[cfg(test)]
+mod random_text;
 mod relay;
 #[cfg(test)]
 #[path = "../../fuzz/replay.rs"]
 mod replay;
 mod route;
 mod session;
-#[cfg(test)]
-mod soup;
 mod stats;
 mod text;
 mod transport;

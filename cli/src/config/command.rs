@@ -15,7 +15,7 @@ use super::{Config, PROJECT_FILE, Tunnel, merge, schema, user_file};
 use crate::args::{ConfigAction, ConfigArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::spec::ForwardRequest;
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// Runs the command.
 ///
@@ -41,7 +41,7 @@ fn check(names: &[String], args: &ConfigArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.as_deref())?;
     let tunnels = if names.is_empty() { config.check()? } else { config.select(names, &[])? };
     for path in &config.files {
-        console::note(&format!("{}: read", outside::line(&path.display().to_string())));
+        console::note(&format!("{}: read", untrusted::line(&path.display().to_string())));
     }
     if config.files.is_empty() {
         console::note(&format!(
@@ -52,7 +52,7 @@ fn check(names: &[String], args: &ConfigArgs) -> Result<(), Failure> {
         console::note("no tunnels are defined");
     }
     for tunnel in &tunnels {
-        console::say(format!("{}\n", outside::line(&describe(tunnel))));
+        console::say(format!("{}\n", untrusted::line(&describe(tunnel))));
     }
     Ok(())
 }

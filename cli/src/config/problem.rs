@@ -9,7 +9,7 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::exit_code::{ExitCode, Failure};
-use crate::outside;
+use crate::untrusted;
 
 /// The text of a file, for excerpts.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Problem {
     pub(crate) fn told(&self) -> String {
         let label = self.places.first().map(|(_, label)| label.as_str()).filter(|label| !label.is_empty());
         let parts: Vec<_> = [Some(self.title.as_str()), label, self.help.as_deref()].into_iter().flatten().collect();
-        outside::line(&parts.join("; "))
+        untrusted::line(&parts.join("; "))
     }
 
     /// With excerpts, in several lines.
@@ -110,7 +110,7 @@ impl Problem {
             group = group.element(Level::HELP.message(help));
         }
         let text = Renderer::plain().render(&[group]);
-        text.lines().map(outside::line).collect::<Vec<_>>().join("\n")
+        text.lines().map(untrusted::line).collect::<Vec<_>>().join("\n")
     }
 }
 

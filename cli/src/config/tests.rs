@@ -342,7 +342,7 @@ const WORDS: &[&str] = &[
 
 proptest::proptest! {
     #[test]
-    fn any_file_is_read_or_its_problems_are_shown(text in crate::soup::soup(WORDS), of_user in proptest::prelude::any::<bool>()) {
+    fn any_file_is_read_or_its_problems_are_shown(text in crate::random_text::of_words(WORDS), of_user in proptest::prelude::any::<bool>()) {
         what_becomes_of(&text, of_user);
     }
 }

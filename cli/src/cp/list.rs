@@ -4,9 +4,9 @@ use super::node::{Node, Trouble, failed};
 use super::place::RemotePath;
 use super::script;
 use super::wire::Event;
-use crate::exact;
+use crate::exact_output;
 use crate::exit_code::Failure;
-use crate::outside;
+use crate::untrusted;
 
 /// Something below a source, or the source itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const MAX_LISTING: usize = 512 << 20;
 
 /// Asks the node for all of `sources`.
 pub(super) async fn list(node: &Node, sources: &[RemotePath], recursive: bool) -> Result<Vec<Listed>, Trouble> {
-    let mark = exact::mark();
+    let mark = exact_output::mark();
     let paths = || sources.iter().map(RemotePath::bytes);
     let mut saying = node.run(|begin| script::list(begin, &mark, recursive, paths())).await?;
     let mut listing = Vec::new();
@@ -89,7 +89,7 @@ fn take(record: &[u8], source: &RemotePath, entries: &mut Vec<Entry>, link: &mut
         b'E' => {
             let text = String::from_utf8_lossy(rest);
             let text = text.trim();
-            Err(outside::line(text.rsplit_once(": ").map_or(text, |(_, reason)| reason)))
+            Err(untrusted::line(text.rsplit_once(": ").map_or(text, |(_, reason)| reason)))
         }
         b'S' => {
             entries.push(entry(rest, source).ok_or(STRANGE)?);

@@ -13,9 +13,9 @@ use crate::args::{CpArgs, SessionArgs, Verbosity};
 use crate::connect::{self, Source, start_request, stopped};
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
-use crate::remote::{command_line, words_of};
+use crate::session_commands::{command_line, words_of};
 use crate::shutdown::{Shutdown, StopCause, interrupted};
-use crate::{exact, outside};
+use crate::{exact_output, untrusted};
 
 /// Where the sessions of a copy come from.
 pub(super) struct Node {
@@ -121,7 +121,7 @@ impl Node {
 
     /// Runs the script that `words` makes with a mark.
     pub(super) async fn run(&self, words: impl FnOnce(&str) -> Vec<String>) -> Result<Saying, Trouble> {
-        let mark = exact::mark();
+        let mark = exact_output::mark();
         let line = command_line(&words(&mark)).map_err(Trouble::Fatal)?;
         let session = self.session("AWS-StartNonInteractiveCommand", line, true).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
@@ -131,7 +131,7 @@ impl Node {
 
     /// Starts the script that takes files.
     pub(super) async fn taker(&self) -> Result<Taker, Trouble> {
-        let mark = exact::mark();
+        let mark = exact_output::mark();
         let line = command_line(&words_of(&[script::take(&mark)])).map_err(Trouble::Fatal)?;
         let session = self.session("AWS-StartInteractiveCommand", line, false).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
@@ -217,7 +217,7 @@ impl Saying {
         let counts = |line: &&str| line.contains(" records ") || line.contains(" copied");
         let line = said.lines().find(|line| line.contains(&*path));
         let line = line.or_else(|| said.lines().rfind(|line| !counts(line)))?;
-        line.rsplit_once(": ").map(|(_, reason)| outside::line(reason))
+        line.rsplit_once(": ").map(|(_, reason)| untrusted::line(reason))
     }
 
     /// Ends the session.
@@ -329,7 +329,7 @@ fn reason(said: &str) -> String {
     let said = said.strip_suffix(" ;;").unwrap_or(said);
     let counted = said.find(" records in").and_then(|end| said.get(..end));
     let said = counted.map_or(said, |before| before.rsplit_once(' ').map_or("", |(before, _)| before));
-    outside::line(said.rsplit_once(": ").map_or(said, |(_, reason)| reason).trim())
+    untrusted::line(said.rsplit_once(": ").map_or(said, |(_, reason)| reason).trim())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::exit_code::Failure;
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// How far a copy is, and what went wrong.
 #[derive(Debug)]
@@ -130,6 +130,6 @@ impl Report {
             (2.., false) => line += "; SHA-256 of each is the same on both sides",
             _ => {}
         }
-        outside::line(&line)
+        untrusted::line(&line)
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Check;
 use super::finding::{Finding, Status};
 use crate::exit_code::ExitCode;
-use crate::outside;
+use crate::untrusted;
 
 impl Status {
     /// In JSON.
@@ -26,11 +26,11 @@ pub(super) fn text(check: &Check, finding: &Finding) -> String {
         Status::Failed(_) => "FAILED",
         status => status.name(),
     };
-    let mut text = format!("{label:8} {:16} {}\n", check.name, outside::line(&finding.saw));
+    let mut text = format!("{label:8} {:16} {}\n", check.name, untrusted::line(&finding.saw));
     if !matches!(finding.status, Status::Fine | Status::Skipped) {
         text.push_str(&format!("         why: {}\n", check.why));
         for remedy in &finding.remedies {
-            text.push_str(&format!("         do:  {}\n", outside::line(remedy)));
+            text.push_str(&format!("         do:  {}\n", untrusted::line(remedy)));
         }
     }
     text

@@ -10,7 +10,7 @@ use ssm_forward::{ForwardEvent, LocalAddr};
 use super::{Log, Notice, Style, Subject};
 use crate::args::OutputFormat;
 use crate::figures::Figures;
-use crate::outside;
+use crate::untrusted;
 
 /// Writes notices as lines.
 pub(super) struct TextWriter {
@@ -173,12 +173,12 @@ impl TextWriter {
     /// A line of the result.
     fn result(&self, line: &str) -> io::Result<()> {
         if let Sink::Log(log) = &self.sink {
-            log.push(&outside::line(line));
+            log.push(&untrusted::line(line));
             return Ok(());
         }
         self.spinner.suspend(|| {
             let mut stdout = io::stdout().lock();
-            writeln!(stdout, "{}", outside::line(line))?;
+            writeln!(stdout, "{}", untrusted::line(line))?;
             stdout.flush()
         })
     }
@@ -196,7 +196,7 @@ impl TextWriter {
     fn progress_on_terminal(&self, text: &str) {
         if !self.spinner.is_hidden() {
             self.spinner.reset();
-            self.spinner.set_message(outside::line(text));
+            self.spinner.set_message(untrusted::line(text));
             self.spinner.enable_steady_tick(TICK);
         }
     }
@@ -207,7 +207,7 @@ impl TextWriter {
     }
 
     fn note(&self, text: &str) {
-        self.note_lines(&outside::line(text));
+        self.note_lines(&untrusted::line(text));
     }
 
     /// Lines that are harmless already.

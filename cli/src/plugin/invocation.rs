@@ -304,7 +304,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_arguments_are_a_request_or_one_line_says_why_not(
-            args in proptest::collection::vec(crate::soup::soup(WORDS), 0..8),
+            args in proptest::collection::vec(crate::random_text::of_words(WORDS), 0..8),
             well_called in proptest::prelude::any::<bool>(),
         ) {
             let mut args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -19,10 +19,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::exit_code::{ExitCode, Failure};
-use crate::outputs::Outputs;
+use crate::session_outputs::SessionOutputs;
 use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
-use crate::{connect, console, outside, stdio, terminal, writer};
+use crate::{connect, console, stdio, terminal, untrusted, writer};
 use invocation::{Asked, Invocation, Request};
 
 /// Whether this process was started under the name that the AWS CLI and other tools use.
@@ -86,7 +86,7 @@ fn say_or_fail(text: &str) -> Result<(), Failure> {
 
 async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let session_id = request.ticket.session_id.clone();
-    say(&format!("\nStarting session with SessionId: {}\n", outside::line(&session_id)));
+    say(&format!("\nStarting session with SessionId: {}\n", untrusted::line(&session_id)));
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let watching_parent = shutdown.watch_parent();
     let (api, config) = api(&request).await;
@@ -198,14 +198,14 @@ async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, Sess
 fn tell(notice: SessionNotice) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
-        SessionNotice::Message(text) => return console::say(outside::lines(&text) + "\n"),
+        SessionNotice::Message(text) => return console::say(untrusted::lines(&text) + "\n"),
         _ => return,
     };
-    console::note(&outside::line(&text));
+    console::note(&untrusted::line(&text));
 }
 
 async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
-    let ended = terminal_session::run(session, shutdown, &mut Outputs::plain()?).await?;
+    let ended = terminal_session::run(session, shutdown, &mut SessionOutputs::plain()?).await?;
     terminal::restore();
     let remote = session.exit_code();
     if let Some(code) = remote {
@@ -227,8 +227,8 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
 
 /// The last text of a session.
 fn exit_text(session_id: &str, output: &str) -> String {
-    let session_id = outside::line(session_id);
-    match &*outside::lines(output) {
+    let session_id = untrusted::line(session_id);
+    match &*untrusted::lines(output) {
         "" => format!("\n\nExiting session with sessionId: {session_id}.\n\n"),
         output => format!("\n\nSessionId: {session_id} : {output}\n\n"),
     }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Asked, exit_text};
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// A path on which the document may make the plugin listen without a request for it.
 const SOCKET_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_UNIX_SOCKET";
@@ -35,7 +35,7 @@ pub(super) async fn serve(
     config.pool.restart = false;
     // The caller passed one session, and no permission to start others.
     config.pool.size = PoolSize::Fixed(1);
-    let texts = Texts { session_id: outside::line(session.id()), mux, accepted: AtomicBool::new(false) };
+    let texts = Texts { session_id: untrusted::line(session.id()), mux, accepted: AtomicBool::new(false) };
     let forwarder = Forwarder::builder(provider, StartRequest::default())
         .session(session.clone())
         .config(config)
@@ -115,7 +115,7 @@ impl Texts {
             ForwardEvent::Ready { local, .. } => {
                 let opened = match local {
                     LocalAddr::Tcp(address) => format!("Port {} opened for sessionId {id}.", address.port()),
-                    _ => format!("Unix socket {} opened for sessionId {id}.", outside::line(&local.to_string())),
+                    _ => format!("Unix socket {} opened for sessionId {id}.", untrusted::line(&local.to_string())),
                 };
                 if self.mux { format!("{opened}\nWaiting for connections...\n") } else { format!("{opened}\n") }
             }
@@ -130,7 +130,7 @@ impl Texts {
                 "\nConnection to destination port failed, check SSM Agent logs.\n".into()
             }
             ForwardEvent::Warning { text } => {
-                return console::note(&format!("warning: {}", outside::line(text)));
+                return console::note(&format!("warning: {}", untrusted::line(text)));
             }
             _ => return,
         };

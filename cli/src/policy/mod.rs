@@ -8,7 +8,7 @@ use ssm_forward::{AwsProvider, ServiceKind, ServiceSpec};
 use crate::args::{Named, PolicyArgs, PolicyFormat};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
-use crate::{console, outside, writer};
+use crate::{console, untrusted, writer};
 
 use statements::{Account, Wanted};
 
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &PolicyArgs) -> Result<ExitCode, Failure> {
     writer::print(&text)?;
     if args.output == PolicyFormat::Json {
         for note in &policy.notes {
-            console::note(&format!("note: {}", outside::line(note)));
+            console::note(&format!("note: {}", untrusted::line(note)));
         }
     }
     Ok(ExitCode::Ok)
@@ -70,7 +70,7 @@ async fn resource_id(aws: &AwsProvider, spec: &ServiceSpec) -> Option<String> {
     match aws.find_service(spec).await {
         Ok(service) => service.resource_id,
         Err(error) => {
-            console::note(&format!("warning: the policy allows any database: {}", outside::line(&error.to_string())));
+            console::note(&format!("warning: the policy allows any database: {}", untrusted::line(&error.to_string())));
             None
         }
     }

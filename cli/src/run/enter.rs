@@ -11,9 +11,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit,
 use serde::{Deserialize, Serialize};
 
 use super::program::Program;
+use crate::descriptor_limit;
 use crate::exit_code::{ExitCode, Failure};
 use crate::hosts::Name;
-use crate::limits;
 
 /// The first argument of such a process.
 const WORD: &str = "__run";
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// For a command that ends with this process.
     pub(crate) fn new(is_shell: bool, names: Vec<Name>) -> Self {
-        Self { parent: Pid::as_raw(Some(getpid())), hang_up: is_shell, files: limits::files_before(), names }
+        Self { parent: Pid::as_raw(Some(getpid())), hang_up: is_shell, files: descriptor_limit::before(), names }
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::termios::tcgetpgrp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::child::{self, Handle};
-use crate::parent;
+use crate::parent_process;
 use crate::shutdown::{Shutdown, StopCause};
 
 /// What is passed to the command.
@@ -44,7 +44,7 @@ impl SignalPassing {
         // this process.
         SigSet::from_iter([nix::sys::signal::Signal::SIGTTOU]).thread_block()?;
         let this = Self::default();
-        for number in PASSED.into_iter().filter(|&number| !parent::ignores(number)) {
+        for number in PASSED.into_iter().filter(|&number| !parent_process::ignores(number)) {
             let mut signals = signal(SignalKind::from_raw(number.as_raw()))?;
             let (child, shutdown) = (this.child.clone(), shutdown.clone());
             tokio::spawn(async move {

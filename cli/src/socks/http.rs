@@ -169,7 +169,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_head_gets_a_connection_or_an_answer(head in crate::soup::soup(WORDS), pac in proptest::option::of("[a-z]{4}")) {
+        fn any_head_gets_a_connection_or_an_answer(head in crate::random_text::of_words(WORDS), pac in proptest::option::of("[a-z]{4}")) {
             what_becomes_of(format!("{head}\r\n\r\n").as_bytes(), pac.as_deref());
         }
     }

@@ -5,7 +5,7 @@ mod destinations;
 mod greeting;
 mod http;
 mod refusal;
-mod way;
+mod route;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::shutdown::Shutdown;
 use crate::terminal::AtTerminal;
-use crate::{connect, console, outside, relay, targets};
+use crate::{connect, console, relay, targets, untrusted};
 use access::Access;
 use destinations::{Destinations, Plan};
 use refusal::{Refusal, RefusalKind};
-use way::{Relayed, Way};
+use route::{Relayed, Route};
 
 pub(crate) use access::Pattern;
 
@@ -96,16 +96,16 @@ async fn serve(
 ) -> Result<ExitCode, Failure> {
     let address = listener.local_addr().map_err(Failure::internal)?;
     let node = plan.target.clone();
-    let way = way(args, plan, shutdown, verbosity).await;
+    let route = route(args, plan, shutdown, verbosity).await;
     if let Some(cause) = shutdown.cause() {
-        end(&way, verbosity).await;
+        end(&route, verbosity).await;
         return Ok(cause.exit_code());
     }
-    tell(args, &node, &way, address, verbosity);
+    tell(args, &node, &route, address, verbosity);
     let proxy = Arc::new(Proxy {
         access: Access { allow: args.allow.clone(), deny: args.deny.clone() },
         pac: (!args.pac.is_empty()).then(|| http::pac(&args.pac, &reached_at(address).to_string())),
-        way,
+        route,
     });
     let mut clients = JoinSet::new();
     let outcome = loop {
@@ -113,7 +113,7 @@ async fn serve(
             accepted = listener.accept() => accepted,
             Some(_) = clients.join_next() => continue,
             _ = shutdown.requested() => break Ok(ExitCode::Ok),
-            failure = proxy.way.failure() => break Err(failure),
+            failure = proxy.route.failure() => break Err(failure),
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -132,13 +132,13 @@ async fn serve(
     };
     // Clients that still wait for an answer get none.
     clients.shutdown().await;
-    end(&proxy.way, verbosity).await;
+    end(&proxy.route, verbosity).await;
     outcome
 }
 
 /// Waits until the sessions have ended, for a limited time.
-async fn end(way: &Way, verbosity: Verbosity) {
-    if timeout(GRACE, way.ended()).await.is_err() && !verbosity.quiet {
+async fn end(route: &Route, verbosity: Verbosity) {
+    if timeout(GRACE, route.ended()).await.is_err() && !verbosity.quiet {
         console::note(
             "warning: some sessions did not end in time; Session Manager ends them when they were idle for long",
         );
@@ -146,27 +146,27 @@ async fn end(way: &Way, verbosity: Verbosity) {
 }
 
 /// The relay if it is wanted and can be had, otherwise sessions for each destination.
-async fn way(args: &SocksArgs, plan: Plan, shutdown: &Shutdown, verbosity: Verbosity) -> Way {
+async fn route(args: &SocksArgs, plan: Plan, shutdown: &Shutdown, verbosity: Verbosity) -> Route {
     if let Some(config) = relay::config(&args.relay) {
         match Relayed::start(&plan, config, shutdown.clone()).await {
-            Ok(relayed) => return Way::Relay(relayed),
-            Err(why) if !verbosity.quiet => console::note(&outside::line(&format!(
+            Ok(relayed) => return Route::Relay(relayed),
+            Err(why) if !verbosity.quiet => console::note(&untrusted::line(&format!(
                 "warning: no relay on {}: {why}; each destination gets sessions of its own",
                 plan.target
             ))),
             Err(_) => {}
         }
     }
-    Way::Sessions(Destinations::new(plan, shutdown.clone()))
+    Route::Sessions(Destinations::new(plan, shutdown.clone()))
 }
 
 /// What the person has to know.
-fn tell(args: &SocksArgs, node: &str, way: &Way, address: SocketAddr, verbosity: Verbosity) {
+fn tell(args: &SocksArgs, node: &str, route: &Route, address: SocketAddr, verbosity: Verbosity) {
     if verbosity.quiet {
         return;
     }
-    let relay = if matches!(way, Way::Relay(_)) { ", with a relay" } else { "" };
-    console::say(outside::line(&format!("SOCKS5, SOCKS4a and HTTP proxy on {address} through {node}{relay}")) + "\n");
+    let relay = if matches!(route, Route::Relay(_)) { ", with a relay" } else { "" };
+    console::say(untrusted::line(&format!("SOCKS5, SOCKS4a and HTTP proxy on {address} through {node}{relay}")) + "\n");
     if !args.pac.is_empty() {
         console::say(format!("Browsers find it with http://{}/proxy.pac\n", reached_at(address)));
     }
@@ -190,7 +190,7 @@ fn reached_at(mut address: SocketAddr) -> SocketAddr {
 struct Proxy {
     access: Access,
     pac: Option<String>,
-    way: Way,
+    route: Route,
 }
 
 impl Proxy {
@@ -206,7 +206,7 @@ impl Proxy {
             let refusal = Refusal::new(RefusalKind::NotAllowed, format!("{destination} is not allowed"));
             return request.refuse(&refusal).await;
         }
-        match self.way.open(&destination).await {
+        match self.route.open(&destination).await {
             Ok(opened) => {
                 opened.serve(request.grant().await?).await.map_err(|error| io::Error::other(error.to_string()))
             }

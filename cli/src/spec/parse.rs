@@ -35,6 +35,15 @@ pub(super) fn parse_listen(text: &str) -> Result<ListenAddr, SpecError> {
     }
 }
 
+/// Both ends: `[bind:]port:host:hostport`, `[bind:]port:hostport`, `unix:/path:host:hostport`.
+pub(super) fn parse_ends(text: &str) -> Result<(ListenAddr, Remote), SpecError> {
+    let (listen, rest) = match text.strip_prefix("unix:") {
+        Some(rest) => parse_unix(rest)?,
+        None => parse_tcp(text)?,
+    };
+    Ok((listen, parse_remote(&rest)?))
+}
+
 /// `[bind:]port`, for listeners that are not forwards.
 ///
 /// # Errors
@@ -59,7 +68,7 @@ fn refuse<T>(what: impl Into<String>) -> Result<T, SpecError> {
 }
 
 /// `/path` and what follows it.
-pub(super) fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
+fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     let Some((path, rest)) = text.split_once(':') else {
         return refuse("the remote port is missing after the socket's path");
     };
@@ -70,7 +79,7 @@ pub(super) fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), Spec
 }
 
 /// `[bind:]port` and what follows it. The first part that is a number is the port; one part may be in front of it.
-pub(super) fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
+fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     let mut parts = split(text)?;
     let has_bind = parts.len() > 1 && !parts.first().is_some_and(Part::is_number);
     let bind = if has_bind { parse_bind(parts.remove(0))? } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
@@ -82,7 +91,7 @@ pub(super) fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecE
 }
 
 /// `hostport` or `host:hostport`.
-pub(super) fn parse_remote(parts: &[Part<'_>]) -> Result<Remote, SpecError> {
+fn parse_remote(parts: &[Part<'_>]) -> Result<Remote, SpecError> {
     let (host, port) = match parts {
         [port] => (None, *port),
         [host, port] => (Some(parse_host(*host)?), *port),

@@ -12,7 +12,7 @@ use super::manager::not_open;
 use super::status::Status;
 use crate::args::{LogsArgs, OpenArgs, OutputFormat, StatusArgs};
 use crate::exit_code::{ExitCode, Failure};
-use crate::{console, outside};
+use crate::{console, untrusted};
 
 /// How long completion looks for open tunnels.
 const LOOK: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ pub(super) fn table(statuses: &[&Status]) -> String {
             status.name.clone(),
             status.state.to_string(),
             status.address.clone().unwrap_or_else(|| "-".to_owned()),
-            outside::line(&status.remote),
+            untrusted::line(&status.remote),
             status.figure("connections_open").to_string(),
             bytes("bytes_up"),
             bytes("bytes_down"),
@@ -91,7 +91,7 @@ pub(super) fn table(statuses: &[&Status]) -> String {
         text.push('\n');
         let error = index.checked_sub(1).and_then(|index| statuses.get(index)).and_then(|status| status.error.as_ref());
         if let Some(error) = error {
-            text.push_str(&format!("  {}\n", outside::line(error)));
+            text.push_str(&format!("  {}\n", untrusted::line(error)));
         }
     }
     text
@@ -109,7 +109,7 @@ pub(crate) async fn logs(args: &LogsArgs) -> Result<ExitCode, Failure> {
         reading.spawn(async move {
             let mut connection = process.ask(&request).await?;
             while let Ok(Some(Answer::Line { text: Some(text) })) = connection.receive().await {
-                console::say(format!("{}\n", outside::line(&text)));
+                console::say(format!("{}\n", untrusted::line(&text)));
             }
             Ok::<_, Failure>(())
         });
@@ -149,10 +149,10 @@ async fn tell(names: &[String], request: impl Fn(Vec<String>) -> Request) -> Res
     for (process, names) in wanted(names).await? {
         let mut connection = process.ask(&request(names)).await?;
         match connection.receive().await {
-            Ok(Some(Answer::Done { text })) => console::say(format!("{}\n", outside::line(&text))),
+            Ok(Some(Answer::Done { text })) => console::say(format!("{}\n", untrusted::line(&text))),
             Ok(Some(Answer::Refused { text })) => {
                 let line = text.lines().next().unwrap_or_default().to_owned();
-                let excerpt = text.lines().map(outside::line).collect::<Vec<_>>().join("\n");
+                let excerpt = text.lines().map(untrusted::line).collect::<Vec<_>>().join("\n");
                 return Err(Failure::new(ExitCode::Config, "refused", line).with_excerpt(excerpt));
             }
             _ => {

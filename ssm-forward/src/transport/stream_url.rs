@@ -371,7 +371,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_url_leads_the_token_elsewhere(text in crate::soup::soup(WORDS)) {
+        fn no_url_leads_the_token_elsewhere(text in crate::random_text::of_words(WORDS)) {
             what_becomes_of(&text);
         }
     }

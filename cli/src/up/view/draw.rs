@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 
 use super::{TunnelRow, View};
-use crate::outside;
+use crate::untrusted;
 use crate::up::status::{Phase, Status};
 
 /// Columns of a tunnel's history.
@@ -120,8 +120,8 @@ fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
         count => format!(", restarted {count} times"),
     };
     let mut lines = vec![
-        Line::from(outside::line(&format!("to {}{through}", status.remote))),
-        Line::from(outside::line(&format!("session {session}{restarts}"))),
+        Line::from(untrusted::line(&format!("to {}{through}", status.remote))),
+        Line::from(untrusted::line(&format!("session {session}{restarts}"))),
     ];
     lines.extend(next_close(status).map(Line::from));
     let later: Vec<_> = idle_end(status).into_iter().chain(credentials(status, SystemTime::now())).collect();
@@ -129,7 +129,7 @@ fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
         lines.push(Line::from(later.join("; ")));
     }
     if let Some(error) = &status.error {
-        lines.push(Line::from(Span::styled(outside::line(error), Style::new().fg(Color::Red))));
+        lines.push(Line::from(Span::styled(untrusted::line(error), Style::new().fg(Color::Red))));
     }
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(status.name.clone())), area);
 }
@@ -181,6 +181,6 @@ fn minutes(time: Duration) -> String {
 fn draw_lines(frame: &mut Frame<'_>, view: &View, area: Rect) {
     let room = usize::from(area.height.saturating_sub(2));
     let last = view.lines.get(view.lines.len().saturating_sub(room)..).unwrap_or_default();
-    let lines: Vec<_> = last.iter().map(|line| Line::from(outside::line(line))).collect();
+    let lines: Vec<_> = last.iter().map(|line| Line::from(untrusted::line(line))).collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("log")), area);
 }

@@ -172,7 +172,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_answer_is_read_or_malformed(text in crate::soup::soup(WORDS), refused in proptest::prelude::any::<bool>()) {
+        fn any_answer_is_read_or_malformed(text in crate::random_text::of_words(WORDS), refused in proptest::prelude::any::<bool>()) {
             what_becomes_of(&format!("{text}hush"), refused);
         }
     }

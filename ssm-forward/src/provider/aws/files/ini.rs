@@ -243,7 +243,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_file_is_read_or_a_line_is_named(text in crate::soup::soup(WORDS)) {
+        fn any_file_is_read_or_a_line_is_named(text in crate::random_text::of_words(WORDS)) {
             what_becomes_of(&text);
         }
     }

@@ -7,13 +7,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 static BEFORE: OnceLock<Option<u64>> = OnceLock::new();
 
 /// The limit with which this process was started: programs that it starts get that. `None` is no limit.
-pub(crate) fn files_before() -> Option<u64> {
+pub(crate) fn before() -> Option<u64> {
     BEFORE.get().copied().flatten()
 }
 
 /// Many systems let a program open 1024 files unless it asks for more, which it may: that limit is for programs that use
 /// select(2). Each connection is one file.
-pub(crate) fn raise_files() {
+pub(crate) fn raise() {
     // More brings nothing, and programs that are started from here may close them one by one.
     const ENOUGH: u64 = 65_536;
     /// What macOS takes where it says that there is no limit.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 /// Words of `words` and any characters, in any order.
-pub(crate) fn soup(words: &'static [&'static str]) -> impl Strategy<Value = String> {
+pub(crate) fn of_words(words: &'static [&'static str]) -> impl Strategy<Value = String> {
     let word = proptest::sample::select(words).prop_map(str::to_owned);
     let part = prop_oneof![4 => word, 1 => any::<char>().prop_map(String::from)];
     proptest::collection::vec(part, 0..24).prop_map(|parts| parts.concat())

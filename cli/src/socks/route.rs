@@ -14,7 +14,7 @@ use crate::exit_code::Failure;
 use crate::shutdown::Shutdown;
 
 /// How the connections of this command get to their destinations. It is chosen once.
-pub(super) enum Way {
+pub(super) enum Route {
     /// One relay on the node carries all connections.
     Relay(Relayed),
     /// Each destination has sessions of its own.
@@ -27,7 +27,7 @@ pub(super) enum Opened {
     Session(Lease),
 }
 
-impl Way {
+impl Route {
     /// Waits until a destination accepts a connection.
     ///
     /// # Errors

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use ssm_forward::Output;
 
-use crate::exact::{Decoder, Verdict};
+use crate::exact_output::{Decoder, Verdict};
 use crate::exit_code::Failure;
 use crate::writer::Writer;
 
 /// Both standard outputs, and the decoder of each.
 #[derive(Debug)]
-pub(crate) struct Outputs {
+pub(crate) struct SessionOutputs {
     stdout: Sink,
     stderr: Sink,
     /// Decoded data and its buffers.
@@ -23,7 +23,7 @@ struct Sink {
     decoder: Option<Decoder>,
 }
 
-impl Outputs {
+impl SessionOutputs {
     /// Without decoding.
     ///
     /// # Errors

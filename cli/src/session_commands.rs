@@ -6,10 +6,10 @@ use ssm_forward::TerminalSize;
 
 use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
-use crate::exact::{self, Verdict};
+use crate::exact_output::{self, Verdict};
 use crate::exec_input::Input;
 use crate::exit_code::{ExitCode, Failure};
-use crate::outputs::Outputs;
+use crate::session_outputs::SessionOutputs;
 use crate::shutdown::Shutdown;
 use crate::terminal_session::{self, Ended};
 use crate::{stdio, terminal};
@@ -27,7 +27,7 @@ pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<Exit
         shutdown.watch_parent();
     }
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
-    let mut outputs = Outputs::plain()?;
+    let mut outputs = SessionOutputs::plain()?;
     let ended = terminal_session::run(&connection.session, &shutdown, &mut outputs).await;
     terminal::restore();
     connection.close().await;
@@ -54,16 +54,16 @@ pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCo
 /// A command without input; its outputs are separate.
 async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
-    let mut outputs = Outputs::plain()?;
+    let mut outputs = SessionOutputs::plain()?;
     let words = words_of(&args.command);
     let exact = outputs.not_for_a_person();
     // Another document, or another command line, may not be able to run the script that is added here.
     let is_ours =
         args.session.document_name.is_none() && !args.session.parameters.iter().any(|(key, _)| key == "command");
     if !exact.is_empty() && is_ours {
-        let mark = exact::mark();
+        let mark = exact_output::mark();
         outputs.expect_escaped(&mark, &exact);
-        let wrapped = command_line(&exact::wrap(&mark, &exact, &words))?;
+        let wrapped = command_line(&exact_output::wrap(&mark, &exact, &words))?;
         let outcome = run_command(args, verbosity, &shutdown, &mut outputs, wrapped).await?;
         let verdicts: Vec<_> = outputs.verdicts().collect();
         match (outcome, verdict(&verdicts)) {
@@ -91,7 +91,7 @@ async fn run_command(
     args: &ExecArgs,
     verbosity: Verbosity,
     shutdown: &Shutdown,
-    outputs: &mut Outputs,
+    outputs: &mut SessionOutputs,
     line: String,
 ) -> Result<Outcome, Failure> {
     let wanted = Wanted {
@@ -177,7 +177,7 @@ async fn exec_on_terminal(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitC
     };
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let connection = Connection::open(wanted, &args.aws, &args.session, &shutdown).await?;
-    let mut outputs = Outputs::plain()?;
+    let mut outputs = SessionOutputs::plain()?;
     let ended = terminal_session::run(&connection.session, &shutdown, &mut outputs).await;
     terminal::restore();
     let code = connection.session.exit_code();

@@ -143,7 +143,7 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             "idle",
             Shape::One,
             true,
-            "With `up`, for a lazy tunnel: end the session after so long without a connection. Default: 5m.",
+            "With `up`, for a lazy tunnel: end the session after this time without a connection. Default: 5m.",
         ),
     ];
     own.into_iter().chain(OPTIONS.get_arguments().filter_map(Key::of_option)).collect()

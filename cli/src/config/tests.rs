@@ -306,7 +306,7 @@ fn every_option_of_forward_is_a_key_of_the_schema() {
 fn the_schema_in_the_documentation_is_this_one() {
     let committed = include_str!("../../../docs/config.schema.json");
     let current = format!("{:#}\n", schema::schema());
-    assert!(committed == current, "write it anew: aws-ssm-forward config schema > docs/config.schema.json");
+    assert!(committed == current, "write it again: aws-ssm-forward config schema > docs/config.schema.json");
 }
 
 const WORDS: &[&str] = &[

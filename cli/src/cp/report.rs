@@ -91,7 +91,7 @@ impl Report {
         };
         let result = tokio::select! {
             result = copy => result,
-            () = follow => unreachable!("it follows for ever"),
+            () = follow => unreachable!("it never ends"),
         };
         bar.finish_and_clear();
         result

@@ -240,7 +240,7 @@ impl Screen {
         };
         let result = tokio::select! {
             result = transfer => result,
-            () = follow => unreachable!("it follows for ever"),
+            () = follow => unreachable!("it never ends"),
         };
         bar.finish_and_clear();
         result

@@ -12,7 +12,7 @@ const SHORT_IDLE: u32 = 5;
 /// A working day has more than one of these.
 const SHORT_SESSION: u32 = 60;
 
-/// Time-outs, encryption and the like.
+/// Timeouts, encryption and other preferences.
 pub(super) async fn preferences(facts: &mut Facts) -> Outcome {
     let aws = facts.ssm()?;
     let found = aws.preferences().await.map_err(|error| Finding::unreadable(&error, "ssm:GetDocument"))?;

@@ -22,7 +22,7 @@ pub(super) async fn files(_: &mut Facts) -> Outcome {
     if ignored.is_empty() {
         return Ok(Finding::fine(seen));
     }
-    let saw = format!("{seen}; sections that AWS's tools overlook: {}", ignored.join("; "));
+    let saw = format!("{seen}; sections that AWS's tools ignore: {}", ignored.join("; "));
     Ok(Finding::warning(saw).remedy("correct the names of these sections if they should be used"))
 }
 

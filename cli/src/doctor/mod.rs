@@ -1,4 +1,4 @@
-//! `doctor`: checks what sessions need, in the order in which it breaks, and says how to mend it. Nothing is changed, and no
+//! `doctor`: checks what sessions need, one step after the other, and says how to fix what fails. Nothing is changed, and no
 //! secret is shown.
 
 mod account;
@@ -46,7 +46,7 @@ macro_rules! checks {
 
 /// In the order in which things break. What a check found, those after it use; without it, they are skipped.
 const CHECKS: &[Check] = checks! {
-    "configuration", configuration::files, "A profile that is not understood is as good as none.";
+    "configuration", configuration::files, "A profile that cannot be read has no effect.";
     "region", configuration::region, "Nodes and databases are looked up in one region only.";
     "credentials", credentials::credentials, "Every call is signed with them.";
     "api", network::api, "Sessions are started at the endpoint of ssm.";
@@ -59,7 +59,7 @@ const CHECKS: &[Check] = checks! {
     "preferences", account::preferences, "The account's preferences end, encrypt and record sessions.";
     "document", account::document, "A session is what its document says.";
     "vpc-endpoints", vpc::endpoints, "A node without internet access reaches Systems Manager through interface endpoints.";
-    "security-groups", vpc::security_groups, "What no security group allows is dropped without an answer.";
+    "security-groups", vpc::security_groups, "Traffic that no security group allows is dropped without an answer.";
     "session", session::start, "This is what every command does first.";
     "port", session::port, "The node connects to it, not this machine.";
     "greeting", session::greeting, "It shows that the expected service answers.";

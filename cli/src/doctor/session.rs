@@ -132,7 +132,7 @@ pub(super) async fn greeting(facts: &mut Facts) -> Outcome {
     let name = protocol.name();
     let answer = timeout(GREETING_TIMEOUT, protocol.greet(session)).await;
     let Ok(answer) = answer else {
-        let saw = format!("{remote} took the connection, but said nothing within {} s", GREETING_TIMEOUT.as_secs());
+        let saw = format!("{remote} accepted the connection, but sent nothing within {} s", GREETING_TIMEOUT.as_secs());
         return Ok(
             Finding::warning(saw).remedy(format!("see whether {name} is overloaded, or looks up its clients' names"))
         );

@@ -20,7 +20,7 @@ use crate::shutdown::Shutdown;
 use crate::spec::{ForwardSpec, Remote};
 use crate::tunnels::start_request;
 
-/// A destination that could not be reached is not tried again for so long: each attempt costs a session.
+/// A destination that could not be reached is not tried again within this time: each attempt costs a session.
 const REMEMBERED: Duration = Duration::from_secs(3);
 /// So many first sessions are started at once: the API is throttled.
 const STARTS_AT_ONCE: usize = 4;
@@ -34,7 +34,7 @@ pub(super) struct Plan {
     pub(super) target: String,
     pub(super) session: SessionArgs,
     pub(super) config: ForwardConfig,
-    /// The sessions to a destination end after so long without a connection.
+    /// The sessions to a destination end after this time without a connection.
     pub(super) idle: Duration,
     /// How many destinations may have sessions.
     pub(super) max: usize,

@@ -30,7 +30,7 @@ use route::{Relayed, Route};
 
 pub(crate) use access::Pattern;
 
-/// A client says what it wants within so long.
+/// Time limit for a client's first request.
 const GREETING: Duration = Duration::from_secs(10);
 /// How long the sessions may take to end.
 const GRACE: Duration = Duration::from_secs(5);

@@ -128,7 +128,7 @@ pub(crate) async fn down(args: &OpenArgs) -> Result<ExitCode, Failure> {
     tell(&args.names, |names| Request::Down { names }).await
 }
 
-/// Starts tunnels anew.
+/// Closes tunnels and opens them again.
 ///
 /// # Errors
 /// A tunnel is not open, or its process does not answer.

@@ -22,7 +22,7 @@ pub(crate) enum Request {
     Status,
     /// Close these.
     Down { names: Vec<String> },
-    /// Start these anew.
+    /// Close these and open them again.
     Restart { names: Vec<String> },
     /// Read the configuration again, and change what changed there.
     Reload,

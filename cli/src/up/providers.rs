@@ -70,7 +70,7 @@ impl Providers {
         limits
     }
 
-    /// After a failure that may be the credentials', the next tunnel finds them anew, and what they may read.
+    /// After a failure that may be due to the credentials, the next tunnel looks them up again, and reads the limits again.
     pub(super) fn judge(&self, args: &AwsArgs, failure: &Failure) {
         if !is_about_credentials(failure) {
             return;

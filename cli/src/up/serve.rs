@@ -27,7 +27,7 @@ pub(super) struct Server {
     pub(super) shutdown: Shutdown,
 }
 
-/// Serves for ever.
+/// Serves until it is dropped.
 pub(super) async fn serve(socket: Socket, server: Server) {
     let server = Arc::new(server);
     let mut connections = JoinSet::new();

@@ -11,7 +11,7 @@ use super::status::{Phase, Status};
 /// How often the tunnels are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Tells systemd for ever. Without systemd it ends at once.
+/// Reports to systemd until it is dropped. Without systemd it ends at once.
 pub(super) async fn notify(manager: Arc<Manager>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;

@@ -26,7 +26,7 @@ use crate::tunnels::{Tracker, Tunnel, warn_of_leftover};
 /// How long a tunnel may take to end its sessions.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A tunnel that lived so long is tried again at once when it fails.
+/// A tunnel that lived at least this long is opened again at once when it fails.
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// How often it is looked when the credentials end: they are renewed as they are used.
@@ -324,7 +324,7 @@ impl Backoff {
     }
 }
 
-/// Whether another attempt needs the credentials to be found anew.
+/// Whether another attempt must look up the credentials again.
 pub(super) fn is_about_credentials(failure: &Failure) -> bool {
     failure.code == ExitCode::Config || failure.kind == "access_denied"
 }

@@ -32,7 +32,7 @@ impl Copy {
         }
         self.work().is_open = true;
         let (pieces, mut coming) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(1);
-        // Reading may block for ever, and must not keep the process.
+        // Reading may block without end, and must not keep the process alive.
         std::thread::spawn(move || {
             let mut stdin = io::stdin().lock();
             loop {

@@ -106,7 +106,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
-    /// Run a command on this machine while tunnels are open, and exit with its exit code.
+    /// Run a command on this machine with open tunnels, and exit with its exit code.
     #[command(after_help = "Example:
   aws-ssm-forward run web -L 0:db.internal:5432 -- psql -h {host} -p {port}")]
     Run(Box<RunArgs>),

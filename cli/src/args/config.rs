@@ -32,7 +32,9 @@ pub(crate) enum ConfigAction {
 /// The file to use.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Configuration file, instead of the user's and the project's.
+    /// Configuration file to use instead of the default ones.
+    ///
+    /// The default ones are the user's and the project's.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 }

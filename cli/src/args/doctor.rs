@@ -23,7 +23,7 @@ pub(crate) struct DoctorArgs {
     /// A forward to check, in the syntax of `forward`.
     #[arg(short = 'L', value_name = "SPEC", allow_hyphen_values = true)]
     pub(crate) forward: Option<ForwardRequest>,
-    /// Do not start a session, and skip the checks that need one.
+    /// Skip the checks that need a session.
     #[arg(long)]
     pub(crate) no_session: bool,
     /// text, or json: one object with all checks.

@@ -64,7 +64,7 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     /// Write a kubeconfig for an eks:CLUSTER to this file.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
     pub(crate) kubeconfig: Option<std::path::PathBuf>,
-    /// Report ready only after the remote port has accepted a connection.
+    /// Wait until the remote port accepts a connection.
     #[arg(long)]
     pub(crate) wait_ready: bool,
     /// Time limit until a forward is ready, --wait-ready included.

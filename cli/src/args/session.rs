@@ -60,7 +60,7 @@ pub(crate) struct ExecArgs {
     /// ecs:CLUSTER/SERVICE[/CONTAINER].
     #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
     pub(crate) target: Option<String>,
-    /// Run the command in a terminal on the node. Its exit code is not reported.
+    /// Run it in a terminal on the node; its exit code is not reported.
     ///
     /// `-it` does the same: a terminal always passes input.
     #[arg(short, long)]
@@ -70,7 +70,7 @@ pub(crate) struct ExecArgs {
     /// All of it is read first, at most 256 MiB.
     #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
-    /// The command: one argument is a command line for sh; several are a program and its arguments.
+    /// A command line for sh, or a program and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
     #[command(flatten)]

@@ -1,12 +1,12 @@
 //! A local socket whose connections are carried by sessions.
 
+mod builder;
 mod config;
 mod connection;
 mod relayed;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,105 +17,21 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::descriptors::{self, Lack};
-use crate::dialer::{Dialer, Dials};
-use crate::entrance::Entrance;
-use crate::half_closed;
-use crate::listener::{Accepted, ListenAddr, Listener, OpenListener};
+use crate::dialer::Dials;
+use crate::listener::{Accepted, Listener};
 use crate::pool::{Blueprint, Caller, Pool};
-use crate::relay::RelayConfig;
 use crate::route::{RemoteStream, Route};
 use crate::session::{Session, SessionNotice};
 use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
 use crate::{ForwardError, ForwardEvent, LocalAddr, SessionProvider, StartRequest};
 
+pub use builder::ForwarderBuilder;
 pub use config::ForwardConfig;
 use connection::Connection;
 use relayed::Relayed;
 
 type OnEvent = Arc<dyn Fn(ForwardEvent) + Send + Sync>;
-
-/// Builds a [`Forwarder`].
-#[must_use]
-pub struct ForwarderBuilder {
-    provider: Arc<dyn SessionProvider>,
-    request: StartRequest,
-    session: Option<Arc<Session>>,
-    config: ForwardConfig,
-    on_event: OnEvent,
-}
-
-impl ForwarderBuilder {
-    /// Sets the configuration.
-    pub fn config(mut self, config: ForwardConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Uses an existing session instead of starting one. Once it is gone, a new one is started from the request, unless
-    /// the configuration says otherwise.
-    pub fn session(mut self, session: Arc<Session>) -> Self {
-        self.session = Some(session);
-        self
-    }
-
-    /// Calls `f` for each event. It must not block.
-    pub fn on_event(mut self, f: impl Fn(ForwardEvent) + Send + Sync + 'static) -> Self {
-        self.on_event = Arc::new(f);
-        self
-    }
-
-    /// Binds the local socket. No session is started yet, so that nothing is left behind if the port is in use.
-    ///
-    /// # Errors
-    /// [`ForwardError::Listen`] if it cannot listen on the address.
-    pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
-        let failed = |source: io::Error| ForwardError::Listen { address: listen.to_string(), source: source.into() };
-        half_closed::prepare();
-        self.on(Listener::bind(&listen).await.map_err(failed)?)
-    }
-
-    /// Takes a socket that listens already. Connections that wait at it are served too.
-    ///
-    /// # Errors
-    /// [`ForwardError::Listen`] if it cannot be used.
-    pub fn listener(self, open: OpenListener) -> Result<Forwarder, ForwardError> {
-        half_closed::prepare();
-        let address = "a socket that was passed".to_owned();
-        let failed = |source: io::Error| ForwardError::Listen { address, source: source.into() };
-        self.on(Listener::of(open).map_err(failed)?)
-    }
-
-    fn on(self, listener: Listener) -> Result<Forwarder, ForwardError> {
-        let failed = |source: io::Error| ForwardError::Listen { address: "a socket".into(), source: source.into() };
-        let local_addr = listener.local_addr().map_err(failed)?;
-        Ok(self.build(listener, local_addr))
-    }
-
-    fn build(self, listener: Listener, local_addr: LocalAddr) -> Forwarder {
-        let Self { provider, request, session, config, on_event } = self;
-        let stats = ForwardStats::default();
-        Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials: None }
-    }
-
-    /// A forwarder without a socket: connections are handed in, for example by a proxy that has spoken with the
-    /// program before.
-    pub fn hand_in(self) -> (Forwarder, Entrance) {
-        half_closed::prepare();
-        let (entrance, handed_in) = Entrance::new();
-        (self.build(Listener::HandedIn(handed_in), LocalAddr::HandedIn), entrance)
-    }
-
-    /// A forwarder whose connections choose their destinations. Only a relay can do that. It is started with the
-    /// forwarder, which ends with [`ForwardError::NoRelay`] if the target has none. The request's document and
-    /// parameters, [`ForwardConfig::relay`], [`ForwardConfig::lazy`] and [`ForwardConfig::wait_ready`] are ignored.
-    pub fn dial(mut self, relay: RelayConfig) -> (Forwarder, Dialer) {
-        self.config = ForwardConfig { relay: Some(relay), lazy: None, ..self.config };
-        let (forwarder, entrance) = self.hand_in();
-        let (dialer, dials) = Dialer::new(entrance);
-        (Forwarder { dials: Some(dials), ..forwarder }, dialer)
-    }
-}
 
 /// One local socket whose connections are carried by a pool of sessions.
 ///
@@ -144,8 +60,7 @@ impl std::fmt::Debug for Forwarder {
 impl Forwarder {
     /// Returns a builder for a forwarder that gets its sessions from `provider`.
     pub fn builder(provider: Arc<dyn SessionProvider>, request: StartRequest) -> ForwarderBuilder {
-        let config = ForwardConfig::default();
-        ForwarderBuilder { provider, request, session: None, config, on_event: Arc::new(|_| {}) }
+        ForwarderBuilder::new(provider, request)
     }
 
     /// The listening address, with the actual port.

@@ -9,7 +9,7 @@ use ssm_proto::Output;
 use ssm_proto::relay::{FeedDecoder, FeedError, Greeting, GreetingError, LinkError, PipeId, RelaySecret};
 use tokio::time::timeout;
 
-use super::shared::Shared;
+use super::shared::SharedLink;
 use crate::text::one_line;
 use crate::{ForwardError, Session, SessionConfig, SessionProvider, StartRequest, StreamError};
 
@@ -111,7 +111,7 @@ impl FeedSource {
 
 /// Starts a feed and keeps it until it ends, or until `stop`. Its session is terminated.
 pub(super) async fn run(
-    shared: &Shared,
+    shared: &SharedLink,
     source: &FeedSource,
     began: impl FnOnce(),
     stop: impl Future<Output = ()>,
@@ -154,7 +154,7 @@ async fn disconnected(session: &Session) {
 
 /// Passes the program's output on to the link. Returns why that ended.
 async fn carry(
-    shared: &Shared,
+    shared: &SharedLink,
     session: &Session,
     greeting: Greeting,
     service: &mut Service,
@@ -167,7 +167,7 @@ async fn carry(
 }
 
 async fn try_carry(
-    shared: &Shared,
+    shared: &SharedLink,
     session: &Session,
     mut greeting: Greeting,
     service: &mut Service,
@@ -200,7 +200,7 @@ async fn try_carry(
 
 /// Removes the feed from the link when it is dropped.
 struct Guard<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedLink,
     id: PipeId,
 }
 

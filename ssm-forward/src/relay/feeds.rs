@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use super::feed::{self, FeedEnd, FeedFailure, FeedSource};
 use super::feed_plan::{FeedPlan, Next, Sample, Wish};
-use super::shared::Shared;
+use super::shared::SharedLink;
 use crate::ForwardEvent;
 use crate::pool::Pool;
 
@@ -50,7 +50,7 @@ impl Feeds {
     }
 
     /// Keeps the feeds. Completes only when the relay has broken the protocol over one of them.
-    pub(super) async fn keep(&self, shared: &Arc<Shared>, pool: &Pool) -> String {
+    pub(super) async fn keep(&self, shared: &Arc<SharedLink>, pool: &Pool) -> String {
         let (mut plan, mut running) = (FeedPlan::default(), Running::default());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -89,7 +89,7 @@ impl Feeds {
         }
     }
 
-    fn fulfil(&self, wish: Wish, running: &mut Running, shared: &Arc<Shared>, began: &Arc<AtomicBool>) {
+    fn fulfil(&self, wish: Wish, running: &mut Running, shared: &Arc<SharedLink>, began: &Arc<AtomicBool>) {
         match wish {
             Wish::Nothing => {}
             Wish::Start(rate) => {

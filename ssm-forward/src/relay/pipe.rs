@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ssm_proto::relay::{Greeting, GreetingError, LinkError, Presence, RelaySecret, RelaySide};
 use tokio::time::timeout;
 
-use super::shared::Shared;
+use super::shared::SharedLink;
 use crate::{Session, SessionStream, StreamError};
 
 /// Timeout of the relay's greeting.
@@ -74,7 +74,7 @@ impl From<StreamError> for PipeError {
 }
 
 /// Keeps a pipe in a session until one of the two ends.
-pub(super) async fn run(shared: Arc<Shared>, session: Arc<Session>, secret: RelaySecret) -> PipeError {
+pub(super) async fn run(shared: Arc<SharedLink>, session: Arc<Session>, secret: RelaySecret) -> PipeError {
     match try_run(&shared, &session, secret).await {
         Ok(never) => match never {},
         Err(error) => error,
@@ -82,7 +82,7 @@ pub(super) async fn run(shared: Arc<Shared>, session: Arc<Session>, secret: Rela
 }
 
 async fn try_run(
-    shared: &Shared,
+    shared: &SharedLink,
     session: &Session,
     secret: RelaySecret,
 ) -> Result<std::convert::Infallible, PipeError> {
@@ -113,7 +113,7 @@ async fn try_run(
 }
 
 async fn receive(
-    shared: &Shared,
+    shared: &SharedLink,
     stream: &mut SessionStream,
     id: ssm_proto::relay::PipeId,
 ) -> Result<std::convert::Infallible, PipeError> {
@@ -127,7 +127,7 @@ async fn receive(
 
 /// Removes the pipe from the link when it is dropped.
 struct Guard<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedLink,
     id: ssm_proto::relay::PipeId,
 }
 

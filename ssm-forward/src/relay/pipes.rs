@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::feeds::Feeds;
 use super::pipe;
-use super::shared::Shared;
+use super::shared::SharedLink;
 use super::stream::RelayStream;
 use crate::StreamError;
 use crate::pool::{Demand, Pool};
@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// All pipes to one relay, and the connections that they carry.
 pub(crate) struct Pipes {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLink>,
     pool: Arc<Pool>,
     secret: RelaySecret,
     feeds: Option<Feeds>,
@@ -49,7 +49,7 @@ pub(crate) enum PipesEnd {
 
 impl Pipes {
     pub(crate) fn new(pool: Arc<Pool>, secret: RelaySecret, feeds: Option<Feeds>) -> Self {
-        Self { shared: Arc::new(Shared::new(Instant::now())), pool, secret, feeds, leaving: AtomicBool::new(false) }
+        Self { shared: Arc::new(SharedLink::new(Instant::now())), pool, secret, feeds, leaving: AtomicBool::new(false) }
     }
 
     /// Opens a connection. It may wait for a pipe.
@@ -216,7 +216,7 @@ mod tests {
             on_event: Arc::new(|_| {}),
         });
         let mut pipes = Pipes::new(Arc::new(pool), RelaySecret::new([0; 32]), None);
-        pipes.shared = Arc::new(Shared::new(Instant::now() - GRACE));
+        pipes.shared = Arc::new(SharedLink::new(Instant::now() - GRACE));
         pipes
     }
 

@@ -10,8 +10,8 @@ use ssm_proto::relay::{Compressor, ConnectionId, FeedId, Link, LinkError, LinkEv
 use tokio::sync::Notify;
 
 /// See the module.
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct SharedLink {
+    state: Mutex<LinkState>,
     /// It has a lock of its own, because the link must not wait for compression.
     pub(super) compressor: Mutex<Compressor>,
     /// The link's next timeout is earlier than scheduled.
@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
 }
 
-pub(super) struct State {
+pub(super) struct LinkState {
     pub(super) link: Link,
     pub(super) waiting: BTreeMap<ConnectionId, Waiting>,
     outboxes: BTreeMap<PipeId, Outbox>,
@@ -40,11 +40,11 @@ struct Outbox {
     filled: Arc<Notify>,
 }
 
-impl Shared {
+impl SharedLink {
     pub(super) fn new(now: Instant) -> Self {
         let link = Link::new(RelaySide::Client, now);
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(LinkState {
                 link,
                 waiting: BTreeMap::new(),
                 outboxes: BTreeMap::new(),
@@ -57,12 +57,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the link once, and then handles all its output.
-    pub(super) fn act<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+    pub(super) fn act<T>(&self, act: impl FnOnce(&mut LinkState, Instant) -> T) -> T {
         let now = Instant::now();
         let mut state = self.lock();
         let outcome = act(&mut state, now);
@@ -142,7 +142,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl LinkState {
     /// Handles the link's output until there is none left. Returns whether its next timeout is earlier than scheduled.
     fn drain(&mut self, now: Instant) -> bool {
         while let Some(event) = self.link.poll_event() {

@@ -8,7 +8,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use ssm_proto::relay::{BlockDecoder, BlockEncoder, ConnectionId, ConnectionState, Destination, ResetReason};
 
-use super::shared::{Shared, State};
+use super::shared::{LinkState, SharedLink};
 use crate::StreamError;
 
 /// A connection through the relay. Dropping it resets it at the other end.
@@ -30,14 +30,14 @@ impl std::fmt::Debug for RelayStream {
 /// The sending half.
 #[derive(Clone)]
 pub(crate) struct RelaySender {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLink>,
     id: ConnectionId,
     encoder: Arc<Mutex<BlockEncoder>>,
 }
 
 impl RelayStream {
     /// Asks the relay to connect. Data can be written immediately.
-    pub(super) fn open(shared: &Arc<Shared>, to: Destination) -> Result<Self, StreamError> {
+    pub(super) fn open(shared: &Arc<SharedLink>, to: Destination) -> Result<Self, StreamError> {
         let id = shared.act(|state, _| {
             if let Some(why) = &state.ended {
                 return Err(StreamError::RelayEnded { why: why.clone() });
@@ -173,7 +173,7 @@ impl RelaySender {
 }
 
 /// Why a connection cannot be used any more, if so.
-fn failure(state: &State, id: ConnectionId) -> Option<StreamError> {
+fn failure(state: &LinkState, id: ConnectionId) -> Option<StreamError> {
     if let Some(why) = &state.ended {
         return Some(StreamError::RelayEnded { why: why.clone() });
     }
@@ -212,7 +212,7 @@ mod tests {
         const LIMIT: usize = 2 * MAX_BLOCK;
         const LENGTH: usize = 100 * MAX_BLOCK;
         let now = Instant::now();
-        let shared = Arc::new(Shared::new(now));
+        let shared = Arc::new(SharedLink::new(now));
         let (pipe, _) = shared.add_pipe().unwrap();
         let mut stream = RelayStream::open(&shared, Destination::new("db", 1).unwrap()).unwrap();
         let mut relay = Link::new(RelaySide::Relay, now);

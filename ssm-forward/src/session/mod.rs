@@ -1,9 +1,11 @@
 //! A session: one data channel to one agent, and the streams in it.
 
 mod config;
+mod connection;
 mod driver;
 mod pace;
 mod path_watch;
+mod pulse;
 mod resume;
 mod shared;
 mod stall;

@@ -1,0 +1,141 @@
+//! Detects that a WebSocket is dead: by silence, by data that does not get through, and by changes of the path.
+
+use std::net::SocketAddr;
+
+use ssm_proto::ChannelStats;
+use tokio::time::Instant;
+
+use super::Liveness;
+use super::path_watch::PathWatch;
+use super::upstream::{Proof, Upstream};
+use crate::transport::TransportError;
+
+/// When a WebSocket was last known to work.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    liveness: Liveness,
+    heard: Instant,
+    /// When a ping was sent that nothing was received after.
+    pinged: Option<Instant>,
+    upstream: Upstream,
+    path_watch: PathWatch,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Care {
+    /// A ping must be sent now.
+    pub(super) ping: bool,
+    /// When to look again.
+    pub(super) next_look: Instant,
+}
+
+impl Pulse {
+    /// A WebSocket that was just connected between these ends.
+    pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>, liveness: Liveness) -> Self {
+        let path_watch = PathWatch::new(now.into_std(), path);
+        Self { liveness, heard: now, pinged: None, upstream: Upstream::new(now), path_watch }
+    }
+
+    /// Something was received.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        self.pinged = None;
+    }
+
+    /// A pong was received, or cannot be received because nothing is read.
+    pub(super) fn proved(&mut self, now: Instant) {
+        self.heard(now);
+        self.upstream.prove(now);
+    }
+
+    /// Judges by what was received until now.
+    ///
+    /// # Errors
+    /// [`TransportError::Silent`]: it is dead.
+    pub(super) fn look(&mut self, now: Instant, stats: &ChannelStats) -> Result<Care, TransportError> {
+        let pong_timeout = self.liveness.pong_timeout;
+        let mut ping = self.suspects_path(now);
+        if let Some(at) = self.pinged
+            && now >= at + pong_timeout
+        {
+            return Err(TransportError::silent(now.saturating_duration_since(self.heard)));
+        }
+        ping |= self.pinged.is_none() && now >= self.heard + self.liveness.ping_interval;
+        let upstream = match self.upstream.watch(now, stats, self.liveness) {
+            Proof::At(at) => Some(at),
+            Proof::Ask => {
+                ping = true;
+                None
+            }
+            Proof::Dead(silence) => return Err(TransportError::silent(silence)),
+        };
+        if ping {
+            self.pinged = Some(now);
+        }
+        let heard = self.pinged.map_or(self.heard + self.liveness.ping_interval, |at| at + pong_timeout);
+        let path = Instant::from_std(self.path_watch.next_look());
+        let next_look = [Some(heard), Some(path), upstream].into_iter().flatten().min().unwrap_or(heard);
+        Ok(Care { ping, next_look })
+    }
+
+    /// Whether the path may have failed since the last look.
+    fn suspects_path(&mut self, now: Instant) -> bool {
+        if now.into_std() < self.path_watch.next_look() {
+            return false;
+        }
+        let Some(change) = self.path_watch.look(now.into_std()).filter(|_| self.pinged.is_none()) else { return false };
+        tracing::info!(change, "checking whether the service still responds");
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_secs(1);
+
+    /// Looks every second, and returns after how many there was a ping, and after how many the WebSocket was dead.
+    fn life(hears: impl Fn(u64, &mut Pulse, Instant), stats: &ChannelStats) -> (Vec<u64>, Option<u64>) {
+        let began = Instant::now();
+        let mut pulse = Pulse::new(began, None, Liveness::default());
+        let mut pings = Vec::new();
+        for second in 1..200 {
+            let now = began + STEP * u32::try_from(second).unwrap_or_default();
+            hears(second, &mut pulse, now);
+            match pulse.look(now, stats) {
+                Ok(Care { ping, next_look }) => {
+                    assert!(next_look > now);
+                    pings.extend(ping.then_some(second));
+                }
+                Err(_) => return (pings, Some(second)),
+            }
+        }
+        (pings, None)
+    }
+
+    #[test]
+    fn silence_is_asked_about_once_and_then_is_death() {
+        let idle = ChannelStats::default();
+        assert_eq!(life(|_, _, _| {}, &idle), (vec![30], Some(40)));
+        let answered = |second, pulse: &mut Pulse, now| {
+            if second % 31 == 0 {
+                pulse.proved(now);
+            }
+        };
+        assert_eq!(life(answered, &idle), (vec![30, 61, 92, 123, 154, 185], None));
+    }
+
+    #[test]
+    fn what_is_received_does_not_prove_that_sent_data_arrives() {
+        let mut stuck = ChannelStats::default();
+        (stuck.messages_sent, stuck.in_flight) = (9, 9);
+        let heard = |_, pulse: &mut Pulse, now| pulse.heard(now);
+        assert_eq!(life(heard, &stuck), (vec![30], Some(70)));
+        let proved = |_, pulse: &mut Pulse, now| pulse.proved(now);
+        assert_eq!(life(proved, &stuck), (vec![], None));
+    }
+}

@@ -394,6 +394,14 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_the_mark_is_kept_to_a_bound() {
+        let (_, decoder) = decoded(&[b'x'; 100_000], 1000);
+        assert!(matches!(decoder.verdict(), Verdict::NotBegun(text) if (1000..=MAX_NOISE).contains(&text.len())));
+        let (pieces, _) = decoded(&[&[b'x'; 100_000][..], b"MARK0hello"].concat(), 1000);
+        assert_eq!(joined(&pieces, Output::Stdout), b"hello");
+    }
+
+    #[test]
     fn outputs_of_a_terminal_are_taken_apart() {
         let whole = b"noise MARK1\xef\x04out\xef\x01\n\xef\x02\xef\x05er\nr\n\xef\x02\xef\x04\n\xef\x034\n\xef\x05\n\xef\x034\n\xef\x067\n";
         for size in 1..=whole.len() {

@@ -179,9 +179,8 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
         ports_only: false,
         faults,
     };
-    let insecure = options.insecure_credentials;
     let manager = LocalManager::start(options).await?;
-    warn(&manager.local, insecure);
+    warn(args.listen, args.insecure_credentials);
     introduce(&manager.local, &target);
     shutdown.requested().await;
     manager.shutdown().await;
@@ -218,7 +217,7 @@ fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
     tasks.into_values().collect()
 }
 
-fn warn(local: &Local, insecure: Option<InsecureCredentials>) {
+fn warn(listen: SocketAddr, insecure: Option<InsecureCredentials>) {
     let everybody = "everybody who can connect to this port can run commands as you";
     match insecure {
         Some(InsecureCredentials::Fixed) => {
@@ -231,7 +230,7 @@ fn warn(local: &Local, insecure: Option<InsecureCredentials>) {
         }
         None => {}
     }
-    if !local.local_addr().ip().is_loopback() {
+    if !listen.ip().is_loopback() {
         console::note(
             "warning: other machines can connect to this port, and the traffic is not encrypted: whoever can read it can \
              take over a session",

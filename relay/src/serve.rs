@@ -382,6 +382,17 @@ mod tests {
     }
 
     #[test]
+    fn without_a_pipe_it_ends_after_a_time() {
+        let mut relay = relay();
+        let end = relay.link.alone_since().unwrap() + GRACE;
+        assert_eq!(relay.wakes_at(), Some(end));
+        relay.look_at_clock(end - Duration::from_millis(1));
+        assert!(!relay.over);
+        relay.look_at_clock(end);
+        assert!(relay.over);
+    }
+
+    #[test]
     fn pipes_that_prove_nothing_are_few_and_have_little_time() {
         let (mut relay, now) = (relay(), Instant::now());
         let mut strangers: Vec<_> = (0..MAX_STRANGERS).map(|_| stranger(&mut relay, now)).collect();

@@ -64,7 +64,7 @@ impl Local {
         LocalBuilder::default()
     }
 
-    /// The listening address.
+    /// The address at which programs of this machine reach it: where it listens, or loopback if it listens on all addresses.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,5 @@
-//! Every requirement that the workspace cites is defined in `docs/protocol.md` or `docs/relay.md`, once.
+//! Every requirement that the workspace cites is defined in `docs/protocol.md` or `docs/relay.md`, once. Every test that SECURITY.md and
+//! `docs/reliability.md` name exists.
 
 #![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
@@ -33,6 +34,29 @@ fn every_cited_requirement_is_defined_once() {
     assert!(cited.len() > 40, "the search for citations finds too little: {cited:?}");
     let undefined: Vec<_> = cited.iter().filter(|(number, _)| !defined.contains(*number)).collect();
     assert!(undefined.is_empty(), "cited, but not defined: {undefined:?}");
+}
+
+/// Long names in these documents are those of tests, and paths lead to files of tests.
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let sources = texts(&root).into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    let sources: Vec<_> = sources.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let functions = |text| str::split(text, "fn ").skip(1).filter_map(|rest| rest.split('(').next());
+    let functions: BTreeSet<_> = sources.iter().flat_map(|text| functions(text)).collect();
+    for document in ["SECURITY.md", "docs/reliability.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_name =
+            |word: &&str| word.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let (names, others): (Vec<_>, Vec<_>) = quoted.partition(is_name);
+        let tests: BTreeSet<_> = names.into_iter().filter(|name| name.matches('_').count() > 1).collect();
+        let missing: Vec<_> = tests.iter().filter(|name| !functions.contains(*name)).collect();
+        assert!(tests.len() > 20 && missing.is_empty(), "{document} names tests that are not there: {missing:?}");
+        let paths = others.iter().filter(|word| word.contains("tests/") && !word.contains(' '));
+        let lost: Vec<_> = paths.filter(|path| !root.join(path).exists()).collect();
+        assert!(lost.is_empty(), "{document} names files that are not there: {lost:?}");
+    }
 }
 
 /// The cited numbers in a text, such as the first one of this group: DC-1.

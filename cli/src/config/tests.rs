@@ -214,6 +214,7 @@ fn a_projects_file_can_do_no_harm() {
         ("kubeconfig = \"../../.bashrc\"", "not allowed"),
         ("document-name = \"AWS-StartInteractiveCommand\"", "not allowed"),
         ("parameters = { command = \"id\" }", "not allowed"),
+        ("relay = \"ephemeral\"", "not allowed"),
         ("local = \"*:8080\"", "other machines reach"),
         ("local = \"unix:../outside\"", "only in its own folder"),
         ("local = \"unix:/etc/x\"", "only in its own folder"),

@@ -248,6 +248,10 @@ mod tests {
         assert_eq!((events, decoder.is_wrong()), (vec![], true));
         let (_, decoder) = decoded(b"sh: not found\n", 100);
         assert_eq!(decoder.noise(), "sh: not found");
+        let (_, mut decoder) = decoded(&[b'x'; 100_000], 1000);
+        assert!(decoder.noise().len() <= MAX_LINE, "{}", decoder.noise().len());
+        decoder.feed(Bytes::from_static(b"MARKx"));
+        assert_eq!(decoder.next(), Some(Event::Data(Bytes::from_static(b"x"))));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use fast_socks5::server::{Socks5ServerProtocol, SocksServerError, states};
 use fast_socks5::util::target_addr::TargetAddr;
 use fast_socks5::{ReplyError, Socks5Command};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::access::Destination;
 use super::http::{self, Asked};
@@ -28,14 +30,21 @@ enum Protocol {
 /// What replies name as the local end of the far connection: only the node knows that.
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
+/// A client says what it wants within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest user name or host of SOCKS4.
 const MAX_STRING: usize = 255;
 
 /// Reads what a client asks for. `None` if that is answered already: it was a page, or cannot be done.
 ///
 /// # Errors
-/// It speaks none of the protocols, or is gone.
+/// It speaks none of the protocols, says nothing for too long, or is gone.
 pub(super) async fn read(stream: TcpStream, pac: Option<&str>) -> io::Result<Option<Request>> {
+    let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not say what it wants");
+    timeout(PATIENCE, greet(stream, pac)).await.map_err(silent)?
+}
+
+async fn greet(stream: TcpStream, pac: Option<&str>) -> io::Result<Option<Request>> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Ok(None);
@@ -188,6 +197,18 @@ mod tests {
         client.write_all(&bytes).await?;
         client.shutdown().await?;
         read(server, Some("x")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_say_what_it_wants_is_given_up() {
+        for beginning in [&b""[..], b"\x05\x01", b"CONNECT db:1 HTTP/1.1\r\n"] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(beginning).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            let error = read(server, None).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{beginning:?}");
+        }
     }
 
     #[tokio::test]

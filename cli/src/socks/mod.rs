@@ -30,8 +30,6 @@ use route::{Relayed, Route};
 
 pub(crate) use access::Pattern;
 
-/// Time limit for a client's first request.
-const GREETING: Duration = Duration::from_secs(10);
 /// How long the sessions may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// The wait after an accept that failed, for lack of files say.
@@ -197,9 +195,7 @@ impl Proxy {
     /// Serves a client, up to the moment when its connection is handed in.
     async fn client(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let read = timeout(GREETING, greeting::read(stream, self.pac.as_deref()));
-        let read = read.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it did not say what it wants"))?;
-        let Some(request) = read? else { return Ok(()) };
+        let Some(request) = greeting::read(stream, self.pac.as_deref()).await? else { return Ok(()) };
         let destination = request.destination.clone();
         if !self.access.permits(&destination) {
             tracing::warn!(%destination, "not allowed");

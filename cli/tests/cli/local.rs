@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{LocalManager, TARGET, run};
+use crate::common::{Cli, LocalManager, TARGET, run};
 
 /// A document with a fixed port: it defines no parameter.
 const FIXED: &str = r#"{"schemaVersion": "1.0", "sessionType": "Port", "description": "the database",
@@ -79,4 +79,18 @@ fn insecure_credentials_are_loud() {
         }
         assert_eq!(run(&["exec", TARGET, "--", "exit 3"], &variables).code, 3, "{which}");
     }
+}
+
+#[test]
+fn without_an_address_it_listens_on_loopback_and_others_are_warned_of() {
+    let endpoint = |options: &[&str]| {
+        let manager = Cli::start(&[&["local"], options].concat(), &[]);
+        let endpoint = std::iter::repeat_with(|| manager.line())
+            .find_map(|line| line.strip_prefix("export AWS_ENDPOINT_URL=http://").map(str::to_owned));
+        (endpoint.unwrap(), manager.error_line())
+    };
+    let (address, said) = endpoint(&[]);
+    assert!(address.starts_with("127.0.0.1:") && !said.contains("warning"), "{address}: {said}");
+    let (_, said) = endpoint(&["--listen", "0.0.0.0:0"]);
+    assert!(said.contains("warning: other machines can connect to this port"), "{said}");
 }

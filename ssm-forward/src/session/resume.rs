@@ -231,6 +231,13 @@ mod tests {
         assert_eq!((seen, is_forbidden(&dialed)), (vec![true], false));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_never_answers_is_given_up() {
+        let began = tokio::time::Instant::now();
+        let error = bounded(std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert_eq!((error.kind, began.elapsed()), (ProviderErrorKind::Unreachable, API_TIMEOUT));
+    }
+
     #[tokio::test]
     async fn a_signature_that_takes_time_is_made_when_it_is_asked_for() {
         let (dialed, seen) = dial(Signer { at_hand: false, has_any: true }, Some(true)).await;

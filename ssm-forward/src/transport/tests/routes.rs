@@ -1,12 +1,13 @@
 //! Tests of the paths to a host: TLS and trusted roots, proxies of each kind.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -124,6 +125,45 @@ async fn other_hosts_are_reached_through_the_proxy_by_name() {
         asked,
         "CONNECT ssm.invalid:443 HTTP/1.1\r\nHost: ssm.invalid:443\r\nProxy-Authorization: Basic dXNlcjpwYSBzcw==\r\n\r\n"
     );
+}
+
+/// Passes bytes on to a port of this machine, both ways. Returns its own port, and what it has seen.
+async fn recorder(to: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
+    let seen = Arc::new(Mutex::default());
+    let recorded = seen.clone();
+    let port = server(move |stream| {
+        let seen = seen.clone();
+        async move {
+            let onwards = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let ((from, back), (answers, onwards)) = (stream.into_split(), onwards.into_split());
+            tokio::join!(record(from, onwards, &seen), record(answers, back, &seen));
+        }
+    })
+    .await;
+    (port, recorded)
+}
+
+async fn record(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, seen: &Mutex<Vec<u8>>) {
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        seen.lock().unwrap().extend(&bytes[..length]);
+        if to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_passes_tls_on_sees_the_host_and_nothing_else() {
+    let (target, bundle) = tls_echo("ssm.invalid").await;
+    let (proxy, _asked) = proxy_to(target).await;
+    let (proxy, seen) = recorder(proxy).await;
+    let proxies = Proxies::all(&format!("http://127.0.0.1:{proxy}"), "");
+    let options = TransportOptions { proxies, ca_bundle: Some(bundle.path().into()), ..direct() };
+    says("wss://ssm.invalid/hush-path?hush=token", &options, "hush-content").await;
+    let seen = seen.lock().unwrap();
+    let has = |text: &str| seen.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(has("CONNECT ssm.invalid:443") && !has("hush"), "{}", String::from_utf8_lossy(&seen));
 }
 
 #[tokio::test]

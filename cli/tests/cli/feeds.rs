@@ -78,6 +78,30 @@ fn a_download_uses_a_command_session_and_does_not_notice_its_loss() {
 }
 
 #[test]
+fn a_download_with_a_command_session_is_exact_whatever_happens_to_its_messages() {
+    let faults: [&[&str]; 4] = [
+        &["drop,probability=0.01", "reorder,probability=0.05,by=5ms", "duplicate,nth=10"],
+        &["corrupt,nth=100"],
+        // Of every session; a command session gets there first.
+        &["end,nth=5000"],
+        &["agent-away,after=3s,for=1s"],
+    ];
+    let runs = faults.map(|faults| {
+        thread::spawn(move || {
+            let manager = slow_manager();
+            let (cli, asking) = download(&manager, &[]);
+            manager.set_faults(faults);
+            assert!(asking.join().unwrap(), "{faults:?}");
+            let used = ["Active", "History"].map(|state| command_sessions(&manager, state)).concat();
+            assert!(!used.is_empty(), "{faults:?}");
+            cli.signal("TERM");
+            assert_eq!(cli.end().code, 0, "{faults:?}");
+        })
+    });
+    runs.into_iter().for_each(|run| run.join().unwrap());
+}
+
+#[test]
 fn where_the_document_is_denied_one_line_says_so_and_the_download_goes_on() {
     let manager = slow_manager();
     let faults = ["api,operation=StartSession,answer=forbidden,times=1"];

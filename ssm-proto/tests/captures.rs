@@ -199,6 +199,10 @@ fn streams(numbered: &Numbered, mode: Mode) -> BTreeMap<u32, Stream> {
         }
         deframer.push(payload.clone());
         while let Some(frame) = deframer.next_frame().unwrap() {
+            // Ours goes before a FIN that would begin a message (MUX-12).
+            if frame.kind == FrameKind::Nop {
+                continue;
+            }
             let stream = streams.entry(frame.stream.0).or_default();
             match frame.kind {
                 FrameKind::Syn => stream.opened = true,

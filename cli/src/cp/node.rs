@@ -136,8 +136,8 @@ impl Node {
         let session = self.session("AWS-StartInteractiveCommand", line, false).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
         let sender = stream.sender();
-        let mut taker = Taker { session, stream, sender, said: Vec::new(), is_exact: false };
-        taker.begin(&mark).await?;
+        let mut taker = Taker { session, stream, sender, mark, said: Vec::new(), is_exact: false };
+        taker.begin().await?;
         Ok(taker)
     }
 }
@@ -231,6 +231,8 @@ pub(super) struct Taker {
     session: Arc<Session>,
     stream: SessionStream,
     sender: StreamSender,
+    /// Precedes what the script says first, and each request.
+    mark: String,
     /// Of a line that is not complete.
     said: Vec<u8>,
     is_exact: bool,
@@ -247,12 +249,12 @@ impl Taker {
         if self.is_exact { SMALL_FILES } else { 1 }
     }
 
-    async fn begin(&mut self, mark: &str) -> Result<(), Trouble> {
+    async fn begin(&mut self) -> Result<(), Trouble> {
         const MAX_NOISE: usize = 64 << 10;
         loop {
-            let at = self.said.windows(mark.len()).position(|window| window == mark.as_bytes());
+            let at = self.said.windows(self.mark.len()).position(|window| window == self.mark.as_bytes());
             if let Some(at) = at {
-                self.said.drain(..at + mark.len());
+                self.said.drain(..at + self.mark.len());
                 break;
             }
             if !self.read().await? || self.said.len() > MAX_NOISE {
@@ -298,7 +300,7 @@ impl Taker {
     /// Asks for something, with these bytes after it.
     pub(super) async fn post(&self, request: &str, mut bytes: Bytes) -> Result<(), Trouble> {
         const CHUNK: usize = 64 << 10;
-        let mut chunk = Bytes::from(format!("{request}\n"));
+        let mut chunk = Bytes::from(format!("{} {request}\n", self.mark));
         loop {
             self.sender.write_chunk(chunk).await.map_err(|error| lost(&self.session, &error.to_string()))?;
             if bytes.is_empty() {

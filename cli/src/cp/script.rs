@@ -66,6 +66,9 @@ printf '\357\004done\n'"#;
 
 /// Does what it reads from a raw terminal, a line each, and answers each with a line: `=` and a result, or `!` and why not.
 ///
+/// Each line begins with the mark. Another line is a part of a file: the agent has repeated a message (AGENT-8), so that the bytes
+/// do not end where the script takes them to end. That ends the session, before a file's text can be taken for a request.
+///
 /// `f` (finish) can come twice, if the session was lost before its answer arrived: then the partial file is gone, and the file
 /// is compared. `q` compares a file with the digest and the length in `w`, by length alone if the node has no tool for digests.
 const TAKE: &str = r#"stty raw -echo -isig -opost;
@@ -76,7 +79,8 @@ y(){ set -f;set -- $e;set +f;printf '!%s ;;\n' "$*";};
 z(){ printf '=%s\n' "$1";};
 q(){ h=;h <"$1";[ "$h" = "${w% *}" ]||{ [ "$h" = - ]&&[ $(stat -c %s "$1") = "${w#* }" ];};};
 v(){ case $1 in =*)chmod ${1#=} "$3";;*)if [ -f "$2" ]&&[ ! -L "$2" ];then chmod $(stat -c %a "$2") "$3";else chmod $(printf %o $((0$1&~0$k))) "$3";fi;;esac&&{ [ $4 = - ]||TZ=UTC0 touch -c -t $4 "$3";};};
-while read -r c a b i l w;do
+while read -r j c a b i l w;do
+[ "$j" = MARK ]||exit;
 n "$b";
 g=$f;
 n "$a";
@@ -144,4 +148,35 @@ pub(super) fn word(bytes: &[u8]) -> String {
         }
     }
     word
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_file_s_text_is_never_taken_for_a_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("precious");
+        std::fs::write(&file, "x").unwrap();
+        let path = word(file.as_os_str().as_bytes());
+        let mut shell = Command::new("sh")
+            .args(["-c", &take("7mark")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let said = format!("7mark t {path}\nr {path}\n7mark t {path}\n");
+        // The shell may be gone before it has read all.
+        drop(shell.stdin.take().unwrap().write_all(said.as_bytes()));
+        let output = shell.wait_with_output().unwrap();
+        let answers = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(answers.lines().skip(1).collect::<Vec<_>>(), ["=f"], "{answers}");
+        assert!(file.exists());
+    }
 }

@@ -5,8 +5,12 @@ use std::fmt;
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, Bytes};
 
+use crate::wire::MessageBuf;
+
 /// Length of a frame's header.
 pub(crate) const FRAME_HEADER: usize = 8;
+/// The first byte of every frame.
+const VERSION: u8 = 1;
 
 /// The number of a stream within a session. Clients use 3, 5, 7 …
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +59,52 @@ pub(super) fn header(kind: FrameKind, stream: StreamId, length: u16) -> [u8; FRA
     };
     let [low, high] = length.to_le_bytes();
     let [a, b, c, d] = stream.0.to_le_bytes();
-    [1, command, low, high, a, b, c, d]
+    [VERSION, command, low, high, a, b, c, d]
+}
+
+/// Writes frames into messages.
+///
+/// For an agent, every other message ends with the first byte of the next frame, which is always the same, and the
+/// message after it begins without that byte. Therefore a message that the agent processes twice is not a second copy
+/// of its frames but a byte stream that is not smux: it ends the session, and no data is delivered twice (MUX-12).
+#[derive(Debug)]
+pub(super) struct Framer {
+    to_agent: bool,
+    /// The last message ended with the first byte of the next frame.
+    ahead: bool,
+}
+
+impl Framer {
+    pub(super) fn new(to_agent: bool) -> Self {
+        Self { to_agent, ahead: false }
+    }
+
+    /// How many bytes of frames still fit into the message.
+    pub(super) fn room(&self, message: &MessageBuf) -> usize {
+        message.remaining().saturating_sub(usize::from(self.to_agent && !self.ahead))
+    }
+
+    /// Writes a frame's header; its data follows.
+    pub(super) fn put_header(&self, message: &mut MessageBuf, kind: FrameKind, stream: StreamId, length: u16) {
+        let mut left_out = usize::from(self.ahead && message.is_empty());
+        // A second copy of such a message begins with the frame's kind in place of the version. FIN's number is the
+        // version's, so that another frame goes first.
+        if left_out > 0 && kind == FrameKind::Fin {
+            message.put_slice(header(FrameKind::Nop, StreamId(0), 0).get(left_out..).unwrap_or_default());
+            left_out = 0;
+        }
+        message.put_slice(header(kind, stream, length).get(left_out..).unwrap_or_default());
+    }
+
+    /// Ends the message.
+    pub(super) fn end(&mut self, message: &mut MessageBuf) {
+        if self.to_agent && !message.is_empty() {
+            if !self.ahead {
+                message.put_slice(&[VERSION]);
+            }
+            self.ahead = !self.ahead;
+        }
+    }
 }
 
 /// Why a byte stream is not smux. The next frame cannot be found, so the session is lost.

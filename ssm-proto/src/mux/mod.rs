@@ -21,6 +21,7 @@ use crate::wire::MessageBuf;
 use crate::{Side, Timeout, TimeoutReason};
 pub use config::MuxConfig;
 pub(crate) use frame::FRAME_HEADER;
+use frame::Framer;
 use receive::owned_if_small;
 use stream::{Held, LocalEnd, Stream};
 
@@ -47,6 +48,7 @@ pub struct Mux {
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u32,
     deframer: Deframer,
+    framer: Framer,
     /// Streams that were idle.
     fresh: VecDeque<StreamId>,
     /// Streams that used up a turn.
@@ -114,6 +116,7 @@ impl Mux {
             streams: BTreeMap::new(),
             next_stream: FIRST_STREAM,
             deframer: Deframer::new(1),
+            framer: Framer::new(side == Side::Client),
             fresh: VecDeque::new(),
             busy: VecDeque::new(),
             keep_alive_due: config.keep_alive.map(|interval| now + interval),
@@ -398,13 +401,13 @@ impl Mux {
         self.events.pop_front()
     }
 
-    /// Fills `buf` with as many frames of as many streams as fit.
+    /// Fills `buf`, which is empty, with as many frames of as many streams as fit.
     pub fn poll_transmit(&mut self, buf: &mut MessageBuf) {
-        if self.keep_alive_queued && buf.remaining() >= FRAME_HEADER {
+        if self.keep_alive_queued && self.framer.room(buf) >= FRAME_HEADER {
             self.keep_alive_queued = false;
-            buf.put_slice(&frame::header(FrameKind::Nop, StreamId(0), 0));
+            self.framer.put_header(buf, FrameKind::Nop, StreamId(0), 0);
         }
-        while buf.remaining() > FRAME_HEADER {
+        while self.framer.room(buf) > FRAME_HEADER {
             let Some(id) = self.fresh.pop_front().or_else(|| self.busy.pop_front()) else { break };
             let alone = self.fresh.is_empty() && self.busy.is_empty();
             match self.fill_from(id, buf, alone) {
@@ -413,6 +416,7 @@ impl Mux {
                 Turn::MessageFull => self.busy.push_front(id),
             }
         }
+        self.framer.end(buf);
     }
 
     /// Estimate, for the allocation, of the number of bytes that [`Mux::poll_transmit`] would write into an empty
@@ -432,14 +436,14 @@ impl Mux {
         }
         if stream.opening {
             stream.opening = false;
-            buf.put_slice(&frame::header(FrameKind::Syn, id, 0));
+            self.framer.put_header(buf, FrameKind::Syn, id, 0);
         }
         // A stream without competitors may fill the whole message.
         let allowance = if alone { usize::MAX } else { stream.deficit };
-        let room = buf.remaining().saturating_sub(FRAME_HEADER);
+        let room = self.framer.room(buf).saturating_sub(FRAME_HEADER);
         let length = stream.send.len().min(allowance).min(room).min(MAX_FRAME_DATA);
         if let Some(length) = u16::try_from(length).ok().filter(|length| *length > 0) {
-            buf.put_slice(&frame::header(FrameKind::Psh, id, length));
+            self.framer.put_header(buf, FrameKind::Psh, id, length);
             stream.send.copy_to(buf, usize::from(length));
         }
         stream.deficit = stream.deficit.saturating_sub(length);
@@ -447,8 +451,8 @@ impl Mux {
             stream.wants_room = false;
             self.events.push_back(MuxEvent::Writable(id));
         }
-        if stream.send.is_empty() && stream.local == LocalEnd::Finishing && buf.remaining() >= FRAME_HEADER {
-            buf.put_slice(&frame::header(FrameKind::Fin, id, 0));
+        if stream.send.is_empty() && stream.local == LocalEnd::Finishing && self.framer.room(buf) >= FRAME_HEADER {
+            self.framer.put_header(buf, FrameKind::Fin, id, 0);
             stream.local = LocalEnd::Finished;
             // Like the peer's own library, the agent side forgets a stream with its FIN.
             stream.discard |= self.side == Side::Agent;

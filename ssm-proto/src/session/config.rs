@@ -116,8 +116,8 @@ pub enum ConfigError {
     Zero(&'static str),
 }
 
-/// A frame's header and one byte.
-pub(super) const MIN_PAYLOAD: usize = FRAME_HEADER + 1;
+/// Two frames' headers: a FIN does not begin a message (MUX-12).
+pub(super) const MIN_PAYLOAD: usize = 2 * FRAME_HEADER;
 
 fn check(max_payload: usize, channel: &ChannelConfig, mux: &MuxConfig) -> Result<(), ConfigError> {
     if !(MIN_PAYLOAD..=MAX_PAYLOAD).contains(&max_payload) {

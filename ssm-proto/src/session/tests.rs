@@ -501,7 +501,7 @@ fn impossible_settings_fail_at_once() {
     let no_window = || ChannelConfig { window: 0, ..ChannelConfig::default() };
     let zero = |mux| ClientConfig { mux, ..ClientConfig::default() };
     for (config, error) in [
-        (ClientConfig { max_payload: 8, ..ClientConfig::default() }, ConfigError::MaxPayload(8)),
+        (ClientConfig { max_payload: 15, ..ClientConfig::default() }, ConfigError::MaxPayload(15)),
         (ClientConfig { max_payload: usize::MAX, ..ClientConfig::default() }, ConfigError::MaxPayload(usize::MAX)),
         (ClientConfig { channel: no_window(), ..ClientConfig::default() }, ConfigError::Zero("channel.window")),
         (zero(MuxConfig { send_queue: 0, ..MuxConfig::default() }), ConfigError::Zero("mux.send_queue")),
@@ -527,6 +527,6 @@ fn impossible_settings_fail_at_once() {
             "{error}: it begins all the same"
         );
     }
-    let smallest = ClientConfig { max_payload: 9, ..ClientConfig::default() };
+    let smallest = ClientConfig { max_payload: 16, ..ClientConfig::default() };
     assert_eq!(smallest.check(), Ok(()));
 }

@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
-use crate::common::{Cli, LocalManager, eventually};
+use crate::common::{Cli, LocalManager, TARGET, eventually, run};
 use crate::relay::{answering_server, ask, forward, payload};
 
 const DOCUMENT: &str = "AWS-StartNonInteractiveCommand";
@@ -120,6 +120,17 @@ fn where_the_document_is_denied_one_line_says_so_and_the_download_goes_on() {
     assert!(!ended.stdout.iter().any(|line| line.contains(r#""warning""#)), "{:#?}", ended.stdout);
     let all = ["Active", "History"].map(|state| command_sessions(&manager, state)).concat();
     assert_eq!(all, Vec::<String>::new());
+}
+
+#[test]
+fn the_programs_that_copy_are_no_relays_in_the_list() {
+    let manager = slow_manager();
+    let (_cli, asking) = download(&manager, &[]);
+    eventually("a program that copies", || !programs(&manager).is_empty());
+    let told = run(&["relay", "status", TARGET], &manager.variables());
+    assert_eq!((told.code, told.stdout.len()), (0, 2), "its file and its process: {told:#?}");
+    assert!(!programs(&manager).is_empty(), "it ran all the time");
+    assert!(asking.join().unwrap());
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub const PARTS: &[Part] = &[
     part("decode", "read a message of 1 KiB", 1, 0),
     part("ack-encode", "write an acknowledgement", 0, 1),
     part("ack-decode", "read an acknowledgement", 0, 1),
-    part("mux", "a frame of 1016 bytes through both multiplexers", 0, 0),
+    part("mux", "a frame of 1015 bytes through both multiplexers", 0, 0),
     part("channel", "send a message, receive it, acknowledge it, take the acknowledgement", 2, 2),
     STREAMS,
 ];
@@ -99,9 +99,9 @@ fn channel_config() -> ChannelConfig {
     ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() }
 }
 
-/// Data of one frame that fills a message.
+/// Data of one frame that fills a message. Every other message also ends with the first byte of the next frame (MUX-12).
 fn frame_data() -> Bytes {
-    parts::payload().into_iter().take(PAYLOAD - 8).collect()
+    parts::payload().into_iter().take(PAYLOAD - 9).collect()
 }
 
 /// Two multiplexers, connected directly.

@@ -40,19 +40,24 @@ pub(super) async fn list(node: &Node, sources: &[RemotePath], recursive: bool) -
     let mark = exact_output::mark();
     let paths = || sources.iter().map(RemotePath::bytes);
     let mut saying = node.run(|begin| script::list(begin, &mark, recursive, paths())).await?;
+    let listing = collect(async || saying.next().await, MAX_LISTING).await?;
+    saying.end().await;
+    Ok(parse(&listing, &mark, sources))
+}
+
+/// All data until the end, at most `limit` bytes and a piece.
+async fn collect(mut next: impl AsyncFnMut() -> Result<Event, Trouble>, limit: usize) -> Result<Vec<u8>, Trouble> {
     let mut listing = Vec::new();
     loop {
-        match saying.next().await? {
+        match next().await? {
             Event::Data(data) => listing.extend_from_slice(&data),
-            Event::End => break,
+            Event::End => return Ok(listing),
             _ => {}
         }
-        if listing.len() > MAX_LISTING {
+        if listing.len() > limit {
             return Err(Trouble::Fatal(failed("the node lists too many files")));
         }
     }
-    saying.end().await;
-    Ok(parse(&listing, &mark, sources))
 }
 
 /// Takes a listing apart.
@@ -174,6 +179,18 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_listing_without_an_end_is_given_up() {
+        let mut asked = 0;
+        let endless = async || {
+            asked += 1;
+            Ok(Event::Data(bytes::Bytes::from_static(&[b'x'; 100])))
+        };
+        let Err(Trouble::Fatal(failure)) = collect(endless, 1000).await else { panic!("all of it was read") };
+        assert!(failure.to_string().contains("too many files"), "{failure}");
+        assert_eq!(asked, 11);
+    }
 
     fn source(text: &str) -> RemotePath {
         RemotePath::of(text.as_bytes())

@@ -86,7 +86,8 @@ pub(crate) async fn ask(
     let session = start(provider, request, session, &script).await.map_err(not_started)?;
     let asking = async {
         let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
-        let mut node = Node { sender: stream.sender(), stream, mark: script.mark.clone(), text: String::new() };
+        let mut node =
+            Node { sender: stream.sender(), stream, said: Said { mark: script.mark.clone(), text: String::new() } };
         let mut said = Vec::new();
         loop {
             match node.hear().await? {
@@ -176,8 +177,31 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
 struct Node {
     stream: SessionStream,
     sender: StreamSender,
+    said: Said,
+}
+
+/// What the node has said.
+struct Said {
     mark: String,
     text: String,
+}
+
+impl Said {
+    /// The next line that the script reports: a word, and the rest.
+    fn next(&mut self) -> Result<Option<(String, String)>, NotPlaced> {
+        while let Some((line, rest)) = self.text.split_once('\n') {
+            let said = line.split_once(&self.mark).map(|(_, said)| said.trim().to_owned());
+            self.text = rest.to_owned();
+            if let Some(said) = said {
+                let (word, rest) = said.split_once(' ').unwrap_or((&said, ""));
+                return Ok(Some((word.to_owned(), rest.to_owned())));
+            }
+        }
+        if self.text.len() > MAX_TEXT {
+            return Err(NotPlaced("the node says too much".into()));
+        }
+        Ok(None)
+    }
 }
 
 impl Node {
@@ -185,16 +209,8 @@ impl Node {
     async fn hear(&mut self) -> Result<(String, String), NotPlaced> {
         let mut pieces = Vec::new();
         loop {
-            while let Some((line, rest)) = self.text.split_once('\n') {
-                let said = line.split_once(&self.mark).map(|(_, said)| said.trim().to_owned());
-                self.text = rest.to_owned();
-                if let Some(said) = said {
-                    let (word, rest) = said.split_once(' ').unwrap_or((&said, ""));
-                    return Ok((word.to_owned(), rest.to_owned()));
-                }
-            }
-            if self.text.len() > MAX_TEXT {
-                return Err(NotPlaced("the node says too much".into()));
+            if let Some(said) = self.said.next()? {
+                return Ok(said);
             }
             match self.stream.read_outputs(&mut pieces, MAX_TEXT).await {
                 Ok(true) => {}
@@ -202,13 +218,13 @@ impl Node {
                 Err(error) => return Err(self.ended(&error.to_string())),
             }
             for (_, bytes) in pieces.drain(..) {
-                self.text += &String::from_utf8_lossy(&bytes);
+                self.said.text += &String::from_utf8_lossy(&bytes);
             }
         }
     }
 
     fn ended(&self, why: &str) -> NotPlaced {
-        NotPlaced(match self.text.trim() {
+        NotPlaced(match self.said.text.trim() {
             "" => format!("{why} before it was started"),
             said => format!("{why} before it was started; the node said: {}", one_line(said)),
         })
@@ -226,7 +242,8 @@ impl Node {
 
 async fn converse(session: &Session, script: &Script, config: &RelayConfig) -> Result<Placed, NotPlaced> {
     let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
-    let mut node = Node { sender: stream.sender(), stream, mark: script.mark.clone(), text: String::new() };
+    let mut node =
+        Node { sender: stream.sender(), stream, said: Said { mark: script.mark.clone(), text: String::new() } };
     let mut program = Bytes::new();
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|error| NotPlaced(error.to_string()))?;
@@ -292,6 +309,15 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn a_line_of_the_node_has_a_length() {
+        let mut said = Said { mark: "MARK".into(), text: "noise\r\nMARK need x86_64\r\nhalf".into() };
+        assert_eq!(said.next().unwrap(), Some(("need".into(), "x86_64".into())));
+        assert_eq!(said.next().unwrap(), None);
+        said.text += &"x".repeat(MAX_TEXT);
+        assert_eq!(said.next().unwrap_err().0, "the node says too much");
+    }
 
     const PROGRAMS: &[RelayProgram] = &[RelayProgram {
         machine: "x86_64",

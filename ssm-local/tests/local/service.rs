@@ -357,3 +357,17 @@ async fn answer(stream: &mut TcpStream) -> String {
     }
     String::from_utf8(answer).unwrap()
 }
+
+#[tokio::test]
+async fn sessions_that_are_over_are_forgotten_some_time() {
+    let local = Local::builder().target(LocalTarget::new(TARGET)).start().await.unwrap();
+    for _ in 0..1005 {
+        let (status, answer) = call(&local, "StartSession", json!({ "Target": TARGET })).await;
+        assert_eq!(status, 200);
+        call(&local, "TerminateSession", json!({ "SessionId": answer["SessionId"] })).await;
+    }
+    let (_, answer) = call(&local, "StartSession", json!({ "Target": TARGET })).await;
+    let left = local.sessions();
+    assert_eq!(left.iter().filter(|session| !session.is_active()).count(), 1000);
+    assert_eq!(left.last().map(|session| session.id.as_str()), answer["SessionId"].as_str());
+}

@@ -608,7 +608,7 @@ def aws_alias(home):
     ended = aws("forward", "ordres", "--local")
     equal(ended.code, 2)
     contains(ended.stderr, "did you mean `orders`?")
-    contains(home.run("plugin", "uninstall", "--alias").ok(), "is gone")
+    contains(home.run("plugin", "uninstall", "--alias").ok(), "removed the alias")
     equal(path.read_text(), own)
     assert "forward" not in aws("forward", "-h").stdout.split("\n")[0]
     equal(home.run("plugin", "uninstall", "--alias").code, 4)

@@ -1,14 +1,17 @@
 //! A view that fills the terminal.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 
 /// Whether a view fills the terminal. A signal and a panic need to know it and have no other access.
-static IS_SHOWN: AtomicBool = AtomicBool::new(false);
+static IS_SHOWN: Mutex<bool> = Mutex::new(false);
+
+fn is_shown() -> MutexGuard<'static, bool> {
+    IS_SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// How long the terminal may take to be restored: one that takes no output must not keep the process.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -23,7 +26,7 @@ impl Screen {
     /// # Errors
     /// The terminal cannot do that.
     pub(crate) fn enter() -> io::Result<Self> {
-        IS_SHOWN.store(true, Ordering::SeqCst);
+        *is_shown() = true;
         ratatui::try_init().map(Self).inspect_err(|_| restore())
     }
 }
@@ -34,9 +37,10 @@ impl Drop for Screen {
     }
 }
 
-/// Restores the terminal, if a view fills it.
+/// Restores the terminal, if a view fills it. Waits if another thread is just doing so: the process may end right after.
 pub(super) fn restore() {
-    if IS_SHOWN.swap(false, Ordering::SeqCst) {
+    let mut is_shown = is_shown();
+    if std::mem::take(&mut *is_shown) {
         let (done, restored) = mpsc::channel();
         std::thread::spawn(move || {
             ratatui::restore();

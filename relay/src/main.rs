@@ -79,7 +79,7 @@ fn start(flags: &[&str]) -> Outcome<()> {
 
 /// Raises the limit of open files to the maximum of this process. Returns how many of them connections may use.
 fn descriptors() -> u64 {
-    // For pipes, those that prove nothing yet, attempts to connect (64 each), and a few other files.
+    // For pipes, those that prove nothing yet, attempts to connect (64 each), feeds (8), and a few other files.
     const RESERVE: u64 = 256;
     let limits = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });

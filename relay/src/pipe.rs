@@ -81,14 +81,17 @@ impl Pipe {
         greeting.handle_input(bytes).map_err(io::Error::other)?;
         self.greet();
         let Some(greeting) = self.greeting.take_if(|greeting| greeting.is_done()) else { return Ok(false) };
-        self.is_feed = greeting.feed().is_some();
-        let id = match greeting.feed() {
+        let feed = greeting.feed();
+        let rest = greeting.into_rest();
+        let id = match feed {
+            // It proves nothing, so nothing that it sends may reach the link.
+            Some(_) if !rest.is_empty() => return Err(io::ErrorKind::InvalidData.into()),
             Some(feed) => link.add_feed(now, feed),
             None => link.add_pipe(),
         };
         let id = id.ok_or_else(|| io::Error::other("too many pipes"))?;
-        self.id = Some(id);
-        Ok(link.handle_input(now, id, &greeting.into_rest()).is_err())
+        (self.id, self.is_feed) = (Some(id), feed.is_some());
+        Ok(link.handle_input(now, id, &rest).is_err())
     }
 
     /// Writes as much as the socket takes.

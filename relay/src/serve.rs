@@ -376,6 +376,19 @@ mod tests {
         assert_eq!(relay.link.stats().pipes, 1);
     }
 
+    #[test]
+    fn a_stranger_that_says_more_than_a_feed_may_is_closed_and_ends_nothing() {
+        // As one piece: what follows would be a frame, or none at all.
+        for rest in [&[9; 11][..], &[0; 11], &[0xff; 64], b"x"] {
+            let (mut relay, now) = (relay(), Instant::now());
+            let mut feed = stranger(&mut relay, now);
+            feed.write_all(&[&feed_answer([1; 16])[..], rest].concat()).unwrap();
+            read_until(&mut relay, now, |relay| relay.pipes.is_empty() || relay.over);
+            assert!(!relay.over, "{rest:?}");
+            assert_eq!(relay.link.stats().feeds, 0);
+        }
+    }
+
     /// Whether the relay has greeted it.
     fn is_greeted(stranger: &mut Stranger) -> bool {
         stranger.read(&mut [0; 1024]).is_ok_and(|length| length > 0)

@@ -87,8 +87,8 @@ impl Framer {
     /// Writes a frame's header; its data follows.
     pub(super) fn put_header(&self, message: &mut MessageBuf, kind: FrameKind, stream: StreamId, length: u16) {
         let mut left_out = usize::from(self.ahead && message.is_empty());
-        // A second copy of such a message begins with the frame's kind in place of the version. FIN's number is the
-        // version's, so that another frame goes first.
+        // A second copy of such a message begins with the frame's command in place of the version. FIN's command is 1, like
+        // the version, so that a second copy would look valid. Therefore a NOP goes first.
         if left_out > 0 && kind == FrameKind::Fin {
             message.put_slice(header(FrameKind::Nop, StreamId(0), 0).get(left_out..).unwrap_or_default());
             left_out = 0;

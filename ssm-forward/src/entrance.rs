@@ -25,7 +25,7 @@ pub(crate) struct Handed {
     pub(crate) stream: TcpStream,
     /// The relay's connection that carries it, if there is one already.
     pub(crate) carrier: Option<RelayStream>,
-    /// Who waits until it is counted.
+    /// Told when it is counted.
     pub(crate) taken: oneshot::Sender<()>,
 }
 
@@ -42,7 +42,8 @@ impl Entrance {
     /// when the forwarder has taken it: then it is counted by [`ForwardStats`](crate::ForwardStats).
     ///
     /// # Errors
-    /// [`ForwardError::ForwarderEnded`] if the forwarder ends before it takes the connection, or has ended. The program
+    /// [`ForwardError::ForwarderEnded`] if the forwarder ends before it takes the connection, has ended, or, with
+    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy), cannot start a session for it. The program
     /// sees a reset.
     pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
         self.hand_in_with(stream, None).await

@@ -89,6 +89,8 @@ impl Forwarder {
             None => self.run_inner(None, shutdown).await,
             Some(idle) => self.run_lazily(idle, shutdown).await,
         };
+        // Those that were granted but not used, too, for example one that should have placed a relay.
+        self.config.session.terminations.finished().await;
         let reason = match &outcome {
             Ok(()) => "stopped".to_owned(),
             Err(error) => error.to_string(),

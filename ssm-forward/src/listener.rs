@@ -274,8 +274,8 @@ impl LocalStream {
     }
 }
 
-/// Sets the options of a local program's socket. One that was reset already may refuse them, which reading it tells
-/// better.
+/// Sets the options of a local program's socket. A socket that was already reset may refuse them; the error of the next read
+/// says more.
 pub(crate) fn prepare(stream: &TcpStream) {
     reset_on_close(stream, true);
     if let Err(error) = stream.set_nodelay(true) {

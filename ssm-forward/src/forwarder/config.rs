@@ -8,7 +8,7 @@ use crate::session::SessionConfig;
 
 /// Settings of a [`Forwarder`](crate::Forwarder).
 ///
-/// Like all settings of this crate, it is changed field by field, because fields may be added:
+/// It is changed field by field, because fields may be added:
 ///
 /// ```
 /// let mut config = ssm_forward::ForwardConfig::default();

@@ -232,8 +232,8 @@ impl Forwarder {
             failed = serve => Served::Ended(failed),
         };
         if let Served::Ended(_) = served {
-            // Those of feeds, too.
-            self.config.session.terminations.finished().await;
+            // Their tasks have been aborted, but may not be dropped yet.
+            pipes.feeds_over().await;
         }
         served
     }

@@ -136,9 +136,9 @@ pub(super) async fn run(
     let greeting = Greeting::of_feed(source.secret.clone(), nonce);
     let failure = tokio::select! {
         biased;
+        () = stop => None,
         failure = carry(shared, &session, greeting, &mut service, began) => Some(failure),
         () = disconnected(&session) => Some(FeedFailure::Disconnected),
-        () = stop => None,
     };
     session.terminate().await;
     match failure {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Maximum number of simultaneous feeds. Each may carry thousands of messages per second, which is a load for the service.
-const MAX_FEEDS: usize = 3;
+pub(super) const MAX_FEEDS: usize = 3;
 /// A download must keep all pipes busy for this time before it gets a feed. Rates are averages over this time.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 /// Time in which a feed has to show that it helps. It begins carefully.
@@ -18,7 +18,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// After a feed was refused, cut, or did not help: the pause before the next one. It is four times as long after each time.
 const PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_FACTOR: u32 = 4;
-/// After so many failures, no further feed is started.
+/// After so many failures (a feed that was refused or cut, or that did not help a download as its only one), no further feed
+/// is started.
 const MAX_FAILURES: u32 = 3;
 /// A feed that lasted for this time was good: earlier failures do not count any more.
 const STABLE: Duration = Duration::from_secs(60);
@@ -42,8 +43,9 @@ pub(super) enum Wish {
     Start(f64),
     /// Keep the feeds: downloads run at the second rate, and without the latest feed at the first one.
     Keep(f64, f64),
-    /// End the latest one, because it did not help; the rates are the same.
-    EndOne(f64, f64),
+    /// End the latest one, because it did not help; the rates are those of `Keep`. If it was the only one, this counts as
+    /// a failure.
+    EndOne(f64, f64, Option<Next>),
     /// End all, because there is no download.
     EndAll,
 }
@@ -154,10 +156,8 @@ impl FeedPlan {
             return Wish::Keep(before, rate);
         }
         self.is_enough = true;
-        if self.feeds == 1 {
-            self.fail(now);
-        }
-        Wish::EndOne(before, rate)
+        let next = (self.feeds == 1).then(|| self.fail(now));
+        Wish::EndOne(before, rate, next)
     }
 
     /// The latest feed carries data from now on.
@@ -175,6 +175,7 @@ impl FeedPlan {
     /// A feed was refused, or was cut after it had lasted for `lasted`.
     pub(super) fn cut(&mut self, now: Instant, lasted: Duration) -> Next {
         self.ended();
+        // If it was another one, the latest stays without a judgement: the rate before it contained what is gone now.
         self.trial = None;
         if lasted >= STABLE {
             self.failures = 0;

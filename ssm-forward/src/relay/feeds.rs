@@ -1,16 +1,16 @@
 //! Starts and ends feeds as the plan wishes, and tells about it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::Instrument as _;
 
 use super::feed::{self, FeedEnd, FeedFailure, FeedSource};
-use super::feed_plan::{FeedPlan, Next, Sample, Wish};
+use super::feed_plan::{FeedPlan, MAX_FEEDS, Next, Sample, Wish};
 use super::shared::SharedLink;
 use crate::ForwardEvent;
 use crate::pool::Pool;
@@ -22,8 +22,8 @@ const TICK: Duration = Duration::from_millis(500);
 pub(crate) struct Feeds {
     source: Arc<FeedSource>,
     on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
-    /// Sessions that are not over.
-    running: AtomicUsize,
+    /// Each feed has a permit until its session is over.
+    permits: Arc<Semaphore>,
     leaving: AtomicBool,
 }
 
@@ -36,7 +36,8 @@ struct Running {
 
 impl Feeds {
     pub(crate) fn new(source: FeedSource, on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>) -> Self {
-        Self { source: Arc::new(source), on_event, running: AtomicUsize::new(0), leaving: AtomicBool::new(false) }
+        let permits = Arc::new(Semaphore::new(MAX_FEEDS));
+        Self { source: Arc::new(source), on_event, permits, leaving: AtomicBool::new(false) }
     }
 
     /// Ends all feeds. [`Feeds::keep`] must go on running.
@@ -46,7 +47,12 @@ impl Feeds {
 
     /// Whether there is no session of a feed.
     pub(super) fn are_over(&self) -> bool {
-        self.running.load(Ordering::Relaxed) == 0
+        self.permits.available_permits() == MAX_FEEDS
+    }
+
+    /// Completes when there is no session of a feed. Without [`Feeds::keep`], they are being dropped.
+    pub(super) async fn over(&self) {
+        drop(self.permits.acquire_many(u32::try_from(MAX_FEEDS).unwrap_or(u32::MAX)).await);
     }
 
     /// Keeps the feeds. Completes only when the relay has broken the protocol over one of them.
@@ -63,7 +69,6 @@ impl Feeds {
             }
             tokio::select! {
                 Some(end) = running.tasks.join_next() => {
-                    self.running.fetch_sub(1, Ordering::Relaxed);
                     running.stops.retain(|stop| !stop.is_closed());
                     // A task that panicked has ended in disorder, too.
                     let end = end.unwrap_or(FeedEnd::Stopped(0));
@@ -96,9 +101,10 @@ impl Feeds {
                 tracing::info!(rate = rate_text(rate), "the download also gets a command session");
                 let (stop, stopped) = oneshot::channel::<()>();
                 running.stops.push(stop);
-                self.running.fetch_add(1, Ordering::Relaxed);
                 let (shared, source, began) = (shared.clone(), self.source.clone(), began.clone());
+                let permits = self.permits.clone();
                 let run = async move {
+                    let _permit = permits.acquire_owned().await;
                     let stop = async { drop(stopped.await) };
                     feed::run(&shared, &source, || began.store(true, Ordering::Relaxed), stop).await
                 };
@@ -108,12 +114,14 @@ impl Feeds {
                 let count = running.stops.len();
                 tracing::info!(count, before = rate_text(before), rate = rate_text(rate), "a command session helps");
             }
-            Wish::EndOne(before, rate) => {
-                tracing::info!(
-                    before = rate_text(before),
-                    rate = rate_text(rate),
-                    "a command session does not help, it ends"
-                );
+            Wish::EndOne(before, rate, next) => {
+                let then = match next {
+                    None => String::new(),
+                    Some(Next::After(pause)) => format!("; none is started for {} s", pause.as_secs()),
+                    Some(Next::Never) => "; this relay gets no other one".into(),
+                };
+                let (before, rate) = (rate_text(before), rate_text(rate));
+                tracing::info!(before, rate, "a command session does not help, it ends{then}");
                 running.stops.pop();
             }
             Wish::EndAll => {

@@ -1,7 +1,8 @@
 //! The client's end of a relay: a program on the node that takes part in the tunnel (`docs/relay.md`).
 //!
-//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`feeds`] adds
-//! command sessions for downloads as [`feed_plan`] finds useful, [`stream`] is a connection through it. The protocol itself is `ssm_proto::relay`.
+//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`feeds`] adds command
+//! sessions for downloads when [`feed_plan`] decides so, [`stream`] is a connection through it. The protocol itself is
+//! `ssm_proto::relay`.
 
 mod feed;
 mod feed_plan;

@@ -93,6 +93,13 @@ impl Pipes {
         let _ = timeout(FAREWELL, gone).await;
     }
 
+    /// Completes when no session of a feed is left. [`Pipes::run`] must have been dropped.
+    pub(crate) async fn feeds_over(&self) {
+        if let Some(feeds) = &self.feeds {
+            feeds.over().await;
+        }
+    }
+
     /// Whether [`Pipes::say_bye`] was called.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
@@ -100,15 +107,21 @@ impl Pipes {
 
     /// Keeps the pipes until the relay is gone, or has had no pipe for too long. Then all connections are over.
     pub(crate) async fn run(&self) -> PipesEnd {
-        let feeds = async {
+        let mut feeds = std::pin::pin!(async {
             match &self.feeds {
                 Some(feeds) => feeds.keep(&self.shared, &self.pool).await,
                 None => std::future::pending().await,
             }
-        };
+        });
         let end = tokio::select! {
-            end = self.keep() => end,
-            why = feeds => PipesEnd::Gone(why),
+            end = self.keep() => {
+                if self.is_leaving() {
+                    feeds.await;
+                    return std::future::pending().await;
+                }
+                end
+            }
+            why = &mut feeds => PipesEnd::Gone(why),
         };
         if self.is_leaving() {
             return std::future::pending().await;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Instrument as _;
 
 use super::pace::Seldom;
-use super::pulse::{Care, Pulse};
+use super::pulse::{Due, Pulse};
 use super::resume::bounded;
 use super::shared::{SessionState, SharedSession};
 use super::{Liveness, SessionNotice};
@@ -231,7 +231,7 @@ impl<'a> Connection<'a> {
 
     /// Sends pings, detects silence, and sets the timer. Returns whether it has fired already.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Result<bool, TransportError> {
-        let Care { ping, next_look } = self.pulse.look(now, &rest.channel)?;
+        let Due { ping, next_look } = self.pulse.look(now, &rest.channel)?;
         if ping {
             tracing::trace!("ping");
             self.transport.start_ping()?;

@@ -23,7 +23,7 @@ pub(super) struct Pulse {
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Care {
+pub(super) struct Due {
     /// A ping must be sent now.
     pub(super) ping: bool,
     /// When to look again.
@@ -53,7 +53,7 @@ impl Pulse {
     ///
     /// # Errors
     /// [`TransportError::Silent`]: it is dead.
-    pub(super) fn look(&mut self, now: Instant, stats: &ChannelStats) -> Result<Care, TransportError> {
+    pub(super) fn look(&mut self, now: Instant, stats: &ChannelStats) -> Result<Due, TransportError> {
         let pong_timeout = self.liveness.pong_timeout;
         let mut ping = self.suspects_path(now);
         if let Some(at) = self.pinged
@@ -76,7 +76,7 @@ impl Pulse {
         let heard = self.pinged.map_or(self.heard + self.liveness.ping_interval, |at| at + pong_timeout);
         let path = Instant::from_std(self.path_watch.next_look());
         let next_look = [Some(heard), Some(path), upstream].into_iter().flatten().min().unwrap_or(heard);
-        Ok(Care { ping, next_look })
+        Ok(Due { ping, next_look })
     }
 
     /// Whether the path may have failed since the last look.
@@ -107,7 +107,7 @@ mod tests {
             let now = began + STEP * u32::try_from(second).unwrap_or_default();
             hears(second, &mut pulse, now);
             match pulse.look(now, stats) {
-                Ok(Care { ping, next_look }) => {
+                Ok(Due { ping, next_look }) => {
                     assert!(next_look > now);
                     pings.extend(ping.then_some(second));
                 }

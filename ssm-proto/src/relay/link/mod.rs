@@ -90,7 +90,7 @@ pub struct LinkStats {
     pub duplicates: u64,
     /// Number of bytes in flight on all pipes and feeds.
     pub in_flight: u64,
-    /// Number of bytes that were received as numbered frames, with repetitions, over pipes …
+    /// Number of bytes that were received as numbered frames, each of them counted once, over pipes …
     pub received: u64,
     /// … and over feeds.
     pub fed: u64,

@@ -36,9 +36,11 @@ impl Link {
                 }
                 frame => {
                     pipe.receive(now, length);
-                    *(if is_feed { &mut self.fed } else { &mut self.received_bytes }) += length as u64;
                     match self.received.insert(number, 2 * SPAN) {
-                        Inserted::New => self.handle_frame(frame).map_err(LinkError::Lie)?,
+                        Inserted::New => {
+                            *(if is_feed { &mut self.fed } else { &mut self.received_bytes }) += length as u64;
+                            self.handle_frame(frame).map_err(LinkError::Lie)?;
+                        }
                         Inserted::Known => {
                             self.duplicates += 1;
                             // The relay may not know what has arrived over a feed.

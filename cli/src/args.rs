@@ -28,9 +28,9 @@ pub(crate) use doctor::DoctorArgs;
 pub(crate) use forward::{ForwardArgs, TunnelArgs};
 pub(crate) use local::{DemoArgs, InsecureCredentials, LocalArgs, LocalProfile};
 pub(crate) use lookup::{Listed, LsArgs, Named, PolicyArgs, PolicyFormat, TokenArgs};
-pub(crate) use relay::{RelayAction, RelayArgs, RelayFeeds, RelayMode, RelayTarget};
+pub(crate) use relay::{RelayAction, RelayArgs, RelayFeeds, RelayMode};
 pub(crate) use run::{EnvStyle, RunArgs};
-pub(crate) use session::{ExecArgs, SessionArgs, ShellArgs, SshProxyArgs};
+pub(crate) use session::{ExecArgs, NodeArgs, SessionArgs, SshProxyArgs};
 pub(crate) use shared::{EventArgs, HostsArgs, PoolArgs};
 pub(crate) use socks::SocksArgs;
 pub(crate) use up::{LogsArgs, OpenArgs, StatusArgs, UpArgs};
@@ -120,7 +120,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   aws-ssm-forward shell i-0123456789abcdef0
   aws-ssm-forward shell ecs:prod/web/app --profile ops")]
-    Shell(Box<ShellArgs>),
+    Shell(Box<NodeArgs>),
     /// Run a command on a managed node and exit with its exit code.
     #[command(after_help = "Examples:
   aws-ssm-forward exec i-0123456789abcdef0 -- 'ps aux | wc -l'

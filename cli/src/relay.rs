@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ssm_forward::{RelayConfig, RelayReport, StartRequest};
 use ssm_relay_programs::PROGRAMS;
 
-use crate::args::{RelayAction, RelayArgs, RelayFeeds, RelayMode, RelayTarget};
+use crate::args::{NodeArgs, RelayAction, RelayArgs, RelayFeeds, RelayMode};
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
@@ -42,7 +42,7 @@ pub(crate) async fn run(action: RelayAction) -> Result<ExitCode, Failure> {
 
 async fn ask(
     action: &RelayAction,
-    args: &RelayTarget,
+    args: &NodeArgs,
     target: &str,
     manager: Option<&LocalManager>,
 ) -> Result<RelayReport, Failure> {

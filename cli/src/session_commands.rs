@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use ssm_forward::TerminalSize;
 
-use crate::args::{ExecArgs, ShellArgs, SshProxyArgs, Verbosity};
+use crate::args::{ExecArgs, NodeArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
 use crate::exact_output::{self, Verdict};
 use crate::exec_input::Input;
@@ -18,7 +18,7 @@ use crate::{stdio, terminal};
 ///
 /// # Errors
 /// In one line, what went wrong and what to do.
-pub(crate) async fn shell(args: &ShellArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
+pub(crate) async fn shell(args: &NodeArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let (target, quiet) = (args.target.as_deref(), verbosity.quiet);
     let wanted =
         Wanted { target, document: None, parameters: Vec::new(), offered: Vec::new(), quiet, waits_quietly: quiet };

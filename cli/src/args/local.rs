@@ -26,7 +26,8 @@ pub(crate) struct LocalArgs {
     /// Id of the managed node.
     #[arg(long, value_name = "ID", default_value = crate::local::DEFAULT_TARGET, value_parser = values::target)]
     pub(crate) target: String,
-    /// Another managed node, with tags: i-0a,Name=web,Env=test. With offline at the end, its agent is not connected. May be repeated.
+    /// Another managed node, with tags: i-0a,Name=web,Env=test. With offline at the end, its agent is not connected. May be
+    /// repeated.
     #[arg(long = "node", value_name = "ID[,KEY=VALUE...][,offline]", value_parser = values::node, hide_short_help = true)]
     pub(crate) nodes: Vec<LocalTarget>,
     /// Version that the agent reports.

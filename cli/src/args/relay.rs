@@ -1,10 +1,8 @@
 //! The options of `relay`, and `--relay`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use clap_complete::engine::ArgValueCandidates;
 
-use super::{AwsArgs, SessionArgs, values};
-use crate::completion;
+use super::NodeArgs;
 
 /// What becomes of the relay's program on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,7 +43,7 @@ pub(crate) struct RelayArgs {
         hide_short_help = true
     )]
     pub(crate) mode: Option<RelayMode>,
-    /// With --relay: whether large downloads also use command sessions, which are faster; off: never.
+    /// With --relay: let large downloads also use command sessions, which are faster, or turn that off.
     ///
     /// The node's agent does not slow down the output of a command. When a download keeps all sessions busy, one session of
     /// AWS-StartNonInteractiveCommand is tried, and further ones while they help. The tunnel works without them.
@@ -64,19 +62,7 @@ pub(crate) struct RelayArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RelayAction {
     /// List the files of relays and the running relays on a node.
-    Status(RelayTarget),
+    Status(NodeArgs),
     /// Stop the relays on a node and remove their files.
-    Remove(RelayTarget),
-}
-
-/// The node whose relays are meant.
-#[derive(Debug, Args)]
-pub(crate) struct RelayTarget {
-    /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
-    #[arg(required_unless_present = "local", value_name = "TARGET", value_parser = values::target, add = ArgValueCandidates::new(completion::targets))]
-    pub(crate) target: Option<String>,
-    #[command(flatten)]
-    pub(crate) aws: AwsArgs,
-    #[command(flatten)]
-    pub(crate) session: SessionArgs,
+    Remove(NodeArgs),
 }

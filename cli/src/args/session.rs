@@ -36,9 +36,9 @@ pub(crate) struct SessionArgs {
     pub(crate) wait_connected: Option<Duration>,
 }
 
-/// `shell`.
+/// A node and a session on it: `shell`, `relay status` and `relay remove`.
 #[derive(Debug, Args)]
-pub(crate) struct ShellArgs {
+pub(crate) struct NodeArgs {
     /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
     ///
     /// i-…, mi-…, tag:Key=Value[,Key=Value], a Name tag, a private address or DNS name, asg:NAME, or

@@ -108,7 +108,8 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 /// A file that works unchanged: every line of a tunnel is a comment.
 const EXAMPLE: &str = include_str!("example.toml");
 
-/// Asks a person at the terminal what the file should contain. An answer is taken if [`check`] would take the file that it leads to.
+/// Asks a person at the terminal what the file should contain. An answer is accepted if [`check`] would accept the file with
+/// it.
 struct Questions {
     /// Where the file will be.
     path: PathBuf,
@@ -126,7 +127,7 @@ impl Questions {
         }
         loop {
             let name = ask_for("Name of the tunnel", |name| questions.takes_name(name))?;
-            let tunnel = questions.ask_for_tunnel()?;
+            let tunnel = questions.ask_for_tunnel(&name)?;
             questions.tunnels.insert(name, tunnel.into());
             let theme = ColorfulTheme::default();
             let another = Confirm::with_theme(&theme).with_prompt("Another tunnel?").default(false);
@@ -136,8 +137,8 @@ impl Questions {
         }
     }
 
-    fn ask_for_tunnel(&self) -> Result<Table, dialoguer::Error> {
-        let takes = |tunnel: &Table| self.takes(tunnel, &self.defaults);
+    fn ask_for_tunnel(&self, name: &str) -> Result<Table, dialoguer::Error> {
+        let takes = |tunnel: &Table| self.takes(name, tunnel, &self.defaults);
         let remote = ask_for("Where it leads (host:port, a port of the node, or rds:NAME)", |remote| {
             takes(&with(&with(&Table::new(), "target", ANY_NODE), "remote", remote))
         })?;
@@ -154,7 +155,7 @@ impl Questions {
 
     fn takes_default(&self, key: &str, value: &str) -> Result<(), String> {
         let tunnel = with(&with(&Table::new(), "target", ANY_NODE), "remote", "80");
-        self.takes(&tunnel, &with(&self.defaults, key, value))
+        self.takes("tunnel", &tunnel, &with(&self.defaults, key, value))
     }
 
     fn takes_name(&self, name: &str) -> Result<(), String> {
@@ -164,8 +165,8 @@ impl Questions {
         }
     }
 
-    fn takes(&self, tunnel: &Table, defaults: &Table) -> Result<(), String> {
-        let tunnels = Table::from_iter([("tunnel".to_owned(), tunnel.clone().into())]);
+    fn takes(&self, name: &str, tunnel: &Table, defaults: &Table) -> Result<(), String> {
+        let tunnels = Table::from_iter([(name.to_owned(), tunnel.clone().into())]);
         merge::check_text(&self.path, text(&tunnels, defaults), self.author.clone())
     }
 }

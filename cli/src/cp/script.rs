@@ -66,8 +66,9 @@ printf '\357\004done\n'"#;
 
 /// Does what it reads from a raw terminal, a line each, and answers each with a line: `=` and a result, or `!` and why not.
 ///
-/// Each line begins with the mark. Another line is a part of a file: the agent has repeated a message (AGENT-8), so that the bytes
-/// do not end where the script takes them to end. That ends the session, before a file's text can be taken for a request.
+/// Each line begins with the mark. Another line is a part of a file: the agent has repeated a message (AGENT-8), so that
+/// the bytes do not end where the script takes them to end. That ends the session, before a file's text can be taken for a
+/// request.
 ///
 /// `f` (finish) can come twice, if the session was lost before its answer arrived: then the partial file is gone, and the file
 /// is compared. `q` compares a file with the digest and the length in `w`, by length alone if the node has no tool for digests.

@@ -38,14 +38,14 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
 
 /// Puts this program into a folder under a random name. The file is removed on drop.
 fn put(dir: &Path, own: &Path, copy: bool) -> io::Result<TempPath> {
-    let new = tempfile::Builder::new().prefix(NAME).make_in(dir, |path| match copy {
-        true => {
-            let mut file = fs::File::create_new(path)?;
-            io::copy(&mut fs::File::open(own)?, &mut file)?;
-            file.set_permissions(own.metadata()?.permissions())
-        }
-        false => std::os::unix::fs::symlink(own, path),
-    })?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(NAME);
+    if !copy {
+        return Ok(builder.make_in(dir, |path| std::os::unix::fs::symlink(own, path))?.into_temp_path());
+    }
+    let mut new = builder.tempfile_in(dir)?;
+    io::copy(&mut fs::File::open(own)?, &mut new)?;
+    new.as_file().set_permissions(own.metadata()?.permissions())?;
     Ok(new.into_temp_path())
 }
 

@@ -23,16 +23,19 @@ pub(super) fn parse_listen(text: &str) -> Result<ListenAddr, SpecError> {
     match text.strip_prefix("unix:") {
         Some("") => refuse("the path of the Unix socket is empty"),
         Some(path) => Ok(ListenAddr::Unix(PathBuf::from(path))),
-        None => {
-            let parts = split(text)?;
-            let (bind, port) = match parts.as_slice() {
-                [port] => (IpAddr::V4(Ipv4Addr::LOCALHOST), *port),
-                [bind, port] => (parse_bind(*bind)?, *port),
-                _ => return refuse("it has too many parts before the service"),
-            };
-            Ok(ListenAddr::Tcp(SocketAddr::new(bind, parse_port("local", port)?)))
-        }
+        None => parse_socket_addr(text, "it has too many parts before the service").map(ListenAddr::Tcp),
     }
+}
+
+/// `[bind:]port`.
+fn parse_socket_addr(text: &str, too_many: &str) -> Result<SocketAddr, SpecError> {
+    let parts = split(text)?;
+    let (bind, port) = match parts.as_slice() {
+        [port] => (IpAddr::V4(Ipv4Addr::LOCALHOST), *port),
+        [bind, port] => (parse_bind(*bind)?, *port),
+        _ => return refuse(too_many),
+    };
+    Ok(SocketAddr::new(bind, parse_port("local", port)?))
 }
 
 /// Both ends: `[bind:]port:host:hostport`, `[bind:]port:hostport`, `unix:/path:host:hostport`.
@@ -49,16 +52,7 @@ pub(super) fn parse_ends(text: &str) -> Result<(ListenAddr, Remote), SpecError> 
 /// # Errors
 /// What is wrong, and what is expected.
 pub(crate) fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
-    let parse = || {
-        let parts = split(text)?;
-        let (bind, port) = match parts.as_slice() {
-            [port] => (IpAddr::V4(Ipv4Addr::LOCALHOST), *port),
-            [bind, port] => (parse_bind(*bind)?, *port),
-            _ => return refuse("it has too many parts"),
-        };
-        Ok(SocketAddr::new(bind, parse_port("local", port)?))
-    };
-    parse().map_err(|SpecError(what)| {
+    parse_socket_addr(text, "it has too many parts").map_err(|SpecError(what)| {
         format!("{what}; expected [bind:]port, for example 9090 or 127.0.0.1:9090 (IPv6 addresses in brackets)")
     })
 }

@@ -42,10 +42,14 @@ pub(super) fn restore() {
     let mut is_shown = is_shown();
     if std::mem::take(&mut *is_shown) {
         let (done, restored) = mpsc::channel();
-        std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().spawn(move || {
             ratatui::restore();
             let _ = done.send(());
         });
-        let _ = restored.recv_timeout(PATIENCE);
+        // No panic here: its hook restores the terminal too, and would wait for this.
+        match thread {
+            Ok(_) => drop(restored.recv_timeout(PATIENCE)),
+            Err(_) => ratatui::restore(),
+        }
     }
 }

@@ -79,7 +79,7 @@ pub(crate) struct Status {
     /// When the service ends its sessions, if that is known.
     #[serde(default)]
     pub(crate) limits: Option<Limits>,
-    /// Whether a relay was requested. Connections through a relay outlive a session.
+    /// Whether a relay was requested. Connections through a relay outlive a session; the node may have none.
     #[serde(default)]
     pub(crate) relay: bool,
     /// How often it was started again.

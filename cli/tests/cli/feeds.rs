@@ -105,12 +105,9 @@ fn a_download_with_a_command_session_is_exact_whatever_happens_to_its_messages()
 fn where_the_document_is_denied_one_line_says_so_and_the_download_goes_on() {
     let manager = slow_manager();
     let faults = ["api,operation=StartSession,answer=forbidden,times=1"];
-    let (cli, asking) = {
-        let started = download(&manager, &[]);
-        // The tunnel has its only session by now.
-        manager.set_faults(&faults);
-        started
-    };
+    let (cli, asking) = download(&manager, &[]);
+    // The tunnel has its only session by now.
+    manager.set_faults(&faults);
     let warning = cli.event("warning")["text"].as_str().unwrap().to_owned();
     assert!(warning.contains(DOCUMENT) && warning.contains("--relay-feeds=off"), "{warning}");
     assert!(asking.join().unwrap());

@@ -148,7 +148,8 @@ fn next_close(status: &Status) -> Option<String> {
     let session = life.map(|life| life.saturating_sub(age("session_age_s")));
     Some(match session {
         Some(session) if session <= channel => {
-            let effect = if status.relay { "" } else { "; resets connections" };
+            let effect =
+                if status.relay { "; resets connections that no relay carries" } else { "; resets connections" };
             format!("next close: the session in {} (maximum duration{effect})", minutes(session))
         }
         _ if channel.is_zero() => "next close: the data channel at any time (reopened without loss)".into(),

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import pwd
 import random
 import shutil
 import socket
@@ -205,15 +204,18 @@ class Server:
     def __init__(self, folder, port=None, options=(), user="app"):
         self.user = user
         self.port = port or free_port()
-        data, sock = folder / "data", folder / "server.sock"
+        data, temporary, sock = folder / "data", folder / "tmp", folder / "server.sock"
         data.mkdir()
+        temporary.mkdir()
         account = None
         if os.geteuid() == 0:
             account = "mysql"
-            os.chown(data, pwd.getpwnam(account).pw_uid, -1)
-            shutil.chown(folder, account)
+            for owned in [folder, data, temporary]:
+                shutil.chown(owned, account)
+        # A server that starts removes all temporary tables in its folder, also those of another server.
+        environment = {"PATH": SEARCH_PATH, "TMPDIR": temporary}
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
-        run([*install, "--skip-test-db"], limit=180, env={"PATH": SEARCH_PATH}, user=account).ok()
+        run([*install, "--skip-test-db"], limit=180, env=environment, user=account).ok()
         self.process = Child(
             [
                 *["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={sock}", f"--port={self.port}"],
@@ -221,7 +223,7 @@ class Server:
                 *["--innodb-flush-log-at-trx-commit=0", "--max-connections=100", "--character-set-server=utf8mb4"],
                 *options,
             ],
-            env={"PATH": SEARCH_PATH},
+            env=environment,
             user=account,
         )
         root = Client(self, f"--socket={sock}")

@@ -199,7 +199,7 @@ def init_asks(home):
             ("Another tunnel", None, None, "y"),
             ("Name of the tunnel", "my-db", "there is a tunnel `my-db` already", "other"),
             ("Where it leads", None, None, "80"),
-            ("Managed node", "", "has no `target`", "${STAGE:-web}"),
+            ("Managed node", "", "`other` has no `target`", "${STAGE:-web}"),
             ("Local port", None, None, "0.0.0.0:8080"),
             ("Another tunnel", None, None, "n"),
         ]:

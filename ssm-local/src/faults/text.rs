@@ -14,7 +14,7 @@ pub enum FaultError {
     /// There is no such effect.
     #[error("there is no fault {0:?}; there are: {names}", names = names())]
     Unknown(String),
-    /// [`Local::strike`](crate::Local::strike): the effect acts on agents or on calls.
+    /// [`Local::strike`](crate::Local::strike): this fault's effect acts on agents or on calls.
     #[error("{0} cannot happen at once; set it with the other faults (POST it to /faults)")]
     NotAtOnce(String),
     /// The effect has no such key.

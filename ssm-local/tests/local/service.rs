@@ -359,7 +359,7 @@ async fn answer(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn sessions_that_are_over_are_forgotten_some_time() {
+async fn only_the_last_sessions_that_are_over_are_remembered() {
     let local = Local::builder().target(LocalTarget::new(TARGET)).start().await.unwrap();
     for _ in 0..1005 {
         let (status, answer) = call(&local, "StartSession", json!({ "Target": TARGET })).await;

@@ -8,6 +8,7 @@ import heapq
 import itertools
 import os
 import random
+import select
 import struct
 import threading
 import time
@@ -26,17 +27,25 @@ class Wire:
         self._queue, self._number, self._news = [], itertools.count(), threading.Condition()
         self._ends = [device(name) for name in names]
         self._closed = False
-        for source, sink in (self._ends, self._ends[::-1]):
-            threading.Thread(target=self._take, args=(source, sink), daemon=True).start()
-        threading.Thread(target=self._deliver, daemon=True).start()
+        self._stop = os.eventfd(0)
+        self._threads = [
+            threading.Thread(target=self._take, args=ends, daemon=True) for ends in (self._ends, self._ends[::-1])
+        ]
+        self._threads.append(threading.Thread(target=self._deliver, daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def forget(self):
         """Packets of all TCP connections of so far vanish from now on, without a word."""
         self._forgotten |= self._seen
 
     def _take(self, source, sink):
+        ready = select.poll()
+        for end in (source, self._stop):
+            ready.register(end, select.POLLIN)
         with contextlib.suppress(OSError):
-            while packet := os.read(source, 1 << 16):
+            while all(end != self._stop for end, _ in ready.poll()):
+                packet = os.read(source, 1 << 16)
                 flow = tcp_flow(packet)
                 self._seen.add(flow)
                 if (flow and flow in self._forgotten) or self._random.random() < self.loss:
@@ -63,7 +72,12 @@ class Wire:
         with self._news:
             self._closed = True
             self._news.notify()
-        for end in self._ends:
+        os.eventfd_write(self._stop, 1)
+        # A closed descriptor's number is soon another file's. A thread that still read from it would take away what was
+        # meant for another test.
+        for thread in self._threads:
+            thread.join()
+        for end in [*self._ends, self._stop]:
             os.close(end)
 
 

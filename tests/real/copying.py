@@ -241,7 +241,7 @@ def refusals(folder, node):
         ([folder.big, folder.big, remote(place / "new")], 1, "need a directory"),
         ([folder.big, remote("/dev/full")], 1, "is not a regular file"),
         ([remote(folder.big), "/dev/full"], 74, "No space left on device"),
-        ([folder.big, place], 2, "no side is on a node"),
+        ([folder.big, place], 2, "neither side is on a node"),
         (["ecs:prod/web", place], 2, "a local file of this name is ./ecs:prod/web"),
     ]:
         ended = node.cp(*args)
@@ -263,7 +263,7 @@ def links(folder, node):
     (place / "here/trap").symlink_to(place / "outside")
     ended = node.cp("-r", remote(f"{place}/evil/"), place / "here")
     equal(ended.code, 1)
-    contains(ended.stderr, "trap: is a symbolic link here, which is not followed")
+    contains(ended.stderr, "trap: is a symbolic link on this machine, which is not followed")
     equal(list((place / "outside").iterdir()), [])
 
 
@@ -349,7 +349,7 @@ def killed(folder):
                 damaged.write(b"damaged")
             # The agent ends what the killed copy left.
             ended = wait_until("the next copy", lambda: (lambda it: it.code == 0 and it)(node.cp(*way(place))))
-            contains(ended.stderr, "were there from before", hashlib.sha256(folder.big.read_bytes()).hexdigest())
+            contains(ended.stderr, "were already present", hashlib.sha256(folder.big.read_bytes()).hexdigest())
             same(folder.big, place / "big")
             equal(leftovers(place), [])
 
@@ -484,7 +484,7 @@ def hostile(folder):
     with Node(path=tools(folder, {"stat": LIAR})) as node:
         ended = node.cp("-r", remote(folder.tree), place / "here")
     equal(ended.code, 1)
-    contains(ended.stderr, "named something else than what is below it")
+    contains(ended.stderr, "listed a path that is not below the source")
     equal([list((place / "here").iterdir()), (place / "escaped").exists()], [[], False])
 
 

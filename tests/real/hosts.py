@@ -115,7 +115,7 @@ def forward(machine):
     equal((after.st_ino, after.st_mode, after.st_uid), (before.st_ino, before.st_mode, before.st_uid))
     ended = machine.start("forward", TARGET, "-L", f"0:127.0.0.1:{machine.port}", "--hosts").finish()
     equal(ended.code, 2)
-    contains(ended.stderr, "--hosts", "an address is no name")
+    contains(ended.stderr, "--hosts", "an address is not a name")
 
 
 def on_terminal(machine):

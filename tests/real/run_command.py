@@ -337,7 +337,7 @@ def real_names(lab):
     equal(Path("/etc/hosts").read_bytes(), before)
     ended = lab.run("--real-names", "--", "true", to=[f"0:127.0.0.1:{lab.port}"]).finish()
     equal(ended.code, 2)
-    contains(ended.stderr, "an address is no name")
+    contains(ended.stderr, "an address is not a name")
     equal(lab.run("--real-names", "--", "sh", "-c", "echo $SSM_FORWARD_ADDR", to=named(lab)[:1]).finish().ok(), f"one.example:{lab.port}")
 
 

@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::script::PIECE;
 
-/// As the node's tools print it.
+/// Returns the digest of `bytes` in hexadecimal digits, as the node's tools print it.
 pub(super) fn of_bytes(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes))
 }
 
-/// What a finished hasher says, in hexadecimal digits.
+/// Returns the digest of a hasher in hexadecimal digits.
 pub(super) fn finish(hasher: Sha256) -> String {
     hex(hasher.finalize())
 }
@@ -22,10 +22,10 @@ fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The digest of a whole file.
+/// Returns the digest of a whole file.
 ///
 /// # Errors
-/// It can't be read.
+/// Returns an error if the file cannot be read.
 pub(super) fn of_file(file: &File) -> io::Result<String> {
     let mut hasher = Sha256::new();
     for index in 0.. {
@@ -38,10 +38,10 @@ pub(super) fn of_file(file: &File) -> io::Result<String> {
     Ok(finish(hasher))
 }
 
-/// The piece of this number; less than a whole one at the end.
+/// Reads the piece with this index. Only the last piece is shorter than [`PIECE`].
 ///
 /// # Errors
-/// It can't be read.
+/// Returns an error if the file cannot be read.
 pub(super) fn piece(file: &File, index: u64) -> io::Result<Vec<u8>> {
     let size = usize::try_from(PIECE).unwrap_or(usize::MAX);
     let mut buffer = vec![0; size];

@@ -1,20 +1,20 @@
-//! Several sessions that work off one queue.
+//! Lanes: tasks that process one queue, each over one session after the other.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::node::Trouble;
+use super::node::CopyError;
 use crate::exit_code::Failure;
 
-/// So often in a row a lane may lose its session without getting on.
+/// How many times in a row a lane may lose its session without progress.
 const ATTEMPTS: u32 = 6;
 
-/// Runs `count` lanes to their end. What can't be helped ends all; a lane that lost its sessions ends alone, and is told about at the
-/// end.
+/// Runs `count` lanes until all have ended. A fatal error ends the whole copy. A lane that lost its sessions ends alone; its error
+/// is returned at the end.
 pub(super) async fn run<F>(count: usize, lane: impl Fn(usize) -> F) -> Result<Option<Failure>, Failure>
 where
-    F: Future<Output = Result<(), Trouble>> + Send + 'static,
+    F: Future<Output = Result<(), CopyError>> + Send + 'static,
 {
     let mut lanes = JoinSet::new();
     (0..count).for_each(|number| drop(lanes.spawn(lane(number))));
@@ -22,33 +22,36 @@ where
     while let Some(ended) = lanes.join_next().await {
         match ended.map_err(Failure::internal)? {
             Ok(()) => {}
-            Err(Trouble::Lost(failure)) => lost = Some(failure),
-            Err(Trouble::Fatal(failure)) => return Err(failure),
+            Err(CopyError::Lost(failure)) => lost = Some(failure),
+            Err(CopyError::Fatal(failure)) => return Err(failure),
         }
     }
     Ok(lost)
 }
 
-/// How often a lane lost its session since it last got on.
+/// How many times a lane has lost its session since its last progress.
 #[derive(Debug, Default)]
 pub(super) struct Losses(u32);
 
 impl Losses {
-    /// It got on.
-    pub(super) fn forget(&mut self) {
+    /// Starts counting again, because the lane has made progress.
+    pub(super) fn reset(&mut self) {
         self.0 = 0;
     }
 
-    /// Waits before the next session; gives what can't be helped back.
-    pub(super) async fn bear(&mut self, trouble: Trouble) -> Result<(), Trouble> {
+    /// Counts a lost session and waits before the next one.
+    ///
+    /// # Errors
+    /// Returns the error if a new session would not help, or after too many losses in a row.
+    pub(super) async fn wait_for_retry(&mut self, error: CopyError) -> Result<(), CopyError> {
         self.0 += 1;
-        match trouble {
-            Trouble::Lost(failure) if self.0 < ATTEMPTS => {
-                tracing::info!(%failure, "a session of the copy is lost");
+        match error {
+            CopyError::Lost(failure) if self.0 < ATTEMPTS => {
+                tracing::info!(%failure, "a session of the copy was lost");
                 tokio::time::sleep(Duration::from_millis(250 << self.0.min(5))).await;
                 Ok(())
             }
-            trouble => Err(trouble),
+            error => Err(error),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What there is on the node, as its script lists it. The node may be lying.
+//! The files on the node, as its script lists them. The listing is not trusted.
 
-use super::node::{Node, Trouble, failed};
+use super::node::{CopyError, Node, failed};
 use super::place::RemotePath;
 use super::script;
 use super::wire::Event;
@@ -8,10 +8,10 @@ use crate::exact_output;
 use crate::exit_code::Failure;
 use crate::untrusted;
 
-/// Something below a source, or the source itself.
+/// A source, or a file, directory or link below a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The names below the source; none is the source itself.
+    /// The names below the source; empty for the source itself.
     pub(super) names: Vec<Vec<u8>>,
     pub(super) kind: Kind,
     pub(super) mode: u32,
@@ -24,29 +24,29 @@ pub(super) struct Entry {
 pub(super) enum Kind {
     Directory,
     File,
-    /// With its target.
+    /// A symbolic link with its target.
     Link(Vec<u8>),
     Other,
 }
 
-/// A source with all that is below it, or why it can't be copied.
+/// A source with everything below it, or the reason why it cannot be copied.
 pub(super) type Listed = Result<Vec<Entry>, Failure>;
 
-/// A listing may have so many bytes, far more than one for a million files.
+/// Maximum size of a listing in bytes. A listing of a million files is far smaller.
 const MAX_LISTING: usize = 512 << 20;
 
-/// Asks the node for all of `sources`.
-pub(super) async fn list(node: &Node, sources: &[RemotePath], recursive: bool) -> Result<Vec<Listed>, Trouble> {
+/// Lists `sources` on the node.
+pub(super) async fn list(node: &Node, sources: &[RemotePath], recursive: bool) -> Result<Vec<Listed>, CopyError> {
     let mark = exact_output::mark();
     let paths = || sources.iter().map(RemotePath::bytes);
-    let mut saying = node.run(|begin| script::list(begin, &mark, recursive, paths())).await?;
-    let listing = collect(async || saying.next().await, MAX_LISTING).await?;
-    saying.end().await;
+    let mut output = node.run(|begin| script::list(begin, &mark, recursive, paths())).await?;
+    let listing = collect(async || output.next().await, MAX_LISTING).await?;
+    output.end().await;
     Ok(parse(&listing, &mark, sources))
 }
 
-/// All data until the end, at most `limit` bytes and a piece.
-async fn collect(mut next: impl AsyncFnMut() -> Result<Event, Trouble>, limit: usize) -> Result<Vec<u8>, Trouble> {
+/// Collects all data until the end of the output. Fails if there is more than `limit` bytes.
+async fn collect(mut next: impl AsyncFnMut() -> Result<Event, CopyError>, limit: usize) -> Result<Vec<u8>, CopyError> {
     let mut listing = Vec::new();
     loop {
         match next().await? {
@@ -55,12 +55,12 @@ async fn collect(mut next: impl AsyncFnMut() -> Result<Event, Trouble>, limit: u
             _ => {}
         }
         if listing.len() > limit {
-            return Err(Trouble::Fatal(failed("the node lists too many files")));
+            return Err(CopyError::Fatal(failed("the node lists too many files")));
         }
     }
 }
 
-/// Takes a listing apart.
+/// Parses a listing.
 fn parse(listing: &[u8], mark: &str, sources: &[RemotePath]) -> Vec<Listed> {
     let mut records = split(listing, mark.as_bytes()).into_iter().skip(1).peekable();
     let mut all = Vec::new();
@@ -73,7 +73,7 @@ fn parse(listing: &[u8], mark: &str, sources: &[RemotePath]) -> Vec<Listed> {
         }
         while let Some(record) = records.next_if(|record| record.first() != Some(&b'B')) {
             let Ok(entries) = &mut listed else { continue };
-            if let Err(why) = take(record, source, entries, &mut link) {
+            if let Err(why) = add_record(record, source, entries, &mut link) {
                 listed = Err(failed(format!("{shown}: {why}")));
             }
         }
@@ -85,9 +85,14 @@ fn parse(listing: &[u8], mark: &str, sources: &[RemotePath]) -> Vec<Listed> {
     all
 }
 
-/// Adds what a record says; `link` is the one whose target comes next.
-fn take(record: &[u8], source: &RemotePath, entries: &mut Vec<Entry>, link: &mut Option<usize>) -> Result<(), String> {
-    const STRANGE: &str = "the node named something else than what is below it";
+/// Adds a record to `entries`. `link` is the index of the link whose target the next record contains.
+fn add_record(
+    record: &[u8],
+    source: &RemotePath,
+    entries: &mut Vec<Entry>,
+    link: &mut Option<usize>,
+) -> Result<(), String> {
+    const STRANGE: &str = "the node listed a path that is not below the source";
     let Some((kind, rest)) = record.split_first() else { return Ok(()) };
     match kind {
         b'D' => Err("is a directory; add -r to copy it".to_owned()),
@@ -102,7 +107,7 @@ fn take(record: &[u8], source: &RemotePath, entries: &mut Vec<Entry>, link: &mut
         }
         b'U' | b'L' => {
             let names = names(rest, source).ok_or(STRANGE)?;
-            // It is one of the last that were listed.
+            // The search starts at the end, because such a record follows its entry closely.
             let at = entries.iter().rposition(|entry| entry.names == names).ok_or(STRANGE)?;
             match entries.get_mut(at) {
                 Some(entry) if *kind == b'U' => entry.is_readable = false,
@@ -120,7 +125,7 @@ fn take(record: &[u8], source: &RemotePath, entries: &mut Vec<Entry>, link: &mut
     }
 }
 
-/// `MODE SIZE TIME PATH`.
+/// Parses `MODE SIZE TIME PATH`.
 fn entry(record: &[u8], source: &RemotePath) -> Option<Entry> {
     let record = record.strip_suffix(b"\n").unwrap_or(record);
     let mut words = record.splitn(4, |byte| *byte == b' ');
@@ -142,7 +147,7 @@ fn entry(record: &[u8], source: &RemotePath) -> Option<Entry> {
     Some(Entry { names, kind, mode: mode & 0o777, size, modified, is_readable: true })
 }
 
-/// The names of `path` below `source`; `None` if it is not below it.
+/// Returns the names of `path` below `source`; `None` if `path` is not below `source`.
 fn names(path: &[u8], source: &RemotePath) -> Option<Vec<Vec<u8>>> {
     let base = source.bytes();
     let rest = match path {
@@ -187,7 +192,7 @@ mod tests {
             asked += 1;
             Ok(Event::Data(bytes::Bytes::from_static(&[b'x'; 100])))
         };
-        let Err(Trouble::Fatal(failure)) = collect(endless, 1000).await else { panic!("all of it was read") };
+        let Err(CopyError::Fatal(failure)) = collect(endless, 1000).await else { panic!("all of it was read") };
         assert!(failure.to_string().contains("too many files"), "{failure}");
         assert_eq!(asked, 11);
     }
@@ -235,7 +240,7 @@ mod tests {
     fn a_node_that_names_something_else_is_refused() {
         for path in ["d/../x", "d/./x", "dx/y", "/etc/passwd", "d/a\0b"] {
             let listing = format!("MARKBMARKS41ed 0 0 ./d\nMARKS81a4 5 0 ./{path}\n");
-            assert!(listed(&listing, "d").unwrap_err().message.contains("named something else"), "{path}");
+            assert!(listed(&listing, "d").unwrap_err().message.contains("not below the source"), "{path}");
         }
         let listing = "MARKBMARKS81a4 5 1700000000 x\nMARKU";
         let entries = listed(listing, "d").unwrap();
@@ -243,7 +248,7 @@ mod tests {
         for (listing, told) in [
             ("MARKBMARKD", "add -r to copy it"),
             ("MARKBMARKEstat: cannot stat './d': No such file or directory", "No such file or directory"),
-            ("MARKBMARKS81a4 x 0 x", "named something else"),
+            ("MARKBMARKS81a4 x 0 x", "not below the source"),
             ("MARKB", "did not list"),
             ("", "did not list"),
         ] {

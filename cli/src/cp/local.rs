@@ -1,4 +1,4 @@
-//! What is to be copied from this machine.
+//! The local files to upload.
 
 use std::fs::Metadata;
 use std::io;
@@ -13,24 +13,24 @@ use super::report::Report;
 use crate::exit_code::Failure;
 use crate::writer::reason;
 
-/// A source of this machine.
+/// A local source.
 #[derive(Debug)]
 pub(super) enum Source {
     /// Standard input.
     Stream,
-    /// A file, or a directory with all that is below it.
+    /// A file, or a directory with everything below it.
     Tree {
-        /// Its name; `None` where what is in it is meant.
+        /// The source's name; `None` if the contents of a directory are copied instead of the directory.
         name: Option<Vec<u8>>,
         entries: Vec<Entry>,
     },
 }
 
-/// Something below a source, or the source itself.
+/// A source, or a file, directory or link below a source.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) path: PathBuf,
-    /// The names below the source; none is the source itself.
+    /// The names below the source; empty for the source itself.
     pub(super) names: Vec<Vec<u8>>,
     pub(super) kind: Kind,
     pub(super) mode: u32,
@@ -39,10 +39,11 @@ pub(super) struct Entry {
 }
 
 impl Source {
-    /// Looks at a source, before anything is copied. Links below it stay links; what can't be read is told.
+    /// Lists a source before anything is copied. Symbolic links below the source are copied as links. Entries that cannot be read
+    /// are added to the report.
     ///
     /// # Errors
-    /// It does not exist, can't be read, or is a directory that was not asked for.
+    /// Returns an error if the source does not exist or cannot be read, or if it is a directory and `recursive` is not set.
     pub(super) fn find(end: &LocalEnd, recursive: bool, report: &Report) -> Result<Self, Failure> {
         let path = match end {
             LocalEnd::Stream => return Ok(Self::Stream),
@@ -79,7 +80,7 @@ impl Entry {
     }
 }
 
-/// Adds a directory and what is below it, in a fixed order.
+/// Adds an entry and everything below it to `entries`, in a fixed order.
 fn walk(top: Entry, entries: &mut Vec<Entry>, report: &Report) {
     let mut waiting = vec![top];
     while let Some(entry) = waiting.pop() {
@@ -106,7 +107,7 @@ fn walk(top: Entry, entries: &mut Vec<Entry>, report: &Report) {
     }
 }
 
-/// A local file can't be read.
+/// The failure for a local file that cannot be read.
 pub(super) fn cannot_read(path: &Path, error: &io::Error) -> Failure {
     failed(format!("{}: {}", path.display(), reason(error)))
 }

@@ -1,9 +1,10 @@
-//! `cp`: files from a node and to it, over sessions that run commands. The node needs `sh` and the usual tools.
+//! The `cp` command: copies files between this machine and a node, over sessions that run commands. The node needs `sh` and the
+//! usual tools.
 
 mod control;
+mod destination;
 mod digest;
 mod download;
-mod landing;
 mod lanes;
 mod list;
 mod local;
@@ -27,23 +28,24 @@ use node::Node;
 use place::{LocalEnd, Plan};
 use report::Report;
 
-/// What holds for the whole copy.
+/// Options of the whole copy.
 #[derive(Clone, Debug)]
 struct Options {
     target: String,
     recursive: bool,
     preserve: bool,
-    /// Sessions at the same time.
+    /// Maximum number of sessions at the same time.
     sessions: usize,
 }
 
-/// Copies files.
+/// Runs the `cp` command.
 ///
 /// # Errors
-/// In one line, what went wrong and what to do.
+/// Returns one failure, with its cause and a remedy. Failures of other files are already printed.
 pub(crate) async fn run(args: &CpArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let plan = Plan::parse(&args.paths, args.aws.local)?;
-    landing::umask();
+    // Reads the umask before other threads create files.
+    destination::umask();
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let (Plan::Down { target, .. } | Plan::Up { target, .. }) = &plan;
     let options = Options {
@@ -68,15 +70,15 @@ pub(crate) async fn run(args: &CpArgs, verbosity: Verbosity) -> Result<ExitCode,
     };
     let ended = tokio::select! {
         ended = report.watch(copy) => match (ended, report.end()) {
-            (Err(failure), told) => {
-                told.err().iter().for_each(|last| console::note(&format!("error: {last}")));
+            (Err(failure), reported) => {
+                reported.err().iter().for_each(|last| console::note(&format!("error: {last}")));
                 Err(failure)
             }
-            (Ok(()), told) => told.map(|()| ExitCode::Ok),
+            (Ok(()), reported) => reported.map(|()| ExitCode::Ok),
         },
         cause = shutdown.requested() => {
             if !verbosity.quiet {
-                console::note("stopped; the same command continues from here");
+                console::note("stopped; run the same command again to continue");
             }
             Ok(cause.exit_code())
         }
@@ -99,7 +101,7 @@ async fn down(
     }
 }
 
-/// Whether it is a device or a pipe, which must not be replaced.
+/// Whether `path` is a device or a pipe, which must not be replaced by a file.
 fn is_special(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| {
         let kind = metadata.file_type();

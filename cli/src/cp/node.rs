@@ -1,4 +1,4 @@
-//! The node's side of a copy: sessions that run the scripts.
+//! Sessions that run the scripts on the node.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -17,43 +17,44 @@ use crate::session_commands::{command_line, words_of};
 use crate::shutdown::{Shutdown, StopCause, interrupted};
 use crate::{exact_output, untrusted};
 
-/// Where the sessions of a copy come from.
+/// The target of a copy. Starts the sessions.
 pub(super) struct Node {
     source: Source,
     options: SessionArgs,
     manager: Mutex<Option<LocalManager>>,
     quiet: bool,
+    /// Whether a session was started before. Only the first one waits for the node to be connected.
     began: AtomicBool,
-    /// To be terminated at the end, if they live.
+    /// Sessions that are terminated at the end of the copy, if they still exist.
     sessions: Mutex<Vec<Weak<Session>>>,
 }
 
-/// Why something on the node did not come to its end.
+/// The error of an operation on the node.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// The session is gone: another one may do better.
+pub(super) enum CopyError {
+    /// The session was lost. A new session may succeed.
     Lost(Failure),
-    /// Another one would not do better.
+    /// A new session would not help.
     Fatal(Failure),
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        let (Trouble::Lost(failure) | Trouble::Fatal(failure)) = trouble;
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        let (CopyError::Lost(failure) | CopyError::Fatal(failure)) = error;
         failure
     }
 }
 
-/// Bytes that are taken from a session at once.
+/// Maximum number of bytes in one read of a session.
 const READ_SIZE: usize = 128 << 10;
-/// Bytes of complaints that are kept.
-const MAX_COMPLAINTS: usize = 16 << 10;
+/// Maximum size of the kept standard error of a script, in bytes.
+const MAX_STDERR: usize = 16 << 10;
 
 impl Node {
     /// Finds the target.
     ///
     /// # Errors
-    /// No credentials, no such node, or it was stopped.
+    /// Returns an error if there are no credentials, if there is no such node, or if the command was stopped.
     pub(super) async fn find(
         target: &str,
         args: &CpArgs,
@@ -83,21 +84,22 @@ impl Node {
         }
     }
 
-    /// Ends all sessions.
+    /// Terminates all sessions and stops the local Session Manager of `--local`.
     pub(super) async fn close(&self) {
         let sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
-        let living: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
-        let ends = living.into_iter().map(|session| tokio::spawn(async move { session.terminate().await }));
+        let open: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
+        let ends = open.into_iter().map(|session| tokio::spawn(async move { session.terminate().await }));
         for end in ends.collect::<Vec<_>>() {
             let _ = end.await;
         }
-        // And those that were dropped.
+        // Also waits until the dropped sessions are terminated.
         connect::terminations().finished().await;
         let manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
         connect::stop(manager).await;
     }
 
-    async fn session(&self, document: &str, command: String, separate: bool) -> Result<Arc<Session>, Trouble> {
+    /// Starts a session. `separate` requests a separate stream for standard error.
+    async fn start_session(&self, document: &str, command: String, separate: bool) -> Result<Arc<Session>, CopyError> {
         let offered = if separate { vec![("separateOutputStream", "true".to_owned())] } else { Vec::new() };
         let request = start_request(Some(document), vec![("command", command)], offered, &self.options);
         let session = if self.began.swap(true, Ordering::Relaxed) {
@@ -107,11 +109,11 @@ impl Node {
                     _ => true,
                 };
                 let failure = Failure::from(error);
-                if again { Trouble::Lost(failure) } else { Trouble::Fatal(failure) }
+                if again { CopyError::Lost(failure) } else { CopyError::Fatal(failure) }
             })?
         } else {
             let patience = self.options.wait_connected.unwrap_or_default();
-            Box::pin(self.source.first(request, patience, self.quiet)).await.map_err(Trouble::Fatal)?
+            Box::pin(self.source.first(request, patience, self.quiet)).await.map_err(CopyError::Fatal)?
         };
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|session| session.strong_count() > 0);
@@ -119,77 +121,81 @@ impl Node {
         Ok(session)
     }
 
-    /// Runs the script that `words` makes with a mark.
-    pub(super) async fn run(&self, words: impl FnOnce(&str) -> Vec<String>) -> Result<Saying, Trouble> {
+    /// Runs the script that `words` returns for a new mark.
+    pub(super) async fn run(&self, words: impl FnOnce(&str) -> Vec<String>) -> Result<ScriptOutput, CopyError> {
         let mark = exact_output::mark();
-        let line = command_line(&words(&mark)).map_err(Trouble::Fatal)?;
-        let session = self.session("AWS-StartNonInteractiveCommand", line, true).await?;
+        let line = command_line(&words(&mark)).map_err(CopyError::Fatal)?;
+        let session = self.start_session("AWS-StartNonInteractiveCommand", line, true).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
         let decoder = Decoder::new(&mark);
-        Ok(Saying { session, stream, decoder, pieces: Vec::new(), complaints: Vec::new() })
+        Ok(ScriptOutput { session, stream, decoder, pieces: Vec::new(), stderr: Vec::new() })
     }
 
-    /// Starts the script that takes files.
-    pub(super) async fn taker(&self) -> Result<Taker, Trouble> {
+    /// Starts the script that receives files.
+    pub(super) async fn request_session(&self) -> Result<RequestSession, CopyError> {
         let mark = exact_output::mark();
-        let line = command_line(&words_of(&[script::take(&mark)])).map_err(Trouble::Fatal)?;
-        let session = self.session("AWS-StartInteractiveCommand", line, false).await?;
+        let line = command_line(&words_of(&[script::receive(&mark)])).map_err(CopyError::Fatal)?;
+        let session = self.start_session("AWS-StartInteractiveCommand", line, false).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
         let sender = stream.sender();
-        let mut taker = Taker { session, stream, sender, mark, said: Vec::new(), is_exact: false };
-        taker.begin().await?;
-        Ok(taker)
+        let mut session = RequestSession { session, stream, sender, mark, buffer: Vec::new(), is_exact: false };
+        session.begin().await?;
+        Ok(session)
     }
 }
 
-fn lost(session: &Session, error: &str) -> Trouble {
+fn lost(session: &Session, error: &str) -> CopyError {
     let reason = session.close_reason().map_or_else(|| error.to_owned(), |reason| reason.to_string());
-    Trouble::Lost(Failure::new(ExitCode::SessionLost, "session_ended", reason))
+    CopyError::Lost(Failure::new(ExitCode::SessionLost, "session_ended", reason))
 }
 
-fn refused(text: impl Into<String>) -> Trouble {
-    Trouble::Fatal(failed(text))
+fn refused(text: impl Into<String>) -> CopyError {
+    CopyError::Fatal(failed(text))
 }
 
-/// Something could not be copied.
+/// The failure for something that could not be copied.
 pub(super) fn failed(text: impl Into<String>) -> Failure {
     Failure::new(ExitCode::NotCopied, "copy", text)
 }
 
-fn lacks(tool: &str) -> Trouble {
+fn lacks(tool: &str) -> CopyError {
     refused(format!("the node lacks {tool}"))
 }
 
-/// A script that says something.
-pub(super) struct Saying {
+/// The output of a script, and its session.
+pub(super) struct ScriptOutput {
     session: Arc<Session>,
     stream: SessionStream,
     decoder: Decoder,
+    /// Scratch buffer of `read`.
     pieces: Vec<(Output, Bytes)>,
-    complaints: Vec<u8>,
+    stderr: Vec<u8>,
 }
 
-impl Saying {
-    /// What it says next.
-    pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
+impl ScriptOutput {
+    /// Returns the next part of the output.
+    ///
+    /// # Errors
+    /// Returns an error if the node lacks a tool, if the output is invalid, or if the session ended.
+    pub(super) async fn next(&mut self) -> Result<Event, CopyError> {
         loop {
             match self.decoder.next() {
                 Some(Event::Missing(tool)) => return Err(lacks(&tool)),
                 Some(event) => return Ok(event),
-                None if self.decoder.is_wrong() => return Err(refused("the node sent an unexpected answer")),
+                None if self.decoder.is_invalid() => return Err(refused("the node sent an unexpected answer")),
                 None => {}
             }
             if !self.read().await? {
-                return Err(self.ended());
+                return Err(self.end_error());
             }
         }
     }
 
-    async fn read(&mut self) -> Result<bool, Trouble> {
+    async fn read(&mut self) -> Result<bool, CopyError> {
         let read = self.stream.read_outputs(&mut self.pieces, READ_SIZE).await;
         for (output, bytes) in self.pieces.drain(..) {
             match output {
-                Output::Stderr if self.complaints.len() < MAX_COMPLAINTS => self.complaints.extend_from_slice(&bytes),
+                Output::Stderr if self.stderr.len() < MAX_STDERR => self.stderr.extend_from_slice(&bytes),
                 Output::Stderr => {}
                 _ => self.decoder.feed(bytes),
             }
@@ -197,68 +203,69 @@ impl Saying {
         read.map_err(|error| lost(&self.session, &error.to_string()))
     }
 
-    fn ended(&self) -> Trouble {
-        let said = String::from_utf8_lossy(&self.complaints);
+    fn end_error(&self) -> CopyError {
+        let stderr = String::from_utf8_lossy(&self.stderr);
         let noise = self.decoder.noise();
-        let said = [said.trim(), &noise].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
+        let said = [stderr.trim(), &noise].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
         if self.session.exit_code().is_some() && !said.is_empty() {
             return refused(format!("the copy did not start; the node said: {said}"));
         }
         lost(&self.session, "the session ended before the copy did")
     }
 
-    /// Why the node could not read `path`, once it has said all.
-    pub(super) async fn complaint(&mut self, path: &[u8]) -> Option<String> {
+    /// Waits until the script ends, and returns its reason why it could not read `path`, if there is one.
+    pub(super) async fn read_error(&mut self, path: &[u8]) -> Option<String> {
         const MOMENT: Duration = Duration::from_secs(5);
         let rest = async { while matches!(self.read().await, Ok(true)) {} };
         let _ = tokio::time::timeout(MOMENT, rest).await;
-        let said = String::from_utf8_lossy(&self.complaints);
+        let stderr = String::from_utf8_lossy(&self.stderr);
         let path = String::from_utf8_lossy(path);
         let counts = |line: &&str| line.contains(" records ") || line.contains(" copied");
-        let line = said.lines().find(|line| line.contains(&*path));
-        let line = line.or_else(|| said.lines().rfind(|line| !counts(line)))?;
+        let line = stderr.lines().find(|line| line.contains(&*path));
+        let line = line.or_else(|| stderr.lines().rfind(|line| !counts(line)))?;
         line.rsplit_once(": ").map(|(_, reason)| untrusted::line(reason))
     }
 
-    /// Ends the session.
+    /// Terminates the session.
     pub(super) async fn end(self) {
         self.session.terminate().await;
     }
 }
 
-/// A script that takes files, and answers in order.
-pub(super) struct Taker {
+/// A session with the script that receives files. It answers requests in order.
+pub(super) struct RequestSession {
     session: Arc<Session>,
     stream: SessionStream,
     sender: StreamSender,
-    /// Precedes what the script says first, and each request.
+    /// The mark that precedes the first output of the script and each request.
     mark: String,
-    /// Of a line that is not complete.
-    said: Vec<u8>,
+    /// Received bytes that were not yet parsed.
+    buffer: Vec<u8>,
+    /// Whether the script reads exactly the requested number of bytes.
     is_exact: bool,
 }
 
-/// What the script answers: a result, or why not.
+/// An answer of the script: a result, or the reason of a failure.
 pub(super) type Answer = Result<String, String>;
 
-impl Taker {
-    /// How many requests may wait for their answers. Some versions of `head` read more than they are asked to: then nothing may
-    /// follow a request before its answer.
+impl RequestSession {
+    /// Maximum number of requests in flight. Some versions of `head` read more bytes than requested; there, the next request has to
+    /// wait for the answer.
     pub(super) fn window(&self) -> usize {
         const SMALL_FILES: usize = 48;
         if self.is_exact { SMALL_FILES } else { 1 }
     }
 
-    async fn begin(&mut self) -> Result<(), Trouble> {
+    async fn begin(&mut self) -> Result<(), CopyError> {
         const MAX_NOISE: usize = 64 << 10;
         loop {
-            let at = self.said.windows(self.mark.len()).position(|window| window == self.mark.as_bytes());
+            let at = self.buffer.windows(self.mark.len()).position(|window| window == self.mark.as_bytes());
             if let Some(at) = at {
-                self.said.drain(..at + self.mark.len());
+                self.buffer.drain(..at + self.mark.len());
                 break;
             }
-            if !self.read().await? || self.said.len() > MAX_NOISE {
-                let noise = String::from_utf8_lossy(&self.said).split_whitespace().collect::<Vec<_>>().join(" ");
+            if !self.read().await? || self.buffer.len() > MAX_NOISE {
+                let noise = String::from_utf8_lossy(&self.buffer).split_whitespace().collect::<Vec<_>>().join(" ");
                 return Err(match noise.as_str() {
                     "" => lost(&self.session, "the session ended before the copy began"),
                     noise => refused(format!("the copy did not start; the node said: {noise}")),
@@ -275,20 +282,20 @@ impl Taker {
         }
     }
 
-    async fn read(&mut self) -> Result<bool, Trouble> {
+    async fn read(&mut self) -> Result<bool, CopyError> {
         let chunk = self.stream.read_chunk().await.map_err(|error| lost(&self.session, &error.to_string()))?;
-        self.said.extend_from_slice(chunk.as_deref().unwrap_or_default());
+        self.buffer.extend_from_slice(chunk.as_deref().unwrap_or_default());
         Ok(chunk.is_some())
     }
 
-    async fn line(&mut self) -> Result<String, Trouble> {
+    async fn line(&mut self) -> Result<String, CopyError> {
         const MAX_LINE: usize = 64 << 10;
         loop {
-            if let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.said.drain(..=end).collect();
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Ok(String::from_utf8_lossy(line.get(..end).unwrap_or_default()).into_owned());
             }
-            if self.said.len() > MAX_LINE {
+            if self.buffer.len() > MAX_LINE {
                 return Err(refused("the node sent an unexpected answer"));
             }
             if !self.read().await? {
@@ -297,8 +304,8 @@ impl Taker {
         }
     }
 
-    /// Asks for something, with these bytes after it.
-    pub(super) async fn post(&self, request: &str, mut bytes: Bytes) -> Result<(), Trouble> {
+    /// Sends a request, followed by `bytes`.
+    pub(super) async fn send(&self, request: &str, mut bytes: Bytes) -> Result<(), CopyError> {
         const CHUNK: usize = 64 << 10;
         let mut chunk = Bytes::from(format!("{} {request}\n", self.mark));
         loop {
@@ -310,8 +317,8 @@ impl Taker {
         }
     }
 
-    /// The next answer.
-    pub(super) async fn answer(&mut self) -> Result<Answer, Trouble> {
+    /// Returns the next answer.
+    pub(super) async fn answer(&mut self) -> Result<Answer, CopyError> {
         let line = self.line().await?;
         match (line.strip_prefix('='), line.strip_prefix('!')) {
             (Some(result), _) => Ok(Ok(result.to_owned())),
@@ -320,13 +327,13 @@ impl Taker {
         }
     }
 
-    /// Ends the session.
+    /// Terminates the session.
     pub(super) async fn end(self) {
         self.session.terminate().await;
     }
 }
 
-/// What a tool said: the reason behind the names, without what `dd` counts.
+/// Returns the reason in a tool's error message, without file names and without the counts of `dd`.
 fn reason(said: &str) -> String {
     let said = said.strip_suffix(" ;;").unwrap_or(said);
     let counted = said.find(" records in").and_then(|end| said.get(..end));

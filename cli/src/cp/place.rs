@@ -1,4 +1,4 @@
-//! Where a copy begins and where it ends: `TARGET:PATH`, a local path, or `-`.
+//! The arguments of `cp`: `TARGET:PATH`, a local path, or `-`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -13,9 +13,9 @@ use crate::exit_code::{ExitCode, Failure};
 pub(super) enum Place {
     /// Standard input or output.
     Stream,
-    /// A file or directory of this machine.
+    /// A file or directory on this machine.
     Local(PathBuf),
-    /// A file or directory of a node.
+    /// A file or directory on a node.
     Remote(Remote),
 }
 
@@ -26,11 +26,11 @@ pub(super) struct Remote {
     pub(super) path: RemotePath,
 }
 
-/// A path as the node's tools take it: it begins with `/` or `./`, so that none takes it for an option.
+/// A path in the form that the node's tools need. It begins with `/` or `./`, so that no tool takes it for an option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RemotePath(Vec<u8>);
 
-/// What is to be copied, in which direction.
+/// The sources, the destination and the direction of a copy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// From a node.
@@ -39,21 +39,21 @@ pub(super) enum Plan {
     Up { target: String, sources: Vec<LocalEnd>, destination: RemotePath },
 }
 
-/// The end of a copy on this machine.
+/// The local source or destination of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LocalEnd {
     Stream,
     Path(PathBuf),
 }
 
-/// Kinds of targets with a colon after the kind.
+/// The kinds of targets that contain a colon after the kind.
 const KINDS: [&str; 5] = ["tag", "asg", "name", "ecs", "sagemaker-cluster"];
 
 impl Place {
-    /// Reads an argument. A colon makes it remote, unless a slash stands before it, as with scp.
+    /// Parses an argument. It is remote if it contains a colon without a slash before the colon, as with scp.
     ///
     /// # Errors
-    /// It looks remote, but has no target or no path.
+    /// Returns an error if a remote argument has no valid target or no path.
     pub(super) fn parse(argument: &OsStr) -> Result<Self, Failure> {
         let bytes = argument.as_bytes();
         let colon = bytes.iter().position(|byte| *byte == b':');
@@ -79,7 +79,8 @@ impl Place {
     }
 }
 
-/// The colon that ends the target: the first one or, after the kind of a target, the next one. A tag's key may contain colons.
+/// Returns the position of the colon that ends the target: the first colon or, after the kind of a target, the next one. A tag's
+/// key may contain colons.
 fn end_of_target(bytes: &[u8], first: usize) -> Option<usize> {
     let kind = KINDS.iter().find(|kind| bytes.get(..first) == Some(kind.as_bytes()));
     let from = match kind {
@@ -97,7 +98,7 @@ fn lacks_path(argument: &OsStr) -> Failure {
 }
 
 impl RemotePath {
-    /// As it was given: empty and `~` are the home directory, where relative paths begin.
+    /// Converts a path of the command line. An empty path and `~` are the home directory, in which relative paths begin.
     pub(super) fn of(given: &[u8]) -> Self {
         match given {
             b"" | b"~" => Self(b"./.".to_vec()),
@@ -111,51 +112,51 @@ impl RemotePath {
         &self.0
     }
 
-    /// For people.
+    /// Returns the path as text for messages.
     pub(super) fn shown(&self) -> String {
         let given = self.0.strip_prefix(b"./").unwrap_or(&self.0);
         String::from_utf8_lossy(given).into_owned()
     }
 
-    /// A name below this directory.
+    /// Returns the path of `relative` below this directory.
     pub(super) fn join(&self, relative: &[u8]) -> Self {
         let slash: &[u8] = if self.0.ends_with(b"/") { b"" } else { b"/" };
         Self([&self.0, slash, relative].concat())
     }
 
-    /// The directory that it is in.
+    /// Returns the directory that contains this path.
     pub(super) fn parent(&self) -> Self {
         let end = self.0.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         Self(self.0.get(..end.max(1)).unwrap_or(b".").to_vec())
     }
 
-    /// Without slashes at its end: with one, no tool sees that it is a file.
+    /// Returns the path without slashes at its end. With such a slash, the node's tools do not recognize a file.
     pub(super) fn without_slash(&self) -> Self {
         let end = self.0.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
         Self(self.0.get(..end).unwrap_or_default().to_vec())
     }
 
-    /// Whether what is in the directory is meant, not the directory: the path ends with a slash, `.` or `..`.
+    /// Whether the path means the contents of a directory instead of the directory: it ends with a slash, `.` or `..`.
     pub(super) fn means_contents(&self) -> bool {
         matches!(last_name(&self.0), None | Some(b"." | b".."))
     }
 
-    /// Its last name.
+    /// Returns the last name of the path; `None` if the path ends with a slash.
     pub(super) fn name(&self) -> Option<&[u8]> {
         last_name(&self.0)
     }
 }
 
-/// The last name of a path; `None` if it ends with a slash.
+/// Returns the last name of a path; `None` if the path ends with a slash.
 pub(super) fn last_name(path: &[u8]) -> Option<&[u8]> {
     path.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty())
 }
 
 impl Plan {
-    /// Reads all arguments, the destination last.
+    /// Parses all arguments. The last one is the destination.
     ///
     /// # Errors
-    /// Not exactly one side is remote, or the sources are on several nodes.
+    /// Returns an error unless exactly one side is remote, and if the sources are on several nodes.
     pub(super) fn parse(arguments: &[OsString], is_local: bool) -> Result<Self, Failure> {
         let places = arguments.iter().map(|argument| Place::parse(argument)).collect::<Result<Vec<_>, _>>()?;
         let Some((destination, sources)) = places.split_last() else { return Err(usage("nothing to copy")) };
@@ -164,14 +165,14 @@ impl Plan {
                 let ends = sources.iter().map(local_end).collect::<Option<Vec<_>>>();
                 let sources = ends.ok_or_else(|| usage("both sides are on a node: copy to this machine first"))?;
                 if sources.len() > 1 && sources.contains(&LocalEnd::Stream) {
-                    return Err(usage("standard input can only be the one source"));
+                    return Err(usage("standard input must be the only source"));
                 }
                 Self::Up { target: target.clone(), sources, destination: path.clone() }
             }
             destination => {
                 let remotes = sources.iter().map(|place| if let Place::Remote(it) = place { Some(it) } else { None });
                 let remotes: Vec<_> = remotes.collect::<Option<_>>().ok_or_else(|| {
-                    usage("no side is on a node: write TARGET:PATH for one, for example i-0123456789abcdef0:/etc/hosts")
+                    usage("neither side is on a node: write TARGET:PATH for one, for example i-0123456789abcdef0:/etc/hosts")
                 })?;
                 let Some(Remote { target, .. }) = remotes.first() else { return Err(usage("nothing to copy")) };
                 if let Some(other) = remotes.iter().find(|remote| remote.target != *target) {
@@ -276,10 +277,10 @@ mod tests {
         assert!(matches!(plan(&["i-0a:x", "i-0a:y", "."]), Ok(Plan::Down { sources, .. }) if sources.len() == 2));
         assert!(matches!(plan(&["-", "i-0a:y"]), Ok(Plan::Up { .. })));
         for (words, told) in [
-            (&["a", "b"][..], "no side"),
+            (&["a", "b"][..], "neither side"),
             (&["i-0a:x", "i-0b:y"], "both sides"),
             (&["i-0a:x", "i-0b:y", "."], "on i-0a and i-0b"),
-            (&["-", "a", "i-0a:y"], "the one source"),
+            (&["-", "a", "i-0a:y"], "the only source"),
             (&[":x", "."], "missing before the colon"),
         ] {
             assert!(plan(words).unwrap_err().message.contains(told), "{words:?}");

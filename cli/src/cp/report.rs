@@ -1,4 +1,4 @@
-//! What the person sees of a copy: a bar while it runs, a line at its end.
+//! The progress and the result of a copy for the user: a progress bar while it runs, and a line at its end.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,18 +10,22 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use crate::exit_code::Failure;
 use crate::{console, untrusted};
 
-/// How far a copy is, and what went wrong.
+/// Progress and failures of a copy.
 #[derive(Debug)]
 pub(super) struct Report {
     began: Instant,
     quiet: bool,
-    /// Bytes to copy, and those that are there: from before, or by this copy.
+    /// Bytes to copy.
     total: AtomicU64,
+    /// Bytes that are at the destination, including `kept`.
     done: AtomicU64,
+    /// Bytes that an earlier attempt had copied.
     kept: AtomicU64,
+    /// Complete files.
     files: AtomicU64,
-    /// A digest could not be compared: the node has no tool for it.
+    /// Whether a digest could not be compared, because the node has no tool for digests.
     unverified: AtomicBool,
+    /// The digest of the last complete file.
     digest: Mutex<String>,
     failures: Mutex<Vec<Failure>>,
 }
@@ -41,23 +45,23 @@ impl Report {
         })
     }
 
-    /// So many more bytes are to be copied.
+    /// Adds bytes to copy.
     pub(super) fn expect(&self, bytes: u64) {
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many more bytes were copied.
+    /// Adds copied bytes.
     pub(super) fn copied(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes were there from an earlier attempt.
+    /// Adds bytes that an earlier attempt had copied.
     pub(super) fn kept(&self, bytes: u64) {
         self.kept.fetch_add(bytes, Ordering::Relaxed);
         self.copied(bytes);
     }
 
-    /// A file is complete. `-` is no digest.
+    /// Counts a complete file. The digest is `-` if the node has no tool for digests.
     pub(super) fn finished(&self, digest: &str) {
         self.files.fetch_add(1, Ordering::Relaxed);
         match digest {
@@ -66,12 +70,12 @@ impl Report {
         }
     }
 
-    /// One file could not be copied; the others go on.
+    /// Adds the failure of one file. The copy continues with the other files.
     pub(super) fn failed(&self, failure: Failure) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
     }
 
-    /// Shows a bar until `copy` is done.
+    /// Shows a progress bar until `copy` is done.
     pub(super) async fn watch<T>(&self, copy: impl Future<Output = T>) -> T {
         if self.quiet || !stderr().is_terminal() {
             return copy.await;
@@ -91,13 +95,13 @@ impl Report {
         };
         let result = tokio::select! {
             result = copy => result,
-            () = follow => unreachable!("it never ends"),
+            () = follow => unreachable!("the loop never ends"),
         };
         bar.finish_and_clear();
         result
     }
 
-    /// Tells how it ended. Of several failures the last one is given back, the others are told here.
+    /// Prints the result. Of several failures, returns the last one and prints the others.
     pub(super) fn end(&self) -> Result<(), Failure> {
         let mut failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
         let last = failures.pop();
@@ -122,7 +126,7 @@ impl Report {
         let plural = if files == 1 { "" } else { "s" };
         let mut line = format!("copied {files} file{plural}, {} in {seconds:.1} s ({rate}/s)", HumanBytes(moved));
         if kept > 0 {
-            line += &format!(", {} were there from before", HumanBytes(kept));
+            line += &format!(", {} were already present", HumanBytes(kept));
         }
         let digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
         match (files, self.unverified.load(Ordering::Relaxed)) {

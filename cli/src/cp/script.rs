@@ -1,13 +1,13 @@
-//! What runs on the node: `sh` and the usual tools, those of busybox too.
+//! The scripts that run on the node. They need `sh` and the usual tools; those of busybox are enough.
 //!
-//! Paths are arguments in a notation of ASCII characters (see [`word`]), which only `printf '%b'` reads: no shell ever takes one for
-//! anything else. All output is escaped (see [`super::wire`]).
+//! Paths are arguments in an ASCII notation (see [`word`]). Only `printf '%b'` decodes it, so that no shell interprets a path. All
+//! output is escaped (see [`super::wire`]).
 
-/// Bytes of a piece: files are carried, compared and continued piece by piece.
+/// Size of a piece in bytes. Files are transferred, compared and continued in pieces.
 pub(super) const PIECE: u64 = 1 << 20;
 
-/// The variables and functions of all scripts. `f` is the path after `n WORD`; `h` the digest after `h <FILE`, `-` if the node
-/// has no tool for it.
+/// The variables and functions of all scripts. `n WORD` sets `f` to the path. `h <FILE` sets `h` to the digest, or to `-` if the
+/// node has no tool for digests.
 const COMMON: &str = r#"export LC_ALL=C;
 unset CDPATH;
 cd 2>/dev/null;
@@ -21,9 +21,11 @@ for s in sha256sum 'shasum -a 256' 'openssl dgst -sha256 -r' '';do type ${s%% *}
 h(){ h=-;[ -z "$s" ]||{ h=$($s)||h=;h=${h%% *};};};
 "#;
 
-/// Lists its arguments, after the mark `m` that no name contains: with `R` as `$2` all that is below directories. Each record begins
-/// with the mark and a letter: `B` a source, `D` it is a directory that was not asked for, `E` why it can't be had, `S` mode, size,
-/// time and path, `U` a path that can't be read, `L` the path of a link, `T` its target.
+/// Lists its arguments. If `$2` is `R`, also lists everything below directories.
+///
+/// Each record begins with the mark `m`, which no name contains, and a letter: `B` the begin of a source, `D` a directory without
+/// `R`, `E` the reason why a source cannot be copied, `S` mode, size, time and path, `U` the path of an unreadable entry, `L` the
+/// path of a link, `T` the target of that link.
 const LIST: &str = r#"export m=RECORD b="$1" R="$2";
 shift 2;
 for w do
@@ -42,16 +44,16 @@ fi;
 done|sed "$r";
 printf '\n\357\002\357\004done\n'"#;
 
-/// What [`LIST`] has `find` run for the names that it found.
+/// The script that `find` runs in [`LIST`] for the names that it found.
 const LIST_NAMES: &str = r#"stat -c "${m}S%f %s %Y %n" "$@";
 for f do
 if [ -L "$f" ];then printf '%sL%s%sT' $m "$f" $m;readlink "$f";
 elif [ ! -r "$f" ]||{ [ -d "$f" ]&&[ ! -x "$f" ];};then printf '%sU%s' $m "$f";fi;
 done;"#;
 
-/// Gives what its arguments say: `c PATH` a whole file and its digest, `h PATH` a digest, `p PATH FIRST END` the digests of pieces,
-/// `g PATH FIRST END` pieces.
-const GIVE: &str = r#"while [ $# -gt 0 ];do
+/// Sends what its arguments request: `c PATH` a whole file and its digest, `h PATH` a digest, `p PATH FIRST END` the digests of
+/// pieces, `g PATH FIRST END` pieces.
+const SEND: &str = r#"while [ $# -gt 0 ];do
 n "$2";
 h=;
 i=$3;
@@ -64,15 +66,16 @@ esac;
 done;
 printf '\357\004done\n'"#;
 
-/// Does what it reads from a raw terminal, a line each, and answers each with a line: `=` and a result, or `!` and why not.
+/// Reads requests from a raw terminal, one per line, and answers each with a line: `=` and a result, or `!` and a reason.
 ///
-/// Each line begins with the mark. Another line is a part of a file: the agent has repeated a message (AGENT-8), so that
-/// the bytes do not end where the script takes them to end. That ends the session, before a file's text can be taken for a
+/// Each request begins with the mark. A line without the mark is a part of a file: the agent has repeated a message (AGENT-8), so
+/// that the file's bytes end later than the script expects. The script then exits, so that a file's text is never executed as a
 /// request.
 ///
-/// `f` (finish) can come twice, if the session was lost before its answer arrived: then the partial file is gone, and the file
-/// is compared. `q` compares a file with the digest and the length in `w`, by length alone if the node has no tool for digests.
-const TAKE: &str = r#"stty raw -echo -isig -opost;
+/// `f` (finish) can arrive twice, if the session was lost before the answer arrived. At the second time, the partial file no longer
+/// exists, and the script compares the file itself. `q` compares a file with the digest and the length in `w`, or only with the
+/// length if the node has no tool for digests.
+const RECEIVE: &str = r#"stty raw -echo -isig -opost;
 if dd bs=1 count=0 iflag=fullblock </dev/null >/dev/null 2>&1;then
 x(){ dd bs=$1 count=1 iflag=fullblock 2>/dev/null;};printf '%s1\n' MARK;
 else x(){ head -c $1;};printf '%s0\n' MARK;fi;
@@ -109,7 +112,7 @@ r) rm -f "$f";z;;
 esac;
 done"#;
 
-/// The words that list `paths`, after `begin`; `mark` is between the records.
+/// Returns the words of the command that lists `paths`. The output begins with `begin`; `mark` separates the records.
 pub(super) fn list<'a>(begin: &str, mark: &str, recursive: bool, paths: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let script = whole(&format!("printf %s MARK;{LIST}"), begin, "sed dd stat").replace("RECORD", mark);
     let flag = if recursive { "R" } else { "" };
@@ -117,18 +120,18 @@ pub(super) fn list<'a>(begin: &str, mark: &str, recursive: bool, paths: impl Ite
     head.iter().map(|word| (*word).to_owned()).chain(paths.map(word)).collect()
 }
 
-/// The words that give what `operations` say, after `mark`.
-pub(super) fn give(mark: &str, operations: Vec<String>) -> Vec<String> {
-    let script = whole(&format!("printf %s MARK;{GIVE}"), mark, "sed dd cat");
+/// Returns the words of the command that sends what `operations` request. The output begins with `mark`.
+pub(super) fn send(mark: &str, operations: Vec<String>) -> Vec<String> {
+    let script = whole(&format!("printf %s MARK;{SEND}"), mark, "sed dd cat");
     ["sh", "-c", &script, "sh"].iter().map(|word| (*word).to_owned()).chain(operations).collect()
 }
 
-/// The line for the shell of a raw terminal that takes commands, after `mark`.
-pub(super) fn take(mark: &str) -> String {
-    whole(TAKE, mark, "stty dd head chmod touch mkdir mv rm ln stat")
+/// Returns the command line that receives requests from a raw terminal. Its output and each request begin with `mark`.
+pub(super) fn receive(mark: &str) -> String {
+    whole(RECEIVE, mark, "stty dd head chmod touch mkdir mv rm ln stat")
 }
 
-/// Session documents need not take a command of several lines.
+/// Completes a script. The result is one line, because a session document may refuse a command of several lines.
 fn whole(script: &str, mark: &str, tools: &str) -> String {
     one_line(&format!("{COMMON}{script}")).replace("MARK", mark).replace("TOOLS", tools)
 }
@@ -137,7 +140,7 @@ fn one_line(script: &str) -> String {
     script.replace('\n', " ")
 }
 
-/// These bytes as a word that every shell and document leaves as it is, and that `printf '%b'` turns back.
+/// Encodes bytes as a word that no shell and no session document changes, and that `printf '%b'` decodes.
 pub(super) fn word(bytes: &[u8]) -> String {
     let mut word = String::with_capacity(bytes.len());
     for byte in bytes {
@@ -166,14 +169,14 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let path = word(file.as_os_str().as_bytes());
         let mut shell = Command::new("sh")
-            .args(["-c", &take("7mark")])
+            .args(["-c", &receive("7mark")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let said = format!("7mark t {path}\nr {path}\n7mark t {path}\n");
-        // The shell may be gone before it has read all.
+        // The shell may exit before it has read everything.
         drop(shell.stdin.take().unwrap().write_all(said.as_bytes()));
         let output = shell.wait_with_output().unwrap();
         let answers = String::from_utf8(output.stdout).unwrap();

@@ -1,4 +1,5 @@
-//! From a node to a stream: standard output, a pipe or a device. The bytes come in order, so that one session carries them.
+//! Downloads to a stream: standard output, a pipe or a device. The bytes have to be written in order, so one session at a time
+//! sends them.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -10,7 +11,7 @@ use super::digest;
 use super::download::{MAX_SMALL, cannot_write, changed};
 use super::lanes::Losses;
 use super::list::{Entry, Kind, list};
-use super::node::{Node, Trouble, failed};
+use super::node::{CopyError, Node, failed};
 use super::place::RemotePath;
 use super::report::Report;
 use super::script::{self, PIECE, word};
@@ -18,18 +19,18 @@ use super::wire::Event;
 use crate::exit_code::Failure;
 use crate::writer::Writer;
 
-/// Writes all of `sources`, one after the other, to standard output.
+/// Writes all `sources` to standard output, one after the other.
 ///
 /// # Errors
-/// A file can't be read, standard output can't be written, or what was written is not what the node has.
+/// Returns an error if a file cannot be read, if standard output cannot be written, or if the digests differ.
 pub(super) async fn to_stdout(node: &Node, sources: &[RemotePath], report: &Report) -> Result<(), Failure> {
     copy(node, sources, Writer::stdout()?, report).await
 }
 
-/// The same, to a device or a pipe.
+/// Writes all `sources` to a device or a pipe.
 ///
 /// # Errors
-/// As for standard output.
+/// As for [`to_stdout`], for `path`.
 pub(super) async fn to_special(
     node: &Node,
     sources: &[RemotePath],
@@ -37,7 +38,7 @@ pub(super) async fn to_special(
     report: &Report,
 ) -> Result<(), Failure> {
     let opening = path.to_owned();
-    // A pipe without a reader keeps whoever opens it waiting.
+    // Opening a pipe blocks until the pipe has a reader.
     let opened = tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(opening)).await;
     let file = opened.map_err(Failure::internal)?.map_err(|error| cannot_write(&path.display(), &error))?;
     copy(node, sources, Writer::of(file, path.display().to_string()), report).await
@@ -55,7 +56,12 @@ async fn copy(node: &Node, sources: &[RemotePath], writer: Writer, report: &Repo
                 report.expect(size);
                 files.push((source, size));
             }
-            _ => return Err(failed(format!("{}: is not a regular file; exec TARGET -- cat reads it", source.shown()))),
+            _ => {
+                return Err(failed(format!(
+                    "{}: is not a regular file; use exec TARGET -- cat to read it",
+                    source.shown()
+                )));
+            }
         }
     }
     let mut sink = Sink { writer, chunks: Vec::new() };
@@ -72,15 +78,18 @@ struct Sink {
     chunks: Vec<Bytes>,
 }
 
-/// A file that is being read, piece after piece.
+/// A file that is read piece after piece.
 struct Reading<'a> {
     node: &'a Node,
     path: &'a RemotePath,
+    /// In bytes, as listed.
     size: u64,
+    /// Index of the next piece.
     next: u64,
     hasher: Sha256,
-    /// Of the piece that is coming: it is written when it is whole, so that another session can begin with it.
+    /// Data of the current piece. It is written when the piece is complete, so that another session can begin with the same piece.
     rest: Vec<Bytes>,
+    /// Size of `rest` in bytes.
     length: u64,
 }
 
@@ -91,61 +100,61 @@ impl Reading<'_> {
             let before = self.next;
             match self.session(sink, report).await {
                 Ok(digest) => return Ok(digest),
-                Err(trouble) => {
+                Err(error) => {
                     if self.next > before {
-                        losses.forget();
+                        losses.reset();
                     }
                     self.rest.clear();
                     self.length = 0;
-                    losses.bear(trouble).await?;
+                    losses.wait_for_retry(error).await?;
                 }
             }
         }
     }
 
-    async fn session(&mut self, sink: &mut Sink, report: &Report) -> Result<String, Trouble> {
+    async fn session(&mut self, sink: &mut Sink, report: &Report) -> Result<String, CopyError> {
         let name = word(self.path.bytes());
         let (next, end) = (self.next.to_string(), self.size.div_ceil(PIECE).to_string());
-        // A file of /proc says that it is empty.
+        // Files below /proc report a size of 0, so a small file is read as a whole.
         let operations = match self.size {
             ..=PIECE if self.next == 0 => vec!["c", &name],
             _ => vec!["g", &name, &next, &end, "h", &name],
         };
         let operations = operations.into_iter().map(str::to_owned).collect();
-        let mut saying = self.node.run(|mark| script::give(mark, operations)).await?;
+        let mut output = self.node.run(|mark| script::send(mark, operations)).await?;
         loop {
-            match saying.next().await? {
+            match output.next().await? {
                 Event::Data(data) => {
                     self.length += data.len() as u64;
                     self.rest.push(data);
                     if self.length > MAX_SMALL as u64 {
-                        return Err(Trouble::Fatal(failed("the node sends more than it was asked for")));
+                        return Err(CopyError::Fatal(failed("the node sent more data than requested")));
                     }
                 }
                 Event::PieceEnd => {
                     let length = std::mem::take(&mut self.length);
                     let expected = self.size.saturating_sub(self.next * PIECE).min(PIECE);
                     if length != expected && self.size > 0 {
-                        let reason = saying.complaint(self.path.bytes()).await;
+                        let reason = output.read_error(self.path.bytes()).await;
                         let failure = reason.map(|reason| failed(format!("{}: {reason}", self.path.shown())));
-                        return Err(Trouble::Fatal(failure.unwrap_or_else(|| changed(self.path))));
+                        return Err(CopyError::Fatal(failure.unwrap_or_else(|| changed(self.path))));
                     }
                     self.rest.iter().for_each(|data| self.hasher.update(data));
                     sink.chunks.append(&mut self.rest);
-                    sink.writer.write(&mut sink.chunks).await.map_err(Trouble::Fatal)?;
+                    sink.writer.write(&mut sink.chunks).await.map_err(CopyError::Fatal)?;
                     self.next += 1;
                     report.copied(length);
                 }
                 Event::Line(theirs) => {
-                    saying.end().await;
+                    output.end().await;
                     let ours = digest::finish(self.hasher.clone());
                     return match theirs.as_str() {
                         "-" => Ok(theirs),
                         theirs if theirs == ours => Ok(ours),
-                        _ => Err(Trouble::Fatal(changed(self.path))),
+                        _ => Err(CopyError::Fatal(changed(self.path))),
                     };
                 }
-                _ => return Err(Trouble::Fatal(failed("the node sent an answer that was not requested"))),
+                _ => return Err(CopyError::Fatal(failed("the node sent an answer that was not requested"))),
             }
         }
     }

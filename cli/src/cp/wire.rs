@@ -1,5 +1,7 @@
-//! What the scripts on the node say. The agent's filter for UTF-8 (SHELL-1) damages EF BF BD, so that EF never stands alone: EF 01
-//! is the byte itself, the other codes structure the output.
+//! Decodes the output of the scripts on the node.
+//!
+//! The agent's filter for UTF-8 (SHELL-1) damages EF BF BD. Therefore EF is always escaped: EF 01 is the byte EF itself, and EF
+//! with another code structures the output.
 
 use std::collections::VecDeque;
 
@@ -7,70 +9,71 @@ use bytes::{Buf, Bytes};
 
 const LEAD: u8 = 0xef;
 const LITERAL: u8 = 1;
-/// The end of a piece. The newline before it belongs to the script: some versions of sed end every line with one.
+/// The end of a piece. The newline before the code does not belong to the data: some versions of sed end every line with a newline.
 const PIECE: u8 = 2;
 /// A line of text.
 const LINE: u8 = 3;
-/// The end of all.
+/// The end of the output.
 const END: u8 = 4;
-/// A tool that the node lacks, as a line.
+/// A line with the name of a tool that the node lacks.
 const MISSING: u8 = 5;
 
-/// No line, and nothing that comes before the mark, is longer.
+/// Maximum size of a line, and of the kept text before the mark, in bytes.
 const MAX_LINE: usize = 4096;
 
-/// What a script said.
+/// A decoded part of a script's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Bytes of a piece.
+    /// Data of a piece.
     Data(Bytes),
-    /// The piece is whole.
+    /// The end of a piece.
     PieceEnd,
-    /// A line.
+    /// A line of text.
     Line(String),
-    /// The node lacks this tool.
+    /// The name of a tool that the node lacks.
     Missing(String),
-    /// Everything was said.
+    /// The end of the output.
     End,
 }
 
-/// Undoes the escaping, wherever it is cut.
+/// Decoder of a script's output, which can be cut into parts at any byte.
 #[derive(Debug)]
 pub(super) struct Decoder {
     mark: Vec<u8>,
     state: WireState,
+    /// Whether a newline was held back, because it may be the one before the end of a piece.
     newline: bool,
     events: VecDeque<Event>,
 }
 
 #[derive(Debug)]
 enum WireState {
-    /// Before the mark, with what came instead.
+    /// Before the mark. Contains the text that was received instead.
     Waiting(Vec<u8>),
     Data,
     Lead,
     Line(u8, Vec<u8>),
-    Over,
-    Wrong,
+    Ended,
+    Invalid,
 }
 
 impl Decoder {
-    /// For output that begins with `mark`.
+    /// Creates a decoder for output that begins with `mark`.
     pub(super) fn new(mark: &str) -> Self {
         Self { mark: mark.into(), state: WireState::Waiting(Vec::new()), newline: false, events: VecDeque::new() }
     }
 
-    /// The next event of what was fed.
+    /// Returns the next event.
     pub(super) fn next(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Whether something came that no script says.
-    pub(super) fn is_wrong(&self) -> bool {
-        matches!(self.state, WireState::Wrong)
+    /// Whether the output contained something that no script sends.
+    pub(super) fn is_invalid(&self) -> bool {
+        matches!(self.state, WireState::Invalid)
     }
 
-    /// What came instead of the mark.
+    /// Returns the text that was received instead of the mark, with white space reduced to single spaces.
     pub(super) fn noise(&self) -> String {
         match &self.state {
             WireState::Waiting(noise) => {
@@ -80,7 +83,7 @@ impl Decoder {
         }
     }
 
-    /// Takes what came.
+    /// Decodes the next part of the output.
     pub(super) fn feed(&mut self, mut bytes: Bytes) {
         while let Some(&first) = bytes.first() {
             match &mut self.state {
@@ -109,7 +112,7 @@ impl Decoder {
                     line.push(first);
                     bytes.advance(1);
                     if line.len() > MAX_LINE {
-                        self.state = WireState::Wrong;
+                        self.state = WireState::Invalid;
                     }
                 }
                 WireState::Line(code, line) => {
@@ -118,11 +121,12 @@ impl Decoder {
                     self.state = WireState::Data;
                     self.events.push_back(if code == MISSING { Event::Missing(line) } else { Event::Line(line) });
                 }
-                WireState::Over | WireState::Wrong => return,
+                WireState::Ended | WireState::Invalid => return,
             }
         }
     }
 
+    /// Handles the code after EF.
     fn follow(&mut self, code: u8) -> WireState {
         match code {
             LITERAL => {
@@ -136,9 +140,9 @@ impl Decoder {
             LINE | MISSING => return WireState::Line(code, Vec::new()),
             END => {
                 self.events.push_back(Event::End);
-                return WireState::Over;
+                return WireState::Ended;
             }
-            _ => return WireState::Wrong,
+            _ => return WireState::Invalid,
         }
         WireState::Data
     }
@@ -170,7 +174,7 @@ mod tests {
     use super::super::script;
     use super::*;
 
-    /// What the events of `output` are, with the data of each piece joined, if it comes in parts of this size.
+    /// Decodes `output` in parts of `size` bytes. Joins the data of each piece.
     fn decoded(output: &[u8], size: usize) -> (Vec<Event>, Decoder) {
         let mut decoder = Decoder::new("MARK");
         let mut events: Vec<Event> = Vec::new();
@@ -186,7 +190,7 @@ mod tests {
         (events, decoder)
     }
 
-    /// The shells that are on this machine.
+    /// Returns the shells that this machine has.
     fn shells() -> Vec<Vec<&'static str>> {
         let all = [vec!["sh"], vec!["bash"], vec!["busybox", "sh"]];
         let works = |shell: &Vec<&str>| {
@@ -199,7 +203,7 @@ mod tests {
         all.into_iter().filter(works).collect()
     }
 
-    /// Runs `words` with another shell in place of the first word.
+    /// Runs `words` with `shell` in place of the first word.
     fn run(shell: &[&str], words: &[String]) -> Vec<u8> {
         let mut command = Command::new(shell[0]);
         command.args(&shell[1..]).args(&words[1..]).stdin(Stdio::null());
@@ -222,19 +226,19 @@ mod tests {
         let expected =
             [data(), Event::PieceEnd, Event::PieceEnd, data(), Event::PieceEnd, digest.clone(), digest, Event::End];
         for shell in shells() {
-            let output = run(&shell, &script::give("MARK", operations.concat()));
+            let output = run(&shell, &script::send("MARK", operations.concat()));
             assert!(!output.windows(2).any(|pair| pair == b"\xef\xbf"), "{shell:?} {output:?}");
             for size in 1..=output.len() {
                 let (events, decoder) = decoded(&output, size);
                 assert_eq!(events, expected, "{shell:?} {size}");
-                assert!(!decoder.is_wrong());
+                assert!(!decoder.is_invalid());
             }
         }
     }
 
     #[test]
     fn a_tool_that_is_missing_is_named() {
-        let words = script::give("MARK", vec!["h".into(), "./x".into()]);
+        let words = script::send("MARK", vec!["h".into(), "./x".into()]);
         let output = Command::new("/bin/sh").args(&words[1..]).env("PATH", "/nowhere").output().unwrap();
         let (events, _) = decoded(&output.stdout, 3);
         assert_eq!(events, [Event::Missing("sed".into()), Event::End], "{output:?}");
@@ -243,9 +247,9 @@ mod tests {
     #[test]
     fn what_no_script_says_is_refused() {
         let (events, decoder) = decoded(b"noise MARKx\xef\x07y", 4);
-        assert_eq!((events, decoder.is_wrong()), (vec![Event::Data(Bytes::from_static(b"x"))], true));
+        assert_eq!((events, decoder.is_invalid()), (vec![Event::Data(Bytes::from_static(b"x"))], true));
         let (events, decoder) = decoded(&[&b"MARK\xef\x03"[..], &[b'x'; 5000]].concat(), 100);
-        assert_eq!((events, decoder.is_wrong()), (vec![], true));
+        assert_eq!((events, decoder.is_invalid()), (vec![], true));
         let (_, decoder) = decoded(b"sh: not found\n", 100);
         assert_eq!(decoder.noise(), "sh: not found");
         let (_, mut decoder) = decoded(&[b'x'; 100_000], 1000);
@@ -257,8 +261,8 @@ mod tests {
     #[test]
     fn scripts_suit_a_session_document() {
         let all = [
-            script::take("MARK"),
-            script::give("MARK", vec![]).join(" "),
+            script::receive("MARK"),
+            script::send("MARK", vec![]).join(" "),
             script::list("MARK", "RECORD", true, [].into_iter()).join(" "),
         ];
         for script in all {

@@ -1,6 +1,6 @@
-//! A loopback address for each remote name, so that each service can have its own port.
+//! Assigns a loopback address to each remote name, so that each service can use its own port.
 //!
-//! On Linux all of 127.0.0.0/8 is this machine's.
+//! On Linux, all of 127.0.0.0/8 belongs to this machine.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -14,29 +14,30 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::plan::Planned;
 use crate::spec::ForwardSpec;
 
-/// A remote name and the address of this machine that stands for it.
+/// A remote name and the local address on which its tunnels listen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Name {
     pub(crate) address: Ipv4Addr,
     pub(crate) name: String,
 }
 
-/// So many addresses are tried for one name.
+/// Number of addresses that are tried for one name.
 const ATTEMPTS: u8 = 32;
 
-/// Has the tunnel of each remote name listen on a loopback address of its own: at the remote port, or at the local port where
-/// one was asked for. Tunnels to one host share its address. Those to the node itself, or to an address, stay as they are.
-/// `option` is the option that asks for it.
+/// Changes the tunnel of each remote name so that it listens on the name's own loopback address: at the remote port, or at the
+/// local port if one was given. Tunnels to one host share its address. Tunnels to the node itself, or to an address, are not
+/// changed. `option` is the option that requests this, for messages.
 ///
 /// # Errors
-/// No tunnel leads to a name, a tunnel listens on a Unix socket, or its port cannot be had on any address.
+/// Returns an error if no tunnel has a remote name, if a tunnel listens on a Unix socket or an IPv6 address, or if its port is not
+/// free on any address.
 pub(crate) fn assign(planned: &mut [Planned], option: &str) -> Result<Vec<Name>, Failure> {
     let mut hosts: BTreeMap<String, Vec<&mut SocketAddr>> = BTreeMap::new();
     let mut names = Vec::new();
     for Planned { spec, .. } in planned {
         let Some(name) = spec.remote.host.as_deref().and_then(as_name) else { continue };
         let ListenAddr::Tcp(address) = &mut spec.listen else {
-            let text = format!("-L {}: a real name needs a TCP port, not a Unix socket", spec.text);
+            let text = format!("-L {}: {option} needs a TCP port, not a Unix socket", spec.text);
             return Err(Failure::new(ExitCode::Usage, "usage", text));
         };
         if address.port() == 0 {
@@ -44,11 +45,11 @@ pub(crate) fn assign(planned: &mut [Planned], option: &str) -> Result<Vec<Name>,
         }
         match address {
             SocketAddr::V4(v4) if *v4.ip() == Ipv4Addr::LOCALHOST => hosts.entry(name).or_default().push(address),
-            // An address that was asked for.
+            // The user gave this address.
             SocketAddr::V4(v4) if v4.ip().is_unspecified() => names.push(Name { address: Ipv4Addr::LOCALHOST, name }),
             SocketAddr::V4(v4) => names.push(Name { address: *v4.ip(), name }),
             SocketAddr::V6(_) => {
-                let text = format!("-L {}: a real name needs an IPv4 address, or none", spec.text);
+                let text = format!("-L {}: {option} needs a local IPv4 address, or no local address", spec.text);
                 return Err(Failure::new(ExitCode::Usage, "usage", text));
             }
         }
@@ -61,19 +62,19 @@ pub(crate) fn assign(planned: &mut [Planned], option: &str) -> Result<Vec<Name>,
     }
     names.dedup();
     if names.is_empty() {
-        let text = format!("{option} needs a tunnel to a host with a name; an address is no name");
+        let text = format!("{option} needs a tunnel to a host with a name; an address is not a name");
         return Err(Failure::new(ExitCode::Usage, "usage", text));
     }
     Ok(names)
 }
 
-/// Whether [`assign`] finds a name and a place for it.
+/// Whether [`assign`] gives this tunnel a name and an address.
 pub(crate) fn gets_name(spec: &ForwardSpec) -> bool {
     spec.remote.host.as_deref().is_some_and(|host| as_name(host).is_some())
         && matches!(spec.listen, ListenAddr::Tcp(SocketAddr::V4(_)))
 }
 
-/// Adds the addresses to what is told of the tunnels.
+/// Adds the addresses to the descriptions of the tunnels.
 pub(crate) fn tell(planned: &mut [Planned], names: &[Name]) {
     for planned in planned {
         let name = planned.spec.remote.host.as_deref().and_then(as_name);
@@ -85,7 +86,7 @@ pub(crate) fn tell(planned: &mut [Planned], names: &[Name]) {
     }
 }
 
-/// A name that can stand in a file of hosts; `None` for addresses and what always is this machine.
+/// Returns the host as a name for a hosts file; `None` for addresses and for `localhost`.
 pub(super) fn as_name(host: &str) -> Option<String> {
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
@@ -93,7 +94,7 @@ pub(super) fn as_name(host: &str) -> Option<String> {
     (is_plain && !is_address && !name.is_empty() && name != "localhost").then_some(name)
 }
 
-/// An address that has all these ports free: the same for the same name, unless it is taken.
+/// Returns an address on which all these ports are free. The same name always gets the same address, unless that one is in use.
 fn free_address(name: &str, ports: &[u16]) -> Result<Ipv4Addr, Failure> {
     let mut last = None;
     for attempt in 0..ATTEMPTS {
@@ -111,7 +112,7 @@ fn free_address(name: &str, ports: &[u16]) -> Result<Ipv4Addr, Failure> {
     Err(last.map_or_else(|| Failure::internal("no address was tried"), |(at, error)| cannot_listen(at, &error)))
 }
 
-/// In 127.64.0.0/10, where nothing else is by habit.
+/// Returns an address of 127.64.0.0/10, which other programs rarely use.
 fn candidate(name: &str, attempt: u8) -> Ipv4Addr {
     let digest: [u8; 32] = Sha256::new().chain_update(name).chain_update([attempt]).finalize().into();
     let [second, third, fourth, ..] = digest;
@@ -126,7 +127,7 @@ fn cannot_listen(at: SocketAddrV4, error: &std::io::Error) -> Failure {
              net.ipv4.ip_unprivileged_port_start={port}; or give another local port, as in -L 8{port:03}:host:{port}"
         ),
         ErrorKind::AddrNotAvailable => format!(
-            "cannot listen on {at}: this system has no loopback addresses but 127.0.0.1; use {{host}} and {{port}} instead"
+            "cannot listen on {at}: this system has only the loopback address 127.0.0.1; use {{host}} and {{port}} instead"
         ),
         _ => format!("cannot listen on {at}: {error}"),
     };

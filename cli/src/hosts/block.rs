@@ -1,5 +1,5 @@
-//! The entries of a process in `/etc/hosts`: a block between two marks that name the process, so that entries that outlived
-//! their process are found.
+//! The entries of a process in `/etc/hosts`: a block between two marks that identify the process. By the marks, entries are found
+//! whose process ended without removing them.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use super::Name;
 
-/// A process, also after its number was given to another one.
+/// A process. The start time distinguishes it from a later process with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) pid: u32,
-    /// When it started: clock ticks since the system started.
+    /// Time of the process's start, in clock ticks since the start of the system.
     pub(super) started: u64,
 }
 
@@ -33,10 +33,10 @@ impl FromStr for Owner {
 const BEGIN: &str = "# begin aws-ssm-forward ";
 const END: &str = "# end aws-ssm-forward ";
 
-/// The text with a block for these names, and without the blocks of `own` and of processes that are dead.
+/// Returns the text with a block for these names, and without the blocks of `own` and of processes that have ended.
 ///
 /// # Errors
-/// In one line: a name has an entry already.
+/// Returns an error of one line if a name already has an entry with another address.
 pub(super) fn updated(
     text: &str,
     own: Owner,
@@ -50,11 +50,11 @@ pub(super) fn updated(
         let address = given.map(|given| given.address.to_string()).or_else(|| entry(&updated, &name.name));
         if let Some(address) = address.filter(|address| *address != name.address.to_string()) {
             return Err(format!(
-                "{} has the address {address} already; remove that entry, or close the tunnel that made it",
+                "{} has the address {address} already; remove that entry, or close the tunnel that created it",
                 name.name
             ));
         }
-        // Another process may have the same entry, and remove it earlier.
+        // The entry is written even if another process has the same one, because that process may remove its entry earlier.
         if given.is_none() {
             block.push(name);
         }
@@ -70,7 +70,7 @@ pub(super) fn updated(
     Ok(updated)
 }
 
-/// Removes the blocks whose owner is `unwanted`. What looks like a block but has no end is left alone: it may be the user's.
+/// Removes the blocks whose owner is `unwanted`. Text that looks like a block but has no end is kept: it may be the user's.
 fn without_blocks(text: &str, unwanted: impl Fn(Owner) -> bool) -> String {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let mark = |line: &str, mark| line.trim_end().strip_prefix(mark).and_then(|owner| owner.parse::<Owner>().ok());
@@ -91,7 +91,7 @@ fn without_blocks(text: &str, unwanted: impl Fn(Owner) -> bool) -> String {
     kept
 }
 
-/// The address of a name in a file of hosts.
+/// Returns the address of a name in the text of a hosts file.
 fn entry(text: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let (entry, _) = line.split_once('#').unwrap_or((line, ""));

@@ -1,10 +1,11 @@
-//! Files like `/etc/hosts` and `/etc/nsswitch.conf`, as text.
+//! Computes the contents of files like `/etc/hosts` and `/etc/nsswitch.conf`.
 
 use std::fmt::Write as _;
 
 use super::Name;
 
-/// A file of hosts in which these names lead where they say, and nowhere else.
+/// Returns the contents of a hosts file that maps these names to these addresses and contains no other entries for them. All other
+/// entries are those of `original`.
 pub(crate) fn with_names(original: &str, names: &[Name]) -> String {
     let mut text = String::new();
     for Name { address, name } in names {
@@ -17,7 +18,7 @@ pub(crate) fn with_names(original: &str, names: &[Name]) -> String {
     text
 }
 
-/// A line of a file of hosts without these names; empty if nothing is left of it.
+/// Returns a line of a hosts file without these names; empty if no name is left.
 fn without(line: &str, names: &[Name]) -> String {
     let (entry, _) = line.split_once('#').unwrap_or((line, ""));
     let is_ours = |word: &str| names.iter().any(|name| name.name.eq_ignore_ascii_case(word.trim_end_matches('.')));
@@ -30,8 +31,8 @@ fn without(line: &str, names: &[Name]) -> String {
     if left.is_empty() { String::new() } else { format!("{address} {}", left.join(" ")) }
 }
 
-/// A configuration of the name service switch that asks the file of hosts first, if this one does not: another source would
-/// answer from its own cache, or from the file that other programs see. `None` if it need not be changed.
+/// Returns a configuration of the name service switch that asks the hosts file first. Any other source would answer from its own
+/// cache, or from the hosts file that other programs see. `None` if `original` need not be changed.
 pub(crate) fn files_first(original: &str) -> Option<String> {
     let mut changed = None;
     let lines = original.lines().map(|line| {

@@ -1,4 +1,4 @@
-//! Names that lead to tunnels for the whole machine: `/etc/hosts`, as long as this process lives.
+//! Maps names to tunnels for the whole machine, with entries in `/etc/hosts` that exist as long as this process runs.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -13,10 +13,10 @@ use super::Name;
 use super::writer::{self, HOSTS};
 use crate::exit_code::{ExitCode, Failure};
 
-/// How long the entries may take to be removed.
+/// Maximum time to wait until the entries are removed.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The entries of this process in `/etc/hosts`. They are removed when it ends, however it ends.
+/// The entries of this process in `/etc/hosts`. They are removed when the process ends, in whatever way it ends.
 #[derive(Debug)]
 pub(crate) struct HostsFile {
     requests: Sender<Request>,
@@ -39,24 +39,25 @@ pub(crate) struct Entries {
 
 impl Drop for Entries {
     fn drop(&mut self) {
-        // Where nobody listens, the entries are gone already.
+        // If there is no receiver, the entries are already removed.
         let _ = self.requests.send(Request::Remove { tunnel: self.tunnel });
     }
 }
 
 impl HostsFile {
-    /// Prepares writing, as root or through sudo, which may ask for a password. Entries of dead processes are removed.
+    /// Starts the process that writes the file, as root or through sudo, which may ask for a password. Entries of processes that
+    /// have ended are removed.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) async fn open() -> Result<Self, Failure> {
         if !cfg!(target_os = "linux") {
-            return Err(failure("it works on Linux only"));
+            return Err(failure("works on Linux only"));
         }
         let (tell, opened) = oneshot::channel();
         let (requests, receiver) = channel();
         let (closing, closed) = oneshot::channel();
-        // A thread of its own waits for the answers.
+        // A separate thread waits for the answers, because reading them blocks.
         std::thread::spawn(move || {
             let (writer, started) = match Writer::start() {
                 Ok(writer) => (Some(writer), Ok(())),
@@ -76,10 +77,10 @@ impl HostsFile {
     /// Writes the names of a tunnel.
     ///
     /// # Errors
-    /// A name has another entry already, or the file cannot be written.
+    /// Returns an error if a name already has another entry, or if the file cannot be written.
     pub(crate) async fn put(&self, tunnel: usize, names: Vec<Name>) -> Result<Entries, Failure> {
         let (done, written) = oneshot::channel();
-        // Removes them even if nobody waits for the answer any more.
+        // Created before the answer arrives, so that dropping this future also removes the entries.
         let entries = Entries { tunnel, requests: self.requests.clone() };
         let _ = self.requests.send(Request::Put { tunnel, names, done });
         written.await.unwrap_or_else(|_| Err(GONE.into())).map_err(|why| failure(&format!("{HOSTS}: {why}")))?;
@@ -93,9 +94,9 @@ impl HostsFile {
     }
 }
 
-const GONE: &str = "the process that writes it is gone";
+const GONE: &str = "the process that writes the file has ended";
 
-/// The process that writes.
+/// The connection to the process that writes the file.
 struct Writer {
     input: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -107,7 +108,7 @@ impl Writer {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
         });
         let mut child = started.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => failure("it needs root, or sudo to become root"),
+            io::ErrorKind::NotFound => failure("needs root, or sudo to become root"),
             _ => failure(&error.to_string()),
         })?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -115,7 +116,7 @@ impl Writer {
         };
         let mut this = Self { input, answers: BufReader::new(output) };
         let answer = this.answer();
-        // It has started the process that stays, or failed.
+        // This child ends after it has started the process that writes the file, or after a failure.
         let ended = child.wait_with_output().map_err(Failure::internal)?;
         match answer {
             Ok(()) => Ok(this),
@@ -127,7 +128,7 @@ impl Writer {
         }
     }
 
-    /// Obeys until the end, and waits until the entries are removed.
+    /// Handles requests until `Close`, and waits until the entries are removed.
     fn serve(mut self, requests: &Receiver<Request>) {
         let mut all: BTreeMap<usize, Vec<Name>> = BTreeMap::new();
         while let Ok(request) = requests.recv() {
@@ -169,7 +170,7 @@ impl Writer {
     }
 }
 
-/// Starts the process that writes, as root.
+/// Returns the command that starts the writing process as root.
 fn command() -> io::Result<Command> {
     let this = std::env::current_exe()?;
     let mut command;

@@ -1,4 +1,4 @@
-//! Remote names that lead to tunnels: addresses of this machine for them, and files like `/etc/hosts` that say so.
+//! Maps remote names to tunnels: assigns local addresses to the names, and writes files like `/etc/hosts` with them.
 
 mod addresses;
 mod block;

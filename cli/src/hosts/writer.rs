@@ -1,5 +1,7 @@
-//! The process that writes to `/etc/hosts`, as root. It is this program, started through sudo where needed. Its standard input
-//! says which entries there are to be; when it ends, in whatever way the other process ended, the entries are removed.
+//! The process that writes to `/etc/hosts` as root. It is this program, started through sudo where needed.
+//!
+//! The process reads from its standard input which entries the file has to contain. At the end of the input, it removes the
+//! entries. The input ends in whatever way the process at its other end ends.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -11,19 +13,19 @@ use super::block::{self, Owner};
 use super::{Name, as_name};
 use crate::exit_code::{ExitCode, Failure};
 
-/// The first argument of such a process.
+/// The first argument of the writing process.
 pub(super) const WORD: &str = "__hosts";
-/// The second one of the process that stays.
+/// The second argument of the process that stays in the background.
 const STAYS: &str = "stays";
 
 pub(super) const HOSTS: &str = "/etc/hosts";
-/// How such a process tells a failure.
+/// The beginning of the writing process's error messages.
 pub(super) const PREFIX: &str = "error: /etc/hosts: ";
 
 /// Longest line of standard input, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-/// If this process was started to write: does so.
+/// Runs as the writing process if the arguments request it; `None` otherwise.
 pub(crate) fn become_writer() -> Option<Result<(), Failure>> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != WORD {
@@ -33,8 +35,8 @@ pub(crate) fn become_writer() -> Option<Result<(), Failure>> {
     Some(done.map_err(|error| Failure::new(ExitCode::Config, "hosts", format!("{HOSTS}: {error}"))))
 }
 
-/// Starts the process that stays, and ends as soon as that one has left the terminal. So sudo ends too, which would otherwise
-/// keep the terminal, and would pass signals on.
+/// Starts the process that stays in the background. Returns as soon as that process has left the terminal, so that sudo ends too.
+/// Otherwise sudo would keep the terminal and pass signals on.
 fn start() -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     let mut child = command.args([WORD, STAYS]).stderr(Stdio::piped()).spawn()?;
@@ -45,14 +47,17 @@ fn start() -> io::Result<()> {
     if said.is_empty() { Ok(()) } else { Err(io::Error::other(said.trim().trim_start_matches(PREFIX).to_owned())) }
 }
 
+/// Runs as the process that stays in the background.
 fn stay() -> io::Result<()> {
     rustix::process::setsid()?;
-    // The end of its input is what ends it: the other process may go on after a signal, or get none.
+    // Only the end of the input ends this process. The process at the other end may continue after a signal that both receive, or
+    // may not receive it.
     SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
     let own = this_process()?;
-    // Also removes what processes left that were killed.
+    // Also removes the entries of processes that were killed.
     write(own, &[])?;
-    // The end of standard error tells that it has begun. What is opened next takes its number.
+    // The end of standard error signals to `start` that the process has begun. The descriptor is replaced, not closed: a file
+    // opened later would get its number.
     rustix::stdio::dup2_stderr(File::open("/dev/null")?)?;
     answer(&Ok(()))?;
     let mut input = BufReader::new(io::stdin());
@@ -67,23 +72,23 @@ fn stay() -> io::Result<()> {
     write(own, &[])
 }
 
-/// Says on standard output, in a line, whether the entries are written.
+/// Writes the result of a request to standard output, as one line.
 fn answer(written: &Result<(), String>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", serde_json::to_string(written)?)?;
     stdout.flush()
 }
 
-/// The names in a line of standard input. They are checked again: this process is root, and the other one is not.
+/// Parses the names in a line of standard input. They are checked again, because this process is root and the sender is not.
 fn read(line: &str) -> io::Result<Vec<Name>> {
     let names: Vec<Name> = serde_json::from_str(line)?;
     match names.iter().find(|name| as_name(&name.name).as_ref() != Some(&name.name)) {
-        Some(name) => Err(io::Error::other(format!("{:?} is no name", name.name))),
+        Some(name) => Err(io::Error::other(format!("{:?} is not a valid name", name.name))),
         None => Ok(names),
     }
 }
 
-/// Has `/etc/hosts` contain these names for a process, and nothing of dead ones.
+/// Updates `/etc/hosts` so that it contains these names for `own`, and nothing of processes that have ended.
 fn write(own: Owner, names: &[Name]) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(HOSTS)?;
     file.lock()?;
@@ -93,8 +98,8 @@ fn write(own: Owner, names: &[Name]) -> io::Result<()> {
     replace(&mut file, text.as_bytes(), updated.as_bytes())
 }
 
-/// In place: the file may be a mount, as in containers, and keeps its owner and labels. What comes first stays as it is at any
-/// moment, because only the end differs.
+/// Writes the file in place, because it may be a mount, as in containers, and so that it keeps its owner and labels. Only the part
+/// after the first difference is written, so that the text before it is never missing.
 fn replace(file: &mut File, before: &[u8], after: &[u8]) -> io::Result<()> {
     let same = before.iter().zip(after).take_while(|(before, after)| before == after).count();
     if before.len() == after.len() && same == after.len() {
@@ -108,7 +113,7 @@ fn replace(file: &mut File, before: &[u8], after: &[u8]) -> io::Result<()> {
 
 fn this_process() -> io::Result<Owner> {
     let pid = std::process::id();
-    let started = started(pid).ok_or_else(|| io::Error::other("/proc does not tell when this process started"))?;
+    let started = started(pid).ok_or_else(|| io::Error::other("/proc has no start time of this process"))?;
     Ok(Owner { pid, started })
 }
 
@@ -116,11 +121,11 @@ fn is_alive(owner: Owner) -> bool {
     started(owner.pid) == Some(owner.started)
 }
 
-/// When a process started, in clock ticks since the system started. `None` if there is no such process, or it has ended and its
-/// parent does not look.
+/// Returns when a process started, in clock ticks since the start of the system. `None` if there is no such process, or if it has
+/// ended and its parent has not collected it.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything. Behind it, the third field is the state, and the 22nd the time.
+    // The process's name may contain any character. After it, the third field is the state, and the 22nd the start time.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     let has_ended = matches!(fields.next()?, "Z" | "X");

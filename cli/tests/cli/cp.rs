@@ -83,7 +83,7 @@ fn what_is_wrong_is_one_line() {
     cp(&[":/etc", here]).assert_one_line(1, &["/etc: is a directory; add -r to copy it"]);
     cp(&["/no/such", ":/tmp"]).assert_one_line(1, &["/no/such: No such file or directory"]);
     cp(&[":/etc/passwd", "/dev/full"]).assert_one_line(74, &["/dev/full", "No space left on device"]);
-    cp(&["a", "b"]).assert_one_line(2, &["no side is on a node"]);
+    cp(&["a", "b"]).assert_one_line(2, &["neither side is on a node"]);
     cp(&["ecs:prod/web", here]).assert_one_line(2, &["ecs:prod/web:PATH", "./ecs:prod/web"]);
     run(&["cp", ":a", "b"], &[]).assert_one_line(2, &["the target is missing before the colon"]);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -1,4 +1,4 @@
-//! A lane: one session after the other, each with a part of the queue.
+//! A lane of a download: one session after the other, each for a part of the queue.
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 use super::{Copy, DownloadState, Item, MAX_SMALL, changed};
+use crate::cp::destination::{Attributes, PartialFile};
 use crate::cp::digest;
-use crate::cp::landing::{Attributes, Landing};
 use crate::cp::lanes::Losses;
-use crate::cp::node::{Saying, Trouble, failed};
+use crate::cp::node::{CopyError, ScriptOutput, failed};
 use crate::cp::script::{self, PIECE, word};
 use crate::cp::wire::Event;
 use crate::exit_code::Failure;
 
-/// Works off the queue, one session after the other.
-pub(super) async fn lane(copy: Arc<Copy>, lanes: usize) -> Result<(), Trouble> {
+/// Processes the queue until it is empty, over one session after the other.
+pub(super) async fn lane(copy: Arc<Copy>, lanes: usize) -> Result<(), CopyError> {
     let mut losses = Losses::default();
     loop {
         let mut items = copy.take(lanes);
@@ -26,42 +26,43 @@ pub(super) async fn lane(copy: Arc<Copy>, lanes: usize) -> Result<(), Trouble> {
         let mut run = Run { copy: &copy, buffer: Vec::new(), moved: false, unread: Vec::new() };
         let ended = run.run(&mut items).await;
         if run.moved || items.len() < before {
-            losses.forget();
+            losses.reset();
         }
-        if let Err(trouble) = ended {
-            // The node's reasons would have come at the end of the session.
+        if let Err(error) = ended {
+            // The node's reasons follow at the end of a session, which was not reached.
             for number in std::mem::take(&mut run.unread) {
                 if let Some(file) = copy.files.get(number) {
                     copy.give_up(number, changed(&file.path));
                 }
             }
-            copy.give_back(items);
-            losses.bear(trouble).await?;
+            copy.return_items(items);
+            losses.wait_for_retry(error).await?;
         }
     }
 }
 
-/// One session, and what it carries.
+/// One session and the state of its transfer.
 struct Run<'a> {
     copy: &'a Arc<Copy>,
-    /// Of the piece that is coming.
+    /// Data of the current piece or small file.
     buffer: Vec<u8>,
+    /// Whether a piece or a file was completed.
     moved: bool,
-    /// Files that came otherwise than they were listed.
+    /// Files that differ from their listing, or that the node could not read.
     unread: Vec<usize>,
 }
 
 impl Run<'_> {
-    /// Does `items`, of which those that are done go.
-    async fn run(&mut self, items: &mut VecDeque<Item>) -> Result<(), Trouble> {
+    /// Transfers `items`. Removes the completed ones.
+    async fn run(&mut self, items: &mut VecDeque<Item>) -> Result<(), CopyError> {
         let operations = items.iter().flat_map(|item| self.operation(item)).collect();
-        let mut saying = self.copy.node.run(|mark| script::give(mark, operations)).await?;
+        let mut output = self.copy.node.run(|mark| script::send(mark, operations)).await?;
         loop {
-            match (saying.next().await?, items.front_mut()) {
+            match (output.next().await?, items.front_mut()) {
                 (Event::Data(data), Some(_)) => {
                     self.buffer.extend_from_slice(&data);
                     if self.buffer.len() > MAX_SMALL {
-                        return Err(Trouble::Fatal(failed("the node sends more than it was asked for")));
+                        return Err(CopyError::Fatal(failed("the node sent more data than requested")));
                     }
                 }
                 (Event::PieceEnd, Some(Item::Pieces { file, next, end })) => {
@@ -83,14 +84,15 @@ impl Run<'_> {
                     items.pop_front();
                 }
                 (Event::End, None) => break,
-                _ => return Err(Trouble::Fatal(failed("the node sent an answer that was not requested"))),
+                _ => return Err(CopyError::Fatal(failed("the node sent an answer that was not requested"))),
             }
         }
-        self.explain(&mut saying).await;
-        saying.end().await;
+        self.explain(&mut output).await;
+        output.end().await;
         Ok(())
     }
 
+    /// The words that request an item from the script.
     fn operation(&self, item: &Item) -> Vec<String> {
         let (Item::Whole(file) | Item::Digest(file) | Item::Pieces { file, .. }) = item;
         let name = self.copy.files.get(*file).map(|file| word(file.path.bytes())).unwrap_or_default();
@@ -101,10 +103,11 @@ impl Run<'_> {
         }
     }
 
-    async fn piece(&mut self, number: usize, index: u64) -> Result<(), Trouble> {
+    /// Handles the end of a piece of a large file.
+    async fn piece(&mut self, number: usize, index: u64) -> Result<(), CopyError> {
         let piece = std::mem::take(&mut self.buffer);
         let Some(file) = self.copy.files.get(number) else { return Ok(()) };
-        if self.copy.is_over(number) {
+        if self.copy.is_done(number) {
             return Ok(());
         }
         if piece.len() as u64 != file.length(index) {
@@ -112,7 +115,7 @@ impl Run<'_> {
             return Ok(());
         }
         let copy = self.copy.clone();
-        let written = spawn_blocking(move || copy.landing(number)?.write(index, &piece)).await;
+        let written = spawn_blocking(move || copy.partial_file(number)?.write(index, &piece)).await;
         if let Err(error) = written.map_err(internal)? {
             return self.copy.cannot_write(number, &error);
         }
@@ -124,7 +127,8 @@ impl Run<'_> {
         self.finish(number).await
     }
 
-    async fn whole(&mut self, number: usize, digest: String) -> Result<(), Trouble> {
+    /// Handles the digest that follows a small file.
+    async fn whole(&mut self, number: usize, digest: String) -> Result<(), CopyError> {
         let content = std::mem::take(&mut self.buffer);
         let Some(file) = self.copy.files.get(number) else { return Ok(()) };
         let matches = match digest.as_str() {
@@ -137,10 +141,10 @@ impl Run<'_> {
         }
         let (copy, attributes, told) = (self.copy.clone(), file.attributes, digest.clone());
         let written = spawn_blocking(move || {
-            let landing = copy.landing(number)?;
-            let written = land(&landing, &content, &told, attributes);
+            let partial = copy.partial_file(number)?;
+            let written = write_small(&partial, &content, &told, attributes);
             if written.is_err() {
-                landing.remove();
+                partial.remove();
             }
             written
         });
@@ -152,7 +156,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn digest(&mut self, number: usize, digest: String) -> Result<(), Trouble> {
+    /// Handles the digest of a large file.
+    async fn digest(&mut self, number: usize, digest: String) -> Result<(), CopyError> {
         if digest.is_empty() {
             self.unread.push(number);
             return Ok(());
@@ -163,12 +168,12 @@ impl Run<'_> {
         self.finish(number).await
     }
 
-    /// Gives a large file its name, if everything of it is there.
-    async fn finish(&mut self, number: usize) -> Result<(), Trouble> {
+    /// Renames a large file to its final name, if all its pieces and its digest have arrived and the digests match.
+    async fn finish(&mut self, number: usize) -> Result<(), CopyError> {
         let Some(file) = self.copy.files.get(number) else { return Ok(()) };
         let theirs = {
             let mut work = self.copy.work();
-            let is_whole = |state: &&mut DownloadState| state.missing == 0 && !state.is_over && !state.is_finishing;
+            let is_whole = |state: &&mut DownloadState| state.missing == 0 && !state.is_done && !state.is_finishing;
             let Some(state) = work.states.get_mut(number).filter(is_whole) else { return Ok(()) };
             let Some(digest) = state.digest.clone() else { return Ok(()) };
             state.is_finishing = true;
@@ -176,12 +181,12 @@ impl Run<'_> {
         };
         let (copy, size, attributes, expected) = (self.copy.clone(), file.size, file.attributes, theirs.clone());
         let finished = spawn_blocking(move || {
-            let landing = copy.landing(number)?;
-            let ours = landing.digest(size)?;
+            let partial = copy.partial_file(number)?;
+            let ours = partial.digest(size)?;
             if expected == ours || expected == "-" {
-                landing.finish(attributes).map(|()| true)
+                partial.finish(attributes).map(|()| true)
             } else {
-                landing.remove();
+                partial.remove();
                 Ok(false)
             }
         });
@@ -196,16 +201,16 @@ impl Run<'_> {
     fn done(&mut self, number: usize, digest: &str) {
         self.moved = true;
         if let Some(state) = self.copy.work().states.get_mut(number) {
-            (state.is_over, state.landing) = (true, None);
+            (state.is_done, state.partial) = (true, None);
         }
         self.copy.report.finished(digest);
     }
 
-    /// Says of the files that did not come as they were listed why that is.
-    async fn explain(&mut self, saying: &mut Saying) {
+    /// Gives up the files in `unread`, each with the node's reason if there is one.
+    async fn explain(&mut self, output: &mut ScriptOutput) {
         for number in std::mem::take(&mut self.unread) {
             let Some(file) = self.copy.files.get(number) else { continue };
-            let failure = match saying.complaint(file.path.bytes()).await {
+            let failure = match output.read_error(file.path.bytes()).await {
                 Some(reason) => failed(format!("{}: {reason}", file.path.shown())),
                 None => changed(&file.path),
             };
@@ -214,18 +219,18 @@ impl Run<'_> {
     }
 }
 
-/// Writes a small file.
-fn land(landing: &Landing, content: &[u8], digest: &str, attributes: Attributes) -> io::Result<()> {
+/// Writes a small file and renames it to its final name.
+fn write_small(partial: &PartialFile, content: &[u8], digest: &str, attributes: Attributes) -> io::Result<()> {
     for (index, piece) in (0..).zip(content.chunks(usize::try_from(PIECE).unwrap_or(usize::MAX))) {
-        landing.write(index, piece)?;
+        partial.write(index, piece)?;
     }
-    if digest == landing.digest(content.len() as u64)? || digest == "-" {
-        landing.finish(attributes)
+    if digest == partial.digest(content.len() as u64)? || digest == "-" {
+        partial.finish(attributes)
     } else {
-        Err(io::Error::other("what was written is not what is read"))
+        Err(io::Error::other("the file differs from the data that was written to it"))
     }
 }
 
-fn internal(error: tokio::task::JoinError) -> Trouble {
-    Trouble::Fatal(Failure::internal(error))
+fn internal(error: tokio::task::JoinError) -> CopyError {
+    CopyError::Fatal(Failure::internal(error))
 }

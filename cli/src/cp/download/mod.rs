@@ -1,4 +1,4 @@
-//! From a node to this machine.
+//! Downloads: from a node to this machine.
 
 mod lane;
 mod queue;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::Options;
-use super::landing::{Attributes, Landing, Root};
+use super::destination::{Attributes, PartialFile, Root};
 use super::lanes;
 use super::list::{Entry, Kind, list};
 use super::node::{Node, failed};
@@ -23,43 +23,43 @@ use crate::writer::reason;
 #[derive(Debug)]
 struct File {
     path: RemotePath,
-    /// Below the root; the last one is its own.
+    /// The path below the root: names of directories, and the file's name at the end.
     names: Vec<Vec<u8>>,
     size: u64,
     attributes: Attributes,
 }
 
-/// What is known of a file while it is copied.
+/// The state of a file while it is copied.
 #[derive(Debug, Default)]
 struct DownloadState {
-    landing: Option<Arc<Landing>>,
-    /// Pieces that are not there.
+    partial: Option<Arc<PartialFile>>,
+    /// Number of missing pieces.
     missing: u64,
+    /// The node's digest, once it is known.
     digest: Option<String>,
-    /// A lane compares it and gives it its name.
+    /// Whether a lane is comparing the file and renaming it to its final name.
     is_finishing: bool,
-    /// It is done, or can't be.
-    is_over: bool,
+    /// Whether the file is complete or was given up.
+    is_done: bool,
 }
 
-/// What a lane can do.
+/// A unit of work for a lane.
 #[derive(Clone, Debug)]
 enum Item {
     /// A small file and its digest.
     Whole(usize),
+    /// The digest of a large file.
     Digest(usize),
-    Pieces {
-        file: usize,
-        next: u64,
-        end: u64,
-    },
+    /// A run of pieces of a large file.
+    Pieces { file: usize, next: u64, end: u64 },
 }
 
+/// The state that all lanes share.
 struct Copy {
     node: Arc<Node>,
     report: Arc<Report>,
     root: Root,
-    /// Names a copy, so that only the same one continues it.
+    /// The target, which is a part of a partial file's name, so that only the same copy continues the file.
     target: String,
     files: Vec<File>,
     work: Mutex<Work>,
@@ -70,21 +70,21 @@ struct Work {
     states: Vec<DownloadState>,
 }
 
-/// Where the sources go.
+/// The destination on this machine.
 enum Place {
-    /// Below this directory, each by its name.
+    /// The sources are copied into this directory, under their own names.
     Into(PathBuf),
-    /// The one source gets this name.
+    /// The only source is copied to this path.
     As(PathBuf),
 }
 
-/// A small file may turn out to have so many bytes: those of `/proc` say that they are empty.
+/// Maximum size of a file that was listed as small, in bytes. Files below `/proc` report a size of 0.
 pub(super) const MAX_SMALL: usize = 16 << 20;
 
 /// Copies `sources` to `destination`.
 ///
 /// # Errors
-/// What ends all; what concerns one file is in the report.
+/// Returns an error that ends the whole copy. Errors of single files are added to the report.
 pub(super) async fn run(
     node: Arc<Node>,
     sources: &[RemotePath],
@@ -118,7 +118,8 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Decides it as scp and rsync do: an existing directory takes the sources, so does one that is named with a slash at its end.
+/// Decides, by the rules of scp and rsync, whether the sources are copied into the destination: if it is an existing directory, or
+/// is named with a slash at its end.
 fn place(sources: &[RemotePath], destination: &Path) -> Result<Place, Failure> {
     use std::os::unix::ffi::OsStrExt;
     let shown = destination.display();
@@ -130,9 +131,9 @@ fn place(sources: &[RemotePath], destination: &Path) -> Result<Place, Failure> {
             std::fs::create_dir(destination).map_err(|error| cannot_write(&shown, &error))?;
             Ok(Place::Into(destination.to_owned()))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && sources.len() > 1 => {
-            Err(failed(format!("several sources need a directory, and {shown} does not exist: {shown}/ is made")))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && sources.len() > 1 => Err(failed(format!(
+            "several sources need a directory, and {shown} does not exist; use {shown}/ to create it"
+        ))),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(failed(format!("{shown} is not a directory")))
         }
@@ -141,6 +142,7 @@ fn place(sources: &[RemotePath], destination: &Path) -> Result<Place, Failure> {
     }
 }
 
+/// Opens the directory that contains all destinations.
 fn root(place: &Place) -> Result<Root, Failure> {
     let path = match place {
         Place::Into(path) => path.as_path(),
@@ -149,7 +151,7 @@ fn root(place: &Place) -> Result<Root, Failure> {
     Root::open(path).map_err(|error| cannot_write(&path.display(), &error))
 }
 
-/// A local file can't be written.
+/// The failure for a local file that cannot be written.
 pub(super) fn cannot_write(what: &dyn std::fmt::Display, error: &io::Error) -> Failure {
     let text = format!("cannot write {what}: {}", reason(error));
     if is_full(error) { Failure::new(ExitCode::Output, "output", text) } else { failed(text) }
@@ -162,7 +164,7 @@ fn is_full(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
-/// What the listings say is to be made.
+/// What to create on this machine.
 #[derive(Default)]
 struct Plan {
     files: Vec<File>,
@@ -203,7 +205,7 @@ impl Plan {
                     report.expect(entry.size);
                     self.files.push(File { path, names, size: entry.size, attributes });
                 }
-                // A source that is a link is followed on the node, so only a node that lies lists one. Its link would have the
+                // The node's script follows a source that is a link, so only a dishonest node lists one. The link would get the
                 // destination's own name, and the next copy would follow it.
                 Kind::Link(_) if entry.names.is_empty() => {
                     report.failed(failed(format!("{}: the node lists a link in place of the source", path.shown())));
@@ -228,13 +230,13 @@ impl File {
         self.size.div_ceil(PIECE)
     }
 
-    /// The length of a piece.
+    /// The length of a piece in bytes.
     fn length(&self, index: u64) -> u64 {
         self.size.saturating_sub(index * PIECE).min(PIECE)
     }
 }
 
-/// The digests differ, or the length does.
+/// The failure for a file whose digest or length differs.
 pub(super) fn changed(path: &RemotePath) -> Failure {
     failed(format!("{}: changed while it was copied; copy it again", path.shown()))
 }

@@ -1,4 +1,4 @@
-//! A lane: one session after the other, each answering requests in their order.
+//! A lane of an upload: one session after the other. The node answers the requests of a session in order.
 use std::collections::VecDeque;
 use std::fs::File as LocalFile;
 use std::sync::Arc;
@@ -10,75 +10,79 @@ use super::{Copy, File, Job, is_full, refused};
 use crate::cp::digest;
 use crate::cp::lanes::Losses;
 use crate::cp::local::cannot_read;
-use crate::cp::node::{Answer, Taker, Trouble, failed};
+use crate::cp::node::{Answer, CopyError, RequestSession, failed};
 use crate::cp::script::PIECE;
 use crate::exit_code::{ExitCode, Failure};
 
-/// Works off the queue, one session after the other.
-pub(super) async fn lane(copy: Arc<Copy>, mut first: Option<Taker>) -> Result<(), Trouble> {
+/// Processes the queue until it is empty, over one session after the other.
+pub(super) async fn lane(copy: Arc<Copy>, mut first: Option<RequestSession>) -> Result<(), CopyError> {
     let mut losses = Losses::default();
     loop {
         let mut lane = Lane { copy: &copy, pending: VecDeque::new(), bytes: 0, moved: false };
         let ended = lane.run(first.take()).await;
         if lane.moved {
-            losses.forget();
+            losses.reset();
         }
         lane.pending.drain(..).rev().for_each(|pending| copy.put_back(Some(pending.job)));
         match ended {
             Ok(()) => return Ok(()),
-            Err(trouble) => losses.bear(trouble).await?,
+            Err(error) => losses.wait_for_retry(error).await?,
         }
     }
 }
 
-/// One session, and what it has not answered.
+/// One session and its unanswered requests.
 struct Lane<'a> {
     copy: &'a Arc<Copy>,
+    /// Jobs whose requests were sent and not fully answered.
     pending: VecDeque<Pending>,
-    /// That were posted and not answered.
+    /// Bytes of file data in flight.
     bytes: u64,
+    /// Whether a job was fully answered.
     moved: bool,
 }
 
 struct Pending {
     job: Job,
     length: u64,
+    /// Number of answers to wait for.
     answers: usize,
+    /// The first error among the answers.
     error: Option<String>,
 }
 
-/// Bytes that may wait for their answers: enough that the node never waits.
+/// Maximum number of bytes in flight. Large enough that the node never waits for the next request.
 const WINDOW: u64 = 2 * PIECE;
 
 impl Lane<'_> {
-    async fn run(&mut self, first: Option<Taker>) -> Result<(), Trouble> {
-        // Nothing is left for a lane that is late.
+    async fn run(&mut self, first: Option<RequestSession>) -> Result<(), CopyError> {
+        // Does not start a session if the other lanes have taken all jobs.
         if first.is_none() && self.copy.until(|work| self.copy.peek(work)).await {
             return Ok(());
         }
-        let mut taker = match first {
-            Some(taker) => taker,
-            None => self.copy.node.taker().await?,
+        let mut session = match first {
+            Some(session) => session,
+            None => self.copy.node.request_session().await?,
         };
         loop {
-            let has_room = self.pending.len() < taker.window() && self.bytes < WINDOW;
-            let job = match has_room {
+            let has_space = self.pending.len() < session.window() && self.bytes < WINDOW;
+            let job = match has_space {
                 true if self.pending.is_empty() => self.copy.until(|work| self.copy.take(work)).await,
                 true => self.copy.take(&mut self.copy.work()).flatten(),
                 false => None,
             };
             match job {
-                Some(job) => self.post(&taker, job).await?,
+                Some(job) => self.send(&session, job).await?,
                 None if self.pending.is_empty() => break,
-                None => self.answer(&mut taker).await?,
+                None => self.answer(&mut session).await?,
             }
         }
-        taker.end().await;
+        session.end().await;
         Ok(())
     }
 
-    /// Begins a job. While it is not pending, it would be lost with the session.
-    async fn post(&mut self, taker: &Taker, job: Job) -> Result<(), Trouble> {
+    /// Sends the requests of a job. The job is added to `pending` first, so that it returns to the queue if the session is lost.
+    async fn send(&mut self, session: &RequestSession, job: Job) -> Result<(), CopyError> {
         let prepared = self.prepare(job.clone()).await;
         let (requests, data) = match prepared {
             Ok(Some(prepared)) => prepared,
@@ -97,12 +101,12 @@ impl Lane<'_> {
         self.pending.push_back(Pending { job, length, answers: requests.len(), error: None });
         let last = requests.len().saturating_sub(1);
         for (number, request) in requests.iter().enumerate() {
-            taker.post(request, if number == last { data.clone() } else { Bytes::new() }).await?;
+            session.send(request, if number == last { data.clone() } else { Bytes::new() }).await?;
         }
         Ok(())
     }
 
-    /// The requests of a job, and what follows the last one; `None` if there is nothing to do.
+    /// Returns the requests of a job and the data that follows the last one; `None` if there is nothing to do.
     async fn prepare(&self, job: Job) -> Result<Option<(Vec<String>, Bytes)>, Failure> {
         let number = job.file();
         let Some(file) = self.copy.files.get(number) else { return Ok(None) };
@@ -110,7 +114,7 @@ impl Lane<'_> {
         match job {
             Job::Small(_) => {
                 let data = self.read(file, 0).await?;
-                // It grew since it was listed.
+                // The file grew after it was listed.
                 if data.len() as u64 == PIECE && !self.read(file, 1).await?.is_empty() {
                     return Err(differs(file));
                 }
@@ -148,7 +152,7 @@ impl Lane<'_> {
         read.map(Bytes::from).map_err(|error| cannot_read(&entry.path, &error))
     }
 
-    /// The digest of what was to be copied.
+    /// Returns the local digest of a file.
     async fn digest(&self, number: usize, file: &File) -> Result<String, Failure> {
         let known = self.copy.work().states.get(number).and_then(|state| state.digest.clone());
         let (None, Some(entry)) = (&known, &file.entry) else { return Ok(known.unwrap_or_default()) };
@@ -161,8 +165,8 @@ impl Lane<'_> {
         Ok(digest)
     }
 
-    async fn answer(&mut self, taker: &mut Taker) -> Result<(), Trouble> {
-        let answer = taker.answer().await?;
+    async fn answer(&mut self, session: &mut RequestSession) -> Result<(), CopyError> {
+        let answer = session.answer().await?;
         let Some(pending) = self.pending.front_mut() else { return Ok(()) };
         pending.answers -= 1;
         if let Err(why) = &answer {
@@ -179,14 +183,14 @@ impl Lane<'_> {
         done
     }
 
-    fn done(&self, job: &Job, length: u64, answer: Answer) -> Result<(), Trouble> {
+    fn done(&self, job: &Job, length: u64, answer: Answer) -> Result<(), CopyError> {
         let number = job.file();
         let Some(file) = self.copy.files.get(number) else { return Ok(()) };
         match (job, answer) {
             (Job::Finish(_), Ok(theirs)) => {
                 let mut work = self.copy.work();
                 let Some(state) = work.states.get_mut(number) else { return Ok(()) };
-                state.is_over = true;
+                state.is_done = true;
                 if theirs == "-" || state.digest.as_deref() == Some(&theirs) {
                     self.copy.report.finished(&theirs);
                     return Ok(());
@@ -197,7 +201,7 @@ impl Lane<'_> {
             (Job::Finish(_), Err(why)) if why == "differs" => self.copy.give_up(number, differs(file)),
             (_, Err(why)) if is_full(&why) => {
                 let failure = Failure { code: ExitCode::NotCopied, ..refused(&file.shown, &why) };
-                return Err(Trouble::Fatal(failure));
+                return Err(CopyError::Fatal(failure));
             }
             (_, Err(why)) => self.copy.give_up(number, refused(&file.shown, &why)),
         }
@@ -205,7 +209,7 @@ impl Lane<'_> {
     }
 }
 
-/// The digests of both sides differ.
+/// The failure for a file whose digests differ.
 fn differs(file: &File) -> Failure {
     failed(format!("{}: changed while it was copied; copy it again", file.shown))
 }

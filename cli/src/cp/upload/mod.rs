@@ -1,4 +1,4 @@
-//! From this machine to a node.
+//! Uploads: from this machine to a node.
 
 mod lane;
 mod prepare;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::Options;
 use super::control::{Control, Request};
-use super::landing::part_name;
+use super::destination::part_name;
 use super::lanes;
 use super::list::Kind;
 use super::local::{Entry, Source};
@@ -26,52 +26,53 @@ use crate::exit_code::Failure;
 /// A file to be copied.
 #[derive(Debug)]
 struct File {
-    /// `None` is standard input.
+    /// The local file; `None` for standard input.
     entry: Option<Entry>,
+    /// The path of the partial file on the node, encoded for the script.
     part: String,
+    /// The final path on the node, encoded for the script.
     last: String,
-    /// For people.
+    /// The final path, for messages.
     shown: String,
+    /// Mode and time, as the script reads them (see [`attributes`]).
     attributes: String,
 }
 
-/// What is known of a file while it is copied.
+/// The state of a file while it is copied.
 #[derive(Debug, Default)]
 struct UploadState {
-    /// Pieces that the node does not have.
+    /// Number of pieces that the node does not have.
     missing: u64,
-    /// Nothing was there before: what is not written is zero.
+    /// Whether the partial file is new. Then unwritten parts are zero.
     is_new: bool,
+    /// The local digest, once it is known.
     digest: Option<String>,
-    /// Bytes that were read here. Compared where the node has no tool for digests.
+    /// Number of bytes that were read locally. The node compares it if it has no tool for digests.
     length: u64,
-    is_over: bool,
+    /// Whether the file is complete or was given up.
+    is_done: bool,
 }
 
-/// What a lane can do.
+/// A unit of work for a lane.
 #[derive(Clone, Debug)]
 enum Job {
+    /// A whole small file.
     Small(usize),
-    Piece {
-        file: usize,
-        index: u64,
-    },
+    /// A piece of a large file.
+    Piece { file: usize, index: u64 },
     /// A piece of standard input.
-    Data {
-        file: usize,
-        index: u64,
-        data: Bytes,
-    },
-    /// Compares and gives the name.
+    Data { file: usize, index: u64, data: Bytes },
+    /// Compares the partial file and renames it to its final name.
     Finish(usize),
 }
 
+/// The state that all lanes share.
 struct Copy {
     node: Arc<Node>,
     report: Arc<Report>,
     files: Vec<File>,
     work: Mutex<Work>,
-    /// The queue or the work in progress changed.
+    /// Notifies when the queue or the work in progress changes.
     changed: Notify,
 }
 
@@ -79,16 +80,16 @@ struct Copy {
 struct Work {
     queue: VecDeque<Job>,
     states: Vec<UploadState>,
-    /// Jobs that lanes are at.
+    /// Number of jobs that lanes have taken and not finished.
     running: usize,
-    /// More will come.
+    /// Whether standard input may add more jobs.
     is_open: bool,
 }
 
 /// Copies `sources` to `destination`.
 ///
 /// # Errors
-/// What ends all; what concerns one file is in the report.
+/// Returns an error that ends the whole copy. Errors of single files are added to the report.
 pub(super) async fn run(
     node: Arc<Node>,
     sources: Vec<Source>,
@@ -110,9 +111,9 @@ pub(super) async fn run(
         Some(file) => copy.read_stdin(file, options.sessions).await?,
         None => copy.lanes(options.sessions),
     };
-    let first = Mutex::new(control.into_taker());
-    let taker = || first.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let lost = lanes::run(count, |_| lane::lane(copy.clone(), taker())).await?;
+    let first = Mutex::new(control.into_session());
+    let session = || first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let lost = lanes::run(count, |_| lane::lane(copy.clone(), session())).await?;
     if let Some(failure) = lost.filter(|_| !copy.work().queue.is_empty()) {
         return Err(failure);
     }
@@ -120,7 +121,8 @@ pub(super) async fn run(
     finish(&mut control, &plan.links, &plan.directories, &is_new, options, &copy.report).await
 }
 
-/// Whether the sources go into the destination, as scp and rsync decide it.
+/// Whether the sources are copied into the destination, by the rules of scp and rsync. Creates a directory that is named with a
+/// slash at its end.
 async fn is_directory(control: &mut Control, sources: &[Source], destination: &RemotePath) -> Result<bool, Failure> {
     let shown = destination.shown();
     let name = word(destination.without_slash().bytes());
@@ -135,7 +137,7 @@ async fn is_directory(control: &mut Control, sources: &[Source], destination: &R
         Ok("n" | "f") if has_slash => return Err(failed(format!("{shown}: is not a directory"))),
         Ok("n") if sources.len() > 1 => {
             return Err(failed(format!(
-                "several sources need a directory, and {shown} does not exist: {shown}/ is made"
+                "several sources need a directory, and {shown} does not exist; use {shown}/ to create it"
             )));
         }
         Ok("f") if sources.len() > 1 => return Err(failed(format!("{shown}: is not a directory"))),
@@ -151,21 +153,23 @@ async fn is_directory(control: &mut Control, sources: &[Source], destination: &R
     }
 }
 
-/// The node could not do something; where it has no room, it can do nothing more.
+/// The failure for something that the node refused, with the node's reason.
 fn refused(shown: &str, why: &str) -> Failure {
     let text = if why.is_empty() { "the node could not write it" } else { why };
     failed(format!("{shown}: {text}"))
 }
 
+/// Whether the node could not write any other file either.
 fn is_full(why: &str) -> bool {
     ["No space left", "Disk quota exceeded", "Read-only file system"].iter().any(|text| why.contains(text))
 }
 
-/// What the sources say is to be made.
+/// What to create on the node.
 #[derive(Default)]
 struct Plan {
     files: Vec<File>,
     links: Vec<(RemotePath, Vec<u8>)>,
+    /// With mode and time of modification.
     directories: Vec<(RemotePath, u32, i64)>,
 }
 
@@ -199,7 +203,7 @@ impl Plan {
         }
     }
 
-    /// Makes the directories, in which this user may write for now; says which are new.
+    /// Creates the directories, with write permission for the user until the end of the copy. Returns for each whether it is new.
     async fn make_directories(&self, control: &mut Control, report: &Report) -> Result<Vec<bool>, Failure> {
         let request =
             |(path, mode, _): &(RemotePath, u32, i64)| (format!("d {} x {:o}", word(path.bytes()), mode & 0o777), 1);
@@ -221,7 +225,8 @@ fn file(entry: Option<Entry>, path: &RemotePath, identity: &str, attributes: Str
     File { entry, part: word(part.bytes()), last: word(path.bytes()), shown: path.shown(), attributes }
 }
 
-/// As the script reads them: an exact mode and a time, or a mode that the node's mask and an older file go before.
+/// Returns mode and time as the script reads them. With `exact`: `=MODE TIME`. Otherwise `MODE -`, for which the script uses the
+/// mode of an existing file, or applies the node's umask.
 fn attributes(mode: u32, modified: i64, exact: bool) -> String {
     if !exact {
         return format!("{mode:o} -");
@@ -234,7 +239,8 @@ fn attributes(mode: u32, modified: i64, exact: bool) -> String {
     format!("={mode:o} {minutes}.{seconds}")
 }
 
-/// Links and directories come last: nothing is written through the one, and the other may not be writable afterwards.
+/// Creates the links and sets the attributes of the directories. This comes last, so that nothing is written through a link, and
+/// because a directory may not be writable afterwards.
 async fn finish(
     control: &mut Control,
     links: &[(RemotePath, Vec<u8>)],
@@ -270,10 +276,10 @@ impl Job {
     }
 }
 
-/// The sources of this machine; none where the copy goes the other way.
+/// Lists the local sources; none for a download.
 ///
 /// # Errors
-/// One does not exist or can't be read.
+/// Returns an error if a source does not exist or cannot be read.
 pub(super) fn sources(ends: &[LocalEnd], options: &Options, report: &Report) -> Result<Vec<Source>, Failure> {
     ends.iter().map(|end| Source::find(end, options.recursive, report)).collect()
 }

@@ -1,4 +1,4 @@
-//! What is left of an earlier attempt.
+//! Continues earlier attempts: finds the pieces that the node already has.
 use std::collections::BTreeMap;
 use std::fs::File as LocalFile;
 
@@ -12,7 +12,7 @@ use crate::cp::report::Report;
 use crate::cp::script::PIECE;
 use crate::exit_code::Failure;
 
-/// Opens the partial files of all large files, compares what an earlier attempt left, and queues what is missing.
+/// Opens the partial files of all large files, compares them with the local files, and queues the missing pieces.
 pub(super) async fn prepare(control: &mut Control, files: &[File], report: &Report) -> Result<Work, Failure> {
     let mut work = Work { states: files.iter().map(|_| UploadState::default()).collect(), ..Work::default() };
     let is_large = |file: &&File| file.entry.as_ref().is_none_or(|entry| entry.size > PIECE);
@@ -44,7 +44,7 @@ pub(super) async fn prepare(control: &mut Control, files: &[File], report: &Repo
                 work.queue.extend(pieces);
             }
             answer => {
-                state.is_over = true;
+                state.is_done = true;
                 let why = answer.and_then(Result::err).unwrap_or_default();
                 report.failed(refused(&file.shown, &why));
             }
@@ -53,7 +53,7 @@ pub(super) async fn prepare(control: &mut Control, files: &[File], report: &Repo
     Ok(work)
 }
 
-/// The pieces that the node has already, with their lengths.
+/// Returns the pieces that the node already has, with their lengths.
 async fn kept(control: &mut Control, file: &File, entry: &Entry) -> Result<BTreeMap<u64, u64>, Failure> {
     let count = entry.size.div_ceil(PIECE);
     let request = (format!("p {} x 0 {count}", file.part), usize::try_from(count).unwrap_or(usize::MAX));

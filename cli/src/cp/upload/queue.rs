@@ -1,4 +1,4 @@
-//! What is left to do, and standard input, which adds to it.
+//! The queue of an upload, and the reader of standard input, which adds to it.
 use std::io::{self, Read};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -16,7 +16,7 @@ impl Copy {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many lanes pay.
+    /// Returns the number of lanes that the queue is large enough for, at most `most`.
     pub(super) fn lanes(&self, most: usize) -> usize {
         const PIECES: usize = 2;
         const FILES: usize = 32;
@@ -25,14 +25,15 @@ impl Copy {
         most.min((work.queue.len() - small).div_ceil(PIECES) + small.div_ceil(FILES)).max(1)
     }
 
-    /// Queues pieces of standard input until its end, in the background; how many lanes pay shows at the beginning.
+    /// Queues pieces of standard input in the background until its end. Returns the number of lanes, after the first `most` pieces
+    /// at the latest.
     pub(super) async fn read_stdin(self: &Arc<Self>, file: usize, most: usize) -> Result<usize, Failure> {
-        if self.work().states.get(file).is_none_or(|state| state.is_over) {
+        if self.work().states.get(file).is_none_or(|state| state.is_done) {
             return Ok(1);
         }
         self.work().is_open = true;
         let (pieces, mut coming) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(1);
-        // Reading may block without end, and must not keep the process alive.
+        // A thread instead of a blocking task: reading may block forever, and must not keep the process alive.
         std::thread::spawn(move || {
             let mut stdin = io::stdin().lock();
             loop {
@@ -59,7 +60,7 @@ impl Copy {
         let this = self.clone();
         tokio::spawn(async move {
             while let Some(piece) = coming.recv().await {
-                this.room(2 * most).await;
+                this.wait_for_space(2 * most).await;
                 if let Err(failure) = this.queue_data(file, index, piece, &mut hasher) {
                     this.give_up(file, failure);
                     break;
@@ -99,19 +100,19 @@ impl Copy {
         work.is_open = false;
         if let Some(state) = work.states.get_mut(file) {
             state.digest = Some(digest::finish(hasher));
-            if state.missing == 0 && !state.is_over {
+            if state.missing == 0 && !state.is_done {
                 work.queue.push_front(Job::Finish(file));
             }
         }
         self.changed.notify_waiters();
     }
 
-    /// Waits until the queue is shorter than this.
-    pub(super) async fn room(&self, most: usize) {
+    /// Waits until the queue has fewer than `most` jobs.
+    pub(super) async fn wait_for_space(&self, most: usize) {
         self.until(|work| (work.queue.len() < most).then_some(())).await;
     }
 
-    /// Waits until `look` finds something.
+    /// Waits until `look` returns something.
     pub(super) async fn until<T>(&self, mut look: impl FnMut(&mut Work) -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
@@ -124,11 +125,11 @@ impl Copy {
         }
     }
 
-    /// The next job; the inner `None` if there will be no more.
+    /// Returns the next job: `Some(None)` if there will be no more, `None` if there is none yet.
     pub(super) fn take(&self, work: &mut Work) -> Option<Option<Job>> {
         let next = loop {
             match work.queue.pop_front() {
-                Some(job) if work.states.get(job.file()).is_some_and(|state| state.is_over) => {}
+                Some(job) if work.states.get(job.file()).is_some_and(|state| state.is_done) => {}
                 next => break next,
             }
         };
@@ -143,7 +144,7 @@ impl Copy {
         }
     }
 
-    /// A job is done, or goes back to the queue.
+    /// Records that a lane has finished a job, or returns the job to the front of the queue.
     pub(super) fn put_back(&self, job: Option<Job>) {
         let mut work = self.work();
         work.running = work.running.saturating_sub(1);
@@ -154,16 +155,17 @@ impl Copy {
         self.changed.notify_waiters();
     }
 
+    /// Gives up one file and reports its failure.
     pub(super) fn give_up(&self, file: usize, failure: Failure) {
         let mut work = self.work();
         let Some(state) = work.states.get_mut(file) else { return };
-        if !std::mem::replace(&mut state.is_over, true) {
+        if !std::mem::replace(&mut state.is_done, true) {
             drop(work);
             self.report.failed(failure);
         }
     }
 
-    /// A piece is there; after the last one the file can be finished.
+    /// Records that the node has a piece. After the last one, queues the finish of the file.
     pub(super) fn arrived(&self, file: usize, length: u64) {
         self.report.copied(length);
         let mut work = self.work();
@@ -176,7 +178,7 @@ impl Copy {
         }
     }
 
-    /// Whether nothing will be left to do; `None` while that is not known.
+    /// Returns whether nothing is left to do; `None` while that is not known.
     pub(super) fn peek(&self, work: &Work) -> Option<bool> {
         match work.queue.is_empty() {
             false => Some(false),

@@ -1,5 +1,5 @@
-//! Where files of a node become files of this machine. The node decides names, and must not reach anything outside of the
-//! destination: every name is one component, and no symbolic link below the destination is followed.
+//! Writes files of a node on this machine. The node chooses the names, and must not reach anything outside of the destination.
+//! Therefore every name is one component, and no symbolic link below the destination is followed.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,37 +18,37 @@ use rustix::io::Errno;
 use super::digest;
 use super::script::PIECE;
 
-/// What a copied file or directory is given besides its bytes.
+/// The attributes of a copied file or directory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attributes {
-    /// Permissions only.
+    /// The permission bits.
     pub(super) mode: u32,
-    /// Seconds since 1970.
+    /// Time of modification, in seconds since 1970.
     pub(super) modified: i64,
-    /// Given exactly as they are (`-p`).
+    /// Whether mode and time are set exactly (`-p`). Otherwise the umask applies.
     pub(super) exact: bool,
 }
 
-/// A directory of this machine, below which files may be put.
+/// A local directory, below which files are created.
 #[derive(Debug)]
 pub(super) struct Root(OwnedFd);
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
 impl Root {
-    /// An existing directory, as the person named it: symbolic links in `path` are followed.
+    /// Opens an existing directory. Symbolic links in `path` are followed, because the user named it.
     ///
     /// # Errors
-    /// It can't be opened.
+    /// Returns an error if the directory cannot be opened.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
     }
 
-    /// The directory of these names below this one. With `mode`, what is missing is made.
+    /// Opens the directory `names` below this one. With `mode`, creates missing directories.
     ///
     /// # Errors
-    /// One of them is a symbolic link or no directory, or can't be made.
+    /// Returns an error if a name is a symbolic link or not a directory, or if a directory cannot be created.
     pub(super) fn directory<'a>(
         &self,
         names: impl IntoIterator<Item = &'a [u8]>,
@@ -70,8 +70,10 @@ impl Root {
                 (Err(Errno::NOTDIR | Errno::LOOP), _) => {
                     let is_link = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
                         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
-                    let why =
-                        if is_link { "is a symbolic link here, which is not followed" } else { "is no directory here" };
+                    let why = match is_link {
+                        true => "is a symbolic link on this machine, which is not followed",
+                        false => "is not a directory on this machine",
+                    };
                     return Err(io::Error::other(why));
                 }
                 (opened, _) => opened?,
@@ -81,7 +83,7 @@ impl Root {
     }
 }
 
-/// Refuses what is more than a name.
+/// Refuses everything but a single name.
 fn check(name: &[u8]) -> io::Result<()> {
     match name {
         b"" | b"." | b".." => Err(io::ErrorKind::InvalidInput.into()),
@@ -90,29 +92,30 @@ fn check(name: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A file that is being written beside its final name.
+/// A file that is written under a temporary name, beside its final name.
 #[derive(Debug)]
-pub(super) struct Landing {
+pub(super) struct PartialFile {
     directory: OwnedFd,
     part: String,
     name: Vec<u8>,
     file: File,
-    /// Nothing was there before: what is not written is zero.
+    /// Whether the file is new. Then unwritten parts are zero.
     is_new: bool,
 }
 
-impl Landing {
-    /// Opens the partial file for `name` in `directory`; `identity` says what is copied, so that only the same copy continues it.
+impl PartialFile {
+    /// Opens the partial file for `name` in `directory`. `identity` identifies the copy, so that only the same copy continues the
+    /// file.
     ///
     /// # Errors
-    /// It can't be made, belongs to somebody else, or another copy writes it.
+    /// Returns an error if the file cannot be created, belongs to another user, or is written by another copy.
     pub(super) fn open(directory: OwnedFd, name: &[u8], identity: &str) -> io::Result<Self> {
         check(name)?;
         match statat(&directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile | FileType::Symlink => {}
-                FileType::Directory => return Err(io::Error::other("is a directory here")),
-                _ => return Err(io::Error::other("is not a regular file here")),
+                FileType::Directory => return Err(io::Error::other("is a directory on this machine")),
+                _ => return Err(io::Error::other("is not a regular file on this machine")),
             },
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -138,19 +141,19 @@ impl Landing {
         Ok(Self { directory, part, name: name.to_vec(), file, is_new })
     }
 
-    /// How many whole pieces are there from before.
+    /// Returns the number of pieces that the file has, including an incomplete last one.
     pub(super) fn old_pieces(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.len().div_ceil(PIECE))
     }
 
-    /// A piece that is there.
+    /// Returns the digest of a piece of the file.
     pub(super) fn digest_of(&self, index: u64, length: u64) -> io::Result<String> {
         let mut piece = digest::piece(&self.file, index)?;
         piece.truncate(usize::try_from(length).unwrap_or(usize::MAX));
         Ok(digest::of_bytes(&piece))
     }
 
-    /// Writes a piece. Zeros of a new file are left out: they are there, and need no room.
+    /// Writes a piece. Blocks of zeros are not written to a new file, so that they occupy no disk space.
     pub(super) fn write(&self, index: u64, piece: &[u8]) -> io::Result<()> {
         const BLOCK: usize = 64 << 10;
         for (number, block) in piece.chunks(BLOCK).enumerate() {
@@ -161,13 +164,13 @@ impl Landing {
         Ok(())
     }
 
-    /// Cuts the file to its length, and gives its digest.
+    /// Truncates the file to its size and returns its digest.
     pub(super) fn digest(&self, size: u64) -> io::Result<String> {
         self.file.set_len(size)?;
         digest::of_file(&self.file)
     }
 
-    /// Gives the file its name. Afterwards it is on the disk, whatever happens.
+    /// Sets the file's attributes and renames it to its final name. The file is on the disk when this returns.
     pub(super) fn finish(&self, attributes: Attributes) -> io::Result<()> {
         let name = OsStr::from_bytes(&self.name);
         let old = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -184,7 +187,7 @@ impl Landing {
         }
         fsync(&self.file)?;
         renameat(&self.directory, self.part.as_str(), &self.directory, name)?;
-        // Not every file system can do this for a directory.
+        // Some file systems do not support this for a directory.
         let _ = fsync(&self.directory);
         Ok(())
     }
@@ -195,24 +198,24 @@ impl Landing {
     }
 }
 
-/// The name of a partial file, on both sides: the same for the same copy.
+/// Returns the name of a partial file, on either side. The same copy always gets the same name.
 pub(super) fn part_name(identity: &str, name: &[u8]) -> String {
     let digest = digest::of_bytes(&[identity.as_bytes(), &[0], name].concat());
     format!(".aws-ssm-forward-{}.part", digest.get(..24).unwrap_or_default())
 }
 
-/// Makes the symbolic link `name`, in place of a file or a link.
+/// Creates the symbolic link `name`. Replaces a file or a link.
 pub(super) fn link(directory: impl AsFd, name: &[u8], target: &[u8]) -> io::Result<()> {
     check(name)?;
     let (name, target) = (OsStr::from_bytes(name), OsStr::from_bytes(target));
     match unlinkat(&directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(symlinkat(target, &directory, name)?),
-        Err(Errno::ISDIR | Errno::PERM) => Err(io::Error::other("is a directory here")),
+        Err(Errno::ISDIR | Errno::PERM) => Err(io::Error::other("is a directory on this machine")),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Gives a directory what `-p` keeps.
+/// Sets the attributes of a directory that `-p` preserves.
 pub(super) fn finish_directory(directory: &OwnedFd, attributes: Attributes) -> io::Result<()> {
     fchmod(directory, Mode::from_raw_mode(attributes.mode as RawMode))?;
     utimensat(directory, ".", &times(attributes.modified), AtFlags::empty())?;
@@ -226,10 +229,10 @@ fn times(modified: i64) -> Timestamps {
     }
 }
 
-/// What files that this process makes are not given.
+/// Returns the umask of this process.
 pub(super) fn umask() -> RawMode {
     use std::sync::LazyLock;
-    // Reading it is changing it, so that it is done once.
+    // The umask can only be read by changing it, so it is read once.
     static UMASK: LazyLock<RawMode> = LazyLock::new(|| {
         let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
         rustix::process::umask(mask);
@@ -256,14 +259,14 @@ mod tests {
         }
         let at = |root: &Root| root.directory([], None).unwrap();
         for name in [&b".."[..], b"../outside/x", b"/tmp/x", b""] {
-            assert!(Landing::open(at(&root), name, "copy").is_err(), "{name:?}");
+            assert!(PartialFile::open(at(&root), name, "copy").is_err(), "{name:?}");
             assert!(link(at(&root), name, b"x").is_err(), "{name:?}");
         }
-        // A link in the place of a file is replaced, not followed.
+        // A link with the name of a file is replaced, not followed.
         std::os::unix::fs::symlink("../outside/file", directory.path().join("inside/file")).unwrap();
-        let landing = Landing::open(at(&root), b"file", "copy").unwrap();
-        landing.write(0, b"content").unwrap();
-        landing.finish(ATTRIBUTES).unwrap();
+        let partial = PartialFile::open(at(&root), b"file", "copy").unwrap();
+        partial.write(0, b"content").unwrap();
+        partial.finish(ATTRIBUTES).unwrap();
         assert_eq!(std::fs::read_dir(directory.path().join("outside")).unwrap().count(), 0);
         assert!(directory.path().join("inside/file").symlink_metadata().unwrap().is_file());
     }
@@ -272,16 +275,16 @@ mod tests {
     fn a_partial_file_is_private_locked_and_continued_by_the_same_copy_only() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
-        let open = |identity: &str| Landing::open(root.directory([], None).unwrap(), b"file", identity);
-        let landing = open("copy").unwrap();
-        assert_eq!(landing.file.metadata().unwrap().mode() & 0o777, 0o600);
-        landing.write(0, b"content").unwrap();
+        let open = |identity: &str| PartialFile::open(root.directory([], None).unwrap(), b"file", identity);
+        let partial = open("copy").unwrap();
+        assert_eq!(partial.file.metadata().unwrap().mode() & 0o777, 0o600);
+        partial.write(0, b"content").unwrap();
         assert!(open("copy").unwrap_err().to_string().contains("another copy"));
-        drop(landing);
+        drop(partial);
         assert_eq!(open("other").unwrap().old_pieces(), 0);
-        let landing = open("copy").unwrap();
-        assert_eq!((landing.old_pieces(), landing.digest(7).unwrap()), (1, digest::of_bytes(b"content")));
-        landing.finish(ATTRIBUTES).unwrap();
+        let partial = open("copy").unwrap();
+        assert_eq!((partial.old_pieces(), partial.digest(7).unwrap()), (1, digest::of_bytes(b"content")));
+        partial.finish(ATTRIBUTES).unwrap();
         let metadata = directory.path().join("file").metadata().unwrap();
         assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o640, 1_000_000_000));
     }
@@ -290,12 +293,12 @@ mod tests {
     fn zeros_take_no_room() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
-        let landing = Landing::open(root.directory([], None).unwrap(), b"file", "copy").unwrap();
+        let partial = PartialFile::open(root.directory([], None).unwrap(), b"file", "copy").unwrap();
         let mut piece = vec![0; 1 << 20];
         piece.push(1);
-        landing.write(0, &piece[..1 << 20]).unwrap();
-        landing.write(1, &piece[1 << 20..]).unwrap();
-        assert_eq!(landing.digest((1 << 20) + 1).unwrap(), digest::of_bytes(&piece));
-        assert!(landing.file.metadata().unwrap().blocks() * 512 < 1 << 20);
+        partial.write(0, &piece[..1 << 20]).unwrap();
+        partial.write(1, &piece[1 << 20..]).unwrap();
+        assert_eq!(partial.digest((1 << 20) + 1).unwrap(), digest::of_bytes(&piece));
+        assert!(partial.file.metadata().unwrap().blocks() * 512 < 1 << 20);
     }
 }

@@ -1,7 +1,7 @@
-//! Builds the relay's program, so that the command contains it (ARCHITECTURE.md says why it is done in this way).
+//! Builds the relay program, so that the command contains it (ARCHITECTURE.md explains why it is done in this way).
 //!
-//! The program of this machine's kind is built here. Those of other kinds, and all of them for a release, can be given as files
-//! `ssm-relay-MACHINE` (`x86_64`, `aarch64`) in the folder that the variable `SSM_RELAY_PROGRAMS` names.
+//! The program for this machine's kind is built here. Programs for other kinds, and all programs for a release, can be provided as
+//! files `ssm-relay-MACHINE` (`x86_64`, `aarch64`) in the folder that the variable `SSM_RELAY_PROGRAMS` names.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 const MACHINES: [&str; 2] = ["x86_64", "aarch64"];
-/// The program's own source files.
+/// The source files of the program.
 const SOURCES: [&str; 8] = [
     "../relay/src",
     "../relay/Cargo.toml",
@@ -36,7 +36,7 @@ fn main() {
     write(&out.join("relay_programs.rs"), code.as_bytes());
 }
 
-/// A program that was built before.
+/// Returns a program that was built before.
 fn given(machine: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SSM_RELAY_PROGRAMS").filter(|folder| !folder.is_empty())?;
     let program = Path::new(&folder).join(format!("ssm-relay-{machine}"));
@@ -44,7 +44,7 @@ fn given(machine: &str) -> Option<PathBuf> {
     program.is_file().then_some(program)
 }
 
-/// The program for this machine's kind, statically linked. `None`: it cannot be built here.
+/// Builds the program for this machine's kind, statically linked. `None`: it cannot be built here.
 fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     let target = variable("TARGET");
     let manifest = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../relay/Cargo.toml");
@@ -55,7 +55,7 @@ fn built(machine: &str, out: &Path) -> Option<PathBuf> {
     let mut cargo = Command::new(variable("CARGO"));
     cargo.args(["build", "--quiet", "--locked", "--profile", "relay", "--bin", "ssm-relay", "--target", &target]);
     cargo.arg("--manifest-path").arg(&manifest).arg("--target-dir").arg(out.join("relay"));
-    // These are meant for the build that runs this script: flags, a linter instead of the compiler, another folder.
+    // These variables are meant for the build that runs this script: flags, a linter instead of the compiler, another folder.
     for name in ["RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
         cargo.env_remove(name);
     }
@@ -65,13 +65,14 @@ fn built(machine: &str, out: &Path) -> Option<PathBuf> {
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | "),
         Err(error) => error.to_string(),
     };
-    // A file that does not exist: the next build tries again.
+    // This file does not exist, so the next build tries again.
     println!("cargo::rerun-if-changed={}", out.join("not-built").display());
     println!("cargo::warning=forward --relay will not be available, its program was not built: {failure}");
     None
 }
 
-/// The program is the same wherever it is built, and names no folder of the machine that built it.
+/// Returns the compiler flags. They make the program independent of the machine that builds it, and remove the paths of that
+/// machine.
 fn flags() -> String {
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
     let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")).join("..");
@@ -83,7 +84,7 @@ fn flags() -> String {
     flags
 }
 
-/// The entry of a program in the list, and its compressed file.
+/// Compresses a program and returns its entry in the list.
 fn embed(machine: &str, program: &Path, out: &Path) -> String {
     let bytes = std::fs::read(program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,5 +1,5 @@
-# A MySQL database in the private subnets. RDS generates the master password and keeps it in Secrets Manager, so that it is in no
-# variable, no plan and no state.
+# A MySQL database in the private subnets. RDS generates the master password and stores it in Secrets Manager. So no variable, plan
+# or state contains it.
 
 resource "aws_db_subnet_group" "this" {
   name       = var.name
@@ -10,7 +10,7 @@ resource "aws_db_parameter_group" "this" {
   name_prefix = "${var.name}-"
   family      = "mysql8.4"
 
-  # Refuses connections without TLS.
+  # Refuse connections without TLS.
   parameter {
     name  = "require_secure_transport"
     value = "1"
@@ -23,7 +23,7 @@ resource "aws_db_parameter_group" "this" {
 
 resource "aws_db_instance" "this" {
   #checkov:skip=CKV_AWS_157:An example for a small team: a second zone doubles the price. Set multi_az for production.
-  #checkov:skip=CKV_AWS_118:Enhanced monitoring needs a role of its own and costs extra; CloudWatch's metrics are enough here.
+  #checkov:skip=CKV_AWS_118:Enhanced monitoring needs a separate role and costs extra; CloudWatch's metrics are sufficient.
   identifier     = var.name
   engine         = "mysql"
   engine_version = "8.4"

@@ -20,7 +20,7 @@ resource "aws_iam_role" "instance" {
   assume_role_policy = data.aws_iam_policy_document.assume.json
 }
 
-# What the agent needs to register and to open data channels.
+# The permissions that the agent needs to register and to open data channels.
 resource "aws_iam_role_policy_attachment" "session_manager" {
   role       = aws_iam_role.instance.name
   policy_arn = "arn:${data.aws_partition.current.partition}:iam::aws:policy/AmazonSSMManagedInstanceCore"
@@ -34,7 +34,7 @@ resource "aws_iam_instance_profile" "instance" {
 data "aws_partition" "current" {}
 
 resource "aws_instance" "this" {
-  #checkov:skip=CKV_AWS_126:The instance only passes bytes on; metrics every five minutes are enough.
+  #checkov:skip=CKV_AWS_126:The instance only forwards data; metrics every five minutes are sufficient.
   ami                         = data.aws_ssm_parameter.ami.insecure_value
   instance_type               = var.instance_type
   subnet_id                   = aws_subnet.private[0].id
@@ -58,7 +58,7 @@ resource "aws_instance" "this" {
     ignore_changes = [ami]
   }
 
-  # Without the endpoints the agent cannot register, and tries again only after a while.
+  # Without the endpoints, the agent cannot register, and tries again only after some time.
   depends_on = [aws_vpc_endpoint.systems_manager]
 
   tags = {

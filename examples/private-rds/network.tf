@@ -1,8 +1,8 @@
-# A VPC without an internet gateway and without a NAT gateway: nothing in it can be reached from outside, and nothing in it
-# can reach the internet.
+# A VPC without an internet gateway and without a NAT gateway: nothing in it can be reached from outside, and nothing in it can
+# reach the internet.
 
 data "aws_availability_zones" "available" {
-  #checkov:skip=CKV_AWS_394:The subnets ignore changes of their zone, so that a new zone moves nothing.
+  #checkov:skip=CKV_AWS_394:The subnets ignore changes of their zone, so that a new zone does not replace them.
   state = "available"
 }
 
@@ -29,13 +29,13 @@ resource "aws_subnet" "private" {
     Name = "${var.name}-private-${count.index}"
   }
 
-  # The list of zones may change its order when AWS adds one.
+  # The order of the list may change when AWS adds a zone.
   lifecycle {
     ignore_changes = [availability_zone]
   }
 }
 
-# Security groups that allow nothing by default; every rule is below.
+# The security groups allow nothing by default. Every rule is below.
 
 resource "aws_default_security_group" "closed" {
   vpc_id = aws_vpc.this.id

@@ -4,7 +4,7 @@ output "forward" {
 }
 
 output "forward_explicit" {
-  description = "The same without looking anything up."
+  description = "The same without look-ups."
   value       = "aws-ssm-forward forward ${aws_instance.this.id} -L 3306:${aws_db_instance.this.address}:${aws_db_instance.this.port} --region ${var.region}"
 }
 
@@ -19,6 +19,6 @@ output "instance_id" {
 }
 
 output "database_host" {
-  description = "The database's host name, which only the VPC resolves to an address that it can reach."
+  description = "The database's host name, which only resolves to a reachable address inside the VPC."
   value       = aws_db_instance.this.address
 }

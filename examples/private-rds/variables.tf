@@ -16,13 +16,13 @@ variable "name" {
 }
 
 variable "vpc_cidr" {
-  description = "Address range of the VPC. It needs no route to anything else."
+  description = "Address range of the VPC. It needs no route to other networks."
   type        = string
   default     = "10.20.0.0/24"
 }
 
 variable "instance_type" {
-  description = "Type of the instance that the sessions run on. The smallest Graviton type is enough."
+  description = "Type of the instance that the sessions run on. The smallest Graviton type is sufficient."
   type        = string
   default     = "t4g.nano"
 }

@@ -1,6 +1,6 @@
-//! A session provider of your own. This one adds an audit line to every call that starts, resumes or ends a session, and leaves
+//! Your own session provider. This one adds an audit line to every call that starts, resumes or terminates a session, and passes
 //! the calls themselves to another provider. In the same way, a provider can get its sessions from a service of your company
-//! instead of AWS's API.
+//! instead of the AWS API.
 //!
 //! ```text
 //! cargo run -p ssm-forward --example custom_provider
@@ -26,7 +26,7 @@ impl<P: SessionProvider> SessionProvider for Audited<P> {
     fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>> {
         Box::pin(async move {
             let ticket = self.inner.start(request).await?;
-            // The ticket's token is a secret. Its id is not.
+            // The ticket's token is secret, its id is not.
             println!("audit: {} started {} on {}", self.who, ticket.session_id, request.target);
             Ok(ticket)
         })

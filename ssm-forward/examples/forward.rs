@@ -4,10 +4,10 @@
 //! cargo run -p ssm-forward --example forward -- i-0123456789abcdef0 db.internal 3306
 //! ```
 //!
-//! The API and the credentials come from the environment, as in every AWS tool. `aws-ssm-forward local` prints
-//! variables for trying it without AWS.
+//! The API and the credentials come from the environment, as in every AWS tool. `aws-ssm-forward local` prints variables with which
+//! you can try this without AWS.
 
-#![expect(clippy::print_stdout, reason = "an example prints for the person who runs it")]
+#![expect(clippy::print_stdout, reason = "the output is the purpose of the example")]
 
 use std::error::Error;
 use std::sync::Arc;
@@ -28,6 +28,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .bind(ListenAddr::Tcp("127.0.0.1:0".parse()?))
         .await?;
-    // Its session is terminated at the API before this returns.
+    // The session is terminated at the API before this returns.
     Ok(forwarder.run(async { drop(tokio::signal::ctrl_c().await) }).await?)
 }

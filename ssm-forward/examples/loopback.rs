@@ -1,4 +1,4 @@
-//! A whole tunnel in one process and without AWS: a server, a local Session Manager, a forwarder, and a client.
+//! A complete tunnel in one process and without AWS: a server, a local Session Manager, a forwarder, and a client.
 //!
 //! ```text
 //! cargo run -p ssm-forward --example loopback
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // The private server: it says hello and closes the connection.
+    // The private server. It sends a greeting and closes the connection.
     let server = TcpListener::bind("127.0.0.1:0").await?;
     let port = server.local_addr()?.port();
     tokio::spawn(async move {
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     });
 
-    // The managed node is this machine. With AWS, leave this out and use `AwsConfig::default()`.
+    // The managed node is this machine. With AWS, omit this and use `AwsConfig::default()`.
     let local = Local::builder().fixed_credentials("AKIAEXAMPLE", "example").ports_only().start().await?;
     let config = AwsConfig {
         region: Some("us-east-1".into()),
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let provider = Arc::new(AwsProvider::new(config).await?);
 
     let request = StartRequest::to_port("i-0123456789abcdef0", port);
-    // Port 0 is any free port. The socket accepts connections from here on; they wait for the session.
+    // Port 0 means any free port. The socket accepts connections from now on; they wait for the session.
     let forwarder = Forwarder::builder(provider, request).bind(ListenAddr::Tcp("127.0.0.1:0".parse()?)).await?;
     let LocalAddr::Tcp(address) = forwarder.local_addr() else { return Err("not a TCP socket".into()) };
     let (stop, stopped) = oneshot::channel();
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     TcpStream::connect(address).await?.read_to_string(&mut answer).await?;
     println!("through the tunnel at {address}: {}", answer.trim_end());
 
-    // `run` ends the session before it returns.
+    // `run` terminates the session before it returns.
     let _ = stop.send(());
     running.await??;
     local.shutdown().await;

@@ -1,7 +1,7 @@
-//! A database driver over a stream of a session, without a local port: other users of the machine cannot connect.
+//! A database driver that uses a stream of a session, without a local port: other users of the machine cannot connect.
 //!
-//! Any driver that accepts an `AsyncRead + AsyncWrite` works like this. The example uses `tokio-postgres`, and a local Session
-//! Manager, whose managed node is this machine:
+//! Any driver that accepts an `AsyncRead + AsyncWrite` works in this way. The example uses `tokio-postgres`, and a local Session
+//! Manager whose managed node is this machine:
 //!
 //! ```text
 //! cargo run -p ssm-forward --example postgres_in_process -- 127.0.0.1 5432 postgres
@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let request = StartRequest::to_remote_host("i-0123456789abcdef0", host, port.parse()?);
     let session = Session::start(provider, &request, SessionConfig::default(), |_id| {}, |_notice| {}).await?;
 
-    // Each stream is one connection to the database. A session carries many.
+    // Each stream is one connection to the database. A session carries many streams.
     let stream = session.open_stream().await?;
     let mut database = Config::new();
     database.user(user).dbname("postgres").password(std::env::var("PGPASSWORD").unwrap_or_default());

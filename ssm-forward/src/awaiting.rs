@@ -7,14 +7,14 @@ use tokio::time::{Instant, sleep};
 use crate::session::RetryPolicy;
 use crate::{ForwardError, ProviderError, ProviderErrorKind};
 
-/// Delays between two attempts. The API throttles StartSession.
+/// Delays between two attempts. They are long because the API throttles StartSession.
 const PAUSES: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(5) };
 
-/// Calls `start`, and calls it again for up to `patience` while the target is not connected. A node that boots may connect
-/// and disconnect again, so only a started session ends the wait. `waiting` is called once, with the API's answer.
+/// Calls `start`, and repeats the call for up to `patience` while the target is not connected. A node that boots may connect and
+/// disconnect again, so only a started session ends the wait. `waiting` is called once, with the API's answer.
 ///
 /// # Errors
-/// The error of the last attempt.
+/// Returns the error of the last attempt.
 pub async fn await_target<T, S>(
     target: &str,
     patience: Duration,
@@ -43,8 +43,8 @@ where
     Err(ForwardError::TimedOut { target: target.to_owned(), limit: patience })
 }
 
-/// Whether to continue. Once the wait has begun, other temporary errors do not end it: the API throttles, or an agent
-/// that was connected is not connected any more.
+/// Whether to try again. Once the wait has begun, other temporary errors do not end it either, for example throttling by the API,
+/// or an agent that has disconnected again.
 fn can_pass(error: &ForwardError, waits: bool) -> bool {
     match error {
         ForwardError::Provider(error) => {
@@ -73,8 +73,8 @@ mod tests {
     use super::ProviderErrorKind::{AccessDenied, NotConnected, Throttled};
     use super::*;
 
-    /// Attempts that are refused in this order, then succeed. Returns the result, how often waiting was reported, and
-    /// the seconds.
+    /// Runs `await_target` with attempts that are refused in this order and then succeed. Returns the result, how often `waiting`
+    /// was called, and the elapsed seconds.
     async fn started(kinds: &[ProviderErrorKind], patience: u64) -> (Result<(), ProviderErrorKind>, usize, u64) {
         let (left, mut told, before) = (Mutex::new(kinds.iter().rev().collect::<Vec<_>>()), 0, Instant::now());
         let start = || {

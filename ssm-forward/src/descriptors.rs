@@ -1,4 +1,4 @@
-//! The limit of open files. Connections leave some descriptors to the sessions, which otherwise could not reconnect.
+//! The limit of open files. Connections leave some descriptors free for the sessions, which need them to reconnect.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,41 +7,42 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::{Duration, Instant};
 
-/// Number of descriptors reserved for sessions, unless it is too large a part of the limit.
+/// Number of descriptors reserved for sessions, unless `1 / RESERVED_PART` of the limit is smaller.
 const RESERVE: u64 = 32;
 const RESERVED_PART: u64 = 4;
-/// A shortage is reported again if there was none for this long.
+/// A shortage is reported again if there was none for this time.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// The limit of open files of this process; `None`: no limit.
+/// Returns the limit of open files of this process. `None`: no limit.
 fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Whether only the reserve is left. This new descriptor tells, because it is the lowest number that was free.
+/// Whether only the reserve is left. The number of a new descriptor shows this, because a new descriptor gets the lowest free
+/// number.
 pub(crate) fn is_of_reserve(descriptor: &impl AsRawFd) -> bool {
     let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
     limit().is_some_and(|limit| is_beyond(number, limit))
 }
 
-/// Whether only the reserve is left, as determined by a copy of this descriptor.
+/// Whether only the reserve is left. Checks the number of a new copy of this descriptor.
 pub(crate) fn are_scarce(any: &impl AsFd) -> bool {
     any.as_fd().try_clone_to_owned().map_or(true, |copy| is_of_reserve(&copy))
 }
 
-/// Whether this error means that there are no descriptors left.
+/// Whether this error means that no descriptor is free.
 pub(crate) fn is_lack(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Reports that connections wait for descriptors, once per shortage.
+/// Reports once per shortage that connections wait for descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct Lack {
     last: Option<Instant>,
 }
 
 impl Lack {
-    /// There are no descriptors for a further connection. Returns the warning, if the shortage is new.
+    /// Records that no descriptor is free for another connection. Returns a warning if the shortage is new.
     pub(crate) fn tell(&mut self, connections: u64) -> Option<String> {
         let now = Instant::now();
         let is_new = self.last.replace(now).is_none_or(|last| now >= last + TELL_AGAIN);

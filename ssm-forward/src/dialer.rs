@@ -1,4 +1,4 @@
-//! Connections that choose their destination, through a forwarder whose relay carries them.
+//! Connections that choose their own destination, through a forwarder whose relay carries them.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::entrance::Entrance;
 use crate::relay::{Pipes, RelayStream};
 use crate::{ForwardError, StreamError};
 
-/// Connects to destinations of the caller's choice, through the relay of the forwarder that
-/// [`ForwarderBuilder::dial`](crate::ForwarderBuilder::dial) made with it. Clones refer to the same forwarder.
+/// Connects to destinations that the caller chooses, through the relay of a forwarder.
+/// [`ForwarderBuilder::dial`](crate::ForwarderBuilder::dial) returns both. Clones refer to the same forwarder.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     entrance: Entrance,
@@ -34,15 +34,15 @@ impl Dialer {
         (Self { entrance, pipes, waiting: Arc::new(waiting) }, Dials { open, wanted })
     }
 
-    /// Has the node connect to a host and port; it resolves the name. While the relay or all sessions are gone, this
-    /// waits for new ones.
+    /// Makes the node connect to a host and port. The node resolves the name. While there is no relay or no session, this method
+    /// waits for a new one.
     ///
     /// # Errors
-    /// [`StreamError::Unreachable`] tells why the node could not connect, [`StreamError::RelayEnded`] that the relay or
-    /// the forwarder ended meanwhile.
+    /// [`StreamError::Unreachable`] if the node could not connect, with the cause. [`StreamError::RelayEnded`] if the relay or the
+    /// forwarder ended in the meantime.
     pub async fn dial(&self, host: &str, port: u16) -> Result<Dialed, StreamError> {
         let Some(to) = Destination::new(host, port) else {
-            let why = format!("{host}:{port} is no host and port");
+            let why = format!("{host}:{port} is not a host and port");
             return Err(StreamError::Unreachable { kind: RefusalKind::UnknownHost, why });
         };
         let carrier = self.pipes().await?.open(to)?;
@@ -50,7 +50,7 @@ impl Dialer {
         Ok(Dialed { entrance: self.entrance.clone(), carrier })
     }
 
-    /// The pipes to the relay, once there are some.
+    /// Waits until there are pipes to the relay, and returns them.
     async fn pipes(&self) -> Result<Arc<Pipes>, StreamError> {
         let _waits = Waits::new(&self.waiting);
         let mut pipes = self.pipes.clone();
@@ -61,12 +61,12 @@ impl Dialer {
 }
 
 impl Dialed {
-    /// Carries the connection of a local program. Completes when the forwarder has taken it: then it is counted by
-    /// [`ForwardStats`](crate::ForwardStats).
+    /// Carries the connection of a local program. Completes when the forwarder has accepted the connection. From then on,
+    /// [`ForwardStats`](crate::ForwardStats) counts it.
     ///
     /// # Errors
-    /// [`ForwardError::ForwarderEnded`] if the forwarder ends before it takes the connection, or has ended. The program
-    /// sees a reset.
+    /// [`ForwardError::ForwarderEnded`] if the forwarder has ended, or ends before it accepts the connection. The program receives
+    /// a reset.
     pub async fn carry(self, stream: TcpStream) -> Result<(), ForwardError> {
         self.entrance.hand_in_with(stream, Some(self.carrier)).await
     }
@@ -80,13 +80,13 @@ pub(crate) struct Dials {
 }
 
 impl Dials {
-    /// Has dialers use these pipes until the result is dropped.
+    /// Lets dialers use these pipes until the returned guard is dropped.
     pub(crate) fn open(&self, pipes: Arc<Pipes>) -> impl Drop + use<'_> {
         self.open.send_replace(Some(pipes));
         Open(self)
     }
 
-    /// Completes when somebody waits for pipes.
+    /// Completes when a dialer waits for pipes.
     pub(crate) async fn wanted(&self) {
         let mut wanted = self.wanted.clone();
         if wanted.wait_for(|waiting| *waiting > 0).await.is_err() {
@@ -104,7 +104,7 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Counts among those that wait.
+/// Counts one waiting dialer while the value exists.
 struct Waits<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waits<'a> {

@@ -1,4 +1,4 @@
-//! Connections that another part of the program accepts and hands to a forwarder.
+//! Connections that another part of the program accepts and passes to a forwarder.
 
 use std::future::pending;
 
@@ -9,7 +9,7 @@ use crate::ForwardError;
 use crate::listener::prepare;
 use crate::relay::RelayStream;
 
-/// Hands connections to a forwarder that does not listen. Clones refer to the same forwarder.
+/// Passes connections to a forwarder that does not listen. Clones refer to the same forwarder.
 #[derive(Clone, Debug)]
 pub struct Entrance {
     streams: mpsc::Sender<Handed>,
@@ -19,17 +19,17 @@ pub struct Entrance {
 #[derive(Debug)]
 pub(crate) struct HandedIn(Mutex<mpsc::Receiver<Handed>>);
 
-/// A connection that was handed in.
+/// A connection that was passed to the forwarder.
 #[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) stream: TcpStream,
-    /// The relay's connection that carries it, if there is one already.
+    /// The relay's connection that carries this one, if it exists already.
     pub(crate) carrier: Option<RelayStream>,
-    /// Told when it is counted.
+    /// Notified when the connection is counted.
     pub(crate) taken: oneshot::Sender<()>,
 }
 
-/// Connections that may wait until the forwarder takes them.
+/// Maximum number of connections that wait until the forwarder accepts them.
 const WAITING: usize = 64;
 
 impl Entrance {
@@ -38,13 +38,12 @@ impl Entrance {
         (Self { streams }, HandedIn(Mutex::new(receiver)))
     }
 
-    /// Hands in the connection of a local program, which is treated as one that the forwarder has accepted. Completes
-    /// when the forwarder has taken it: then it is counted by [`ForwardStats`](crate::ForwardStats).
+    /// Passes the connection of a local program to the forwarder, which treats it like a connection that it has accepted itself.
+    /// Completes when the forwarder has accepted the connection. From then on, [`ForwardStats`](crate::ForwardStats) counts it.
     ///
     /// # Errors
-    /// [`ForwardError::ForwarderEnded`] if the forwarder ends before it takes the connection, has ended, or, with
-    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy), cannot start a session for it. The program
-    /// sees a reset.
+    /// [`ForwardError::ForwarderEnded`] if the forwarder has ended, ends before it accepts the connection, or, with
+    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy), cannot start a session for it. The program receives a reset.
     pub async fn hand_in(&self, stream: TcpStream) -> Result<(), ForwardError> {
         self.hand_in_with(stream, None).await
     }
@@ -63,7 +62,7 @@ impl Entrance {
 }
 
 impl HandedIn {
-    /// The next connection. Never completes once no [`Entrance`] is left.
+    /// Waits for the next connection. Never completes if no [`Entrance`] is left.
     pub(crate) async fn next(&self) -> Handed {
         match self.0.lock().await.recv().await {
             Some(handed) => handed,

@@ -1,4 +1,4 @@
-//! What can fail, by who is to blame. All errors can be cloned and compared, so that callers match on variants.
+//! Errors, grouped by the part that is at fault. All errors can be cloned and compared, so that callers can match on variants.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::{ProviderError, TransportError};
 
 /// Why a forwarder or a session could not start, or ended. Each message is one line.
 ///
-/// The variant says which part is at fault, and the value inside says how:
+/// The variant names the part that is at fault, and the value inside describes the cause:
 ///
 /// ```
 /// use ssm_forward::{ForwardError, ProbeError, ProviderErrorKind, StreamError};
@@ -49,8 +49,8 @@ pub enum ForwardError {
     /// The settings are impossible. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The API refused or cannot be reached. [`ProviderError::kind`] tells, for example, denied access, a target that
-    /// is not connected and throttling apart.
+    /// The API refused the request or cannot be reached. [`ProviderError::kind`] distinguishes, for example, denied access, a
+    /// target that is not connected, and throttling.
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The WebSocket could not be opened.
@@ -59,7 +59,7 @@ pub enum ForwardError {
     /// The WebSocket was lost before the session was ready, and the session cannot be resumed.
     #[error("the session cannot be resumed: {0}")]
     NotResumed(#[source] DialError),
-    /// The agent refused or misbehaved.
+    /// The agent refused the session or violated the protocol.
     #[error("{}", bounded(.0.to_string()))]
     Agent(#[source] SessionError),
     /// [`ForwardConfig::wait_ready`](crate::ForwardConfig::wait_ready): the remote port does not accept connections.
@@ -78,21 +78,21 @@ pub enum ForwardError {
     TimedOut {
         /// The target of the request.
         target: String,
-        /// The time that it had.
+        /// The timeout.
         limit: Duration,
     },
     /// The session ended while it was in use, or before it was ready.
     #[error(transparent)]
     SessionEnded(CloseReason),
-    /// The forwarder to which a connection was handed ended before it took it, or had ended
+    /// The forwarder had ended, or ended before it accepted a connection that was passed to it
     /// ([`Entrance::hand_in`](crate::Entrance::hand_in), [`Dialed::carry`](crate::Dialed::carry)).
     #[error("the forwarder has ended")]
     ForwarderEnded,
-    /// The target has no relay, without which connections cannot choose their destination
+    /// The target has no relay. Without a relay, connections cannot choose their destination
     /// ([`ForwarderBuilder::dial`](crate::ForwarderBuilder::dial)).
     #[error("{why}")]
     NoRelay {
-        /// One line.
+        /// The reason, in one line.
         why: String,
     },
 }
@@ -106,7 +106,7 @@ impl From<DialError> for ForwardError {
     }
 }
 
-/// For a session that ended before it was ready.
+/// Converts the reason why a session ended before it was ready.
 impl From<CloseReason> for ForwardError {
     fn from(reason: CloseReason) -> Self {
         match reason {
@@ -117,17 +117,17 @@ impl From<CloseReason> for ForwardError {
     }
 }
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
     /// [`Session::terminate`](crate::Session::terminate) was called, or the [`Session`](crate::Session) was dropped.
     #[error("terminated")]
     Terminated,
-    /// The service closed it; the text says why, often nothing.
+    /// The service closed the session. The text is the reason that the service sent; it is often empty.
     #[error("{}", closed(.0))]
     Closed(String),
-    /// The agent refused or misbehaved.
+    /// The agent refused the session or violated the protocol.
     #[error("{}", bounded(.0.to_string()))]
     Agent(#[source] SessionError),
     /// The WebSocket was lost and the session cannot be resumed.
@@ -149,22 +149,22 @@ fn closed(text: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The API grants no token, or the upgrade cannot be signed.
+    /// The API grants no token, or the upgrade request cannot be signed.
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The host cannot be reached, or refuses.
+    /// The host cannot be reached, or refuses the connection.
     #[error(transparent)]
     Transport(#[from] TransportError),
 }
 
-/// Why the check failed that the destination accepts connections.
+/// Why the check whether the destination accepts connections failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
     /// The connection failed.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// There was no answer for this long.
+    /// There was no answer within this time.
     #[error("no connection within {:.1} s; a firewall or security group may drop the packets to it", .0.as_secs_f32())]
     TimedOut(Duration),
 }
@@ -178,49 +178,48 @@ pub enum StreamError {
         "the agent could not connect to the destination: nothing listens there, or it is not reachable from the node"
     )]
     Refused,
-    /// The destination sent nothing for [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was
-    /// finished here, although it could have been heard. The stream was given up, and it is not known whether the
-    /// answer was complete.
+    /// The destination sent nothing for [`MuxConfig::linger`](ssm_proto::MuxConfig::linger) after the stream was finished here,
+    /// although this side could have received data. The stream was abandoned. It is not known whether the answer was complete.
     #[error("the destination sent nothing for {} s after the end of the input, {}", .silence.as_secs_f32(), match .answered {
         true => "and did not end the connection",
         false => "and never answered",
     })]
     Silent {
-        /// Whether it ever sent anything.
+        /// Whether the destination ever sent data.
         answered: bool,
         /// Minimum duration of the silence.
         silence: Duration,
     },
-    /// The relay on the node could not connect to the destination; here is why.
+    /// The relay on the node could not connect to the destination.
     #[error("the node could not connect to the destination: {why}")]
     Unreachable {
-        /// For programs.
+        /// The kind of the error, for programs.
         kind: RefusalKind,
-        /// In the words of the node's system.
+        /// The error message of the node's system.
         why: String,
     },
-    /// The destination reset the connection. Only a relay can tell.
+    /// The destination reset the connection. Only a relay can detect this.
     #[error("the destination reset the connection")]
     Reset,
-    /// What a relay sent is not what it should be.
+    /// The relay sent invalid data.
     #[error("the relay's data is damaged")]
     Damaged,
-    /// The far side took the stream away, or it was finished here.
+    /// The agent closed the stream, or the stream was finished on this side.
     #[error("the stream is closed")]
     Closed,
-    /// The session is over.
+    /// The session has ended.
     #[error(transparent)]
     SessionEnded(CloseReason),
-    /// There was no session for this long: [`PoolConfig::hold`](crate::PoolConfig::hold).
+    /// There was no session for this time: [`PoolConfig::hold`](crate::PoolConfig::hold).
     #[error("there was no session for {} s", .0.as_secs())]
     NoSession(Duration),
-    /// The relay on the node is gone.
+    /// The relay on the node has ended.
     #[error("{why}")]
     RelayEnded {
-        /// One line.
+        /// The reason, in one line.
         why: String,
     },
-    /// The relay has as many connections as it accepts.
+    /// The relay has reached its maximum number of connections.
     #[error("the relay has too many connections")]
     RelayFull,
 }

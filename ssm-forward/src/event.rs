@@ -1,13 +1,13 @@
-//! What a forwarder reports.
+//! Events that a forwarder reports.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Something that happened to a forwarder; see [`crate::ForwarderBuilder::on_event`].
+/// An event of a forwarder; see [`crate::ForwarderBuilder::on_event`].
 ///
-/// Texts are for people; programs use the variants, and the error of [`crate::Forwarder::run`]. Events of connections and
-/// of sessions have no fixed order: a connection can open before there is a session, and close before the loss of its
-/// session is reported.
+/// Texts are for users. Programs use the variants, and the error of [`crate::Forwarder::run`]. Events of connections and events of
+/// sessions have no fixed order: a connection can open before there is a session, and can close before the loss of its session is
+/// reported.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ForwardEvent {
@@ -19,7 +19,7 @@ pub enum ForwardEvent {
     /// The target is not connected; the forwarder waits for it
     /// ([`ForwardConfig::wait_connected`](crate::ForwardConfig::wait_connected)).
     AwaitingTarget {
-        /// StartSession's answer.
+        /// The API's answer to StartSession.
         cause: String,
         /// Maximum duration of the wait.
         patience: Duration,
@@ -29,60 +29,60 @@ pub enum ForwardEvent {
         /// The session's id.
         session_id: String,
     },
-    /// The agent completed the handshake and, if requested, the remote port accepted a connection: the forwarder
-    /// accepts connections.
+    /// The agent completed the handshake and, if requested, the remote port accepted a connection. The forwarder now accepts
+    /// connections.
     Ready {
         /// The listening address, with the actual port.
         local: LocalAddr,
         /// The session's id.
         session_id: String,
-        /// The version that the agent reports.
+        /// The agent's version, as reported by the agent.
         agent_version: String,
-        /// Time since the start.
+        /// Time since the forwarder was started.
         elapsed: Duration,
     },
     /// A local program connected.
     ConnectionOpened {
         /// The connection's number, from 1 for each forwarder.
         connection: u64,
-        /// The program's address; `None` for a Unix socket.
+        /// The program's address. `None` for a Unix socket.
         peer: Option<SocketAddr>,
     },
     /// A connection ended.
     ConnectionClosed {
         /// The same number as in `ConnectionOpened`.
         connection: u64,
-        /// Bytes from the local program to the remote end.
+        /// Number of bytes from the local program to the remote end.
         bytes_up: u64,
-        /// Bytes from the remote end to the local program.
+        /// Number of bytes from the remote end to the local program.
         bytes_down: u64,
-        /// The agent could not connect to the destination.
+        /// Whether the agent could not connect to the destination.
         refused: bool,
-        /// `None`: both ends finished; otherwise what went wrong.
+        /// The error. `None` if both ends finished normally.
         error: Option<String>,
     },
     /// The data channel is lost. The session may still exist and is being resumed.
     Reconnecting {
-        /// What happened.
+        /// The cause of the loss.
         cause: String,
         /// The attempt's number, from 1 since the data channel was lost.
         attempt: u32,
-        /// Delay before this attempt. Also the first attempt has one if the last connection did not live for long.
+        /// Delay before this attempt. The first attempt has a delay too if the last connection was short.
         delay: Duration,
     },
-    /// The data channel is connected again; nothing was lost.
+    /// The data channel is connected again. No data was lost.
     Reconnected {
         /// Duration of the outage.
         outage: Duration,
     },
-    /// A session is permanently gone. Connections that used it are reset, unless they had already received everything.
+    /// A session is permanently lost. Connections that used it are reset, unless they had already received everything.
     SessionLost {
         /// The session's id.
         session_id: String,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Number of connections that are cut off. If there is none, the next connection starts a new session. Through
-        /// a relay it is always 0: other sessions, or the next one, continue the connections.
+        /// Number of connections that are cut off. If it is 0, the next connection starts a new session. Through a relay it is
+        /// always 0: the connections continue on other sessions, or on the next one.
         connections: usize,
     },
     /// A new session is about to be started.
@@ -96,45 +96,44 @@ pub enum ForwardEvent {
     },
     /// A new session accepts connections.
     Restarted {
-        /// Its id.
+        /// The session's id.
         session_id: String,
-        /// How long there was no session.
+        /// Time without a session.
         outage: Duration,
     },
-    /// A further session accepts connections, which otherwise would have had to share the others:
-    /// [`crate::PoolSize::Auto`].
+    /// A further session accepts connections that otherwise would have had to share the other sessions: [`crate::PoolSize::Auto`].
     SessionAdded {
-        /// Its id.
+        /// The session's id.
         session_id: String,
-        /// Present number of sessions.
+        /// Current number of sessions.
         sessions: usize,
         /// Maximum number of sessions.
         max: usize,
     },
-    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy): it listens without a session; the next connection starts
+    /// [`ForwardConfig::lazy`](crate::ForwardConfig::lazy): the forwarder listens without a session. The next connection starts
     /// one.
     Waiting {
-        /// Why the last session could not be had; `None` if nothing failed.
+        /// Why the last session ended or could not be started. `None` if there was no error.
         cause: Option<String>,
     },
-    /// A text from the far side for the user.
+    /// A text for the user from the agent or the service.
     Message {
         /// One or more lines.
         text: String,
     },
-    /// Something requested is not possible, or a connection holds up others; the forwarder continues.
+    /// A requested function is not available, or a connection blocks others. The forwarder continues.
     Warning {
         /// The warning.
         text: String,
     },
     /// The forwarder ended.
     Closed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Where a forwarder listens.
+/// The address on which a forwarder listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LocalAddr {
@@ -142,7 +141,7 @@ pub enum LocalAddr {
     Tcp(SocketAddr),
     /// A Unix socket's path.
     Unix(std::path::PathBuf),
-    /// Nowhere: connections are handed in ([`crate::Entrance`]).
+    /// No address: another part of the program passes the connections ([`crate::Entrance`]).
     HandedIn,
 }
 

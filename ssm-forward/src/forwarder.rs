@@ -35,9 +35,9 @@ type OnEvent = Arc<dyn Fn(ForwardEvent) + Send + Sync>;
 
 /// One local socket whose connections are carried by a pool of sessions.
 ///
-/// A program that ends its sending side still gets the answer, but the destination does not see the end of the input: see
-/// [`StreamSender::finish`](crate::StreamSender::finish) and [`ForwardConfig::linger`]. With
-/// [a relay](ForwardConfig::relay) it does.
+/// If a program ends its sending side, it still receives the answer, but the destination does not see the end of the input: see
+/// [`StreamSender::finish`](crate::StreamSender::finish) and [`ForwardConfig::linger`]. With [a relay](ForwardConfig::relay), the
+/// destination sees it.
 pub struct Forwarder {
     provider: Arc<dyn SessionProvider>,
     request: StartRequest,
@@ -47,7 +47,7 @@ pub struct Forwarder {
     listener: Listener,
     local_addr: LocalAddr,
     stats: ForwardStats,
-    /// Its connections choose their destinations.
+    /// If set, connections choose their destinations.
     dials: Option<Dials>,
 }
 
@@ -63,33 +63,35 @@ impl Forwarder {
         ForwarderBuilder::new(provider, request)
     }
 
-    /// The listening address, with the actual port.
+    /// Returns the listening address, with the actual port.
     pub fn local_addr(&self) -> LocalAddr {
         self.local_addr.clone()
     }
 
-    /// Current statistics. Clones see the same values.
+    /// Returns a handle to the statistics. Clones show the same values.
     pub fn stats(&self) -> ForwardStats {
         self.stats.clone()
     }
 
-    /// Starts a session and serves connections until `shutdown` completes. Its sessions are terminated in any case, even if
-    /// the future is dropped.
+    /// Starts a session and serves connections until `shutdown` completes. The forwarder's sessions are terminated in every case,
+    /// even if the future is dropped.
     ///
     /// # Errors
-    /// The first session could not be started; [`ForwardConfig::wait_connected`] is for targets that are not connected yet.
-    /// Later: a session was lost, and [`PoolConfig::restart`](crate::PoolConfig::restart) is off, or a new one cannot be
-    /// started for a reason that does not pass by itself, such as [`AccessDenied`](crate::ProviderErrorKind::AccessDenied).
-    /// Starting is repeated without limit after [`ForwardError::Transport`], [`NotResumed`](ForwardError::NotResumed),
+    /// At the start: the first session could not be started. If the target may not be connected yet, set
+    /// [`ForwardConfig::wait_connected`].
+    ///
+    /// Later: a session was lost, and [`PoolConfig::restart`](crate::PoolConfig::restart) is off, or a new session cannot be
+    /// started because of an error that is not temporary, such as [`AccessDenied`](crate::ProviderErrorKind::AccessDenied). The
+    /// start is repeated without limit after [`ForwardError::Transport`], [`NotResumed`](ForwardError::NotResumed),
     /// [`TimedOut`](ForwardError::TimedOut), [`SessionEnded`](ForwardError::SessionEnded), and a
     /// [`Provider`](ForwardError::Provider) error that [is retryable](crate::ProviderError::is_retryable) or concerns the
-    /// credentials. With [`ForwardConfig::lazy`], no failed start ends it.
+    /// credentials. With [`ForwardConfig::lazy`], a failed start never ends the forwarder.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
         let outcome = match self.config.lazy {
             None => self.run_inner(None, shutdown).await,
             Some(idle) => self.run_lazily(idle, shutdown).await,
         };
-        // Those that were granted but not used, too, for example one that should have placed a relay.
+        // This includes sessions that were granted but not used, for example one that was started to place a relay.
         self.config.session.terminations.finished().await;
         let reason = match &outcome {
             Ok(()) => "stopped".to_owned(),
@@ -99,7 +101,7 @@ impl Forwarder {
         outcome
     }
 
-    /// Has sessions only while there are connections.
+    /// Keeps sessions only while there are connections.
     async fn run_lazily(&self, idle: Duration, shutdown: impl Future<Output = ()> + Send) -> Result<(), ForwardError> {
         tokio::pin!(shutdown);
         let mut cause = None;
@@ -124,7 +126,7 @@ impl Forwarder {
         }
     }
 
-    /// The next connection that can be accepted.
+    /// Waits for the next connection, and retries after errors.
     async fn accept(&self) -> Accepted {
         loop {
             match self.listener.accept().await {
@@ -137,7 +139,7 @@ impl Forwarder {
         }
     }
 
-    /// Has sessions until `shutdown`, or until they are lost for good. `first` is a connection that waits already.
+    /// Keeps sessions until `shutdown` completes, or until they are permanently lost. `first` is a connection that already waits.
     async fn run_inner(
         &self,
         first: Option<Accepted>,
@@ -190,7 +192,7 @@ impl Forwarder {
             let _ = stop.send(());
         };
         let serve = async {
-            // Until the session is ready, connections wait in the listener's backlog.
+            // Until the session is ready, new connections wait in the listener's backlog.
             let _ = is_ready.await;
             self.serve(Route::Pool(pool.clone()), first, stopped).await
         };
@@ -267,14 +269,13 @@ impl Forwarder {
         }
     }
 
-    /// Waits until there are descriptors for another connection. In the meantime, new connections wait in the
-    /// listener's backlog.
+    /// Waits until descriptors for another connection are free. In the meantime, new connections wait in the listener's backlog.
     async fn wait_for_room(&self, connections: &mut JoinSet<()>, lack: &mut Lack) {
         while !self.listener.has_room() {
             if let Some(text) = lack.tell(self.stats.snapshot().connections_open) {
                 self.emit(ForwardEvent::Warning { text });
             }
-            // Other parts of this process may close files too.
+            // Other parts of this process may close files too, so the check is repeated even if no connection ends.
             tokio::select! {
                 Some(_) = connections.join_next() => {}
                 () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -282,7 +283,7 @@ impl Forwarder {
         }
     }
 
-    /// The future of one accepted connection.
+    /// Counts an accepted connection and returns the future that serves it.
     fn connection(
         &self,
         unanswered: Arc<Unanswered>,
@@ -310,7 +311,8 @@ impl Forwarder {
     }
 }
 
-/// A document that does not accept the offered host or port has its own. Returns a warning if they differ.
+/// Returns a warning if the session's host or port differs from the offered one. This happens if the document does not accept the
+/// offered value, because then its own value applies.
 fn other_destination(request: &StartRequest, session: &Session) -> Option<String> {
     let Some(SessionType::Port(properties)) = session.session_type() else { return None };
     let offered = |name: &str| request.offered.get(name)?.first().map(String::as_str);
@@ -332,15 +334,15 @@ fn other_destination(request: &StartRequest, session: &Session) -> Option<String
     (!differences.is_empty()).then(text)
 }
 
-/// Whether a host is the node itself, from its own point of view.
+/// Whether `host` means the node itself when the node resolves it.
 fn is_node(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Well below the shortest idle timeout, which is a minute.
+/// Interval of keep-alives. It is well below the shortest idle timeout of a session, which is one minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Delay after an accept that failed.
+/// Delay after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl From<SessionNotice> for ForwardEvent {

@@ -1,16 +1,17 @@
-//! Whether a local program that sends nothing more still waits for an answer.
+//! Detects whether a local program that has ended its sending side still waits for an answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The local program at the other end of a TCP connection: its address and ours.
+/// The local program at the other end of a TCP connection: the program's address and our address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
-/// Delays before the checks; the last one is repeated. The first check comes at once: a program that opens one
-/// connection after the other does not wait for it. The kernel may release the socket some microseconds after that.
+/// Delays before the checks. The first check is immediate, so that a program that opens one connection after the other does not
+/// wait for it. The kernel may release the socket some microseconds later.
 const LOOKS: [Duration; 7] =
     [Duration::ZERO, millis(1), millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
+/// Delay before each further check.
 const LAST: Duration = Duration::from_secs(10);
 
 const fn millis(millis: u64) -> Duration {
@@ -25,23 +26,23 @@ enum Owner {
     Present,
     /// No process holds the socket.
     Gone,
-    /// The system does not tell, or not this time.
+    /// The system does not provide the information, or the query failed.
     Unknown,
 }
 
 impl Program {
-    /// A program with these addresses, its own and ours; `None` if there are none.
+    /// `ends` are the program's address and our address. Programs on other machines are ignored.
     pub(crate) fn new(ends: Option<(SocketAddr, SocketAddr)>) -> Self {
         Self(ends.filter(|(peer, _)| peer.ip().is_loopback()))
     }
 
-    /// Completes when the program, which ended its sending side, has closed its socket completely. TCP does not
-    /// distinguish the two. But if the program runs on this machine, Linux knows whether its socket still has an owner.
-    /// Otherwise this never completes.
+    /// Completes when the program, which has ended its sending side, has closed its socket completely. TCP does not distinguish
+    /// these two states. But if the program runs on this machine, Linux knows whether its socket still has an owner. Otherwise this
+    /// method never completes.
     pub(crate) async fn gone(self) {
         let Some((peer, ours)) = self.0 else { return std::future::pending().await };
         for pause in LOOKS.into_iter().chain(std::iter::repeat(LAST)) {
-            // A sleep of no time would take until the timer's next tick, a millisecond.
+            // A sleep of zero would take until the timer's next tick, one millisecond.
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
@@ -52,7 +53,7 @@ impl Program {
     }
 }
 
-/// Opens now what [`Program::gone`] needs later, when there may be no descriptor left.
+/// Opens in advance what [`Program::gone`] needs, because later no descriptor may be free.
 pub(crate) fn prepare() {
     #[cfg(target_os = "linux")]
     table::prepare();
@@ -63,22 +64,22 @@ fn owner(_local: SocketAddr, _remote: SocketAddr) -> Owner {
     Owner::Unknown
 }
 
-/// Whether some process holds the socket from `local` to `remote`.
+/// Whether a process holds the socket from `local` to `remote`.
 #[cfg(target_os = "linux")]
 fn owner(local: SocketAddr, remote: SocketAddr) -> Owner {
     match table::has_owner(local, remote) {
         Ok(true) => Owner::Present,
         Ok(false) => Owner::Gone,
         Err(error) => {
-            tracing::debug!(%error, "the kernel does not tell whose a socket is");
+            tracing::debug!(%error, "the kernel does not report the owner of a socket");
             Owner::Unknown
         }
     }
 }
 
-/// Queries the kernel for one socket (`sock_diag`). This takes microseconds, regardless of the number of sockets;
-/// `/proc/net/tcp` would list them all. One netlink socket serves the whole process permanently: a query must not fail
-/// because connections have used up all descriptors, because it finds out which of them are over.
+/// Queries the kernel for one socket (`sock_diag`). This takes microseconds, regardless of the number of sockets; `/proc/net/tcp`
+/// would list all of them. The whole process keeps one netlink socket open: a query must not fail because connections have used up
+/// all descriptors, because its result shows which connections can be closed.
 #[cfg(target_os = "linux")]
 mod table {
     use std::io;
@@ -99,7 +100,9 @@ mod table {
     pub(super) fn prepare() {
         let mut kernel = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
         if kernel.is_none() {
-            *kernel = Kernel::open().inspect_err(|error| tracing::debug!(%error, "no look at the sockets yet")).ok();
+            *kernel = Kernel::open()
+                .inspect_err(|error| tracing::debug!(%error, "the socket table cannot be queried yet"))
+                .ok();
         }
     }
 
@@ -110,14 +113,14 @@ mod table {
             None => Kernel::open()?,
         };
         let answer = kernel.has_owner(local, remote);
-        // After a failure it is unknown what may still arrive on this socket, so it is closed.
+        // After an error, an outdated answer may still arrive on this socket, so the socket is closed.
         if answer.is_ok() {
             *slot = Some(kernel);
         }
         answer
     }
 
-    /// The kernel's socket for queries, one after the other.
+    /// The netlink socket for queries. There is one query at a time.
     struct Kernel {
         socket: Socket,
         asked: u32,
@@ -128,7 +131,7 @@ mod table {
             let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
             socket.bind_auto()?;
             socket.connect(&KernelAddr::new(0, 0))?;
-            // The answer is available when the query has been sent, so reading never waits.
+            // The answer is available as soon as the query has been sent, so reading never waits.
             socket.set_non_blocking(true)?;
             Ok(Self { socket, asked: 0 })
         }

@@ -26,22 +26,22 @@
 //! ```
 //!
 //! 1. A [`SessionProvider`] starts, resumes and terminates sessions. [`AwsProvider`] calls the API;
-//!    [`AwsProvider::from_sdk_config`] takes what the program has configured for the AWS SDK. [`NamedProvider`] looks
-//!    up names, [`TicketProvider`] uses a session that another program started, and a provider of your own can wrap any
+//!    [`AwsProvider::from_sdk_config`] uses the program's own configuration of the AWS SDK. [`NamedProvider`] looks up names,
+//!    [`TicketProvider`] uses a session that another program started, and your own provider can wrap any of them.
 //!    of them.
-//! 2. A [`StartRequest`] says where connections go: [`StartRequest::to_port`], [`StartRequest::to_remote_host`], or any
-//!    session document with its parameters.
-//! 3. [`ForwarderBuilder::bind`] opens the socket. Nothing is started yet, so that nothing is left behind if the port
-//!    is in use. Connections are accepted from here on, and wait. [`ForwarderBuilder::hand_in`] and
-//!    [`ForwarderBuilder::dial`] are for programs that accept connections themselves, such as proxies.
-//! 4. [`Forwarder::run`] starts a session and serves connections until its argument completes. It replaces sessions
-//!    that are lost, adds sessions when connections would have to share one, and terminates all of them at the end.
-//!    [`ForwardConfig`] has the limits, with their defaults; [`ForwardEvent`] tells what happens meanwhile.
+//! 2. A [`StartRequest`] defines the destination of the connections: [`StartRequest::to_port`], [`StartRequest::to_remote_host`],
+//!    or any session document with its parameters.
+//! 3. [`ForwarderBuilder::bind`] opens the socket. No session is started yet, so that no session is left behind if the port is in
+//!    use. From then on, connections are accepted, and wait. [`ForwarderBuilder::hand_in`] and [`ForwarderBuilder::dial`] are for
+//!    programs that accept connections themselves, such as proxies.
+//! 4. [`Forwarder::run`] starts a session and serves connections until its argument completes. It replaces lost sessions, adds
+//!    sessions when connections would have to share one, and terminates all of them at the end. [`ForwardConfig`] contains the
+//!    limits and their defaults; [`ForwardEvent`] reports what happens.
 //!
 //! # A stream in the program
 //!
-//! [`Session`] is the building block for other tools: streams to the port, without a local socket. A [`SessionStream`]
-//! is an `AsyncRead + AsyncWrite`, as database drivers accept it:
+//! [`Session`] is the building block for other tools: it opens streams to the port, without a local socket. A [`SessionStream`]
+//! implements `AsyncRead + AsyncWrite`, so that database drivers accept it:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -60,12 +60,12 @@
 //!
 //! # Errors
 //!
-//! [`ForwardError`] has a variant for each part that can be at fault, with an example. [`StreamError`] is the same for
-//! a connection, [`CloseReason`] for a session. Each message is one line for a person.
+//! [`ForwardError`] has a variant for each part that can be at fault; its documentation contains an example. [`StreamError`] is the
+//! corresponding type for a connection, and [`CloseReason`] for a session. Each message is one line for users.
 //!
 //! # Testing without AWS
 //!
-//! The crate `ssm-local` is a Session Manager in the process. Give its endpoint and credentials to [`AwsConfig`]:
+//! The crate `ssm-local` runs a Session Manager in your process. Pass its endpoint and credentials to [`AwsConfig`]:
 //!
 //! ```
 //! use ssm_forward::{AwsConfig, AwsCredentials, AwsProvider};
@@ -89,7 +89,7 @@
 //! # }
 //! ```
 //!
-//! The example `loopback` is a whole program.
+//! The example `loopback` is a complete program.
 
 mod awaiting;
 mod descriptors;
@@ -118,14 +118,14 @@ mod transport;
 mod unanswered;
 
 pub use awaiting::await_target;
-/// The type of received and sent bytes.
+/// The type of byte buffers that are received and sent.
 pub use bytes::Bytes;
 pub use dialer::{Dialed, Dialer};
 pub use entrance::Entrance;
 pub use error::{CloseReason, DialError, ForwardError, ProbeError, StreamError, SystemError};
 pub use event::{ForwardEvent, LocalAddr};
 pub use forwarder::{ForwardConfig, Forwarder, ForwarderBuilder};
-/// For [`SessionProvider::sign_upgrade`].
+/// The result type of [`SessionProvider::sign_upgrade`].
 pub use http::HeaderMap;
 pub use listener::{ListenAddr, OpenListener, bind_tcp};
 pub use names::{ServiceKind, ServiceSpec, TargetSpec};
@@ -141,7 +141,7 @@ pub use relay::{RelayConfig, RelayProgram, RelayReport, relay_remove, relay_stat
 pub use session::{
     Liveness, Pacing, RetryPolicy, Session, SessionConfig, SessionNotice, SessionStream, StreamSender, Terminations,
 };
-/// The protocol's own types, for example those of [`SessionConfig::protocol`].
+/// The types of the protocol, for example those of [`SessionConfig::protocol`].
 pub use ssm_proto;
 pub use ssm_proto::relay::RefusalKind;
 pub use ssm_proto::{ConfigError, Output, PortProperties, SessionError, SessionMode, SessionType, TerminalSize};
@@ -150,10 +150,10 @@ pub use transport::{
     NetworkPath, PathProblem, PathStep, Proxies, StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportError,
     TransportOptions, look_along,
 };
-/// For [`SessionProvider::sign_upgrade`].
+/// The argument type of [`SessionProvider::sign_upgrade`].
 pub use url::Url;
 
-/// The examples of the README are tested as those of the documentation.
+/// Makes `cargo test --doc` test the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Where local programs connect: a TCP port or a Unix socket.
+//! The sockets to which local programs connect: a TCP port or a Unix socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,11 +20,11 @@ use crate::entrance::{Handed, HandedIn};
 use crate::half_closed::Program;
 use crate::relay::RelayStream;
 
-/// Where to listen for local programs.
+/// The address on which to listen for local programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ListenAddr {
-    /// A TCP address; port 0 means any free port.
+    /// A TCP address. Port 0 means any free port.
     Tcp(SocketAddr),
     /// A Unix socket that only the user can access. A stale socket file is replaced.
     Unix(PathBuf),
@@ -39,13 +39,13 @@ impl std::fmt::Display for ListenAddr {
     }
 }
 
-/// A socket that listens already, for example because systemd has opened it.
+/// A socket that already listens, for example because systemd has opened it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenListener {
-    /// TCP.
+    /// A TCP socket.
     Tcp(std::net::TcpListener),
-    /// A Unix socket. Its file is left to whoever has opened it.
+    /// A Unix socket. Its file is not removed; that is the task of the program that opened the socket.
     Unix(std::os::unix::net::UnixListener),
 }
 
@@ -53,7 +53,7 @@ impl OpenListener {
     /// Duplicates the handle. Both refer to the same socket.
     ///
     /// # Errors
-    /// The process cannot open more files.
+    /// Returns an error if the process cannot open more files.
     pub fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
@@ -72,21 +72,20 @@ pub(crate) enum Listener {
         /// The file that this listener created, which is removed on drop.
         own: Option<FileId>,
     },
-    /// Nobody listens: connections come through an [`Entrance`](crate::Entrance).
+    /// There is no listening socket: connections are passed through an [`Entrance`](crate::Entrance).
     HandedIn(HandedIn),
 }
 
-/// How many TCP connections may wait until they are accepted; the system may allow less (`net.core.somaxconn`). The
-/// usual 128 are too few: Linux makes a program that connects to a full queue wait for a second, and resets some of the
-/// connections that it established by a SYN cookie meanwhile. For Unix sockets, tokio asks for the maximum.
+/// Maximum number of TCP connections that wait until they are accepted; the system may allow less (`net.core.somaxconn`). The usual
+/// value of 128 is too small: if the queue is full, Linux makes a connecting program wait for a second, and resets some of the
+/// connections that it has established by a SYN cookie in the meantime. For Unix sockets, tokio requests the maximum.
 const QUEUE: u32 = 65_535;
 
-/// Listens on a TCP address, with as long a queue of connections that are not accepted yet as the system allows. The
-/// address can be taken although connections of an earlier listener are in TIME_WAIT. Must be called within a tokio
-/// runtime.
+/// Listens on a TCP address. The queue of connections that are not accepted yet is as long as the system allows. The address can be
+/// used although connections of an earlier listener are in TIME_WAIT. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// The address is in use, or is not one of this machine; or the process cannot open more sockets.
+/// Returns an error if the address is in use, if it is not an address of this machine, or if the process cannot open more sockets.
 pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -152,12 +151,12 @@ impl Listener {
         }
     }
 
-    /// Whether there are descriptors for another connection, without those reserved for sessions.
+    /// Whether descriptors for another connection are free, not counting the ones that are reserved for sessions.
     pub(crate) fn has_room(&self) -> bool {
         !match self {
             Self::Tcp(listener) => descriptors::are_scarce(listener),
             Self::Unix { listener, .. } => descriptors::are_scarce(listener),
-            // Who accepts the connections has to see to that.
+            // The part of the program that accepts the connections must check this.
             Self::HandedIn(_) => false,
         }
     }
@@ -165,7 +164,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Another process may have replaced the file meanwhile.
+        // Another process may have replaced the file in the meantime.
         if let Self::Unix { path, own: Some(own), .. } = self
             && file_id(path) == Some(*own)
         {
@@ -174,16 +173,16 @@ impl Drop for Listener {
     }
 }
 
-/// Device and inode. An open socket keeps its inode from being used again.
+/// Device and inode. While a socket is open, its inode is not used for another file.
 type FileId = (u64, u64);
 
 fn file_id(path: &Path) -> Option<FileId> {
     std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Creates a Unix socket that nobody else can connect to, from its first moment on. A connection made before the mode
-/// is set would remain. The mask applies to the whole process: for a moment, other files are created with fewer rights,
-/// never with more.
+/// Creates a Unix socket to which no other user can connect at any time. A connection that another user made before the mode is set
+/// would stay open. The mask applies to the whole process: for a moment, other files are created with fewer permissions, never with
+/// more.
 fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
     static MASKED: Mutex<()> = Mutex::new(());
     let _alone = MASKED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -195,8 +194,8 @@ fn bind_for_user_alone(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// A socket that nobody listens on was left behind by a killed process. Other kinds of files refuse connections too, so
-/// the type is checked.
+/// Removes a socket file on which no process listens, which a killed process has left behind. Other kinds of files refuse
+/// connections too, so the type is checked.
 async fn remove_if_stale(path: &PathBuf) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     match UnixStream::connect(path).await {
@@ -211,14 +210,14 @@ pub(crate) struct Accepted {
     pub(crate) local: LocalStream,
     /// The local program's address.
     pub(crate) peer: Option<SocketAddr>,
-    /// The relay's connection that carries it, if there is one already.
+    /// The relay's connection that carries this one, if it exists already.
     pub(crate) carrier: Option<RelayStream>,
-    /// Who handed it in waits for this.
+    /// The caller that passed the connection waits for this signal.
     taken: Option<oneshot::Sender<()>>,
 }
 
 impl Accepted {
-    /// Tells who handed it in that it is counted.
+    /// Notifies the caller that passed the connection that it is counted.
     pub(crate) fn counted(&mut self) {
         if let Some(taken) = self.taken.take() {
             let _ = taken.send(());
@@ -250,7 +249,7 @@ impl LocalStream {
         }
     }
 
-    /// Whether it uses a descriptor that is reserved for sessions.
+    /// Whether this connection uses a descriptor that is reserved for sessions.
     pub(crate) fn is_of_reserve(&self) -> bool {
         match self {
             Self::Tcp(stream) => descriptors::is_of_reserve(stream),
@@ -258,7 +257,7 @@ impl LocalStream {
         }
     }
 
-    /// The program at the other end, for [`Program::gone`].
+    /// Returns the program at the other end, for [`Program::gone`].
     pub(crate) fn program(&self) -> Program {
         match self {
             Self::Tcp(stream) => Program::new(stream.peer_addr().ok().zip(stream.local_addr().ok())),
@@ -266,7 +265,7 @@ impl LocalStream {
         }
     }
 
-    /// Both directions are complete: closing is no longer a reset.
+    /// Closes the connection normally, because both directions are complete.
     pub(crate) fn finish(self) {
         if let Self::Tcp(stream) = self {
             reset_on_close(&stream, false);
@@ -274,8 +273,8 @@ impl LocalStream {
     }
 }
 
-/// Sets the options of a local program's socket. A socket that was already reset may refuse them; the error of the next read
-/// says more.
+/// Sets the options of a local program's socket. If the socket was already reset, it may reject them; the error of the next read is
+/// more useful.
 pub(crate) fn prepare(stream: &TcpStream) {
     reset_on_close(stream, true);
     if let Err(error) = stream.set_nodelay(true) {
@@ -283,9 +282,9 @@ pub(crate) fn prepare(stream: &TcpStream) {
     }
 }
 
-/// Whatever closes the socket before the connection is complete, including the end of this process, then sends RST. So
-/// a program cannot mistake an incomplete transfer for a complete one. A Unix socket has no RST; its program sees a
-/// reset only if it had sent something that was not read.
+/// Sets whether RST is sent when the socket is closed. It is set until the connection is complete, so that a program cannot mistake
+/// an incomplete transfer for a complete one, even if this process is killed. A Unix socket has no RST; its program sees a reset
+/// only if it had sent data that was not read.
 fn reset_on_close(stream: &TcpStream, reset: bool) {
     if let Err(error) = SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)) {
         tracing::debug!(%error, "the way of closing a connection cannot be set");
@@ -303,10 +302,10 @@ mod tests {
 
     use super::*;
 
-    /// More than the usual queue of 128 has room for.
+    /// More connections than fit in the usual queue of 128.
     const BURST: u16 = 300;
 
-    /// Connects many times, and sends a number in two pieces, before the first connection is accepted.
+    /// Connects `BURST` times, and sends a number in two pieces on each connection, before the first connection is accepted.
     async fn burst<S, F>(listener: &Listener, connect: impl Fn() -> F)
     where
         S: AsyncWrite + Unpin,

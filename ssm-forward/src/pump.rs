@@ -16,16 +16,16 @@ use crate::route::{RemoteStream, Sender};
 
 /// Maximum number of bytes per read from a local program.
 const READ_SIZE: usize = 64 << 10;
-/// Maximum number of bytes taken from the stream for a local program. The rest still counts as unread, so the receive
-/// buffer stays effective.
+/// Maximum number of bytes that are taken from the stream per write to a local program. The rest still counts as unread, so that
+/// the limit of the receive buffer stays effective.
 const WRITE_SIZE: usize = 128 << 10;
 /// Maximum number of chunks per write.
 const WRITE_CHUNKS: usize = 64;
-/// After the far side has ended: how long to continue reading from a local program that still sends. Closing
-/// immediately would reset the connection and destroy data that the program has not read yet.
+/// How long to continue reading from a local program that still sends after the remote side has ended. Closing immediately would
+/// reset the connection and destroy data that the program has not read yet.
 const LINGERING_CLOSE: Duration = Duration::from_secs(2);
 
-/// Bytes of one connection in each direction, updated as they pass.
+/// Number of bytes of one connection in each direction, updated continuously.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) up: AtomicU64,
@@ -41,8 +41,7 @@ pub(crate) enum PumpError {
     Stream(#[from] StreamError),
 }
 
-/// Copies data until both directions are complete. In all other cases the local program sees a reset, never a clean
-/// end.
+/// Copies data until both directions are complete. In all other cases, the local program receives a reset, never a normal end.
 pub(crate) async fn pump(
     mut local: LocalStream,
     stream: RemoteStream,
@@ -85,12 +84,12 @@ async fn both_ways(
     let sender = stream.sender();
     let up = async {
         match send(read, &sender, count).await {
-            // It may still wait for an answer.
+            // The program may still wait for an answer.
             Ok(()) => {
                 program.gone().await;
                 Ok(())
             }
-            // The far side is over. Its data still counts; data to it does not.
+            // The remote side has ended. Data from it is still delivered; data to it is discarded.
             Err(PumpError::Stream(_)) => std::future::pending().await,
             Err(local) => Err(local),
         }
@@ -102,7 +101,7 @@ async fn both_ways(
     }
 }
 
-/// Moves bytes where each direction ends by itself.
+/// Copies data if each direction ends independently.
 async fn each_way(
     read: &mut (dyn AsyncRead + Send + Unpin),
     write: &mut (dyn AsyncWrite + Send + Unpin),
@@ -115,7 +114,8 @@ async fn each_way(
     let up = async {
         match send(read, &sender, count).await {
             Ok(()) => {}
-            // What the far side sent before still counts, and a failure of its direction says more than this one.
+            // Data that the remote side sent before is still delivered. If its direction fails too, that error is more useful than
+            // this one.
             Err(error @ PumpError::Stream(_)) => {
                 down_over.notified().await;
                 return Err(error);
@@ -124,7 +124,7 @@ async fn each_way(
         }
         tokio::select! {
             () = down_over.notified() => {}
-            // Nobody waits for the answer any more.
+            // No program waits for the answer any longer.
             () = program.gone() => {}
         }
         Ok(())
@@ -143,7 +143,7 @@ async fn each_way(
     }
 }
 
-/// Local program → stream, until the program ends its sending side.
+/// Copies from the local program to the stream, until the program ends its sending side.
 async fn send(read: &mut (dyn AsyncRead + Send + Unpin), sender: &Sender, count: Count<'_>) -> Result<(), PumpError> {
     let mut buffer = BytesMut::new();
     loop {
@@ -160,7 +160,7 @@ async fn send(read: &mut (dyn AsyncRead + Send + Unpin), sender: &Sender, count:
     }
 }
 
-/// Stream → local program, until the far side ends the stream.
+/// Copies from the stream to the local program, until the remote side ends the stream.
 async fn receive(
     stream: &mut RemoteStream,
     write: &mut (dyn AsyncWrite + Send + Unpin),
@@ -172,7 +172,7 @@ async fn receive(
         write_chunks(write, &mut chunks).await.map_err(PumpError::Local)?;
         count(Direction::Down, bytes as u64);
     }
-    // The program may be gone already; it got everything.
+    // An error is ignored: the program may have closed its socket, but it has received everything.
     let _ = write.shutdown().await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The way that a connection takes: a stream of one session, or the relay's over all of them.
+//! The route of a connection: a stream of one session, or a connection of the relay over all sessions.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use crate::pool::{Caller, Pool, StreamLease};
 use crate::relay::{Pipes, RelaySender, RelayStream};
 use crate::{SessionStream, StreamError, StreamSender};
 
-/// Where streams come from.
+/// The source of streams.
 #[derive(Clone)]
 pub(crate) enum Route {
     Pool(Arc<Pool>),
     Relay(Arc<Pipes>, Destination),
-    /// Each connection brings its own, which a [`Dialer`](crate::Dialer) has opened.
+    /// Each connection already has its stream, which a [`Dialer`](crate::Dialer) has opened.
     Dialed,
 }
 
-/// A connection's stream.
+/// The remote stream of a connection.
 pub(crate) enum RemoteStream {
-    /// With its place in the pool.
+    /// A stream of a session, with its lease from the pool.
     Session(SessionStream, #[expect(dead_code, reason = "counts until it is dropped")] StreamLease),
     Relay(RelayStream),
 }
 
-/// Its sending half.
+/// The sending half of a [`RemoteStream`].
 pub(crate) enum Sender {
     Session(StreamSender),
     Relay(RelaySender),
@@ -52,7 +52,7 @@ impl RemoteStream {
         }
     }
 
-    /// Whether each direction can end alone.
+    /// Whether each direction can end independently.
     pub(crate) fn half_closes(&self) -> bool {
         matches!(self, Self::Relay(_))
     }
@@ -83,7 +83,7 @@ impl Sender {
         }
     }
 
-    /// Nothing more will be written.
+    /// Finishes the sending direction.
     pub(crate) fn finish(&self) {
         match self {
             Self::Session(sender) => sender.finish(),
@@ -91,7 +91,7 @@ impl Sender {
         }
     }
 
-    /// Whether anything can be heard from the node now.
+    /// Whether data from the node can be received now.
     pub(crate) fn is_connected(&self) -> bool {
         match self {
             Self::Session(sender) => sender.is_connected(),

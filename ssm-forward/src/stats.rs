@@ -1,4 +1,4 @@
-//! Live figures of a forwarder.
+//! Statistics of a forwarder.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use crate::pump::Direction;
 use serde::Serialize;
 use tokio::sync::Notify;
 
-/// Live figures of a forwarder; clones see the same values.
+/// Statistics of a forwarder. Clones show the same values.
 #[derive(Clone, Debug, Default)]
 pub struct ForwardStats {
     inner: Arc<Counters>,
@@ -23,7 +23,7 @@ struct Counters {
     up: AtomicU64,
     down: AtomicU64,
     sessions: Mutex<Option<Source>>,
-    /// A connection was opened or closed.
+    /// Notified when a connection was opened or closed.
     changed: Notify,
 }
 
@@ -33,17 +33,17 @@ type Source = Box<dyn Fn() -> Totals + Send + Sync>;
 /// Totals over sessions, past and present.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
-    /// Sessions that are ready now.
+    /// Number of sessions that are ready.
     pub(crate) sessions: u64,
-    /// Ready sessions whose WebSocket is connected.
+    /// Number of ready sessions whose WebSocket is connected.
     connected: u64,
-    /// Their rate limits together; `None` if one of them has no limit.
+    /// Sum of their rate limits. `None` if one of them has no limit.
     budget: Option<u64>,
     messages_sent: u64,
     messages_received: u64,
     retransmissions: u64,
     reconnects: u64,
-    /// The latest session's round-trip time.
+    /// Round-trip time of the latest session.
     srtt: Option<Duration>,
     /// Time since the oldest WebSocket was connected.
     oldest: Option<Duration>,
@@ -66,7 +66,7 @@ impl Totals {
         self.oldest_session = self.oldest_session.max(Some(session.age()));
     }
 
-    /// Adds a session that is over, or the part that is common to both.
+    /// Adds a session that has ended. Also used for the counters of a session that is ready.
     pub(crate) fn add(&mut self, session: &Session) {
         let channel = session.stats().channel;
         self.messages_sent += channel.messages_sent;
@@ -77,43 +77,43 @@ impl Totals {
     }
 }
 
-/// Figures at one time. All count from the start unless stated otherwise.
+/// Statistics at one time. All values are counted from the start unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StatsSnapshot {
-    /// Open connections.
+    /// Number of open connections.
     pub connections_open: u64,
-    /// Accepted connections.
+    /// Number of accepted connections.
     pub connections_total: u64,
-    /// Bytes from local programs to the remote end.
+    /// Number of bytes from local programs to the remote end.
     pub bytes_up: u64,
-    /// Bytes from the remote end to local programs.
+    /// Number of bytes from the remote end to local programs.
     pub bytes_down: u64,
-    /// Numbered messages sent, without acknowledgements and retransmissions.
+    /// Number of messages sent that have a sequence number, without acknowledgements and retransmissions.
     pub messages_sent: u64,
-    /// Numbered messages received, without duplicates.
+    /// Number of messages received that have a sequence number, without duplicates.
     pub messages_received: u64,
-    /// Messages retransmitted.
+    /// Number of retransmissions.
     pub retransmissions: u64,
-    /// Smoothed time from a message to its acknowledgement, in microseconds; 0 before the first.
+    /// Smoothed time from a message to its acknowledgement, in microseconds. 0 before the first acknowledgement.
     pub round_trip_us: u64,
-    /// Number of WebSockets after each session's first.
+    /// Number of WebSockets after the first one of each session.
     pub reconnects: u64,
-    /// Sessions that are ready now.
+    /// Number of sessions that are ready.
     pub sessions: u64,
-    /// Ready sessions whose WebSocket is connected; the others are reconnecting.
+    /// Number of ready sessions whose WebSocket is connected. The others are reconnecting.
     pub sessions_connected: u64,
-    /// Time since the oldest of these WebSockets was connected, in seconds; 0 if there is none. AWS closes a WebSocket
-    /// after about an hour.
+    /// Time since the oldest of these WebSockets was connected, in seconds. 0 if there is none. AWS closes a WebSocket after about
+    /// an hour.
     pub data_channel_age_s: u64,
-    /// Time since the oldest of these sessions was started, in seconds; 0 if there is none.
+    /// Time since the oldest of these sessions was started, in seconds. 0 if there is none.
     pub session_age_s: u64,
-    /// Current rate limit in messages per second, all sessions together; `None`: no limit.
+    /// Current rate limit of all sessions together, in messages per second. `None`: no limit.
     pub message_budget: Option<u64>,
 }
 
 impl ForwardStats {
-    /// Returns the present values.
+    /// Returns the current values.
     pub fn snapshot(&self) -> StatsSnapshot {
         let source = self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let totals = source.as_ref().map(|source| source()).unwrap_or_default();
@@ -154,13 +154,13 @@ impl ForwardStats {
         self.inner.changed.notify_waiters();
     }
 
-    /// Completes when, after another connection was opened, none has been open for so long.
+    /// Completes when a connection was opened after this call, and then no connection has been open for `idle`.
     pub(crate) async fn unused_for(&self, idle: Duration) {
         let before = self.inner.total.load(Ordering::Relaxed);
         loop {
             let changed = self.inner.changed.notified();
             tokio::pin!(changed);
-            // Before the look, so that no change after it is missed.
+            // Enabled before the check, so that no change after the check is missed.
             changed.as_mut().enable();
             let was_used = self.inner.total.load(Ordering::Relaxed) > before;
             if was_used && self.inner.open.load(Ordering::Relaxed) == 0 {
@@ -175,7 +175,7 @@ impl ForwardStats {
         }
     }
 
-    /// Bytes from the remote end, over all connections.
+    /// Returns the number of bytes from the remote end, over all connections.
     pub(crate) fn bytes_down(&self) -> u64 {
         self.inner.down.load(Ordering::Relaxed)
     }

@@ -1,16 +1,16 @@
-//! Limits texts from outside before they are stored or reported.
+//! Limits the length of texts from outside before they are stored or reported.
 
-/// Maximum length of a stored text in bytes. Longer ones explain nothing, and there may be many.
+/// Maximum length of a stored text, in bytes. A longer text does not explain more, and many texts may be stored.
 const MAX: usize = 4 << 10;
 
-/// One line of a text that may have several, cut like [`bounded`].
+/// Joins the lines of a text to one line, and cuts it like [`bounded`].
 pub(crate) fn one_line(text: &str) -> String {
-    // Cut first, so that an endless text is not copied.
+    // The text is cut first, so that a very long text is not copied.
     let words: Vec<&str> = text.get(..text.floor_char_boundary(2 * MAX)).unwrap_or(text).split_whitespace().collect();
     bounded(words.join(" "))
 }
 
-/// The text, cut with an ellipsis if it is very long.
+/// Returns the text. A very long one is cut, with an ellipsis.
 pub(crate) fn bounded(mut text: String) -> String {
     if text.len() > MAX {
         text.truncate(text.floor_char_boundary(MAX));

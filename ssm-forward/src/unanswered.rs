@@ -1,8 +1,8 @@
 //! Warns about connections that get no answer.
 //!
-//! The agent reports only failed connection attempts, not successful ones. If packets to the destination are dropped, a
-//! connection therefore looks like one whose server is silent, until the node's system gives up after about two
-//! minutes. A probe is not possible in the meantime, because the agent connects one stream after the other.
+//! The agent reports only failed connection attempts, not successful ones. If packets to the destination are dropped, the
+//! connection looks like a connection to a silent server, until the node's system gives up after about two minutes. In the
+//! meantime, a probe is not possible, because the agent connects one stream after the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,20 +10,21 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Minimum interval between warnings. A pool of connections to a dead host would otherwise cause one for each.
+/// Minimum interval between warnings. Without it, a connection pool with an unreachable host would cause one warning for each
+/// connection.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// The connections of a forwarder that have waited for long.
+/// Reports a forwarder's connections that have waited for a long time.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
-    /// For messages.
+    /// The destination, for messages.
     destination: String,
     patience: Duration,
     told: Mutex<Told>,
     explained: AtomicBool,
 }
 
-/// What was reported recently.
+/// The last report.
 #[derive(Debug, Default)]
 struct Told {
     at: Option<Instant>,
@@ -32,16 +33,16 @@ struct Told {
 }
 
 impl Unanswered {
-    /// `patience`: how long a connection waits before a warning.
+    /// `patience` is how long a connection waits before a warning.
     pub(crate) fn new(destination: String, patience: Duration) -> Self {
         Self { destination, patience, told: Mutex::default(), explained: AtomicBool::new(false) }
     }
 
     /// Waits until this connection has had no answer for too long. Returns the warning, if there is one.
     ///
-    /// `answers` counts what arrived from the destination on any connection: while it answers others, this connection's
-    /// server is only slow. `is_connected`: while the path to the node is interrupted, nothing is known about the
-    /// destination.
+    /// `answers` counts the bytes that arrived from the destination on any connection: while it answers others, the server of this
+    /// connection is only slow. `is_connected` is whether there is a path to the node: while it is interrupted, nothing is known
+    /// about the destination.
     pub(crate) async fn watch(
         &self,
         connection: u64,
@@ -60,8 +61,8 @@ impl Unanswered {
         }
     }
 
-    /// Why this connection was reset after its linger; `None` if this was reported before. `answered`: some data had
-    /// arrived.
+    /// Returns why this connection was reset after its linger. `None` if this was reported before. `answered` is whether some data
+    /// had arrived.
     pub(crate) fn explain_reset(&self, connection: u64, answered: bool) -> Option<String> {
         let cause = match answered {
             true => "sent a part of its answer and then paused for longer than the linger, or keeps connections open",
@@ -69,7 +70,7 @@ impl Unanswered {
         };
         (!self.explained.swap(true, Ordering::Relaxed)).then(|| {
             format!(
-                "connection {connection} was reset after the linger: {} {cause}. The agent can't pass on the end of the input \
+                "connection {connection} was reset after the linger: {} {cause}. The agent cannot forward the end of the input \
                  without losing the answer",
                 self.destination
             )

@@ -1,4 +1,4 @@
-//! What a forwarder is built from.
+//! The builder of a forwarder.
 
 use std::io;
 use std::sync::Arc;
@@ -34,33 +34,33 @@ impl ForwarderBuilder {
         self
     }
 
-    /// Uses an existing session instead of starting one. Once it is gone, a new one is started from the request, unless
-    /// the configuration says otherwise.
+    /// Uses an existing session instead of starting one. When it is lost, a new session is started from the request, unless the
+    /// configuration forbids this.
     pub fn session(mut self, session: Arc<Session>) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Calls `f` for each event. It must not block.
+    /// Calls `f` for each event. `f` must not block.
     pub fn on_event(mut self, f: impl Fn(ForwardEvent) + Send + Sync + 'static) -> Self {
         self.on_event = Arc::new(f);
         self
     }
 
-    /// Binds the local socket. No session is started yet, so that nothing is left behind if the port is in use.
+    /// Binds the local socket. Does not start a session yet, so that no session is left behind if the port is in use.
     ///
     /// # Errors
-    /// [`ForwardError::Listen`] if it cannot listen on the address.
+    /// [`ForwardError::Listen`] if the address cannot be used.
     pub async fn bind(self, listen: ListenAddr) -> Result<Forwarder, ForwardError> {
         let failed = |source: io::Error| ForwardError::Listen { address: listen.to_string(), source: source.into() };
         half_closed::prepare();
         self.on(Listener::bind(&listen).await.map_err(failed)?)
     }
 
-    /// Takes a socket that listens already. Connections that wait at it are served too.
+    /// Uses a socket that already listens. Connections that wait in its backlog are served too.
     ///
     /// # Errors
-    /// [`ForwardError::Listen`] if it cannot be used.
+    /// [`ForwardError::Listen`] if the socket cannot be used.
     pub fn listener(self, open: OpenListener) -> Result<Forwarder, ForwardError> {
         half_closed::prepare();
         let address = "a socket that was passed".to_owned();
@@ -80,17 +80,17 @@ impl ForwarderBuilder {
         Forwarder { provider, request, session, config, on_event, listener, local_addr, stats, dials: None }
     }
 
-    /// A forwarder without a socket: connections are handed in, for example by a proxy that has spoken with the
-    /// program before.
+    /// Returns a forwarder without a socket. Connections are passed to the returned [`Entrance`], for example by a proxy that has
+    /// exchanged its protocol's greeting with the program before.
     pub fn hand_in(self) -> (Forwarder, Entrance) {
         half_closed::prepare();
         let (entrance, handed_in) = Entrance::new();
         (self.build(Listener::HandedIn(handed_in), LocalAddr::HandedIn), entrance)
     }
 
-    /// A forwarder whose connections choose their destinations. Only a relay can do that. It is started with the
-    /// forwarder, which ends with [`ForwardError::NoRelay`] if the target has none. The request's document and
-    /// parameters, [`ForwardConfig::relay`], [`ForwardConfig::lazy`] and [`ForwardConfig::wait_ready`] are ignored.
+    /// Returns a forwarder whose connections choose their destinations. Only a relay can do that. The relay is started with the
+    /// forwarder, which ends with [`ForwardError::NoRelay`] if the target has none. The request's document and parameters,
+    /// [`ForwardConfig::relay`], [`ForwardConfig::lazy`] and [`ForwardConfig::wait_ready`] are ignored.
     pub fn dial(mut self, relay: RelayConfig) -> (Forwarder, Dialer) {
         self.config = ForwardConfig { relay: Some(relay), lazy: None, ..self.config };
         let (forwarder, entrance) = self.hand_in();

@@ -1,4 +1,4 @@
-//! One accepted connection, from its stream to its end.
+//! Serves one accepted connection until its end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::stats::ForwardStats;
 use crate::unanswered::Unanswered;
 use crate::{ForwardEvent, StreamError};
 
-/// One local connection. It counts as open until it is dropped.
+/// One local connection. It is counted as open until it is dropped.
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) stats: ForwardStats,

@@ -1,4 +1,4 @@
-//! A forwarder whose connections a relay on the node carries.
+//! Runs a forwarder whose connections are carried by a relay on the node.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,14 +17,14 @@ use crate::route::Route;
 use crate::session::{Session, SessionConfig};
 use crate::{ForwardError, ForwardEvent, ProbeError, StartRequest};
 
-/// Delay between attempts to start the relay again, and shortest time between two relays that replace one that is gone.
+/// Delay between attempts to start the relay again, and minimum time between two replacements of a lost relay.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How [`Forwarder::run_relayed`] ended.
 pub(super) enum Relayed {
     /// The forwarder ended.
     Ended(Result<(), ForwardError>),
-    /// The node has no relay, for this reason. No connection was served yet.
+    /// The node has no relay, for this reason. No connection has been served.
     NoRelay(String),
 }
 
@@ -36,18 +36,18 @@ enum Served {
     Unreached(String),
     /// The relay ended, for this reason. Connections were reset.
     Gone(String),
-    /// There was no session for so long that the relay has ended.
+    /// There was no session for so long that the relay has ended by its own timeout.
     Expired,
 }
 
-/// When a relay that is gone is replaced: at once, unless its predecessor was replaced a moment ago. A node on which no relay can
-/// live would otherwise be asked for one after the other.
+/// When a lost relay is replaced: immediately, unless the previous replacement was less than `RETRY` ago. Otherwise, a node on
+/// which relays always end would be asked for new ones without pause.
 struct Replacements {
     not_before: Instant,
 }
 
 impl Replacements {
-    /// Delay of the next replacement.
+    /// Returns the delay of the next replacement.
     fn delay(&mut self, now: Instant) -> Duration {
         let at = self.not_before.max(now);
         self.not_before = at + RETRY;
@@ -56,7 +56,7 @@ impl Replacements {
 }
 
 impl Forwarder {
-    /// Starts a relay and serves connections through it. Starts it again when it is gone.
+    /// Starts a relay and serves connections through it. Starts it again when it is lost.
     pub(super) async fn run_relayed<S>(
         &self,
         config: &RelayConfig,
@@ -94,7 +94,7 @@ impl Forwarder {
                     if told != why {
                         let seconds = RETRY.as_secs();
                         let text = format!(
-                            "the relay on {target} cannot be started again: {why}; it is tried every {seconds} s"
+                            "the relay on {target} cannot be started again: {why}; the start is repeated every {seconds} s"
                         );
                         self.emit(ForwardEvent::Warning { text });
                         told = why;
@@ -117,7 +117,7 @@ impl Forwarder {
                 }
                 Served::Expired => {
                     told.clear();
-                    // The next connection needs it again.
+                    // The next connection needs the relay again.
                     tokio::select! {
                         accepted = self.needed() => *first = accepted,
                         () = shutdown.as_mut() => return Relayed::Ended(Ok(())),
@@ -127,7 +127,7 @@ impl Forwarder {
         }
     }
 
-    /// Completes when a connection comes, or a dialer waits.
+    /// Completes when there is a new connection, or when a dialer waits.
     async fn needed(&self) -> Option<Accepted> {
         match &self.dials {
             None => Some(self.accept().await),
@@ -138,7 +138,7 @@ impl Forwarder {
         }
     }
 
-    /// Where connections lead, as the node has to connect; `None`: the document decides.
+    /// Returns the destination of the connections, as the node has to connect to it. `None`: the document decides.
     fn destination(&self) -> Option<Destination> {
         let given = |key| {
             let values = self.request.parameters.get(key).or_else(|| self.request.offered.get(key))?;
@@ -155,7 +155,7 @@ impl Forwarder {
         placed.map_err(|error| error.to_string())
     }
 
-    /// How sessions are started that run a command.
+    /// Returns the settings of sessions that run a command.
     fn command_session(&self) -> SessionConfig {
         SessionConfig { start_timeout: self.config.connect_timeout, ..self.config.session.clone() }
     }
@@ -173,7 +173,7 @@ impl Forwarder {
         Feeds::new(source, self.on_event.clone())
     }
 
-    /// Serves connections until the forwarder ends or the relay cannot be used any more.
+    /// Serves connections until the forwarder ends or the relay cannot be used any longer.
     async fn serve_relayed<S>(
         &self,
         (placed, feeds): (Placed, Option<Feeds>),
@@ -198,7 +198,7 @@ impl Forwarder {
             had_pipe.store(true, Ordering::Relaxed);
             if !is_ready.load(Ordering::Relaxed) {
                 match self.probe(&pipes, to.as_ref()).await {
-                    // The forwarder is stopping, which ended the attempt.
+                    // The forwarder is stopping, and this has ended the attempt.
                     Err(_) if pipes.is_leaving() => std::future::pending().await,
                     outcome => outcome?,
                 }
@@ -218,7 +218,7 @@ impl Forwarder {
         let had_pipe = || had_pipe.load(Ordering::Relaxed);
         let served = tokio::select! {
             outcome = pool.run(on_ready, stop) => match outcome {
-                // Asked to end, which is what counts now.
+                // The forwarder was asked to stop, so the error does not matter.
                 Err(_) if pipes.is_leaving() => Served::Ended(Ok(())),
                 Err(error) if !had_pipe() => Served::Unreached(error.to_string()),
                 outcome => Served::Ended(outcome),
@@ -232,13 +232,13 @@ impl Forwarder {
             failed = serve => Served::Ended(failed),
         };
         if let Served::Ended(_) = served {
-            // Their tasks have been aborted, but may not be dropped yet.
+            // The tasks of the feeds have been aborted, but may not be dropped yet.
             pipes.feeds_over().await;
         }
         served
     }
 
-    /// With `wait_ready`: sees that the destination takes a connection.
+    /// With `wait_ready`: checks that the destination accepts a connection.
     async fn probe(&self, pipes: &Pipes, to: Option<&Destination>) -> Result<(), ForwardError> {
         let Some(to) = to.filter(|_| self.config.wait_ready) else { return Ok(()) };
         let probe = async { pipes.open(to.clone())?.connected().await };

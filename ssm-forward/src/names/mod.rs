@@ -1,4 +1,4 @@
-//! The names by which people refer to managed nodes, and to the services behind them.
+//! The names of managed nodes, and of the services behind them.
 
 mod service;
 mod target;

@@ -1,4 +1,4 @@
-//! A service behind a managed node, by the name that AWS's console shows.
+//! A service behind a managed node, named as in the AWS console.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use crate::provider::{ProviderError, ProviderErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ServiceKind {
-    /// An instance or a cluster of RDS, Aurora included.
+    /// A DB instance or cluster of RDS, including Aurora.
     Rds,
     /// A cache of ElastiCache.
     ElastiCache,
@@ -22,7 +22,7 @@ pub enum ServiceKind {
 impl ServiceKind {
     const ALL: [Self; 4] = [Self::Rds, Self::ElastiCache, Self::OpenSearch, Self::Eks];
 
-    /// The prefix of its names.
+    /// Returns the prefix of this kind's names.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Rds => "rds",
@@ -33,15 +33,15 @@ impl ServiceKind {
     }
 }
 
-/// A service by name: `rds:IDENTIFIER`, `rds:IDENTIFIER:reader`, `elasticache:NAME[:reader]`, `opensearch:DOMAIN`,
+/// The name of a service: `rds:IDENTIFIER`, `rds:IDENTIFIER:reader`, `elasticache:NAME[:reader]`, `opensearch:DOMAIN`,
 /// `eks:CLUSTER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// Its kind.
+    /// The kind of the service.
     pub kind: ServiceKind,
-    /// Its identifier.
+    /// The identifier of the service.
     pub name: String,
-    /// Use the readers' endpoint instead of the writer's.
+    /// Whether to use the reader endpoint instead of the writer endpoint.
     pub reader: bool,
 }
 
@@ -49,7 +49,7 @@ impl ServiceSpec {
     /// Parses a service's name. Returns `None` if the text does not have a service's prefix.
     ///
     /// # Errors
-    /// It has a service's prefix but is malformed.
+    /// Returns an error if the text has a service's prefix but is malformed.
     pub fn of_text(text: &str) -> Option<Result<Self, ProviderError>> {
         let (prefix, rest) = text.split_once(':')?;
         let kind = ServiceKind::ALL.into_iter().find(|kind| kind.prefix() == prefix)?;

@@ -1,4 +1,4 @@
-//! A managed node, by an id or a name.
+//! A managed node, given by an id or a name.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::provider::{EcsSpec, ProviderError, ProviderErrorKind};
 
-/// A managed node, as a person names it on the command line.
+/// A managed node, as a user names it on the command line.
 ///
 /// | text | meaning |
 /// |---|---|
@@ -36,12 +36,12 @@ pub enum TargetSpec {
 }
 
 impl TargetSpec {
-    /// Whether API calls are needed to find it.
+    /// Whether API calls are needed to find the node.
     pub fn is_name(&self) -> bool {
         !matches!(self, Self::Id(_) | Self::Ecs(_))
     }
 
-    /// Whether its nodes are interchangeable, so that any of them can be used, as in an Auto Scaling group.
+    /// Whether the nodes are interchangeable, so that any of them can be used, as in an Auto Scaling group.
     pub fn means_any(&self) -> bool {
         matches!(self, Self::AutoScalingGroup(_))
     }
@@ -76,13 +76,13 @@ impl FromStr for TargetSpec {
     }
 }
 
-/// `i-` or `mi-` and hexadecimal digits.
+/// Whether the text is `i-` or `mi-` followed by hexadecimal digits.
 fn is_node_id(text: &str) -> bool {
     let digits = text.strip_prefix("mi-").or_else(|| text.strip_prefix("i-"));
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The part before the colon of an id that is passed unchanged.
+/// Whether the text can be the part before the colon of an id that is passed unchanged.
 fn is_kind(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

@@ -1,5 +1,5 @@
-//! A connection that holds up the others of its session. They cannot be moved, so the warning names the connection that
-//! they wait for.
+//! Finds a connection that blocks the other connections of its session. These cannot be moved to another session, so the warning
+//! names the connection that they wait for.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::place::Place;
 use crate::session::StalledEnd;
 
-/// A session that makes no progress for this long causes a warning.
+/// A session without progress for this time causes a warning.
 const TELL_AFTER: Duration = Duration::from_secs(5);
 
 /// The connection that a stream belongs to.
@@ -18,18 +18,18 @@ const TELL_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Caller {
     /// The connection's number, from 1 for each forwarder.
     pub(crate) connection: u64,
-    /// The program's address; `None` for a Unix socket.
+    /// The program's address. `None` for a Unix socket.
     pub(crate) peer: Option<SocketAddr>,
 }
 
-/// A connection that may hold up others, and whether that was reported.
+/// A connection that may block others, and whether that was reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocking {
     pub(super) caller: Caller,
     pub(super) told: bool,
 }
 
-/// A connection that holds up others.
+/// A connection that blocks others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocker {
     caller: Caller,
@@ -38,7 +38,7 @@ pub(super) struct Blocker {
 }
 
 impl Place {
-    /// The connection that holds up others, if it was not reported before.
+    /// Returns the connection that blocks others, if it was not reported before.
     pub(super) fn new_blocker(&mut self, now: Instant) -> Option<Blocker> {
         let session = self.session.as_ref().filter(|_| self.streams > 1)?;
         let stall = session.stall()?;

@@ -1,12 +1,12 @@
-//! A member of the pool: keeps a session, and starts a new one when it is gone (restart).
+//! A member of the pool. It keeps a session, and starts a new one when the session is lost (restart).
 //!
 //! ```text
-//!  Starting ── ready ──► Serving ── gone, in use ──► Waiting ── delay over ──► Starting
-//!      └── failed, can pass ──► Waiting     └── gone, not in use ──► Asleep ── a connection comes ──► Starting
+//!  Starting ── ready ──► Serving ── lost, in use ──► Waiting ── delay over ──► Starting
+//!      └── temporary error ──► Waiting  └── lost, not in use ──► Asleep ── new connection ──► Starting
 //! ```
 //!
-//! With [`PoolSize::Auto`] only the last member does so. If others are left, a member whose session fails or was lost
-//! while unused is removed.
+//! With [`PoolSize::Auto`], only the last member does this. If there are others, a member whose session cannot be started, or was
+//! lost while unused, is removed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,25 +20,25 @@ use super::{Blueprint, PoolSize};
 use crate::session::Session;
 use crate::{CloseReason, ForwardError, ForwardEvent, ProbeError, ProviderErrorKind, await_target};
 
-/// If the service closes the pool's first session with a text within this time, and the session never carried data, the
-/// agent refused it: an unknown host, or a port that does not answer.
+/// If the service closes the pool's first session with a text within this time, and the session never carried data, the agent
+/// refused the session: the host is unknown, or the port does not answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
-/// Number of messages that each end has sent after the handshake alone.
+/// Number of messages that each end sends for the handshake.
 const HANDSHAKE_MESSAGES: u64 = 2;
 /// After a session that lasted this long, the next one is started immediately.
 const STABLE: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// A member of the pool; see the module.
 pub(super) struct Member {
     blueprint: Arc<Blueprint>,
     shared: Arc<SharedPool>,
     number: Number,
     retire: Arc<Notify>,
-    /// Whether it is the pool's first member. A failure of its first session is returned, not retried.
+    /// Whether this is the pool's first member. If its first session fails, the error is returned, and there is no retry.
     is_first: bool,
     /// Number of attempts since the last session that was in use.
     attempt: u32,
-    /// Since when there has been no session.
+    /// The time since which there has been no session.
     outage: Option<Instant>,
 }
 
@@ -51,7 +51,7 @@ impl Member {
     /// Starts the pool's first session.
     ///
     /// # Errors
-    /// Why it could not be started.
+    /// Returns an error if the session could not be started.
     pub(super) async fn start_first(&self) -> Result<Arc<Session>, ForwardError> {
         let session = match &self.blueprint.first {
             Some(session) => session.clone(),
@@ -61,10 +61,10 @@ impl Member {
         Ok(session)
     }
 
-    /// Keeps a session until it is to retire, or until the other members suffice.
+    /// Keeps a session until the member is retired, or until the other members suffice.
     ///
     /// # Errors
-    /// A session is gone and a new one cannot be started, or the configuration does not want one.
+    /// Returns an error if a session is lost, and a new one cannot be started or the configuration forbids it.
     pub(super) async fn run(mut self) -> Result<(), ForwardError> {
         let shared = self.shared.clone();
         let mut current = self.shared.lock().session(self.number);
@@ -84,7 +84,7 @@ impl Member {
             let reason = loop {
                 tokio::select! {
                     reason = session.closed() => break Some(reason),
-                    // Connections that arrived in the meantime wait for it.
+                    // Connections that arrived in the meantime wait for this session.
                     Ok(()) = connected.changed() => shared.connectivity_changed(),
                     () = self.retire.notified() => if shared.lock().is_retiring(self.number) { break None },
                     () = shared.closing() => break None,
@@ -100,8 +100,8 @@ impl Member {
         }
     }
 
-    /// A session is over: reports it, and waits until a new one is needed. Returns `false` if the other members
-    /// suffice. `in_use`: the pool counted connections on it.
+    /// Reports the end of a session, and waits until a new one is needed. Returns `false` if the other members suffice. `in_use`:
+    /// the pool counted connections on the session.
     async fn handle_end(
         &mut self,
         session: &Session,
@@ -139,7 +139,7 @@ impl Member {
         Ok(true)
     }
 
-    /// Starts a session, with retries while they can help. Returns `None` if the other members suffice.
+    /// Starts a session, and retries after temporary errors. Returns `None` if the other members suffice.
     async fn restart(&mut self) -> Result<Option<Arc<Session>>, ForwardError> {
         loop {
             match self.start(false).await {
@@ -158,7 +158,7 @@ impl Member {
                     return Ok(None);
                 }
                 Err(error) if can_pass(&error) => self.wait(error.to_string()).await,
-                // As long as other sessions work, this one's failure must not end them.
+                // As long as other sessions work, a failure of this one must not end them.
                 Err(error) if self.shared.lock().serves() => {
                     tracing::warn!(%error, "no further session");
                     self.shared.sleeps(self.number, true);
@@ -170,7 +170,7 @@ impl Member {
         }
     }
 
-    /// A session is ready: it can now get connections. Reports why it was started.
+    /// Makes a new session available to connections, and reports why it was started.
     fn tell_of(&mut self, session: &Arc<Session>) {
         let sessions = self.shared.ready(self.number, session.clone());
         let session_id = session.id().to_owned();
@@ -207,7 +207,8 @@ impl Member {
         Ok(Arc::new(session))
     }
 
-    /// Checks that the destination accepts a connection. If packets to it are dropped, there is no answer at all.
+    /// Checks that the destination accepts a connection. If packets to the destination are dropped, there is no answer at all, so
+    /// the deadline is needed.
     async fn probe(&self, session: &Session, deadline: Instant) -> Result<(), ForwardError> {
         let began = Instant::now();
         let source = match timeout_at(deadline, session.probe()).await {
@@ -242,15 +243,15 @@ impl Drop for Member {
     }
 }
 
-/// Whether nothing but the handshake ever arrived at either end.
+/// Whether only the handshake ever arrived at both ends.
 fn is_unused(stats: &SessionStats) -> bool {
     let channel = &stats.channel;
     let acknowledged = channel.messages_sent.saturating_sub(channel.in_flight as u64);
     channel.messages_received.max(acknowledged) <= HANDSHAKE_MESSAGES
 }
 
-/// Whether a session may start later although nobody changes the command: the target or the network becomes available
-/// again, or somebody logs in again.
+/// Whether a later start may succeed with the same configuration: the target or the network becomes available again, or the user
+/// logs in again.
 fn can_pass(error: &ForwardError) -> bool {
     match error {
         ForwardError::Provider(error) => {

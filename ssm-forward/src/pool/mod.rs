@@ -1,9 +1,8 @@
-//! The sessions to one destination: which of them gets a new connection, and when sessions are added, removed or
-//! replaced.
+//! The sessions to one destination: chooses the session for a new connection, and adds, removes and replaces sessions.
 //!
-//! Each pool member ([`member`]) is a task that keeps one session and starts a new one when it is gone. The pool itself
-//! only counts and chooses ([`state`], [`place`]). Several sessions carry more data than one, because the agent's pace
-//! limits each session, and a connection that blocks its session does not block the others.
+//! Each pool member ([`member`]) is a task that keeps one session and starts a new one when the session is lost. The pool itself
+//! only counts and chooses ([`state`], [`place`]). Several sessions carry more data than one, because the agent's pace limits each
+//! session, and a connection that blocks its session does not block the others.
 
 mod blocker;
 mod member;
@@ -29,22 +28,21 @@ use place::Condition;
 pub(crate) use state::{Demand, StreamLease};
 use state::{Limits, SharedPool};
 
-/// How many sessions there are, and what happens when one is gone.
+/// The number of sessions, and the behaviour when one is lost.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PoolConfig {
-    /// How many sessions share the connections. Default: as many as are needed, up to 8.
+    /// Number of sessions that share the connections. Default: as many as are needed, up to 8.
     pub size: PoolSize,
-    /// Start a new session when one is permanently gone (terminated, timed out, its node rebooted).
-    /// [`Forwarder::run`](crate::Forwarder::run) says which failures end the attempts. Default: true.
+    /// Whether to start a new session when one is permanently lost (terminated, timed out, its node rebooted).
+    /// [`Forwarder::run`](crate::Forwarder::run) documents which errors end the attempts. Default: true.
     pub restart: bool,
     /// How long a new connection waits for a session before it is reset. Default: 60 s.
     pub hold: Duration,
-    /// How long a new connection waits for a session that is being started if the others are busy. After that it shares
-    /// one of them. Default: 3 s, about twice the time to start a session in AWS.
+    /// How long a new connection waits for a session that is being started while the others are busy. After that, the connection
+    /// shares one of them. Default: 3 s, about twice the time to start a session in AWS.
     pub share_after: Duration,
-    /// [`PoolSize::Auto`]: a session beyond the first that had no connection for this long is terminated. Default: 60
-    /// s.
+    /// [`PoolSize::Auto`]: an additional session that had no connection for this time is terminated. Default: 60 s.
     pub retire_after: Duration,
 }
 
@@ -60,17 +58,17 @@ impl Default for PoolConfig {
     }
 }
 
-/// How many sessions share the connections of a forwarder.
+/// The number of sessions that share the connections of a forwarder.
 ///
 /// A connection stays in the session in which it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolSize {
-    /// This many, at least one.
+    /// This number of sessions, at least one.
     Fixed(usize),
-    /// One at first, and another one for a connection that would have to share: if the others are busy, have just
-    /// begun, or are blocked by a connection that accepts no data. The connection waits some seconds for the new
-    /// session. A single connection never needs a second session, however much data it transfers. A test that counts
-    /// sessions needs [`PoolSize::Fixed`]: two connections in quick succession can start a second session.
+    /// One session at first, and another one whenever a new connection would have to share: if the other sessions are busy, have
+    /// just received a connection, or are blocked by a connection that accepts no data. The connection waits some seconds for the
+    /// new session. A single connection never needs a second session, however much data it transfers. A test that counts sessions
+    /// needs [`PoolSize::Fixed`]: two connections in quick succession can start a second session.
     Auto {
         /// Maximum number of sessions.
         max: usize,
@@ -83,33 +81,33 @@ impl Default for PoolSize {
     }
 }
 
-/// How sessions are started.
+/// The settings with which a pool starts its sessions.
 pub(crate) struct Blueprint {
     /// The first session, if it exists already.
     pub(crate) first: Option<Arc<Session>>,
     pub(crate) provider: Arc<dyn SessionProvider>,
     pub(crate) request: StartRequest,
-    /// Its `start_timeout` also includes the check of the remote port, if there is one.
+    /// The settings of each session. `start_timeout` includes the check of the remote port, if it is enabled.
     pub(crate) session: SessionConfig,
     pub(crate) pool: PoolConfig,
-    /// How long the first session may wait for a target that is not connected.
+    /// How long the start of the first session is repeated while the target is not connected.
     pub(crate) wait_connected: Duration,
-    /// Check that the remote port accepts a connection before the first session counts as ready.
+    /// Whether to check that the remote port accepts a connection before the first session counts as ready.
     pub(crate) wait_ready: bool,
-    /// Each session has one stream, a pipe to a relay. Its loss cuts off no connection; [`Pool::use_all`] says whether
-    /// there are connections.
+    /// Whether each session has one stream, which is a pipe to a relay. Then its loss cuts off no connection, and the owner calls
+    /// [`Pool::use_all`] to set whether there are connections.
     pub(crate) carries_pipes: bool,
     pub(crate) on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
 }
 
-/// How often the pool measures how busy its sessions are.
+/// Interval at which the pool measures how busy its sessions are.
 const TICK: Duration = Duration::from_millis(500);
-/// How long to wait for the end of the previous connection: a program that opens one connection after the other does
-/// not need a second session.
+/// How long to wait for the end of the previous connection, because a program that opens one connection after the other does not
+/// need a second session.
 const ENDING: Duration = Duration::from_millis(100);
-/// Maximum number of sessions that are started at the same time. The API throttles StartSession.
+/// Maximum number of sessions that are started at the same time, because the API throttles StartSession.
 const STARTS_AT_ONCE: usize = 4;
-/// Delay of the next attempt after a further session could not be started.
+/// Delay of the next attempt after an additional session could not be started.
 const GROWTH_PAUSE: Duration = Duration::from_secs(30);
 /// Delays between attempts to start a session.
 const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(30) };
@@ -128,12 +126,12 @@ impl Pool {
         Self { blueprint: Arc::new(blueprint), shared: Arc::new(SharedPool::new(limits)) }
     }
 
-    /// Starts the first session, calls `on_ready`, and keeps the sessions until `stop` completes or one of them cannot
-    /// continue. All sessions are terminated when this returns. A failure to start the first session is returned
-    /// immediately, because somebody waits for it.
+    /// Starts the first session, calls `on_ready`, and keeps the sessions until `stop` completes or one of them cannot continue.
+    /// All sessions are terminated when this returns. If the first session cannot be started, the error is returned immediately,
+    /// because the user waits for it.
     ///
     /// # Errors
-    /// What ended it, except `stop`.
+    /// Returns the error that ended the pool. `stop` is not an error.
     pub(crate) async fn run(
         &self,
         on_ready: impl FnOnce(&Session),
@@ -149,7 +147,7 @@ impl Pool {
         match started {
             Ok(session) => on_ready(&session),
             Err(failure) => {
-                // Sessions that were granted but are not ready yet are being terminated.
+                // Waits for the termination of sessions that were granted but are not ready yet.
                 self.blueprint.session.terminations.finished().await;
                 return failure.map_or(Ok(()), Err);
             }
@@ -183,7 +181,7 @@ impl Pool {
         }
     }
 
-    /// Periodic checks.
+    /// Runs the periodic checks.
     fn look(&self) {
         self.shared.measure();
         if let PoolSize::Auto { .. } = self.blueprint.pool.size {
@@ -195,11 +193,11 @@ impl Pool {
         }
     }
 
-    /// Opens a stream in the session that is best for a new connection. Waits if there is no session, or if a better
-    /// one can be expected.
+    /// Opens a stream in the session that is best for a new connection. Waits if there is no session, or if a better one can be
+    /// expected.
     ///
     /// # Errors
-    /// No session was available for as long as the configuration allows.
+    /// Returns an error if no session was available within the time that the configuration allows.
     pub(crate) async fn open_stream(&self, caller: Caller) -> Result<(SessionStream, StreamLease), StreamError> {
         let began = Instant::now();
         let Limits { share_after, hold, .. } = self.shared.limits;
@@ -223,7 +221,7 @@ impl Pool {
                 }
             };
             match session.open_stream().await {
-                // It ended at this moment; its member starts another one.
+                // The session ended at this moment. Its member starts another one.
                 Err(StreamError::SessionEnded(_)) if began.elapsed() < hold => drop(lease),
                 outcome => {
                     let stream = outcome?;
@@ -234,32 +232,32 @@ impl Pool {
         }
     }
 
-    /// The sessions that take connections now.
+    /// Returns the sessions that accept connections now.
     pub(crate) fn connected(&self) -> Vec<Arc<Session>> {
         self.shared.lock().connected()
     }
 
-    /// Completes at the next change of the sessions. What changes after this call counts.
+    /// Completes at the next change of the sessions. Changes between this call and the first poll are included.
     pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
         self.shared.changed()
     }
 
-    /// Asks for one more session, while the result lives.
+    /// Requests one more session while the returned value exists.
     pub(crate) fn demand(&self) -> Demand {
         self.shared.demand()
     }
 
-    /// Whether no session has room for more.
+    /// Whether every session is busy.
     pub(crate) fn is_busy(&self) -> bool {
         self.shared.lock().is_busy()
     }
 
-    /// Whether each session counts as used, for owners that do not take streams from the pool.
+    /// Sets whether each session counts as used, for owners that do not open streams through the pool.
     pub(crate) fn use_all(&self, used: bool) {
         self.shared.lock().use_all(used);
     }
 
-    /// A source of the totals over all sessions, past and present.
+    /// Returns a function that computes the totals over all sessions, past and present.
     pub(crate) fn totals(&self) -> impl Fn() -> Totals + Send + Sync + 'static {
         let shared = self.shared.clone();
         move || shared.lock().totals()

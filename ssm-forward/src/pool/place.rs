@@ -1,4 +1,4 @@
-//! A member as seen by connections that look for a session.
+//! The state of a member, from which connections choose a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,43 +10,42 @@ use tokio::time::Instant;
 use super::blocker::Blocking;
 use crate::session::Session;
 
-/// A session with more messages per second than this, in both directions, is busy. A real agent sends at most about
-/// 900.
+/// A session with a higher rate is busy. Unit: messages per second, in both directions. A real agent sends at most about 900.
 const BUSY: f64 = 250.0;
-/// A session with more than this is not limited by an agent's pace, so a second session would bring nothing.
+/// A session with a higher rate is not limited by an agent's pace, so a second session would not help.
 const UNLIMITED: f64 = 2500.0;
 
 /// A member's state.
 pub(super) struct Place {
-    /// `None` while a session is being started, or while nobody needs one.
+    /// `None` while a session is being started, or while no session is needed.
     pub(super) session: Option<Arc<Session>>,
-    /// It never had a session.
+    /// Whether the member never had a session.
     pub(super) is_new: bool,
     pub(super) asleep: bool,
     pub(super) streams: usize,
-    /// The connections of its streams, once they are open.
+    /// The connections of the streams, once they are open.
     pub(super) connections: BTreeMap<StreamId, Blocking>,
     pub(super) idle_since: Instant,
-    /// Streams that began since the last measurement, and between it and the one before. They may be busy, but have not
-    /// been measured yet.
+    /// Numbers of streams that began since the last measurement, and between the last two measurements. They may be busy, but have
+    /// not been measured yet.
     pub(super) recent: [usize; 2],
     messages: u64,
     /// Recent rate of messages per second, in both directions.
     rate: f64,
     measured: Instant,
-    /// It is to be removed and gets no more connections.
+    /// Whether the member is to be removed and gets no more connections.
     pub(super) retiring: bool,
     pub(super) retire: Arc<Notify>,
 }
 
-/// What a new connection would find in a session; better ones first.
+/// The condition of a session for a new connection. Better conditions come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Condition {
-    /// Nothing that would slow it down.
+    /// Nothing would slow the connection down.
     Free,
-    /// Other connections that use up the agent's pace, or may be about to.
+    /// Other connections use up the agent's pace, or may soon do so.
     Busy,
-    /// It would hang: a connection blocks the others, or the agent carries one at a time.
+    /// The connection would make no progress: another connection blocks the session, or the agent carries one connection at a time.
     Stuck,
 }
 
@@ -70,14 +69,14 @@ impl Place {
     }
 
     pub(super) fn begin(&mut self, session: Arc<Session>) {
-        // The handshake's messages do not count.
+        // The messages of the handshake do not count.
         (self.messages, self.rate, self.measured) = (messages(&session), 0.0, Instant::now());
         self.idle_since = self.measured;
         self.session = Some(session);
         (self.is_new, self.asleep) = (false, false);
     }
 
-    /// The session is over.
+    /// Removes the session, which has ended.
     pub(super) fn end(&mut self) -> Option<Arc<Session>> {
         self.retiring = false;
         self.streams = 0;
@@ -90,12 +89,12 @@ impl Place {
         !self.retiring && self.session.as_ref().is_some_and(|session| session.is_connected())
     }
 
-    /// Whether it may soon accept connections.
+    /// Whether the member may accept connections soon.
     pub(super) fn is_coming(&self) -> bool {
         !self.asleep && !self.retiring && !self.takes_connections()
     }
 
-    /// Whether its first session is being started.
+    /// Whether the member's first session is being started.
     pub(super) fn is_growing(&self) -> bool {
         self.is_new && self.session.is_none()
     }
@@ -117,7 +116,7 @@ impl Place {
         }
     }
 
-    /// The load that a new connection would have to share.
+    /// Returns the load that a new connection would have to share.
     pub(super) fn load(&self) -> f64 {
         let recent: usize = self.recent.iter().sum();
         self.rate / BUSY + recent as f64 + self.streams as f64 / 8.0
@@ -129,7 +128,7 @@ impl Place {
         let messages = messages(session);
         let seconds = now.saturating_duration_since(self.measured).as_secs_f64().max(1e-3);
         let rate = messages.saturating_sub(self.messages) as f64 / seconds;
-        // A higher rate counts immediately; a lower one after about a second.
+        // A higher rate counts immediately, a lower one after about a second.
         self.rate = rate.max(f64::midpoint(self.rate, rate));
         (self.messages, self.measured) = (messages, now);
     }

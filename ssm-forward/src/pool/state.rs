@@ -1,4 +1,4 @@
-//! The state that the members and the connections share: which sessions there are, and which of them gets a connection.
+//! The state that members and connections share: the existing sessions, and the choice of a session for a connection.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,7 +14,7 @@ use super::{GROWTH_PAUSE, PoolSize, STARTS_AT_ONCE};
 use crate::stats::Totals;
 use crate::{Session, SessionStream};
 
-/// See the module.
+/// The shared state of the pool; see the module.
 pub(super) struct SharedPool {
     pub(super) limits: Limits,
     state: Mutex<PoolState>,
@@ -24,13 +24,13 @@ pub(super) struct SharedPool {
     closing: Notify,
 }
 
-/// How many sessions there may be, and how long a connection waits for one.
+/// Maximum number of sessions, and how long a connection waits for one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) size: PoolSize,
-    /// Wait before it shares a busy one.
+    /// How long a connection waits before it shares a busy session.
     pub(super) share_after: Duration,
-    /// Maximum wait.
+    /// Maximum duration of the wait.
     pub(super) hold: Duration,
 }
 
@@ -45,9 +45,9 @@ pub(super) struct PoolState {
     waiting: usize,
     /// Number of measurements so far.
     look: u64,
-    /// After a further session could not be started: when to try again.
+    /// When to start a further session again after an attempt that failed.
     grows_again: Option<Instant>,
-    /// Totals of sessions that are over.
+    /// Totals of sessions that have ended.
     past: Totals,
     closing: bool,
 }
@@ -68,19 +68,19 @@ impl SharedPool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Completes at the next change of the sessions. Changes after this call count, even before the first poll.
+    /// Completes at the next change of the sessions. Changes between this call and the first poll are included.
     pub(super) fn changed(&self) -> impl Future<Output = ()> + '_ {
         let mut changed = Box::pin(self.changed.notified());
         changed.as_mut().enable();
         changed
     }
 
-    /// A session's WebSocket was connected or lost.
+    /// Wakes the waiting connections because a session's WebSocket was connected or lost.
     pub(super) fn connectivity_changed(&self) {
         self.changed.notify_waiters();
     }
 
-    /// As long as the returned value exists, a connection waits for a session.
+    /// Counts one connection as waiting for a session while the returned value exists.
     pub(super) fn demand(self: &Arc<Self>) -> Demand {
         self.lock().waiting += 1;
         self.wanted.notify_waiters();
@@ -104,7 +104,7 @@ impl SharedPool {
         self.hungry.notified().await;
     }
 
-    /// Asks all members to terminate their sessions and to end.
+    /// Requests all members to terminate their sessions and to end.
     pub(super) fn close(&self) {
         self.lock().closing = true;
         self.closing.notify_waiters();
@@ -122,11 +122,12 @@ impl SharedPool {
         }
     }
 
-    /// Chooses the session for a connection that has waited for `waited`. Its demand, if any, is met in the same step:
-    /// in between, the connection would count as one that waits beside a session that is busy, with itself.
+    /// Chooses the session for a connection that has waited for `waited`. Its demand, if any, is removed in the same step.
+    /// Otherwise, the connection would still count as waiting while it already makes a session busy, and another session would be
+    /// started.
     ///
     /// # Errors
-    /// The connection should wait longer. The value is the condition of the best session so far.
+    /// Returns an error if the connection should continue to wait. The value is the condition of the best session so far.
     pub(super) fn choose(
         self: &Arc<Self>,
         waited: Duration,
@@ -149,7 +150,7 @@ impl SharedPool {
         Ok((session.clone(), StreamLease { shared: self.clone(), number, session, look, stream: None }))
     }
 
-    /// Whether one more session must be started now.
+    /// Whether another session must be started now.
     pub(super) fn lacks_a_member(&self) -> bool {
         self.lock().lacks_a_member(self.limits.size)
     }
@@ -164,7 +165,7 @@ impl SharedPool {
         (number, retire)
     }
 
-    /// A member's session is ready. Returns how many there are now.
+    /// Records that a member's session is ready. Returns the number of sessions.
     pub(super) fn ready(&self, number: Number, session: Arc<Session>) -> usize {
         let mut state = self.lock();
         if let Some(place) = state.members.get_mut(&number) {
@@ -177,7 +178,7 @@ impl SharedPool {
         sessions
     }
 
-    /// A member's session is gone. Returns whether it had streams.
+    /// Records that a member's session has ended. Returns whether the session had streams.
     pub(super) fn gone(&self, number: Number) -> bool {
         let mut state = self.lock();
         let in_use = state.members.get(&number).is_some_and(|place| place.streams > 0);
@@ -194,7 +195,7 @@ impl SharedPool {
         }
     }
 
-    /// Removes a member if the other members suffice. Returns `false` if it is needed, or if the number of sessions is
+    /// Removes a member if the other members suffice. Returns `false` if the member is needed, or if the number of sessions is
     /// fixed.
     pub(super) fn leave_if_spare(&self, number: Number) -> bool {
         let mut state = self.lock();
@@ -207,7 +208,7 @@ impl SharedPool {
         is_spare
     }
 
-    /// A further session could not be started. Returns whether this is the first failure in a row.
+    /// Records that a further session could not be started. Returns whether this is the first failure since a session became ready.
     pub(super) fn growth_failed(&self) -> bool {
         let again = Instant::now() + GROWTH_PAUSE;
         let is_first = self.lock().grows_again.replace(again).is_none();
@@ -234,8 +235,8 @@ impl SharedPool {
 }
 
 impl PoolState {
-    /// The member whose session is best for a new connection. Sessions that are reconnecting are left out, because they
-    /// may turn out to be gone.
+    /// Returns the member whose session is best for a new connection. Sessions that are reconnecting are excluded, because they may
+    /// turn out to be lost.
     fn best(&self) -> Option<(Number, Condition)> {
         let ready = self.members.iter().filter(|(_, place)| place.takes_connections());
         let rated = ready.map(|(number, place)| (place.condition(), place.load(), *number));
@@ -243,8 +244,7 @@ impl PoolState {
         best.map(|(condition, _, number)| (number, condition))
     }
 
-    /// Whether a connection that has waited for `waited` should continue to wait for a better session than one in this
-    /// condition.
+    /// Whether a connection that has waited for `waited` should continue to wait for a better session than one in this condition.
     fn is_better_to_come(&self, best: Condition, waited: Duration, limits: Limits) -> bool {
         let grows = self.may_grow(limits.size) || self.members.values().any(Place::is_growing);
         match best {
@@ -266,8 +266,8 @@ impl PoolState {
         }
         match size {
             PoolSize::Fixed(size) => self.members.len() < size.max(1),
-            // If there is no session at all, the network or the node is gone, and more sessions would not help. If one
-            // is free, the waiting connections will find it.
+            // If there is no session at all, the network or the node is unavailable, and more sessions would not help. If a session
+            // is free, the waiting connections will use it.
             PoolSize::Auto { .. } => {
                 self.may_grow(size)
                     && self.waiting > count(Place::is_growing)
@@ -276,8 +276,8 @@ impl PoolState {
         }
     }
 
-    /// Asks a member without connections for `idle` to end, unless the next connection would then have to share. The
-    /// only member stays.
+    /// Retires a member that had no connections for `idle`, unless the next connection would then have to share. The only member is
+    /// never retired.
     pub(super) fn retire_one(&mut self, idle: Duration) {
         let now = Instant::now();
         let is_idle = |place: &Place| {
@@ -299,7 +299,7 @@ impl PoolState {
         self.members.get(&number).is_some_and(|place| place.retiring)
     }
 
-    /// Connections that hold up others and were not reported yet.
+    /// Returns the connections that block others and were not reported yet.
     pub(super) fn new_blockers(&mut self) -> Vec<Blocker> {
         let now = Instant::now();
         self.members.values_mut().filter_map(|place| place.new_blocker(now)).collect()
@@ -322,7 +322,7 @@ impl PoolState {
         }
     }
 
-    /// Whether any session is there.
+    /// Whether there is a session.
     pub(super) fn serves(&self) -> bool {
         self.members.values().any(|place| place.session.is_some())
     }
@@ -340,10 +340,10 @@ impl PoolState {
     }
 }
 
-/// See [`SharedPool::demand`].
+/// A waiting connection; see [`SharedPool::demand`].
 pub(crate) struct Demand {
     shared: Arc<SharedPool>,
-    /// Whether it is still among those that wait.
+    /// Whether the connection still counts as waiting.
     counts: bool,
 }
 
@@ -352,23 +352,23 @@ impl Drop for Demand {
         if self.counts {
             self.shared.lock().waiting -= 1;
         }
-        // This connection took what was free, so other waiting connections may need a new session.
+        // This connection may have used the free session, so other waiting connections may need a new one.
         self.shared.hungry.notify_one();
     }
 }
 
-/// A connection's share of a session. It counts until it is dropped.
+/// A connection's share of a session. The connection counts until this value is dropped.
 pub(crate) struct StreamLease {
     shared: Arc<SharedPool>,
     number: Number,
     session: Arc<Session>,
-    /// The measurement before which it began.
+    /// The number of measurements when the connection began.
     look: u64,
     stream: Option<ssm_proto::StreamId>,
 }
 
 impl StreamLease {
-    /// The stream for this caller is open.
+    /// Records the open stream of this caller.
     pub(super) fn attach(&mut self, stream: &SessionStream, caller: Caller) {
         if let Some(place) = self.shared.lock().members.get_mut(&self.number) {
             place.connections.insert(stream.id(), Blocking { caller, told: false });
@@ -379,7 +379,7 @@ impl StreamLease {
 
 impl Drop for StreamLease {
     fn drop(&mut self) {
-        // The streams of an ended session were counted when it ended, in whichever order the two happen.
+        // The streams of an ended session were removed from the count when it ended. The order of the two events does not matter.
         if self.session.close_reason().is_some() {
             return;
         }

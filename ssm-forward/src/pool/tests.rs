@@ -30,8 +30,8 @@ async fn session(local: &Local) -> Arc<Session> {
     Arc::new(Session::start(provider, &request, SessionConfig::default(), |_| {}, |_| {}).await.unwrap())
 }
 
-/// The pool can look at any time. If it looked between a connection's choice and the end of its demand, it would start
-/// a second session for this single connection, because the first session is busy with it.
+/// The pool can check at any time whether it needs another session. If it did so between a connection's choice of a session and the
+/// end of its demand, it would start a second session for this single connection, because the first session is busy with it.
 #[tokio::test]
 async fn the_demand_of_a_connection_ends_with_its_choice() {
     let local = Local::builder().start().await.unwrap();
@@ -47,7 +47,7 @@ async fn the_demand_of_a_connection_ends_with_its_choice() {
     let (_, _lease) = shared.choose(Duration::ZERO, &mut demand).ok().unwrap();
     assert!(demand.is_none());
     assert!(!shared.lacks_a_member());
-    // Another connection has to share, so it does start one.
+    // Another connection would have to share, so a new session is needed.
     let other = shared.demand();
     assert!(shared.lacks_a_member());
     drop(other);

@@ -1,4 +1,4 @@
-//! Where sessions come from: the SSM API, or a ticket that another program obtained.
+//! The providers of sessions: the SSM API, or a ticket that another program obtained.
 
 mod aws;
 mod named;
@@ -10,9 +10,9 @@ pub use aws::{
     ServiceEndpoint, ServiceSummary, Verdict, VpcEndpoint, configuration_files, profile_names,
 };
 pub use named::{Destination, NamedProvider, NodeSource};
-/// For [`SessionTicket`] and [`AwsCredentials`].
+/// The type of secrets in [`SessionTicket`] and [`AwsCredentials`].
 pub use ssm_proto::Secret;
-/// For [`SessionProvider::data_key`].
+/// The types of [`SessionProvider::data_key`].
 pub use ssm_proto::{DataKey, PlaintextKey};
 pub use ticket::TicketProvider;
 
@@ -29,8 +29,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Starts, resumes and terminates sessions, and signs the WebSocket upgrade.
 ///
-/// The trait uses no AWS type: the forwarder works in the same way with the real API, a test double, or a ticket that
-/// the AWS CLI already has.
+/// The trait uses no type of the AWS SDK: the forwarder works in the same way with the real API, a test double, or a ticket that
+/// the AWS CLI has already obtained.
 pub trait SessionProvider: Send + Sync + 'static {
     /// Starts a new session (the API's StartSession).
     fn start<'a>(&'a self, request: &'a StartRequest) -> BoxFuture<'a, Result<SessionTicket, ProviderError>>;
@@ -41,24 +41,24 @@ pub trait SessionProvider: Send + Sync + 'static {
     /// Ends a session (the API's TerminateSession).
     fn terminate<'a>(&'a self, session_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
 
-    /// Headers that sign the upgrade request to `url`, with credentials that can be obtained quickly.
+    /// Returns headers that sign the upgrade request to `url`, with credentials that can be obtained quickly.
     ///
     /// An empty map means that the request is sent unsigned.
     fn sign_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>>;
 
-    /// Headers for an upgrade that was sent unsigned and refused. This call may take long, for example because a person
-    /// is asked.
+    /// Returns headers for an upgrade request that was sent unsigned and refused. This call may take long, for example because the
+    /// user is asked.
     ///
-    /// An empty map means that nothing else can be tried. This is the default implementation.
+    /// An empty map means that nothing else can be tried. This is what the default implementation returns.
     fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
         let _ = url;
         Box::pin(async { Ok(HeaderMap::new()) })
     }
 
-    /// A new data key for a session that is to be encrypted (KMS's GenerateDataKey, 64 bytes).
+    /// Returns a new data key for an encrypted session (KMS's GenerateDataKey, 64 bytes).
     ///
-    /// `key_id` is the KMS key's id, ARN or alias, `context` the encryption context. With the default implementation
-    /// such sessions fail.
+    /// `key_id` is the id, the ARN or an alias of the KMS key. `context` is the encryption context. With the default
+    /// implementation, encrypted sessions fail.
     fn data_key<'a>(
         &'a self,
         key_id: &'a str,
@@ -77,24 +77,23 @@ pub trait SessionProvider: Send + Sync + 'static {
 /// The request for StartSession.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartRequest {
-    /// The managed node, for example `i-0123456789abcdef0`. [`AwsProvider`] also accepts a container of ECS by names
-    /// that do not change ([`EcsSpec`]), and looks it up for each session, because after a deployment another task is
-    /// running.
+    /// The managed node, for example `i-0123456789abcdef0`. [`AwsProvider`] also accepts a container of ECS, given by names that do
+    /// not change ([`EcsSpec`]). It looks the container up for each session, because a deployment starts a new task.
     pub target: String,
-    /// The session document; `None` is the account's default shell document.
+    /// The session document. `None`: the account's default shell document.
     pub document: Option<String>,
     /// The document's parameters.
     pub parameters: BTreeMap<String, Vec<String>>,
-    /// Parameters that are sent only if the document defines them, because the service refuses others. [`AwsProvider`]
-    /// looks the document up (`ssm:DescribeDocument`). If that is not permitted, it sends all of them, and if the service
-    /// refuses these, none. Default: none.
+    /// Parameters that are sent only if the document defines them, because the service refuses others. [`AwsProvider`] reads the
+    /// document (`ssm:DescribeDocument`). If that is not permitted, it sends all of them; if the service refuses these, it sends
+    /// none of them. Default: none.
     pub offered: BTreeMap<String, Vec<String>>,
-    /// Shown in the session's history.
+    /// The reason that is shown in the session's history.
     pub reason: Option<String>,
 }
 
 impl StartRequest {
-    /// A session to a port of the target itself.
+    /// Returns a request for a session to a port of the target itself.
     pub fn to_port(target: impl Into<String>, port: u16) -> Self {
         Self {
             target: target.into(),
@@ -104,7 +103,7 @@ impl StartRequest {
         }
     }
 
-    /// A session to a port of a host that the target can reach. The target resolves the host's name.
+    /// Returns a request for a session to a port of a host that the target can reach. The target resolves the name of the host.
     pub fn to_remote_host(target: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
         let mut request = Self::to_port(target, port);
         request.document = Some("AWS-StartPortForwardingSessionToRemoteHost".into());
@@ -112,7 +111,7 @@ impl StartRequest {
         request
     }
 
-    /// The destination of the session's connections, for messages.
+    /// Returns the destination of the session's connections, for messages.
     pub(crate) fn destination(&self) -> String {
         let given = |key| self.parameters.get(key).and_then(|values| values.first()).map(String::as_str);
         match (given("host"), given("portNumber")) {
@@ -129,12 +128,12 @@ impl StartRequest {
 pub struct SessionTicket {
     /// The session's id, for example `user-0123456789abcdef0`.
     pub session_id: String,
-    /// The data channel's WebSocket URL; empty in an answer to ResumeSession that keeps the old one.
+    /// The WebSocket URL of the data channel. Empty in an answer to ResumeSession that keeps the old one.
     pub stream_url: String,
-    /// Opens the data channel once.
+    /// The token that opens the data channel once.
     pub token: Secret,
-    /// The target that was passed to StartSession, if [`StartRequest::target`] is a name that had to be looked up;
-    /// `None`: the same.
+    /// The target that was passed to StartSession, if [`StartRequest::target`] is a name that had to be looked up. `None`: the
+    /// target is unchanged.
     pub target: Option<String>,
 }
 
@@ -154,12 +153,12 @@ impl fmt::Debug for SessionTicket {
 pub struct ProviderError {
     /// The kind of error.
     pub kind: ProviderErrorKind,
-    /// One line: what is wrong and what to do.
+    /// The cause and what to do, in one line.
     pub message: String,
 }
 
 impl ProviderError {
-    /// Whether the same call can succeed later without anybody changing anything.
+    /// Whether the same call may succeed later without any change of the configuration.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
@@ -175,7 +174,7 @@ impl ProviderError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProviderErrorKind {
-    /// No credentials, or none that could be used.
+    /// There are no credentials, or they cannot be used.
     Credentials,
     /// The credentials have expired.
     ExpiredCredentials,
@@ -183,20 +182,20 @@ pub enum ProviderErrorKind {
     AccessDenied,
     /// No region is configured.
     Region,
-    /// The configuration is invalid: an endpoint, a bundle of certificates.
+    /// The configuration is invalid, for example an endpoint or a CA bundle.
     Configuration,
     /// The endpoint could not be reached.
     Unreachable,
-    /// The API asked to slow down.
+    /// The API throttles the caller.
     Throttled,
     /// The API failed (5xx), or its answer is invalid.
     Service,
     /// The target is unknown or its agent is offline.
     NotConnected,
-    /// The session does not exist any more.
+    /// The session does not exist any longer.
     SessionGone,
-    /// Nothing has the requested name.
+    /// No resource has the requested name.
     NotFound,
-    /// The request itself is refused (document, parameter, form of the target).
+    /// The request itself is invalid (document, parameter, form of the target).
     Invalid,
 }

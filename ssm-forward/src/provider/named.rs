@@ -1,4 +1,4 @@
-//! Sessions by name: the node and the service are looked up for each session.
+//! Sessions by name. The node and the service are looked up for each session.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,18 +16,17 @@ use crate::{ServiceSpec, TargetSpec};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeSource {
-    /// This target, as StartSession accepts it or as [`AwsProvider`] looks it up.
+    /// This target, in the form that StartSession accepts or [`AwsProvider`] looks up.
     Fixed(String),
-    /// Any node of this name that is online: the node of the previous session while it is one of them, otherwise the
-    /// first by id.
+    /// Any node of this name that is online: the node of the previous session if it is one of them, otherwise the first by id.
     AnyOf(TargetSpec),
-    /// Any node that is online in the VPC of the service: the node of the previous session while it is one of them,
-    /// otherwise the first by id whose agent can forward to other hosts.
+    /// Any node that is online in the VPC of the service: the node of the previous session if it is one of them, otherwise the
+    /// first by id whose agent can forward to other hosts.
     InVpcOfService,
 }
 
-/// A provider that looks up the node and the destination by name for each session. A tunnel therefore survives the
-/// replacement of its instance, and the move of a database's endpoint to another host.
+/// A provider that looks up the node and the destination by name for each session. So a tunnel continues to work when its instance
+/// is replaced, or when the endpoint of a database moves to another host.
 #[derive(Debug)]
 pub struct NamedProvider {
     aws: Arc<AwsProvider>,
@@ -40,16 +39,16 @@ pub struct NamedProvider {
 #[derive(Debug, Default)]
 struct Found {
     last: Option<Destination>,
-    /// Where its node was found, if no session has been started with it yet.
+    /// The origin of the last node, if no session has been started on it yet.
     unused: Option<Origin>,
 }
 
-/// Where a node was found.
+/// The origin of the information about a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// AWS said so.
+    /// An answer of AWS.
     Aws,
-    /// In the provider's [`LookupCache`](super::LookupCache), so it may be gone.
+    /// The provider's [`LookupCache`](super::LookupCache), so the node may not exist any longer.
     Cache,
 }
 
@@ -61,13 +60,13 @@ pub struct Destination {
     pub node: String,
     /// Information about the node, if it was looked up.
     pub details: Option<Node>,
-    /// The service behind it, if one was requested.
+    /// The service behind the node, if one was requested.
     pub service: Option<ServiceEndpoint>,
 }
 
 impl NamedProvider {
-    /// Creates a provider that uses `aws`. With a service, its host and port replace the parameters `host` and
-    /// `portNumber` of each request that has a `host`. No call is made yet.
+    /// Creates a provider that uses `aws`. If there is a service, its host and port replace the parameters `host` and `portNumber`
+    /// of each request that has a `host`. Makes no call yet.
     pub fn new(aws: Arc<AwsProvider>, source: NodeSource, service: Option<ServiceSpec>) -> Self {
         Self { aws, source, service, found: Mutex::default() }
     }
@@ -76,15 +75,15 @@ impl NamedProvider {
     /// The node may come from the provider's [`LookupCache`](super::LookupCache).
     ///
     /// # Errors
-    /// Nothing has the name, or no node of it is online; the API's errors.
+    /// Returns an error if nothing has the name, or if no node of this name is online, and the errors of the API.
     pub async fn find(&self) -> Result<Destination, ProviderError> {
         let (found, origin) = self.look_up(Origin::Cache).await?;
         *self.found() = Found { last: Some(found.clone()), unused: Some(origin) };
         Ok(found)
     }
 
-    /// The destination of the session that is about to start. A session that replaces another one starts because
-    /// something has changed, so AWS is asked.
+    /// Returns the destination of the session that is about to start. If the session replaces another one, something has changed,
+    /// so AWS is called.
     async fn destination(&self) -> Result<(Destination, Origin), ProviderError> {
         if let Found { last: Some(last), unused } = &mut *self.found()
             && let Some(origin) = unused.take()
@@ -104,7 +103,7 @@ impl NamedProvider {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks everything up. The node may come from the cache if that is `best`.
+    /// Looks up the node and the service. The node may come from the cache if `best` is [`Origin::Cache`].
     async fn look_up(&self, best: Origin) -> Result<(Destination, Origin), ProviderError> {
         let service = match &self.service {
             Some(spec) => Some(self.aws.find_service(spec).await?),
@@ -146,7 +145,7 @@ impl NamedProvider {
         let leads_to_host = request.parameters.contains_key("host") || request.offered.contains_key("host");
         if let Some(service) = service.filter(|_| leads_to_host) {
             for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
-                // A user's own document gets only the parameters that it defines.
+                // Parameters of a custom document are only offered, so that it gets the ones that it defines.
                 let is_offered = request.offered.contains_key(name);
                 let place = if is_offered { &mut request.offered } else { &mut request.parameters };
                 place.insert(name.to_owned(), vec![value]);
@@ -179,13 +178,14 @@ impl NamedProvider {
     }
 }
 
-/// Whether the node may be gone. A policy with conditions on tags denies access to an instance that does not exist.
+/// Whether the error may mean that the node does not exist any longer. `AccessDenied` is included because a policy with conditions
+/// on tags denies access to an instance that does not exist.
 fn is_about_the_node(error: &ProviderError) -> bool {
     use ProviderErrorKind as Kind;
     matches!(error.kind, Kind::NotConnected | Kind::NotFound | Kind::Invalid | Kind::AccessDenied)
 }
 
-/// The node of the previous session while it is online, otherwise the first one that is.
+/// Chooses the node of the previous session if it is online, otherwise the first node that is online.
 pub(super) fn choose<'a>(nodes: &'a [Node], previous: Option<&str>) -> Option<&'a Node> {
     let mut online = nodes.iter().filter(|node| node.online);
     let same = previous.and_then(|id| online.clone().find(|node| node.id == id));

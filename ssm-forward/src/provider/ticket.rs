@@ -8,15 +8,14 @@ use url::Url;
 
 use super::{BoxFuture, DataKey, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket, StartRequest};
 
-/// Provides one ticket that another program got from StartSession. Everything after that is done by the API, if there
-/// is access to it.
+/// Provides one ticket that another program obtained from StartSession. All later calls use the API, if there is access to it.
 pub struct TicketProvider {
     ticket: Mutex<Option<SessionTicket>>,
     api: Option<Arc<dyn SessionProvider>>,
 }
 
 impl TicketProvider {
-    /// `api` resumes, terminates and signs. Without it the session ends with its first WebSocket.
+    /// `api` resumes and terminates the session and signs requests. Without it, the session ends with its first WebSocket.
     pub fn new(ticket: SessionTicket, api: Option<Arc<dyn SessionProvider>>) -> Self {
         Self { ticket: Mutex::new(Some(ticket)), api }
     }

@@ -1,4 +1,4 @@
-//! A feed: the output of a command on the node that brings data from the relay. The agent does not slow it down.
+//! A feed: the output of a command on the node that transfers data from the relay. The agent does not slow this output down.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,50 +13,51 @@ use super::shared::SharedLink;
 use crate::text::one_line;
 use crate::{ForwardError, Session, SessionConfig, SessionProvider, StartRequest, StreamError};
 
-/// The document of the sessions that are feeds. It must be one without a terminal, whose output the agent does not slow down.
+/// The document of the sessions of feeds. It must be one without a terminal, because the agent does not slow down the output of
+/// such a session.
 pub(crate) const DOCUMENT: &str = "AWS-StartNonInteractiveCommand";
-/// Timeout of the relay's greeting.
+/// Timeout for the relay's greeting.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
-/// Maximum number of bytes that are kept of what the program says when it fails.
+/// Maximum number of bytes that are kept of the program's error output.
 const MAX_COMPLAINT: usize = 512;
 
-/// How feeds of one relay are started.
+/// The settings with which the feeds of one relay are started.
 pub(crate) struct FeedSource {
     pub(crate) provider: Arc<dyn SessionProvider>,
     pub(crate) target: String,
     pub(crate) reason: Option<String>,
     pub(crate) session: SessionConfig,
-    /// The relay's port on the node's loopback interface, …
+    /// The relay's port on the node's loopback interface.
     pub(crate) port: u16,
-    /// … its process …
+    /// The relay's process id.
     pub(crate) process: u32,
-    /// … and its secret.
+    /// The relay's secret.
     pub(crate) secret: RelaySecret,
 }
 
 /// How a feed ended.
 #[derive(Debug)]
 pub(super) enum FeedEnd {
-    /// It was asked to, after it had carried this number of bytes.
+    /// It was requested to stop, after it had carried this number of bytes.
     Stopped(u64),
-    /// StartSession was refused for good.
+    /// StartSession was refused, and a retry would not help.
     Denied(ForwardError),
-    /// It could not be started, or ended by itself.
+    /// The feed could not be started, or ended by itself.
     Cut(Service, FeedFailure),
 }
 
-/// What a feed has done.
+/// The data that a feed has carried.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Service {
     since: Option<Instant>,
-    /// Number of bytes that it has carried.
+    /// Number of bytes.
     pub(super) bytes: u64,
 }
 
 impl Service {
-    /// For how long it has carried data.
+    /// Returns for how long the feed has carried data.
     pub(super) fn lasted(&self) -> Duration {
         self.since.map(|since| since.elapsed()).unwrap_or_default()
     }
@@ -69,10 +70,10 @@ pub(super) enum FeedFailure {
     NotStarted(ForwardError),
     #[error(transparent)]
     Session(#[from] StreamError),
-    /// AWS may close a WebSocket that it does not like, and the agent may be gone.
+    /// AWS may have closed the WebSocket, or the agent has ended.
     #[error("its WebSocket was lost")]
     Disconnected,
-    /// The program on the node ended; what it said.
+    /// The program on the node ended, with this error output.
     #[error("the program on the node ended{0}")]
     Ended(String),
     #[error("the relay does not answer")]
@@ -90,7 +91,8 @@ pub(super) enum FeedFailure {
 }
 
 impl FeedSource {
-    /// The program is the one that runs, even if its file was removed. The nonce is no secret (RELAY-20).
+    /// Returns the request for a session. The program is the executable of the running relay, even if its file was removed. The
+    /// nonce is not secret (RELAY-20).
     fn request(&self, nonce: [u8; 16]) -> StartRequest {
         let Self { port, process, .. } = self;
         let nonce = u128::from_be_bytes(nonce);
@@ -109,7 +111,7 @@ impl FeedSource {
     }
 }
 
-/// Starts a feed and keeps it until it ends, or until `stop`. Its session is terminated.
+/// Starts a feed and keeps it until it ends, or until `stop` completes. Terminates its session.
 pub(super) async fn run(
     shared: &SharedLink,
     source: &FeedSource,
@@ -152,7 +154,7 @@ async fn disconnected(session: &Session) {
     let _ = session.watch_connected().wait_for(|is_connected| !is_connected).await;
 }
 
-/// Passes the program's output on to the link. Returns why that ended.
+/// Passes the program's output to the link. Returns why it ended.
 async fn carry(
     shared: &SharedLink,
     session: &Session,
@@ -210,7 +212,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// What the program on the node writes.
+/// The output of the program on the node.
 struct ProgramOutput {
     stream: crate::SessionStream,
     decoder: FeedDecoder,
@@ -224,7 +226,7 @@ impl ProgramOutput {
         Ok(Self { stream, decoder: FeedDecoder::default(), pieces: Vec::new(), complaint: Vec::new() })
     }
 
-    /// The next bytes of the feed; `None` at the end.
+    /// Returns the next bytes of the feed, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, FeedFailure> {
         let mut decoded = Vec::new();
         while decoded.is_empty() {
@@ -244,7 +246,7 @@ impl ProgramOutput {
         Ok(Some(decoded.into()))
     }
 
-    /// What the program has said, after a colon.
+    /// Returns the program's error output, after a colon.
     fn said(&self) -> String {
         let text = one_line(&String::from_utf8_lossy(&self.complaint));
         if text.is_empty() { text } else { format!(": {text}") }

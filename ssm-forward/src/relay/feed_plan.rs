@@ -1,96 +1,97 @@
-//! When downloads use command sessions, and how many: one is tried, and each further one only while the last one helped.
+//! Decides when downloads use command sessions (feeds), and how many: one is tried, and each further one only while the previous
+//! one helped.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Maximum number of simultaneous feeds. Each may carry thousands of messages per second, which is a load for the service.
+/// Maximum number of simultaneous feeds. Each can carry thousands of messages per second, which is a load for the service.
 pub(super) const MAX_FEEDS: usize = 3;
-/// A download must keep all pipes busy for this time before it gets a feed. Rates are averages over this time.
+/// How long a download must keep all pipes busy before it gets a feed. Rates are averages over this time.
 const BUSY_FOR: Duration = Duration::from_secs(1);
-/// Time in which a feed has to show that it helps. It begins carefully.
+/// Duration of a trial, in which a feed has to show that it helps. A feed begins slowly.
 const TRIAL: Duration = Duration::from_secs(5);
 /// A feed helps if downloads are faster by this factor.
 const GAIN: f64 = 1.25;
-/// Bytes per second and pipe that count as a download: a fifth of what the agent lets through.
+/// Minimum rate that counts as a download, in bytes per second and pipe: a fifth of the rate at which the agent sends.
 const LOAD: f64 = 128.0 * 1024.0;
 /// Feeds end after this time without a download.
 const IDLE: Duration = Duration::from_secs(10);
-/// After a feed was refused, cut, or did not help: the pause before the next one. It is four times as long after each time.
+/// Delay of the next feed after one was refused, was cut, or did not help. The delay is four times as long after each further
+/// failure.
 const PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_FACTOR: u32 = 4;
-/// After so many failures (a feed that was refused or cut, or that did not help a download as its only one), no further feed
-/// is started.
+/// After this number of failures, no further feed is started. A failure is a feed that was refused or cut, or that did not help a
+/// download as its only feed.
 const MAX_FAILURES: u32 = 3;
-/// A feed that lasted for this time was good: earlier failures do not count any more.
+/// A feed that lasted for this time was successful: earlier failures do not count any longer.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// What the client sees of its downloads at one time.
+/// A measurement of the client's downloads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// Bytes that were received so far, over pipes and feeds.
+    /// Number of bytes that were received so far, over pipes and feeds.
     pub(super) bytes: u64,
     /// Current number of pipes.
     pub(super) pipes: usize,
-    /// No pipe could carry more.
+    /// Whether no pipe could carry more.
     pub(super) is_busy: bool,
 }
 
-/// What is to be done; see [`FeedPlan::look`].
+/// What the plan requests; see [`FeedPlan::look`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Wish {
     Nothing,
-    /// Start one more. Downloads run at this rate, in bytes per second.
+    /// Start one more feed. The field is the current rate of downloads, in bytes per second.
     Start(f64),
-    /// Keep the feeds: downloads run at the second rate, and without the latest feed at the first one.
+    /// Keep the feeds. The fields are the rates without and with the latest feed, in bytes per second.
     Keep(f64, f64),
-    /// End the latest one, because it did not help; the rates are those of `Keep`. If it was the only one, this counts as
-    /// a failure.
+    /// End the latest feed, because it did not help. The rates are as in `Keep`. If it was the only feed, this counts as a failure.
     EndOne(f64, f64, Option<Next>),
-    /// End all, because there is no download.
+    /// End all feeds, because there is no download.
     EndAll,
 }
 
-/// What follows the failure of a feed.
+/// What happens after the failure of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Another one may be started after this time.
+    /// Another feed can be started after this time.
     After(Duration),
-    /// None is started any more.
+    /// No further feed is started.
     Never,
 }
 
-/// See the module.
+/// Decides about feeds; see the module.
 #[derive(Debug, Default)]
 pub(super) struct FeedPlan {
     /// Recent samples.
     samples: VecDeque<(Instant, u64)>,
     busy_since: Option<Instant>,
-    /// When there was last a download.
+    /// Time of the last download.
     loaded: Option<Instant>,
-    /// Feeds that are being started or carry data.
+    /// Number of feeds that are being started or carry data.
     feeds: usize,
-    /// All feeds were asked to end.
+    /// Whether all feeds were requested to end.
     is_resting: bool,
     trial: Option<Trial>,
-    /// The latest feed did not help.
+    /// Whether the latest feed did not help.
     is_enough: bool,
     not_before: Option<Instant>,
     failures: u32,
     is_over: bool,
 }
 
-/// The latest feed has to show that it helps.
+/// The trial of the latest feed, which has to show that it helps.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
     /// Rate and number of pipes before it was started.
     before: f64,
     pipes: usize,
-    /// Since when it carries data while there is a download.
+    /// Since when the feed carries data during a download.
     since: Option<Instant>,
 }
 
 impl FeedPlan {
-    /// Looks at the downloads, twice a second or so.
+    /// Processes a measurement. It should be called about twice a second.
     pub(super) fn look(&mut self, now: Instant, sample: Sample) -> Wish {
         let rate = self.rate(now, sample.bytes);
         let is_loaded = sample.pipes > 0 && rate >= LOAD * sample.pipes as f64;
@@ -115,7 +116,7 @@ impl FeedPlan {
         }
     }
 
-    /// The average rate of the last second, in bytes per second.
+    /// Returns the average rate of the last second, in bytes per second.
     fn rate(&mut self, now: Instant, bytes: u64) -> f64 {
         self.samples.push_back((now, bytes));
         while self.samples.get(1).is_some_and(|(at, _)| *at + BUSY_FOR <= now) {
@@ -140,7 +141,7 @@ impl FeedPlan {
     fn judge(&mut self, now: Instant, trial: Trial, pipes: usize, rate: f64, is_loaded: bool) -> Wish {
         let Some(since) = trial.since else { return Wish::Nothing };
         if !is_loaded {
-            // The time counts anew when the download goes on.
+            // The trial starts again when the download continues.
             self.trial = Some(Trial { since: Some(now), ..trial });
             return Wish::Nothing;
         }
@@ -148,9 +149,9 @@ impl FeedPlan {
             return Wish::Nothing;
         }
         self.trial = None;
-        // The pipes must be busy for a while again before the next one.
+        // The pipes must be busy again for some time before the next feed.
         self.busy_since = None;
-        // What pipes that came in the meantime carry is not the feed's merit.
+        // The part of the rate that is due to additional pipes does not count as a gain of the feed.
         let before = trial.before * pipes.max(trial.pipes) as f64 / trial.pipes as f64;
         if rate >= before * GAIN {
             return Wish::Keep(before, rate);
@@ -160,22 +161,23 @@ impl FeedPlan {
         Wish::EndOne(before, rate, next)
     }
 
-    /// The latest feed carries data from now on.
+    /// Records that the latest feed carries data.
     pub(super) fn began(&mut self, now: Instant) {
         if let Some(trial) = &mut self.trial {
             trial.since.get_or_insert(now);
         }
     }
 
-    /// A feed has ended as it was wished.
+    /// Records that a feed has ended as requested.
     pub(super) fn ended(&mut self) {
         self.feeds = self.feeds.saturating_sub(1);
     }
 
-    /// A feed was refused, or was cut after it had lasted for `lasted`.
+    /// Records that a feed was refused, or was cut after it had lasted for `lasted`.
     pub(super) fn cut(&mut self, now: Instant, lasted: Duration) -> Next {
         self.ended();
-        // If it was another one, the latest stays without a judgement: the rate before it contained what is gone now.
+        // If an older feed was cut, the latest feed keeps running without a trial, because the rate before the trial included the
+        // feed that was cut.
         self.trial = None;
         if lasted >= STABLE {
             self.failures = 0;
@@ -194,7 +196,7 @@ impl FeedPlan {
         Next::After(pause)
     }
 
-    /// Feeds are not possible here.
+    /// Records that feeds are not possible on this node.
     pub(super) fn give_up(&mut self) {
         self.ended();
         self.trial = None;
@@ -210,16 +212,16 @@ mod tests {
     const PACE: u64 = 700_000;
     const TICK: Duration = Duration::from_millis(500);
 
-    /// A download over pipes and feeds of a certain pace, in virtual time.
+    /// Simulates a download over pipes and feeds of a given rate, in virtual time.
     struct Run {
         plan: FeedPlan,
         pipes: usize,
         now: Instant,
         bytes: u64,
         feeds: usize,
-        /// Of one feed, in bytes per second.
+        /// Rate of one feed, in bytes per second.
         pace: u64,
-        /// How fast the data comes at most, in bytes per second.
+        /// Maximum rate of the data's source, in bytes per second.
         source: u64,
         wishes: Vec<Wish>,
     }
@@ -239,7 +241,7 @@ mod tests {
             }
         }
 
-        /// Does what is wished, for a time. Returns the wishes and when they came.
+        /// Executes the plan's requests for some time. Returns the requests, each with its time in seconds.
         fn pass(&mut self, seconds: u32) -> Vec<(f64, &'static str)> {
             let (began, mut said) = (self.now, Vec::new());
             for _ in 0..seconds * 2 {
@@ -298,7 +300,7 @@ mod tests {
     #[test]
     fn a_further_one_that_brings_nothing_ends_and_no_other_is_tried_before_the_next_download() {
         let mut run = Run::new(10_000_000);
-        // One feed can carry all, but the pipes stay busy too.
+        // One feed can carry all of the data, but the pipes stay busy too.
         run.source = PIPES as u64 * PACE + 10_000_000;
         assert_eq!(run.names(60), ["start", "keep", "start", "end one"]);
         run.source = 0;

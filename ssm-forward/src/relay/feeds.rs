@@ -1,4 +1,4 @@
-//! Starts and ends feeds as the plan wishes, and tells about it.
+//! Starts and ends feeds as the plan requests, and logs this.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,14 @@ use super::shared::SharedLink;
 use crate::ForwardEvent;
 use crate::pool::Pool;
 
-/// How often the plan looks at the downloads.
+/// Interval at which the plan gets a measurement.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The feeds of one relay.
 pub(crate) struct Feeds {
     source: Arc<FeedSource>,
     on_event: Arc<dyn Fn(ForwardEvent) + Send + Sync>,
-    /// Each feed has a permit until its session is over.
+    /// Each feed holds a permit until its session has been terminated.
     permits: Arc<Semaphore>,
     leaving: AtomicBool,
 }
@@ -40,22 +40,22 @@ impl Feeds {
         Self { source: Arc::new(source), on_event, permits, leaving: AtomicBool::new(false) }
     }
 
-    /// Ends all feeds. [`Feeds::keep`] must go on running.
+    /// Ends all feeds. [`Feeds::keep`] must continue to run.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is no session of a feed.
+    /// Whether no session of a feed exists any longer.
     pub(super) fn are_over(&self) -> bool {
         self.permits.available_permits() == MAX_FEEDS
     }
 
-    /// Completes when there is no session of a feed. Without [`Feeds::keep`], they are being dropped.
+    /// Completes when no session of a feed exists any longer. If [`Feeds::keep`] does not run, the feeds must have been dropped.
     pub(super) async fn over(&self) {
         drop(self.permits.acquire_many(u32::try_from(MAX_FEEDS).unwrap_or(u32::MAX)).await);
     }
 
-    /// Keeps the feeds. Completes only when the relay has broken the protocol over one of them.
+    /// Runs the feeds. Completes only when the relay has violated the protocol on one of them, and returns the error.
     pub(super) async fn keep(&self, shared: &Arc<SharedLink>, pool: &Pool) -> String {
         let (mut plan, mut running) = (FeedPlan::default(), Running::default());
         let mut ticks = interval(TICK);
@@ -70,7 +70,7 @@ impl Feeds {
             tokio::select! {
                 Some(end) = running.tasks.join_next() => {
                     running.stops.retain(|stop| !stop.is_closed());
-                    // A task that panicked has ended in disorder, too.
+                    // A task that panicked has ended too.
                     let end = end.unwrap_or(FeedEnd::Stopped(0));
                     if let FeedEnd::Cut(_, FeedFailure::Link(error)) = end {
                         return error.to_string();
@@ -118,7 +118,7 @@ impl Feeds {
                 let then = match next {
                     None => String::new(),
                     Some(Next::After(pause)) => format!("; none is started for {} s", pause.as_secs()),
-                    Some(Next::Never) => "; this relay gets no other one".into(),
+                    Some(Next::Never) => "; this relay gets no further one".into(),
                 };
                 let (before, rate) = (rate_text(before), rate_text(rate));
                 tracing::info!(before, rate, "a command session does not help, it ends{then}");
@@ -154,19 +154,19 @@ impl Feeds {
                 bytes,
                 cause = %failure,
                 pause_s = pause.as_secs(),
-                "a command session of downloads is lost, what it carried is sent again; none is started in the pause"
+                "a command session of downloads was lost; its unacknowledged data is sent again; none is started during the pause"
             ),
             Next::Never => tracing::info!(
                 bytes,
                 cause = %failure,
-                "a command session of downloads is lost again: what it carried is sent again, and this relay gets no \
-                 other one"
+                "a command session of downloads was lost again; its unacknowledged data is sent again; this relay gets no \
+                 further one"
             ),
         }
     }
 }
 
-/// In megabytes per second.
+/// Formats a rate in megabytes per second.
 fn rate_text(rate: f64) -> String {
     format!("{:.1} MB/s", rate / 1e6)
 }

@@ -1,7 +1,7 @@
 //! The client's end of a relay: a program on the node that takes part in the tunnel (`docs/relay.md`).
 //!
-//! [`mod@place`] copies and starts it, [`pipes`] keeps a pipe to it in each session of the pool, [`feeds`] adds command
-//! sessions for downloads when [`feed_plan`] decides so, [`stream`] is a connection through it. The protocol itself is
+//! [`mod@place`] copies and starts the relay, [`pipes`] keeps a pipe to it in each session of the pool, [`feeds`] adds command
+//! sessions for downloads when [`feed_plan`] decides so, and [`stream`] is a connection through the relay. The protocol itself is
 //! `ssm_proto::relay`.
 
 mod feed;
@@ -23,7 +23,7 @@ pub(crate) use stream::{RelaySender, RelayStream};
 
 use crate::{SessionConfig, SessionProvider, StartRequest};
 
-/// A relay's program for one kind of machine.
+/// The relay program for one kind of machine.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayProgram {
     /// The output of `uname -m`, for example `x86_64`.
@@ -37,25 +37,26 @@ pub struct RelayProgram {
 /// How a forwarder uses a relay on the node.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayConfig {
-    /// The programs that can be placed.
+    /// The relay programs that can be placed on nodes.
     pub programs: &'static [RelayProgram],
-    /// Leave no file on the node.
+    /// Whether to leave no file on the node.
     pub ephemeral: bool,
-    /// Downloads also use command sessions where these help: the agent does not slow down their output.
+    /// Whether downloads also use command sessions if these make them faster. The agent does not slow down the output of such
+    /// sessions.
     pub feeds: bool,
 }
 
 /// The findings of [`relay_status`] and [`relay_remove`] on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayReport {
-    /// One line each: `PATH BYTES` of a program's file, `PID PATH` of a running program, or the path of a removed file.
+    /// One line for each item: `PATH BYTES` for a program's file, `PID PATH` for a running program, or the path of a removed file.
     pub lines: Vec<String>,
 }
 
 /// Lists the files and running relays of the sessions' user on a node.
 ///
 /// # Errors
-/// In one line, why the node could not be asked.
+/// Returns in one line why the node could not be queried.
 pub async fn relay_status(
     provider: Arc<dyn SessionProvider>,
     request: &StartRequest,
@@ -68,7 +69,7 @@ pub async fn relay_status(
 /// Stops the relays of the sessions' user on a node, and removes their files.
 ///
 /// # Errors
-/// In one line, why the node could not be asked.
+/// Returns in one line why the node could not be reached.
 pub async fn relay_remove(
     provider: Arc<dyn SessionProvider>,
     request: &StartRequest,

@@ -10,20 +10,20 @@ use tokio::time::timeout;
 use super::shared::SharedLink;
 use crate::{Session, SessionStream, StreamError};
 
-/// Timeout of the relay's greeting.
+/// Timeout for the relay's greeting.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Delay of the next pipe in a session that continues after its pipe has ended.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
 
-/// Why a pipe is over.
+/// Why a pipe ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PipeError {
-    /// Its session ended.
+    /// The session of the pipe ended.
     #[error(transparent)]
     Session(StreamError),
-    /// The relay's port refused the connection, or the pipe ended before the relay's proof.
+    /// The relay's port refused the connection, or the pipe ended before the relay's proof of the secret.
     #[error("it does not run any more")]
     Refused,
     #[error("{0}")]
@@ -32,31 +32,31 @@ pub(super) enum PipeError {
     Silent,
     #[error("{0}")]
     Link(#[from] LinkError),
-    /// This machine has no random numbers.
+    /// This machine could not generate random numbers.
     #[error(transparent)]
     Random(#[from] getrandom::Error),
-    /// The link has enough pipes.
+    /// The link has the maximum number of pipes.
     #[error("there are too many pipes")]
     TooMany,
 }
 
 impl PipeError {
-    /// Delay of the next pipe in the same session.
+    /// Returns the delay of the next pipe in the same session.
     pub(super) fn delay(&self) -> Duration {
         match self {
             Self::Link(_) => Duration::ZERO,
-            // A relay that is gone should be noticed soon.
+            // If the relay has ended, this should be detected soon.
             Self::Refused => Presence::DELAY,
             Self::Greeting(_) | Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => AGAIN,
         }
     }
 
-    /// Tells `presence` how the pipe, which was attempted at `began`, has ended. `living` is the number of the other pipes. Returns
-    /// whether the relay itself cannot be used any more.
+    /// Reports to `presence` how the pipe, which was attempted at `began`, has ended. `living` is the number of the other pipes.
+    /// Returns whether the relay itself cannot be used any longer.
     pub(super) fn report_to(&self, presence: &mut Presence, began: Instant, living: usize) -> bool {
         match self {
             Self::Link(_) => true,
-            // Something else listens there, or an agent has mixed up its connections.
+            // Another program listens on the port, or an agent has mixed up its connections.
             Self::Greeting(_) => living == 0,
             Self::Refused => presence.refused(Instant::now(), began, living),
             Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => false,
@@ -137,14 +137,14 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Both ends prove that they know the secret. Returns the bytes that arrived after that.
+/// Performs the greeting, in which both ends prove that they know the secret. Returns the bytes that arrived after it.
 async fn greet(stream: &mut SessionStream, secret: RelaySecret) -> Result<Bytes, PipeError> {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce)?;
     let mut greeting = Greeting::new(RelaySide::Client, secret, nonce);
     let sender = stream.sender();
     while !greeting.is_done() {
-        // A relay that ends the pipe here does not know the secret, is about to end, or has too many unfinished pipes.
+        // A relay that ends the pipe at this point does not know the secret, is about to end, or has too many unfinished pipes.
         let chunk = stream.read_chunk().await?.ok_or(PipeError::Refused)?;
         greeting.handle_input(&chunk)?;
         if let Some(bytes) = greeting.poll_transmit() {

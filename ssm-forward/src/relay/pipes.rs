@@ -1,4 +1,4 @@
-//! Keeps a pipe to the relay through each session of the pool, and opens connections over all of them.
+//! Keeps a pipe to the relay in each session of the pool, and opens connections over all of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::stream::RelayStream;
 use crate::StreamError;
 use crate::pool::{Demand, Pool};
 
-/// How often it is checked whether more sessions would help.
+/// Interval of the check whether more sessions would help.
 const TICK: Duration = Duration::from_millis(500);
-/// Time for the relay to receive the goodbye.
+/// Maximum time for the relay to receive the message that it is not needed any longer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// All pipes to one relay, and the connections that they carry.
@@ -28,7 +28,7 @@ pub(crate) struct Pipes {
     pool: Arc<Pool>,
     secret: RelaySecret,
     feeds: Option<Feeds>,
-    /// The relay was told to end. From now on, its end is not a failure.
+    /// Whether the relay was told to end. After that, its end is not a failure.
     leaving: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Pipes {
     }
 }
 
-/// Why there are no pipes any more.
+/// Why the pipes cannot be used any longer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PipesEnd {
     /// The relay ended, or is not the one that was started.
@@ -52,10 +52,10 @@ impl Pipes {
         Self { shared: Arc::new(SharedLink::new(Instant::now())), pool, secret, feeds, leaving: AtomicBool::new(false) }
     }
 
-    /// Opens a connection. It may wait for a pipe.
+    /// Opens a connection. The connection may have to wait for a pipe.
     ///
     /// # Errors
-    /// There are too many, or the relay is gone.
+    /// Returns an error if there are too many connections, or if the relay has ended.
     pub(crate) fn open(&self, to: Destination) -> Result<RelayStream, StreamError> {
         let stream = RelayStream::open(&self.shared, to);
         self.shared.changed.notify_waiters();
@@ -74,7 +74,7 @@ impl Pipes {
         }
     }
 
-    /// Tells the relay that it is not needed any more. [`Pipes::run`] does not complete after that.
+    /// Tells the relay that it is not needed any longer. After that, [`Pipes::run`] never completes.
     pub(crate) async fn say_bye(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         self.feeds.iter().for_each(Feeds::leave);
@@ -93,7 +93,7 @@ impl Pipes {
         let _ = timeout(FAREWELL, gone).await;
     }
 
-    /// Completes when no session of a feed is left. [`Pipes::run`] must have been dropped.
+    /// Completes when no session of a feed exists any longer. [`Pipes::run`] must have been dropped.
     pub(crate) async fn feeds_over(&self) {
         if let Some(feeds) = &self.feeds {
             feeds.over().await;
@@ -105,7 +105,7 @@ impl Pipes {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Keeps the pipes until the relay is gone, or has had no pipe for too long. Then all connections are over.
+    /// Keeps the pipes until the relay has ended, or has had no pipe for too long. Then all connections end.
     pub(crate) async fn run(&self) -> PipesEnd {
         let mut feeds = std::pin::pin!(async {
             match &self.feeds {
@@ -187,7 +187,7 @@ impl Pipes {
             }
             tokio::select! {
                 Some(Ok((id, began, error))) = pipes.join_next() => {
-                    tracing::debug!(session = id, %error, "a pipe is over");
+                    tracing::debug!(session = id, %error, "a pipe has ended");
                     let living = self.shared.lock().link.stats().pipes;
                     if error.report_to(&mut presence, began, living) {
                         return PipesEnd::Gone(error.to_string());
@@ -209,7 +209,7 @@ mod tests {
     use crate::pool::Blueprint;
     use crate::{PoolConfig, SessionConfig, SessionTicket, StartRequest, TicketProvider};
 
-    /// Pipes without a session, whose link has been without a pipe for so long that the relay has ended.
+    /// Returns pipes without a session. Their link has had no pipe for so long that the relay has ended.
     fn expired() -> Pipes {
         let ticket = SessionTicket {
             session_id: "s".into(),

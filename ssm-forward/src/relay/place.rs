@@ -1,8 +1,8 @@
 //! Copies the relay to the node and starts it, in one command session.
 //!
-//! A script on the node finds a folder in which a program may run, and reports whether the program is there already. If
-//! not, it reads the compressed program from its input; only a copy with the right digest gets the final name. The
-//! secret is sent as input, too.
+//! A script on the node finds a folder in which programs can be executed, and reports whether the program exists there. If not, the
+//! script reads the compressed program from its input. Only a copy with the right digest gets the final name. The secret is sent as
+//! input, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use crate::{
     ForwardError, Session, SessionConfig, SessionProvider, SessionStream, StartRequest, StreamSender, await_target,
 };
 
-/// Timeout of the conversation with the script, once its session is ready. A copy takes a second or two.
+/// Timeout for the exchange with the script, once its session is ready. Copying takes a second or two.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The document of the session that starts the relay. It must be one with input, because the secret is sent as input.
 pub(crate) const DOCUMENT: &str = "AWS-StartInteractiveCommand";
-/// Maximum length of the node's output.
+/// Maximum length of the node's output, in bytes.
 const MAX_TEXT: usize = 64 << 10;
-/// Size of the pieces in which the program is sent.
+/// Size of the pieces in which the program is sent, in bytes.
 const PIECE: usize = 16 << 10;
 
 /// A relay that listens on the node.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    /// On the node's loopback interface.
+    /// The relay's port on the node's loopback interface.
     pub(crate) port: u16,
-    /// Its number on the node.
+    /// The relay's process id on the node.
     pub(crate) process: u32,
     pub(crate) secret: RelaySecret,
 }
@@ -41,10 +41,10 @@ pub(crate) struct Placed {
 #[error("{0}")]
 pub(crate) struct NotPlaced(pub(crate) String);
 
-/// Finds or copies the program, and starts it.
+/// Places the relay: finds or copies its program, and starts it.
 ///
 /// # Errors
-/// Why the node has no relay now.
+/// Returns why the node has no relay.
 pub(crate) async fn place(
     provider: &Arc<dyn SessionProvider>,
     request: &StartRequest,
@@ -74,7 +74,7 @@ fn not_started(error: ForwardError) -> NotPlaced {
 /// Runs a script that needs no input on the node, and returns the lines that it reports.
 ///
 /// # Errors
-/// Why it could not be run.
+/// Returns why the script could not be run.
 pub(crate) async fn ask(
     provider: &Arc<dyn SessionProvider>,
     request: &StartRequest,
@@ -107,7 +107,7 @@ async fn start(
     session: &SessionConfig,
     script: &Script,
 ) -> Result<Session, ForwardError> {
-    // With `exec`, the script itself is the process that the agent signals and waits for.
+    // Because of `exec`, the script itself is the process that the agent signals and waits for.
     let command = format!("exec sh -c '{}'", script.line);
     let request = StartRequest {
         target: request.target.clone(),
@@ -128,19 +128,19 @@ fn mark() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
-/// A raw terminal, and two functions: `say` reports a line, which begins with the mark. `mine` tells whether a path is a
-/// folder of this user. It examines the entry once and follows no symbolic link: in a shared folder, others could
-/// exchange an entry of their own between two checks.
+/// Returns the beginning of each script. It sets the terminal to raw mode and defines two functions. `say` reports a line, which
+/// begins with the mark. `mine` checks whether a path is a folder of this user. It examines the entry once and does not follow
+/// symbolic links, because in a shared folder other users could exchange an entry of theirs between two checks.
 fn prelude(mark: &str) -> String {
     format!(
         r#"stty raw -echo -isig -opost 2>/dev/null; umask 077; u=$(id -u); say() {{ printf "{mark} %s\n" "$*"; }}; mine() {{ set -- $(ls -ldn "$1" 2>/dev/null); case $1:$3 in d*:$u) ;; *) false;; esac; }}; "#
     )
 }
 
-/// The folders for the program, the preferred one first.
+/// The folders for the program, in order of preference.
 const FOLDERS: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/aws-ssm-forward" /var/tmp/aws-ssm-forward-$u /tmp/aws-ssm-forward-$u /dev/shm/aws-ssm-forward-$u"#;
 
-/// The script for the node. It contains no single quotes and no newlines.
+/// Returns the script for the node. It contains no single quotes and no newlines.
 fn script(mark: &str, config: &RelayConfig) -> Script {
     let mut line = prelude(mark);
     line += r#"no() { say no "$*"; exit; }; [ "$(uname -s)" = Linux ] || no "the node runs $(uname -s), not Linux"; "#;
@@ -150,15 +150,14 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
     }
     line += r#"*) no "this build has no relay for $(uname -m)";; esac; "#;
     line += r#"for t in stty sha256sum gzip head ls mv chmod; do command -v $t >/dev/null || no "the node lacks $t"; done; "#;
-    // If the session ends in the middle, no part of a file stays behind. What was left by a script that was killed
-    // goes, too. The file $t stays until the end, so that nobody else removes the folder as empty. The relay itself
-    // removes an ephemeral file.
+    // If the session ends early, no incomplete file is left. Files of scripts that were killed are removed too. The file $t exists
+    // until the end, so that no other script removes the folder as empty. The relay itself removes an ephemeral file.
     let temporary = if config.ephemeral { r#""$t" "$p" "$f""# } else { r#""$t" "$p""# };
     line += &format!(
         r#"t=; p=; f=; w=; clean() {{ rm -f {temporary}; rmdir "$w"; }} 2>/dev/null; trap clean EXIT; trap exit HUP INT TERM; "#
     );
     line += &format!(
-        r##"for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; mine "$d" && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d && break; rm -f "$t"; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "no folder of user $u on the node takes a program that may run (noexec, full or read-only)"; "##
+        r##"for d in {FOLDERS}; do mkdir -p "$d" 2>/dev/null; mine "$d" && chmod 700 "$d" 2>/dev/null || continue; t="$d/try.$$"; {{ printf "#!/bin/sh\nexit 0\n" >"$t"; }} 2>/dev/null && chmod 700 "$t" && "$t" 2>/dev/null && w=$d && break; rm -f "$t"; rmdir "$d" 2>/dev/null; done; [ "$w" ] || no "user $u has no folder on the node in which a program can be executed (noexec, full or read-only)"; "##
     );
     line += r#"ok() { h=$(sha256sum <"$1") && [ "${h%% *}" = $s ]; }; "#;
     let (name, flags) = match config.ephemeral {
@@ -173,21 +172,21 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
     Script { line, mark: mark.to_owned() }
 }
 
-/// The script's end of the conversation.
+/// The connection to the script on the node.
 struct Node {
     stream: SessionStream,
     sender: StreamSender,
     said: Said,
 }
 
-/// What the node has said.
+/// The output of the node that has not been processed.
 struct Said {
     mark: String,
     text: String,
 }
 
 impl Said {
-    /// The next line that the script reports: a word, and the rest.
+    /// Returns the next line that the script reports: a word, and the rest.
     fn next(&mut self) -> Result<Option<(String, String)>, NotPlaced> {
         while let Some((line, rest)) = self.text.split_once('\n') {
             let said = line.split_once(&self.mark).map(|(_, said)| said.trim().to_owned());
@@ -198,14 +197,14 @@ impl Said {
             }
         }
         if self.text.len() > MAX_TEXT {
-            return Err(NotPlaced("the node says too much".into()));
+            return Err(NotPlaced("the output of the node is too long".into()));
         }
         Ok(None)
     }
 }
 
 impl Node {
-    /// The next line that the script reports: a word, and the rest.
+    /// Waits for the next line that the script reports: a word, and the rest.
     async fn hear(&mut self) -> Result<(String, String), NotPlaced> {
         let mut pieces = Vec::new();
         loop {
@@ -268,7 +267,7 @@ async fn converse(session: &Session, script: &Script, config: &RelayConfig) -> R
     }
 }
 
-/// Parses the relay's own line.
+/// Parses the line that the relay prints when it has started.
 fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
     let numbers = said.strip_prefix("listening ").and_then(|rest| {
         let (port, process) = rest.split_once(' ')?;
@@ -280,7 +279,7 @@ fn started(said: &str, secret: RelaySecret) -> Result<Placed, NotPlaced> {
     })
 }
 
-/// Reports each program's file and each running program, one line each.
+/// Returns a script that reports each program's file and each running program, one line each.
 pub(crate) fn status_script() -> String {
     format!(
         r#"for d in {FOLDERS}; do mine "$d" || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && say file "$f" $(wc -c <"$f"); done; done; {}"#,
@@ -288,7 +287,7 @@ pub(crate) fn status_script() -> String {
     )
 }
 
-/// Stops the running programs and removes the files.
+/// Returns a script that stops the running programs and removes the files.
 pub(crate) fn remove_script() -> String {
     format!(
         r#"{} for p in $r; do kill $p 2>/dev/null; done; for d in {FOLDERS}; do mine "$d" || continue; for f in "$d"/ssm-relay-*; do [ -f "$f" ] && rm -f "$f" && say removed "$f"; done; rmdir "$d" 2>/dev/null; done;"#,
@@ -296,7 +295,8 @@ pub(crate) fn remove_script() -> String {
     )
 }
 
-/// The running relays that were started from one of the folders, whose file may be gone already. Programs of feeds end with them.
+/// Returns a script that lists the running relays that were started from one of the folders, whose files may have been removed.
+/// Programs of feeds are not listed, because they end with their relay.
 fn running() -> String {
     format!(
         r#"r=; for p in /proc/[0-9]*; do e=$(readlink "$p/exe" 2>/dev/null) || continue; case $e in */aws-ssm-forward*/ssm-relay-*) for d in {FOLDERS}; do q=$(cd "${{d%/*}}" 2>/dev/null && pwd -P) && [ "${{e%/*}}" = "${{q%/}}/${{d##*/}}" ] && case $(tr "\0" " " <"$p/cmdline" 2>/dev/null) in *" feed "*) ;; *) r="$r ${{p#/proc/}}"; say running ${{p#/proc/}} "$e";; esac; done;; esac; done;"#
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(said.next().unwrap(), Some(("need".into(), "x86_64".into())));
         assert_eq!(said.next().unwrap(), None);
         said.text += &"x".repeat(MAX_TEXT);
-        assert_eq!(said.next().unwrap_err().0, "the node says too much");
+        assert_eq!(said.next().unwrap_err().0, "the output of the node is too long");
     }
 
     const PROGRAMS: &[RelayProgram] = &[RelayProgram {
@@ -337,7 +337,7 @@ mod tests {
         }
     }
 
-    /// What a script reports with this home folder.
+    /// Returns the output of a script with this home folder.
     fn reported(home: &Path, script: &str) -> String {
         let line = format!("{}{script}", prelude("mark"));
         let mut shell = Command::new("sh");

@@ -1,4 +1,4 @@
-//! The link's state, shared by its pipes and its connections under one lock.
+//! The state of the link, which its pipes and its connections share under one lock.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use ssm_proto::relay::{Compressor, ConnectionId, FeedId, Link, LinkError, LinkEvent, PipeId, RelaySide};
 use tokio::sync::Notify;
 
-/// See the module.
+/// The shared state of the link; see the module.
 pub(super) struct SharedLink {
     state: Mutex<LinkState>,
-    /// It has a lock of its own, because the link must not wait for compression.
+    /// The compressor has its own lock, because the link must not wait for compression.
     pub(super) compressor: Mutex<Compressor>,
-    /// The link's next timeout is earlier than scheduled.
+    /// Notified when the link's next timeout is earlier than scheduled.
     pub(super) sooner: Notify,
-    /// The pipes or connections have changed, or the link has ended.
+    /// Notified when the pipes or connections have changed, or the link has ended.
     pub(super) changed: Notify,
 }
 

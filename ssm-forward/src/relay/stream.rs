@@ -1,4 +1,4 @@
-//! A connection's handle: reads and writes the link's state directly.
+//! The handle of a connection. It reads and writes the state of the link directly.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -11,13 +11,13 @@ use ssm_proto::relay::{BlockDecoder, BlockEncoder, ConnectionId, ConnectionState
 use super::shared::{LinkState, SharedLink};
 use crate::StreamError;
 
-/// A connection through the relay. Dropping it resets it at the other end.
+/// A connection through the relay. If it is dropped, the connection is reset at the other end.
 pub(crate) struct RelayStream {
     sender: RelaySender,
     decoder: BlockDecoder,
-    /// Received bytes that are not decoded yet.
+    /// Received bytes that have not been decoded yet.
     encoded: VecDeque<Bytes>,
-    /// The connection ends in order: the rest is still sent.
+    /// Whether the connection ends normally: data that was written is still sent.
     abandoned: bool,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct RelaySender {
 }
 
 impl RelayStream {
-    /// Asks the relay to connect. Data can be written immediately.
+    /// Requests the relay to connect. Data can be written immediately.
     pub(super) fn open(shared: &Arc<SharedLink>, to: Destination) -> Result<Self, StreamError> {
         let id = shared.act(|state, _| {
             if let Some(why) = &state.ended {
@@ -55,7 +55,7 @@ impl RelayStream {
         self.sender.clone()
     }
 
-    /// Completes when the relay has connected.
+    /// Completes when the relay has connected to the destination.
     pub(crate) async fn connected(&self) -> Result<(), StreamError> {
         poll_fn(|cx| {
             let mut state = self.sender.shared.lock();
@@ -71,7 +71,7 @@ impl RelayStream {
         .await
     }
 
-    /// As [`SessionStream::read_chunks`](crate::SessionStream::read_chunks).
+    /// Reads chunks like [`SessionStream::read_chunks`](crate::SessionStream::read_chunks).
     pub(crate) async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
         loop {
             if self.decode(chunks, limit)? {
@@ -88,7 +88,7 @@ impl RelayStream {
         }
     }
 
-    /// Decodes received bytes until there are `limit` bytes or nothing is left. Returns whether there were any.
+    /// Decodes received bytes until there are `limit` bytes or nothing is left. Returns whether bytes were decoded.
     fn decode(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
         let mut decoded = 0;
         let mut compressor = self.sender.shared.compressor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,14 +106,14 @@ impl RelayStream {
         Ok(decoded > 0)
     }
 
-    /// Ends the connection in order: data that was written still arrives, received data is dropped.
+    /// Ends the connection normally: data that was written is still sent; received data is dropped.
     pub(crate) fn abandon(mut self) {
         self.abandoned = true;
     }
 }
 
 impl RelaySender {
-    /// Sends a chunk, waiting for room.
+    /// Sends a chunk. Waits until the send queue has space.
     pub(crate) async fn write_chunk(&self, chunk: Bytes) -> Result<(), StreamError> {
         let encoded = {
             let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +150,7 @@ impl RelaySender {
         self.shared.lock().link.alone_since().is_none()
     }
 
-    /// The received chunks, at least one; none at the end.
+    /// Returns the received chunks, at least one. At the end, returns none.
     fn poll_read(&self, cx: &std::task::Context<'_>, limit: usize) -> Poll<Result<Vec<Bytes>, StreamError>> {
         self.shared.act(|state, _| {
             let (mut chunks, mut bytes) = (Vec::new(), 0);
@@ -172,7 +172,7 @@ impl RelaySender {
     }
 }
 
-/// Why a connection cannot be used any more, if so.
+/// Returns why a connection cannot be used any longer. `None` if it can be used.
 fn failure(state: &LinkState, id: ConnectionId) -> Option<StreamError> {
     if let Some(why) = &state.ended {
         return Some(StreamError::RelayEnded { why: why.clone() });

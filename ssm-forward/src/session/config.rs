@@ -12,15 +12,14 @@ use crate::transport::{StreamEndpoint, StreamUrl, StreamUrlPolicy, TransportErro
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionConfig {
-    /// Time limit of [`Session::start`](crate::Session::start) as a whole: the API's call, the WebSocket and the
-    /// handshake. A [`Forwarder`](crate::Forwarder) sets it to its
-    /// [`connect_timeout`](crate::ForwardConfig::connect_timeout). Default: 60 s.
+    /// Timeout of [`Session::start`](crate::Session::start) as a whole: the API's call, the WebSocket and the handshake. A
+    /// [`Forwarder`](crate::Forwarder) sets it to its [`connect_timeout`](crate::ForwardConfig::connect_timeout). Default: 60 s.
     pub start_timeout: Duration,
-    /// The protocol's own settings.
+    /// The settings of the protocol.
     pub protocol: ClientConfig,
-    /// Which hosts may get the session's token.
+    /// The hosts to which the session's token may be sent.
     pub stream_url_policy: StreamUrlPolicy,
-    /// Where the data channel is, if not at the stream URL's host. Default: at that host.
+    /// The host of the data channel, if it differs from the host of the stream URL. Default: `None`, the host of the stream URL.
     pub stream_endpoint: Option<StreamEndpoint>,
     /// How the WebSocket is opened.
     pub transport: TransportOptions,
@@ -28,9 +27,9 @@ pub struct SessionConfig {
     pub pacing: Pacing,
     /// How a lost WebSocket is reconnected.
     pub retry: RetryPolicy,
-    /// How a dead WebSocket is detected.
+    /// How a lost connection is detected.
     pub liveness: Liveness,
-    /// The calls that terminate its sessions.
+    /// The calls that terminate the sessions.
     pub terminations: Terminations,
 }
 
@@ -51,7 +50,7 @@ impl Default for SessionConfig {
 }
 
 impl SessionConfig {
-    /// The URL of the data channel: `text` with the configured host.
+    /// Returns the URL of the data channel: `text` with the configured host.
     pub(super) fn stream_url(&self, text: &str) -> Result<StreamUrl, TransportError> {
         StreamUrl::parse_at(text, &self.stream_url_policy, self.stream_endpoint.as_ref())
     }
@@ -61,17 +60,17 @@ impl SessionConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pacing {
-    /// 900 per second if the data channel leads to another machine, below the 1000 at which the service is reported to
-    /// close it; no limit on this machine.
+    /// 900 messages per second if the data channel leads to another machine. This is below 1000, the rate at which the service is
+    /// reported to close the data channel. No limit if it leads to this machine.
     #[default]
     Auto,
-    /// This many, at least 1.
+    /// This number of messages per second, at least 1.
     PerSecond(u32),
     /// No limit.
     Unlimited,
 }
 
-/// Below the limit that others measured, with a margin for the clocks of both ends.
+/// Rate below the limit that others measured, with a margin for the clocks of both ends.
 const SAFE_PACE: u32 = 900;
 
 impl Pacing {
@@ -84,14 +83,14 @@ impl Pacing {
     }
 }
 
-/// How a dead peer is detected.
+/// How a lost connection is detected.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Liveness {
-    /// A ping is sent after this much silence. Default: 30 s, less than the idle timeouts of NATs and load balancers
+    /// Duration of silence after which a ping is sent. Default: 30 s, less than the idle timeouts of NATs and load balancers
     /// (OPEN-7).
     pub ping_interval: Duration,
-    /// After this much silence after a ping, the path counts as dead. Default: 10 s.
+    /// Duration of silence after a ping, after which the connection counts as lost. Default: 10 s.
     pub pong_timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! One WebSocket of a session: moves messages between it and the protocol state.
+//! One WebSocket of a session. Moves messages between the WebSocket and the protocol state.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,11 +18,11 @@ use super::{Liveness, SessionNotice};
 use crate::transport::{Incoming, Transport, TransportError};
 use crate::{CloseReason, SessionProvider};
 
-/// Maximum number of messages read from the WebSocket before the resulting messages are sent.
+/// Maximum number of messages that are read from the WebSocket before the resulting messages are sent.
 const READ_BATCH: usize = 64;
-/// Maximum number of messages passed to the WebSocket before the next ones are read.
+/// Maximum number of messages that are passed to the WebSocket before the next ones are read.
 const WRITE_BATCH: usize = 32;
-/// Time limit for the last messages of a session.
+/// Timeout for the last messages of a session.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How a WebSocket ended.
@@ -31,12 +31,12 @@ pub(super) enum Outcome {
     Lost(TransportError),
 }
 
-/// What is left after a pass.
+/// The state after a pass.
 struct Rest {
-    /// When the protocol needs to be called again.
+    /// When the protocol must be called again.
     timeout: Option<Instant>,
     channel: ChannelStats,
-    /// Everything is sent and acknowledged.
+    /// Whether everything is sent and acknowledged.
     is_idle: bool,
 }
 
@@ -50,9 +50,9 @@ pub(super) struct Connection<'a> {
     pulse: Pulse,
     /// Limits the log lines about messages that could not be decoded.
     malformed: Seldom,
-    /// Tasks that are woken as soon as the lock is released. Kept for its memory.
+    /// Tasks that are woken as soon as the lock is released. The list is kept to reuse its memory.
     woken: Vec<Waker>,
-    /// Since when the last messages are being sent.
+    /// Since when the last messages are being sent, and why the session ended.
     goodbye: Option<(Instant, CloseReason)>,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Connection<'a> {
 
     pub(super) async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
-        // What ended the session remains the reason, whatever happens to the WebSocket in the meantime.
+        // The first reason of the end is kept, whatever happens to the WebSocket in the meantime.
         let outcome = match self.goodbye.take() {
             Some((_, reason)) => Outcome::Over(reason),
             None => outcome,
@@ -95,8 +95,8 @@ impl<'a> Connection<'a> {
 
     /// Changes the state once, then drains it: reads, sends, flushes once, and sets the timer.
     ///
-    /// The session's lock is taken twice: to process what was received, and to take what is to be sent. In between and
-    /// after that, the results are delivered without it.
+    /// The session's lock is taken twice: to process received messages, and to take the messages to send. After each of the two,
+    /// the results are delivered without the lock.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             let now = Instant::now();
@@ -124,12 +124,12 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Processes a batch of messages and the timeouts, and delivers the events. Returns whether anything was read, and
-    /// why the session is over, if it is.
+    /// Processes a batch of messages and the timeouts, and delivers the events. Returns whether messages were read, and why the
+    /// session ended, if it did.
     fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> (Result<bool, TransportError>, Option<CloseReason>) {
         let (shared, mut malformed) = (self.shared, Vec::new());
         let mut state = shared.lock();
-        // Before anything is looked at: what changes from now on wakes the driver once more.
+        // The waker must be set before the state is read: any later change wakes the driver again.
         state.set_driver(cx.waker());
         let read = self.read_batch(&mut state, cx, now, &mut malformed);
         state.protocol.handle_timeout(now.into_std());
@@ -142,7 +142,7 @@ impl<'a> Connection<'a> {
             let provide = provide_data_key(shared.clone(), self.provider.clone(), request);
             tokio::spawn(provide.in_current_span());
         }
-        // A peer can cause any number of these lines.
+        // A peer can cause any number of these log lines, so they are limited.
         if let Some(more) = self.malformed.tell(now, malformed.len() as u64) {
             let error = malformed.last().map(ToString::to_string);
             tracing::warn!(error, more, "malformed messages dropped");
@@ -179,7 +179,7 @@ impl<'a> Connection<'a> {
         Ok(true)
     }
 
-    /// Releases the lock, and then wakes the streams' tasks and reports to the owner, whose callback may take any time.
+    /// Releases the lock. Then wakes the streams' tasks and reports to the owner, whose callback may take any time.
     fn deliver(&mut self, mut state: MutexGuard<'_, SessionState>) {
         state.swap_woken(&mut self.woken);
         let notices = state.take_notices();
@@ -188,8 +188,8 @@ impl<'a> Connection<'a> {
         notices.into_iter().for_each(self.notify);
     }
 
-    /// Passes messages to the WebSocket as long as it accepts them, and flushes once. Returns whether anything was
-    /// sent, and what remains to be done.
+    /// Passes messages to the WebSocket as long as it accepts them, and flushes once. Returns whether messages were sent, and what
+    /// remains to be done.
     fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(bool, Rest), TransportError> {
         let mut sent = 0;
         let shared = self.shared;
@@ -221,7 +221,7 @@ impl<'a> Connection<'a> {
         Ok((sent > 0, rest))
     }
 
-    /// After the end, queued messages are still sent, with a time limit.
+    /// Sends queued messages after the end of the session, with a timeout. Returns the outcome when this is complete.
     fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Option<Outcome> {
         let (since, reason) = self.goodbye.as_ref()?;
         let quiet = rest.is_idle && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
@@ -229,7 +229,7 @@ impl<'a> Connection<'a> {
         over.then(|| Outcome::Over(reason.clone()))
     }
 
-    /// Sends pings, detects silence, and sets the timer. Returns whether it has fired already.
+    /// Sends pings, detects silence, and sets the timer. Returns whether the timer has already fired.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Result<bool, TransportError> {
         let Due { ping, next_look } = self.pulse.look(now, &rest.channel)?;
         if ping {
@@ -246,7 +246,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Has KMS create the data key of an encrypted session, and passes it to the protocol.
+/// Creates the data key of an encrypted session by a call of KMS, and passes it to the protocol.
 async fn provide_data_key(shared: Arc<SharedSession>, provider: Arc<dyn SessionProvider>, request: KeyRequest) {
     let key = bounded(provider.data_key(&request.key_id, &request.context)).await;
     let mut first_nonce = [0; _];
@@ -296,8 +296,8 @@ mod tests {
         Connection::new(shared, Arc::new(TicketProvider::new(ticket, None)), transport, Liveness::default(), notify)
     }
 
-    /// Runs one pass of a driver that has a notice to deliver, and `meanwhile` when it is delivered, which must be once.
-    /// Returns how often the driver was woken.
+    /// Runs one pass of a driver that has one notice to deliver, and calls `meanwhile` when the notice is delivered. Checks that it
+    /// is delivered once. Returns how often the driver was woken.
     async fn pass(shared: &Arc<SharedSession>, meanwhile: impl Fn() + Send + Sync) -> usize {
         shared.lock().set_connected(true);
         shared.lock().report(SessionNotice::SeemsUsed);
@@ -317,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn what_changes_during_a_pass_causes_another_one() {
         let shared = session();
-        // As a reader does that makes room.
+        // A reader that frees space in a buffer does the same.
         let woken = pass(&shared, || shared.lock().wake_driver()).await;
         assert!(woken > 0, "the driver would wait for its next timer");
     }

@@ -14,10 +14,10 @@ use super::{SessionConfig, SessionNotice};
 use crate::CloseReason;
 use crate::transport::{Transport, TransportError};
 
-/// Called with what a session reports.
+/// The callback for a session's notices.
 pub(super) type Notify = Box<dyn Fn(SessionNotice) + Send + Sync>;
 
-/// Drives a session until it is over, over as many WebSockets as necessary.
+/// Drives a session until it ends, over as many WebSockets as necessary.
 pub(super) async fn run(
     shared: Arc<SharedSession>,
     first: Transport,

@@ -1,4 +1,4 @@
-//! A session: one data channel to one agent, and the streams in it.
+//! A session: one data channel to one agent, and its streams.
 
 mod config;
 mod connection;
@@ -33,41 +33,41 @@ use resume::ChannelDialer;
 use shared::SharedSession;
 use termination::{Granted, TIMEOUT};
 
-/// What a session reports to its owner; see [`Session::start`].
+/// A report of a session to its owner; see [`Session::start`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionNotice {
     /// The WebSocket is lost and is being reconnected.
     Reconnecting {
-        /// What happened.
+        /// The cause of the loss.
         cause: String,
         /// The attempt's number, from 1 since the WebSocket was lost.
         attempt: u32,
         /// Delay before this attempt.
         delay: Duration,
     },
-    /// The WebSocket is connected again; nothing was lost.
+    /// The WebSocket is connected again. No data was lost.
     Reconnected {
         /// Duration of the outage.
         outage: Duration,
     },
-    /// Another client used the session before, so that it does not begin. Shells without output for a while look the
-    /// same. Only if [`ClientConfig::inherited`](ssm_proto::ClientConfig::inherited) is set.
+    /// Another client used the session before, so that its handshake is not repeated. A shell without output for some time looks
+    /// the same. Only reported if [`ClientConfig::inherited`](ssm_proto::ClientConfig::inherited) is set.
     SeemsUsed,
     /// A text from the agent.
     Message(String),
 }
 
-/// How long an agent that carries one connection at a time may take to find that the destination does not accept it.
+/// How long an agent that carries one connection at a time may take to detect that the destination does not accept it.
 const SINGLE_PROBE: Duration = Duration::from_secs(1);
 
-/// A running session. Dropping it ends it; the call of the API is made in the background. [`Session::terminate`] waits
-/// for the call, and [`Terminations`] for all calls in the background.
+/// A running session. Dropping it ends the session; the API call is made in the background. [`Session::terminate`] waits for the
+/// call, and [`Terminations`] for all calls in the background.
 pub struct Session {
     id: String,
     shared: Arc<SharedSession>,
-    // Before `granted`, so that it is dropped first: the service closes what it is told to terminate, and that would
-    // become the reason of the end.
+    // This field is before `granted`, so that it is dropped first. Otherwise the service would close the session when it is told to
+    // terminate it, and that would become the reason of the end.
     driver: Driver,
     granted: tokio::sync::Mutex<Granted>,
 }
@@ -79,9 +79,9 @@ struct Driver {
 }
 
 impl Driver {
-    /// Ends the session without a goodbye.
+    /// Ends the session immediately, without sending queued messages.
     fn stop(&self) {
-        // First the reason: as soon as the task is aborted, another worker may drop it, which counts as a panic.
+        // The reason is set first: as soon as the task is aborted, another worker may drop it, which would count as a panic.
         self.shared.end(CloseReason::Terminated);
         self.task.abort();
     }
@@ -96,11 +96,12 @@ impl Drop for Driver {
 impl Session {
     /// Starts a session: the API call, the WebSocket and the handshake, all within [`SessionConfig::start_timeout`].
     ///
-    /// `on_granted` is called with the session's id as soon as there is one, by the task that awaits this. `on_notice`
-    /// is called for later events, by the task that moves the session's data. Neither may block.
+    /// `on_granted` is called with the session's id as soon as it is known, by the task that awaits this future. `on_notice` is
+    /// called for later events, by the task that transfers the session's data. Neither callback may block.
     ///
     /// # Errors
-    /// What went wrong, and where. A granted session is terminated again, in the background: see [`Terminations`].
+    /// Returns the error of the part that failed. If a session was already granted, it is terminated in the background: see
+    /// [`Terminations`].
     pub async fn start(
         provider: Arc<dyn SessionProvider>,
         request: &StartRequest,
@@ -160,95 +161,96 @@ impl Session {
         }
     }
 
-    /// The session's id.
+    /// Returns the session's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The version that the agent reports.
+    /// Returns the agent's version, as reported by the agent.
     pub fn agent_version(&self) -> String {
         self.shared.lock().protocol.agent_version().to_owned()
     }
 
-    /// How the session carries its data.
+    /// Returns how the session carries its data.
     pub fn mode(&self) -> Option<SessionMode> {
         self.shared.lock().mode
     }
 
-    /// What the session carries.
+    /// Returns what the session is used for: a port, a shell or a command.
     pub fn session_type(&self) -> Option<SessionType> {
         self.shared.lock().protocol.session_type().cloned()
     }
 
-    /// Sets the size of the local terminal. Only shells and commands on a terminal use it. The latest one is kept until
-    /// the session is ready.
+    /// Sets the size of the local terminal. Only shells and commands on a terminal use it. Before the session is ready, the latest
+    /// size is stored.
     pub fn resize(&self, size: TerminalSize) {
         let mut state = self.shared.lock();
         state.protocol.resize(size);
         state.wake_driver();
     }
 
-    /// The exit code of the remote command, once the agent has sent it. Many sessions never send one.
+    /// Returns the exit code of the remote command, after the agent has sent it. Many sessions never send one.
     pub fn exit_code(&self) -> Option<i64> {
         self.shared.lock().exit_code
     }
 
-    /// Counters.
+    /// Returns the session's counters.
     pub fn stats(&self) -> SessionStats {
         self.shared.lock().protocol.stats()
     }
 
-    /// Whether its WebSocket is connected; if not, it is being reconnected.
+    /// Whether the WebSocket is connected. If not, it is being reconnected.
     pub fn is_connected(&self) -> bool {
         self.shared.lock().is_connected()
     }
 
-    /// How long its WebSocket has been connected; `None` while it is not. AWS closes a WebSocket after about an hour.
+    /// Returns how long the WebSocket has been connected. `None` if it is not connected. AWS closes a WebSocket after about an
+    /// hour.
     pub fn connected_for(&self) -> Option<Duration> {
         self.shared.lock().connected_for()
     }
 
-    /// How long ago it was started.
+    /// Returns the time since the session was started.
     pub fn age(&self) -> Duration {
         self.shared.lock().age()
     }
 
-    /// Whether one of its streams holds up all of them, and at which end.
+    /// Returns whether one of the streams blocks all of them, and at which end.
     pub(crate) fn stall(&self) -> Option<Stall> {
         self.shared.lock().stall(tokio::time::Instant::now().into_std())
     }
 
-    /// The stream that causes a stall, as far as this end can tell.
+    /// Returns the stream that causes a stall, as far as this end can determine it.
     pub(crate) fn culprit(&self, stall: Stall) -> Option<StreamId> {
         stall.culprit(&self.shared.lock().protocol)
     }
 
-    /// Whether its WebSocket is connected, with changes.
+    /// Watches whether the WebSocket is connected.
     pub(crate) fn watch_connected(&self) -> watch::Receiver<bool> {
         self.shared.lock().watch_connected()
     }
 
-    /// Number of WebSockets after the first.
+    /// Returns the number of reconnects.
     pub fn reconnects(&self) -> u64 {
         self.shared.lock().reconnects
     }
 
-    /// Opens a stream: a connection to the destination, or the one stream of a shell or a command. If the agent carries
-    /// one connection at a time, waits for its turn.
+    /// Opens a stream: a connection to the destination, or the one stream of a shell or a command. If the agent carries one
+    /// connection at a time, waits until the previous one has ended.
     ///
     /// # Errors
-    /// The session is over.
+    /// Returns an error if the session has ended.
     pub async fn open_stream(&self) -> Result<SessionStream, StreamError> {
         SessionStream::open(self.shared.clone()).await
     }
 
-    /// Finds out whether the destination accepts connections, by a connection that is closed immediately.
+    /// Checks whether the destination accepts connections, with a connection that is closed immediately.
     ///
-    /// An agent that carries one connection at a time connects when the session begins, and ends the session if that
-    /// fails. With such an agent, a session that still exists after a second counts as a success.
+    /// An agent that carries one connection at a time connects to the destination when the session begins, and ends the session if
+    /// that fails. With such an agent, a session that still exists after a second counts as a success.
     ///
     /// # Errors
-    /// [`StreamError::Refused`] if it does not, or the session is over.
+    /// [`StreamError::Refused`] if the destination does not accept connections, or an error if the session has ended.
     pub async fn probe(&self) -> Result<(), StreamError> {
         if self.mode() != Some(SessionMode::Mux) {
             return match timeout(SINGLE_PROBE, self.closed()).await {
@@ -262,22 +264,22 @@ impl Session {
         Ok(())
     }
 
-    /// Why the session is over; `None` while it is not.
+    /// Returns why the session ended. `None` if it has not ended.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.shared.lock().ended.clone()
     }
 
-    /// Streams that the end of the session cut off: those that were open and had not received everything.
+    /// Returns the number of streams that the end of the session cut off: they were open and had not received everything.
     pub(crate) fn cut_streams(&self) -> usize {
         self.shared.lock().cut_streams
     }
 
-    /// Completes when the session is over, and returns the reason.
+    /// Completes when the session has ended, and returns the reason.
     pub async fn closed(&self) -> CloseReason {
         self.shared.ended().await
     }
 
-    /// Ends the session here and, once, at the API. The duration is limited.
+    /// Ends the session here and terminates it at the API, once. The duration is limited.
     pub async fn terminate(&self) {
         self.shared.terminate();
         if timeout(TIMEOUT, self.shared.ended()).await.is_err() {

@@ -1,4 +1,4 @@
-//! Limits how often something happens that a peer can cause as often as it likes.
+//! Limits how often events happen that a peer can cause at any rate.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::RetryPolicy;
 
-/// Reports something at most once a second, and counts what was not reported.
+/// Limits a report to once a second, and counts the events that were not reported.
 #[derive(Debug, Default)]
 pub(super) struct Seldom {
     told: Option<Instant>,
@@ -17,8 +17,7 @@ pub(super) struct Seldom {
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 impl Seldom {
-    /// It happened `times` more times. If it is to be reported now, returns how many were not reported since the last
-    /// time.
+    /// Counts `times` more events. If they are to be reported now, returns how many earlier events were not reported.
     pub(super) fn tell(&mut self, now: Instant, times: u64) -> Option<u64> {
         self.suppressed += times;
         if self.suppressed == 0 || self.told.is_some_and(|at| now < at + TELL_EVERY) {
@@ -29,20 +28,20 @@ impl Seldom {
     }
 }
 
-/// The delays before attempts to reconnect a WebSocket. Only a WebSocket that lasted resets the delay. Otherwise a
-/// service that sends one message and closes would be contacted without end.
+/// The delays before attempts to reconnect a WebSocket. Only a WebSocket that lasted resets the delay. Otherwise, a service that
+/// sends one message and then closes would be contacted without any delay.
 #[derive(Debug)]
 pub(super) struct Backoff {
     policy: RetryPolicy,
     attempts: u32,
 }
 
-/// A WebSocket that lasted this long was useful.
+/// A WebSocket that lasted this long resets the delay.
 const STABLE: Duration = Duration::from_secs(5);
-/// One that moved something was of use after so long. A service that hangs up every few seconds is then asked for a new
-/// WebSocket without a wait, and no more often than once in that time.
+/// A WebSocket that transferred data resets the delay after this shorter time. So a service that closes every few seconds is
+/// contacted again without a delay, but not more often than once in this time.
 const USEFUL: Duration = Duration::from_secs(1);
-/// After a WebSocket that did not last but carried data, the delay is at most that of this attempt: 800 ms.
+/// After a WebSocket that transferred data but was shorter, the delay is at most the one of this attempt: 800 ms.
 const LIVELY: u32 = 4;
 
 impl Backoff {
@@ -50,7 +49,7 @@ impl Backoff {
         Self { policy, attempts: 0 }
     }
 
-    /// A WebSocket was lost that lasted for `lived`, and carried data or not.
+    /// Records that a WebSocket was lost after `lived`. `moved` is whether it transferred data.
     pub(super) fn lost(&mut self, lived: Duration, moved: bool) {
         if lived >= STABLE || moved && lived >= USEFUL {
             self.attempts = 0;
@@ -59,7 +58,7 @@ impl Backoff {
         }
     }
 
-    /// The delay before the next attempt.
+    /// Returns the delay before the next attempt.
     pub(super) fn next(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         self.policy.delay(self.attempts)

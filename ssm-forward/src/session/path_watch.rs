@@ -1,14 +1,13 @@
-//! Detects events that make a WebSocket suspect before it has been silent for long: the machine slept, this process was
+//! Detects events after which a WebSocket may be lost although it has not been silent for long: the machine slept, this process was
 //! stopped, or the network changed.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often to check. A check is cheap: two clocks and, for a socket to another machine, one query of the routing
-/// table.
+/// Interval of the checks. A check is cheap: two clocks and, for a socket to another machine, one query of the routing table.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
-/// The monotonic clock stops while a machine sleeps, the wall clock does not. Smaller differences are clock
-/// corrections.
+/// Minimum difference between the wall clock and the monotonic clock that counts as sleep. The monotonic clock stops while a
+/// machine sleeps, the wall clock does not. Smaller differences are clock corrections.
 const SLEPT: Duration = Duration::from_secs(5);
 
 /// The results of the last check.
@@ -16,23 +15,24 @@ const SLEPT: Duration = Duration::from_secs(5);
 pub(super) struct PathWatch {
     seen: Instant,
     wall: SystemTime,
-    /// The local address that is used to reach the WebSocket's other end (`None` if there is no route), and that end.
+    /// The local address that is used to reach the peer (`None` if there is no route), and the peer. `None` for a loopback
+    /// connection.
     path: Option<(Option<IpAddr>, SocketAddr)>,
 }
 
 impl PathWatch {
-    /// The state at the start of a connection between these ends.
+    /// Returns the state at the start of a connection between these addresses.
     pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>) -> Self {
         let path = path.filter(|(ours, _)| !ours.ip().is_loopback()).map(|(ours, peer)| (Some(ours.ip()), peer));
         Self { seen: now, wall: SystemTime::now(), path }
     }
 
-    /// When to check next.
+    /// Returns when to check next.
     pub(super) fn next_look(&self) -> Instant {
         self.seen + LOOK
     }
 
-    /// What changed since the last check, as text.
+    /// Returns what changed since the last check, as text.
     pub(super) fn look(&mut self, now: Instant) -> Option<&'static str> {
         self.look_at(now, SystemTime::now(), source_address)
     }
@@ -49,7 +49,7 @@ impl PathWatch {
         if passed > lived + SLEPT {
             return Some("this machine slept");
         }
-        // The driver checks in time unless it cannot: the process was stopped, or a virtual machine paused.
+        // The driver checks in time unless the process was stopped or a virtual machine was paused.
         if lived > LOOK + SLEPT {
             return Some("this process was stopped");
         }
@@ -59,7 +59,7 @@ impl PathWatch {
     }
 }
 
-/// The local address that would be used to reach `peer` now. Connecting a datagram socket sends nothing.
+/// Returns the local address that would be used to reach `peer` now. Connecting a datagram socket sends no packet.
 fn source_address(peer: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
@@ -90,7 +90,7 @@ mod tests {
         let stopped = path_watch.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
         assert_eq!(stopped, Some("this process was stopped"));
         let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);
-        // A clock that is set back does not mean that the machine slept.
+        // If the clock is set back, this does not mean that the machine slept.
         assert_eq!(path_watch.look_at(later + LOOK * 4, wall, at_home), None);
     }
 

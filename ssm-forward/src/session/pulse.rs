@@ -1,4 +1,4 @@
-//! Detects that a WebSocket is dead: by silence, by data that does not get through, and by changes of the path.
+//! Detects that a WebSocket is lost: by silence, by sent data without an acknowledgement, and by changes of the network path.
 
 use std::net::SocketAddr;
 
@@ -10,49 +10,49 @@ use super::path_watch::PathWatch;
 use super::upstream::{Proof, Upstream};
 use crate::transport::TransportError;
 
-/// When a WebSocket was last known to work.
+/// The liveness of a WebSocket: when it was last known to work.
 #[derive(Debug)]
 pub(super) struct Pulse {
     liveness: Liveness,
     heard: Instant,
-    /// When a ping was sent that nothing was received after.
+    /// When the last ping was sent, if nothing has been received since.
     pinged: Option<Instant>,
     upstream: Upstream,
     path_watch: PathWatch,
 }
 
-/// What is to be done.
+/// The action that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Due {
-    /// A ping must be sent now.
+    /// Whether a ping must be sent now.
     pub(super) ping: bool,
-    /// When to look again.
+    /// When to check next.
     pub(super) next_look: Instant,
 }
 
 impl Pulse {
-    /// A WebSocket that was just connected between these ends.
+    /// Returns the state of a WebSocket that was just connected between these addresses.
     pub(super) fn new(now: Instant, path: Option<(SocketAddr, SocketAddr)>, liveness: Liveness) -> Self {
         let path_watch = PathWatch::new(now.into_std(), path);
         Self { liveness, heard: now, pinged: None, upstream: Upstream::new(now), path_watch }
     }
 
-    /// Something was received.
+    /// Records that something was received.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = None;
     }
 
-    /// A pong was received, or cannot be received because nothing is read.
+    /// Records that a pong was received, or that it cannot be received because nothing is read.
     pub(super) fn proved(&mut self, now: Instant) {
         self.heard(now);
         self.upstream.prove(now);
     }
 
-    /// Judges by what was received until now.
+    /// Checks the WebSocket by what was received until now.
     ///
     /// # Errors
-    /// [`TransportError::Silent`]: it is dead.
+    /// [`TransportError::Silent`] if the WebSocket is lost.
     pub(super) fn look(&mut self, now: Instant, stats: &ChannelStats) -> Result<Due, TransportError> {
         let pong_timeout = self.liveness.pong_timeout;
         let mut ping = self.suspects_path(now);
@@ -79,7 +79,7 @@ impl Pulse {
         Ok(Due { ping, next_look })
     }
 
-    /// Whether the path may have failed since the last look.
+    /// Whether the network path may have failed since the last check.
     fn suspects_path(&mut self, now: Instant) -> bool {
         if now.into_std() < self.path_watch.next_look() {
             return false;
@@ -98,7 +98,7 @@ mod tests {
 
     const STEP: Duration = Duration::from_secs(1);
 
-    /// Looks every second, and returns after how many there was a ping, and after how many the WebSocket was dead.
+    /// Checks every second. Returns the seconds at which a ping was sent, and the second at which the WebSocket counted as lost.
     fn life(hears: impl Fn(u64, &mut Pulse, Instant), stats: &ChannelStats) -> (Vec<u64>, Option<u64>) {
         let began = Instant::now();
         let mut pulse = Pulse::new(began, None, Liveness::default());

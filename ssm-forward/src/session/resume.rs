@@ -1,4 +1,4 @@
-//! Opens the WebSocket, the first time and for each reconnect.
+//! Opens the WebSocket, for the first time and for each reconnect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::SessionConfig;
 use crate::transport::{self, StreamUrl, Transport};
 use crate::{DialError, ProviderError, ProviderErrorKind, SessionProvider, SessionTicket};
 
-/// How a lost WebSocket is reconnected: without a limit while the session can exist, with growing delays.
+/// How a lost WebSocket is reconnected. The attempts have growing delays, and no limit while the session can exist.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// Delay before the second attempt. The first one is made immediately, unless the lost WebSocket lived for a short
-    /// time only; then the delays go on from the last one. Default: 100 ms.
+    /// Delay before the second attempt. The first attempt is immediate, unless the lost WebSocket was short; then the delays
+    /// continue from the last one. Default: 100 ms.
     pub initial: Duration,
     /// Maximum delay. Default: 20 s.
     pub max: Duration,
@@ -30,7 +30,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The delay before an attempt, whose numbers start at 1. It is reduced by up to half at random.
+    /// Returns the delay before an attempt. Attempts are counted from 1. The delay is reduced by up to half at random.
     pub(crate) fn delay(&self, attempt: u32) -> Duration {
         let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
         let full = self.initial.saturating_mul(1 << doublings.min(16)).min(self.max);
@@ -38,28 +38,28 @@ impl RetryPolicy {
     }
 }
 
-/// Timeout for resolving credentials, which may need a person, and for each call of the API.
+/// Timeout for getting credentials, which may need the user, and for each call of the API.
 const API_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Keeps the session's current URL and token, and gets new ones.
+/// Opens WebSockets. Keeps the session's current URL and token, and requests new ones.
 pub(super) struct ChannelDialer {
     provider: Arc<dyn SessionProvider>,
     ticket: SessionTicket,
     config: SessionConfig,
-    /// Chosen once per process (OPEN-3).
+    /// The client's id, chosen once (OPEN-3).
     client_id: Uuid,
 }
 
 impl DialError {
-    /// Whether the same can succeed later.
+    /// Whether a later attempt can succeed.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            // Somebody can log in again while the tunnel waits.
+            // The user can log in again while the tunnel waits.
             Self::Provider(error) => {
                 error.is_retryable()
                     || matches!(error.kind, ProviderErrorKind::Credentials | ProviderErrorKind::ExpiredCredentials)
             }
-            // Each attempt has a fresh token, so even a refused one is not final.
+            // Each attempt gets a fresh token, so even a refused one is not final.
             Self::Transport(error) => error.is_retryable(),
         }
     }
@@ -74,20 +74,20 @@ impl ChannelDialer {
         self.provider.clone()
     }
 
-    /// Opens a WebSocket with the present ticket.
+    /// Opens a WebSocket with the current ticket.
     pub(super) async fn dial(&mut self) -> Result<Transport, DialError> {
         let url = self.config.stream_url(&self.ticket.stream_url)?;
         let mut transport = self.upgrade(&url).await?;
         let version = self.config.protocol.client_version.clone();
-        // It opens one data channel, so it is not kept.
+        // The token opens only one data channel, so it is not kept.
         let token = std::mem::take(&mut self.ticket.token);
         let open = OpenDataChannel::client(Uuid::new_v4(), token, self.client_id, version);
         transport.send_text(open.to_json())?;
         Ok(transport)
     }
 
-    /// Opens the WebSocket, with a signature if that takes no time. If the service refuses, tries once more the other
-    /// way: the caller may have named a wrong region or profile, and the token matters more than the signature.
+    /// Opens the WebSocket, with a signature if that is possible quickly. If the service refuses, tries once more with the
+    /// opposite: the user may have set a wrong region or profile, and the token is more important than the signature.
     async fn upgrade(&self, url: &StreamUrl) -> Result<Transport, DialError> {
         let headers = bounded(self.provider.sign_upgrade(url.as_url())).await?;
         let signed = !headers.is_empty();
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::{BoxFuture, StartRequest};
 
-    /// A provider that signs if its credentials are, or are not, available immediately.
+    /// A provider that can sign immediately (`at_hand`), or only when it is asked again (`has_any`), or not at all.
     struct Signer {
         at_hand: bool,
         has_any: bool,
@@ -184,8 +184,8 @@ mod tests {
         }
     }
 
-    /// A service that accepts only signed upgrades, only unsigned ones, or none (`None`). Returns what it saw: signed
-    /// or not.
+    /// Runs a service that accepts only signed upgrades, only unsigned ones, or none (`None`). Returns for each upgrade that it
+    /// received whether it was signed.
     async fn dial(signer: Signer, takes: Option<bool>) -> (Result<(), DialError>, Vec<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/v1/data-channel/s", listener.local_addr().unwrap());
@@ -201,8 +201,8 @@ mod tests {
                 told.lock().unwrap().push(signed);
                 let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default();
                 assert!(!key.is_empty());
-                // A complete upgrade needs the key's digest, which only the real handshake computes. The status 101
-                // alone is sufficient here.
+                // A complete upgrade needs the key's digest, which only the real handshake computes. The status 101 alone is
+                // sufficient for this test.
                 let status = if takes == Some(signed) { "101 Switching Protocols" } else { "403 Forbidden" };
                 let _ = stream
                     .get_mut()
@@ -222,7 +222,7 @@ mod tests {
         matches!(dialed, Err(DialError::Transport(error)) if error.is_forbidden())
     }
 
-    /// After status 101, this incomplete upgrade fails with another error than 403.
+    /// The upgrade is incomplete, so after status 101 it fails with another error than 403.
     #[tokio::test]
     async fn a_refused_signature_is_left_out_once() {
         let (dialed, seen) = dial(Signer { at_hand: true, has_any: true }, Some(false)).await;

@@ -1,4 +1,4 @@
-//! The state that the driver and the streams share: the protocol state, and the wakers.
+//! The state that the driver and the streams share: the protocol state and the wakers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::stall::{Congestion, Stall};
 use crate::text::bounded;
 use crate::{CloseReason, StreamError};
 
-/// The state behind one lock. The driver takes the lock twice per pass, a stream once per chunk of up to 64 KiB. An
+/// The shared state, behind one lock. The driver takes the lock twice per pass, a stream once per chunk of up to 64 KiB. An
 /// uncontended lock takes about 20 ns; a queue and a task switch per chunk would take a hundred times as long.
 pub(super) struct SharedSession {
     state: Mutex<SessionState>,
@@ -38,33 +38,33 @@ pub(super) struct SessionState {
     began: Instant,
     congestion: Congestion,
     pub(super) exit_code: Option<i64>,
-    /// The agent requests encryption and KMS was not called yet.
+    /// Set if the agent requests encryption and KMS was not called yet.
     pub(super) key_request: Option<KeyRequest>,
     pub(super) terminating: bool,
-    /// For the session's owner, who is told without the lock.
+    /// Notices for the session's owner, which are delivered without the lock.
     notices: Vec<SessionNotice>,
     pub(super) streams: BTreeMap<StreamId, StreamState>,
     pub(super) ended: Option<CloseReason>,
-    /// Streams that were open at the end of the session and had not received everything.
+    /// Number of streams that were open at the end of the session and had not received everything.
     pub(super) cut_streams: usize,
     driver: Option<Waker>,
     openers: Vec<Waker>,
-    /// Tasks to be woken without the lock.
+    /// Tasks to be woken after the lock is released.
     woken: Vec<Waker>,
 }
 
 #[derive(Default)]
 pub(super) struct StreamState {
-    /// How it ended, if the far side did not end it normally.
+    /// The error, if the agent did not end the stream normally.
     pub(super) failed: Option<StreamError>,
-    /// The far side ended it: all that it sent is here, read or not.
+    /// Whether the agent has ended the stream. Then all data has been received, whether it was read or not.
     complete: bool,
     pub(super) reader: Option<Waker>,
     writers: Vec<Waker>,
 }
 
 impl StreamState {
-    /// The tasks that wait for this stream.
+    /// Takes the wakers of the tasks that wait for this stream.
     fn waiting(&mut self) -> impl Iterator<Item = Waker> + '_ {
         self.reader.take().into_iter().chain(self.writers.drain(..))
     }
@@ -100,7 +100,7 @@ impl SharedSession {
         Self { state: Mutex::new(state), phase: watch::Sender::new(Phase::Connecting) }
     }
 
-    /// After a panic while the lock was held, the protocol state is still good enough to end the session.
+    /// Locks the state. After a panic while the lock was held, the state is still usable to end the session.
     pub(super) fn lock(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,11 +110,12 @@ impl SharedSession {
         self.state.try_lock().is_ok()
     }
 
-    /// A session that is one stream counts as ready even if it is over already, because its data can still be read.
+    /// Waits until the session is ready. A session that is one stream counts as ready even if it has already ended, because its
+    /// data can still be read.
     pub(super) async fn ready(&self) -> SessionMode {
         let mut phase = self.phase.subscribe();
         loop {
-            // The guard must not be held while the state is locked: the phase is set under that lock.
+            // The guard must not be held while the state is locked, because the phase is set under that lock.
             let current = phase.borrow_and_update().clone();
             match current {
                 Phase::Ready(mode) => return mode,
@@ -126,7 +127,7 @@ impl SharedSession {
                     }
                 }
             }
-            // The sender lives as long as `self`.
+            // The sender exists as long as `self`, so this cannot fail.
             let _ = phase.changed().await;
         }
     }
@@ -141,7 +142,7 @@ impl SharedSession {
         }
     }
 
-    /// An owner may have ended the session while its driver still processes messages. The end is final.
+    /// Sets the phase, unless the session has ended. An owner may end the session while its driver still processes messages.
     fn set_ready(&self, mode: SessionMode) {
         self.phase.send_if_modified(|phase| match phase {
             Phase::Ended(_) => false,
@@ -152,7 +153,7 @@ impl SharedSession {
         });
     }
 
-    /// Ends the session; the first reason is kept.
+    /// Ends the session. The first reason is kept.
     pub(super) fn end(&self, reason: CloseReason) {
         let mut state = self.lock();
         if state.ended.is_some() {
@@ -169,7 +170,7 @@ impl SharedSession {
         self.phase.send_replace(Phase::Ended(reason));
     }
 
-    /// Asks the driver to tell the agent and to stop.
+    /// Requests the driver to tell the agent and to stop.
     pub(super) fn terminate(&self) {
         let mut state = self.lock();
         state.terminating = true;
@@ -177,14 +178,14 @@ impl SharedSession {
         state.wake_driver();
     }
 
-    /// Tells the protocol that the stream is not used any more.
+    /// Tells the protocol that the stream is not used any longer.
     pub(super) fn drop_stream(&self, id: StreamId, keep_sending: bool) {
         let mut state = self.lock();
         match keep_sending {
             true => state.protocol.abandon(id),
             false => state.protocol.reset(id),
         }
-        // A sender may wait for space in the queue; it must see that the stream is gone.
+        // A sender may wait for space in the queue. It must be woken, because the stream no longer exists.
         let mut waiting: Vec<Waker> =
             state.streams.remove(&id).as_mut().map(|stream| stream.waiting().collect()).unwrap_or_default();
         waiting.append(&mut state.openers);
@@ -193,8 +194,8 @@ impl SharedSession {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Processes the protocol's events. Tasks and the owner are told without the lock: [`SessionState::swap_woken`] and
-    /// [`SessionState::take_notices`]. Returns the reason if an event ends the session.
+    /// Processes the protocol's events. Tasks are woken and notices delivered later, without the lock: [`SessionState::swap_woken`]
+    /// and [`SessionState::take_notices`]. Returns the reason if an event ends the session.
     pub(super) fn dispatch(&self, state: &mut SessionState) -> Option<CloseReason> {
         while let Some(event) = state.protocol.poll_event() {
             match event {
@@ -234,13 +235,13 @@ impl SharedSession {
     }
 }
 
-/// Whether a session of this mode is one stream, which can be read after its end.
+/// Whether a session of this mode is one stream, which can be read after the session's end.
 pub(super) fn is_one_stream(mode: SessionMode) -> bool {
     matches!(mode, SessionMode::Shell | SessionMode::Plain)
 }
 
 impl SessionState {
-    /// A WebSocket was connected or lost.
+    /// Records that a WebSocket was connected or lost.
     pub(super) fn set_connected(&mut self, connected: bool) {
         self.connected.send_replace(connected);
         let now = Instant::now();
@@ -251,13 +252,13 @@ impl SessionState {
         }
     }
 
-    /// Grows with everything that is transferred for the first time, in either direction.
+    /// Returns a counter that grows with all data that is transferred for the first time, in either direction.
     pub(super) fn progress(&self) -> u64 {
         let stats = self.protocol.stats().channel;
         stats.messages_received + stats.messages_sent.saturating_sub(stats.in_flight as u64)
     }
 
-    /// The receive buffers are full: nothing is read.
+    /// Records that the receive buffers are full, so that nothing is read.
     pub(super) fn note_congestion(&mut self, now: Instant) {
         self.congestion.note(now);
     }
@@ -284,12 +285,12 @@ impl SessionState {
         self.notices.push(notice);
     }
 
-    /// Exchanges the tasks to be woken for an empty list.
+    /// Exchanges the list of tasks to be woken for an empty one.
     pub(super) fn swap_woken(&mut self, woken: &mut Vec<Waker>) {
         std::mem::swap(&mut self.woken, woken);
     }
 
-    /// Notices for the owner, to be delivered without the lock.
+    /// Takes the notices for the owner, which must be delivered without the lock.
     pub(super) fn take_notices(&mut self) -> Vec<SessionNotice> {
         std::mem::take(&mut self.notices)
     }
@@ -310,7 +311,7 @@ impl SessionState {
         self.connected.subscribe()
     }
 
-    /// The driver has something to send or a new deadline.
+    /// Wakes the driver, because there is something to send or a new deadline.
     pub(super) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
@@ -331,14 +332,15 @@ impl SessionState {
         self.woken.append(&mut self.openers);
     }
 
-    /// If there is one stream at a time: the next may follow once the end of the previous one is acknowledged.
+    /// Wakes the tasks that wait to open a stream, if the agent carries one at a time: the next stream may follow when the end of
+    /// the previous one is acknowledged.
     pub(super) fn wake_openers_in_turn(&mut self) {
         if !self.openers.is_empty() && self.protocol.stats().streams == 0 {
             self.wake_openers();
         }
     }
 
-    /// The stream's reader took everything and waits. From now on the far side's silence may count.
+    /// Registers the stream's reader, which has read everything. From now on, silence of the remote side may count.
     pub(super) fn wait_to_read(&mut self, id: StreamId, waker: &Waker) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.reader = Some(waker.clone());
@@ -348,7 +350,7 @@ impl SessionState {
         }
     }
 
-    /// The stream's send queue is full. From now on the task is woken when it has space.
+    /// Registers a task that waits for space in the stream's send queue. It is woken when there is space.
     pub(super) fn wait_to_write<T>(&mut self, id: StreamId, cx: &Context<'_>) -> Poll<Result<T, StreamError>> {
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamError::Closed)) };
         stream.wait_to_write(cx.waker());
@@ -389,7 +391,7 @@ mod tests {
         let ready = |mode| ended(mode).ready().now_or_never();
         assert_eq!(ready(Some(SessionMode::Shell)), Some(SessionMode::Shell));
         assert_eq!(ready(Some(SessionMode::Plain)), Some(SessionMode::Plain));
-        // A tunnel that is gone has nothing to read.
+        // A tunnel that has ended has nothing to read.
         assert_eq!(ready(Some(SessionMode::Mux)), None);
         assert_eq!(ready(None), None);
     }

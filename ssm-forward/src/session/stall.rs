@@ -1,13 +1,13 @@
-//! Whether a session makes no progress for all its streams because of one of them.
+//! Detects that one stream blocks all streams of a session.
 //!
-//! Version 1 of smux has no flow control per stream. Data that one stream's reader does not read blocks the data behind
-//! it. An agent whose destination does not read accepts nothing more of the session.
+//! Version 1 of smux has no flow control per stream. Data that one stream's reader does not read blocks the data behind it. An
+//! agent whose destination does not read accepts no more data of the session.
 
 use std::time::{Duration, Instant};
 
 use ssm_proto::{Session, StreamId};
 
-/// A slow reader fills its buffer again and again. Pauses shorter than this belong to the same congestion.
+/// Pauses shorter than this belong to the same congestion, because a slow reader fills its buffer repeatedly.
 const CALM: Duration = Duration::from_secs(3);
 /// A working agent acknowledges within a fraction of this time, in addition to the path's round-trip time.
 const SILENCE: Duration = Duration::from_secs(1);

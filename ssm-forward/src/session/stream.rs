@@ -1,4 +1,4 @@
-//! A stream's handle: reads and writes the protocol state directly, and wakes the driver.
+//! The handle of a stream. It reads and writes the protocol state directly, and wakes the driver.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,24 +13,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::shared::{SessionState, SharedSession, StreamState, is_one_stream};
 use crate::StreamError;
 
-/// A connection to the destination. Dropping it ends it in both directions.
+/// A connection to the destination. If it is dropped, it ends in both directions.
 #[derive(Debug)]
 pub struct SessionStream {
     sender: StreamSender,
     /// The part of the last chunk that `AsyncRead` has not returned yet.
     rest: Bytes,
-    /// After this handle is dropped, queued data is still sent.
+    /// Whether queued data is still sent after this handle is dropped.
     keep_sending: bool,
 }
 
-/// The sending half of a [`SessionStream`]. It is useless once the stream is dropped.
+/// The sending half of a [`SessionStream`]. It cannot be used after the stream is dropped.
 #[derive(Clone, Debug)]
 pub struct StreamSender {
     shared: Arc<SharedSession>,
     id: StreamId,
 }
 
-/// Maximum number of bytes that `AsyncWrite` copies at a time.
+/// Maximum number of bytes that `AsyncWrite` copies per call.
 const WRITE_CHUNK: usize = 64 << 10;
 
 impl SessionStream {
@@ -60,29 +60,29 @@ impl SessionStream {
         Ok(Self { sender: StreamSender { shared, id }, rest: Bytes::new(), keep_sending: false })
     }
 
-    /// Its number in its session.
+    /// Returns the stream's id in its session.
     pub(crate) fn id(&self) -> StreamId {
         self.sender.id
     }
 
-    /// The sending half, for another future.
+    /// Returns the sending half, for use in another future.
     pub fn sender(&self) -> StreamSender {
         self.sender.clone()
     }
 
-    /// The next chunk; `None` at the end.
+    /// Returns the next chunk, or `None` at the end.
     ///
     /// # Errors
-    /// The destination refused, or the session ended before the far side ended the stream.
+    /// Returns an error if the destination refused the connection, or if the session ended before the remote side ended the stream.
     pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
         poll_fn(|cx| self.poll_read_chunks(cx, &mut Vec::new(), 0)).await
     }
 
-    /// Appends the output of a shell or a command to `chunks`, each chunk with the output that it belongs to: at least
-    /// one chunk, and no further one after `limit` bytes. Returns `false` at the end.
+    /// Appends the output of a shell or a command to `chunks`. Each chunk has the kind of output that it belongs to. Appends at
+    /// least one chunk, and no further one after `limit` bytes. Returns `false` at the end.
     ///
     /// # Errors
-    /// The session ended before the far side ended the stream.
+    /// Returns an error if the session ended before the remote side ended the stream.
     pub async fn read_outputs(&mut self, chunks: &mut Vec<(Output, Bytes)>, limit: usize) -> Result<bool, StreamError> {
         poll_fn(|cx| {
             let mut state = self.sender.shared.lock();
@@ -105,7 +105,7 @@ impl SessionStream {
         .await
     }
 
-    /// Returns the first chunk, and appends those after it to `chunks` until all of them have `limit` bytes.
+    /// Returns the first chunk, and appends the following ones to `chunks` until there are `limit` bytes in total.
     fn poll_read_chunks(
         &mut self,
         cx: &Context<'_>,
@@ -134,11 +134,11 @@ impl SessionStream {
     /// Appends available data to `chunks`: at least one chunk, and no further one after `limit` bytes. Returns `false`
     /// at the end.
     ///
-    /// Data that was taken no longer counts as unread. With a large `limit`, a slow reader can hold up the other
-    /// streams for as long as it needs to process that much data.
+    /// Data that was read no longer counts as unread. With a large `limit`, a slow reader can block the other streams for as long
+    /// as it needs to process that much data.
     ///
     /// # Errors
-    /// As for [`SessionStream::read_chunk`].
+    /// Returns the same errors as [`SessionStream::read_chunk`].
     pub async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>, limit: usize) -> Result<bool, StreamError> {
         let at = chunks.len();
         let first = poll_fn(|cx| self.poll_read_chunks(cx, chunks, limit)).await?;
@@ -174,17 +174,17 @@ impl SessionStream {
         state.wake_driver();
     }
 
-    /// Ends the stream without waiting for data that the far side may still send. Queued data is sent.
+    /// Ends the stream without waiting for data that the remote side may still send. Queued data is sent.
     pub fn abandon(mut self) {
         self.keep_sending = true;
     }
 }
 
 impl StreamSender {
-    /// Sends a chunk when the send queue has space.
+    /// Sends a chunk. Waits until the send queue has space.
     ///
     /// # Errors
-    /// The stream or the session is over.
+    /// Returns an error if the stream or the session has ended.
     pub async fn write_chunk(&self, chunk: Bytes) -> Result<(), StreamError> {
         let mut chunk = Some(chunk);
         poll_fn(|cx| match chunk.take() {
@@ -220,7 +220,7 @@ impl StreamSender {
     /// Completes when the send queue has space, or when a write would fail.
     fn poll_writable(&self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
         let mut state = self.shared.lock();
-        // An empty chunk is refused by a full queue too, and changes nothing otherwise.
+        // A full queue rejects an empty chunk too. Otherwise, writing an empty chunk has no effect.
         match state.protocol.write(self.id, Bytes::new()) {
             Err(WriteError::Full(_)) if state.ended.is_none() => state.wait_to_write(self.id, cx),
             _ => Poll::Ready(Ok(())),
@@ -232,11 +232,11 @@ impl StreamSender {
         self.shared.lock().is_connected()
     }
 
-    /// Ends the sending side. The far side's answer to what it has received can still be read.
+    /// Ends the sending side. The remote side's answer to the data that it has received can still be read.
     ///
-    /// The destination does not see this end while it may still answer: the agent cannot pass a half-close on, and would
-    /// discard the answer. A server that answers only after the end of its input (an echo until end of file) therefore
-    /// never answers; the stream fails with [`StreamError::Silent`] after the linger. Only a relay passes a half-close on.
+    /// The destination does not see this end while it may still answer, because the agent cannot forward a half-close, and would
+    /// discard the answer. So a server that answers only after the end of its input (an echo until end of file) never answers, and
+    /// the stream fails with [`StreamError::Silent`] after the linger. Only a relay forwards a half-close.
     pub fn finish(&self) {
         self.shared.lock().finish_stream(self.id);
     }
@@ -264,7 +264,7 @@ impl AsyncRead for SessionStream {
 impl AsyncWrite for SessionStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let piece = buf.get(..WRITE_CHUNK).unwrap_or(buf);
-        // What is copied for a full queue would be copied again at each attempt.
+        // Waits for space first. Otherwise the data would be copied again at each attempt while the queue is full.
         ready!(self.sender.poll_writable(cx))?;
         ready!(self.sender.poll_write_chunk(cx, Bytes::copy_from_slice(piece), &mut None))?;
         Poll::Ready(Ok(piece.len()))
@@ -274,7 +274,7 @@ impl AsyncWrite for SessionStream {
         Poll::Ready(Ok(()))
     }
 
-    /// After this call, dropping the stream loses nothing of what was written, as with a TCP socket.
+    /// After this call, dropping the stream does not lose written data, as with a TCP socket.
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.sender.finish();
         self.keep_sending = true;

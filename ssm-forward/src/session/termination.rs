@@ -1,4 +1,4 @@
-//! Terminates sessions at the API, including those that nobody waits for any more.
+//! Terminates sessions at the API, even if no task waits for this.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::SessionProvider;
 /// Timeout of one call.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The calls that terminate sessions at the API: those of [`Session::terminate`](crate::Session::terminate), and those
-/// in the background for sessions that were dropped, or whose start was given up.
+/// The API calls that terminate sessions. These are the calls of [`Session::terminate`](crate::Session::terminate), and background
+/// calls for sessions that were dropped or whose start was cancelled.
 ///
-/// Each [`SessionConfig`](crate::SessionConfig) has one; clones of the configuration share it. A program that may drop
-/// sessions waits for it before its runtime ends, because the calls end with the runtime:
+/// Each [`SessionConfig`](crate::SessionConfig) has one instance, which the clones of the configuration share. A program that may
+/// drop sessions must wait for it before its runtime ends, because the calls end with the runtime:
 ///
 /// ```no_run
 /// # use ssm_forward::{SessionConfig, Terminations};
@@ -39,7 +39,7 @@ impl Default for Terminations {
 }
 
 impl Terminations {
-    /// Waits until no call is left; at most three seconds.
+    /// Waits until all calls have ended, for at most three seconds.
     pub async fn finished(&self) {
         let mut pending = self.0.subscribe();
         let _ = timeout(TIMEOUT, pending.wait_for(|pending| *pending == 0)).await;
@@ -51,7 +51,7 @@ impl Terminations {
     }
 }
 
-/// Counts as a call while it exists.
+/// Counts as one call while it exists.
 struct Pending(Terminations);
 
 impl Drop for Pending {
@@ -65,17 +65,17 @@ pub(super) struct Granted {
     provider: Arc<dyn SessionProvider>,
     session_id: Option<String>,
     terminations: Terminations,
-    /// The runtime for the call when it is dropped, by whichever thread.
+    /// The runtime that makes the call when this value is dropped, because any thread can drop it.
     runtime: Handle,
 }
 
 impl Granted {
-    /// Must be called within a runtime.
+    /// Creates the value. Must be called within a runtime.
     pub(super) fn new(provider: Arc<dyn SessionProvider>, session_id: String, terminations: Terminations) -> Self {
         Self { provider, session_id: Some(session_id), terminations, runtime: Handle::current() }
     }
 
-    /// The call goes on if this future is dropped.
+    /// Terminates the session. The call continues if this future is dropped.
     pub(super) async fn terminate(&mut self) {
         if let Some(call) = self.call() {
             let _ = call.await;

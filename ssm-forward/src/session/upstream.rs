@@ -1,4 +1,4 @@
-//! Detects a path that fails in the direction to the service only.
+//! Detects that the path to the service fails in the sending direction only.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::Liveness;
 
-/// Checks that sent data gets through, even if something is received: a path may fail in one direction only, or the
-/// service may not read any more. Acknowledgements and pongs are the proof.
+/// Checks that sent data arrives, even if data is received: a path can fail in one direction only, or the service may have stopped
+/// reading. Acknowledgements and pongs are the proof.
 #[derive(Debug)]
 pub(super) struct Upstream {
     proven: Instant,
@@ -19,11 +19,11 @@ pub(super) struct Upstream {
 
 /// The state of the upstream direction.
 pub(super) enum Proof {
-    /// It works, or there is nothing to judge by. Check again at this time.
+    /// It works, or there is no data to check. Check again at this time.
     At(Instant),
     /// A ping must be sent.
     Ask,
-    /// Nothing has got through for this long.
+    /// No data has arrived for this time.
     Dead(Duration),
 }
 
@@ -37,7 +37,7 @@ impl Upstream {
         self.asked = None;
     }
 
-    /// The pong may be queued behind data, so the timeout is longer than after silence.
+    /// Checks the direction. The pong may be queued behind data, so the timeout is longer than after silence.
     pub(super) fn watch(&mut self, now: Instant, stats: &ChannelStats, liveness: Liveness) -> Proof {
         let acknowledged = stats.messages_sent.saturating_sub(stats.in_flight as u64);
         if acknowledged != self.acknowledged || stats.in_flight == 0 {

@@ -1,4 +1,4 @@
-//! The data channel's WebSocket. The only module that uses the WebSocket crate.
+//! The WebSocket of the data channel. This is the only module that uses the WebSocket crate.
 
 mod path;
 mod proxy;
@@ -42,12 +42,12 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransportOptions {
-    /// Timeout for all steps together: resolving the name, TCP, a proxy, TLS and the upgrade. Each step also has a
-    /// limit of its own, 10 s. Default: 20 s.
+    /// Timeout for all steps together: resolving the name, TCP, a proxy, TLS and the upgrade. Each step also has a timeout of 10 s.
+    /// Default: 20 s.
     pub connect_timeout: Duration,
-    /// Which hosts are reached through a proxy. Default: as configured in the environment.
+    /// Which hosts are reached through a proxy. Default: the configuration in the environment.
     pub proxies: Proxies,
-    /// A PEM file of trusted roots in addition to the system's. Default: the file that `AWS_CA_BUNDLE` names, if any.
+    /// A PEM file with trusted roots in addition to the system's. Default: the file that `AWS_CA_BUNDLE` names, if any.
     pub ca_bundle: Option<PathBuf>,
 }
 
@@ -61,14 +61,14 @@ impl Default for TransportOptions {
     }
 }
 
-/// What was received.
+/// A received message.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    /// A message.
+    /// A binary message.
     Binary(Bytes),
-    /// The answer to a ping: sent data arrives.
+    /// The answer to a ping. It proves that sent data arrives.
     Pong,
-    /// Something that only shows that the peer is alive.
+    /// Another message, which only shows that the peer is active.
     Sign,
 }
 
@@ -76,23 +76,23 @@ pub(crate) enum Incoming {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// The URL must not get the token.
+    /// The token must not be sent to the host of the URL.
     #[error("{0}")]
     StreamUrl(String),
     /// The host cannot be reached.
     #[error("cannot reach {host}: {cause}")]
     Unreachable {
-        /// The host, or the proxy in front of it.
+        /// The host, or the proxy through which it is reached.
         host: String,
         /// The system's error.
         cause: String,
     },
-    /// A proxy was reached, but refuses.
+    /// A proxy was reached, but refuses the connection.
     #[error("the proxy {proxy} {cause}")]
     Proxy {
-        /// Its host and port, and where it is configured. Without its login.
+        /// The host and port of the proxy, and where it is configured. Without the login.
         proxy: String,
-        /// What it did: a predicate.
+        /// What the proxy did, as the predicate of a sentence.
         cause: String,
     },
     /// The configuration cannot be used.
@@ -112,13 +112,13 @@ pub enum TransportError {
     /// The WebSocket failed.
     #[error("the connection to the service broke: {0}")]
     Broken(String),
-    /// Nothing was received for too long.
+    /// No answer to pings was received within the timeout.
     #[error("no answer to pings for {0} s")]
     Silent(u64),
 }
 
 impl TransportError {
-    /// Whether another attempt, with a fresh token, can succeed.
+    /// Whether another attempt, with a fresh token, may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::StreamUrl(_) | Self::Configuration(_) => false,
@@ -137,28 +137,28 @@ impl TransportError {
     }
 }
 
-/// Size of reads. The WebSocket clears this much memory before each read. With 128 KiB this took a large part of the
-/// time per message at the agent's pace; with this size it is negligible. With half of it, fast downloads are slower.
+/// Size of the read buffer, in bytes. The WebSocket clears this much memory before each read. With 128 KiB, this took a large part
+/// of the time per message at the agent's pace; with this size it is negligible. With half of this size, fast downloads are slower.
 const READ_BUFFER: usize = 32 << 10;
-/// Number of bytes collected before a system call.
+/// Number of bytes that are collected before a system call.
 const WRITE_BUFFER: usize = 128 << 10;
-/// What the kernel does not accept is buffered here. When this buffer is full, the driver waits.
+/// Maximum number of bytes that are buffered if the kernel does not accept them. When this buffer is full, the driver waits.
 const MAX_WRITE_BUFFER: usize = 1 << 20;
-/// Larger than a message with the largest payload that is accepted.
+/// Maximum length of a message, in bytes. It is larger than a message with the largest payload that is accepted.
 const MAX_MESSAGE: usize = 2 << 20;
 
 /// An open WebSocket, polled by one task that reads and writes without one blocking the other.
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: WebSocketStream<Socket>,
-    /// A message arrived that is larger than one read.
+    /// Whether a message arrived that is larger than one read.
     had_large_message: bool,
 }
 
-/// Opens a WebSocket, with the signature's headers in the upgrade.
+/// Opens a WebSocket, with the headers of the signature in the upgrade request.
 ///
 /// # Errors
-/// Where it failed, in one line; all within [`TransportOptions::connect_timeout`].
+/// Returns in one line which step failed. The whole call is limited by [`TransportOptions::connect_timeout`].
 pub(crate) async fn connect(
     url: &StreamUrl,
     headers: HeaderMap,
@@ -195,16 +195,16 @@ async fn upgrade(url: &StreamUrl, headers: HeaderMap, socket: Socket) -> Result<
 }
 
 impl Transport {
-    /// Our end and the other end of the underlying connection: the service's, or a proxy's.
+    /// Returns our address and the peer's address of the underlying connection. The peer is the service or a proxy.
     pub(crate) fn path(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.socket.get_ref().path()
     }
 
-    /// The next message. An end of any kind is an error, because the data channel never ends by closing the WebSocket.
+    /// Returns the next message. Every kind of end is an error, because a data channel never ends by closing the WebSocket.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, TransportError>> {
         Pin::new(&mut self.socket).poll_next(cx).map(|message| match message {
             Some(Ok(Message::Binary(message))) => Ok(Incoming::Binary(self.detached(message))),
-            // Both official ends accept messages in either kind of frame.
+            // Both official ends accept messages in text and in binary frames.
             Some(Ok(Message::Text(message))) => Ok(Incoming::Binary(self.detached(message.into()))),
             Some(Ok(Message::Pong(_))) => Ok(Incoming::Pong),
             Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(Incoming::Sign),
@@ -217,9 +217,9 @@ impl Transport {
         })
     }
 
-    /// A message that keeps little more memory alive than its own. Short ones are slices of the read buffer. The memory
-    /// of a large one is used for further reads. From then on short ones are copied, because each could keep that
-    /// memory alive.
+    /// Returns a message that keeps only little additional memory alive. Short messages are slices of the read buffer. After a
+    /// large message, its memory is used for further reads. From then on short messages are copied, because each of them could keep
+    /// that memory alive.
     fn detached(&mut self, message: Bytes) -> Bytes {
         let is_large = message.len() > READ_BUFFER;
         self.had_large_message |= is_large;
@@ -231,7 +231,7 @@ impl Transport {
         poll(Pin::new(&mut self.socket).poll_ready(cx))
     }
 
-    /// Queues a binary message; [`Transport::poll_flush`] sends what is queued.
+    /// Queues a binary message. [`Transport::poll_flush`] sends queued messages.
     pub(crate) fn start_send(&mut self, message: Bytes) -> Result<(), TransportError> {
         Pin::new(&mut self.socket).start_send(Message::Binary(message)).map_err(broken)
     }
@@ -246,7 +246,7 @@ impl Transport {
         Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::from_static(b"keepalive"))).map_err(broken)
     }
 
-    /// Sends what is queued.
+    /// Sends queued messages.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, TransportError> {
         poll(Pin::new(&mut self.socket).poll_flush(cx))
     }
@@ -276,12 +276,12 @@ fn broken(error: WsError) -> TransportError {
 
 const HUNG_UP: &str = "the service closed the connection without a reason";
 
-/// How a connection was lost, as text.
+/// Returns how a connection was lost, as text.
 fn lost(error: &std::io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("reset by the service".into()),
         ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Some(HUNG_UP.into()),
-        ErrorKind::TimedOut => Some("no data gets through any more".into()),
+        ErrorKind::TimedOut => Some("sent data is not acknowledged".into()),
         _ => None,
     }
 }

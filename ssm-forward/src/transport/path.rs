@@ -1,4 +1,4 @@
-//! The path to a host, step by step, for a person who wants to know where it ends.
+//! Checks the path to a host, step by step, to find out where it fails.
 
 use std::net::IpAddr;
 
@@ -10,29 +10,29 @@ use super::route::{Place, Route};
 use super::steps::{Deadline, RESOLVE};
 use super::{TransportError, TransportOptions, tcp};
 
-/// What was found on the path to a host.
+/// The result of checking the path to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NetworkPath {
     /// `host:port`.
     pub authority: String,
-    /// The proxy on the way, as `host:port`. The name is then resolved there.
+    /// The proxy on the path, as `host:port`. With a proxy, the proxy resolves the name.
     pub proxy: Option<String>,
     /// The addresses of the name.
     pub addresses: Vec<IpAddr>,
-    /// Whether TLS was asked for.
+    /// Whether TLS is required.
     pub tls: bool,
-    /// Where the path ends, if it does not lead there.
+    /// Where the path fails. `None` if the host was reached.
     pub problem: Option<PathProblem>,
 }
 
-/// Where a path ends.
+/// Where a path fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathProblem {
     /// The step that failed.
     pub step: PathStep,
-    /// What went wrong, in one line.
+    /// The cause, in one line.
     pub cause: String,
 }
 
@@ -41,19 +41,19 @@ pub struct PathProblem {
 pub enum PathStep {
     /// The name has no address.
     Name,
-    /// No address takes a TCP connection.
+    /// No address accepts a TCP connection.
     Connect,
-    /// The proxy, or what is behind it.
+    /// The proxy, or the path behind it.
     Proxy,
-    /// TLS: the certificate, or a host that does not speak it.
+    /// TLS: the certificate is not trusted, or the host does not support TLS.
     Tls,
 }
 
-/// Looks along the path to the host of `url` (`https`, `http`, `wss` or `ws`): its name, TCP, a proxy, TLS. Nothing is
-/// sent there.
+/// Checks the path to the host of `url` (`https`, `http`, `wss` or `ws`): its name, TCP, a proxy, TLS. Sends no request to the
+/// host.
 ///
 /// # Errors
-/// The URL has no host, or another scheme.
+/// Returns an error if the URL has no host, or another scheme.
 pub async fn look_along(url: &Url, options: &TransportOptions) -> Result<NetworkPath, TransportError> {
     let text = url.as_str();
     let text = text.strip_prefix("ws").map_or_else(|| text.to_owned(), |rest| format!("http{rest}"));

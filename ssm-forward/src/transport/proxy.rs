@@ -16,8 +16,8 @@ use super::TransportError;
 use super::route::Place;
 use crate::Secret;
 
-/// Which hosts are reached through a proxy, and through which one. This machine and the metadata services of instances
-/// and containers (`169.254.0.0/16`, `fd00:ec2::/32`) never are.
+/// Rules that define which hosts are reached through a proxy, and through which one. This machine and the metadata services of
+/// instances and containers (`169.254.0.0/16`, `fd00:ec2::/32`) are always reached directly.
 #[derive(Clone, Debug)]
 pub struct Proxies(Arc<Rules>);
 
@@ -28,14 +28,14 @@ struct Rules {
     except: Except,
 }
 
-/// A proxy as it is written, and where it was configured.
+/// The text of a proxy setting, and where it was configured.
 #[derive(Clone)]
 struct Configured {
     url: Secret,
     named_by: String,
 }
 
-/// A proxy's URL may contain a login.
+/// Omits the login, which the URL of a proxy may contain.
 impl fmt::Debug for Configured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.url.expose();
@@ -45,11 +45,11 @@ impl fmt::Debug for Configured {
 }
 
 impl Proxies {
-    /// The configuration in `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, the same for the API's calls and
-    /// the data channel. A name in lower case takes precedence over the same in upper case. The first one that is set
-    /// counts; an empty one means that there is no proxy.
+    /// Reads the configuration from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. It is the same for the API's calls and
+    /// the data channel. A name in lower case takes precedence over the same name in upper case. The first variable that is set is
+    /// used; if it is empty, there is no proxy.
     ///
-    /// In a CGI program, the sender of a request sets `HTTP_PROXY`, so it is ignored.
+    /// In a CGI program, `HTTP_PROXY` is ignored, because the sender of a request can set it.
     pub fn from_env() -> Self {
         let is_cgi = std::env::var_os("REQUEST_METHOD").is_some();
         let http = if is_cgi { &["http_proxy"][..] } else { &["http_proxy", "HTTP_PROXY"] };
@@ -62,22 +62,22 @@ impl Proxies {
         }))
     }
 
-    /// Everything goes through `proxy`, for example `http://user:password@proxy.example:3128`, except the hosts,
-    /// domains and networks in the comma-separated list `except`.
+    /// Returns rules by which every host is reached through `proxy`, for example `http://user:password@proxy.example:3128`, except
+    /// the hosts, domains and networks in the comma-separated list `except`.
     pub fn all(proxy: &str, except: &str) -> Self {
         let proxy = Some(Configured { url: proxy.into(), named_by: "set by the program".to_owned() });
         Self(Arc::new(Rules { http: proxy.clone(), https: proxy, except: Except::new(except) }))
     }
 
-    /// Everything is reached directly.
+    /// Returns rules by which every host is reached directly.
     pub fn none() -> Self {
         Self(Arc::default())
     }
 
-    /// The proxy for a destination, if there is one.
+    /// Returns the proxy for a destination, if there is one.
     ///
     /// # Errors
-    /// The configuration is not a valid proxy.
+    /// Returns an error if the configuration is not a valid proxy.
     pub(crate) fn to(&self, place: &Place) -> Result<Option<Proxy>, TransportError> {
         let configured = if place.secure { &self.0.https } else { &self.0.http };
         match configured {
@@ -89,7 +89,7 @@ impl Proxies {
     }
 }
 
-/// The first variable that is set, unless it is empty.
+/// Returns the value of the first variable that is set, unless it is empty.
 fn first(names: impl IntoIterator<Item = &'static str>) -> Option<Configured> {
     let mut names = names.into_iter();
     let (name, url) = names.find_map(|name| std::env::var(name).ok().map(|url| (name, url)))?;
@@ -98,7 +98,7 @@ fn first(names: impl IntoIterator<Item = &'static str>) -> Option<Configured> {
     (!url.expose().is_empty()).then(|| Configured { url, named_by: name.to_owned() })
 }
 
-/// Whether it must not be reached through a proxy: this machine, and the metadata services of an instance.
+/// Whether a host must be reached directly: this machine, and the metadata services of an instance.
 fn is_near(host: &str) -> bool {
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
         Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
@@ -110,7 +110,7 @@ fn is_near(host: &str) -> bool {
     }
 }
 
-/// One proxy. It is displayed as its host and port, and where it was configured; never with its login.
+/// A proxy. It is displayed as its host and port, and where it was configured, but never with its login.
 pub(crate) struct Proxy {
     kind: ProxyKind,
     place: Place,
@@ -123,12 +123,12 @@ struct Login {
     password: Secret,
 }
 
-/// The proxy's protocol.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProxyKind {
-    /// With CONNECT, without or with TLS.
+    /// HTTP with CONNECT. The connection to the proxy can use TLS.
     Http,
-    /// The proxy resolves the host's name, with `socks5h` and with `socks5` alike, because this machine often cannot.
+    /// SOCKS5. The proxy resolves the name of the host, for `socks5h` and also for `socks5`, because this machine often cannot.
     Socks5,
 }
 
@@ -173,12 +173,12 @@ impl Proxy {
         Ok(Self { kind, place, login, named_by: named_by.clone() })
     }
 
-    /// The proxy's own address.
+    /// Returns the address of the proxy itself.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Whether an HTTP request without TLS is sent to it directly, instead of through a tunnel.
+    /// Whether HTTP requests without TLS are sent directly to the proxy, instead of through a tunnel.
     pub(crate) fn takes_requests(&self) -> bool {
         self.kind == ProxyKind::Http
     }

@@ -1,5 +1,5 @@
-//! The path to a host: directly or through a proxy, and TLS if the URL requires it. The API's calls and the data
-//! channel use the same paths.
+//! The route to a host: directly or through a proxy, and with TLS if the URL requires it. The API's calls and the data channel use
+//! the same routes.
 
 use std::fmt;
 use std::path::Path;
@@ -14,14 +14,14 @@ use super::{TransportError, tcp, tls};
 /// The destination of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// Without the brackets of an IPv6 address.
+    /// The host. An IPv6 address has no brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// With TLS.
+    /// Whether TLS is used.
     pub(super) secure: bool,
 }
 
-/// `host:port`, as in a URL.
+/// Displays `host:port`, as in a URL.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, .. } = self;
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// The destination of an HTTP request's URL.
+    /// Returns the destination of an HTTP request's URL.
     pub(crate) fn of(uri: &Uri) -> Self {
         let secure = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-/// How hosts are reached: through which proxies, and whose certificates are trusted.
+/// How hosts are reached: through which proxies, with which trusted roots, and until when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route<'a> {
     pub(crate) proxies: &'a Proxies,
@@ -50,7 +50,7 @@ impl Route<'_> {
     /// Opens a connection to `place` that is ready for data.
     ///
     /// # Errors
-    /// Which hop failed, and why.
+    /// Returns which hop failed, and why.
     pub(crate) async fn open(&self, place: &Place) -> Result<Socket, TransportError> {
         let proxy = self.proxies.to(place)?;
         let (socket, through) = match &proxy {
@@ -73,7 +73,7 @@ impl Route<'_> {
     /// Opens a connection to the proxy itself.
     ///
     /// # Errors
-    /// It cannot be reached; the message says which proxy, and where it is configured.
+    /// Returns an error if the proxy cannot be reached. The message contains the proxy and where it is configured.
     pub(crate) async fn open_proxy(&self, proxy: &Proxy) -> Result<Socket, TransportError> {
         let place = proxy.place();
         let failed = |cause| TransportError::Unreachable { host: format!("the proxy {proxy}"), cause };

@@ -1,4 +1,4 @@
-//! SigV4 on the upgrade request. `docs/protocol.md`, OPEN-4 … OPEN-6.
+//! SigV4 signatures of upgrade requests. `docs/protocol.md`, OPEN-4 … OPEN-6.
 
 use std::time::SystemTime;
 
@@ -13,9 +13,9 @@ use url::Url;
 
 /// The service's name in the signature.
 const SERVICE: &str = "ssmmessages";
-/// RFC 3986's unreserved characters are not encoded.
+/// The characters that are encoded: all except the unreserved ones of RFC 3986.
 const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Query keys that mark a URL as signed already.
+/// Query keys that show that a URL is already signed.
 const PRESIGNED: [&str; 7] = [
     "X-Amz-Algorithm",
     "X-Amz-Credential",
@@ -31,11 +31,11 @@ pub(crate) fn is_presigned(url: &Url) -> bool {
     url.query_pairs().any(|(key, _)| PRESIGNED.iter().any(|name| key.eq_ignore_ascii_case(name)))
 }
 
-/// The headers that sign a GET of `url`: `authorization`, `x-amz-date` and, for temporary credentials,
+/// Returns the headers that sign a GET of `url`: `authorization`, `x-amz-date` and, for temporary credentials,
 /// `x-amz-security-token`.
 ///
 /// # Errors
-/// The signer's error; one line, without secrets.
+/// Returns the signer's error in one line, without secrets.
 pub(crate) fn sign_upgrade(
     url: &Url,
     region: &str,
@@ -71,8 +71,8 @@ pub(crate) fn sign_upgrade(
     Ok(map)
 }
 
-/// The URL as the service canonicalizes it: `+` in the query is a space, and everything is encoded again by RFC 3986.
-/// The request line keeps the original bytes.
+/// Returns the URL in the form that the service signs: `+` in the query is a space, and all characters are encoded again by RFC
+/// 3986. The request line keeps the original bytes.
 fn canonical_uri(url: &Url) -> String {
     let encode = |text: &str| utf8_percent_encode(text, STRICT).to_string();
     let query: Vec<String> =

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// A connection, possibly encrypted. Behind a proxy with TLS it can be encrypted twice.
+/// A connection, possibly encrypted. Behind a proxy with TLS, it can be encrypted twice.
 #[derive(Debug)]
 pub(crate) enum Socket {
     /// Without encryption.
@@ -19,7 +19,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Our end and the other end of the TCP connection.
+    /// Returns our address and the peer's address of the TCP connection.
     pub(super) fn path(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Self::Tcp(tcp) => tcp.local_addr().ok().zip(tcp.peer_addr().ok()),

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-/// Resolving a name.
+/// Timeout for resolving a name.
 pub(super) const RESOLVE: Duration = Duration::from_secs(10);
-/// TCP to one address of several.
+/// Timeout for TCP to one address of several.
 pub(super) const ADDRESS: Duration = Duration::from_secs(10);
-/// The negotiation with a proxy until the tunnel is open.
+/// Timeout for the negotiation with a proxy until the tunnel is open.
 pub(super) const PROXY: Duration = Duration::from_secs(10);
-/// The TLS handshake, with a proxy or with the destination.
+/// Timeout for the TLS handshake, with a proxy or with the destination.
 pub(super) const TLS: Duration = Duration::from_secs(10);
-/// The upgrade of HTTP to a WebSocket.
+/// Timeout for the upgrade of HTTP to a WebSocket.
 pub(super) const UPGRADE: Duration = Duration::from_secs(10);
 
 /// The time at which all steps together must be finished.
@@ -33,7 +33,7 @@ impl Deadline {
     }
 }
 
-/// A step did not finish in time. Displayed as the time that it had.
+/// The error of a step that did not finish in time. Displayed as the time that the step had.
 #[derive(Debug)]
 pub(super) struct Late(Duration);
 

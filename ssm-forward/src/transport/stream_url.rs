@@ -1,4 +1,4 @@
-//! Which hosts may get a session's token. `docs/protocol.md`, OPEN-1.
+//! Decides to which hosts a session's token may be sent. `docs/protocol.md`, OPEN-1.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,26 +8,26 @@ use url::{Host, Position, Url};
 
 use super::{Place, TransportError};
 
-/// Which hosts other than AWS's own and this machine may get the session's token.
+/// The hosts to which the session's token may be sent, in addition to AWS's own and this machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamUrlPolicy {
     /// AWS's Session Manager endpoints (public, FIPS, dual-stack, VPC endpoints) over TLS, and loopback.
     #[default]
     AwsOrLoopback,
-    /// These hosts too: private names of VPC endpoints, test servers.
+    /// Also these hosts: private names of VPC endpoints, test servers.
     AlsoHosts(Vec<String>),
-    /// Every host, with and without TLS. Whoever can forge StartSession's answer gets the token. For tests.
+    /// Every host, with and without TLS. Anyone who can forge the answer to StartSession gets the token. For tests.
     AnyHost,
 }
 
-/// The data channel's URL, checked before the token is sent anywhere.
+/// The URL of the data channel. It is checked before the token is sent.
 #[derive(Clone)]
 pub struct StreamUrl {
     url: Url,
 }
 
-/// Without the query, because a presigned one is a secret.
+/// Omits the query, because the query of a presigned URL is secret.
 impl fmt::Debug for StreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StreamUrl({}://{}{})", self.url.scheme(), self.place(), self.url.path())
@@ -35,10 +35,10 @@ impl fmt::Debug for StreamUrl {
 }
 
 impl StreamUrl {
-    /// Checks scheme and host.
+    /// Checks the scheme and the host.
     ///
     /// # Errors
-    /// [`TransportError::StreamUrl`] names the host and how to allow it.
+    /// [`TransportError::StreamUrl`], whose message contains the host and how to allow it.
     pub fn parse(text: &str, policy: &StreamUrlPolicy) -> Result<Self, TransportError> {
         let stream_url = Self::unchecked(text)?;
         let host = stream_url.host();
@@ -55,11 +55,11 @@ impl StreamUrl {
         )))
     }
 
-    /// Like [`StreamUrl::parse`], but with the host of `endpoint`, if there is one, in place of the URL's own. A
-    /// configured endpoint is trusted.
+    /// Parses like [`StreamUrl::parse`], but replaces the URL's host by the host of `endpoint`, if there is one. A configured
+    /// endpoint is trusted.
     ///
     /// # Errors
-    /// As for [`StreamUrl::parse`].
+    /// Returns the same errors as [`StreamUrl::parse`].
     pub fn parse_at(
         text: &str,
         policy: &StreamUrlPolicy,
@@ -86,12 +86,12 @@ impl StreamUrl {
         Ok(Self { url })
     }
 
-    /// The region of a stream URL, if it is an endpoint of AWS.
+    /// Returns the region of a stream URL, if it is an endpoint of AWS.
     pub fn aws_region(text: &str) -> Option<String> {
         region_of(&Url::parse(text).ok()?)
     }
 
-    /// The URL.
+    /// Returns the URL.
     pub fn as_url(&self) -> &Url {
         &self.url
     }
@@ -101,7 +101,7 @@ impl StreamUrl {
         self.url.scheme() == "wss"
     }
 
-    /// The host without the brackets of an IPv6 address.
+    /// Returns the host without the brackets of an IPv6 address.
     pub(super) fn host(&self) -> String {
         match self.url.host() {
             Some(Host::Ipv6(address)) => address.to_string(),
@@ -110,21 +110,21 @@ impl StreamUrl {
         }
     }
 
-    /// The destination of the connection.
+    /// Returns the destination of the connection.
     pub(super) fn place(&self) -> Place {
         let secure = self.is_secure();
         Place { host: self.host(), port: self.url.port().unwrap_or(if secure { 443 } else { 80 }), secure }
     }
 
-    /// Whether the URL leads to this machine.
+    /// Whether the URL's host is this machine.
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 
-/// Where the data channel is, if not at the stream URL's host: for example the name of a private endpoint that the
-/// public name does not resolve to.
+/// The host of the data channel, if it differs from the stream URL's host: for example the name of a private endpoint to which the
+/// public name does not resolve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamEndpoint {
     /// `wss://HOST[:PORT]` or `ws://…`.
@@ -153,7 +153,7 @@ impl FromStr for StreamEndpoint {
 }
 
 impl StreamEndpoint {
-    /// `wss://HOST[:PORT]/`, or `ws://…`.
+    /// Returns `wss://HOST[:PORT]/`, or `ws://…`.
     pub fn as_url(&self) -> &Url {
         &self.url
     }
@@ -177,7 +177,7 @@ impl StreamUrlPolicy {
     }
 }
 
-/// Suffixes of the AWS partitions, those of dual-stack endpoints last. `tests/real/endpoints.py` compares them with
+/// Suffixes of the AWS partitions; the ones of dual-stack endpoints are last. `tests/real/endpoints.py` compares them with
 /// botocore's.
 const PARTITIONS: [&str; 14] = [
     "amazonaws.com",
@@ -196,8 +196,7 @@ const PARTITIONS: [&str; 14] = [
     "api.cloud-aws.adc-e.uk",
 ];
 
-/// The region of AWS's endpoint at that host: `ssmmessages[-fips].REGION.SUFFIX`, or
-/// `vpce-ID.ssmmessages.REGION.vpce.SUFFIX`.
+/// Returns the region of AWS's endpoint at a host: `ssmmessages[-fips].REGION.SUFFIX`, or `vpce-ID.ssmmessages.REGION.vpce.SUFFIX`.
 fn region_of_host(host: &str) -> Option<&str> {
     PARTITIONS.iter().filter_map(|suffix| host.strip_suffix(suffix)?.strip_suffix('.')).find_map(|rest| {
         let labels: Vec<&str> = rest.split('.').collect();
@@ -212,7 +211,7 @@ fn region_of_host(host: &str) -> Option<&str> {
     })
 }
 
-/// The region of `url`, if it is an endpoint of AWS.
+/// Returns the region of `url`, if it is an endpoint of AWS.
 pub(crate) fn region_of(url: &Url) -> Option<String> {
     region_of_host(url.host_str()?).map(str::to_owned)
 }
@@ -390,7 +389,7 @@ mod tests {
         crate::replay::corpus("stream_url", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
     }
 
-    /// Whoever writes the URL: the token goes to this machine or, over TLS, to AWS.
+    /// Checks that for any URL, the token is sent only to this machine or, over TLS, to AWS. Returns a summary of the results.
     fn what_becomes_of(text: &str) -> String {
         let url = match StreamUrl::parse(text, &StreamUrlPolicy::AwsOrLoopback) {
             Ok(url) => {
@@ -400,7 +399,7 @@ mod tests {
                 });
                 assert!((suffix.is_some() && url.is_secure()) || url.is_loopback(), "{text:?} leads to {host}");
                 assert!(url.as_url().username().is_empty() && url.as_url().password().is_none(), "{text:?}");
-                // A letter for each partition.
+                // One letter for each partition.
                 suffix
                     .and_then(|at| u8::try_from(at).ok())
                     .map_or_else(|| "loopback".into(), |at| char::from(b'a' + at).to_string())

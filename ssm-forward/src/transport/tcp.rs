@@ -1,4 +1,4 @@
-//! From a name to a TCP connection.
+//! Resolves a name and opens a TCP connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,18 +11,18 @@ use tokio::time::timeout;
 
 use super::steps::{self, Deadline};
 
-/// After this time without a connection, the next address of a host is tried in parallel to the previous ones (RFC
+/// Delay after which the next address of a host is tried in parallel to the previous ones, if there is no connection yet (RFC
 /// 8305).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Maximum number of addresses of one name that are tried. No legitimate name has more.
 const MAX_ADDRESSES: usize = 16;
-/// The kernel probes the peer after this much silence.
+/// Duration of silence after which the kernel probes the peer.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Tries the host's addresses in their order, each a little after the previous one. The first that answers wins.
+/// Tries the host's addresses in their order, each some time after the previous one. Returns the first connection.
 ///
 /// # Errors
-/// Only the cause, for a message that names the host.
+/// Returns only the cause, for a message that names the host.
 pub(super) async fn connect(host: &str, port: u16, deadline: Deadline) -> Result<TcpStream, String> {
     first_of(resolve(host, port, deadline).await?, deadline).await
 }
@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    /// On Linux a listener whose queue is full leaves further connections unanswered.
+    /// On Linux, a listener whose queue is full does not answer further connection attempts.
     #[cfg(target_os = "linux")]
     #[tokio::test(start_paused = true)]
     async fn an_address_that_does_not_answer_has_its_time() {

@@ -1,4 +1,4 @@
-//! Tests of the WebSocket with small servers on this machine, good and bad ones.
+//! Tests of the WebSocket with small servers on this machine, correct and faulty ones.
 
 mod routes;
 
@@ -38,7 +38,7 @@ async fn saying(text: &'static str) -> u16 {
     .await
 }
 
-/// A WebSocket to a server that never says anything.
+/// Opens a WebSocket to a server that never sends data.
 pub(crate) async fn silent() -> Transport {
     let port = server(|stream| async move {
         let mut socket = accept_async(stream).await.unwrap();
@@ -90,7 +90,7 @@ async fn flush(transport: &mut Transport) {
     timeout(Duration::from_secs(5), flushed).await.unwrap().unwrap();
 }
 
-/// The error of an attempt that must fail.
+/// Returns the error of an attempt that must fail.
 async fn refusal(url: &str, options: &TransportOptions) -> TransportError {
     let error = open(url, options).await.err().unwrap_or_else(|| panic!("{url} was opened"));
     assert!(!error.to_string().contains('\n'), "{error}");
@@ -204,7 +204,7 @@ async fn nobody_listens_and_no_such_name() {
     assert!(error.to_string().contains("nowhere.invalid"), "{error}");
 }
 
-/// `localhost` is often `::1` first, where nobody listens.
+/// `localhost` often resolves to `::1` first, on which no server listens.
 #[tokio::test]
 async fn every_address_of_a_name_is_tried() {
     let port = server(echo).await;
@@ -250,7 +250,7 @@ async fn a_message_beyond_the_limit_ends_it() {
     assert!(matches!(error, TransportError::Broken(_)), "{error:?}");
 }
 
-/// A full pipe to the service must not block data from it, and vice versa.
+/// If the service does not read, its data must still be received, and vice versa.
 #[tokio::test]
 async fn reading_goes_on_while_writing_is_blocked() {
     let (resume, wait) = tokio::sync::watch::channel(false);
@@ -281,7 +281,7 @@ async fn reading_goes_on_while_writing_is_blocked() {
         }
         Poll::Ready(false)
     });
-    assert!(filled.await, "100 MB went into a pipe that nobody reads");
+    assert!(filled.await, "100 MB were accepted although the peer does not read");
     for number in 0..100_u8 {
         assert_eq!(receive(&mut transport).await.unwrap(), vec![number; 1000]);
     }
@@ -323,7 +323,7 @@ async fn messages_are_gathered_until_the_flush() {
     }
     assert!(
         timeout(Duration::from_millis(50), receive(&mut transport)).await.is_err(),
-        "something left before the flush"
+        "data was sent before the flush"
     );
     flush(&mut transport).await;
     let first: usize = std::str::from_utf8(&receive(&mut transport).await.unwrap()).unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! TLS as the AWS tools do it: the system's trusted roots, and those of a CA bundle.
+//! TLS with the same trusted roots as the AWS tools: the system's roots, and the ones in a CA bundle.
 
 mod witness;
 
@@ -16,7 +16,7 @@ use super::socket::Socket;
 use super::steps::{self, Deadline};
 use witness::Witness;
 
-/// Reading them takes milliseconds, and a tunnel reconnects every hour.
+/// The system's roots are read once, because reading takes milliseconds and a tunnel reconnects every hour.
 static NATIVE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -30,7 +30,7 @@ static NATIVE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
 /// Reads a PEM file with additional trusted roots.
 ///
 /// # Errors
-/// One line that names the file, unless every certificate in it can be used and there is at least one.
+/// Returns one line that names the file, unless the file contains at least one certificate and all of them can be used.
 pub(crate) fn read_ca_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let failed = |cause: String| format!("{}: {cause}", path.display());
     let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
@@ -47,10 +47,10 @@ pub(crate) fn read_ca_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>
     Ok(certificates)
 }
 
-/// Encrypts the connection to `host`, whose certificate must be trusted by the system's roots or those in `ca_bundle`.
+/// Encrypts the connection to `host`. Its certificate must be trusted by the system's roots or by the ones in `ca_bundle`.
 ///
 /// # Errors
-/// Only the cause, for a message that names the host.
+/// Returns only the cause, for a message that names the host.
 pub(super) async fn connect(
     socket: Socket,
     host: &str,

@@ -1,4 +1,4 @@
-//! Answers of the API that are nearly right.
+//! Answers of the API that are almost correct.
 
 use fastrand::Rng;
 use ssm_proto::fuzzing::vary;
@@ -11,14 +11,15 @@ const TASKS: &str = r#"{"tasks":[{"taskArn":"arn:aws:ecs:eu-west-1:1:task/prod/1
 const ARNS: &str = r#"{"taskArns":["arn:aws:ecs:eu-west-1:1:task/prod/1"]}"#;
 const VARIATIONS: usize = 40;
 
-/// A variation of an answer. It may be no UTF-8 any more, which the calls' answers cannot be sent as.
+/// Returns a variation of an answer. Invalid UTF-8 is replaced, because the answers are texts.
 fn varied(rng: &mut Rng, answer: &str) -> String {
     let mut bytes = answer.as_bytes().to_vec();
     vary(rng, &mut bytes, GRANTED.as_bytes(), 4096);
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Each is a ticket or one line says why not. A panic fails the process, and a secret in its output the test.
+/// Each answer results in a ticket, or in a one-line error. A panic makes the process fail, and a secret in its output makes the
+/// test fail.
 #[test]
 fn answers_that_are_nearly_right_are_tickets_or_errors() {
     let mut rng = Rng::with_seed(15);

@@ -1,4 +1,4 @@
-//! What the AWS CLI reads in files and variables is read here too. Errors name the place.
+//! Files and variables are read as the AWS CLI reads them. Errors name the place.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const UNSIGNED: &str = "OK signed with ";
 const ROLE: &str = "role_arn = arn:aws:iam::123456789012:role/admin\nsource_profile = base\n\
                     [profile base]\naws_access_key_id = AKIDBASE\naws_secret_access_key = made-up\n";
 
-/// In the process that makes the calls: a person described by `TEST_CODE` and `TEST_TOLD`.
+/// Returns the user of the process that makes the calls, as described by `TEST_CODE` and `TEST_TOLD`.
 pub(super) fn person() -> Option<Arc<dyn Person>> {
     let variable = |name| std::env::var(name).ok();
     Some(Arc::new(Scripted { code: variable("TEST_CODE"), told: variable("TEST_TOLD") }))
@@ -21,7 +21,7 @@ pub(super) fn person() -> Option<Arc<dyn Person>> {
 #[derive(Debug)]
 struct Scripted {
     code: Option<String>,
-    /// A file into which messages to the person are written.
+    /// A file into which messages to the user are written.
     told: Option<String>,
 }
 
@@ -198,7 +198,7 @@ fn a_process_is_asked_once_and_its_answer_kept() {
     assert!(api.requests().iter().all(|request| request.contains("Credential=AKIDPROCESS/")));
 }
 
-/// The process continues only after the person was told.
+/// The process continues only after the user has been told.
 #[test]
 fn a_slow_process_says_what_is_waited_for() {
     let api = Api::answering("200 OK", GRANTED);
@@ -218,7 +218,7 @@ fn a_process_that_fails_is_named_with_its_words() {
     failing.with("TEST_PROFILE", "dev").assert_error("start", &["Credentials", "\"dev\"", ".aws/config", "no key"]);
     let open = in_files(&api, "[default]\ncredential_process = tool 'x\n");
     open.assert_error("start", &["Credentials", "credential_process", "quote"]);
-    // Other tools pass it to a shell, which expands variables.
+    // Other tools pass the command to a shell, which expands variables.
     let shell = in_files(&api, "[default]\ncredential_process = $HOME/tool\n");
     let tool = shell.home.path().join("tool");
     let text = r#"#!/bin/sh
@@ -263,7 +263,7 @@ fn without_a_terminal_the_key_of_the_profile_is_named() {
         "start",
         &["Credentials", "\"admin\"", "mfa_serial = arn:aws:iam::123456789012:mfa/me", "--profile admin", "terminal"],
     );
-    assert_eq!(surroundings.run(URL), [UNSIGNED], "no question, no wait, no word");
+    assert_eq!(surroundings.run(URL), [UNSIGNED], "neither a question nor a wait nor a message");
     assert!(api.requests().is_empty());
 }
 
@@ -277,14 +277,14 @@ fn the_aws_cli_s_cache_of_roles_is_read() {
             "Expiration":"{expiration}"}},"AssumedRoleUser":{{"Arn":"x"}}}}"#
         )
     };
-    // The SHA-1 of the call's arguments, as botocore computes it.
+    // The name is the SHA-1 of the call's arguments, as botocore computes it.
     let name = "cli/cache/b26e45a5efba11b34b676c5657f44efc9db2add0.json";
     let surroundings = in_files(&api, &config).with("TEST_PROFILE", "admin");
     let good = surroundings.file(name, &cached("2099-01-01T00:00:00+00:00"));
     assert_signed_with(&api, &good, "ASIACACHED", "eu-west-1");
     let old = good.file(name, &cached("2020-01-01T00:00:00UTC"));
     old.assert_error("start", &["mfa_serial"]);
-    assert_eq!(api.requests().len(), 1, "STS was not asked");
+    assert_eq!(api.requests().len(), 1, "STS was not called");
 }
 
 #[test]

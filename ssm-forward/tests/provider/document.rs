@@ -19,7 +19,7 @@ pub(super) fn offering(request: &StartRequest) -> StartRequest {
     }
 }
 
-/// The parameters that StartSession got, for each call.
+/// Returns the parameters of each call of StartSession.
 fn parameters(api: &Api) -> Vec<serde_json::Value> {
     let started = api.requests().into_iter().filter(|request| request.contains("StartSession"));
     started
@@ -59,7 +59,7 @@ fn where_the_document_cannot_be_looked_at_it_is_offered_all_then_nothing() {
     let all = serde_json::json!({ "given": ["1"], "host": ["db"], "portNumber": ["3306"] });
     let none = serde_json::json!({ "given": ["1"] });
     assert_eq!(parameters(&api), [all.clone(), none]);
-    // Both are reported, because it is not known which of them was meant.
+    // Both errors are reported, because it is not known which of the two attempts was the right one.
     let answers = vec![denied.clone(), refused, ("StartSession", "400 Bad Request", refusal("given"))];
     let api = Api::answering_each(answers);
     Surroundings::at(&api.url).assert_error("offer", &["Invalid", "portNumber is not", "given is not"]);

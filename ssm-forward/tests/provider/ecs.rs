@@ -1,4 +1,4 @@
-//! The containers of ECS.
+//! Containers of ECS.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const OLD: &str = "00000000000000000000000000000001";
 const NEW: &str = "00000000000000000000000000000002";
 const ARNS: &str = r#"{"taskArns":["arn:aws:ecs:eu-west-1:1:task/prod/1","arn:aws:ecs:eu-west-1:1:task/prod/2"]}"#;
 
-/// A task in the form of DescribeTasks.
+/// Returns a task in the form of DescribeTasks.
 fn task(id: &str, started: &str, enabled: bool, containers: &[String]) -> String {
     let containers = containers.join(",");
     format!(
@@ -23,7 +23,7 @@ fn container(name: &str, agent: &str) -> String {
     )
 }
 
-/// An API whose cluster has these tasks.
+/// Returns an API whose cluster has these tasks.
 fn api(tasks: &[String]) -> Api {
     let tasks = format!(r#"{{"tasks":[{}],"failures":[]}}"#, tasks.join(","));
     Api::answering_each(vec![(".ListTasks", "200 OK", ARNS.into()), (".DescribeTasks", "200 OK", tasks)])
@@ -109,7 +109,7 @@ fn what_does_not_run_or_is_not_enabled_is_named_with_the_remedy() {
         "ecs:prod/web",
         &["NotConnected", "service web of the ECS cluster prod has no running task", "--cluster prod --services web"],
     );
-    assert_eq!(none.requests().len(), 1, "no tasks, no description");
+    assert_eq!(none.requests().len(), 1, "without tasks, none is described");
     let missing = Api::answering("200 OK", r#"{"tasks":[],"failures":[{"arn":"x","reason":"MISSING"}]}"#);
     Surroundings::at(&missing.url)
         .assert_error(&format!("ecs:prod/{OLD}"), &["NotConnected", "the task 0000", "not running"]);

@@ -7,7 +7,7 @@ use ssm_proto::{AgentHandshake, AgentKms, ClientHandshake, HandshakeStep, Identi
 
 use super::*;
 
-/// The bytes 0 … 63.
+/// The bytes 0 to 63, in Base64.
 pub(crate) const PLAINTEXT: &str =
     "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==";
 
@@ -15,13 +15,13 @@ pub(crate) fn context() -> BTreeMap<String, String> {
     [("aws:ssm:SessionId".to_owned(), "s-1".to_owned())].into()
 }
 
-/// A call's result as text.
+/// Returns the result of a call as text.
 pub(crate) fn shown(key: &DataKey) -> String {
     let fits = if is_accepted(key) { "accepted" } else { "refused" };
     format!("{key:?} {fits} by an agent whose key has the bytes 0 to 63")
 }
 
-/// A key's content shows only in a handshake.
+/// Whether an agent with the expected key accepts this one. The content of a key can only be seen in a handshake.
 fn is_accepted(key: &DataKey) -> bool {
     let now = Instant::now();
     let kms = AgentKms {
@@ -143,7 +143,7 @@ fn an_expired_token_is_replaced_once() {
         .file("rotated", &keys("AKIDNEW"))
         .file("config", "[default]\ncredential_process = sh -c 'cat \"$HOME/.aws/credentials\"'\n")
         .with("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
-    // The first call leaves the old credentials in the cache.
+    // The first call stores the old credentials in the cache.
     let lines = surroundings.run("start,rotate,key");
     assert!(lines[2].starts_with("OK") && api.requests().len() == 3, "{lines:?}");
 }
@@ -185,7 +185,7 @@ async fn a_ticket_asks_its_api_or_says_what_is_missing() {
     assert!(error.message.contains("not supported by this provider"), "{error}");
 }
 
-/// A provider without support for encryption.
+/// A provider that does not support encryption.
 struct NoKeys;
 
 impl SessionProvider for NoKeys {

@@ -1,7 +1,7 @@
-//! [`AwsProvider`] with SSM APIs that answer well or badly in every way, and with faulty environments.
+//! [`AwsProvider`] with SSM APIs that answer correctly, or with every kind of error, and with faulty environments.
 //!
-//! AWS's configuration is the process's environment. Therefore each case runs in a process of its own: this binary
-//! again, with [`child`] as its only test.
+//! AWS's configuration is the environment of the process. Therefore each case runs in a separate process: this binary again, with
+//! [`child`] as its only test.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -29,10 +29,10 @@ use tempfile::TempDir;
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "made-up")];
 const GRANTED: &str = r#"{"SessionId":"s-1","StreamUrl":"wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1","TokenValue":"t0ken"}"#;
 
-/// Calls by a part of their text, and the answer's status and body. The first match counts.
+/// Calls by a part of their text, with the status and the body of the answer. The first match is used.
 type Answers = Vec<(&'static str, &'static str, String)>;
 
-/// An API that gives the same answer to the same call, and records the requests.
+/// An API that returns the same answer to the same call, and records the requests.
 struct Api {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -86,7 +86,7 @@ fn answer(stream: TcpStream, seen: &Mutex<Vec<String>>, answers: &Answers) -> st
     reader.get_mut().write_all(format!("{head}{body}").as_bytes())
 }
 
-/// A home directory with AWS's files, and an environment with nothing else.
+/// A home directory with AWS's files, and an environment that contains nothing else.
 struct Surroundings {
     home: TempDir,
     variables: Vec<(String, String)>,
@@ -101,7 +101,7 @@ impl Surroundings {
         Self { home, variables }
     }
 
-    /// With credentials and a region, so that only `url` can be wrong.
+    /// Creates an environment with credentials and a region, so that only `url` can be wrong.
     fn at(url: &str) -> Self {
         Self::new(&KEYS).with("AWS_REGION", "eu-west-1").with("AWS_ENDPOINT_URL", url)
     }
@@ -118,8 +118,7 @@ impl Surroundings {
         self
     }
 
-    /// Makes the calls in a process of its own. The result is a line for each: `OK …`, or the error's kind and its
-    /// text.
+    /// Makes the calls in a separate process. Returns one line for each call: `OK …`, or the kind and the text of the error.
     fn run(&self, calls: &str) -> Vec<String> {
         let text = self.output(calls);
         let lines: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("> ")).map(str::to_owned).collect();
@@ -127,7 +126,7 @@ impl Surroundings {
         lines
     }
 
-    /// The complete output of the process.
+    /// Returns the complete output of the process.
     fn output(&self, calls: &str) -> String {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--ignored", "--exact", "child", "--nocapture", "--test-threads=1"]);

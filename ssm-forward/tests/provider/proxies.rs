@@ -1,4 +1,4 @@
-//! Calls of the API through proxies, and what is bounded about their answers.
+//! Calls of the API through proxies, and limits of their answers.
 
 use super::*;
 

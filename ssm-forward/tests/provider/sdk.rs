@@ -1,4 +1,4 @@
-//! A provider from the configuration that a program has for the AWS SDK.
+//! A provider that uses a program's configuration of the AWS SDK.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,13 +36,13 @@ async fn the_region_the_endpoint_and_the_credentials_are_those_of_the_sdk() {
         .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
         .build();
     let provider = AwsProvider::from_sdk_config(&sdk).await.unwrap();
-    assert_eq!(credentials.0.load(Ordering::Relaxed), 0, "credentials are got at the first call");
+    assert_eq!(credentials.0.load(Ordering::Relaxed), 0, "credentials are only requested at the first call");
     let provider: Arc<dyn SessionProvider> = Arc::new(provider);
     for _ in 0..2 {
         let ticket = provider.start(&StartRequest::default()).await.unwrap();
         assert_eq!(ticket.session_id, "s-1");
     }
-    assert_eq!(credentials.0.load(Ordering::Relaxed), 1, "and kept");
+    assert_eq!(credentials.0.load(Ordering::Relaxed), 1, "credentials are kept");
     let requests = api.requests();
     assert!(
         requests[0].contains("Credential=AKIDOFTHESDK/") && requests[0].contains("/eu-north-1/ssm/"),

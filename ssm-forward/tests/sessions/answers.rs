@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use crate::common::{aws, echo, request};
 
-/// Longer than anything here takes.
+/// Timeout. It is longer than every step of these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// As if packets to the destination were dropped: the node's system does not give up while a test runs.
+/// A fault that simulates dropped packets: the node's system does not give up while a test runs.
 const DROPPED: &str = "slow-dial,by=1h";
 
 async fn local(faults: &[&str]) -> Local {
@@ -42,7 +42,7 @@ async fn a_port_that_drops_packets_is_the_remote_ports_fault() {
     assert!(text.contains("port 5432 of i-0123456789abcdef0") && text.contains("security group"), "{text}");
 }
 
-/// A forwarder that warns early, its address, and its warnings.
+/// Starts a forwarder that warns early. Returns its address and its warnings.
 async fn impatient(local: &Local, port: u16) -> (String, mpsc::UnboundedReceiver<String>) {
     let mut config = ForwardConfig::default();
     config.answer_patience = Duration::from_millis(300);
@@ -72,7 +72,7 @@ async fn a_connection_without_an_answer_is_told_about() {
     }
     let text = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
     assert!(text.starts_with("connection 1 has had no answer from port 5432 of i-0123456789abcdef0"), "{text}");
-    // The others have the same cause: there is one warning a minute.
+    // The other connections have the same cause, and there is only one warning per minute.
     let more = timeout(Duration::from_secs(1), told.recv()).await;
     assert!(more.is_err(), "{more:?}");
 }

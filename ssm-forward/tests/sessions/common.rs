@@ -28,7 +28,7 @@ pub(crate) async fn aws(local: &Local) -> AwsProvider {
     AwsProvider::new(config).await.unwrap()
 }
 
-/// A session to this port of the node itself.
+/// Returns a request for a session to this port of the node itself.
 pub(crate) fn request(port: u16) -> StartRequest {
     StartRequest {
         target: TARGET.into(),
@@ -43,7 +43,7 @@ pub(crate) async fn session(local: &Local, port: u16) -> Session {
     Session::start(provider, &request(port), SessionConfig::default(), |_| {}, |_| {}).await.unwrap()
 }
 
-/// An echo server. Returns its port.
+/// Starts an echo server. Returns its port.
 pub(crate) async fn echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! Sessions whose data channel uses a path of its own.
+//! Sessions whose data channel uses a different path.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
@@ -56,8 +56,8 @@ impl SessionProvider for Detour {
     }
 }
 
-/// Passes only so many bytes of the first connection upwards. After that it passes only pings, so that the path looks
-/// alive.
+/// Forwards a limited number of bytes of the first connection to the service. After that, it sends only pings to the client, so
+/// that the path seems to work.
 async fn carry(mut client: TcpStream, service: u16, first: bool) {
     const DEAF_AFTER: u64 = 300_000;
     let mut service = TcpStream::connect(("127.0.0.1", service)).await.unwrap();

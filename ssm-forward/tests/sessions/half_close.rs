@@ -1,4 +1,4 @@
-//! After a local program has ended its sending side: the answer, or a reset.
+//! What a local program that has ended its sending side receives: the answer, or a reset.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::common::TARGET;
 use crate::running::{PATIENCE, Running};
 
-/// Sends a request, ends its sending side, and reads until the end, of whatever kind.
+/// Sends a request, ends the sending side, and reads until the connection ends or fails.
 async fn ask(running: &Running) -> (Vec<u8>, Result<(), ErrorKind>) {
     let mut program = TcpStream::connect(running.address).await.unwrap();
     program.write_all(b"?").await.unwrap();
@@ -30,7 +30,7 @@ async fn a_far_side_that_stays_silent_is_told_as_a_reset_and_why() {
         let mut config = ForwardConfig::default();
         config.linger = Duration::from_secs(1);
         let mut running = Running::start(&local, server.local_addr().unwrap().port(), config, None).await;
-        // Like a server that continues its answer only when it sees the end of its input.
+        // Behaves like a server that continues its answer only when it sees the end of its input.
         let told = tokio::spawn(async move {
             let (mut stream, _) = server.accept().await.unwrap();
             stream.write_all(answer).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_far_side_that_stays_silent_is_told_as_a_reset_and_why() {
         assert!(error.contains(what), "{error}");
         let warning = running.until(|event| matches!(event, ForwardEvent::Warning { .. })).await;
         assert!(format!("{warning:?}").contains("reset after the linger"), "{warning:?}");
-        assert_eq!(timeout(PATIENCE, told).await.unwrap().unwrap(), 1, "the server is told in the end");
+        assert_eq!(timeout(PATIENCE, told).await.unwrap().unwrap(), 1, "the server sees the end of its input");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sessions with a local Session Manager, or with a misbehaving service: what tests of the parts cannot show.
+//! Tests of sessions with a local Session Manager or a faulty service, for properties that tests of the parts cannot show.
 
 #[cfg(test)]
 mod answers;

@@ -1,4 +1,4 @@
-//! The sessions behind a forwarder.
+//! The sessions of a forwarder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,7 +147,7 @@ async fn connections_share_at_once_where_no_further_session_can_be_had() {
     for (stream, first) in [(&mut one, b'1'), (&mut other, b'2')] {
         assert_eq!(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap(), first);
     }
-    // It is neither retried immediately nor reported again.
+    // The start is neither retried immediately nor reported again.
     let before = Instant::now();
     let (mut one, mut other) = (running.connect(b'?').await, running.connect(b'?').await);
     echoes(&mut one).await;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::common::{aws, request};
 
-/// Longer than anything here takes; reaching it is a failure.
+/// Timeout. It is longer than every step of these tests; reaching it is a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A forwarder that is ready.
@@ -41,7 +41,7 @@ impl Running {
         running
     }
 
-    /// The next matching event; others before it are skipped.
+    /// Returns the next matching event. Events before it are skipped.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&ForwardEvent) -> bool) -> ForwardEvent {
         let found = async {
             loop {
@@ -61,7 +61,7 @@ impl Running {
         stream
     }
 
-    /// A connection that downloads until it is aborted.
+    /// Opens a connection that downloads until it is aborted.
     pub(crate) async fn download(&self) -> JoinHandle<()> {
         let mut stream = self.connect(b'S').await;
         tokio::spawn(async move { while stream.read(&mut [0; 65_536]).await.is_ok_and(|length| length > 0) {} })
@@ -74,8 +74,8 @@ impl Drop for Running {
     }
 }
 
-/// A server whose clients choose its behaviour by their first byte: `S` sends forever, `D` reads nothing, anything else
-/// is echoed, with all that follows. Returns its port, and the count of sent bytes.
+/// Starts a server whose behaviour depends on the first byte of a connection: `S` makes it send forever, `D` makes it read nothing,
+/// and any other byte is echoed with all following bytes. Returns its port, and the number of sent bytes.
 pub(crate) async fn server() -> (u16, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -106,7 +106,7 @@ async fn serve(mut stream: TcpStream, sent: Arc<AtomicU64>) {
     }
 }
 
-/// Writes for as long as anybody reads, and counts.
+/// Writes as long as the data is read, and returns the number of written bytes.
 pub(crate) fn flood(mut stream: TcpStream) -> Arc<AtomicU64> {
     let sent = Arc::new(AtomicU64::new(0));
     let count = sent.clone();
@@ -118,7 +118,7 @@ pub(crate) fn flood(mut stream: TcpStream) -> Arc<AtomicU64> {
     sent
 }
 
-/// Waits until the count has changed, and does not change any more.
+/// Waits until the count has changed and then stays the same.
 pub(crate) async fn stuck(count: &AtomicU64) {
     const STILL: Duration = Duration::from_secs(2);
     let (mut seen, mut since) = (0, Instant::now());
@@ -145,7 +145,7 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, so).await.unwrap_or_else(|_| panic!("it did not come to pass: {what}"));
+    timeout(PATIENCE, so).await.unwrap_or_else(|_| panic!("this did not happen in time: {what}"));
 }
 
 pub(crate) fn connected(local: &Local) -> usize {

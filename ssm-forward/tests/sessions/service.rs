@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::common::request;
 
-/// Grants a session whose WebSocket is a port of the test's.
+/// Grants a session whose WebSocket is a port of the test.
 #[derive(Default)]
 struct Granting {
     stream_url: String,
@@ -52,7 +52,8 @@ impl SessionProvider for Granting {
     }
 }
 
-/// A service that accepts the token, sends `words`, waits for a message after each, sends its last one, and closes.
+/// Runs a service that accepts the token, sends `words`, waits for a message after each of them, sends its last message, and closes
+/// the connection.
 async fn service(words: Vec<Bytes>, last: Option<Bytes>) -> Arc<Granting> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream_url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -86,8 +87,8 @@ async fn a_websocket_that_dies_at_once_is_opened_ever_more_slowly() {
     let provider = service(Vec::new(), None).await;
     let request = request(1);
     let start = Session::start(provider.clone(), &request, SessionConfig::default(), |_| {}, |_| {});
-    assert!(timeout(Duration::from_secs(2), start).await.is_err(), "nobody shook hands");
-    // Immediately, then after 100, 200, 400, 800 ms, each reduced by up to half.
+    assert!(timeout(Duration::from_secs(2), start).await.is_err(), "the handshake must not complete");
+    // The first attempt is immediate, the next ones after 100, 200, 400 and 800 ms, each reduced by up to half.
     let resumed = provider.resumed.load(Ordering::SeqCst);
     assert!((3..=7).contains(&resumed), "{resumed} times in 2 s");
 }
@@ -107,7 +108,7 @@ async fn what_made_a_session_impossible_stays_the_reason_when_the_websocket_ends
     }
 }
 
-/// Performs the handshake, sends one message after the other without waiting for an answer, then only receives.
+/// Runs a service that performs the handshake, sends all messages without waiting for an answer, and then only receives.
 async fn flood(handshake: Vec<Bytes>, words: Vec<Bytes>) -> Arc<Granting> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream_url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -119,7 +120,7 @@ async fn flood(handshake: Vec<Bytes>, words: Vec<Bytes>) -> Arc<Granting> {
                 for word in handshake {
                     to.send(Message::Binary(word)).await.unwrap();
                 }
-                // The response, and both acknowledgements: the session is ready.
+                // These are the response and both acknowledgements. After them, the session is ready.
                 for _ in 0..3 {
                     while !matches!(from.next().await, Some(Ok(Message::Binary(_))) | None) {}
                 }
@@ -136,7 +137,7 @@ async fn flood(handshake: Vec<Bytes>, words: Vec<Bytes>) -> Arc<Granting> {
     Arc::new(Granting { stream_url, ..Granting::default() })
 }
 
-/// An agent's first messages: a port, multiplexed.
+/// Returns an agent's first messages, for a multiplexed port session.
 fn handshake() -> Vec<Bytes> {
     let wish = r#"{"AgentVersion":"3.3.987.0","RequestedClientActions":[{"ActionType":"SessionType","ActionParameters":
         {"SessionType":"Port","Properties":{"type":"LocalPortForwarding","portNumber":"80"}}}]}"#;
@@ -187,7 +188,7 @@ fn malformed_messages_are_told_seldom_and_never_under_the_lock() {
     let stuck = stuck.lock().unwrap();
     let writer = log.clone();
     let driver = std::thread::spawn(move || {
-        // On the thread that drives the session.
+        // Set on the thread that drives the session.
         let log = move || {
             let writer = writer.clone();
             let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
@@ -208,7 +209,7 @@ fn malformed_messages_are_told_seldom_and_never_under_the_lock() {
     while log.lines.load(Ordering::SeqCst) == 0 {
         std::thread::yield_now();
     }
-    // The driver is blocked in the log; everything else continues.
+    // The driver is blocked in the log. Everything else must continue.
     let (done, asked) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         session.stats();
@@ -226,7 +227,7 @@ async fn a_service_that_says_one_word_and_closes_is_not_asked_again_without_a_pa
     let provider = service(Vec::new(), Some(handshake().remove(0))).await;
     let request = request(1);
     let start = Session::start(provider.clone(), &request, SessionConfig::default(), |_| {}, |_| {});
-    assert!(timeout(Duration::from_secs(3), start).await.is_err(), "nobody finished the handshake");
+    assert!(timeout(Duration::from_secs(3), start).await.is_err(), "the handshake must not complete");
     let resumed = provider.resumed.load(Ordering::SeqCst);
     assert!((3..=12).contains(&resumed), "{resumed} times in 3 s");
 }
@@ -248,7 +249,7 @@ async fn a_session_that_does_not_start_in_time_is_terminated() {
     assert_eq!(provider.terminated.load(Ordering::SeqCst), 1);
 }
 
-/// An owner that is slow to handle a notice.
+/// The owner is slow to handle a notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_is_told_without_the_lock() {
     let mut words = handshake();

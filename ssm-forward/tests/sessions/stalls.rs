@@ -1,4 +1,4 @@
-//! A connection that accepts no data blocks only those that share its session, and a warning says so.
+//! A connection that accepts no data blocks only the connections that share its session, and a warning reports this.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -18,14 +18,14 @@ fn fixed(size: usize) -> ForwardConfig {
     config
 }
 
-/// The end of a connection that accepts nothing.
+/// The end of a connection that accepts no data.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Reader,
     Destination,
 }
 
-/// A connection with one end that accepts nothing, after this has stalled the session. The result must be kept.
+/// Opens a connection with one end that accepts no data, and waits until this has stalled the session. The result must be kept.
 async fn stall(running: &Running, end: End, sent: &AtomicU64) -> Option<TcpStream> {
     match end {
         End::Reader => {
@@ -46,7 +46,7 @@ fn blames(event: &ForwardEvent) -> bool {
     matches!(event, ForwardEvent::Warning { text } if text.contains("in the same session"))
 }
 
-/// Sends something all the time.
+/// Sends and receives continuously.
 fn chat(mut stream: TcpStream) -> JoinHandle<()> {
     tokio::spawn(async move {
         while stream.read_u8().await.is_ok() && stream.write_all(b"?").await.is_ok() {
@@ -63,7 +63,7 @@ async fn a_stalled_session_gets_no_new_connection_while_another_can_be_had() {
         let running = Running::start(&local, port, fixed(2), None).await;
         eventually("two sessions", || connected(&local) == 2).await;
         let _stalled = stall(&running, end, &sent).await;
-        // The other session is used, so that the stalled one looks idle.
+        // The other session is used, so that the stalled one seems to be idle in comparison.
         let chatter = chat(running.connect(b'?').await);
         for number in 0..16 {
             let mut stream = running.connect(b'?').await;
@@ -118,7 +118,7 @@ async fn who_reads_slowly_slows_down_no_new_connection() {
     let mut running = Running::start(&local, port, ForwardConfig::default(), None).await;
     let mut slow = running.connect(b'S').await;
     stuck(&sent).await;
-    // It alternates between reading and pausing: the session's buffer is full most of the time, not always.
+    // The program alternates between reading and pausing: the session's buffer is full most of the time, but not always.
     let reader = tokio::spawn(async move {
         while slow.read_exact(&mut vec![0; 100_000]).await.is_ok() {
             sleep(Duration::from_millis(300)).await;

@@ -47,7 +47,7 @@ async fn a_stream_hears_that_its_session_was_dropped() {
 async fn what_is_taken_at_once_is_bounded_although_more_is_there() {
     const LENGTH: usize = 2 << 20;
     const LIMIT: usize = 100_000;
-    /// More than any agent puts into a frame.
+    /// Larger than the payload of any frame of an agent.
     const CHUNK: usize = 64 << 10;
     let local = Local::builder().start().await.unwrap();
     let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -63,7 +63,7 @@ async fn what_is_taken_at_once_is_bounded_although_more_is_there() {
     while stream.read_chunks(&mut chunks, LIMIT).await.unwrap() {
         let bytes: usize = chunks.drain(..).map(|chunk| chunk.len()).sum();
         assert!(bytes < LIMIT + CHUNK, "{bytes}");
-        assert!(bytes >= LIMIT || received + bytes == LENGTH, "no smaller than it could be: {bytes}");
+        assert!(bytes >= LIMIT || received + bytes == LENGTH, "the read is smaller than possible: {bytes}");
         received += bytes;
     }
     assert_eq!(received, LENGTH);
@@ -89,7 +89,7 @@ async fn several_senders_of_one_stream_do_not_forget_each_other() {
     });
     let senders: Vec<_> = senders.collect();
     let (mut end, _) = destination.accept().await.unwrap();
-    // All of them first find the queue full.
+    // At first, all of them find the queue full.
     sleep(Duration::from_millis(300)).await;
     let mut received = vec![0; SENDERS * CHUNKS * CHUNK];
     timeout(Duration::from_secs(20), end.read_exact(&mut received)).await.unwrap().unwrap();
@@ -120,7 +120,7 @@ async fn where_connections_take_turns_the_next_begins_when_one_ends() {
         let mut one = session.open_stream().await.unwrap();
         for text in ["one", "two"] {
             one.write_all(text.as_bytes()).await.unwrap();
-            // The next one already waits when this one ends.
+            // The next stream is already waited for when this one ends.
             let (next, ()) = tokio::join!(session.open_stream(), async {
                 tokio::task::yield_now().await;
                 one.abandon();
@@ -143,7 +143,7 @@ async fn a_sender_that_waits_for_room_hears_of_the_end_of_its_stream() {
     for abandon in [true, false] {
         let stream = session.open_stream().await.unwrap();
         let sender = stream.sender();
-        // Nobody reads at the far end.
+        // The destination does not read.
         let writer =
             tokio::spawn(async move { while sender.write_chunk(Bytes::from(vec![7; 64 << 10])).await.is_ok() {} });
         sleep(Duration::from_millis(500)).await;

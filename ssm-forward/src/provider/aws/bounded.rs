@@ -6,10 +6,12 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::BodyExt;
 use http_body_util::{LengthLimitError, Limited};
 
-/// Longest answer, in bytes. A page of a thousand instances with all their tags has some megabytes, other answers far less.
+/// Maximum length of an answer, in bytes. A page of a thousand instances with all their tags has some megabytes; other answers are
+/// much shorter.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// The answer, but a body longer than [`MAX_ANSWER`] is an error, because the SDK keeps answers as a whole.
+/// Returns the answer with a limited body: reading more than [`MAX_ANSWER`] bytes is an error, because the SDK keeps whole answers
+/// in memory.
 pub(super) fn bounded(answer: HttpResponse) -> HttpResponse {
     answer.map(bounded_body)
 }

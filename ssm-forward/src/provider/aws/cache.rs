@@ -1,5 +1,5 @@
-//! A short memory on disk: the nodes that a name led to, so that a script that runs the command often asks AWS once, and
-//! the names that exist, for completion.
+//! A cache of look-ups on disk. It contains the nodes that were found for a name, so that a script that runs the command often
+//! calls AWS only once, and the names that exist, for completion.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
@@ -13,37 +13,37 @@ use tokio::task::spawn_blocking;
 
 use super::{AwsProvider, Node};
 
-/// The folder in which look-ups are kept. Its files can be read by their user only. A file that cannot be read or
-/// written, or that somebody else may have written, is treated as if it did not exist.
+/// The folder in which look-ups are stored. Only the user can read its files. A file that cannot be read or written, or that
+/// another user may have written, is treated as if it did not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupCache {
     folder: PathBuf,
-    /// What was found before this time does not count, in milliseconds since 1970.
+    /// Results that are older than this time are ignored. Unit: milliseconds since 1970.
     oldest: u64,
 }
 
-/// How long a name leads to the same nodes without asking AWS.
+/// How long the nodes of a name are used without calling AWS.
 const LIFETIME: Duration = Duration::from_secs(60);
 /// How long a name is offered for completion.
 const MEMORY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Larger files were not written by this program.
+/// Maximum length of a file, in bytes. A larger file was not written by this program.
 const MAX_FILE: u64 = 16 << 20;
 
 impl LookupCache {
-    /// Uses `folder`, which is created when something is stored.
+    /// Uses `folder`, which is created when a result is stored.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), oldest: 0 }
     }
 
-    /// Ignores the nodes that were found until now: AWS is asked again, and the answers are stored.
+    /// Ignores the nodes that were found until now: AWS is called again, and the answers are stored.
     #[must_use]
     pub fn refresh(mut self) -> Self {
         self.oldest = milliseconds(SystemTime::now());
         self
     }
 
-    /// The names of nodes, containers and services that were found within the last week, each with the places (region
-    /// and profile) in which it was found.
+    /// Returns the names of nodes, containers and services that were found within the last week, each with the places (region and
+    /// profile) in which it was found.
     pub fn names(&self) -> BTreeMap<String, BTreeSet<String>> {
         let now = milliseconds(SystemTime::now());
         let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -62,8 +62,8 @@ impl LookupCache {
         counts.then_some(found.nodes)
     }
 
-    /// Replaces the file as a whole, so that nobody reads half of it. Of two processes that write at the same time, one
-    /// is forgotten.
+    /// Replaces the whole file, so that no reader sees an incomplete one. If two processes write at the same time, the result of
+    /// one of them is lost.
     fn store(&self, key: &str, place: &str, found: Found, now: u64) -> io::Result<()> {
         let file = self.file(key);
         let mut content = read(&file);
@@ -78,14 +78,14 @@ impl LookupCache {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
         folder.recursive(true).create(&self.folder)?;
-        // Created with mode 0600.
+        // `tempfile` creates it with mode 0600.
         let mut new = NamedTempFile::new_in(&self.folder)?;
         new.write_all(&serde_json::to_vec(&content)?)?;
         new.persist(file)?;
         Ok(())
     }
 
-    /// The name reveals nothing about the account.
+    /// Returns the path of a key's file. The name is a hash, so it reveals nothing about the account.
     fn file(&self, key: &str) -> PathBuf {
         let digest = Sha256::digest(key.as_bytes());
         let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -93,14 +93,14 @@ impl LookupCache {
     }
 }
 
-/// What was found in one account, region and endpoint.
+/// The results of one account, region and endpoint.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct Content {
-    /// For people.
+    /// The region and profile, for display.
     place: String,
-    /// By what was looked up.
+    /// The nodes, by the text that was looked up.
     nodes: BTreeMap<String, LookedUp>,
-    /// With the time at which each was last found.
+    /// The names, each with the time at which it was last found.
     names: BTreeMap<String, u64>,
 }
 
@@ -110,12 +110,12 @@ struct LookedUp {
     nodes: Vec<Node>,
 }
 
-/// What is to be stored.
+/// Results to store.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// What was looked up, and the result.
+    /// The text that was looked up, and the nodes.
     pub(super) nodes: Option<(String, Vec<Node>)>,
-    /// For completion.
+    /// Names for completion.
     pub(super) names: Vec<String>,
 }
 
@@ -131,7 +131,7 @@ fn read(path: &Path) -> Content {
     read().unwrap_or_default()
 }
 
-/// Whether only this user can have written it.
+/// Whether only this user can have written the file.
 #[cfg(unix)]
 fn is_private(metadata: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -143,7 +143,7 @@ fn is_private(_: &std::fs::Metadata) -> bool {
     true
 }
 
-/// A time in the future is not young: the clock was wrong then, or is wrong now.
+/// Whether `at` is less than `age` ago. A time in the future does not count: the clock was wrong then, or is wrong now.
 fn is_younger(at: u64, now: u64, age: Duration) -> bool {
     now.checked_sub(at).is_some_and(|since| u128::from(since) < age.as_millis())
 }
@@ -154,16 +154,16 @@ fn milliseconds(time: SystemTime) -> u64 {
 }
 
 impl AwsProvider {
-    /// Stores look-ups in `cache`, and uses the nodes that were found within the last minute for first sessions. A
-    /// session that replaces another one, and a session that was refused, have their node looked up again. The endpoints
-    /// of services are always looked up. Default: everything is always looked up, and nothing is stored.
+    /// Stores look-ups in `cache`, and uses the nodes that were found within the last minute for first sessions. For a session that
+    /// replaces another one, and for a session that was refused, the node is looked up again. The endpoints of services are always
+    /// looked up. Default: everything is always looked up, and nothing is stored.
     #[must_use]
     pub fn with_cache(mut self, cache: LookupCache) -> Self {
         self.cache = Some(cache);
         self
     }
 
-    /// The nodes that were found for `what` within the last minute. The caller has to ask AWS if this is `None`.
+    /// Returns the nodes that were found for `what` within the last minute. If this is `None`, the caller has to call AWS.
     pub(crate) async fn remembered(&self, what: String) -> Option<Vec<Node>> {
         let cache = self.cache.clone()?;
         let key = self.cache_key().await?;
@@ -173,18 +173,18 @@ impl AwsProvider {
         Some(nodes)
     }
 
-    /// Stores what was found, if there is a cache.
+    /// Stores the results, if there is a cache.
     pub(super) async fn remember(&self, found: Found) {
         let Some(cache) = self.cache.clone() else { return };
         let Some(key) = self.cache_key().await else { return };
         let (place, folder) = (self.place(), cache.folder.clone());
         let store = move || cache.store(&key, &place, found, milliseconds(SystemTime::now()));
         if let Ok(Err(error)) = spawn_blocking(store).await {
-            tracing::debug!(%error, folder = %folder.display(), "what was looked up is not stored");
+            tracing::debug!(%error, folder = %folder.display(), "the look-up could not be stored");
         }
     }
 
-    /// The account if it is known, otherwise the access key; the region; and the endpoint.
+    /// Returns the key of the cache file: the account if it is known, otherwise the access key; the region; and the endpoint.
     async fn cache_key(&self) -> Option<String> {
         let credentials = self.credentials.current().await.ok()?;
         let account = credentials.account_id().map(|id| id.as_str());

@@ -5,27 +5,27 @@ use serde::Deserialize;
 use super::query::STS;
 use super::{AwsProvider, ProviderError};
 
-/// The owner of the credentials in use, according to STS.
+/// The identity that the credentials belong to, according to STS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Caller {
-    /// The account's id, twelve digits.
+    /// The account id, twelve digits.
     pub account: String,
-    /// The user or the role's session.
+    /// The ARN of the user or of the role's session.
     pub arn: String,
 }
 
 impl AwsProvider {
-    /// Asks STS for the caller's identity (GetCallerIdentity, which needs no permission).
+    /// Calls STS for the caller's identity (GetCallerIdentity, which needs no permission).
     ///
     /// # Errors
-    /// There are no credentials, they are not valid, or STS cannot be reached.
+    /// Returns an error if there are no credentials, if they are not valid, or if STS cannot be reached.
     pub async fn caller(&self) -> Result<Caller, ProviderError> {
         let answer: Answer = self.query(STS, "GetCallerIdentity", &[]).await?;
         Ok(Caller { account: answer.result.account, arn: answer.result.arn })
     }
 
-    /// The region of all calls.
+    /// Returns the region of all calls.
     pub fn region(&self) -> &str {
         &self.settings.region
     }

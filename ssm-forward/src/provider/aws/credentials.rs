@@ -1,4 +1,4 @@
-//! The caller's credentials, found in the same way as by the AWS CLI, but never expired ones.
+//! The caller's credentials. They are found in the same way as by the AWS CLI, but expired ones are never used.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,31 +21,31 @@ use super::person::Person;
 use super::source::{Selected, Source, Sso, option};
 use super::{BoxFuture, ProviderError, process, role, variable};
 
-/// On an instance, the metadata service answers quickly. If it does not, this is not an instance.
+/// Timeout of the metadata service. On an instance, it answers quickly. Without an answer, this machine is not an instance.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
-/// Timeout for a service that issues credentials. A credential process and a person have limits of their own.
+/// Timeout for a service that issues credentials. A credential process and the user's input have their own timeouts.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Signing the upgrade is preferred but not necessary, so the timeout is shorter.
+/// The upgrade request does not need a signature, although signing is preferred. So the timeout is shorter.
 const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Credentials that expire within this time are not used any more.
+/// Credentials that expire within this time are not used.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Where credentials come from.
+/// The source of the credentials.
 #[derive(Debug)]
 pub(super) struct CredentialsSource {
     selected: Selected,
     fetcher: Fetcher,
-    /// The last result. Concurrent callers wait for the same one, so that a person is asked once.
+    /// The last result. Concurrent callers wait for the same result, so that the user is asked only once.
     held: tokio::sync::Mutex<Option<Held>>,
     remedy: Mutex<Option<String>>,
 }
 
-/// What getting credentials needs.
+/// The means to get credentials.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) apis: Apis,
     pub(super) person: Arc<dyn Person>,
-    /// The program's own credentials, which make the environment's and the files' superfluous.
+    /// The program's own credentials, which replace the ones from the environment and the files.
     pub(super) given: Option<SharedCredentialsProvider>,
 }
 
@@ -64,21 +64,21 @@ impl CredentialsSource {
         &*self.fetcher.person
     }
 
-    /// When those that are held end; `None` if that is not known, or never.
+    /// Returns when the current credentials expire. `None` if this is not known, or if they do not expire.
     pub(super) async fn end(&self) -> Option<SystemTime> {
         self.held.lock().await.as_ref().and_then(|held| held.credentials.expiry())
     }
 
-    /// What to do if the credentials are not accepted.
+    /// Returns what to do if the credentials are not accepted.
     pub(super) fn remedy(&self) -> String {
         let remedy = self.remedy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         remedy.unwrap_or_else(|| "get other credentials and try again".to_owned())
     }
 
-    /// A description of the credentials for a person.
+    /// Returns a description of the credentials for the user.
     ///
     /// # Errors
-    /// As for [`CredentialsSource::current`], as far as it can be known without getting the credentials.
+    /// Returns the same errors as [`CredentialsSource::current`], as far as they can be known without getting the credentials.
     pub(super) async fn describe(&self) -> Result<String, ProviderError> {
         match self.source().await? {
             Source::Given => Ok("given by the program".to_owned()),
@@ -86,11 +86,11 @@ impl CredentialsSource {
         }
     }
 
-    /// The credentials for a call. The files are read each time, so that a login in the meantime counts. Credentials
+    /// Returns the credentials for a call. The files are read each time, so that a login in the meantime takes effect. Credentials
     /// that were expensive to get are kept until they expire.
     ///
     /// # Errors
-    /// There are none, or they cannot be obtained.
+    /// Returns an error if there are no credentials, or if they cannot be obtained.
     pub(super) async fn current(&self) -> Result<Credentials, ProviderError> {
         let source = self.source().await?;
         let mut held = self.held.lock().await;
@@ -102,19 +102,19 @@ impl CredentialsSource {
         Ok(credentials)
     }
 
-    /// New credentials after the service refused `expired`.
+    /// Returns new credentials after the service has refused `expired`.
     ///
     /// # Errors
-    /// As for [`CredentialsSource::current`].
+    /// Returns the same errors as [`CredentialsSource::current`].
     pub(super) async fn renewed(&self, expired: &Credentials) -> Result<Credentials, ProviderError> {
         self.held.lock().await.take_if(|held| held.credentials.access_key_id() == expired.access_key_id());
         self.current().await
     }
 
-    /// Credentials that can be obtained quickly and without a person; `None` if that is not possible.
+    /// Returns credentials that can be obtained quickly and without the user. `None` if that is not possible.
     ///
     /// # Errors
-    /// As for [`CredentialsSource::current`], or it takes too long.
+    /// Returns the same errors as [`CredentialsSource::current`], or an error if it takes too long.
     pub(super) async fn at_hand(&self) -> Result<Option<Credentials>, ProviderError> {
         let source = self.source().await?;
         if source.may_take_long() {
@@ -142,7 +142,7 @@ pub(super) fn is_good(credentials: &Credentials) -> bool {
     credentials.expiry().is_none_or(|end| end > SystemTime::now() + MARGIN)
 }
 
-/// The SDK's signer panics on values that are not valid in a header, for example with several lines.
+/// Rejects credentials that are not valid in a header, for example with several lines. The SDK's signer would panic on them.
 fn sendable(credentials: Credentials, source: &Source) -> Result<Credentials, ProviderError> {
     let plain = |text: &str| HeaderValue::from_str(text).is_ok();
     if plain(credentials.access_key_id()) && credentials.session_token().is_none_or(plain) {
@@ -150,7 +150,7 @@ fn sendable(credentials: Credentials, source: &Source) -> Result<Credentials, Pr
     }
     let place = source.describe();
     Err(refused(format!(
-        "the access key id or the session token from {place} has a line break or a foreign character in it"
+        "the access key id or the session token from {place} contains a line break or a character that a header cannot contain"
     )))
 }
 
@@ -241,7 +241,7 @@ impl Fetcher {
             .max_attempts(1)
             .connect_timeout(METADATA_TIMEOUT)
             .read_timeout(METADATA_TIMEOUT);
-        // The SDK takes an empty variable for an endpoint.
+        // The SDK would use an empty variable as an endpoint.
         if std::env::var_os(METADATA_ENDPOINT).is_some() && variable(METADATA_ENDPOINT).is_none() {
             client = client.endpoint("http://169.254.169.254").unwrap_or_else(|never| {
                 tracing::debug!(%never, "metadata endpoint");
@@ -254,7 +254,8 @@ impl Fetcher {
 
 const METADATA_ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 
-/// The instance's metadata service is tried last. On a machine without it, its error would help nobody.
+/// The error message if no source has credentials. The metadata service is the last source; its own error would not help on a
+/// machine that is not an instance.
 fn none(selected: &Selected) -> String {
     match selected {
         Selected::Explicit(name) => {

@@ -1,4 +1,4 @@
-//! Which parameters a session document accepts.
+//! Finds out which parameters a session document accepts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,19 +7,19 @@ use aws_credential_types::Credentials;
 use super::{AwsProvider, called_by};
 use crate::{ProviderError, ProviderErrorKind, StartRequest};
 
-/// In StartSession's form.
+/// Parameters in the form of StartSession.
 pub(super) type Parameters = BTreeMap<String, Vec<String>>;
 
-/// The parameters to start a session with.
+/// The parameters for the attempts to start a session.
 pub(super) struct Ways {
     pub(super) first: Parameters,
-    /// To be used if the service refuses the first ones.
+    /// The parameters of the second attempt, if the service refuses the first ones.
     pub(super) otherwise: Option<Parameters>,
 }
 
 impl AwsProvider {
-    /// The requested parameters and those of the offered ones that the document defines. If the document cannot be
-    /// read: first all offered ones, then none.
+    /// Returns the requested parameters, and the offered parameters that the document defines. If the document cannot be read, the
+    /// first attempt has all offered parameters, and the second attempt has none.
     pub(super) async fn ways(&self, request: &StartRequest, credentials: &Credentials) -> Result<Ways, ProviderError> {
         let asked = request.parameters.clone();
         let mut offered = request.offered.clone();
@@ -43,10 +43,10 @@ impl AwsProvider {
         Ok(Ways { first: asked.into_iter().chain(offered).collect(), otherwise })
     }
 
-    /// The names of the parameters that a session document defines.
+    /// Returns the names of the parameters that a session document defines.
     ///
     /// # Errors
-    /// There is no such document, or it may not be looked at (`ssm:DescribeDocument`).
+    /// Returns an error if the document does not exist, or if reading it is not allowed (`ssm:DescribeDocument`).
     pub async fn document_parameters(&self, document: &str) -> Result<BTreeSet<String>, ProviderError> {
         self.renewing(|credentials| async move { self.defined(document, &credentials).await }).await
     }
@@ -60,7 +60,7 @@ impl AwsProvider {
     }
 }
 
-/// Both attempts were refused, and it is not known which of them was right.
+/// Joins the errors of both attempts, because it is not known which attempt was the right one.
 pub(super) fn both(refused: &ProviderError, error: ProviderError) -> ProviderError {
     let message = format!("{}; with only the given parameters: {}", refused.message, error.message);
     ProviderError { message, ..error }

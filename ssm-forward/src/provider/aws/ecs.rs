@@ -1,5 +1,5 @@
-//! Containers of ECS services as targets. Session Manager's id of a container contains the ids of the task and the
-//! runtime, which change with each deployment.
+//! Containers of ECS services as targets. Session Manager's id of a container contains the ids of the task and of the runtime,
+//! which change with each deployment.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,19 +11,19 @@ use super::errors::invalid;
 use super::json::ECS;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
 
-/// A container by names that do not change: `ecs:CLUSTER/SERVICE` or `ecs:CLUSTER/SERVICE/CONTAINER`. The id of a task
-/// may be used instead of the service.
+/// A container, given by names that do not change: `ecs:CLUSTER/SERVICE` or `ecs:CLUSTER/SERVICE/CONTAINER`. The id of a task can
+/// be used instead of the service.
 ///
 /// [`AwsProvider::resolve_ecs`] finds the running task and container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EcsSpec {
-    /// The cluster's name.
+    /// The name of the cluster.
     pub cluster: String,
-    /// The service's name; `None` means any of the cluster's tasks, or the one of [`EcsSpec::task`].
+    /// The name of the service. `None` means any task of the cluster, or the task [`EcsSpec::task`].
     pub service: Option<String>,
-    /// A task's id; `None` means the newest one.
+    /// The id of a task. `None` means the newest task.
     pub task: Option<String>,
-    /// The container's name; `None` means the only one.
+    /// The name of the container. `None` means the only container.
     pub container: Option<String>,
 }
 
@@ -31,11 +31,11 @@ pub struct EcsSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunningTask {
-    /// The spec that finds it.
+    /// The spec that selects this container.
     pub spec: EcsSpec,
     /// The task's id.
     pub task: String,
-    /// Whether sessions can be started in it: `online`, or why not.
+    /// `online` if sessions can be started in the container, otherwise the reason why not.
     pub connection: String,
 }
 
@@ -54,11 +54,10 @@ pub struct EcsTarget {
 const PREFIX: &str = "ecs:";
 
 impl EcsSpec {
-    /// Parses a target. Returns `None` if StartSession accepts it unchanged: a node's id, or
-    /// `ecs:CLUSTER_TASK_RUNTIME`.
+    /// Parses a target. Returns `None` if StartSession accepts it unchanged: the id of a node, or `ecs:CLUSTER_TASK_RUNTIME`.
     ///
     /// # Errors
-    /// It begins with `ecs:` but has neither form.
+    /// Returns an error if the target begins with `ecs:` but has neither form.
     pub fn of_target(target: &str) -> Result<Option<Self>, ProviderError> {
         match target.strip_prefix(PREFIX) {
             Some(name) if !is_resolved(name) => target.parse().map(Some),
@@ -66,7 +65,7 @@ impl EcsSpec {
         }
     }
 
-    /// Where the task is searched, for errors.
+    /// Describes where the task is searched, for error messages.
     fn place(&self) -> String {
         match (&self.task, &self.service) {
             (Some(task), _) => format!("the task {task} of the ECS cluster {}", self.cluster),
@@ -76,7 +75,7 @@ impl EcsSpec {
     }
 }
 
-/// Whether it has the three parts of `CLUSTER_TASK_RUNTIME`. The cluster's name may itself contain underscores.
+/// Whether the name has the three parts of `CLUSTER_TASK_RUNTIME`. The name of the cluster can itself contain underscores.
 fn is_resolved(name: &str) -> bool {
     !name.contains('/') && name.rsplitn(3, '_').filter(|part| !part.is_empty()).count() == 3
 }
@@ -121,15 +120,15 @@ impl fmt::Display for EcsSpec {
     }
 }
 
-/// A page has 100 tasks, the maximum of DescribeTasks.
+/// Maximum number of pages that are read. A page has 100 tasks, the maximum of DescribeTasks.
 const MAX_PAGES: usize = 10;
 
 impl AwsProvider {
     /// Finds the newest running task of `spec` and its container.
     ///
     /// # Errors
-    /// There is no such cluster, service, task or container; none is running; ECS Exec is not enabled or its agent is
-    /// not running; the spec matches several containers; the API's own errors.
+    /// Returns an error if the cluster, service, task or container does not exist, if no task is running, if ECS Exec is not
+    /// enabled or its agent is not running, if the spec matches several containers, or if the API returns one.
     pub async fn resolve_ecs(&self, spec: &EcsSpec) -> Result<EcsTarget, ProviderError> {
         let tasks = match &spec.task {
             Some(task) => self.describe(&spec.cluster, std::slice::from_ref(task)).await,
@@ -158,10 +157,10 @@ impl AwsProvider {
         Ok(tasks)
     }
 
-    /// The containers of all running tasks in the region's clusters.
+    /// Returns the containers of all running tasks in the region's clusters.
     ///
     /// # Errors
-    /// ECS's errors.
+    /// Returns the errors of ECS.
     pub async fn list_ecs(&self) -> Result<Vec<RunningTask>, ProviderError> {
         let mut found = Vec::new();
         for arn in &self.clusters().await? {
@@ -174,7 +173,7 @@ impl AwsProvider {
         Ok(found)
     }
 
-    /// The ARNs of all clusters.
+    /// Returns the ARNs of all clusters.
     async fn clusters(&self) -> Result<Vec<String>, ProviderError> {
         let (mut clusters, mut next_token) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
@@ -194,7 +193,7 @@ impl AwsProvider {
     }
 }
 
-/// Adds to an error of the request what was requested.
+/// Adds the requested container to an error message about the request.
 fn about(spec: &EcsSpec, error: ProviderError) -> ProviderError {
     match error.kind {
         ProviderErrorKind::Invalid => invalid(format!("{spec}: {}", error.message)),
@@ -210,7 +209,7 @@ fn not_connected(message: String) -> ProviderError {
     ProviderError { kind: ProviderErrorKind::NotConnected, message }
 }
 
-/// The newest task that can be reached. During the first seconds of a deployment this is the previous task.
+/// Chooses the newest task whose agent is running. During the first seconds of a deployment this is the previous task.
 fn choose(spec: &EcsSpec, mut tasks: Vec<Task>) -> Result<EcsTarget, ProviderError> {
     let place = spec.place();
     tasks.retain(|task| task.last_status == RUNNING);
@@ -218,7 +217,7 @@ fn choose(spec: &EcsSpec, mut tasks: Vec<Task>) -> Result<EcsTarget, ProviderErr
         return Err(match (&spec.task, &spec.service) {
             (Some(_), _) => not_connected(format!("{place} is not running, or does not exist: aws ecs list-tasks")),
             (None, Some(service)) => not_connected(format!(
-                "{place} has no running task; its events say why: aws ecs describe-services --cluster {} --services {service}",
+                "{place} has no running task; its events contain the reason: aws ecs describe-services --cluster {} --services {service}",
                 spec.cluster
             )),
             (None, None) => not_connected(format!("{place} has no running task")),
@@ -343,7 +342,7 @@ struct Task {
     last_status: String,
     #[serde(default)]
     enable_execute_command: bool,
-    /// In seconds since 1970; `None` if it has not started yet.
+    /// In seconds since 1970. `None` if the task has not started yet.
     started_at: Option<f64>,
     created_at: Option<f64>,
     #[serde(default)]

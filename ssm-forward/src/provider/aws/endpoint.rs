@@ -1,4 +1,4 @@
-//! The endpoint of each service: configured, or AWS's own.
+//! The endpoint of each service: the configured one, or the default of AWS.
 
 use aws_sdk_ssm::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use url::Url;
@@ -8,12 +8,12 @@ use super::errors::invalid;
 use super::settings::Settings;
 use super::signed::Service;
 
-/// Rejects an invalid endpoint; `named` says where it was configured.
+/// Rejects an invalid endpoint. `named` describes where it was configured.
 pub(super) fn check(named: &str, endpoint: &str) -> Result<(), ProviderError> {
     parse(endpoint).map(drop).map_err(|error| invalid(format!("{named} {endpoint:?}: {error}")))
 }
 
-/// An endpoint's URL; the error is half a sentence.
+/// Parses the URL of an endpoint. The error is a part of a sentence.
 pub(super) fn parse(endpoint: &str) -> Result<Url, String> {
     let url = Url::parse(endpoint).map_err(|error| error.to_string())?;
     match url.scheme() {
@@ -22,7 +22,7 @@ pub(super) fn parse(endpoint: &str) -> Result<Url, String> {
     }
 }
 
-/// The URL that the SDK will call.
+/// Returns the URL of SSM that the SDK will call.
 pub(super) async fn of_ssm(settings: &Settings) -> Result<String, ProviderError> {
     match settings.ssm_endpoint() {
         Some(endpoint) => Ok(endpoint),
@@ -30,7 +30,7 @@ pub(super) async fn of_ssm(settings: &Settings) -> Result<String, ProviderError>
     }
 }
 
-/// The URL of another service.
+/// Returns the URL of another service.
 pub(super) async fn of(service: Service, settings: &Settings) -> Result<String, ProviderError> {
     match settings.other_endpoint(service.id) {
         Some(endpoint) => Ok(endpoint),
@@ -38,12 +38,12 @@ pub(super) async fn of(service: Service, settings: &Settings) -> Result<String, 
     }
 }
 
-/// AWS's own URL of the data channels.
+/// Returns AWS's default URL of the data channels.
 pub(super) async fn of_channel(settings: &Settings) -> Result<String, ProviderError> {
     beside(&own(settings).await?, "ssmmessages", settings)
 }
 
-/// AWS's own SSM endpoint.
+/// Returns AWS's default endpoint of SSM.
 async fn own(settings: &Settings) -> Result<String, ProviderError> {
     let params = Params::builder()
         .region(settings.region.clone())
@@ -56,7 +56,7 @@ async fn own(settings: &Settings) -> Result<String, ProviderError> {
     Ok(endpoint.url().to_owned())
 }
 
-/// AWS's endpoint of `name`, in the partition of its SSM endpoint: `https://ssm.REGION.SUFFIX` becomes
+/// Returns AWS's default endpoint of `name`, in the partition of its SSM endpoint: `https://ssm.REGION.SUFFIX` becomes
 /// `https://kms.REGION.SUFFIX`.
 fn beside(ssm: &str, name: &str, settings: &Settings) -> Result<String, ProviderError> {
     let region = &settings.region;
@@ -66,8 +66,8 @@ fn beside(ssm: &str, name: &str, settings: &Settings) -> Result<String, Provider
     Ok(format!("https://{}.{region}.{suffix}", label(name, settings)))
 }
 
-/// What stands before the region: the service's name, with `-fips` where that is asked for, and the exceptions that AWS makes.
-/// `tests/real/endpoints.py` compares them with botocore's rules.
+/// Returns the label before the region: the name of the service, with `-fips` if FIPS is requested, and with AWS's exceptions.
+/// `tests/real/endpoints.py` compares the labels with botocore's rules.
 fn label(name: &str, settings: &Settings) -> String {
     let Settings { fips, dual_stack, .. } = *settings;
     let region = settings.region.as_str();
@@ -78,7 +78,7 @@ fn label(name: &str, settings: &Settings) -> String {
     match (name, fips, dual_stack) {
         ("es", false, true) if is_public || is_gov || is_china => "aos".to_owned(),
         ("eks", true, false) if is_public => "fips.eks".to_owned(),
-        // All that these have there is validated.
+        // All endpoints of these services in this partition are FIPS endpoints.
         ("ec2" | "eks" | "elasticache" | "rds" | "sts", true, false) if is_gov => name.to_owned(),
         (_, true, _) => format!("{name}-fips"),
         _ => name.to_owned(),

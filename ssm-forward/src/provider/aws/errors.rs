@@ -1,4 +1,4 @@
-//! Errors of AWS's SDK and the API, in one line each.
+//! Converts errors of the AWS SDK and the API to one line each.
 
 use std::error::Error;
 
@@ -12,12 +12,12 @@ use crate::text::{bounded, one_line};
 use crate::transport::{Place, TransportError};
 use crate::{ProviderError, ProviderErrorKind};
 
-/// The call, for errors.
+/// A call of the API, for error messages.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     /// The service's name in permissions, such as `ssm`.
     pub(super) service: &'a str,
-    /// The call's name.
+    /// The name of the call.
     pub(super) name: &'a str,
     pub(super) endpoint: &'a str,
     /// What to do if the credentials are not accepted.
@@ -25,7 +25,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The answer lacks `field`.
+    /// The error for an answer without `field`.
     pub(super) fn answered_without(&self, field: &str) -> ProviderError {
         ProviderError {
             kind: ProviderErrorKind::Service,
@@ -34,7 +34,7 @@ impl Call<'_> {
     }
 }
 
-/// Why the call failed.
+/// Describes why the call failed.
 pub(super) fn api_error<E>(call: &Call<'_>, error: &SdkError<E, HttpResponse>) -> ProviderError
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -58,7 +58,7 @@ where
     }
 }
 
-/// There was no connection, or it failed.
+/// The error for a connection that could not be opened, or failed.
 fn not_reached(call: &Call<'_>, error: &(dyn Error + 'static)) -> ProviderError {
     let Call { name, endpoint, .. } = call;
     let (kind, cause) = match transport_error(error) {
@@ -77,7 +77,7 @@ fn is_at(endpoint: &str, place: &str) -> bool {
     endpoint.parse().is_ok_and(|uri| Place::of(&uri).to_string() == place)
 }
 
-/// The answer is not in the API's form.
+/// The error for an answer that is not in the API's form.
 fn no_answer(call: &Call<'_>, status: u16, error: &dyn Error) -> ProviderError {
     let Call { service, name, endpoint, .. } = call;
     let message = match status {
@@ -155,7 +155,7 @@ fn service_error(call: &Call<'_>, code: &str, message: Option<&str>, status: u16
     ProviderError { kind, message: bounded(parts.join("; ").replacen("; ", ": ", 1)) }
 }
 
-/// Why there are no credentials.
+/// Describes why the credentials could not be obtained.
 pub(super) fn credentials_error(error: &CredentialsError, source: &Source) -> ProviderError {
     let text = chain(error);
     let expired = text.to_ascii_lowercase().contains("expired");
@@ -164,17 +164,17 @@ pub(super) fn credentials_error(error: &CredentialsError, source: &Source) -> Pr
     ProviderError { kind, message }
 }
 
-/// An error of the credentials.
+/// An error that concerns the credentials.
 pub(super) fn credentials(message: String) -> ProviderError {
     ProviderError { kind: ProviderErrorKind::Credentials, message }
 }
 
-/// An error of the request.
+/// An error that concerns the request.
 pub(super) fn invalid(message: String) -> ProviderError {
     ProviderError { kind: ProviderErrorKind::Invalid, message }
 }
 
-/// An error and its sources, in one line, without repetitions.
+/// Returns an error and its sources, in one line, without repetitions.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |&error| error.source()) {
@@ -186,7 +186,7 @@ pub(super) fn chain(error: &dyn Error) -> String {
     one_line(&text)
 }
 
-/// The innermost source of an error.
+/// Returns the innermost source of an error.
 fn root(error: &dyn Error) -> String {
     let last = std::iter::successors(Some(error), |&error| error.source()).last();
     one_line(&last.unwrap_or(error).to_string())

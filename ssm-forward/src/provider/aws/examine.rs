@@ -1,4 +1,4 @@
-//! What can be asked to find out why sessions fail. Nothing here changes anything.
+//! Calls that help to find out why sessions fail. They change nothing.
 
 use std::fmt::Debug;
 use std::time::SystemTime;
@@ -20,42 +20,42 @@ use super::{AwsProvider, ProviderError, ProviderErrorKind, called_by, endpoint};
 use crate::StreamEndpoint;
 
 const SSM: Service = Service { id: "SSM", name: "ssm" };
-/// The document that holds an account's preferences in a region, and that of sessions that name none.
+/// The document that contains an account's preferences in a region. It is also the document of sessions that name none.
 const PREFERENCES: &str = "SSM-SessionManagerRunShell";
 /// The idle timeout of an account that sets none, in minutes.
 const IDLE_MINUTES: u32 = 20;
 
-/// What an account demands of its sessions, in one region: the preferences of Session Manager.
+/// The preferences of Session Manager of an account in one region: requirements for its sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Preferences {
-    /// Minutes without data after which a session ends; `None`: the account sets none, so that AWS's default applies.
+    /// Idle timeout of a session, in minutes. `None`: the account sets none, so that AWS's default applies.
     pub idle_minutes: Option<u32>,
-    /// Minutes after which a session ends in any case; `None`: it does not.
+    /// Maximum duration of a session, in minutes. `None`: there is no maximum.
     pub max_minutes: Option<u32>,
-    /// The KMS key that encrypts sessions beyond TLS.
+    /// The KMS key that encrypts sessions in addition to TLS.
     pub kms_key: Option<String>,
-    /// The user that shells run as; `None` is the agent's `ssm-user`. Empty: the one that the caller's tag names.
+    /// The user that runs the shells. `None`: the agent's `ssm-user`. Empty: the user that the caller's tag names.
     pub run_as: Option<String>,
-    /// Whether what shells print is kept in S3 or CloudWatch.
+    /// Whether the output of shells is stored in S3 or CloudWatch.
     pub logged: bool,
 }
 
 impl AwsProvider {
-    /// When the credentials that were last used end; `None` if they do not, or if that is not known.
+    /// Returns when the last used credentials expire. `None` if they do not expire, or if this is not known.
     pub async fn credentials_end(&self) -> Option<SystemTime> {
         self.credentials.end().await
     }
 
-    /// What to do when the credentials are no good: half a sentence, often with a command.
+    /// Returns what to do if the credentials are not accepted, as a part of a sentence, often with a command.
     pub fn credentials_remedy(&self) -> String {
         self.credentials.remedy()
     }
 
-    /// What SSM's clock shows. Needs no credentials.
+    /// Returns the time of SSM's clock. Needs no credentials.
     ///
     /// # Errors
-    /// SSM cannot be reached, or does not say the time.
+    /// Returns an error if SSM cannot be reached, or if its answer does not contain the time.
     pub async fn api_time(&self) -> Result<SystemTime, ProviderError> {
         const NAME: &str = "its time";
         let request = Request::get("/").body(SdkBody::empty()).map_err(|error| not_asked(NAME, &error))?;
@@ -65,11 +65,11 @@ impl AwsProvider {
         api.invoke(NAME, request, String::new(), date).await
     }
 
-    /// The URL of the data channels, as far as it is known before a session is started; `given` replaces it. `None`: with an
-    /// SSM API on this machine, only its answers tell.
+    /// Returns the URL of the data channels, as far as it is known before a session is started. If `given` is set, it replaces the
+    /// URL. `None`: the SSM API is on this machine, and only its answer to StartSession contains the URL.
     ///
     /// # Errors
-    /// No endpoint is known in the region, or the configured one is invalid.
+    /// Returns an error if no endpoint is known in the region, or if the configured one is invalid.
     pub async fn channel_url(&self, given: Option<&StreamEndpoint>) -> Result<Option<Url>, ProviderError> {
         let configured = self.stream_endpoint()?;
         if let Some(endpoint) = given.or(configured.as_ref()) {
@@ -82,10 +82,10 @@ impl AwsProvider {
         Url::parse(&url).map(Some).map_err(|error| invalid(error.to_string()))
     }
 
-    /// The account's preferences of Session Manager.
+    /// Returns the account's preferences of Session Manager.
     ///
     /// # Errors
-    /// Access is denied (`ssm:GetDocument`), or their content is invalid.
+    /// Returns an error if access is denied (`ssm:GetDocument`), or if the content is invalid.
     pub async fn preferences(&self) -> Result<Preferences, ProviderError> {
         const CALL: &str = "GetDocument";
         let call = |credentials| {
@@ -94,7 +94,7 @@ impl AwsProvider {
         };
         let answer = match self.renewing(call).await {
             Ok(answer) => answer,
-            // An account that never set any has no such document.
+            // An account that never set preferences has no such document.
             Err(error) if error.message.contains("InvalidDocument") => return Ok(Preferences::default()),
             Err(error) => return Err(error),
         };
@@ -106,7 +106,7 @@ impl AwsProvider {
     }
 }
 
-/// The `Date` of an answer, whatever it answers.
+/// Returns the `Date` header of any answer, also of an error.
 fn date(response: &HttpResponse) -> Result<SystemTime, OrchestratorError<ErrorMetadata>> {
     let header = response.headers().get("date").ok_or_else(|| malformed("without its time"))?;
     let date = DateTime::from_str(header, Format::HttpDate).map_err(|_| malformed("its time"))?;
@@ -114,7 +114,7 @@ fn date(response: &HttpResponse) -> Result<SystemTime, OrchestratorError<ErrorMe
 }
 
 impl Preferences {
-    /// Minutes without data after which a session ends: the account's, or AWS's default of 20.
+    /// Returns the idle timeout of a session, in minutes: the account's, or AWS's default of 20.
     pub fn idle_minutes_or_default(&self) -> u32 {
         self.idle_minutes.unwrap_or(IDLE_MINUTES)
     }

@@ -1,5 +1,5 @@
-//! The HTTP client of the SDK and the signed calls. It reaches hosts in the same way as the data channel, through the
-//! same proxies and with the same trusted roots. It follows no redirects, because AWS's APIs have none.
+//! The HTTP client of the SDK and of the signed calls. It reaches hosts in the same way as the data channel, through the same
+//! proxies and with the same trusted roots. It does not follow redirects, because AWS's APIs have none.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -32,18 +32,17 @@ use crate::ProviderError;
 use crate::transport::tls::read_ca_bundle;
 use crate::transport::{Deadline, Place, Proxies, Proxy, Route, Socket, TransportError};
 
-/// An idle connection is not used any more after this time, because a NAT may have forgotten it silently, or the
-/// network changed.
+/// Idle time after which a connection is closed, because a NAT may have dropped it silently, or the network may have changed.
 const IDLE: Duration = Duration::from_secs(5);
-/// Longest head of an answer, in bytes; what one more read brings comes on top.
+/// Maximum length of the head of an answer, in bytes. It can be exceeded by the length of one more read.
 const MAX_HEAD: usize = 64 << 10;
 /// Maximum number of headers of an answer.
 const MAX_HEADERS: usize = 100;
 
-/// A client for any host.
+/// Creates a client for any host.
 ///
 /// # Errors
-/// The bundle cannot be used.
+/// Returns an error if the CA bundle cannot be used.
 pub(super) fn client(ca_bundle: Option<&CaBundle>) -> Result<SharedHttpClient, ProviderError> {
     if let Some(CaBundle { path, named_by }) = ca_bundle {
         read_ca_bundle(path).map_err(|cause| invalid(format!("{named_by}: {cause}")))?;
@@ -69,7 +68,7 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
     }
 }
 
-/// All services share its connections.
+/// The HTTP client. All services share its connections.
 #[derive(Clone, Debug)]
 struct Client {
     pool: Pool<Dialer, SdkBody>,
@@ -127,8 +126,8 @@ impl Client {
     }
 }
 
-/// The SDK repeats calls that failed in the network. A proxy's refusal or a wrong configuration does not change by
-/// repeating.
+/// Converts an error for the SDK, which repeats calls after network errors. A proxy's refusal or a wrong configuration is not
+/// reported as a network error, because repeating would not help.
 fn connector_error(error: impl Error + Send + Sync + 'static) -> ConnectorError {
     match transport_error(&error) {
         Some(TransportError::Proxy { .. } | TransportError::Configuration(_)) => {
@@ -138,12 +137,12 @@ fn connector_error(error: impl Error + Send + Sync + 'static) -> ConnectorError 
     }
 }
 
-/// Why a connection could not be opened, if that is the cause of `error`.
+/// Returns why a connection could not be opened, if that is the cause of `error`.
 pub(super) fn transport_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TransportError> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
-/// The proxy that accepts requests to `uri` directly. Without TLS no tunnel is needed, and some proxies allow none.
+/// Returns the proxy to which requests to `uri` are sent directly. Without TLS no tunnel is needed, and some proxies allow none.
 fn proxy_of_requests(proxies: &Proxies, uri: &Uri) -> Result<Option<Proxy>, TransportError> {
     match uri.scheme_str() {
         Some("https") => Ok(None),
@@ -184,11 +183,11 @@ impl Service<Uri> for Dialer {
     }
 }
 
-/// A connection for requests.
+/// A connection that carries requests.
 #[derive(Debug)]
 struct Api {
     socket: Socket,
-    /// The requests are sent to a proxy directly.
+    /// Whether requests are sent directly to a proxy.
     is_proxied: bool,
 }
 

@@ -1,4 +1,4 @@
-//! EC2's instances, for what Systems Manager does not know of a node.
+//! EC2 instances, for information that Systems Manager does not have about a node.
 
 use std::net::IpAddr;
 
@@ -9,14 +9,14 @@ use super::xml::List;
 use super::{AwsProvider, ProviderError};
 use crate::TargetSpec;
 
-/// Pages of 1000.
+/// Maximum number of pages that are read. A page has 1000 instances.
 const MAX_PAGES: usize = 40;
 
 impl AwsProvider {
-    /// EC2's information about instances with this name or address that Systems Manager does not know: `i-… (stopped)`.
+    /// Returns the instances with this name or address that EC2 knows but Systems Manager does not, as texts like `i-… (stopped)`.
     ///
     /// # Errors
-    /// EC2's errors.
+    /// Returns the errors of EC2.
     pub async fn unmanaged_instances(&self, spec: &TargetSpec) -> Result<Vec<String>, ProviderError> {
         let address;
         let filters = match spec {
@@ -32,7 +32,7 @@ impl AwsProvider {
         Ok(live.map(|instance| format!("{} ({})", instance.instance_id, instance.state())).collect())
     }
 
-    /// The instances that pass all filters.
+    /// Returns the instances that match all filters.
     pub(super) async fn instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Instance>, ProviderError> {
         let named: Vec<(String, &str)> = filters
             .iter()

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::signed::{Service, malformed, not_asked};
 use super::{AwsProvider, ProviderError};
 
-/// A service of this protocol.
+/// A service that uses this protocol.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonService {
     pub(super) service: Service,
@@ -26,10 +26,10 @@ pub(super) const ECS: JsonService =
     JsonService { service: Service { id: "ECS", name: "ecs" }, target: "AmazonEC2ContainerServiceV20141113" };
 
 impl AwsProvider {
-    /// Calls `name`.
+    /// Makes the call `name`.
     ///
     /// # Errors
-    /// As for [`super::signed::SignedApi::send`].
+    /// Returns the same errors as [`super::signed::SignedApi::send`].
     pub(super) async fn ask<O>(
         &self,
         service: JsonService,
@@ -54,7 +54,7 @@ fn request(service: JsonService, name: &str, input: &impl Serialize) -> Result<R
         .map_err(|error| not_asked(name, &error))
 }
 
-/// Parses the answer, or the error.
+/// Parses the answer of a successful or a failed call.
 pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>> {
     let body = response.body().bytes().unwrap_or_default();
     if !response.status().is_success() {
@@ -65,7 +65,8 @@ pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, Or
     })
 }
 
-/// The code is in the header or in `__type`, possibly between a namespace and a URL: `com.amazonaws.x#Code:http://…`.
+/// Parses an error. The code is in the header or in `__type`, possibly between a namespace and a URL:
+/// `com.amazonaws.x#Code:http://…`.
 fn refusal(header: Option<&str>, body: &[u8]) -> ErrorMetadata {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |names: &[&str]| names.iter().find_map(|name| body.get(name)?.as_str());
@@ -113,7 +114,7 @@ mod tests {
         api.prepare(call, request, credentials, SystemTime::UNIX_EPOCH + TIME).unwrap()
     }
 
-    /// The expected values are botocore's for the same request.
+    /// The expected values are the ones that botocore computes for the same request.
     #[test]
     fn requests_are_signed_as_other_clients_sign_them() {
         let input = json!({"KeyId": "alias/session"});
@@ -188,13 +189,14 @@ mod tests {
             b"r<html>hush</html>",
         ];
         crate::replay::corpus("api_answer", &seeds, 5000, |input| {
-            // The first byte says whether the status is good.
+            // The first byte of the input selects the HTTP status.
             let (refused, text) = input.split_first().map_or((false, input), |(first, rest)| (*first == b'r', rest));
             what_becomes_of(&String::from_utf8_lossy(text), refused)
         });
     }
 
-    /// Any answer is read or malformed, and no error quotes it: it may be a secret.
+    /// Checks that any answer is either read or reported as malformed, and that no error quotes it, because it may contain a
+    /// secret.
     fn what_becomes_of(text: &str, refused: bool) -> String {
         use aws_smithy_runtime_api::http::StatusCode;
 

@@ -12,12 +12,12 @@ use super::json::KMS;
 use super::{AwsProvider, ProviderError};
 use crate::Secret;
 
-/// Two AES-256 keys: one for each direction.
+/// Length of two AES-256 keys, one for each direction.
 const KEY_BYTES: u32 = 64;
 const CALL: &str = "GenerateDataKey";
 
 impl AwsProvider {
-    /// Has KMS create a data key, with the credentials of the session.
+    /// Creates a data key by a call of KMS, with the credentials of the session.
     pub(super) async fn data_key(
         &self,
         key_id: &str,
@@ -38,14 +38,14 @@ impl AwsProvider {
 }
 
 impl AwsProvider {
-    /// Checks whether KMS lets the caller create a data key with `key_id`. None is created.
+    /// Checks whether KMS allows the caller to create a data key with `key_id`. Does not create a key.
     ///
     /// # Errors
-    /// KMS refuses, or cannot be reached.
+    /// Returns an error if KMS refuses, or cannot be reached.
     pub async fn may_encrypt(&self, key_id: &str) -> Result<(), ProviderError> {
         let question = DryRun { key_id, number_of_bytes: KEY_BYTES, dry_run: true };
         match self.ask::<IgnoredAny>(KMS, CALL, &question).await {
-            // AWS's way to say yes.
+            // For a dry run that would succeed, AWS returns this error.
             Err(error) if error.message.contains("DryRunOperation") => Ok(()),
             answer => answer.map(drop),
         }
@@ -68,7 +68,7 @@ struct Question<'a> {
     encryption_context: &'a BTreeMap<String, String>,
 }
 
-/// Both in Base64.
+/// Both fields are in Base64.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {

@@ -1,4 +1,4 @@
-//! Sessions from the SSM API, and what they need of KMS and ECS. The only module that uses AWS's SDK.
+//! Sessions from the SSM API, and the calls of other AWS services that they need. This is the only module that uses the AWS SDK.
 
 mod apis;
 mod bounded;
@@ -42,7 +42,7 @@ pub use person::Person;
 pub use services::{ServiceEndpoint, ServiceSummary};
 pub use token::DatabaseToken;
 
-/// For [`AwsProvider::from_sdk_config`].
+/// The argument type of [`AwsProvider::from_sdk_config`].
 pub use aws_types::SdkConfig;
 
 use std::collections::BTreeMap;
@@ -80,23 +80,22 @@ use super::{
 };
 use crate::transport::{region_of, sigv4};
 
-/// Where the API is and who calls it. Fields that are `None` come from the environment and the profile, as in every AWS
-/// tool.
+/// The endpoint of the API and the identity of the caller. Fields that are `None` come from the environment and the profile, as in
+/// every AWS tool.
 #[derive(Clone, Debug, Default)]
 pub struct AwsConfig {
     /// A named profile. It takes precedence over credentials in the environment.
     pub profile: Option<String>,
     /// The region.
     pub region: Option<String>,
-    /// The API's endpoint, if it is not AWS's.
+    /// The endpoint of the API. `None`: AWS's endpoint, unless the environment or the profile sets another one.
     pub endpoint_url: Option<String>,
-    /// A PEM file of certificate authorities to trust in addition to the system's, for the API and for a proxy over
-    /// TLS.
+    /// A PEM file with certificate authorities to trust in addition to the system's, for the API and for a proxy over TLS.
     pub ca_bundle: Option<PathBuf>,
     /// The caller's credentials, if they do not come from the environment or the profile.
     pub credentials: Option<AwsCredentials>,
-    /// Asks a person for the code of an MFA device, and reports what is waited for. `None`: nobody is asked, and
-    /// reports go to the log.
+    /// Asks the user for the code of an MFA device, and reports what the provider waits for. `None`: the user is not asked, and
+    /// reports are logged.
     pub person: Option<Arc<dyn Person>>,
 }
 
@@ -107,13 +106,13 @@ pub struct AwsCredentials {
     pub access_key_id: String,
     /// `AWS_SECRET_ACCESS_KEY`.
     pub secret_access_key: Secret,
-    /// `AWS_SESSION_TOKEN`; only temporary credentials have one.
+    /// `AWS_SESSION_TOKEN`. Only temporary credentials have one.
     pub session_token: Option<Secret>,
 }
 
 impl From<AwsCredentials> for SharedCredentialsProvider {
     fn from(given: AwsCredentials) -> Self {
-        // They overwrite their memory, too.
+        // The SDK's `Credentials` also overwrite their memory when they are dropped.
         let token = given.session_token.map(|token| token.expose().clone());
         Self::new(Credentials::new(given.access_key_id, given.secret_access_key.expose(), token, None, "given"))
     }
@@ -129,17 +128,17 @@ impl fmt::Debug for AwsCredentials {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 /// Timeout of one attempt, with its whole answer.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of all attempts and the delays between them. It is long enough for three attempts that cannot connect, so
-/// that the error says what failed.
+/// Timeout of all attempts and the delays between them. It is long enough for three attempts that cannot connect, so that the error
+/// contains their cause.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
 const ATTEMPTS: u32 = 3;
 
-/// An environment variable. An empty one counts as not set.
+/// Returns the value of an environment variable. An empty value counts as not set.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Sessions from the SSM API.
+/// Starts sessions through the SSM API.
 #[derive(Debug)]
 pub struct AwsProvider {
     client: Client,
@@ -153,22 +152,22 @@ pub struct AwsProvider {
 }
 
 impl AwsProvider {
-    /// Reads the configuration. No call is made, and no credentials are looked up: they are needed, and can fail, at
-    /// the first call.
+    /// Reads the configuration. Makes no call and does not look up credentials: they are first needed, and can first fail, at the
+    /// first call.
     ///
     /// # Errors
-    /// No region, a malformed endpoint, or an unreadable CA bundle.
+    /// Returns an error if there is no region, if the endpoint is malformed, or if the CA bundle cannot be read.
     pub async fn new(config: AwsConfig) -> Result<Self, ProviderError> {
         let given = config.credentials.clone().map(SharedCredentialsProvider::from);
         Self::load(config, given, |_| {}).await
     }
 
-    /// Takes the region, the endpoint and the credentials that the program has configured for the AWS SDK. What the
-    /// configuration leaves open comes from the environment and the profile, as for [`AwsProvider::new`]. Its HTTP
-    /// client is not used: proxies and certificate authorities are those of the environment.
+    /// Uses the region, the endpoint and the credentials that the program has configured for the AWS SDK. Settings that this
+    /// configuration does not contain come from the environment and the profile, as for [`AwsProvider::new`]. The HTTP client of
+    /// the configuration is not used: proxies and certificate authorities come from the environment.
     ///
     /// # Errors
-    /// As for [`AwsProvider::new`].
+    /// Returns the same errors as [`AwsProvider::new`].
     pub async fn from_sdk_config(sdk: &SdkConfig) -> Result<Self, ProviderError> {
         let config = AwsConfig {
             region: sdk.region().map(ToString::to_string),
@@ -201,7 +200,7 @@ impl AwsProvider {
     ) -> Result<Self, ProviderError> {
         let selected = Selected::new(config.profile.as_deref());
         let files = Files::read().await;
-        // Unreadable files matter only at the first call. A session that another program started may need none.
+        // Unreadable files cause an error at the first call only. A session that another program started may not need them.
         let mut settings = match &files {
             Ok(files) => Settings::new(&config, files, &selected)?,
             Err(error) => Settings::new(&config, &Files::default(), &selected).map_err(|_| error.clone())?,
@@ -222,10 +221,10 @@ impl AwsProvider {
         Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned, cache: None })
     }
 
-    /// Gets credentials, so that later calls need not wait for a person.
+    /// Gets credentials, so that later calls do not have to wait for the user.
     ///
     /// # Errors
-    /// There are none, or they cannot be obtained.
+    /// Returns an error if there are no credentials, or if they cannot be obtained.
     pub async fn authenticate(&self) -> Result<(), ProviderError> {
         self.credentials.current().await.map(drop)
     }
@@ -308,12 +307,12 @@ impl AwsProvider {
         answer.map(drop).map_err(|error| self.error("TerminateSession", &error))
     }
 
-    /// The profile that the configuration or the environment selects.
+    /// Returns the profile that the configuration or the environment selects.
     fn profile_name(&self) -> Option<String> {
         self.selected.asked().map(str::to_owned)
     }
 
-    /// Makes a call, and repeats it once with new credentials if the present ones have expired.
+    /// Makes a call, and repeats it once with new credentials if the current ones have expired.
     async fn renewing<O, F>(&self, call: impl Fn(Credentials) -> F) -> Result<O, ProviderError>
     where
         F: Future<Output = Result<O, ProviderError>>,
@@ -329,21 +328,21 @@ impl AwsProvider {
         answer.map_err(|error| self.placed(error))
     }
 
-    /// Adds the region and the profile where the answer depends on them.
+    /// Adds the region and the profile to errors that depend on them.
     fn placed(&self, error: ProviderError) -> ProviderError {
         match error.kind {
             ProviderErrorKind::AccessDenied
             | ProviderErrorKind::Throttled
             | ProviderErrorKind::Unreachable
             | ProviderErrorKind::Service => {
-                let message = format!("{}; asked in {}", error.message, self.place());
+                let message = format!("{} (in {})", error.message, self.place());
                 ProviderError { message, ..error }
             }
             _ => error,
         }
     }
 
-    /// Signs the upgrade if that is possible quickly. Otherwise it is sent unsigned, as by the official client.
+    /// Signs the upgrade request if that is possible quickly. Otherwise the request is sent unsigned, as the official client does.
     async fn sign(&self, url: &Url) -> HeaderMap {
         if sigv4::is_presigned(url) {
             return HeaderMap::new();
@@ -365,13 +364,13 @@ impl AwsProvider {
         })
     }
 
-    /// The signature's headers for `url`, in the region of the URL.
+    /// Returns the headers of the signature for `url`, in the region of the URL.
     fn signed(&self, url: &Url, credentials: Credentials) -> Result<HeaderMap, String> {
         let region = region_of(url).unwrap_or_else(|| self.settings.region.clone());
         sigv4::sign_upgrade(url, &region, credentials, SystemTime::now())
     }
 
-    /// Signs the upgrade, however long that takes, because the service refused the unsigned one.
+    /// Signs the upgrade request, even if that takes long, because the service refused the unsigned request.
     async fn sign_at_any_cost(&self, url: &Url) -> Result<HeaderMap, ProviderError> {
         if sigv4::is_presigned(url) {
             return Ok(HeaderMap::new());
@@ -426,7 +425,7 @@ impl SessionProvider for AwsProvider {
     }
 }
 
-/// SSM's client. Each call has its own credentials.
+/// Creates the client of SSM. Each call overrides its credentials.
 fn client(settings: &Settings, http: SharedHttpClient) -> Client {
     let given = settings.ssm_endpoint();
     let mut config = ConfigBuilder::new()
@@ -434,7 +433,7 @@ fn client(settings: &Settings, http: SharedHttpClient) -> Client {
         .region(Region::new(settings.region.clone()))
         .http_client(http)
         .timeout_config(timeouts())
-        // It would count the wait for a connection as a stalled upload, and would hide the actual cause.
+        // The protection would count the wait for a connection as a stalled upload, and would hide the actual cause.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .retry_config(retries())
         .identity_cache(IdentityCache::no_cache())

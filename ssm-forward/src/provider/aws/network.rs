@@ -1,4 +1,4 @@
-//! What stands between a node and what it connects to: security groups and VPC endpoints, as EC2 describes them.
+//! Network rules between a node and its destinations: security groups and VPC endpoints, as EC2 describes them.
 
 use std::net::IpAddr;
 
@@ -9,15 +9,15 @@ use super::query::EC2;
 use super::xml::List;
 use super::{AwsProvider, ProviderError};
 
-/// Where an instance is.
+/// The position of an instance in the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NetworkPlace {
-    /// Its VPC.
+    /// The VPC of the instance.
     pub vpc: String,
-    /// Its first private address.
+    /// The first private address of the instance.
     pub address: Option<IpAddr>,
-    /// Its security groups.
+    /// The security groups of the instance.
     pub security_groups: Vec<String>,
 }
 
@@ -25,25 +25,25 @@ pub struct NetworkPlace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SecurityGroup {
-    /// `sg-…`.
+    /// The id, `sg-…`.
     pub id: String,
-    /// What is let in.
+    /// Rules for incoming connections.
     pub ingress: Vec<SecurityRule>,
-    /// What is let out.
+    /// Rules for outgoing connections.
     pub egress: Vec<SecurityRule>,
 }
 
-/// A rule of a security group. All rules let something through.
+/// A rule of a security group. All rules allow connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SecurityRule {
-    /// The first and the last TCP port; `None`: not TCP.
+    /// The first and the last TCP port. `None`: the rule is not for TCP.
     pub ports: Option<(u16, u16)>,
     /// The groups at the other end.
     pub groups: Vec<String>,
     /// The networks at the other end.
     pub networks: Vec<IpNet>,
-    /// Prefix lists at the other end, which are not looked into.
+    /// Prefix lists at the other end. Their content is not looked up.
     pub lists: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub enum Verdict {
     Allowed,
     /// No rule allows it.
     Denied,
-    /// A rule may allow it, but refers to something that is not known here.
+    /// A rule may allow it, but refers to information that is not available.
     Unknown,
 }
 
@@ -62,20 +62,20 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VpcEndpoint {
-    /// `vpce-…`.
+    /// The id, `vpce-…`.
     pub id: String,
     /// The service, for example `ssmmessages`.
     pub service: String,
-    /// `available`, if all is well.
+    /// The state. `available` is the normal one.
     pub state: String,
-    /// Whether the service's public name leads to it inside the VPC.
+    /// Whether the service's public name resolves to the endpoint inside the VPC.
     pub private_dns: bool,
-    /// The security groups in front of it.
+    /// The security groups that apply to the endpoint.
     pub security_groups: Vec<String>,
 }
 
 impl SecurityRule {
-    /// Whether it lets TCP to or from `port` through, where the other end has these groups and this address.
+    /// Whether the rule allows TCP to or from `port`, if the other end has these groups and this address.
     fn verdict(&self, port: u16, groups: &[String], address: Option<IpAddr>) -> Verdict {
         if !self.ports.is_some_and(|(first, last)| (first..=last).contains(&port)) {
             return Verdict::Denied;
@@ -110,10 +110,10 @@ fn best(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
 }
 
 impl AwsProvider {
-    /// Where an instance is; `None` if EC2 knows none of this id, or it is in no VPC.
+    /// Returns the position of an instance. `None` if EC2 knows no instance with this id, or if the instance is in no VPC.
     ///
     /// # Errors
-    /// What EC2 refuses (`ec2:DescribeInstances`).
+    /// Returns the errors of EC2 (`ec2:DescribeInstances`).
     pub async fn network_place(&self, instance: &str) -> Result<Option<NetworkPlace>, ProviderError> {
         let found = self.instances(&[("instance-id", instance)]).await?;
         Ok(found.into_iter().next().and_then(|instance| {
@@ -125,10 +125,10 @@ impl AwsProvider {
         }))
     }
 
-    /// What security groups let through.
+    /// Returns the rules of security groups.
     ///
     /// # Errors
-    /// What EC2 refuses (`ec2:DescribeSecurityGroups`).
+    /// Returns the errors of EC2 (`ec2:DescribeSecurityGroups`).
     pub async fn security_groups(&self, ids: &[String]) -> Result<Vec<SecurityGroup>, ProviderError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -139,10 +139,10 @@ impl AwsProvider {
         Ok(answer.security_group_info.items.into_iter().map(Group::read).collect())
     }
 
-    /// The interface endpoints of a VPC.
+    /// Returns the interface endpoints of a VPC.
     ///
     /// # Errors
-    /// What EC2 refuses (`ec2:DescribeVpcEndpoints`).
+    /// Returns the errors of EC2 (`ec2:DescribeVpcEndpoints`).
     pub async fn vpc_endpoints(&self, vpc: &str) -> Result<Vec<VpcEndpoint>, ProviderError> {
         let parameters = [("Filter.1.Name", "vpc-id"), ("Filter.1.Value.1", vpc)];
         let answer: Endpoints = self.query(EC2, "DescribeVpcEndpoints", &parameters).await?;
@@ -261,7 +261,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// A service is called `com.amazonaws.REGION.NAME` there.
+    /// Converts an endpoint. EC2 names its service `com.amazonaws.REGION.NAME`.
     fn read(self) -> VpcEndpoint {
         let service = self.service_name.rsplit('.').next().unwrap_or_default().to_owned();
         VpcEndpoint {
@@ -278,7 +278,7 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    /// As EC2 answers, cut to what is read.
+    /// An answer of EC2, cut to the parts that are read.
     const GROUPS: &str = "<DescribeSecurityGroupsResponse><securityGroupInfo><item><groupId>sg-db</groupId><ipPermissions>\
         <item><ipProtocol>tcp</ipProtocol><fromPort>3306</fromPort><toPort>3306</toPort><groups><item><userId>1</userId>\
         <groupId>sg-node</groupId></item></groups><ipRanges/><prefixListIds/></item>\

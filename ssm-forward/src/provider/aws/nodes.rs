@@ -1,4 +1,4 @@
-//! Managed nodes by name, as known to Systems Manager, and to EC2 if that is not enough.
+//! Finds managed nodes by name, with the information of Systems Manager, and of EC2 if that is not sufficient.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,42 +22,42 @@ use crate::TargetSpec;
 pub struct Node {
     /// The target for StartSession.
     pub id: String,
-    /// Its Name tag, or the name of its hybrid activation, if known.
+    /// The Name tag, or the name of the hybrid activation, if known.
     pub name: Option<String>,
     /// The host name that its operating system reports.
     pub computer_name: Option<String>,
-    /// Its private address.
+    /// The private address.
     pub address: Option<String>,
-    /// Its operating system, for example `Amazon Linux 2023`.
+    /// The operating system, for example `Amazon Linux 2023`.
     pub platform: Option<String>,
-    /// The version of its agent.
+    /// The version of the agent.
     pub agent_version: Option<String>,
-    /// Whether sessions can be started on it.
+    /// Whether sessions can be started on the node.
     pub online: bool,
-    /// When its agent last contacted the service.
+    /// When the agent last contacted the service.
     pub last_ping: Option<SystemTime>,
 }
 
-/// Agents from this version on forward to other hosts, according to AWS's documentation of
+/// Minimum version of agents that forward to other hosts, according to AWS's documentation of
 /// AWS-StartPortForwardingSessionToRemoteHost.
 const REMOTE_HOST_VERSION: [u64; 3] = [3, 1, 1374];
 
 impl Node {
-    /// Whether its agent is new enough to forward to other hosts. An unknown version counts as new enough.
+    /// Whether the agent is new enough to forward to other hosts. An unknown version counts as new enough.
     pub fn forwards_to_hosts(&self) -> bool {
         let Some(version) = &self.agent_version else { return true };
         let parts: Vec<u64> = version.split('.').map_while(|part| part.parse().ok()).take(3).collect();
         parts.as_slice() >= REMOTE_HOST_VERSION.as_slice()
     }
 
-    /// Whether its agent carries several connections in one session. An unknown version is taken for new.
+    /// Whether the agent carries several connections in one session. An unknown version counts as new enough.
     pub fn multiplexes(&self) -> bool {
         self.agent_version
             .as_deref()
             .is_none_or(|version| Version::new(version).client_sees_newer_than(Version::AGENT_MUX))
     }
 
-    /// `online`, or since when it has been offline.
+    /// Returns `online`, or since when the node has been offline.
     pub fn connection(&self) -> String {
         match (self.online, self.last_ping) {
             (true, _) => "online".to_owned(),
@@ -75,22 +75,23 @@ impl fmt::Display for Node {
     }
 }
 
-/// A page has 50 nodes. If an account has more, a tag or an id must be used.
+/// Maximum number of pages that are read. A page has 50 nodes. If an account has more nodes, a tag or an id must be used.
 const MAX_PAGES: usize = 40;
 /// Maximum number of values in one filter.
 const MAX_VALUES: usize = 100;
-/// The tag by which EC2 marks the instances of an Auto Scaling group.
+/// The tag with which EC2 marks the instances of an Auto Scaling group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
 
 const CALL: &str = "DescribeInstanceInformation";
 
 impl AwsProvider {
-    /// The nodes that `spec` names: online ones first, each part ordered by id. Empty if Systems Manager knows none.
+    /// Returns the nodes that `spec` names. Online nodes come first; each part is ordered by id. Returns an empty list if Systems
+    /// Manager knows none.
     ///
-    /// Queries only Systems Manager, except for a name or an address that it does not know.
+    /// Queries only Systems Manager, except for a name or an address that Systems Manager does not know.
     ///
     /// # Errors
-    /// The API's errors, and a spec of a container or an id, which names no node.
+    /// Returns the errors of the API, or an error if the spec is a container.
     pub async fn find_nodes(&self, spec: &TargetSpec) -> Result<Vec<Node>, ProviderError> {
         let mut nodes = match spec {
             TargetSpec::Tags(tags) => self.nodes_with_tags(tags).await?,
@@ -113,21 +114,22 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// What [`AwsProvider::find_nodes`] found within the last minute, if it is in the [`LookupCache`](super::LookupCache).
+    /// Returns the nodes that [`AwsProvider::find_nodes`] found within the last minute, if they are in the
+    /// [`LookupCache`](super::LookupCache).
     pub async fn remembered_nodes(&self, spec: &TargetSpec) -> Option<Vec<Node>> {
         self.remembered(spec.to_string()).await
     }
 
-    /// A node that is offline may come online at any moment, so such nodes alone are not stored.
+    /// Stores the nodes if one of them is online. Offline nodes alone are not stored, because they may come online at any moment.
     async fn remember_nodes(&self, what: String, nodes: &[Node], names: Vec<String>) {
         let lasts = nodes.iter().any(|node| node.online);
         self.remember(Found { nodes: lasts.then(|| (what, nodes.to_vec())), names }).await;
     }
 
-    /// All nodes of the account in the region, ordered by id, with their Name tags if the caller may query EC2.
+    /// Returns all nodes of the account in the region, ordered by id, with their Name tags if the caller may query EC2.
     ///
     /// # Errors
-    /// Systems Manager's errors.
+    /// Returns the errors of Systems Manager.
     pub async fn list_nodes(&self) -> Result<Vec<Node>, ProviderError> {
         let mut nodes = self.describe_nodes(Vec::new()).await?;
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
@@ -141,10 +143,10 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// A node of this name that is online: `previous` while it is one of them, otherwise the first by id.
+    /// Returns a node of this name that is online: `previous` if it is one of them, otherwise the first by id.
     ///
     /// # Errors
-    /// There is none, or none is online; the API's errors.
+    /// Returns an error if there is no such node, or if none is online, and the errors of the API.
     pub async fn any_node(&self, spec: &TargetSpec, previous: Option<&str>) -> Result<Node, ProviderError> {
         let nodes = self.find_nodes(spec).await?;
         match choose(&nodes, previous) {
@@ -153,7 +155,7 @@ impl AwsProvider {
         }
     }
 
-    /// Why none of `nodes`, the nodes that `spec` names, can be used: there is none, or none is online.
+    /// Describes why none of `nodes`, the nodes that `spec` names, can be used: there is none, or none is online.
     pub async fn no_node(&self, spec: &TargetSpec, nodes: &[Node]) -> ProviderError {
         let (place, named) = (self.place(), spec.to_string());
         if !nodes.is_empty() {
@@ -180,7 +182,7 @@ impl AwsProvider {
         ProviderError { kind: ProviderErrorKind::NotFound, message }
     }
 
-    /// Where names are looked up, for errors: `eu-west-1 (profile "staging")`.
+    /// Returns where names are looked up, for error messages: `eu-west-1 (profile "staging")`.
     pub fn place(&self) -> String {
         match self.profile_name() {
             Some(profile) => format!("{} (profile {profile:?})", self.settings.region),
@@ -188,10 +190,10 @@ impl AwsProvider {
         }
     }
 
-    /// The nodes that are online in a VPC, ordered by id.
+    /// Returns the nodes in a VPC that are online, ordered by id.
     ///
     /// # Errors
-    /// The errors of Systems Manager and EC2.
+    /// Returns the errors of Systems Manager and EC2.
     pub async fn nodes_in_vpc(&self, vpc: &str) -> Result<Vec<Node>, ProviderError> {
         let instances = self.instances(&[("vpc-id", vpc), ("instance-state-name", "running")]).await?;
         let mut nodes = self.describe_nodes(vec![filter("PingStatus", ["Online"])]).await?;
@@ -231,7 +233,7 @@ impl AwsProvider {
         let mut nodes = self.describe_nodes(Vec::new()).await?;
         nodes.retain(|node| node.address.as_deref().and_then(|text| text.parse().ok()) == Some(address));
         match address {
-            // Only EC2 knows the addresses of an instance other than the first.
+            // Only EC2 knows the secondary addresses of an instance.
             IpAddr::V4(_) if nodes.is_empty() => {
                 self.nodes_of_instances(&[("network-interface.addresses.private-ip-address", &address.to_string())])
                     .await
@@ -240,12 +242,12 @@ impl AwsProvider {
         }
     }
 
-    /// The managed nodes among the instances that EC2 finds; none if the caller may not query EC2.
+    /// Returns the managed nodes among the instances that EC2 finds. Returns an empty list if the caller may not query EC2.
     async fn nodes_of_instances(&self, filters: &[(&str, &str)]) -> Result<Vec<Node>, ProviderError> {
         let instances = match self.instances(filters).await {
             Ok(instances) => instances,
             Err(error) if error.kind == ProviderErrorKind::AccessDenied => {
-                tracing::info!(%error, "EC2 is not asked");
+                tracing::info!(%error, "EC2 cannot be queried");
                 return Ok(Vec::new());
             }
             Err(error) => return Err(error),
@@ -259,7 +261,7 @@ impl AwsProvider {
         Ok(nodes)
     }
 
-    /// All pages of DescribeInstanceInformation.
+    /// Reads all pages of DescribeInstanceInformation.
     async fn describe_nodes(&self, filters: Vec<InstanceInformationStringFilter>) -> Result<Vec<Node>, ProviderError> {
         self.renewing(|credentials| {
             let filters = filters.clone();
@@ -292,7 +294,7 @@ impl AwsProvider {
     }
 }
 
-/// The ids and the Name tags.
+/// Returns the ids and the Name tags.
 fn names(nodes: &[Node]) -> Vec<String> {
     nodes.iter().flat_map(|node| std::iter::once(node.id.clone()).chain(node.name.clone())).collect()
 }

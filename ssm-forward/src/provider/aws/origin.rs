@@ -1,4 +1,4 @@
-//! The configuration that a provider uses, for a person who wants to know.
+//! The configuration that a provider uses, for display.
 
 use super::errors::invalid;
 use super::{AwsProvider, ProviderError};
@@ -8,9 +8,9 @@ use crate::StreamEndpoint;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AwsOrigin {
-    /// The selected profile; it need not exist.
+    /// The selected profile. It may not exist.
     pub profile: String,
-    /// Where the credentials come from, half a sentence; or why they cannot be obtained.
+    /// The source of the credentials, as a part of a sentence, or the reason why they cannot be obtained.
     pub credentials: String,
     /// The region.
     pub region: String,
@@ -29,17 +29,17 @@ impl AwsProvider {
         }
     }
 
-    /// The configured replacement for the host of stream URLs: `AWS_ENDPOINT_URL_SSMMESSAGES`, or `ssmmessages` in the
+    /// Returns the configured replacement for the host of stream URLs: `AWS_ENDPOINT_URL_SSMMESSAGES`, or `ssmmessages` in the
     /// `services` of the profile.
     ///
     /// # Errors
-    /// It is not a valid endpoint.
+    /// Returns an error if the value is not a valid endpoint.
     pub fn stream_endpoint(&self) -> Result<Option<StreamEndpoint>, ProviderError> {
         let refused = |error| invalid(format!("AWS_ENDPOINT_URL_SSMMESSAGES, or the profile's services: {error}"));
         self.settings.stream_endpoint().map(|endpoint| endpoint.parse().map_err(refused)).transpose()
     }
 
-    /// The file of trusted roots that the environment or the profile names.
+    /// Returns the path of the CA bundle that the environment or the profile names.
     pub fn ca_bundle(&self) -> Option<&std::path::Path> {
         self.settings.ca_bundle.as_ref().map(|bundle| &*bundle.path)
     }

@@ -1,27 +1,28 @@
-//! The person who can be asked, and informed, while credentials are obtained.
+//! Asks and informs the user while credentials are obtained.
 
 use std::fmt::Debug;
 use std::io;
 
-/// The person at the terminal.
+/// The user at the terminal.
 ///
-/// Some credentials need one: a role needs the code of an MFA device, a `credential_process` needs a key to be touched.
+/// Some credentials need the user: a role needs the code of an MFA device, or a `credential_process` needs a security key to be
+/// touched.
 pub trait Person: Debug + Send + Sync {
-    /// Whether questions are possible now: there is a terminal, and nothing else reads from it. A `credential_process`
-    /// may then use the terminal too.
+    /// Whether questions are possible now: there is a terminal, and no other part of the program reads from it. In this case, a
+    /// `credential_process` may use the terminal too.
     fn can_answer(&self) -> bool;
 
-    /// Asks, and waits for one line. It may block.
+    /// Asks a question, and waits for one line of input. May block.
     ///
     /// # Errors
-    /// Nobody answers.
+    /// Returns an error if there is no answer.
     fn ask(&self, question: &str) -> io::Result<String>;
 
-    /// Shows something that needs no answer: one line without a line end.
+    /// Shows a message that needs no answer: one line without a line end.
     fn tell(&self, text: &str);
 }
 
-/// Nobody is there; messages go to the log.
+/// An implementation without a user. Messages are logged.
 #[derive(Debug)]
 pub(super) struct Nobody;
 
@@ -31,7 +32,7 @@ impl Person for Nobody {
     }
 
     fn ask(&self, _question: &str) -> io::Result<String> {
-        Err(io::Error::other("nobody can be asked"))
+        Err(io::Error::other("the user cannot be asked"))
     }
 
     fn tell(&self, text: &str) {

@@ -1,4 +1,4 @@
-//! Credentials that a command prints: `credential_process`.
+//! Credentials that a command prints: the setting `credential_process`.
 
 use std::io::{self, IsTerminal, Read};
 use std::process::{Command, ExitStatus, Stdio};
@@ -19,17 +19,17 @@ use super::person::Person;
 use crate::text::one_line;
 use crate::{ProviderError, Secret};
 
-/// A person may have to find a key and touch it.
+/// Timeout of the command. The user may have to find a security key and touch it.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// After this time the person is told what is waited for.
+/// Delay before the user is told what the program waits for.
 const MOMENT: Duration = Duration::from_secs(2);
-/// Longer than any credentials.
+/// Maximum length of the output, in bytes. Credentials are shorter.
 const MAX_OUTPUT: u64 = 64 << 10;
 
 /// Runs the command of a profile.
 ///
-/// If the person can answer, the command may use the terminal. Otherwise it runs in a session of its own, without a
-/// terminal. It does not outlive this future.
+/// If the user can answer, the command may use the terminal. Otherwise it runs in a separate session (setsid), without a terminal.
+/// It is killed if this future is dropped.
 pub(super) async fn run(profile: &str, command: &str, person: &dyn Person) -> Result<Credentials, ProviderError> {
     let failed = |cause: String| {
         refused(format!(
@@ -64,13 +64,13 @@ pub(super) async fn run(profile: &str, command: &str, person: &dyn Person) -> Re
 struct Running {
     child: Option<Box<dyn ChildWrapper>>,
     id: Option<Pid>,
-    /// It is killed with all its children.
+    /// Whether the command runs in a separate session. If so, it is killed with all its children.
     is_session: bool,
 }
 
 impl Running {
-    /// Starts the command without a shell, like the AWS CLI. A command line that other tools pass to a shell, such as
-    /// `$HOME/bin/tool`, gets one if there is no such program.
+    /// Starts the command without a shell, like the AWS CLI. If there is no such program, and the command line looks like one that
+    /// other tools pass to a shell, such as `$HOME/bin/tool`, it is started by a shell.
     fn start(words: &[String], command: &str, on_terminal: bool) -> io::Result<Self> {
         let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut direct = Command::new(program);
@@ -107,7 +107,7 @@ impl Drop for Running {
 }
 
 fn spawn(mut command: Command, on_terminal: bool) -> io::Result<Box<dyn ChildWrapper>> {
-    // Piped input is meant for the session.
+    // Piped input is meant for the session, not for the command.
     let typed = on_terminal && io::stdin().is_terminal();
     command.stdin(if typed { Stdio::inherit() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -142,7 +142,7 @@ struct Answer {
 }
 
 fn read(output: &[u8]) -> Result<Credentials, String> {
-    // The parser's own text could quote the secret.
+    // The parser's own error message could quote the secret.
     let answer: Answer = serde_json::from_slice(output).map_err(|error| {
         format!(
             "it did not print the JSON object with Version, AccessKeyId and SecretAccessKey (line {}, column {})",
@@ -164,7 +164,7 @@ fn read(output: &[u8]) -> Result<Credentials, String> {
     Ok(credentials.build())
 }
 
-/// A time in RFC 3339.
+/// Parses a time in RFC 3339.
 pub(super) fn time(text: &str) -> Result<std::time::SystemTime, String> {
     DateTime::from_str(text, Format::DateTimeWithOffset)
         .ok()
@@ -221,11 +221,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (fifo, started) = (folder.path().join("alive"), folder.path().join("started"));
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        // The child of the command keeps the pipe open as long as it lives.
+        // The child of the command keeps the pipe open while it runs.
         let script = format!("exec 9>'{}'; touch '{}'; sleep 300 & wait", fifo.display(), started.display());
         let command = format!("sh -c {}", quote(&script));
         let asked = tokio::spawn(async move { run("dev", &command, &super::super::person::Nobody).await.map(drop) });
-        // Opening waits for the writer, reading for its end.
+        // Opening the FIFO waits for the writer. Reading waits until the writer ends.
         let mut pipe = spawn_blocking(move || std::fs::File::open(fifo)).await.unwrap().unwrap();
         asked.abort();
         let ended = spawn_blocking(move || Read::read_to_end(&mut pipe, &mut Vec::new()));

@@ -14,11 +14,11 @@ use url::form_urlencoded;
 use super::signed::{Service, malformed, not_asked};
 use super::{AwsProvider, ProviderError};
 
-/// A service of this protocol.
+/// A service that uses this protocol.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueryService {
     pub(super) service: Service,
-    /// The version of its API, which is a date and is part of each call.
+    /// The version of the service's API. It is a date, and a parameter of each call.
     version: &'static str,
 }
 
@@ -37,10 +37,10 @@ services! {
 }
 
 impl AwsProvider {
-    /// Calls `name` with the parameters, whose lists are numbered (`Filter.1.Value.1`).
+    /// Makes the call `name` with the parameters. The members of lists are numbered (`Filter.1.Value.1`).
     ///
     /// # Errors
-    /// As for [`super::signed::SignedApi::send`].
+    /// Returns the same errors as [`super::signed::SignedApi::send`].
     pub(super) async fn query<O>(
         &self,
         service: QueryService,
@@ -80,7 +80,7 @@ pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, Or
     from_str(body).map_err(|_| malformed("not the XML that was expected"))
 }
 
-/// `<ErrorResponse><Error>…`, or EC2's `<Response><Errors><Error>…`.
+/// Parses an error: `<ErrorResponse><Error>…`, or EC2's `<Response><Errors><Error>…`.
 fn refusal(body: &str) -> ErrorMetadata {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "PascalCase", default)]

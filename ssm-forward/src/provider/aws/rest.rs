@@ -1,4 +1,4 @@
-//! Services with AWS's REST-JSON protocol, as far as only GET is needed.
+//! Services with AWS's REST-JSON protocol. Only GET is supported.
 
 use std::fmt::Debug;
 
@@ -11,14 +11,14 @@ use super::signed::{Service, not_asked};
 use super::{AwsProvider, ProviderError, json};
 
 pub(super) const EKS: Service = Service { id: "EKS", name: "eks" };
-/// Its endpoint, signature and permissions still have its old name.
+/// The endpoint, the signature and the permissions of OpenSearch still use its old name.
 pub(super) const OPENSEARCH: Service = Service { id: "OpenSearch", name: "es" };
 
 impl AwsProvider {
-    /// Calls `name`: gets `item` in the folder `path`, which ends with a slash.
+    /// Makes the call `name`: gets `item` in the folder `path`, which ends with a slash.
     ///
     /// # Errors
-    /// As for [`super::signed::SignedApi::send`].
+    /// Returns the same errors as [`super::signed::SignedApi::send`].
     pub(super) async fn get<O>(
         &self,
         service: Service,
@@ -33,10 +33,10 @@ impl AwsProvider {
         self.get_list(service, name, &path, &[]).await
     }
 
-    /// Calls `name`: gets what `path` contains, restricted by the parameters.
+    /// Makes the call `name`: gets the content of `path`, filtered by the parameters.
     ///
     /// # Errors
-    /// As for [`super::signed::SignedApi::send`].
+    /// Returns the same errors as [`super::signed::SignedApi::send`].
     pub(super) async fn get_list<O>(
         &self,
         service: Service,

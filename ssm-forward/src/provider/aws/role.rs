@@ -1,4 +1,4 @@
-//! Roles that other credentials assume, and the AWS CLI's cache of them.
+//! Roles that are assumed with other credentials, and the AWS CLI's cache of their credentials.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,10 @@ use super::source::{Role, option};
 use super::{files, process};
 use crate::{ProviderError, ProviderErrorKind, Secret};
 
-/// Time for a person to find the device and to type the code.
+/// Time for the user to find the device and to type the code.
 const CODE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the AWS CLI stored after its own last call, if it is still valid.
+/// Returns the credentials that the AWS CLI has stored after its own last call, if they are still valid.
 pub(super) async fn cached(role: &Role) -> Option<Credentials> {
     let path = files::folder().join("cli/cache").join(format!("{}.json", cache_key(role)));
     let text = tokio::fs::read(path).await.ok()?;
@@ -57,7 +57,7 @@ impl Keys {
     }
 }
 
-/// The name of the AWS CLI's file: the SHA-1 of the call's arguments as Python writes them in JSON.
+/// Returns the name of the AWS CLI's cache file: the SHA-1 of the call's arguments as Python writes them in JSON.
 fn cache_key(role: &Role) -> String {
     let text = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name:?}: {}", json(value)));
     let arguments = [
@@ -84,10 +84,10 @@ fn json(text: &str) -> String {
     json
 }
 
-/// Assumes the role with the credentials of its base.
+/// Assumes the role with the credentials `base`.
 ///
 /// # Errors
-/// There is no MFA code, or the service refuses.
+/// Returns an error if there is no MFA code, or if the service refuses.
 pub(super) async fn assume(role: &Role, base: Credentials, fetcher: &Fetcher) -> Result<Credentials, ProviderError> {
     const CALL: &str = "AssumeRole";
     let code = match &role.mfa_serial {
@@ -125,7 +125,7 @@ struct Answer {
     assume_role_result: Cached,
 }
 
-/// It is secret.
+/// Does not print the fields, because they are secret.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").finish_non_exhaustive()
@@ -137,7 +137,7 @@ pub(super) fn session_name() -> String {
     format!("aws-ssm-forward-{}", since.as_secs())
 }
 
-/// Asks for the code that the MFA device shows.
+/// Asks the user for the code that the MFA device shows.
 async fn code(role: &Role, serial: &str, fetcher: &Fetcher) -> Result<String, ProviderError> {
     let refused = |cause: &str| {
         refused(format!(
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// The names are botocore's.
+    /// The expected names are the ones that botocore computes.
     #[test]
     fn the_file_of_the_aws_cli_is_found() {
         let mfa = Some("arn:aws:iam::123456789012:mfa/me");

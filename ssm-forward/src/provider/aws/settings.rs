@@ -1,5 +1,4 @@
-//! The configuration apart from credentials: region, endpoints, trusted roots. The environment takes precedence over
-//! the profile.
+//! The configuration except credentials: region, endpoints, trusted roots. The environment takes precedence over the profile.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,10 +27,10 @@ pub(super) struct CaBundle {
     pub(super) named_by: String,
 }
 
-/// Endpoints that are not AWS's own.
+/// Endpoints that replace AWS's own.
 #[derive(Clone, Debug, Default)]
 struct Endpoints {
-    /// By service, as the profile names them: `ssm`, `route_53`.
+    /// Endpoints by service, with the names that profiles use: `ssm`, `route_53`.
     of_services: BTreeMap<String, String>,
     of_profile: Option<String>,
     ignored: bool,
@@ -39,7 +38,7 @@ struct Endpoints {
 
 impl Settings {
     /// # Errors
-    /// There is no region, or it is invalid.
+    /// Returns an error if there is no region, or if it is invalid.
     pub(super) fn new(config: &AwsConfig, files: &Files, selected: &Selected) -> Result<Self, ProviderError> {
         let nothing = Profile::default();
         let profile = files.profile(selected.name()).unwrap_or(&nothing);
@@ -57,20 +56,20 @@ impl Settings {
         })
     }
 
-    /// SSM's endpoint from the argument, the environment or the profile; `None` is AWS's own. A configured endpoint
-    /// takes precedence over FIPS and dual-stack settings.
+    /// Returns SSM's endpoint from the argument, the environment or the profile. `None`: AWS's own. A configured endpoint takes
+    /// precedence over FIPS and dual-stack settings.
     pub(super) fn ssm_endpoint(&self) -> Option<String> {
         self.endpoint("SSM", self.given_endpoint.clone())
     }
 
-    /// The endpoint of another service, by its id. The argument is meant for SSM. On this machine, where one port
-    /// serves every API, it is also used for the service, unless the service has its own.
+    /// Returns the endpoint of another service, by its id. The argument is meant for SSM. If it is on this machine, where one port
+    /// serves every API, it is also used for the service, unless the service has its own variable.
     pub(super) fn other_endpoint(&self, service: &str) -> Option<String> {
         let local = self.given_endpoint.clone().filter(|url| is_loopback(url) && own_variable(service).is_none());
         self.endpoint(service, local)
     }
 
-    /// `given`, or the endpoint from the environment and the profile.
+    /// Returns `given`, or the endpoint from the environment and the profile.
     fn endpoint(&self, service: &str, given: Option<String>) -> Option<String> {
         if given.is_some() || self.endpoints.ignored {
             return given;
@@ -82,8 +81,8 @@ impl Settings {
         configured.as_deref().map(without_login)
     }
 
-    /// The replacement for the host of stream URLs. It must be configured for this service alone, because that host has
-    /// no other API.
+    /// Returns the replacement for the host of stream URLs. It must be configured for this service alone, because that host has no
+    /// other API.
     pub(super) fn stream_endpoint(&self) -> Option<String> {
         const SERVICE: &str = "ssmmessages";
         if self.endpoints.ignored {
@@ -93,7 +92,8 @@ impl Settings {
     }
 }
 
-/// A URL, which may be invalid, without a user name and a password. Requests are signed and need none, and endpoints are shown.
+/// Removes the user name and the password from a URL, which may be invalid. Signed requests do not need them, and endpoints are
+/// printed.
 fn without_login(url: &str) -> String {
     let begin = url.find("//").map_or(0, |at| at + 2);
     let (scheme, rest) = url.split_at_checked(begin).unwrap_or((url, ""));
@@ -106,7 +106,7 @@ fn own_variable(service: &str) -> Option<String> {
     variable(&format!("AWS_ENDPOINT_URL_{}", key(service).to_ascii_uppercase()))
 }
 
-/// A service's id as a key of the files.
+/// Returns a service's id as a key of the files.
 fn key(service: &str) -> String {
     service.to_ascii_lowercase().replace(' ', "_")
 }
@@ -128,7 +128,7 @@ fn ca_bundle(config: &AwsConfig, profile: &Profile, selected: &Selected) -> Opti
 
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
-/// The instance's metadata is not asked: on a laptop that would be a useless wait.
+/// Returns the region. Does not query the metadata service of an instance: on a laptop that would be a useless wait.
 fn region(config: &AwsConfig, profile: &Profile, selected: &Selected) -> Result<String, ProviderError> {
     let error = |message| ProviderError { kind: ProviderErrorKind::Region, message };
     let given = config.region.clone().filter(|region| !region.is_empty());

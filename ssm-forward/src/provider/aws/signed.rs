@@ -25,13 +25,13 @@ use url::{Position, Url};
 use super::errors::{Call, api_error, invalid};
 use super::{ProviderError, endpoint, retries, timeouts};
 
-/// A service's names.
+/// The names of a service.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Service {
-    /// The name in AWS's models (`Auto Scaling`). The variable `AWS_ENDPOINT_URL_AUTO_SCALING` and the profile's key
-    /// are derived from it.
+    /// The name in AWS's models (`Auto Scaling`). The variable `AWS_ENDPOINT_URL_AUTO_SCALING` and the key in the profile are
+    /// derived from it.
     pub(super) id: &'static str,
-    /// The name in its endpoint, in the signature and in permissions.
+    /// The name in the endpoint, in the signature and in permissions.
     pub(super) name: &'static str,
 }
 
@@ -44,11 +44,11 @@ pub(super) struct SignedApi {
     http: SharedHttpClient,
 }
 
-/// Parses an answer, or returns its error.
+/// Parses an answer, or returns the error that it contains.
 pub(super) type Read<O> = fn(&HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>>;
 
 impl SignedApi {
-    /// The service at `endpoint`. `http` is the client that reaches it.
+    /// Returns the API of the service at `endpoint`. `http` is the client that reaches it.
     pub(super) fn at(service: Service, endpoint: String, region: String, http: SharedHttpClient) -> Self {
         Self { service, endpoint, region, http }
     }
@@ -57,7 +57,8 @@ impl SignedApi {
     /// logged.
     ///
     /// # Errors
-    /// The endpoint is malformed or cannot be reached, the service refuses, or its answer cannot be parsed.
+    /// Returns an error if the endpoint is malformed or cannot be reached, if the service refuses, or if its answer cannot be
+    /// parsed.
     pub(super) async fn send<O>(
         &self,
         name: &'static str,
@@ -73,10 +74,10 @@ impl SignedApi {
         self.invoke(name, request, remedy, read).await
     }
 
-    /// Sends a request that is signed, or needs no signature.
+    /// Sends a request that is already signed, or needs no signature.
     ///
     /// # Errors
-    /// As [`SignedApi::send`].
+    /// Returns the same errors as [`SignedApi::send`].
     pub(super) async fn invoke<O>(
         &self,
         name: &'static str,
@@ -106,16 +107,16 @@ impl SignedApi {
             .serializer(|request: HttpRequest| Ok(request))
             .deserializer(read)
             .build();
-        // Boxed: the type of this future is deep, and those around it are deep already.
+        // Boxed, because the type of this future is deeply nested, and it is used in futures that are already deeply nested.
         Box::pin(operation.invoke(request)).await.map_err(|error| api_error(&self.named(name, &remedy), &error))
     }
 
-    /// The description of a call for errors.
+    /// Describes a call, for error messages.
     pub(super) fn named<'a>(&'a self, name: &'a str, remedy: &'a str) -> Call<'a> {
         Call { service: self.service.name, name, endpoint: &self.endpoint, remedy }
     }
 
-    /// The signed request, still without its host: the orchestrator adds the endpoint in front of the path.
+    /// Returns the signed request. Its URI has no host, because the orchestrator adds the endpoint before the path.
     pub(super) fn prepare(
         &self,
         name: &str,
@@ -160,12 +161,13 @@ impl SignedApi {
     }
 }
 
-/// A request that could not be built.
+/// The error for a request that could not be built.
 pub(super) fn not_asked(name: &str, error: &dyn std::fmt::Display) -> ProviderError {
     invalid(format!("{name} could not be called: {error}"))
 }
 
-/// An answer that is malformed at `place`. The parsers' own texts may quote the answer, which may be a secret.
+/// The error for an answer that is malformed at `place`. It does not contain the parser's own message, which may quote the answer
+/// and so a secret.
 pub(super) fn malformed(place: &str) -> OrchestratorError<ErrorMetadata> {
     OrchestratorError::response(place.to_owned().into())
 }

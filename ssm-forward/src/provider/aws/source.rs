@@ -1,4 +1,4 @@
-//! Which credentials are used: the decision of the AWS CLI, made from the environment and the files alone.
+//! Decides which credentials are used, as the AWS CLI does, from the environment and the files alone.
 
 use aws_credential_types::Credentials;
 
@@ -7,12 +7,12 @@ use super::files::{Files, Profile, credentials_file, places};
 use super::variable;
 use crate::ProviderError;
 
-/// Where credentials come from. Equal sources give the same credentials, as far as the files tell.
+/// The source of credentials. Equal sources return the same credentials, as far as the files show.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Source {
-    /// The program that uses this library gives them.
+    /// The program that uses this library provides them.
     Given,
-    /// They are given directly.
+    /// The keys are configured directly.
     Keys { place: String, keys: Credentials },
     /// A command prints them.
     Process { profile: String, command: String },
@@ -22,9 +22,9 @@ pub(super) enum Source {
     WebIdentity { place: String, role_arn: String, token_file: String, session_name: Option<String> },
     /// `aws login`.
     Login { profile: String },
-    /// A role that other credentials assume.
+    /// A role that is assumed with other credentials.
     Role(Box<Role>),
-    /// The container's agent.
+    /// The container's credential endpoint.
     Container,
     /// The instance's metadata service.
     Metadata,
@@ -48,16 +48,16 @@ pub(super) struct Role {
     pub(super) session_name: Option<String>,
     pub(super) mfa_serial: Option<String>,
     pub(super) duration: Option<i32>,
-    /// The credentials that assume it.
+    /// The credentials with which the role is assumed.
     pub(super) base: Source,
 }
 
 /// The selected profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selected {
-    /// It was requested by name: the environment's credentials do not count.
+    /// The profile was requested by name. The environment's credentials are ignored.
     Explicit(String),
-    /// A variable names it, or it is `default`.
+    /// The profile is named by a variable, or is `default`.
     Implicit(String),
 }
 
@@ -77,12 +77,12 @@ impl Selected {
         }
     }
 
-    /// The name, if it was requested.
+    /// Returns the name, if it was requested.
     pub(super) fn asked(&self) -> Option<&str> {
         Some(self.name()).filter(|name| matches!(self, Self::Explicit(_)) || *name != DEFAULT)
     }
 
-    /// Callers without a profile pass `default`, whether or not that profile exists.
+    /// Whether this is the profile `default`. Callers without a profile use this name, whether the profile exists or not.
     fn is_default(&self) -> bool {
         self.name() == DEFAULT
     }
@@ -93,10 +93,10 @@ fn of_environment() -> Option<String> {
 }
 
 impl Source {
-    /// Decides like the AWS CLI.
+    /// Chooses the source as the AWS CLI does.
     ///
     /// # Errors
-    /// A requested profile does not exist, or is incomplete.
+    /// Returns an error if a requested profile does not exist, or is incomplete.
     pub(super) fn choose(files: &Files, selected: &Selected) -> Result<Self, ProviderError> {
         let explicit = matches!(selected, Selected::Explicit(_));
         let name = selected.name();
@@ -124,7 +124,7 @@ impl Source {
         Ok(if container.iter().any(|name| variable(name).is_some()) { Self::Container } else { Self::Metadata })
     }
 
-    /// Whether getting them may need a person, or take arbitrarily long.
+    /// Whether getting the credentials may need the user, or may take arbitrarily long.
     pub(super) fn may_take_long(&self) -> bool {
         match self {
             Self::Process { .. } => true,
@@ -133,7 +133,7 @@ impl Source {
         }
     }
 
-    /// A description for a person: half a sentence.
+    /// Returns a description for the user, as a part of a sentence.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Given => "the program itself".to_owned(),
@@ -155,7 +155,7 @@ impl Source {
         }
     }
 
-    /// What to do if the credentials are not accepted.
+    /// Returns what to do if the credentials are not accepted.
     pub(super) fn remedy(&self) -> String {
         match self {
             Self::Keys { place, .. } if place == ENVIRONMENT => {
@@ -174,7 +174,7 @@ impl Source {
     }
 }
 
-/// `--profile NAME` for a command line, where it is needed.
+/// Returns `--profile NAME` for a command line, or an empty text for the default profile.
 pub(super) fn option(profile: &str) -> String {
     let plain = profile.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./@+:".contains(&byte));
     match profile {
@@ -201,20 +201,20 @@ fn web_identity_of_variables() -> Option<Source> {
 fn unknown(name: &str, files: &Files) -> String {
     let known: Vec<&str> = files.names().collect();
     let there = match known.as_slice() {
-        [] => format!("nor any other: create it with aws configure{}", option(name)),
-        _ => format!("but {}", known.join(", ")),
+        [] => format!("there is no profile at all: create it with aws configure{}", option(name)),
+        _ => format!("the existing profiles are {}", known.join(", ")),
     };
-    format!("there is no AWS profile {name:?} in {}, {there}", places())
+    format!("there is no AWS profile {name:?} in {}; {there}", places())
 }
 
-/// Follows profiles that refer to each other.
+/// Follows references from profile to profile.
 struct Chain<'a> {
     files: &'a Files,
     seen: Vec<String>,
 }
 
 impl Chain<'_> {
-    /// `None` if the profile contains nothing about credentials.
+    /// Returns `None` if the profile contains nothing about credentials.
     fn of_profile(&mut self, name: &str) -> Result<Option<Source>, ProviderError> {
         let nothing = Profile::default();
         let profile = self.files.profile(name).unwrap_or(&nothing);
@@ -224,7 +224,7 @@ impl Chain<'_> {
         self.own(name, profile)
     }
 
-    /// The credentials of a profile that do not refer to another one.
+    /// Returns the credentials of a profile without references to another one.
     fn own(&self, name: &str, profile: &Profile) -> Result<Option<Source>, ProviderError> {
         if let Some(token_file) = profile.get("web_identity_token_file") {
             let role_arn = required(name, profile, "role_arn", "web_identity_token_file")?;
@@ -291,7 +291,7 @@ impl Chain<'_> {
         })
     }
 
-    /// The credentials that assume the role of a profile.
+    /// Returns the credentials with which the role of a profile is assumed.
     fn base(&mut self, name: &str, profile: &Profile) -> Result<Source, ProviderError> {
         match (profile.get("source_profile"), profile.get("credential_source")) {
             (Some(_), Some(_)) => Err(wrong(name, "has both source_profile and credential_source: remove one of them")),

@@ -11,17 +11,17 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{AwsProvider, ProviderError, ServiceEndpoint};
 use crate::{ProviderErrorKind, Secret};
 
-/// A password for one database user, derived from the caller's credentials. A secret.
+/// A password for one database user, derived from the caller's credentials. It is secret.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DatabaseToken {
     text: Secret,
-    /// Until when a connection can be opened with it. Open connections are not affected.
+    /// Until when a connection can be opened with the token. Open connections are not affected.
     pub expires: SystemTime,
 }
 
 impl DatabaseToken {
-    /// The token: the password, as the database's client sends it.
+    /// Returns the token, which is the password that the database's client sends.
     pub fn as_str(&self) -> &str {
         self.text.expose()
     }
@@ -33,19 +33,20 @@ impl fmt::Debug for DatabaseToken {
     }
 }
 
-/// The longest time that RDS accepts a token. It expires with the credentials if those expire earlier.
+/// Maximum time for which RDS accepts a token. If the credentials expire earlier, the token expires with them.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// The characters that botocore does not escape.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl AwsProvider {
-    /// A token with which `user` can log in to the RDS database at `service`. It is signed here, without a call of AWS.
+    /// Returns a token with which `user` can log in to the RDS database at `service`. The token is signed locally, without a call
+    /// of AWS.
     ///
     /// The database must have IAM authentication enabled, `user` must be allowed to use it, and the credentials need
     /// `rds-db:connect`. RDS checks all of this when the client logs in.
     ///
     /// # Errors
-    /// There are no credentials.
+    /// Returns an error if there are no credentials.
     pub async fn database_token(&self, service: &ServiceEndpoint, user: &str) -> Result<DatabaseToken, ProviderError> {
         let credentials = self.credentials.current().await?;
         let host = format!("{}:{}", service.host, service.port);
@@ -56,7 +57,7 @@ impl AwsProvider {
     }
 }
 
-/// A presigned request without its scheme, byte for byte as other AWS tools write it.
+/// Creates the token: a presigned request without its scheme, identical to the token of other AWS tools.
 fn token(
     host: &str,
     region: &str,
@@ -84,7 +85,7 @@ fn token(
         .map_err(|error| error.to_string())?;
     let (instructions, _) = sign(request, &params).map_err(|error| error.to_string())?.into_parts();
     let (_, mut query) = instructions.into_parts();
-    // In botocore's order.
+    // The order is the one that botocore uses.
     query.sort_by_key(|(name, _)| (*name == "X-Amz-Signature", *name == "X-Amz-Security-Token", *name));
     let query: Vec<_> =
         query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, UNRESERVED))).collect();
@@ -107,7 +108,7 @@ mod tests {
         token(HOST, "eu-west-1", user, credentials, SystemTime::UNIX_EPOCH + NOW).unwrap()
     }
 
-    /// The expected values are botocore's, for the same clock and credentials.
+    /// The expected values are the ones that botocore computes for the same clock and credentials.
     #[test]
     fn it_is_byte_for_byte_what_botocore_makes() {
         let start = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260101%2Feu-west-1%2Frds-db%2F\

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-/// A list whose entries are in an element of their own, with any name: `item`, `member`, `DBInstance`.
+/// A list. Each item is in an element, whose name can be any: `item`, `member`, `DBInstance`.
 #[derive(Debug, Deserialize)]
 pub(super) struct List<T> {
     #[serde(rename = "$value", default = "Vec::new")]

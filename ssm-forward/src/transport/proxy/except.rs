@@ -17,14 +17,14 @@ struct Entry {
 #[derive(Clone, Debug)]
 enum Hosts {
     All,
-    /// A name and everything below it.
+    /// A domain and all names below it.
     Domain(String),
     Network(IpNet),
 }
 
 impl Except {
-    /// Parses a list of names (`host`, `.domain`, `*.domain`), addresses and networks (`10.0.0.0/8`), each optionally
-    /// with a port, separated by commas or spaces. Other entries are ignored.
+    /// Parses a list of names (`host`, `.domain`, `*.domain`), addresses and networks (`10.0.0.0/8`), separated by commas or
+    /// spaces. Each can have a port. Other entries are ignored.
     pub(super) fn new(list: &str) -> Self {
         Self(list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()).filter_map(Entry::new).collect())
     }
@@ -52,7 +52,7 @@ impl Entry {
     }
 }
 
-/// An address is a network with one member.
+/// Parses a network. An address is a network with one member.
 fn network(text: &str) -> Option<IpNet> {
     let bare = text.trim_matches(['[', ']']);
     if let Ok(address) = bare.parse::<IpAddr>() {

@@ -14,14 +14,14 @@ use super::super::steps::{self, Deadline};
 use super::{Login, Proxy, ProxyKind, TransportError};
 use crate::Secret;
 
-/// Longest answer of a proxy to CONNECT, in bytes.
+/// Maximum length of a proxy's answer to CONNECT, in bytes.
 pub(in super::super) const MAX_ANSWER: usize = 16 << 10;
 
 impl Proxy {
-    /// Turns `socket`, which leads to the proxy, into a connection with `place`.
+    /// Turns `socket`, which is connected to the proxy, into a connection to `place`.
     ///
     /// # Errors
-    /// The proxy refuses, is not a proxy, or does not answer.
+    /// Returns an error if the proxy refuses, is not a proxy, or does not answer.
     pub(in super::super) async fn tunnel(
         &self,
         socket: Socket,
@@ -43,14 +43,14 @@ impl Proxy {
         TransportError::Proxy { proxy: self.to_string(), cause }
     }
 
-    /// The value of `Proxy-Authorization`.
+    /// Returns the value of `Proxy-Authorization`.
     pub(crate) fn authorization(&self) -> Option<Secret> {
         let Login { user, password } = self.login.as_ref()?;
         let login = Secret::new(format!("{user}:{}", password.expose()));
         Some(Secret::new(format!("Basic {}", STANDARD.encode(login.expose()))))
     }
 
-    /// The error when the proxy refuses the login, or the lack of one.
+    /// Returns the error for a proxy that refuses the login, or requires one.
     pub(crate) fn refused_login(&self) -> TransportError {
         self.refusal(self.login_cause().to_owned())
     }
@@ -98,7 +98,7 @@ impl Proxy {
             | SocksError::InvalidReservedByte
             | SocksError::UnknownAddressType
             | SocksError::UnknownAuthMethod => "does not answer as a SOCKS5 proxy".into(),
-            SocksError::InvalidAuthValues(cause) => format!("cannot be given the login in its URL: {cause}"),
+            SocksError::InvalidAuthValues(cause) => format!("does not support the login in its URL: {cause}"),
             SocksError::ConnectionNotAllowedByRuleset => format!("does not allow a tunnel to {place}"),
             other => format!("could not open a tunnel to {place}: {other}"),
         }
@@ -118,7 +118,7 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) 
     read_head(stream).await
 }
 
-/// Reads up to the empty line, byte by byte, because what follows belongs to the tunnel.
+/// Reads up to the empty line, byte by byte, because the bytes after it belong to the tunnel.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! Tests of the paths to a host: TLS and trusted roots, proxies of each kind.
+//! Tests of the routes to a host: TLS and trusted roots, proxies of each kind.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +31,7 @@ async fn says(url: &str, options: &TransportOptions, text: &'static str) {
     assert_eq!(receive(&mut transport).await.unwrap(), text);
 }
 
-/// A TLS server. Returns its port.
+/// Starts a TLS server. Returns its port.
 async fn tls_server(acceptor: TlsAcceptor) -> u16 {
     server(move |stream| {
         let acceptor = acceptor.clone();
@@ -44,7 +44,7 @@ async fn tls_server(acceptor: TlsAcceptor) -> u16 {
     .await
 }
 
-/// A TLS server whose certificate is trusted only through the bundle. Returns its port and the bundle.
+/// Starts a TLS server whose certificate is trusted only through the bundle. Returns its port and the bundle.
 async fn tls_echo(name: &str) -> (u16, tempfile::NamedTempFile) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
     let bundle = pem_file(&cert.pem());
@@ -57,7 +57,7 @@ fn pem_file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-/// A company's CA, like that of a TLS-intercepting proxy, and a server with a certificate of it.
+/// Uses a company's CA, like the one of a TLS-intercepting proxy, and a server with a certificate that this CA has signed.
 #[tokio::test]
 async fn who_signed_what_is_not_trusted_is_told_with_what_to_do() {
     let mut params = CertificateParams::default();
@@ -93,7 +93,7 @@ async fn the_ca_bundle_is_trusted_and_nobody_else() {
     assert!(error.to_string().contains("the CA bundle /nonexistent.pem: No such file"), "{error}");
 }
 
-/// A proxy that leads every tunnel to `target` on this machine, and reports the requests.
+/// Starts a proxy that connects every tunnel to `target` on this machine, and reports the requests.
 async fn proxy_to(target: u16) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let (asked, seen) = tokio::sync::mpsc::unbounded_channel();
     let port = server(move |mut stream| {
@@ -127,7 +127,7 @@ async fn other_hosts_are_reached_through_the_proxy_by_name() {
     );
 }
 
-/// Passes bytes on to a port of this machine, both ways. Returns its own port, and what it has seen.
+/// Starts a server that forwards bytes to a port of this machine, in both directions. Returns its own port and the recorded bytes.
 async fn recorder(to: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
     let seen = Arc::new(Mutex::default());
     let recorded = seen.clone();
@@ -202,7 +202,7 @@ async fn a_proxy_that_cannot_be_reached_is_named() {
     }
 }
 
-/// The untrusted certificate may be the proxy's own or, through it, the host's.
+/// The untrusted certificate may be the proxy's own or, through the proxy, the host's.
 #[tokio::test]
 async fn behind_a_proxy_the_hop_that_is_not_trusted_is_named() {
     let (target, _) = tls_echo("ssm.invalid").await;
@@ -219,7 +219,7 @@ async fn behind_a_proxy_the_hop_that_is_not_trusted_is_named() {
     );
 }
 
-/// Serves connections that stay open and send nothing.
+/// Starts a server whose connections stay open and send nothing.
 async fn silent() -> u16 {
     server(|stream| async move {
         let _open = stream;
@@ -244,7 +244,7 @@ async fn a_silent_proxy_is_given_up_and_named() {
     }
 }
 
-/// In virtual time, with more time for all steps together than for each.
+/// Runs in virtual time, with a longer timeout for all steps together than for each step.
 #[tokio::test(start_paused = true)]
 async fn each_step_has_a_limit_of_its_own() {
     let port = silent().await;
@@ -296,7 +296,7 @@ async fn the_answer_of_a_proxy_has_an_end() {
     assert!(error.contains("longer than 16 KiB"), "{error}");
 }
 
-/// A SOCKS proxy that leads every tunnel to `target` on this machine. With a login, it accepts only that one. It
+/// Starts a SOCKS proxy that connects every tunnel to `target` on this machine. With a login, it accepts only that login. It
 /// reports the requested host and port.
 async fn socks_to(
     target: u16,
@@ -317,7 +317,7 @@ async fn socks_to(
     (port, seen)
 }
 
-/// The server's part of RFC 1928 and 1929.
+/// Performs the server's part of RFC 1928 and 1929.
 async fn socks_handshake(
     stream: &mut TcpStream,
     login: Option<(&str, &str)>,

@@ -12,7 +12,7 @@ use x509_cert::der::Decode;
 
 use crate::text::{bounded, one_line};
 
-/// Verifies exactly like rustls, and keeps the issuer of an untrusted certificate.
+/// A verifier that decides exactly as rustls does, and keeps the issuer of an untrusted certificate.
 #[derive(Debug)]
 pub(super) struct Witness {
     verifier: Arc<WebPkiServerVerifier>,
@@ -24,7 +24,7 @@ impl Witness {
         Self { verifier, untrusted_issuer: OnceLock::new() }
     }
 
-    /// Why a handshake failed, in one line, and what to do.
+    /// Returns in one line why a handshake failed, and what to do.
     pub(super) fn explain(&self, error: &io::Error) -> String {
         match self.untrusted_issuer.get() {
             Some(issuer) => format!(
@@ -77,7 +77,7 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-/// The issuer's name as RFC 4514 writes it, such as `CN=Corporate Root,O=Example`.
+/// Returns the name of the issuer in the notation of RFC 4514, such as `CN=Corporate Root,O=Example`.
 fn issuer(certificate: &CertificateDer<'_>) -> String {
     match Certificate::from_der(certificate) {
         Ok(certificate) => bounded(one_line(&certificate.tbs_certificate().issuer().to_string())),

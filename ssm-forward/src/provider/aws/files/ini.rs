@@ -1,21 +1,22 @@
-//! The INI dialect of AWS's configuration files: what Python's `configparser` reads for the AWS CLI.
+//! The INI dialect of AWS's configuration files, as Python's `configparser` reads it for the AWS CLI.
 
 use std::collections::BTreeMap;
 
-/// The keys of a section, in lower case, and their values. The lines of a multi-line value are joined by `\n`.
+/// The keys of a section, in lower case, and their values. The lines of a multi-line value are joined by `
+/// `.
 pub(super) type Keys = BTreeMap<String, String>;
 
 /// A line that is neither a section, nor a key, nor the continuation of a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
-    /// The line's number, from 1.
+    /// The number of the line, from 1.
     pub(super) line: usize,
     pub(super) what: &'static str,
 }
 
 /// Parses a file. Sections are in the order of their first appearance.
 ///
-/// Unlike the AWS CLI, this accepts duplicate sections and keys: sections are merged, and the last value counts.
+/// Unlike the AWS CLI, this function accepts duplicate sections and keys: sections are merged, and the last value is used.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, Keys)>, Malformed> {
     let mut reader = Reader::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -26,7 +27,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, Keys)>, Malformed> {
     Ok(reader.finish())
 }
 
-/// The keys of this section are inherited by all others.
+/// The section whose keys are inherited by all others.
 const INHERITED: &str = "DEFAULT";
 
 #[derive(Default)]
@@ -36,7 +37,7 @@ struct Reader {
     section: Option<usize>,
     /// The key whose value may continue.
     key: Option<String>,
-    /// Lines that are indented more than this continue the value.
+    /// Lines with a larger indent continue the value.
     indent: usize,
 }
 
@@ -112,18 +113,18 @@ fn joined(lines: &[String]) -> String {
     lines.join("\n").trim_end_matches(is_space).to_owned()
 }
 
-/// The text between the brackets; what follows the last bracket is ignored.
+/// Returns the text between the brackets. Text after the last bracket is ignored.
 fn header(text: &str) -> Option<&str> {
     let (name, _) = text.strip_prefix('[')?.rsplit_once(']')?;
     (!name.is_empty()).then_some(name)
 }
 
-/// White space according to Python.
+/// Whether Python treats the character as white space.
 fn is_space(char: char) -> bool {
     char.is_whitespace() || ('\x1c'..='\x1f').contains(&char)
 }
 
-/// The value of `key` in a value that is a block of indented lines, as in a section `services`.
+/// Returns the value of `key` in a value that is a block of indented lines, as in a section `services`.
 pub(super) fn nested<'a>(block: &'a str, key: &str) -> Option<&'a str> {
     let lines = block.strip_prefix('\n')?.split('\n').filter_map(|line| line.split_once('='));
     lines
@@ -132,7 +133,7 @@ pub(super) fn nested<'a>(block: &'a str, key: &str) -> Option<&'a str> {
         .next_back()
 }
 
-/// Splits into words like a POSIX shell and Python's `shlex`. Returns `None` if a quote or an escape is incomplete.
+/// Splits a text into words like a POSIX shell and Python's `shlex`. Returns `None` if a quote or an escape is incomplete.
 pub(in super::super) fn words(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let mut chars = text.chars();
@@ -148,7 +149,7 @@ pub(in super::super) fn words(text: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Reads up to the closing quote. Only double quotes have escapes: of themselves and of the backslash.
+/// Reads up to the closing quote. Only double quotes have escapes: of the double quote and of the backslash.
 fn quoted(chars: &mut std::str::Chars<'_>, quote: char, word: &mut String) -> Option<()> {
     loop {
         match chars.next()? {
@@ -260,7 +261,7 @@ mod tests {
         crate::replay::corpus("aws_file", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
     }
 
-    /// Any file is read, or the error has the number of one of its lines. Words are found or not.
+    /// Checks that a file is parsed, or that the error contains the number of one of its lines. Returns a summary of the results.
     fn what_becomes_of(text: &str) -> String {
         let file = match parse(text) {
             Ok(file) => format!("{file:?}").replace('"', " "),
@@ -269,7 +270,7 @@ mod tests {
                 format!("{malformed:?}")
             }
         };
-        // What the file says is not of interest; how much there is of it is.
+        // The content of the file does not matter for the summary, only the structure.
         let file: String = file.chars().filter(|c| c.is_ascii_uppercase() || "{}[]".contains(*c)).collect();
         let depth = file.chars().map(|c| if c.is_ascii_uppercase() { c } else { 'x' }).take(24).collect::<String>();
         format!("{depth}|{}|{}", words(text).is_some(), nested(text, "key").is_some())

@@ -1,5 +1,5 @@
-//! AWS's configuration files, by the rules of the AWS CLI: `~/.aws/config` and `~/.aws/credentials`, or the paths in
-//! the environment. The SDK's own reader rejects much of what the AWS CLI accepts, so it gets no file to read.
+//! Reads AWS's configuration files by the rules of the AWS CLI: `~/.aws/config` and `~/.aws/credentials`, or the paths in the
+//! environment. The SDK's own reader rejects much of what the AWS CLI accepts, so the SDK reads no file.
 
 mod ini;
 
@@ -33,23 +33,23 @@ pub(super) struct Files {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Profile {
     keys: Keys,
-    /// Whether its access key is in the credentials file.
+    /// Whether the profile's access key is in the credentials file.
     pub(super) in_credentials_file: bool,
 }
 
 impl Profile {
-    /// The value as it is written, if it exists and is not empty.
+    /// Returns the value as it is written, if it exists and is not empty.
     pub(super) fn raw(&self, key: &str) -> Option<&str> {
         self.keys.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The value without a comment at its end. The AWS CLI takes the comment for a part of the value and then fails;
+    /// Returns the value without a comment at its end. The AWS CLI treats such a comment as a part of the value and then fails;
     /// other tools remove it.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.raw(key).map(without_comment).filter(|value| !value.is_empty())
     }
 
-    /// Whether other credentials assume a role here. The role of a web identity does not count.
+    /// Whether the profile assumes a role with other credentials. A role for a web identity does not count.
     pub(super) fn assumes_role(&self) -> bool {
         self.get("role_arn").is_some() && self.get("web_identity_token_file").is_none()
     }
@@ -63,10 +63,10 @@ fn without_comment(value: &str) -> &str {
 }
 
 impl Files {
-    /// Reads both files. One that does not exist is empty.
+    /// Reads both files. A file that does not exist is treated as empty.
     ///
     /// # Errors
-    /// A file cannot be read, or has an invalid line. The message names both.
+    /// Returns an error if a file cannot be read, or contains an invalid line. The message names the file and the line.
     pub(super) async fn read() -> Result<Self, ProviderError> {
         let mut files = Self::default();
         files.add_config(sections(&config_file()).await?);
@@ -74,7 +74,7 @@ impl Files {
         Ok(files)
     }
 
-    /// A profile's name may be quoted like a word in a shell.
+    /// Adds the config file. The name of a profile may be quoted like a word in a shell.
     fn add_config(&mut self, sections: Vec<(String, Keys)>) {
         for (section, keys) in sections {
             if section == "default" {
@@ -92,7 +92,7 @@ impl Files {
         }
     }
 
-    /// The whole section name is the profile's name.
+    /// Adds the credentials file. The whole section name is the name of the profile.
     fn add_credentials(&mut self, sections: Vec<(String, Keys)>) {
         for (name, keys) in sections {
             let profile = self.profiles.entry(name).or_default();
@@ -101,22 +101,22 @@ impl Files {
         }
     }
 
-    /// A profile by its name.
+    /// Returns a profile by its name.
     pub(super) fn profile(&self, name: &str) -> Option<&Profile> {
         self.profiles.get(name)
     }
 
-    /// All profiles, sorted.
+    /// Returns the names of all profiles, sorted.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.profiles.keys().map(String::as_str)
     }
 
-    /// A section `sso-session` of that name; `None` if there is none.
+    /// Returns the section `sso-session` of that name. `None` if it does not exist.
     pub(super) fn sso_session(&self, name: &str) -> Option<Profile> {
         self.sso_sessions.get(name).map(|keys| Profile { keys: keys.clone(), in_credentials_file: false })
     }
 
-    /// The endpoints in the `services` section that `profile` names, by service.
+    /// Returns the endpoints in the `services` section that `profile` names, by service.
     pub(super) fn service_endpoints(&self, profile: &Profile) -> BTreeMap<String, String> {
         let services = profile.get("services").and_then(|name| self.services.get(name));
         let endpoint = |block| nested(block, "endpoint_url").map(without_comment).filter(|url| !url.is_empty());
@@ -125,23 +125,23 @@ impl Files {
     }
 }
 
-/// One of AWS's two configuration files, as it was found.
+/// The state of one of AWS's two configuration files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfigurationFile {
-    /// Where it is, or would be.
+    /// The path of the file, whether it exists or not.
     pub path: PathBuf,
-    /// Whether there is such a file.
+    /// Whether the file exists.
     pub exists: bool,
-    /// How many profiles it has.
+    /// Number of profiles in the file.
     pub profiles: usize,
-    /// Sections that AWS's tools ignore, most often because of how their names are written, each with the correct spelling.
+    /// Sections that AWS's tools ignore, most often because their names are misspelled, each with the correct spelling.
     pub ignored: Vec<String>,
-    /// Why the file cannot be used, if it cannot.
+    /// Why the file cannot be used. `None` if it can be used.
     pub error: Option<String>,
 }
 
-/// Looks at AWS's configuration files: the config file first, then the credentials file.
+/// Checks AWS's configuration files: first the config file, then the credentials file.
 pub async fn configuration_files() -> Vec<ConfigurationFile> {
     let (config, credentials) = (config_file(), credentials_file());
     vec![
@@ -151,7 +151,7 @@ pub async fn configuration_files() -> Vec<ConfigurationFile> {
 }
 
 impl ConfigurationFile {
-    /// `means` tells whether a section is a profile (`Some(true)`), something else, or means nothing.
+    /// `means` returns whether a section is a profile, or an error if AWS's tools ignore the section.
     async fn look(path: PathBuf, means: fn(&str) -> Result<bool, String>) -> Self {
         let exists = tokio::fs::metadata(&path).await.is_ok_and(|metadata| metadata.is_file());
         let mut file = Self { path, exists, profiles: 0, ignored: Vec::new(), error: None };
@@ -173,32 +173,32 @@ impl ConfigurationFile {
 /// Whether a section of the config file is a profile.
 ///
 /// # Errors
-/// It means nothing.
+/// Returns an error if AWS's tools ignore the section.
 fn is_of_config(section: &str) -> Result<bool, String> {
     let words = words(section).unwrap_or_default();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["default"] | ["profile", _] => Ok(true),
         ["sso-session" | "services", _] | ["plugins" | "preview"] => Ok(false),
-        [_] => Err(format!("[{section}], which would have to be [profile {section}] there")),
+        [_] => Err(format!("[{section}], which must be [profile {section}] in this file")),
         _ => Err(format!("[{section}]")),
     }
 }
 
-/// As [`is_of_config`], for the credentials file.
+/// Whether a section of the credentials file is a profile; see [`is_of_config`].
 fn is_of_credentials(section: &str) -> Result<bool, String> {
     match section.strip_prefix("profile ") {
-        Some(name) => Err(format!("[{section}], which would have to be [{name}] there")),
+        Some(name) => Err(format!("[{section}], which must be [{name}] in this file")),
         None => Ok(true),
     }
 }
 
-/// The names of the profiles in the AWS configuration files, sorted; empty if the files cannot be read.
+/// Returns the names of the profiles in the AWS configuration files, sorted. Returns an empty list if the files cannot be read.
 pub async fn profile_names() -> Vec<String> {
     let files = Files::read().await.unwrap_or_default();
     files.names().map(str::to_owned).collect()
 }
 
-/// The files that may contain a profile, for errors.
+/// Returns the paths of the files that may contain a profile, for error messages.
 pub(super) fn places() -> String {
     format!("{} and {}", config_file().display(), credentials_file().display())
 }
@@ -211,7 +211,7 @@ pub(super) fn credentials_file() -> PathBuf {
     place("AWS_SHARED_CREDENTIALS_FILE", "credentials")
 }
 
-/// The folder that AWS's tools share.
+/// Returns the folder that AWS's tools share.
 pub(super) fn folder() -> PathBuf {
     std::env::home_dir().unwrap_or_default().join(".aws")
 }
@@ -247,17 +247,18 @@ fn expanded(path: &str) -> PathBuf {
 async fn sections(path: &Path) -> Result<Vec<(String, Keys)>, ProviderError> {
     let failed = |cause: String| credentials(format!("the AWS configuration file {} {cause}", path.display()));
     let read = timeout(TIMEOUT, tokio::fs::read(path)).await;
-    let text = match read.map_err(|_| failed("can't be read: is it on a dead network drive?".into()))? {
-        Ok(text) => text,
-        Err(error)
-            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(failed(format!("can't be read: {error}"))),
-    };
+    let text =
+        match read.map_err(|_| failed("cannot be read: is it on a network drive that does not respond?".into()))? {
+            Ok(text) => text,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) =>
+            {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(failed(format!("cannot be read: {error}"))),
+        };
     parse(&String::from_utf8_lossy(&text))
-        .map_err(|malformed| failed(format!("can't be used: line {}: {}", malformed.line, malformed.what)))
+        .map_err(|malformed| failed(format!("cannot be used: line {}: {}", malformed.line, malformed.what)))
 }
 
 #[cfg(test)]
@@ -304,7 +305,7 @@ mod tests {
         std::fs::write(&path, "[default]\n[profile a]\n[staging]\n[sso-session s]\n[profile b c]\n").unwrap();
         let file = look(is_of_config).await;
         assert_eq!((file.exists, file.profiles, file.error), (true, 2, None));
-        assert_eq!(file.ignored, ["[staging], which would have to be [profile staging] there", "[profile b c]"]);
+        assert_eq!(file.ignored, ["[staging], which must be [profile staging] in this file", "[profile b c]"]);
         assert_eq!(look(is_of_credentials).await.ignored.len(), 2);
         std::fs::write(&path, "[default]\nnonsense\n").unwrap();
         assert!(look(is_of_config).await.error.unwrap().contains("line 2"));

@@ -1,4 +1,4 @@
-//! OpenSearch Service: domains.
+//! Domains of OpenSearch Service.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::{ServiceKind, ServiceSpec};
 const HTTPS: u16 = 443;
 
 impl AwsProvider {
-    /// All domains in the region.
+    /// Returns all domains in the region.
     pub(super) async fn list_domains(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
         let names: ListDomainNames = self.get_list(OPENSEARCH, "ListDomainNames", "/2021-01-01/domain", &[]).await?;
         let mut domains = Vec::new();
         for DomainName { domain_name } in names.domain_names {
-            // It may be gone by now.
+            // The domain may have been deleted in the meantime.
             if let Some(domain) = self.domain(&domain_name).await? {
                 domains.push(domain.summary(domain_name));
             }
@@ -57,7 +57,7 @@ struct Domain {
     endpoints: Option<BTreeMap<String, String>>,
     #[serde(rename = "VPCOptions")]
     vpc_options: Option<VpcOptions>,
-    /// `OpenSearch_2.11`, `Elasticsearch_7.10`.
+    /// For example `OpenSearch_2.11` or `Elasticsearch_7.10`.
     engine_version: Option<String>,
     domain_processing_status: Option<String>,
     #[serde(default)]
@@ -73,7 +73,7 @@ impl Domain {
         self.endpoint.or_else(|| self.endpoints.and_then(|mut endpoints| endpoints.remove("vpc")))
     }
 
-    /// Not every answer has a status in one word.
+    /// Returns the status. Some answers contain no status text, only flags.
     fn status(&self) -> String {
         let of_flags = match self {
             Self { deleted: true, .. } => "deleting",

@@ -1,4 +1,4 @@
-//! ElastiCache: replication groups, clusters and serverless caches share one name space.
+//! ElastiCache: replication groups, clusters and serverless caches, which share one name space.
 
 use serde::Deserialize;
 
@@ -8,11 +8,11 @@ use super::super::{AwsProvider, ProviderError};
 use super::{Endpoint, ServiceEndpoint, ServiceSummary, SubnetGroup, endpoint, found};
 use crate::{ServiceKind, ServiceSpec};
 
-/// Pages of 100, or of 50.
+/// Maximum number of pages that are read. A page has 100 or 50 items.
 const MAX_PAGES: usize = 20;
 
 impl AwsProvider {
-    /// All replication groups, clusters outside of a group, and serverless caches in the region.
+    /// Returns all replication groups, clusters outside of a group, and serverless caches in the region.
     pub(super) async fn list_caches(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
         let mut found = Vec::new();
         let mut marker = None;
@@ -100,7 +100,7 @@ impl AwsProvider {
     }
 }
 
-/// The parameter for the next page.
+/// Returns the parameter for the next page.
 fn page<'a>(name: &'a str, marker: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a str)> {
     marker.map(|marker| (name, marker)).into_iter()
 }
@@ -144,8 +144,8 @@ struct NodeGroup {
 }
 
 impl ReplicationGroup {
-    /// With cluster mode, one endpoint describes all shards. Without it, a group has one endpoint for writing and one
-    /// for reading.
+    /// Returns the endpoint of a group. With cluster mode, one endpoint serves all shards. Without it, a group has one endpoint for
+    /// writing and one for reading.
     fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let (engine, tls) = (engine(self.engine.as_deref()), self.transit_encryption_enabled);
         let at = self.at(spec.reader).unwrap_or_default();
@@ -233,7 +233,7 @@ impl CacheCluster {
     }
 }
 
-/// ElastiCache omits the engine in some answers about Redis.
+/// Returns the engine. ElastiCache omits it in some answers about Redis.
 fn engine(known: Option<&str>) -> String {
     known.unwrap_or("redis").to_owned()
 }
@@ -277,7 +277,7 @@ struct ServerlessCache {
 }
 
 impl ServerlessCache {
-    /// Its VPC can only be found by its subnets, through EC2.
+    /// Returns the endpoint without its VPC, which could only be found through EC2, by the subnets.
     fn endpoint(self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let at = if spec.reader { self.reader_endpoint } else { self.endpoint }.unwrap_or_default();
         let engine = engine(self.engine.as_deref());

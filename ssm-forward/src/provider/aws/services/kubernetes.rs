@@ -1,4 +1,4 @@
-//! EKS: the API servers of Kubernetes clusters.
+//! EKS: API servers of Kubernetes clusters.
 
 use serde::Deserialize;
 use url::Url;
@@ -8,11 +8,11 @@ use super::super::{AwsProvider, ProviderError};
 use super::{ServiceEndpoint, ServiceSummary, endpoint, found};
 use crate::{ServiceKind, ServiceSpec};
 
-/// Pages of 100.
+/// Maximum number of pages that are read. A page has 100 clusters.
 const MAX_PAGES: usize = 20;
 
 impl AwsProvider {
-    /// All clusters in the region.
+    /// Returns all clusters in the region.
     pub(super) async fn list_kubernetes(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
         let (mut found, mut next) = (Vec::new(), None::<String>);
         for _ in 0..MAX_PAGES {
@@ -20,7 +20,7 @@ impl AwsProvider {
             parameters.extend(next.as_deref().map(|next| ("nextToken", next)));
             let page: ListClusters = self.get_list(EKS, "ListClusters", "/clusters", &parameters).await?;
             for name in page.clusters {
-                // It may be gone by now.
+                // The cluster may have been deleted in the meantime.
                 if let Some(cluster) = self.cluster(&name).await? {
                     found.push(cluster.summary(name));
                 }

@@ -1,4 +1,4 @@
-//! Databases and other services by name: their endpoints, and what their clients need to know.
+//! Looks up databases and other services by name: their endpoints, and the information that their clients need.
 
 mod domain;
 mod elasticache;
@@ -11,31 +11,31 @@ use super::cache::Found;
 use super::{AwsProvider, ProviderError, ProviderErrorKind};
 use crate::{ServiceKind, ServiceSpec};
 
-/// A service's endpoint, as a managed node in its VPC sees it.
+/// The endpoint of a service, as seen by a managed node in its VPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceEndpoint {
-    /// What was requested.
+    /// The requested service.
     pub spec: ServiceSpec,
     /// The engine as AWS names it: `mysql`, `aurora-postgresql`, `redis`, `opensearch`, `kubernetes`…
     pub engine: String,
-    /// The host's name.
+    /// The name of the host.
     pub host: String,
-    /// Its port.
+    /// The port.
     pub port: u16,
-    /// Its VPC, if known.
+    /// The VPC, if known.
     pub vpc: Option<String>,
-    /// The security groups in front of it, as far as they are known.
+    /// The security groups that apply to the service, as far as they are known.
     pub security_groups: Vec<String>,
-    /// RDS: the id by which IAM policies name it, `db-…` or `cluster-…`.
+    /// RDS: the id in IAM policies, `db-…` or `cluster-…`.
     pub resource_id: Option<String>,
     /// RDS: whether IAM database authentication is enabled.
     pub iam_auth: bool,
-    /// Whether its clients must use TLS. RDS always offers it.
+    /// Whether clients must use TLS. RDS always offers it.
     pub tls: bool,
-    /// RDS: the master user's name.
+    /// RDS: the name of the master user.
     pub user: Option<String>,
-    /// RDS: the first database's name.
+    /// RDS: the name of the first database.
     pub database: Option<String>,
     /// EKS: the PEM text of the certificate authority, in Base64.
     pub ca_data: Option<String>,
@@ -45,21 +45,21 @@ pub struct ServiceEndpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceSummary {
-    /// The spec that finds it.
+    /// The spec that selects this service.
     pub spec: ServiceSpec,
     /// The engine as AWS names it.
     pub engine: String,
-    /// AWS's name of its state.
+    /// The state, as AWS names it.
     pub status: String,
-    /// `host:port`, if it has an endpoint already.
+    /// `host:port`. `None` if the service has no endpoint yet.
     pub endpoint: Option<String>,
 }
 
 impl AwsProvider {
-    /// Looks a service up.
+    /// Looks up a service.
     ///
     /// # Errors
-    /// [`ProviderErrorKind::NotFound`] if there is none of this name in the region, and the API's errors.
+    /// [`ProviderErrorKind::NotFound`] if there is no service of this name in the region, or the errors of the API.
     pub async fn find_service(&self, spec: &ServiceSpec) -> Result<ServiceEndpoint, ProviderError> {
         let found = match spec.kind {
             ServiceKind::Rds => self.find_rds(spec).await,
@@ -71,10 +71,10 @@ impl AwsProvider {
         Ok(found)
     }
 
-    /// All services of a kind in the region.
+    /// Returns all services of a kind in the region.
     ///
     /// # Errors
-    /// The API's errors.
+    /// Returns the errors of the API.
     pub async fn list_services(&self, kind: ServiceKind) -> Result<Vec<ServiceSummary>, ProviderError> {
         let services = match kind {
             ServiceKind::Rds => self.list_rds().await,
@@ -94,7 +94,7 @@ impl AwsProvider {
     }
 }
 
-/// `None` if the service says that it does not exist.
+/// Converts a "not found" error to `None`.
 fn found<O>(answer: Result<O, ProviderError>) -> Result<Option<O>, ProviderError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -143,7 +143,7 @@ impl ServiceSummary {
     }
 }
 
-/// The pair of elements that most services call an endpoint.
+/// An endpoint, as most services describe it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Endpoint {

@@ -1,4 +1,4 @@
-//! RDS: instances, and the clusters of Aurora.
+//! RDS: instances, and Aurora clusters.
 
 use std::fmt::Debug;
 
@@ -11,11 +11,11 @@ use super::super::{AwsProvider, ProviderError};
 use super::{Endpoint, ServiceEndpoint, ServiceSummary, SubnetGroup, endpoint, found};
 use crate::{ServiceKind, ServiceSpec};
 
-/// Pages of 100.
+/// Maximum number of pages that are read. A page has 100 items.
 const MAX_PAGES: usize = 20;
 
 impl AwsProvider {
-    /// All instances and clusters of RDS in the region.
+    /// Returns all instances and clusters of RDS in the region.
     pub(super) async fn list_rds(&self) -> Result<Vec<ServiceSummary>, ProviderError> {
         let mut found = Vec::new();
         let mut marker = None;
@@ -71,7 +71,7 @@ impl AwsProvider {
         Ok(found(answer)?.and_then(|answer| answer.result.instances.items.into_iter().next()))
     }
 
-    /// An unknown VPC is not an error: the user may name the node.
+    /// Returns the VPC of a subnet group. An unknown VPC is not an error, because the user may name the node.
     async fn vpc_of_db_subnets(&self, group: &str) -> Option<String> {
         let parameters = [("DBSubnetGroupName", group)];
         match self.query::<DescribeDbSubnetGroups>(RDS, "DescribeDBSubnetGroups", &parameters).await {

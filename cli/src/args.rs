@@ -63,7 +63,7 @@ pub(crate) struct Cli {
     pub(crate) verbosity: Verbosity,
 }
 
-/// clap's own flags are listed under a heading of their own, so that `-h` fits one screen.
+/// The flags of clap. They get a separate heading, so that `-h` fits on one screen.
 fn flags() -> [Arg; 2] {
     let flag = |name, short| Arg::new(name).long(name).short(short).help_heading("Output");
     [
@@ -160,7 +160,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: Box<RelayAction>,
     },
-    /// Take the place of AWS's session-manager-plugin.
+    /// Replace AWS's session-manager-plugin.
     Plugin {
         #[command(subcommand)]
         action: PluginAction,
@@ -187,7 +187,7 @@ pub(crate) enum Command {
     },
 }
 
-/// How much is printed.
+/// The options for the amount of output.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Verbosity {
@@ -218,7 +218,7 @@ pub(crate) enum PluginAction {
         #[arg(long, conflicts_with_all = ["dir", "copy"])]
         alias: bool,
     },
-    /// Restore what was there before.
+    /// Remove this program and restore the previous plugin.
     Uninstall {
         /// Folder of the installation.
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -229,17 +229,17 @@ pub(crate) enum PluginAction {
     },
 }
 
-/// The reader of the output.
+/// The format of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// Lines for people.
+    /// Lines of text for the user.
     #[default]
     Text,
     /// One JSON event per line on stdout.
     Json,
 }
 
-/// Parses the command line of this process. Errors are printed in one line, with exit code 2.
+/// Parses the command line of this process. On an error, prints it in one line and exits with exit code 2.
 pub(crate) fn parse() -> Cli {
     let parsed = help::command().try_get_matches().and_then(|matches| {
         let mut cli = Cli::from_arg_matches(&matches)?;
@@ -263,7 +263,8 @@ pub(crate) fn parse() -> Cli {
     })
 }
 
-/// A usage error as one line; clap would print several. `None`: it is not an error, or the help is better.
+/// Returns a usage error as one line; clap would print several lines. `None` if the error is a request for help or the version, or
+/// if clap's help is the better answer.
 pub(crate) fn one_line(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
     let is_target = |word: &str| word.parse().is_ok_and(|target: TargetSpec| !matches!(target, TargetSpec::Name(_)));

@@ -1,7 +1,6 @@
-//! The command's output: lines for people, or JSON events for programs.
+//! The command's output: lines of text for the user, or JSON events for programs.
 //!
-//! A thread of its own writes it, so that a stopped terminal (Ctrl-S) or a pipe that nobody reads never stops the
-//! tunnel.
+//! A separate thread writes the output, so that a stopped terminal (Ctrl-S) or a pipe without a reader never stops the tunnel.
 
 mod json;
 mod log;
@@ -30,33 +29,34 @@ use crate::spec::ForwardSpec;
 /// The style of the output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
-    /// The reader.
+    /// Text or JSON.
     pub(crate) format: OutputFormat,
-    /// Errors only.
+    /// Whether only errors are written.
     pub(crate) quiet: bool,
-    /// The log goes to the same terminal, so there is no spinner.
+    /// Whether the log goes to the same terminal. Then there is no spinner.
     pub(crate) logging: bool,
-    /// Another program has the terminal once all are ready: only warnings and errors are told then, and no result.
+    /// Whether another program uses the terminal once all forwards are ready. Then only warnings and errors are written, and no
+    /// result.
     pub(crate) beside: bool,
 }
 
 /// What the output needs to know about a forward.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
-    /// Its name in the configuration file, if it has one.
+    /// The tunnel's name in the configuration file, if there is one.
     pub(crate) name: Option<String>,
     /// The managed node.
     pub(crate) target: String,
-    /// Its `-L`.
+    /// The `-L`.
     pub(crate) spec: ForwardSpec,
 }
 
-/// The forwards that lines are about, by index. They may change while lines are written.
+/// The forwards that the output describes, by index. They may change while lines are written.
 #[derive(Debug, Default)]
 pub(crate) struct Subjects(RwLock<Arc<Vec<Subject>>>);
 
 impl Subjects {
-    /// Sets the forward of an index; indexes are given without gaps.
+    /// Sets the forward of an index. New indexes must follow the existing ones without gaps.
     pub(crate) fn put(&self, index: usize, subject: Subject) {
         let mut subjects = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let subjects = Arc::make_mut(&mut subjects);
@@ -66,13 +66,13 @@ impl Subjects {
         }
     }
 
-    /// Those of this moment.
-    fn now(&self) -> Arc<Vec<Subject>> {
+    /// Returns the current forwards.
+    fn current(&self) -> Arc<Vec<Subject>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What the terminal shows.
+/// What is written to the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Screen {
     /// Everything, as lines.
@@ -81,24 +81,25 @@ pub(crate) enum Screen {
     Hidden,
 }
 
-/// Takes what is to be told. Clones go to the same place; none of the calls blocks.
+/// Handle that queues notices for the output. Clones share the queue. No call blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     notices: Sender<Notice>,
     backlog: Arc<Backlog>,
 }
 
-/// The queue for a slow reader, and what was dropped.
+/// The state of the queue: its length, and what was dropped.
 #[derive(Debug, Default)]
 struct Backlog {
+    /// Number of queued notices.
     waiting: AtomicUsize,
-    /// Number of dropped notices, since this was last reported.
+    /// Number of dropped notices since the last report of it.
     dropped: AtomicU64,
-    /// Whether it was reported that something could not be written.
-    complained: AtomicBool,
+    /// Whether the warning about dropped notices was logged.
+    warned: AtomicBool,
 }
 
-/// Something to report.
+/// A notice for the output.
 #[derive(Debug)]
 enum Notice {
     Event { at: SystemTime, forward: usize, event: ForwardEvent },
@@ -112,10 +113,10 @@ enum Notice {
     End,
 }
 
-/// The text about dropped events.
+/// Returns the text about dropped events.
 fn dropped(count: u64) -> String {
     let plural = if count == 1 { " was" } else { "s were" };
-    format!("{count} event{plural} not reported: nobody read the output for a while")
+    format!("{count} event{plural} not reported: the output was not read for a while")
 }
 
 impl Reporter {
@@ -124,7 +125,7 @@ impl Reporter {
         self.send(Notice::Event { at: SystemTime::now(), forward, event });
     }
 
-    /// Reports what a name was resolved to.
+    /// Reports the address to which a name was resolved.
     pub(crate) fn found(&self, forward: usize, text: String) {
         self.send(Notice::Found { at: SystemTime::now(), forward, text });
     }
@@ -139,20 +140,20 @@ impl Reporter {
         self.send(Notice::Warning { at: SystemTime::now(), text: text.into() });
     }
 
-    /// Reports the live figures of each forward. They are only for the present moment: a slow reader does not get old
-    /// ones.
+    /// Reports the live figures of each forward. They are only valid for the present moment, so they are not queued for a slow
+    /// reader.
     pub(crate) fn figures(&self, forwards: Vec<Figures>) {
         if self.backlog.waiting.load(Ordering::Relaxed) == 0 {
             self.send(Notice::Figures { at: SystemTime::now(), forwards });
         }
     }
 
-    /// Reports why the command ends, even if the queue is full.
+    /// Reports why the command ends. The notice is queued even if the queue is full.
     pub(crate) fn fail(&self, forward: Option<usize>, failure: &Failure) {
         self.queue(Notice::Failure { at: SystemTime::now(), forward, failure: failure.clone() });
     }
 
-    /// Tells that a forward failed, and that it is tried again after `delay`.
+    /// Reports that a forward failed and is tried again after `delay`.
     pub(crate) fn retrying(&self, forward: usize, failure: Failure, delay: Duration) {
         self.send(Notice::Retrying { at: SystemTime::now(), forward, failure, delay });
     }
@@ -162,20 +163,20 @@ impl Reporter {
             return self.queue(notice);
         }
         self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
-        // Only once: a script may read up to the ready line and no further.
-        if !self.backlog.complained.swap(true, Ordering::Relaxed) {
+        // Logged once, because a script may intentionally read only up to the ready line.
+        if !self.backlog.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!("events are not reported: the reader of the output is too slow, or gone");
         }
     }
 
     fn queue(&self, notice: Notice) {
         self.backlog.waiting.fetch_add(1, Ordering::Relaxed);
-        // If the thread is gone, so is the reader.
+        // If the thread has ended, there is no reader either.
         let _ = self.notices.send(notice);
     }
 }
 
-/// The writing thread.
+/// Handle to the writing thread.
 #[derive(Debug)]
 pub(crate) struct Output {
     reporter: Reporter,
@@ -184,27 +185,27 @@ pub(crate) struct Output {
     quiet: bool,
 }
 
-/// Maximum number of queued notices for a slow reader. Beyond it they are dropped.
+/// Maximum number of queued notices. Further notices are dropped.
 const QUEUE: usize = 4096;
 
-/// Time limit for the last lines.
+/// Time limit for writing the remaining lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Output {
-    /// Starts the thread. It calls `shutdown` when stdout is closed.
+    /// Starts the thread. The thread calls `shutdown` when stdout is closed.
     pub(crate) fn start(style: Style, subjects: Vec<Subject>, shutdown: Shutdown) -> Self {
         let subjects = Arc::new(Subjects(RwLock::new(Arc::new(subjects))));
-        let text = TextWriter::new(style, subjects.now(), Sink::Screen);
+        let text = TextWriter::new(style, subjects.current(), Sink::Screen);
         Self::spawn(style, subjects, Some(text), None, shutdown)
     }
 
-    /// As [`Self::start`], but the lines for people also go to `log`, and to the terminal only if it shows them. The forwards
-    /// are not known yet.
+    /// Like [`Self::start`], but also writes the lines of text to `log`, and writes to the terminal only with [`Screen::Lines`].
+    /// The forwards are added later.
     pub(crate) fn logged(style: Style, log: Arc<Log>, screen: Screen, shutdown: Shutdown) -> Self {
         let subjects = Arc::<Subjects>::default();
-        let text = (screen == Screen::Lines).then(|| TextWriter::new(style, subjects.now(), Sink::Screen));
+        let text = (screen == Screen::Lines).then(|| TextWriter::new(style, subjects.current(), Sink::Screen));
         let all = Style { format: OutputFormat::Text, quiet: false, logging: true, beside: false };
-        let logging = TextWriter::new(all, subjects.now(), Sink::Log(log));
+        let logging = TextWriter::new(all, subjects.current(), Sink::Log(log));
         Self::spawn(style, subjects, text, Some(logging), shutdown)
     }
 
@@ -229,18 +230,18 @@ impl Output {
         Self { reporter: Reporter { notices, backlog }, subjects, done, quiet: style.quiet }
     }
 
-    /// The forwards that lines are about.
+    /// Returns the forwards that the output describes.
     pub(crate) fn subjects(&self) -> &Arc<Subjects> {
         &self.subjects
     }
 
-    /// The reporter.
+    /// Returns the reporter.
     pub(crate) fn reporter(&self) -> &Reporter {
         &self.reporter
     }
 
-    /// Writes what is left, within a second. If the output is blocked, the reason for the end is written to standard
-    /// error.
+    /// Writes the remaining lines, for at most [`CLOSE_TIMEOUT`]. If the output is blocked, writes the reason of the end to
+    /// standard error.
     pub(crate) async fn close(self, failure: Option<&Failure>) {
         self.reporter.queue(Notice::End);
         if tokio::time::timeout(CLOSE_TIMEOUT, self.done).await.is_ok() {
@@ -250,7 +251,7 @@ impl Output {
             console::note(&format!("error: {failure}"));
         }
         let Backlog { waiting, dropped: more, .. } = &*self.reporter.backlog;
-        // The last one is the end itself.
+        // The last notice is `End`.
         let waiting = waiting.load(Ordering::Relaxed).saturating_sub(1) as u64;
         if !self.quiet {
             console::note(&format!("warning: {}", dropped(waiting + more.load(Ordering::Relaxed))));
@@ -258,7 +259,7 @@ impl Output {
     }
 }
 
-/// Everything that a notice is written by.
+/// The writers of the thread.
 struct Writers {
     json: Option<json::JsonWriter>,
     text: Option<TextWriter>,
@@ -267,10 +268,12 @@ struct Writers {
 }
 
 impl Writers {
+    /// Writes a notice to all outputs.
+    ///
     /// # Errors
-    /// If stdout is closed.
+    /// Returns an error if stdout is closed.
     fn write(&mut self, notice: &Notice) -> io::Result<()> {
-        let subjects = self.subjects.now();
+        let subjects = self.subjects.current();
         if let Some(json) = &mut self.json {
             json.write(&mut io::stdout().lock(), &subjects, notice)?;
         }
@@ -291,7 +294,7 @@ fn write_all(mut writers: Writers, notices: &Receiver<Notice>, backlog: &Backlog
         let is_end = matches!(notice, Notice::End);
         write(&notice);
         backlog.waiting.fetch_sub(1, Ordering::Relaxed);
-        // Earlier drops were reported just now, or will be soon.
+        // Also reports the notices that were dropped in the meantime.
         if let count @ 1.. = backlog.dropped.swap(0, Ordering::Relaxed) {
             write(&Notice::Dropped { at: SystemTime::now(), count });
         }

@@ -1,4 +1,4 @@
-//! Options that say which account, region and endpoints of AWS are used.
+//! Options that select the account, the region and the endpoints of AWS.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use ssm_forward::StreamEndpoint;
 use super::values;
 use crate::completion;
 
-/// The account and the identity. Missing values come from the AWS_* variables and the configuration files.
+/// The options for the account and the identity. Missing values come from the AWS_* variables and the configuration files.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "AWS")]
 pub(crate) struct AwsArgs {
@@ -48,7 +48,7 @@ pub(crate) struct AwsArgs {
     pub(crate) stream_endpoint: Option<StreamEndpoint>,
 }
 
-/// Which account and which identity, for commands that only look things up.
+/// The options for the account and the identity, of commands that only look things up.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "AWS")]
 pub(crate) struct LookupAwsArgs {

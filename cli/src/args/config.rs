@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-/// `config`.
+/// The arguments of `config`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigAction {
     /// Check the configuration files, and list their tunnels.
@@ -29,7 +29,7 @@ pub(crate) enum ConfigAction {
     Schema,
 }
 
-/// The file to use.
+/// The option for the configuration file.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// Configuration file to use instead of the default ones.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{AwsArgs, SessionArgs, values};
 
-/// `cp`.
+/// The arguments of `cp`.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
     /// Sources and, at the end, the destination: TARGET:PATH on one side, local paths on the other.
@@ -53,7 +53,7 @@ pub(crate) struct CpArgs {
 }
 
 impl CpArgs {
-    /// The options of its sessions. Their documents are those of commands, with parameters of this program.
+    /// Returns the options of the copy's sessions. Their documents are those of commands; their parameters are set by this program.
     pub(crate) fn session(&self) -> SessionArgs {
         SessionArgs {
             any: self.any,

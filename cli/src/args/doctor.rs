@@ -8,7 +8,7 @@ use super::{LookupAwsArgs, OutputFormat, values};
 use crate::completion;
 use crate::spec::ForwardRequest;
 
-/// `doctor`.
+/// The arguments of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// The managed node, or a service such as rds:NAME.

@@ -9,7 +9,7 @@ use super::{AwsArgs, EventArgs, HostsArgs, PoolArgs, RelayArgs, SessionArgs, val
 use crate::completion;
 use crate::spec::ForwardRequest;
 
-/// `forward`.
+/// The arguments of `forward`.
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub(crate) struct ForwardArgs {
     pub(crate) events: EventArgs,
 }
 
-/// What to forward, and how: the options of every command that opens tunnels.
+/// The options of every command that opens tunnels.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forwarding")]
 pub(crate) struct TunnelArgs {
@@ -105,10 +105,10 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
     /// Configuration file of tunnels, instead of the user's and the project's.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, hide_short_help = true)]
     pub(crate) config: Option<std::path::PathBuf>,
-    /// The options as they were written: they take precedence over those of a tunnel in the configuration file.
+    /// The options of the command line as words. They take precedence over those of a tunnel in the configuration file.
     #[arg(skip)]
     pub(crate) given: Vec<std::ffi::OsString>,
-    /// Start no session before the first connection, and end it after this time without one.
+    /// If set, the first connection starts the session, and the session ends after this time without a connection.
     #[arg(skip)]
     pub(crate) lazy: Option<Duration>,
     #[command(flatten)]
@@ -138,12 +138,12 @@ The syntax is that of ssh's -L. For a Unix socket write unix:/path:host:hostport
 }
 
 impl TunnelArgs {
-    /// The managed node or the service, given as an argument or as an option.
+    /// Returns the managed node or the service, given as an argument or as an option.
     pub(crate) fn target(&self) -> Option<&str> {
         self.target.as_deref().or(self.target_option.as_deref())
     }
 
-    /// The managed node, if the argument names a service.
+    /// Returns the managed node, if the argument names a service.
     pub(crate) fn via(&self) -> Option<&str> {
         self.target_option.as_deref().filter(|_| self.target.is_some())
     }

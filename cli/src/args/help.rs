@@ -1,15 +1,16 @@
-//! The help of the whole command: commands in groups, the everyday ones on one screen.
+//! The help of the whole command. Commands are in groups; `-h` describes only the everyday commands, so that the help fits on one
+//! screen.
 
 use clap::{Command, CommandFactory as _};
 
 use super::Cli;
 
-/// Commands that belong together. Every command is in one group.
+/// A group of commands. Every command is in one group.
 struct Group {
     title: &'static str,
-    /// `-h` describes these, in this order.
+    /// Commands that `-h` describes, in this order.
     everyday: &'static [&'static str],
-    /// `-h` only names these.
+    /// Commands that `-h` only names.
     more: &'static [&'static str],
 }
 
@@ -24,7 +25,7 @@ const GROUPS: [Group; 4] = [
     Group { title: "Without AWS", everyday: &[], more: &["demo", "local"] },
 ];
 
-/// The command line with its help. clap's own list of commands has no groups; everything else is clap's.
+/// Returns the command line with its help. The list of commands is made here, because clap's list has no groups.
 pub(crate) fn command() -> Command {
     let command = Cli::command();
     let options = heading(&command, "Options:").replacen('\n', "", 1);
@@ -35,7 +36,7 @@ pub(crate) fn command() -> Command {
     command.help_template(template).before_help(short).before_long_help(long)
 }
 
-/// The everyday commands, and the names of the others.
+/// Returns the everyday commands with descriptions, and the names of the other commands.
 fn short(command: &Command) -> String {
     let groups = GROUPS.iter().filter(|group| !group.everyday.is_empty());
     let described: String = groups.map(|group| described(command, group.title, group.everyday)).collect();
@@ -44,12 +45,13 @@ fn short(command: &Command) -> String {
     text.replacen('\n', "", 1)
 }
 
-/// All commands.
+/// Returns all commands with descriptions.
 fn long(command: &Command) -> String {
     let describe = |group: &Group| described(command, group.title, &[group.everyday, group.more].concat());
     GROUPS.iter().map(describe).collect::<Vec<_>>().join("\n").replacen('\n', "", 1)
 }
 
+/// Returns a group as text: its title, and a line with name and description for each command.
 fn described(command: &Command, title: &str, names: &[&str]) -> String {
     let mut lines = vec![heading(command, &format!("{title}:"))];
     let width = GROUPS.iter().flat_map(|group| group.everyday.iter().chain(group.more)).map(|name| name.len()).max();
@@ -62,8 +64,8 @@ fn described(command: &Command, title: &str, names: &[&str]) -> String {
     lines.join("\n")
 }
 
-/// A heading, on a line of its own. The line break is a part of it: clap counts columns from the last line break in a piece of text
-/// of one style.
+/// Returns a heading that starts with a line break. The line break must be inside the styled text: clap counts columns from the
+/// last line break in a piece of text of one style.
 fn heading(command: &Command, text: &str) -> String {
     let style = command.get_styles().get_header();
     format!("{style}\n{text}{style:#}")

@@ -8,7 +8,7 @@ use ssm_local::{Fault, Faults, LocalTarget};
 use super::values;
 use crate::local::{Document, EcsContainer};
 
-/// `local`.
+/// The arguments of `local`.
 #[derive(Debug, Args)]
 pub(crate) struct LocalArgs {
     /// Port or address:port to listen on; port 0 picks a free one.
@@ -45,7 +45,8 @@ pub(crate) struct LocalArgs {
     /// Encrypt shells and commands with this key of a local KMS, for example alias/lab.
     #[arg(long, value_name = "ID", hide_short_help = true)]
     pub(crate) kms_key: Option<String>,
-    /// For tests: accept fixed credentials that everybody knows, or any. Whoever can connect can then run commands as you.
+    /// For tests: accept fixed, publicly known credentials, or any credentials. Anyone who can connect can then run commands as
+    /// you.
     #[arg(long, value_enum, value_name = "WHICH", hide_short_help = true)]
     pub(crate) insecure_credentials: Option<InsecureCredentials>,
     /// Inject a fault, for example drop,probability=0.01.
@@ -61,7 +62,7 @@ pub(crate) struct LocalArgs {
     pub(crate) seed: Option<u64>,
 }
 
-/// `demo`.
+/// The arguments of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Exit after the measurement instead of waiting for Ctrl-C.

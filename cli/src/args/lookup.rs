@@ -8,7 +8,7 @@ use super::{LookupAwsArgs, OutputFormat, values};
 use crate::completion;
 use crate::spec::ForwardSpec;
 
-/// `ls`.
+/// The arguments of `ls`.
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// What to list.
@@ -42,7 +42,7 @@ pub(crate) enum Listed {
 }
 
 impl Listed {
-    /// The name for use in a sentence.
+    /// Returns the name for use in a sentence.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Nodes => "managed nodes",
@@ -55,7 +55,7 @@ impl Listed {
     }
 }
 
-/// `token`.
+/// The arguments of `token`.
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
     /// The database: rds:NAME or rds:NAME:reader.
@@ -68,7 +68,7 @@ pub(crate) struct TokenArgs {
     pub(crate) aws: LookupAwsArgs,
 }
 
-/// `policy`.
+/// The arguments of `policy`.
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArgs {
     /// Managed nodes (by id, name or tag) and services (rds:NAME).

@@ -4,27 +4,27 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::NodeArgs;
 
-/// What becomes of the relay's program on the node.
+/// What happens to the relay's program on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RelayMode {
-    /// It stays there for the next use.
+    /// The program stays on the node for the next use.
     Keep,
-    /// No file is left there.
+    /// No file stays on the node.
     Ephemeral,
-    /// No relay.
+    /// No relay is used.
     Off,
 }
 
 /// Whether downloads through a relay use command sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RelayFeeds {
-    /// Where they help.
+    /// If they are faster.
     Auto,
     /// Never.
     Off,
 }
 
-/// `--relay` and its further option.
+/// The option `--relay` and its related option.
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
     /// Carry connections with a small program on the node, which is faster. =ephemeral leaves no file there.
@@ -58,7 +58,7 @@ pub(crate) struct RelayArgs {
     pub(crate) feeds: RelayFeeds,
 }
 
-/// `relay`.
+/// The arguments of `relay`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RelayAction {
     /// List the files of relays and the running relays on a node.

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::TunnelArgs;
 
-/// `run`.
+/// The arguments of `run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(crate) struct RunArgs {
     pub(crate) real_names: bool,
 }
 
-/// Which variables of a database's clients are set.
+/// The environment variables that are set for database clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvStyle {
     /// By the service's engine, otherwise by the remote port.

@@ -1,4 +1,4 @@
-//! The options of the commands that work in one session, `shell`, `exec` and `ssh-proxy`, and those of every session.
+//! The options of the commands that use one session (`shell`, `exec`, `ssh-proxy`), and the options of every session.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{AwsArgs, values};
 use crate::completion;
 
-/// The request for StartSession.
+/// The options of the StartSession request.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub(crate) struct SessionArgs {
@@ -36,7 +36,7 @@ pub(crate) struct SessionArgs {
     pub(crate) wait_connected: Option<Duration>,
 }
 
-/// A node and a session on it: `shell`, `relay status` and `relay remove`.
+/// The arguments of `shell`, `relay status` and `relay remove`: a node and the options of the session.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
@@ -51,7 +51,7 @@ pub(crate) struct NodeArgs {
     pub(crate) session: SessionArgs,
 }
 
-/// `exec`.
+/// The arguments of `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.
@@ -79,7 +79,7 @@ pub(crate) struct ExecArgs {
     pub(crate) session: SessionArgs,
 }
 
-/// `ssh-proxy`.
+/// The arguments of `ssh-proxy`.
 #[derive(Debug, Args)]
 pub(crate) struct SshProxyArgs {
     /// The managed node by id, name or tag, or ecs:CLUSTER/SERVICE.

@@ -1,4 +1,4 @@
-//! Options that several commands have in common.
+//! Options that several commands share.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use ssm_forward::{Pacing, PoolSize};
 
 use super::{OutputFormat, values};
 
-/// What is told about tunnels while they are open.
+/// The options for the output about open tunnels.
 #[derive(Debug, Args)]
 pub(crate) struct EventArgs {
     /// text, or json: one event per line on stdout.
@@ -36,7 +36,7 @@ pub(crate) struct EventArgs {
     pub(crate) metrics: Option<SocketAddr>,
 }
 
-/// Names of the remote hosts.
+/// The option for names of remote hosts.
 #[derive(Debug, Args)]
 pub(crate) struct HostsArgs {
     /// Resolve the names of the remote hosts to the tunnels, on the whole machine (Linux).
@@ -47,7 +47,7 @@ pub(crate) struct HostsArgs {
     pub(crate) hosts: bool,
 }
 
-/// How many sessions there are, and how much each may send.
+/// The number of sessions and the rate of each.
 #[derive(Debug, Args)]
 pub(crate) struct PoolArgs {
     /// Number of sessions that share the connections to a destination, or auto (up to 8, as they are needed).

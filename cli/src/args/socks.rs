@@ -10,7 +10,7 @@ use super::{AwsArgs, PoolArgs, RelayArgs, SessionArgs, values};
 use crate::completion;
 use crate::socks::Pattern;
 
-/// `socks`.
+/// The arguments of `socks`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forwarding")]
 pub(crate) struct SocksArgs {

@@ -1,4 +1,4 @@
-//! The arguments of `up` and of the commands that speak to it.
+//! The arguments of `up` and of the commands that communicate with a running `up`.
 
 use std::ffi::OsString;
 
@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{AwsArgs, ConfigArgs, EventArgs, HostsArgs, OutputFormat};
 use crate::completion;
 
-/// `up`.
+/// The arguments of `up`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Tunnels")]
 pub(crate) struct UpArgs {
@@ -20,7 +20,7 @@ pub(crate) struct UpArgs {
     /// The command ends when all tunnels are open.
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// The process in the background itself.
+    /// Set for the process in the background itself.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
     /// Print lines instead of the live view.
@@ -30,7 +30,7 @@ pub(crate) struct UpArgs {
     pub(crate) hosts: HostsArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// The options as they were written: they take precedence over the configuration file's.
+    /// The options of the command line as words. They take precedence over the configuration file.
     #[arg(skip)]
     pub(crate) given: Vec<OsString>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub(crate) struct UpArgs {
     pub(crate) events: EventArgs,
 }
 
-/// Tunnels that are open.
+/// A selection of open tunnels.
 #[derive(Debug, Args)]
 pub(crate) struct OpenArgs {
     /// Tunnels that are open. Default: all.
@@ -47,7 +47,7 @@ pub(crate) struct OpenArgs {
     pub(crate) names: Vec<String>,
 }
 
-/// `status`.
+/// The arguments of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) struct StatusArgs {
     pub(crate) output: OutputFormat,
 }
 
-/// `logs`.
+/// The arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Parsers of single values. Each error says what is expected.
+//! Parsers of single values. Each error states the expected value.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use crate::spec;
 const MIN_DURATION: Duration = Duration::from_millis(1);
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A duration: a number of seconds, or numbers with units (`500ms`, `30s`, `1m30s`, `2h`).
+/// Parses a duration: a number of seconds, or numbers with units (`500ms`, `30s`, `1m30s`, `2h`).
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let with_unit = if is_number { format!("{text}s") } else { text.to_owned() };
@@ -26,7 +26,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number of bytes: plain, or with a unit (`1024`, `10MB`, `1MiB`).
+/// Parses a size in bytes: a plain number, or a number with a unit (`1024`, `10MB`, `1MiB`).
 fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     let size: ByteSize = text.parse().map_err(|_| "expected a size: bytes (1024), or with a unit (64KiB, 10MB)")?;
     match size.as_u64() {
@@ -38,13 +38,13 @@ fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     }
 }
 
-/// The maximum payload of a message.
+/// Parses the maximum payload of a message, in bytes.
 pub(super) fn payload_size(text: &str) -> Result<usize, String> {
     let size = size(text, &(64..=65_536))?;
     usize::try_from(size).map_err(|error| error.to_string())
 }
 
-/// The number of bytes that `demo` transfers.
+/// Parses the number of bytes that `demo` transfers.
 pub(super) fn transfer_size(text: &str) -> Result<u64, String> {
     size(text, &(1..=1 << 40))
 }
@@ -70,10 +70,10 @@ pub(super) fn sessions(text: &str) -> Result<PoolSize, String> {
     }
 }
 
-/// With more sessions, this machine is the limit and not the agents.
+/// Maximum number of sessions. With more sessions, this machine limits the rate and not the agents.
 const MAX_SESSIONS: usize = 64;
 
-/// A port to connect to.
+/// Parses a port to connect to.
 pub(super) fn remote_port(text: &str) -> Result<u16, String> {
     match local_port(text) {
         Ok(port) if port != 0 => Ok(port),
@@ -81,13 +81,13 @@ pub(super) fn remote_port(text: &str) -> Result<u16, String> {
     }
 }
 
-/// A port to listen on; 0 picks a free one.
+/// Parses a port to listen on; 0 selects a free port.
 pub(super) fn local_port(text: &str) -> Result<u16, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number).ok_or_else(|| "expected a port from 0 to 65535".into())
 }
 
-/// Where to listen: `[bind:]port`, as in `-L`.
+/// Parses an address to listen on: `[bind:]port`, as in `-L`.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     spec::parse_listen_address(text)
 }
@@ -96,13 +96,13 @@ pub(super) fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
 }
 
-/// The URL of an API.
+/// Parses the URL of an API.
 pub(super) fn endpoint_url(text: &str) -> Result<String, String> {
     let is_url = Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
     if is_url { Ok(text.to_owned()) } else { Err("expected a URL that begins with https:// or http://".into()) }
 }
 
-/// The managed node of a session: an id that StartSession may accept.
+/// Parses a managed node: an id that StartSession may accept.
 pub(super) fn target(text: &str) -> Result<String, String> {
     let _: TargetSpec = text.parse().map_err(|error: ProviderError| error.message)?;
     let is_printable = !text.contains(char::is_control);
@@ -112,7 +112,7 @@ pub(super) fn target(text: &str) -> Result<String, String> {
     }
 }
 
-/// A managed node, or a service behind one.
+/// Parses a managed node, or a service behind a node.
 pub(super) fn target_or_service(text: &str) -> Result<String, String> {
     match ServiceSpec::of_text(text) {
         Some(service) => service.map(|_| text.to_owned()).map_err(|error| error.message),
@@ -120,7 +120,7 @@ pub(super) fn target_or_service(text: &str) -> Result<String, String> {
     }
 }
 
-/// A node or a service.
+/// Parses a node or a service.
 pub(super) fn named(text: &str) -> Result<Named, String> {
     let message = |error: ProviderError| error.message;
     match ServiceSpec::of_text(text) {
@@ -161,7 +161,7 @@ pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// The name or address of a host, without a scheme, a port or a path.
+/// Parses the name or address of a host, without a scheme, a port or a path.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let is_host = (!text.is_empty() && text.bytes().all(is_name)) || text.parse::<IpAddr>().is_ok();
@@ -175,11 +175,11 @@ pub(super) fn host(text: &str) -> Result<(String, IpAddr), String> {
         .ok_or_else(|| "expected NAME=ADDR, for example db.internal=127.0.0.1".into())
 }
 
-/// A node of the local Session Manager: `ID[,KEY=VALUE…][,offline]`.
+/// Parses a node of the local Session Manager: `ID[,KEY=VALUE…][,offline]`.
 pub(super) fn node(text: &str) -> Result<LocalTarget, String> {
     let mut parts = text.split(',');
     let id = target(parts.next().unwrap_or_default())?;
-    // Only what is given has a name: the first node's is the default of all.
+    // The node has no name unless one is given: the default name is that of the first node.
     let mut node = LocalTarget::new(&id).tag("Name", &id);
     for part in parts {
         node = match part.split_once('=') {

@@ -1,4 +1,4 @@
-//! `config`: checks the files, creates a first one, prints the schema.
+//! The `config` command: checks the configuration files, creates a first one, prints the schema.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, IsTerminal as _, Write as _, stderr, stdin};
@@ -20,7 +20,7 @@ use crate::{console, untrusted};
 /// Runs the command.
 ///
 /// # Errors
-/// A file is wrong, or cannot be written.
+/// Returns an error if a file is invalid or cannot be written.
 pub(crate) fn run(action: &ConfigAction) -> Result<ExitCode, Failure> {
     match action {
         ConfigAction::Check { names, config } => check(names, config)?,
@@ -31,6 +31,7 @@ pub(crate) fn run(action: &ConfigAction) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
+/// Returns the path of the user's configuration file.
 fn own_file() -> Result<PathBuf, Failure> {
     let none =
         || Failure::new(ExitCode::Config, "configuration", "there is no home folder: set HOME or XDG_CONFIG_HOME");
@@ -57,7 +58,7 @@ fn check(names: &[String], args: &ConfigArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A tunnel in one line.
+/// Describes a tunnel in one line.
 fn describe(Tunnel { name, args, .. }: &Tunnel) -> String {
     let to = args.forwards.first().map(ForwardRequest::text).unwrap_or_default();
     let through = args.target().map_or_else(String::new, |node| format!(" through {node}"));
@@ -98,6 +99,7 @@ fn not_written(path: &Path, why: &str) -> Failure {
     Failure::new(ExitCode::Output, "output", format!("cannot write {}: {why}", path.display()))
 }
 
+/// Creates a file that must not exist, and the folders above it.
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -105,13 +107,13 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// A file that works unchanged: every line of a tunnel is a comment.
+/// The example file. It is valid unchanged, because every line of a tunnel is a comment.
 const EXAMPLE: &str = include_str!("example.toml");
 
-/// Asks a person at the terminal what the file should contain. An answer is accepted if [`check`] would accept the file with
-/// it.
+/// Asks the user at the terminal for the contents of the file. An answer is accepted if [`check`] would accept the file with this
+/// answer.
 struct Questions {
-    /// Where the file will be.
+    /// The path of the new file.
     path: PathBuf,
     author: Author,
     defaults: Table,
@@ -122,11 +124,11 @@ impl Questions {
     fn ask(path: PathBuf, author: Author) -> Result<String, dialoguer::Error> {
         let mut questions = Self { path, author, defaults: Table::new(), tunnels: Table::new() };
         for (key, prompt) in [("profile", "AWS profile (empty: none)"), ("region", "Region (empty: the profile's)")] {
-            let value = ask_for(prompt, |value| questions.takes_default(key, value))?;
+            let value = ask_for(prompt, |value| questions.validate_default(key, value))?;
             questions.defaults = with(&questions.defaults, key, &value);
         }
         loop {
-            let name = ask_for("Name of the tunnel", |name| questions.takes_name(name))?;
+            let name = ask_for("Name of the tunnel", |name| questions.validate_name(name))?;
             let tunnel = questions.ask_for_tunnel(&name)?;
             questions.tunnels.insert(name, tunnel.into());
             let theme = ColorfulTheme::default();
@@ -138,40 +140,40 @@ impl Questions {
     }
 
     fn ask_for_tunnel(&self, name: &str) -> Result<Table, dialoguer::Error> {
-        let takes = |tunnel: &Table| self.takes(name, tunnel, &self.defaults);
-        let remote = ask_for("Where it leads (host:port, a port of the node, or rds:NAME)", |remote| {
-            takes(&with(&with(&Table::new(), "target", ANY_NODE), "remote", remote))
+        let validate = |tunnel: &Table| self.validate(name, tunnel, &self.defaults);
+        let remote = ask_for("Destination (host:port, a port of the node, or rds:NAME)", |remote| {
+            validate(&with(&with(&Table::new(), "target", ANY_NODE), "remote", remote))
         })?;
         let prompt = match ServiceSpec::of_text(&remote) {
             Some(_) => "Managed node (empty: one in the service's VPC)",
             None => "Managed node (id, Name tag, tag:Key=Value, asg:NAME)",
         };
         let tunnel = with(&Table::new(), "remote", &remote);
-        let target = ask_for(prompt, |target| takes(&with(&tunnel, "target", target)))?;
+        let target = ask_for(prompt, |target| validate(&with(&tunnel, "target", target)))?;
         let tunnel = with(&tunnel, "target", &target);
-        let local = ask_for("Local port (empty: the remote's own)", |local| takes(&with(&tunnel, "local", local)))?;
+        let local = ask_for("Local port (empty: the remote's own)", |local| validate(&with(&tunnel, "local", local)))?;
         Ok(with(&tunnel, "local", &local))
     }
 
-    fn takes_default(&self, key: &str, value: &str) -> Result<(), String> {
+    fn validate_default(&self, key: &str, value: &str) -> Result<(), String> {
         let tunnel = with(&with(&Table::new(), "target", ANY_NODE), "remote", "80");
-        self.takes("tunnel", &tunnel, &with(&self.defaults, key, value))
+        self.validate("tunnel", &tunnel, &with(&self.defaults, key, value))
     }
 
-    fn takes_name(&self, name: &str) -> Result<(), String> {
+    fn validate_name(&self, name: &str) -> Result<(), String> {
         match self.tunnels.contains_key(name) {
             true => Err(format!("there is a tunnel `{name}` already")),
             false => check_name(name).map_err(str::to_owned),
         }
     }
 
-    fn takes(&self, name: &str, tunnel: &Table, defaults: &Table) -> Result<(), String> {
+    fn validate(&self, name: &str, tunnel: &Table, defaults: &Table) -> Result<(), String> {
         let tunnels = Table::from_iter([(name.to_owned(), tunnel.clone().into())]);
         merge::check_text(&self.path, text(&tunnels, defaults), self.author.clone())
     }
 }
 
-/// The text of the file.
+/// Returns the text of the file.
 fn text(tunnels: &Table, defaults: &Table) -> String {
     let mut file = Table::new();
     if !defaults.is_empty() {
@@ -181,10 +183,10 @@ fn text(tunnels: &Table, defaults: &Table) -> String {
     format!("{HEAD}\n{file}")
 }
 
-/// A target for checks before it is known.
+/// A target for checks before the user has entered one.
 const ANY_NODE: &str = "i-0123456789abcdef0";
 
-/// The table with one more value, unless that is empty.
+/// Returns the table with one more value. An empty value is not added.
 fn with(table: &Table, key: &str, value: &str) -> Table {
     let mut table = table.clone();
     if !value.is_empty() {
@@ -193,7 +195,7 @@ fn with(table: &Table, key: &str, value: &str) -> Table {
     table
 }
 
-/// Asks until the answer is right; it may be empty if `check` takes that.
+/// Asks until `check` accepts the answer, which may be empty.
 fn ask_for(prompt: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<String, dialoguer::Error> {
     Input::<String>::with_theme(&ColorfulTheme::default())
         .with_prompt(prompt)
@@ -209,7 +211,7 @@ mod tests {
     use super::super::places;
     use super::*;
 
-    /// As it is written, and with all its example tunnels enabled.
+    /// The example is checked as it is, and with all its example tunnels enabled.
     #[test]
     fn the_example_is_right_also_without_its_comment_signs() {
         let folder = tempfile::tempdir().unwrap();

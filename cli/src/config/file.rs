@@ -1,4 +1,4 @@
-//! One configuration file: its tables, with the position of everything.
+//! Reads one configuration file: its tables, with the positions of all keys and values.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use crate::suggestion;
 pub(super) struct Entry {
     pub(super) key: &'static Key,
     pub(super) key_place: Place,
-    /// Variables are not replaced yet.
+    /// The value, in which variables are not replaced yet.
     pub(super) value: Value,
     pub(super) place: Place,
 }
@@ -26,10 +26,10 @@ pub(super) struct Entry {
 /// The entries of a table, by key.
 pub(super) type Entries = BTreeMap<&'static str, Entry>;
 
-/// One `[tunnels.NAME]`.
+/// A table `[tunnels.NAME]`.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// The position of its name.
+    /// The position of the tunnel's name.
     pub(super) place: Place,
     pub(super) entries: Entries,
 }
@@ -39,7 +39,7 @@ pub(super) struct Table {
 pub(super) struct File {
     pub(super) defaults: Entries,
     pub(super) tunnels: BTreeMap<String, Table>,
-    /// As they are written, with their positions.
+    /// The included paths as they are written, with their positions.
     pub(super) includes: Vec<(PathBuf, Place)>,
 }
 
@@ -85,7 +85,9 @@ impl Reader<'_> {
                     if let Some(meant) = suggestion::nearest(name, ["defaults", "tunnels", "include"]) {
                         problem = problem.help(format!("did you mean `{meant}`?"));
                     } else if keys::key(name).is_some() {
-                        problem = problem.help("keys of a tunnel stand in [tunnels.NAME], those of all in [defaults]");
+                        problem = problem.help(
+                            "the keys of one tunnel belong in [tunnels.NAME], those of all tunnels in [defaults]",
+                        );
                     }
                     self.problems.push(problem);
                 }
@@ -144,10 +146,11 @@ impl Reader<'_> {
             let problem = Problem::new(format!("`{name}` cannot be a default"), &key_place, "");
             self.problems.push(problem.help("write it into the tunnel: [tunnels.NAME]"));
         }
-        if !key.is_harmless && matches!(self.source.author, Author::Project(_)) {
+        if !key.is_allowed_in_project && matches!(self.source.author, Author::Project(_)) {
             let problem = Problem::new(format!("`{name}` is not allowed in a project's file"), &key_place, "");
-            self.problems
-                .push(problem.help("put it into a table of the same name in your own file; `config path` names it"));
+            self.problems.push(
+                problem.help("put it into a table of the same name in your own file; `config path` prints its path"),
+            );
         }
         let place = self.place(value.span());
         match shaped(key.shape, value.get_ref()) {
@@ -160,7 +163,7 @@ impl Reader<'_> {
     }
 }
 
-/// The value, if it has this shape.
+/// Returns the value, if it has this shape.
 fn shaped(shape: Shape, value: &DeValue<'_>) -> Option<Value> {
     let text = |value: &DeValue<'_>| match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -188,7 +191,7 @@ fn shaped(shape: Shape, value: &DeValue<'_>) -> Option<Value> {
     })
 }
 
-/// A name must not look like something else that is allowed in its place on the command line.
+/// Checks the name of a tunnel. It must not look like another argument that is allowed in its place on the command line.
 pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_word) {

@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 use crate::args::TunnelArgs;
 use crate::suggestion;
 
-/// `forward`'s options.
+/// The options of `forward`.
 pub(super) static OPTIONS: LazyLock<Command> =
     LazyLock::new(|| TunnelArgs::augment_args(Command::new("forward").no_binary_name(true)));
 
@@ -46,21 +46,21 @@ impl Shape {
 pub(super) struct Key {
     /// The name in the file.
     pub(super) name: &'static str,
-    /// The shape of its value.
+    /// The shape of the value.
     pub(super) shape: Shape,
-    /// The option of `forward` that it sets.
+    /// The option of `forward` that the key sets.
     pub(super) option: Option<&'static Arg>,
-    /// One sentence or more.
+    /// The description of a key without an option: one sentence or more.
     about: &'static str,
-    /// Whether it may be a default of all tunnels.
+    /// Whether the key may be a default of all tunnels.
     pub(super) may_be_default: bool,
-    /// Whether a project's file may contain it; otherwise only the user's own file may.
-    pub(super) is_harmless: bool,
+    /// Whether a project's file may contain the key. Otherwise only the user's own file may.
+    pub(super) is_allowed_in_project: bool,
 }
 
 impl Key {
     const fn own(name: &'static str, shape: Shape, may_be_default: bool, about: &'static str) -> Self {
-        Self { name, shape, option: None, about, may_be_default, is_harmless: true }
+        Self { name, shape, option: None, about, may_be_default, is_allowed_in_project: true }
     }
 
     fn of_option(option: &'static Arg) -> Option<Self> {
@@ -72,9 +72,9 @@ impl Key {
             (name, _) => (name, Shape::One),
         };
         let may_be_default = !matches!(name, "kubeconfig" | "iam-auth");
-        // Not what decides whether servers are trusted, what is written, and what a document makes the node do. An option that is
-        // new is not here before somebody has thought about it.
-        let is_harmless = matches!(
+        // Excluded are keys that decide which servers are trusted, what is written, and what a document does on the node. This is
+        // an allow list, so that a new option is excluded until it has been considered.
+        let is_allowed_in_project = matches!(
             name,
             "target"
                 | "profile"
@@ -93,16 +93,16 @@ impl Key {
                 | "reason"
                 | "iam-auth"
         );
-        Some(Self { name, shape, option: Some(option), about: "", may_be_default, is_harmless })
+        Some(Self { name, shape, option: Some(option), about: "", may_be_default, is_allowed_in_project })
     }
 
-    /// Its description, in one sentence or more.
+    /// Returns the key's description, in one sentence or more.
     pub(super) fn about(&self) -> String {
         let help = self.option.and_then(|option| option.get_long_help().or_else(|| option.get_help()));
         help.map_or_else(|| self.about.to_owned(), ToString::to_string)
     }
 
-    /// The equivalent words on the command line.
+    /// Returns the equivalent words of a command line.
     pub(super) fn words(&self, value: &Value) -> Vec<OsString> {
         let Some(long) = self.option.and_then(Arg::get_long) else { return Vec::new() };
         match value {
@@ -116,9 +116,9 @@ impl Key {
 /// A value that has the shape of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// For a flag.
+    /// The value of a flag.
     Flag(bool),
-    /// For everything else; pairs are `key=value`.
+    /// The value of any other key. Pairs are written as `key=value`.
     Texts(Vec<String>),
 }
 
@@ -149,12 +149,12 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     own.into_iter().chain(OPTIONS.get_arguments().filter_map(Key::of_option)).collect()
 });
 
-/// The key of this name.
+/// Returns the key of this name.
 pub(super) fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The key that was probably meant.
+/// Returns the key that was probably meant.
 pub(super) fn suggestion(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase().replace('_', "-");
     let meant = match &*name {
@@ -167,7 +167,7 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
     Some(meant)
 }
 
-/// The options of `forward` that were given on a command line, as words.
+/// Returns the options of `forward` that were given on a command line, as words.
 pub(crate) fn given(matches: &ArgMatches) -> Vec<OsString> {
     let mut words = Vec::new();
     for option in OPTIONS.get_arguments() {
@@ -189,7 +189,7 @@ pub(crate) fn given(matches: &ArgMatches) -> Vec<OsString> {
     words
 }
 
-/// The name of the option that a word of [`given`] sets.
+/// Returns the name of the option that a word of [`given`] sets.
 pub(super) fn option_of(word: &OsString) -> Option<&str> {
     let word = word.to_str()?.strip_prefix("--")?;
     Some(word.split_once('=').map_or(word, |(name, _)| name))

@@ -1,5 +1,5 @@
-//! Merges the files: the user's own and those that it includes, then the project's. If both define a tunnel, the user's
-//! keys take precedence.
+//! Merges the files: first the user's own file and the files that it includes, then the project's. If both define a tunnel, the
+//! user's keys take precedence.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,20 +12,20 @@ use super::problem::{Author, Place, Problem, Source, failure};
 use super::{Config, places};
 use crate::exit_code::{ExitCode, Failure};
 
-/// Why a project's file is refused.
-const OPEN_TO_OTHERS: &str = "is refused: another user owns it or its folder, or has permission to write there";
+/// The reason why a project's file is refused.
+const WRITABLE_BY_OTHERS: &str = "is refused: another user owns it or its folder, or has permission to write there";
 
-/// A tunnel, from all files.
+/// The definition of a tunnel, merged from all files.
 #[derive(Debug)]
 pub(super) struct Definition {
-    /// The position of its name.
+    /// The position of the tunnel's name.
     pub(super) place: Place,
-    /// Including the defaults.
+    /// The entries, including the defaults.
     pub(super) entries: Entries,
 }
 
 impl Definition {
-    /// Where it leads, as it is written.
+    /// Returns the tunnel's destination, as it is written.
     pub(super) fn remote(&self) -> Option<&str> {
         match &self.entries.get("remote")?.value {
             Value::Texts(texts) => texts.first().map(String::as_str),
@@ -33,7 +33,7 @@ impl Definition {
         }
     }
 
-    /// The groups that it is in.
+    /// Returns the tunnel's groups.
     pub(super) fn groups(&self) -> impl Iterator<Item = &str> {
         let groups = self.entries.get("groups").map(|entry| &entry.value);
         let names = groups.and_then(|value| match value {
@@ -44,31 +44,31 @@ impl Definition {
     }
 }
 
-/// Reads and merges. `only` replaces the other files.
+/// Reads and merges the files. `only` replaces the other files.
 ///
 /// # Errors
-/// All problems of all files.
+/// Returns all problems of all files.
 pub(super) fn load(only: Option<&Path>, user: Option<&Path>, folder: Option<&Path>) -> Result<Config, Failure> {
-    let mut loading = Loading::default();
+    let mut loader = Loader::default();
     let mut own = Layer::default();
     match (only, user) {
-        (Some(path), _) => loading.file(path, Author::User, &mut own)?,
-        (None, Some(path)) if path.exists() => loading.file(path, Author::User, &mut own)?,
+        (Some(path), _) => loader.file(path, Author::User, &mut own)?,
+        (None, Some(path)) if path.exists() => loader.file(path, Author::User, &mut own)?,
         _ => {}
     }
     let mut project = Layer::default();
     let of_project = folder.filter(|_| only.is_none()).and_then(places::project_file);
-    if let Some(path) = of_project.filter(|path| !loading.files.contains(path)) {
-        if places::is_open_to_others(&path).map_err(|error| unreadable(&path, &error))? {
-            let text = format!("{} {OPEN_TO_OTHERS}; if you trust it, name it with --config", path.display());
+    if let Some(path) = of_project.filter(|path| !loader.files.contains(path)) {
+        if places::is_writable_by_others(&path).map_err(|error| unreadable(&path, &error))? {
+            let text = format!("{} {WRITABLE_BY_OTHERS}; if you trust the file, pass it with --config", path.display());
             return Err(Failure::new(ExitCode::Config, "configuration", text));
         }
         let root = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-        loading.file(&path, Author::Project(root), &mut project)?;
+        loader.file(&path, Author::Project(root), &mut project)?;
     }
     let tunnels = merge(own, project);
-    loading.check_groups(&tunnels);
-    let Loading { files, mut problems } = loading;
+    loader.check_groups(&tunnels);
+    let Loader { files, mut problems } = loader;
     if problems.is_empty() {
         return Ok(Config { files, tunnels });
     }
@@ -76,23 +76,23 @@ pub(super) fn load(only: Option<&Path>, user: Option<&Path>, folder: Option<&Pat
     Err(failure(&problems))
 }
 
-/// Checks the text of one file alone, as if it was at `path`.
+/// Checks the text of one file alone, as if the file existed at `path`.
 ///
 /// # Errors
-/// The first error of the file, for a person who has just described it.
+/// Returns the first error of the file, for a user who is entering its contents.
 pub(super) fn check_text(path: &Path, text: String, author: Author) -> Result<(), String> {
-    let (mut loading, mut layer) = (Loading::default(), Layer::default());
-    loading.text(path, text, author, &mut layer);
+    let (mut loader, mut layer) = (Loader::default(), Layer::default());
+    loader.text(path, text, author, &mut layer);
     let tunnels = merge(layer, Layer::default());
-    loading.check_groups(&tunnels);
+    loader.check_groups(&tunnels);
     for (name, definition) in &tunnels {
-        definition.resolve(name, &[], &mut loading.problems).map_err(|failure| failure.message)?;
+        definition.resolve(name, &[], &mut loader.problems).map_err(|failure| failure.message)?;
     }
-    loading.problems.sort_by_key(Problem::position);
-    loading.problems.first().map_or(Ok(()), |problem| Err(problem.told()))
+    loader.problems.sort_by_key(Problem::position);
+    loader.problems.first().map_or(Ok(()), |problem| Err(problem.without_position()))
 }
 
-/// The files of one author.
+/// The contents of one author's files.
 #[derive(Default)]
 struct Layer {
     defaults: Entries,
@@ -100,13 +100,13 @@ struct Layer {
 }
 
 #[derive(Default)]
-struct Loading {
+struct Loader {
     files: Vec<PathBuf>,
     problems: Vec<Problem>,
 }
 
-impl Loading {
-    /// Adds a file, and those that it includes.
+impl Loader {
+    /// Adds a file and the files that it includes.
     fn file(&mut self, path: &Path, author: Author, layer: &mut Layer) -> Result<(), Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
         self.text(path, text, author, layer);
@@ -120,14 +120,14 @@ impl Loading {
         for entry in defaults.into_values() {
             match layer.defaults.get(entry.key.name) {
                 Some(other) => {
-                    self.twice(&format!("the default `{}`", entry.key.name), &entry.key_place, &other.key_place)
+                    self.duplicate(&format!("the default `{}`", entry.key.name), &entry.key_place, &other.key_place)
                 }
                 None => drop(layer.defaults.insert(entry.key.name, entry)),
             }
         }
         for (name, table) in tunnels {
             match layer.tunnels.get(&name) {
-                Some(other) => self.twice(&format!("the tunnel `{name}`"), &table.place, &other.place),
+                Some(other) => self.duplicate(&format!("the tunnel `{name}`"), &table.place, &other.place),
                 None => drop(layer.tunnels.insert(name, table)),
             }
         }
@@ -157,11 +157,11 @@ impl Loading {
         if let Author::Project(root) = author {
             let root = root.canonicalize().map_err(|error| cannot(&error))?;
             if !path.starts_with(&root) {
-                let problem = Problem::new("a project's file includes only files of its folder", place, "");
-                return Err(problem.help(format!("it may include what is in {}", root.display())));
+                let problem = Problem::new("a project's file can include only files in its own folder", place, "");
+                return Err(problem.help(format!("the folder is {}", root.display())));
             }
-            if places::is_open_to_others(&path).map_err(|error| cannot(&error))? {
-                return Err(Problem::new(format!("{} {OPEN_TO_OTHERS}", path.display()), place, ""));
+            if places::is_writable_by_others(&path).map_err(|error| cannot(&error))? {
+                return Err(Problem::new(format!("{} {WRITABLE_BY_OTHERS}", path.display()), place, ""));
             }
         }
         if self.files.iter().any(|file| file.canonicalize().is_ok_and(|file| file == path)) {
@@ -172,12 +172,12 @@ impl Loading {
         Ok(())
     }
 
-    fn twice(&mut self, what: &str, again: &Place, first: &Place) {
+    fn duplicate(&mut self, what: &str, again: &Place, first: &Place) {
         let problem = Problem::new(format!("{what} is defined twice"), again, "again here");
         self.problems.push(problem.and(first, "first here"));
     }
 
-    /// A name means either a tunnel or a group.
+    /// Checks that no name is both a tunnel and a group.
     fn check_groups(&mut self, tunnels: &BTreeMap<String, Definition>) {
         for definition in tunnels.values() {
             for group in definition.groups() {
@@ -194,7 +194,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::new(ExitCode::Config, "configuration", format!("cannot read {}: {error}", path.display()))
 }
 
-/// Precedence: the user's table, the project's table, the project's defaults, the user's defaults.
+/// Merges the contents. Precedence: the user's table, the project's table, the project's defaults, the user's defaults.
 fn merge(own: Layer, project: Layer) -> BTreeMap<String, Definition> {
     let mut tunnels = BTreeMap::new();
     let Layer { defaults, tunnels: own_tables } = own;

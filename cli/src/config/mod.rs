@@ -1,7 +1,7 @@
-//! Tunnels by name: the user's configuration file and a project's, merged.
+//! Named tunnels: merges the user's configuration file and the project's.
 //!
-//! A tunnel of a file is converted to the arguments that `forward` would have got on its command line, and passes the
-//! same parser. So the options and their values are defined in one place.
+//! A tunnel of a file is converted to the arguments of `forward` on a command line, and parsed by the same parser. So the options
+//! and their values are defined in one place.
 
 pub(crate) mod command;
 mod file;
@@ -30,11 +30,11 @@ use merge::Definition;
 /// A tunnel of the configuration.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    /// Its name.
+    /// The tunnel's name.
     pub(crate) name: String,
-    /// The arguments that `forward` would have got on its command line; there is exactly one `-L`.
+    /// The equivalent arguments of `forward`; there is exactly one `-L`.
     pub(crate) args: TunnelArgs,
-    /// All that makes it what it is, to compare it with another reading of the files.
+    /// The whole definition as words. Two readings of the files are compared by it.
     pub(crate) words: Vec<OsString>,
 }
 
@@ -47,36 +47,36 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `only`, or the user's file and that of the project around the current folder. Missing files count as
+    /// Reads `only`, or the user's file and the file of the project that contains the current folder. A missing file counts as
     /// empty.
     ///
     /// # Errors
-    /// A file cannot be read, or is invalid. Values of tunnels are checked when the tunnels are requested.
+    /// Returns an error if a file cannot be read or is invalid. Values of a tunnel are checked only when the tunnel is requested.
     pub(crate) fn load(only: Option<&Path>) -> Result<Self, Failure> {
         let folder = std::env::current_dir().ok();
         merge::load(only, user_file().as_deref(), folder.as_deref())
     }
 
-    /// The names of all tunnels.
+    /// Returns the names of all tunnels.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tunnels.keys().map(String::as_str)
     }
 
-    /// Where a tunnel leads, as it is written in the file.
+    /// Returns a tunnel's destination, as it is written in the file.
     pub(crate) fn remote(&self, name: &str) -> Option<&str> {
         self.tunnels.get(name).and_then(Definition::remote)
     }
 
-    /// The names of all groups.
+    /// Returns the names of all groups.
     pub(crate) fn groups(&self) -> BTreeSet<&str> {
         self.tunnels.values().flat_map(Definition::groups).collect()
     }
 
-    /// The tunnel of this name. `given` are the options of a command line, from [`keys::given`]; they take precedence
-    /// over the file's.
+    /// Returns the tunnel of this name. `given` contains the options of a command line, from [`keys::given`]; they take precedence
+    /// over the file.
     ///
     /// # Errors
-    /// There is no such tunnel (the error lists the existing ones), or one of its values is invalid.
+    /// Returns an error if there is no such tunnel (the error lists the existing ones), or if one of its values is invalid.
     pub(crate) fn tunnel(&self, name: &str, given: &[OsString]) -> Result<Tunnel, Failure> {
         let Some(definition) = self.tunnels.get(name) else { return Err(self.unknown(name)) };
         let mut problems = Vec::new();
@@ -86,10 +86,7 @@ impl Config {
         }
     }
 
-    /// The tunnels of these names and groups, each once; all tunnels if none is named.
-    ///
-    /// # Errors
-    /// As for [`Self::tunnel`].
+    /// Returns the tunnels of these names and groups, each once, or all tunnels if `wanted` is empty.
     pub(crate) fn select(&self, wanted: &[String], given: &[OsString]) -> Result<Vec<Tunnel>, Failure> {
         let mut names: Vec<&str> = Vec::new();
         for name in wanted {
@@ -117,10 +114,10 @@ impl Config {
         names.into_iter().map(|name| self.tunnel(name, given)).collect()
     }
 
-    /// All tunnels.
+    /// Returns all tunnels.
     ///
     /// # Errors
-    /// All errors in any of them.
+    /// Returns the errors of all tunnels.
     fn check(&self) -> Result<Vec<Tunnel>, Failure> {
         let mut problems = Vec::new();
         let tunnels = self.tunnels.iter().map(|(name, definition)| definition.resolve(name, &[], &mut problems));
@@ -128,12 +125,13 @@ impl Config {
         if problems.is_empty() { tunnels } else { Err(failure(&problems)) }
     }
 
-    /// The tunnels of a group.
+    /// Returns the names of a group's tunnels.
     pub(crate) fn members<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a str> {
         let has = move |definition: &Definition| definition.groups().any(|name| name == group);
         self.tunnels.iter().filter(move |(_, definition)| has(definition)).map(|(name, _)| name.as_str())
     }
 
+    /// The failure for a name that is neither a tunnel nor a group.
     fn unknown(&self, name: &str) -> Failure {
         let all: Vec<_> = self.names().chain(self.groups()).collect();
         let text = match (suggestion::nearest(name, all.iter().copied()), all.as_slice()) {
@@ -146,6 +144,7 @@ impl Config {
         Failure::new(ExitCode::Usage, "not_found", text)
     }
 
+    /// The names of the files that were read, for a message.
     fn where_looked(&self) -> String {
         match (self.files.as_slice(), user_file()) {
             ([], Some(path)) => {
@@ -159,10 +158,10 @@ impl Config {
     }
 }
 
-/// The tunnel that `forward` was given by name, if there are no other arguments that say what to forward.
+/// Returns the tunnel that `forward` was given by name, if no other arguments describe what to forward.
 ///
 /// # Errors
-/// There is no such tunnel, or the configuration is invalid.
+/// Returns an error if there is no such tunnel, or if the configuration is invalid.
 pub(crate) fn of_forward(args: &TunnelArgs) -> Result<Option<Tunnel>, Failure> {
     let Some(name) = args.target().filter(|name| args.forwards.is_empty() && is_plain_name(name)) else {
         return Ok(None);
@@ -170,7 +169,7 @@ pub(crate) fn of_forward(args: &TunnelArgs) -> Result<Option<Tunnel>, Failure> {
     Config::load(args.config.as_deref())?.tunnel(name, &args.given).map(Some)
 }
 
-/// Whether a word in the place of the target may be the name of a tunnel.
+/// Whether the target argument may be the name of a tunnel.
 pub(crate) fn is_plain_name(word: &str) -> bool {
     let is_name = matches!(word.parse(), Ok(TargetSpec::Name(name)) if name == word);
     is_name && ServiceSpec::of_text(word).is_none()

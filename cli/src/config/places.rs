@@ -1,15 +1,15 @@
-//! Where configuration files are.
+//! The paths of the configuration files.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// The name of a project's file.
+/// The name of a project's configuration file.
 pub(crate) const PROJECT_FILE: &str = ".aws-ssm-forward.toml";
 
-/// The user's own file, whether it exists or not: `aws-ssm-forward/config.toml` in `$XDG_CONFIG_HOME`, by default `~/.config`.
-/// `None`: there is no home folder.
+/// Returns the path of the user's own file, which may not exist: `aws-ssm-forward/config.toml` in `$XDG_CONFIG_HOME`, by default
+/// `~/.config`. `None` if there is no home folder.
 pub(crate) fn user_file() -> Option<PathBuf> {
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
     let folder = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).and_then(absolute);
@@ -17,23 +17,23 @@ pub(crate) fn user_file() -> Option<PathBuf> {
     Some(folder.join("aws-ssm-forward").join("config.toml"))
 }
 
-/// The user's home folder.
+/// Returns the user's home folder.
 pub(super) fn home() -> Option<PathBuf> {
     std::env::home_dir().filter(|home| home.is_absolute())
 }
 
-/// The project's file: in `folder`, or in the nearest parent folder that has one.
+/// Returns the path of the project's file: in `folder`, or in the nearest parent folder that has one.
 pub(super) fn project_file(folder: &Path) -> Option<PathBuf> {
     folder.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|path| path.symlink_metadata().is_ok())
 }
 
-/// Whether anybody other than the user or the system's administrator could have written a file, or can replace it.
+/// Whether anyone but the user and the system's administrator could have written a file, or can replace it.
 ///
 /// # Errors
-/// Its metadata cannot be read.
-pub(super) fn is_open_to_others(path: &Path) -> io::Result<bool> {
+/// Returns an error if the file's metadata cannot be read.
+pub(super) fn is_writable_by_others(path: &Path) -> io::Result<bool> {
     let real = path.canonicalize()?;
-    // The owner of a folder can replace what is in it: the file, and the link to it.
+    // The owner of a folder can replace its entries: the file, and a link to the file.
     let folders = [&real, path].map(|path| path.parent().unwrap_or_else(|| Path::new("/")));
     let mut metadata = vec![real.metadata()?];
     for folder in folders {
@@ -42,12 +42,13 @@ pub(super) fn is_open_to_others(path: &Path) -> io::Result<bool> {
     Ok(metadata.iter().any(may_be_changed) || !is_trusted(path.symlink_metadata()?.uid()))
 }
 
-/// Whether others can change a file, or what is in a folder.
+/// Whether other users can change a file, or the entries of a folder.
 fn may_be_changed(metadata: &Metadata) -> bool {
     let mode = metadata.mode();
-    // In a folder such as /tmp, nobody can replace what belongs to somebody else.
+    // In a folder such as /tmp, users cannot replace the files of other users.
     let is_sticky = metadata.is_dir() && mode & 0o1000 != 0;
-    // Where each user has a group of their own, its number is the user's, and files are writable for it.
+    // On systems where each user has a private group, the group has the same number as the user, and files are writable for the
+    // group.
     let for_group = mode & 0o020 != 0 && metadata.gid() != metadata.uid();
     !is_trusted(metadata.uid()) || ((for_group || mode & 0o002 != 0) && !is_sticky)
 }

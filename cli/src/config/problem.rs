@@ -1,4 +1,4 @@
-//! Errors in configuration files, reported like a compiler's: the position, the line with a mark below it, and a
+//! Errors in configuration files. They are reported like a compiler's errors: the position, the line with a mark below it, and a
 //! suggestion.
 
 use std::fmt::Write as _;
@@ -14,11 +14,11 @@ use crate::untrusted;
 /// The text of a file, for excerpts.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// Its path.
+    /// The file's path.
     pub(crate) path: PathBuf,
     /// The whole text.
     pub(crate) text: String,
-    /// Its author.
+    /// The file's author.
     pub(crate) author: Author,
 }
 
@@ -36,12 +36,12 @@ pub(crate) enum Author {
 pub(crate) struct Place {
     /// The file.
     pub(crate) source: Arc<Source>,
-    /// In bytes.
+    /// The range in the text, in bytes.
     pub(crate) span: Range<usize>,
 }
 
 impl Place {
-    /// The line, from 1.
+    /// Returns the line number, starting at 1.
     pub(crate) fn line(&self) -> usize {
         let before = self.source.text.as_bytes().get(..self.span.start).unwrap_or_default();
         before.iter().filter(|byte| **byte == b'\n').count() + 1
@@ -58,29 +58,29 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// An error at a position; `label` is written next to the mark.
+    /// Creates an error at a position. `label` is written next to the mark.
     pub(crate) fn new(title: impl Into<String>, place: &Place, label: impl Into<String>) -> Self {
         Self { title: title.into(), places: vec![(place.clone(), label.into())], help: None }
     }
 
-    /// Also shows another position.
+    /// Adds another position.
     pub(crate) fn and(mut self, place: &Place, label: impl Into<String>) -> Self {
         self.places.push((place.clone(), label.into()));
         self
     }
 
-    /// Adds what to do.
+    /// Adds a suggestion.
     pub(crate) fn help(mut self, text: impl Into<String>) -> Self {
         self.help = Some(text.into());
         self
     }
 
-    /// For sorting it among the errors of its file.
+    /// Returns the position, by which errors are sorted.
     pub(crate) fn position(&self) -> (PathBuf, usize) {
         self.places.first().map(|(place, _)| (place.source.path.clone(), place.span.start)).unwrap_or_default()
     }
 
-    /// In one line, with the file and the line number.
+    /// Returns the error in one line, with the file and the line number.
     pub(crate) fn one_line(&self) -> String {
         let place = self.places.first().map(|(place, _)| place);
         let place =
@@ -89,14 +89,14 @@ impl Problem {
         format!("{place}{}{help}", self.title)
     }
 
-    /// In one line, without the position.
-    pub(crate) fn told(&self) -> String {
+    /// Returns the error in one line, without the position.
+    pub(crate) fn without_position(&self) -> String {
         let label = self.places.first().map(|(_, label)| label.as_str()).filter(|label| !label.is_empty());
         let parts: Vec<_> = [Some(self.title.as_str()), label, self.help.as_deref()].into_iter().flatten().collect();
         untrusted::line(&parts.join("; "))
     }
 
-    /// With excerpts, in several lines.
+    /// Returns the error in several lines, with excerpts of the file.
     pub(crate) fn render(&self, level: &Level<'_>) -> String {
         let paths: Vec<_> = self.places.iter().map(|(place, _)| place.source.path.display().to_string()).collect();
         let mut group = Group::with_title(level.clone().primary_title(&self.title));
@@ -120,7 +120,7 @@ impl From<Problem> for Failure {
     }
 }
 
-/// All problems as one failure; there is at least one.
+/// Returns all problems as one failure. `problems` must not be empty.
 pub(crate) fn failure(problems: &[Problem]) -> Failure {
     let mut excerpt = String::new();
     for (index, problem) in problems.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A tunnel's values, with variables replaced, as the arguments of `forward`.
+//! Converts a tunnel to the arguments of `forward`, with variables replaced.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,15 +16,15 @@ use crate::args::{self, TunnelArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::spec::ForwardRequest;
 
-/// How long a lazy tunnel keeps an unused session, unless its file sets another time.
+/// How long a lazy tunnel keeps an unused session by default.
 const IDLE: Duration = Duration::from_secs(300);
 
 impl Definition {
-    /// The tunnel. Options in `given` come from the command line and take precedence. Returns `None` if there are
-    /// errors, which are added to `problems`.
+    /// Returns the tunnel. Options in `given` come from the command line and take precedence. Returns `None` if there are errors,
+    /// which are added to `problems`.
     ///
     /// # Errors
-    /// Two options contradict each other.
+    /// Returns an error if two options contradict each other.
     pub(super) fn resolve(
         &self,
         name: &str,
@@ -32,25 +32,25 @@ impl Definition {
         problems: &mut Vec<Problem>,
     ) -> Result<Option<Tunnel>, Failure> {
         let before = problems.len();
-        let mut resolving = Resolving { problems };
+        let mut resolver = Resolver { problems };
         let is_local = given.iter().any(|word| option_of(word) == Some("local"));
         let is_given = |key: &str| {
-            // With --local there is no account, and no node other than this machine.
+            // With --local there is no account, and the only node is this machine.
             let is_of_aws = matches!(key, "target" | "profile" | "region" | "endpoint-url" | "ca-bundle");
             given.iter().any(|word| option_of(word) == Some(key)) || (is_local && is_of_aws) || is_in_environment(key)
         };
         let mut words = Vec::new();
         for entry in self.entries.values().filter(|entry| !is_given(option_name(entry))) {
-            words.extend(resolving.words(entry));
+            words.extend(resolver.words(entry));
         }
-        let forward = self.forward(name, &mut resolving);
+        let forward = self.forward(name, &mut resolver);
         let needs_node = matches!(&forward, Some(ForwardRequest::Plain(_)));
         if needs_node && !self.entries.contains_key("target") && !is_given("target") {
             let problem = Problem::new(format!("the tunnel `{name}` has no `target`"), &self.place, "");
-            resolving.problems.push(problem.help("name the managed node: target = \"i-0123456789abcdef0\""));
+            resolver.problems.push(problem.help("name the managed node: target = \"i-0123456789abcdef0\""));
         }
         let lazy = matches!(self.entries.get("lazy").map(|entry| &entry.value), Some(Value::Flag(true)));
-        let idle = self.entries.get("idle").and_then(|entry| resolving.idle(entry)).unwrap_or(IDLE);
+        let idle = self.entries.get("idle").and_then(|entry| resolver.idle(entry)).unwrap_or(IDLE);
         let lazy = lazy.then_some(idle);
         if problems.len() > before {
             return Ok(None);
@@ -70,37 +70,37 @@ impl Definition {
         Ok(Some(Tunnel { name: name.to_owned(), args, words }))
     }
 
-    /// Its `-L`.
-    fn forward(&self, name: &str, resolving: &mut Resolving<'_>) -> Option<ForwardRequest> {
+    /// Returns the tunnel's `-L`.
+    fn forward(&self, name: &str, resolver: &mut Resolver<'_>) -> Option<ForwardRequest> {
         let Some(entry) = self.entries.get("remote") else {
             let problem = Problem::new(format!("the tunnel `{name}` has no `remote`"), &self.place, "");
-            resolving.problems.push(problem.help("say where it leads: remote = \"db.internal:5432\", or \"rds:NAME\""));
+            resolver.problems.push(problem.help("add a destination: remote = \"db.internal:5432\", or \"rds:NAME\""));
             return None;
         };
-        let remote = resolving.text(entry)?;
+        let remote = resolver.text(entry)?;
         if let Err(error) = format!("0:{remote}").parse::<ForwardRequest>() {
             let label = "expected host:port, a port of the node itself, or a service such as rds:NAME";
             let error = error.what();
-            resolving.problems.push(Problem::new(format!("`remote` '{remote}': {error}"), &entry.place, label));
+            resolver.problems.push(Problem::new(format!("`remote` '{remote}': {error}"), &entry.place, label));
             return None;
         }
         let Some(local) = self.entries.get("local") else {
             let text =
                 if ServiceSpec::of_text(&remote).is_some() { remote } else { format!("{}:{remote}", port(&remote)) };
-            return resolving.parsed(entry, &text);
+            return resolver.parsed(entry, &text);
         };
-        let listen = resolving.text(local)?;
+        let listen = resolver.text(local)?;
         let listen = match listen.strip_prefix("unix:") {
             Some(path) => format!("unix:{}", path_of(&local.place, path).display()),
             None => listen,
         };
-        let forward = resolving.parsed(local, &format!("{listen}:{remote}"))?;
-        resolving.check_local(local, &forward);
+        let forward = resolver.parsed(local, &format!("{listen}:{remote}"))?;
+        resolver.check_local(local, &forward);
         Some(forward)
     }
 }
 
-/// The port at the end of a remote.
+/// Returns the port at the end of a remote.
 fn port(remote: &str) -> &str {
     remote.rsplit(':').next().unwrap_or(remote)
 }
@@ -109,13 +109,13 @@ fn option_name(entry: &Entry) -> &'static str {
     entry.key.option.and_then(clap::Arg::get_long).unwrap_or(entry.key.name)
 }
 
-/// Whether an option's environment variable is set, which takes precedence over files.
+/// Whether an option's environment variable is set. It takes precedence over the files.
 fn is_in_environment(key: &str) -> bool {
     let option = super::keys::key(key).and_then(|key| key.option);
     option.and_then(clap::Arg::get_env).is_some_and(|name| std::env::var_os(name).is_some())
 }
 
-/// A path in a file: `~/` is the home folder, and relative paths are relative to the file's folder.
+/// Resolves a path of a file. `~/` is the home folder; a relative path begins at the file's folder.
 fn path_of(place: &Place, text: &str) -> PathBuf {
     match (text.strip_prefix("~/"), places::home()) {
         (Some(rest), Some(home)) => home.join(rest),
@@ -123,12 +123,12 @@ fn path_of(place: &Place, text: &str) -> PathBuf {
     }
 }
 
-struct Resolving<'a> {
+struct Resolver<'a> {
     problems: &'a mut Vec<Problem>,
 }
 
-impl Resolving<'_> {
-    /// The words of an entry, if it has an option and its value is valid.
+impl Resolver<'_> {
+    /// Returns the words of an entry, if it has an option and its value is valid.
     fn words(&mut self, entry: &Entry) -> Vec<OsString> {
         let Some(option) = entry.key.option else { return Vec::new() };
         let Some(mut value) = self.replaced(entry) else { return Vec::new() };
@@ -143,7 +143,7 @@ impl Resolving<'_> {
         Vec::new()
     }
 
-    /// The value, with variables replaced.
+    /// Returns the value, with variables replaced.
     fn replaced(&mut self, entry: &Entry) -> Option<Value> {
         let Value::Texts(texts) = &entry.value else { return Some(entry.value.clone()) };
         let lookup = |name: &str| std::env::var(name).ok();
@@ -157,7 +157,7 @@ impl Resolving<'_> {
         }
     }
 
-    /// The value of a key with a single text.
+    /// Returns the value of a key with a single text.
     fn text(&mut self, entry: &Entry) -> Option<String> {
         match self.replaced(entry)? {
             Value::Texts(texts) => texts.into_iter().next(),
@@ -181,16 +181,16 @@ impl Resolving<'_> {
         parsed.ok()
     }
 
-    /// What a project's file may listen on.
+    /// Checks that a project's file listens only where it may.
     fn check_local(&mut self, entry: &Entry, forward: &ForwardRequest) {
         let Author::Project(root) = &entry.place.source.author else { return };
-        let help = "put `local` into a table of the same name in your own file; `config path` names it";
+        let help = "put `local` into a table of the same name in your own file; `config path` prints its path";
         let title = match forward.listen() {
             Some(ListenAddr::Tcp(address)) if !address.ip().is_loopback() => {
                 "a project's file cannot listen on addresses that other machines reach"
             }
             Some(ListenAddr::Unix(path)) if !is_inside(path, root) => {
-                "a project's file has sockets only in its own folder"
+                "a project's file can create sockets only in its own folder"
             }
             _ => return,
         };

@@ -1,10 +1,10 @@
-//! The JSON schema of a configuration file, from the keys that the reader knows.
+//! The JSON schema of a configuration file, generated from the known keys.
 
 use serde_json::{Map, Value, json};
 
 use super::keys::{KEYS, Key, Shape};
 
-/// The schema, in draft 7, which editors support best.
+/// Returns the schema. It uses draft 7, which editors support best.
 pub(super) fn schema() -> Value {
     let defaults = properties(|key| key.may_be_default);
     let tunnel = properties(|_| true);
@@ -20,7 +20,7 @@ pub(super) fn schema() -> Value {
                 "items": { "type": "string" }
             },
             "defaults": {
-                "description": "Values of all tunnels that have no own ones.",
+                "description": "Default values of all tunnels.",
                 "type": "object",
                 "additionalProperties": false,
                 "properties": defaults

@@ -7,7 +7,7 @@ use super::*;
 use crate::args::Cli;
 use crate::spec::ForwardRequest;
 
-/// A user's file and a project's, each in a folder of its own.
+/// A user's file and a project's file, each in a separate folder.
 struct Files {
     folder: tempfile::TempDir,
 }
@@ -41,7 +41,7 @@ impl Files {
         self.load()?.tunnel(name, &given).map_err(|failure| self.shown(&failure))
     }
 
-    /// Without the name of the folder, which changes with each run.
+    /// Removes the name of the folder, which changes with each run.
     fn shown(&self, failure: &Failure) -> String {
         failure.shown().replace(&format!("{}/", self.folder.path().display()), "")
     }
@@ -81,7 +81,7 @@ fn the_command_line_goes_before_the_file() {
     let args = files.tunnel("db", &["--region=eu-west-1", "--target=i-2"]).unwrap().args;
     assert_eq!((args.aws.region.as_deref(), args.target()), (Some("eu-west-1"), Some("i-2")));
     assert_eq!((args.aws.profile.as_deref(), args.pool.sessions), (Some("p"), ssm_forward::PoolSize::Fixed(2)));
-    // There is no account, and no other node.
+    // With --local there is no account, and the only node is this machine.
     let args = files.tunnel("db", &["--local"]).unwrap().args;
     assert_eq!((args.aws.local, args.aws.profile, args.aws.region), (true, None, None));
 }
@@ -230,7 +230,7 @@ fn a_projects_file_can_do_no_harm() {
     files.write("user/secret.toml", "secret\n");
     std::os::unix::fs::symlink("../user/secret.toml", files.folder.path().join("project/link.toml")).unwrap();
     let error = files.load().unwrap_err();
-    assert_eq!(error.matches("includes only files of its folder").count(), 2, "{error}");
+    assert_eq!(error.matches("can include only files in its own folder").count(), 2, "{error}");
     assert!(!error.contains("1 | secret"), "{error}");
 }
 
@@ -255,7 +255,7 @@ fn a_projects_file_that_others_can_change_is_refused() {
         mode(path, closed);
         files.load().unwrap();
     }
-    // Permissions of a link mean nothing.
+    // The permissions of a symbolic link have no effect.
     let path = files.folder.path().join(&file);
     fs::rename(&path, path.with_extension("real")).unwrap();
     std::os::unix::fs::symlink(path.with_extension("real"), &path).unwrap();
@@ -344,7 +344,7 @@ const WORDS: &[&str] = &[
 proptest::proptest! {
     #[test]
     fn any_file_is_read_or_its_problems_are_shown(text in crate::random_text::of_words(WORDS), of_user in proptest::prelude::any::<bool>()) {
-        what_becomes_of(&text, of_user);
+        parse_any(&text, of_user);
     }
 }
 
@@ -359,14 +359,14 @@ fn the_corpus_is_read_or_its_problems_are_shown() {
         b"u[tunnels.d]\nlocal = 70000\nsessions = \"auto\"\nmessage-rate = 0\nunknown = 1\nloca = 2\n",
     ];
     crate::replay::corpus("config_file", &seeds, 2000, |input| {
-        // The first byte says whose file it is.
+        // The first byte selects the author of the file.
         let (of_user, text) = input.split_first().map_or((true, input), |(first, rest)| (*first == b'u', rest));
-        what_becomes_of(&String::from_utf8_lossy(text), of_user)
+        parse_any(&String::from_utf8_lossy(text), of_user)
     });
 }
 
-/// Any file is one or has problems, each at a place of the file and with a text that can be shown.
-fn what_becomes_of(text: &str, of_user: bool) -> String {
+/// Parses any text as a file. The result is a file or problems, each with a position in the text and a printable message.
+fn parse_any(text: &str, of_user: bool) -> String {
     let author = if of_user { problem::Author::User } else { problem::Author::Project("/project".into()) };
     let source = problem::Source { path: "/project/file.toml".into(), text: text.to_owned(), author };
     let mut problems = Vec::new();

@@ -1,11 +1,11 @@
-//! `${NAME}` and `${NAME:-default}` in values.
+//! Replaces `${NAME}` and `${NAME:-default}` in values.
 
 use super::problem::Author;
 
-/// Replaces the variables of a value. `$$` is one `$`.
+/// Replaces the variables of a value. `$$` becomes one `$`.
 ///
 /// # Errors
-/// A variable is not set, may not be read, or is malformed.
+/// Returns an error if a variable is not set, may not be read, or is malformed.
 pub(super) fn replace(text: &str, author: &Author, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut replaced = String::with_capacity(text.len());
     let mut rest = text;
@@ -33,7 +33,7 @@ fn value(inner: &str, author: &Author, lookup: &impl Fn(&str) -> Option<String>)
     if name.is_empty() || !name.bytes().all(is_word) {
         return Err(format!("`{name}` is not the name of an environment variable"));
     }
-    if matches!(author, Author::Project(_)) && !is_open(name) {
+    if matches!(author, Author::Project(_)) && !is_allowed_in_project(name) {
         return Err(format!(
             "a project's file cannot read the environment variable {name}, only USER, HOME, AWS_PROFILE, AWS_REGION, \
              AWS_DEFAULT_REGION and those that begin with SSM_FORWARD_"
@@ -44,8 +44,8 @@ fn value(inner: &str, author: &Author, lookup: &impl Fn(&str) -> Option<String>)
     value.ok_or_else(|| format!("the environment variable {name} is not set"))
 }
 
-/// Whether a project's file may read a variable. Others may be secrets, and a name that is looked up could reveal one.
-fn is_open(name: &str) -> bool {
+/// Whether a project's file may read a variable. Other variables may be secrets, and a name that is looked up could reveal one.
+fn is_allowed_in_project(name: &str) -> bool {
     matches!(name, "USER" | "HOME" | "AWS_PROFILE" | "AWS_REGION" | "AWS_DEFAULT_REGION")
         || name.starts_with("SSM_FORWARD_")
 }

@@ -1,4 +1,4 @@
-//! The local program of the demo. It downloads, uploads and makes requests, and uses only the local port.
+//! The local program of the demo. It downloads, uploads and sends small requests, only through the local port.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,10 +20,10 @@ use tokio::time::timeout;
 
 use super::data::{HexDigest, Seeded, hex};
 
-/// A transfer that makes no progress for this long has failed.
+/// Time without progress after which a transfer fails.
 const STALL: Duration = Duration::from_secs(30);
 
-/// The error of a request, as text for a person.
+/// The result of a request, with the error as text for the user.
 pub(super) type Result<T> = std::result::Result<T, String>;
 
 /// One keep-alive connection to the local port.
@@ -34,7 +34,7 @@ pub(super) struct Client {
 
 /// The result of a transfer.
 pub(super) struct Transfer {
-    /// From the request to the last byte, or the answer.
+    /// Time from the request to the last byte, or to the answer.
     pub(super) elapsed: Duration,
     /// The digest at the receiving end.
     pub(super) sha256: HexDigest,
@@ -79,7 +79,7 @@ impl Client {
         unless_stalled(upload, moved).await
     }
 
-    /// Requests one byte `count` times, one after the other. Returns the times, shortest first.
+    /// Requests one byte `count` times, one request after the other. Returns the times in ascending order.
     pub(super) async fn round_trips(&mut self, count: usize) -> Result<Vec<Duration>> {
         let mut round_trips = Vec::with_capacity(count);
         for _ in 0..count {
@@ -117,7 +117,7 @@ async fn collect(answer: Response<Incoming>) -> Result<Bytes> {
     Ok(answer.into_body().collect().await.map_err(text)?.to_bytes())
 }
 
-/// Fails if `moved` does not change any more.
+/// Runs a transfer. Fails if `moved` does not change for [`STALL`].
 async fn unless_stalled<T>(transfer: impl Future<Output = Result<T>>, moved: &AtomicU64) -> Result<T> {
     tokio::pin!(transfer);
     loop {
@@ -136,7 +136,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// A body that counts how much of it was read.
+/// A body that counts the bytes that were read from it.
 struct Counted {
     data: Seeded,
     moved: Arc<AtomicU64>,

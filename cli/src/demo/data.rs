@@ -1,4 +1,4 @@
-//! Bytes that look random and can be generated again from their seed.
+//! Pseudo-random bytes that can be generated again from their seed.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 in hexadecimal.
+/// A SHA-256 digest in hexadecimal digits.
 pub(super) type HexDigest = String;
 
-/// Bytes generated from a seed, in chunks of at most 64 KiB. This is also an HTTP body.
+/// Bytes generated from a seed, in chunks of at most 64 KiB. Also an HTTP body.
 ///
-/// Each chunk is a random part of a random block. This costs next to nothing, so that a demo measures the tunnel and not
-/// the generator, even in an unoptimized build.
+/// Each chunk is a random part of a random block. This costs almost no CPU time, so that a demo measures the tunnel and not the
+/// generator, even in an unoptimized build.
 #[derive(Debug)]
 pub(super) struct Seeded {
     random: fastrand::Rng,
@@ -26,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 const CHUNKS: usize = 1 << 20;
 
 impl Seeded {
-    /// The first `bytes` bytes of `seed`.
+    /// Creates a generator of the first `bytes` bytes of `seed`.
     pub(super) fn new(seed: u64, bytes: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut block = vec![0; CHUNK + CHUNKS];
@@ -34,12 +34,12 @@ impl Seeded {
         Self { random, block: block.into(), left: bytes }
     }
 
-    /// Number of remaining bytes.
+    /// Returns the number of remaining bytes.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// The digest of the remaining bytes.
+    /// Returns the digest of the remaining bytes.
     pub(super) fn digest(self) -> HexDigest {
         let mut hasher = Sha256::new();
         self.for_each(|chunk| hasher.update(&chunk));
@@ -75,7 +75,7 @@ impl Body for Seeded {
     }
 }
 
-/// The digest in hexadecimal.
+/// Returns a hasher's digest in hexadecimal digits.
 pub(super) fn hex(hasher: Sha256) -> HexDigest {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

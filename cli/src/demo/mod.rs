@@ -1,5 +1,5 @@
-//! `demo`: port forwarding without AWS. It starts a local Session Manager, a private web service that only its agent
-//! can reach, and a tunnel to it, and measures the tunnel.
+//! The `demo` command: port forwarding without AWS. It starts a local Session Manager, a private web service that only the agent
+//! can reach, and a tunnel to this service. Then it measures the tunnel.
 
 mod client;
 mod data;
@@ -26,7 +26,7 @@ use client::{Client, Transfer};
 use data::Seeded;
 use service::{OpenTunnel, Service, Tunnel};
 
-/// The name that only the agent resolves.
+/// The name of the service, which only the agent resolves.
 const PRIVATE_NAME: &str = "private-web.internal";
 
 /// Number of requests for measuring the round-trip time.
@@ -38,7 +38,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the demo.
 ///
 /// # Errors
-/// If a part of it fails, or if the received data differs from what was sent.
+/// Returns an error if a part of the demo fails, or if the received data differs from the sent data.
 pub(crate) async fn run(args: &DemoArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let (listener, address) = service::listen().await.map_err(Failure::internal)?;
@@ -119,14 +119,14 @@ fn start_request(service: SocketAddr) -> StartRequest {
     }
 }
 
-/// The session's id and the agent's version.
+/// Waits until the forwarder is ready. Returns the session's id and the agent's version.
 async fn wait_until_ready(events: &mut mpsc::UnboundedReceiver<ForwardEvent>) -> Result<(String, String), Failure> {
     while let Some(event) = events.recv().await {
         if let ForwardEvent::Ready { session_id, agent_version, .. } = event {
             return Ok((session_id, agent_version));
         }
     }
-    // The forwarder has ended and reports the reason itself.
+    // The forwarder has ended. Its task returns the reason.
     std::future::pending().await
 }
 
@@ -148,7 +148,7 @@ async fn end(running: JoinHandle<Result<(), ssm_forward::ForwardError>>) {
 struct Figures {
     down: Duration,
     up: Duration,
-    /// Shortest first.
+    /// In ascending order.
     round_trips: Vec<Duration>,
 }
 
@@ -220,7 +220,7 @@ impl Screen {
         }
     }
 
-    /// Shows the progress of a transfer, as a bar on a terminal and as one line elsewhere.
+    /// Shows the progress of a transfer: as a bar on a terminal, otherwise as one line.
     async fn watch<T>(&self, what: &'static str, size: u64, moved: &AtomicU64, transfer: impl Future<Output = T>) -> T {
         if self.quiet || !stderr().is_terminal() {
             self.note(&format!("{what} {}", HumanBytes(size)));
@@ -240,7 +240,7 @@ impl Screen {
         };
         let result = tokio::select! {
             result = transfer => result,
-            () = follow => unreachable!("it never ends"),
+            () = follow => unreachable!("the loop never ends"),
         };
         bar.finish_and_clear();
         result

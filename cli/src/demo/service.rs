@@ -1,5 +1,4 @@
-//! The private web service: a page with the tunnel's live figures, and requests for downloads, uploads and single
-//! bytes.
+//! The private web service: a page with live figures of the tunnel, and endpoints for downloads, uploads and single bytes.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,15 +22,15 @@ use super::data::{Seeded, hex};
 
 const PAGE: &str = include_str!("page.html");
 
-/// Maximum size of a digest request.
+/// Maximum size of the data of a digest request, in bytes.
 const MAX_DIGEST: u64 = 1 << 30;
 
-/// What the page shows about its tunnel.
+/// The data that the page shows about its tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     /// The managed node.
     pub(super) target: &'static str,
-    /// The service, by the name that the agent knows.
+    /// The service's address, with the name that the agent knows.
     pub(super) remote: String,
     /// Set when the tunnel is open.
     pub(super) open: OnceLock<OpenTunnel>,
@@ -48,7 +47,7 @@ pub(super) struct OpenTunnel {
 }
 
 impl Tunnel {
-    /// A tunnel to the service at `remote` that is not open yet.
+    /// Creates the data of a tunnel to `remote` that is not open yet.
     pub(super) fn new(target: &'static str, remote: String) -> Self {
         Self { target, remote, open: OnceLock::new(), since: Instant::now() }
     }
@@ -78,7 +77,7 @@ struct Snapshot<'a> {
     figures: StatsSnapshot,
 }
 
-/// A private web service. It ends when this is dropped.
+/// A running private web service. It stops on drop.
 #[derive(Debug)]
 pub(super) struct Service {
     task: JoinHandle<()>,
@@ -90,10 +89,10 @@ impl Drop for Service {
     }
 }
 
-/// Pause after the system failed to accept a connection.
+/// Pause after an error while accepting a connection.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Listens on a free port of the loopback interface. Nothing is accepted yet.
+/// Listens on a free port of the loopback interface. Connections are not accepted yet.
 pub(super) async fn listen() -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
@@ -101,7 +100,7 @@ pub(super) async fn listen() -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 impl Service {
-    /// Serves the connections of `listener`.
+    /// Starts serving the connections of `listener`.
     pub(super) fn start(listener: TcpListener, tunnel: Arc<Tunnel>) -> Self {
         let accept = async move {
             let mut connections = JoinSet::new();
@@ -169,7 +168,7 @@ async fn receive(mut body: Incoming) -> Answer {
     json(&serde_json::json!({ "bytes": bytes, "sha256": hex(hasher) }))
 }
 
-/// `bytes=N&seed=N`, in any order.
+/// Parses `bytes=N&seed=N`, in any order.
 fn seeded(query: Option<&str>) -> Option<Seeded> {
     let number = |name: &str| {
         let mut pairs = query?.split('&').filter_map(|pair| pair.split_once('='));

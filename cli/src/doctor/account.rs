@@ -1,4 +1,4 @@
-//! What the account demands of its sessions: preferences, and documents.
+//! Checks of the account's settings for sessions: preferences and documents.
 
 use ssm_forward::{Preferences, ProviderErrorKind};
 
@@ -7,12 +7,12 @@ use super::finding::{Finding, Outcome, statement};
 use crate::exit_code::ExitCode;
 use crate::tunnels;
 
-/// Who thinks for so many minutes has lost the session.
+/// Idle timeouts up to this one, in minutes, cause a warning: a short break of the user already ends the session.
 const SHORT_IDLE: u32 = 5;
-/// A working day has more than one of these.
+/// Maximum durations up to this one, in minutes, cause a warning: a working day needs several sessions.
 const SHORT_SESSION: u32 = 60;
 
-/// Timeouts, encryption and other preferences.
+/// Checks timeouts, encryption and other preferences.
 pub(super) async fn preferences(facts: &mut Facts) -> Outcome {
     let aws = facts.ssm()?;
     let found = aws.preferences().await.map_err(|error| Finding::unreadable(&error, "ssm:GetDocument"))?;
@@ -60,13 +60,13 @@ fn describe(found: &Preferences) -> String {
     parts.join(", ")
 }
 
-/// Whether the document that the session needs is there.
+/// Checks whether the session's document exists.
 pub(super) async fn document(facts: &mut Facts) -> Outcome {
     facts.target()?;
     let aws = facts.ssm()?;
     let name = document_name(facts);
     match aws.document_parameters(name).await {
-        Ok(_) => Ok(Finding::fine(format!("{name} is there"))),
+        Ok(_) => Ok(Finding::fine(format!("{name} exists"))),
         Err(error) if error.kind == ProviderErrorKind::AccessDenied => {
             Err(Finding::unreadable(&error, "ssm:DescribeDocument"))
         }
@@ -74,7 +74,7 @@ pub(super) async fn document(facts: &mut Facts) -> Outcome {
     }
 }
 
-/// The document of the trial session: that of the forward, or one that needs no more than the node itself.
+/// Returns the document of the trial session: the document of the forward, or one that connects to the node itself.
 pub(super) fn document_name(facts: &Facts) -> &'static str {
     match facts.remote() {
         Ok(remote) => tunnels::document(&remote).0,

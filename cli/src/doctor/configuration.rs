@@ -1,4 +1,4 @@
-//! AWS's configuration files, and the region.
+//! Checks of AWS's configuration files and the region.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::completion;
 use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 
-/// Which files were read, and what in them means nothing.
+/// Checks which files exist, and whether they contain errors or sections without effect.
 pub(super) async fn files(_: &mut Facts) -> Outcome {
     let files = configuration_files().await;
     let seen: Vec<_> = files.iter().map(describe).collect();
@@ -29,15 +29,15 @@ pub(super) async fn files(_: &mut Facts) -> Outcome {
 fn describe(file: &ConfigurationFile) -> String {
     let path = file.path.display();
     match (file.exists, file.profiles) {
-        (false, _) => format!("{path} (not there)"),
+        (false, _) => format!("{path} (does not exist)"),
         (true, 1) => format!("{path} (1 profile)"),
         (true, profiles) => format!("{path} ({profiles} profiles)"),
     }
 }
 
-/// The region, and that the rest of the configuration can be used.
+/// Checks the region, and whether the rest of the configuration can be used.
 pub(super) async fn region(facts: &mut Facts) -> Outcome {
-    let aws = match AwsProvider::new(connect::lookup_config(&facts.asked.options.aws)).await {
+    let aws = match AwsProvider::new(connect::lookup_config(&facts.query.options.aws)).await {
         Ok(aws) => Arc::new(aws),
         Err(error) => {
             let Failure { code, message, .. } = error.into();
@@ -50,6 +50,6 @@ pub(super) async fn region(facts: &mut Facts) -> Outcome {
     if completion::is_region(&origin.region) {
         return Ok(Finding::fine(saw));
     }
-    let saw = format!("{saw}; AWS had no region of this name when this version was made");
+    let saw = format!("{saw}; this version of the program does not know this region");
     Ok(Finding::warning(saw).remedy("check the spelling: --region, AWS_REGION, or region in the profile"))
 }

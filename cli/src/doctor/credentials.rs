@@ -1,4 +1,4 @@
-//! Credentials, whose they are, and the clock that signatures carry.
+//! Checks of the credentials, their identity, and the clock, whose time signatures contain.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +8,14 @@ use super::facts::Facts;
 use super::finding::{Finding, Outcome};
 use crate::exit_code::ExitCode;
 
-/// Credentials that end sooner than this are worth a word.
+/// Remaining lifetime of credentials below which a warning is printed.
 const SOON: Duration = Duration::from_secs(15 * 60);
-/// What AWS takes.
+/// Clock skew from which AWS refuses signatures.
 const MAX_SKEW: Duration = Duration::from_secs(5 * 60);
-/// A clock that is kept right is never so far off.
+/// Clock skew from which a warning is printed. A synchronized clock is far more accurate.
 const ODD_SKEW: Duration = Duration::from_secs(60);
 
-/// Whether there are any, and when they end.
+/// Checks whether there are credentials, and when they expire.
 pub(super) async fn credentials(facts: &mut Facts) -> Outcome {
     let aws = facts.aws()?;
     aws.authenticate().await.map_err(|error| Finding::broken(error, ""))?;
@@ -23,14 +23,14 @@ pub(super) async fn credentials(facts: &mut Facts) -> Outcome {
     let source = aws.origin().await.credentials;
     let Some(end) = aws.credentials_end().await else { return Ok(Finding::fine(source)) };
     let left = end.duration_since(SystemTime::now()).unwrap_or_default();
-    let saw = format!("{source}; they end in {}", minutes(left));
+    let saw = format!("{source}; they expire in {}", minutes(left));
     match left < SOON {
         true => Ok(Finding::warning(saw).remedy(aws.credentials_remedy())),
         false => Ok(Finding::fine(saw)),
     }
 }
 
-/// How far this machine's clock is off.
+/// Checks the difference between this machine's clock and AWS's.
 pub(super) async fn clock(facts: &mut Facts) -> Outcome {
     let aws = facts.aws()?;
     if !facts.reachable {
@@ -44,7 +44,7 @@ pub(super) async fn clock(facts: &mut Facts) -> Outcome {
     Ok(finding)
 }
 
-/// `Date` headers have no fractions of a second, and an answer takes a while.
+/// Compares the clocks. The tolerance covers that `Date` headers have no fractions of a second, and the duration of the request.
 fn judge(ours: SystemTime, theirs: SystemTime) -> Finding {
     let (skew, word) = match ours.duration_since(theirs) {
         Ok(ahead) => (ahead, "ahead"),
@@ -60,7 +60,7 @@ fn judge(ours: SystemTime, theirs: SystemTime) -> Finding {
     }
 }
 
-/// Who calls, as STS sees it.
+/// Checks the identity of the caller with STS.
 pub(super) async fn identity(facts: &mut Facts) -> Outcome {
     let aws = facts.signed_in()?;
     match aws.caller().await {
@@ -69,7 +69,7 @@ pub(super) async fn identity(facts: &mut Facts) -> Outcome {
             facts.signed_in = false;
             Err(Finding::broken(error, "").remedy(aws.credentials_remedy()))
         }
-        // Sessions do not need STS. In a private network it may have no endpoint.
+        // Not a failure: sessions do not need STS, and a private network may have no endpoint of it.
         Err(error) => Err(Finding::unreadable(&error, "")),
     }
 }

@@ -1,33 +1,33 @@
-//! What a check found.
+//! The findings of checks.
 
 use ssm_forward::{ProviderError, ProviderErrorKind};
 
 use crate::exit_code::{ExitCode, Failure};
 
-/// What a check found, or, as the error, why it ended early. Both are told in the same way.
+/// The finding of a check; an error is the finding of a check that ended early. Both are reported in the same way.
 pub(super) type Outcome = Result<Finding, Finding>;
 
-/// What a check found.
+/// The finding of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) status: Status,
-    /// In one line.
+    /// What the check found, in one line.
     pub(super) saw: String,
     /// What to do: sentences, commands or policy statements, ready to paste.
     pub(super) remedies: Vec<String>,
 }
 
-/// How good it is.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     Fine,
-    /// It works, but perhaps not as the person expects.
+    /// It works, but perhaps not as the user expects.
     Warning,
-    /// It cannot work. The exit code is that of a command that meets it.
+    /// It cannot work. The exit code is that of a command that fails for this reason.
     Failed(ExitCode),
-    /// It may not be looked at.
+    /// The check was not possible, for example without a permission.
     Unknown,
-    /// There was nothing to look at.
+    /// There was nothing to check.
     Skipped,
 }
 
@@ -56,19 +56,19 @@ impl Finding {
         Self::new(Status::Skipped, why)
     }
 
-    /// A call that sessions need failed.
+    /// The finding for a failed call that sessions need.
     pub(super) fn broken(error: ProviderError, permission: &str) -> Self {
         let remedy = remedy(&error, permission);
         let failure = Failure::from(error);
         Self::failed(failure.code, failure.message).remedies(remedy)
     }
 
-    /// A call failed that only this command needs.
+    /// The finding for a failed call that only this command needs.
     pub(super) fn unreadable(error: &ProviderError, permission: &str) -> Self {
         Self::unknown(error.message.clone()).remedies(remedy(error, permission))
     }
 
-    /// Adds what to do.
+    /// Adds a remedy.
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedies.push(remedy.into());
         self
@@ -80,13 +80,13 @@ impl Finding {
     }
 }
 
-/// The statement that allows the call that was denied.
+/// Returns the statement that allows the denied call.
 fn remedy(error: &ProviderError, permission: &str) -> Option<String> {
     (error.kind == ProviderErrorKind::AccessDenied && !permission.is_empty())
         .then(|| format!("add to the IAM policy: {}", statement(permission, "*")))
 }
 
-/// A statement of an IAM policy.
+/// Returns a statement of an IAM policy.
 pub(super) fn statement(action: &str, resource: &str) -> String {
     format!(r#"{{"Effect": "Allow", "Action": "{action}", "Resource": "{resource}"}}"#)
 }

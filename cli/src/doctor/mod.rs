@@ -1,5 +1,5 @@
-//! `doctor`: checks what sessions need, one step after the other, and says how to fix what fails. Nothing is changed, and no
-//! secret is shown.
+//! The `doctor` command: checks everything that sessions need, one step after the other, and prints how to repair what fails. It
+//! changes nothing and shows no secret.
 
 mod account;
 mod configuration;
@@ -26,14 +26,14 @@ use crate::writer;
 use facts::Facts;
 use finding::{Finding, Outcome, Status};
 
-/// Time limit of each check. The slowest waits for a `credential_process` or an MFA code, which may take 120 s.
+/// Time limit of each check. The slowest check waits for a `credential_process` or an MFA code, which may take 120 s.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// One check. `docs/doctor.md` has a row for each.
+/// A check. `docs/doctor.md` has a row for each.
 struct Check {
-    /// In the output, and in the documentation.
+    /// The name in the output and in the documentation.
     name: &'static str,
-    /// Why it matters, in one sentence.
+    /// Why the check matters, in one sentence.
     why: &'static str,
     run: for<'a> fn(&'a mut Facts) -> BoxFuture<'a, Outcome>,
 }
@@ -44,7 +44,8 @@ macro_rules! checks {
     };
 }
 
-/// In the order in which things break. What a check found, those after it use; without it, they are skipped.
+/// All checks, in the order of the steps of a session. A check uses the results of earlier checks; if they are missing, it is
+/// skipped.
 const CHECKS: &[Check] = checks! {
     "configuration", configuration::files, "A profile that cannot be read has no effect.";
     "region", configuration::region, "Nodes and databases are looked up in one region only.";
@@ -52,30 +53,31 @@ const CHECKS: &[Check] = checks! {
     "api", network::api, "Sessions are started at the endpoint of ssm.";
     "data-channel", network::data_channel, "The forwarded bytes go through the endpoint of ssmmessages.";
     "clock", credentials::clock, "AWS refuses signatures that are more than five minutes old or ahead.";
-    "identity", credentials::identity, "Permissions are those of this identity.";
-    "service", node::service, "The tunnel leads to its endpoint.";
+    "identity", credentials::identity, "Permissions depend on this identity.";
+    "service", node::service, "The tunnel connects to its endpoint.";
     "target", node::target, "Sessions start only on a node whose agent is online.";
     "agent", node::agent, "Old agents cannot forward to other hosts, or carry one connection at a time.";
     "preferences", account::preferences, "The account's preferences end, encrypt and record sessions.";
-    "document", account::document, "A session is what its document says.";
+    "document", account::document, "The document decides what a session does.";
     "vpc-endpoints", vpc::endpoints, "A node without internet access reaches Systems Manager through interface endpoints.";
     "security-groups", vpc::security_groups, "Traffic that no security group allows is dropped without an answer.";
-    "session", session::start, "This is what every command does first.";
-    "port", session::port, "The node connects to it, not this machine.";
-    "greeting", session::greeting, "It shows that the expected service answers.";
+    "session", session::start, "Every command starts a session first.";
+    "port", session::port, "The connection is made by the node, not by this machine.";
+    "greeting", session::greeting, "The greeting shows that the expected service answers.";
 };
 
-/// Runs all checks and tells what each found.
+/// Runs all checks and prints their findings.
 ///
 /// # Errors
-/// The command line is wrong, or the output cannot be written. Checks that fail are the exit code.
+/// Returns an error if the command line is wrong, or if the output cannot be written. A failed check is not an error: it determines
+/// the exit code.
 pub(crate) async fn run(args: &DoctorArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let mut facts = Facts::new(args)?;
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let findings = tokio::select! {
         findings = examine(&mut facts, |check, finding| {
-            let is_told = !verbosity.quiet || matches!(finding.status, Status::Failed(_));
-            if args.output == OutputFormat::Text && is_told {
+            let is_printed = !verbosity.quiet || matches!(finding.status, Status::Failed(_));
+            if args.output == OutputFormat::Text && is_printed {
                 console::say(report::text(check, finding));
             }
         }) => findings,
@@ -94,19 +96,20 @@ pub(crate) async fn run(args: &DoctorArgs, verbosity: Verbosity) -> Result<ExitC
     Ok(code)
 }
 
-async fn examine(facts: &mut Facts, tell: impl Fn(&Check, &Finding)) -> Vec<Finding> {
+async fn examine(facts: &mut Facts, report: impl Fn(&Check, &Finding)) -> Vec<Finding> {
     let mut findings = Vec::new();
     for check in CHECKS {
         let outcome = timeout(LIMIT, (check.run)(facts)).await;
         let late = || Finding::failed(ExitCode::Api, format!("no result within {} s", LIMIT.as_secs()));
         let finding = outcome.map_or_else(|_| late(), |outcome| outcome.unwrap_or_else(|finding| finding));
-        tell(check, &finding);
+        report(check, &finding);
         findings.push(finding);
     }
     findings
 }
 
-/// The exit code of the first failure; 1 if something is to be looked at, or is not known.
+/// Returns the exit code of the first failure. Without a failure, returns [`ExitCode::Doubtful`] if there is a warning or an
+/// unknown result.
 fn verdict(findings: &[Finding]) -> ExitCode {
     let failed = findings.iter().find_map(|finding| match finding.status {
         Status::Failed(code) => Some(code),

@@ -1,4 +1,4 @@
-//! The paths to AWS's endpoints: name, TCP, proxy, TLS.
+//! Checks of the paths to AWS's endpoints: name, TCP, proxy, TLS.
 
 use ssm_forward::{NetworkPath, PathProblem, PathStep, TransportOptions, Url, look_along};
 
@@ -6,7 +6,7 @@ use super::facts::Facts;
 use super::finding::{Finding, Outcome};
 use crate::exit_code::ExitCode;
 
-/// The endpoint of the API.
+/// Checks the path to the endpoint of the API.
 pub(super) async fn api(facts: &mut Facts) -> Outcome {
     let aws = facts.aws()?;
     let endpoint = aws.origin().await.endpoint;
@@ -17,13 +17,15 @@ pub(super) async fn api(facts: &mut Facts) -> Outcome {
     Ok(finding)
 }
 
-/// The endpoint of the data channel.
+/// Checks the path to the endpoint of the data channel.
 pub(super) async fn data_channel(facts: &mut Facts) -> Outcome {
     let aws = facts.aws()?;
-    let given = facts.asked.options.stream_endpoint.as_ref();
+    let given = facts.query.options.stream_endpoint.as_ref();
     match aws.channel_url(given).await.map_err(|error| Finding::broken(error, ""))? {
         Some(url) => look(&url, facts, ExitCode::Channel, "ssmmessages").await,
-        None => Err(Finding::skipped("the endpoint of the API is on this machine; its sessions say where theirs is")),
+        None => Err(Finding::skipped(
+            "the endpoint of the API is on this machine; each session's stream URL contains its endpoint",
+        )),
     }
 }
 
@@ -56,7 +58,7 @@ fn refused(path: &NetworkPath, problem: &PathProblem, code: ExitCode, service: &
     let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
     let finding = |what: &str| Finding::failed(code, format!("{authority}: {what}: {}", problem.cause));
     match problem.step {
-        PathStep::Name => finding("its name has no address")
+        PathStep::Name => finding("the name has no address")
             .remedy(format!("check the name server and the VPN: nslookup {host}"))
             .remedy(format!(
                 "in a VPC without internet access: create the interface endpoint com.amazonaws.{region}.{service}"
@@ -64,10 +66,10 @@ fn refused(path: &NetworkPath, problem: &PathProblem, code: ExitCode, service: &
         PathStep::Connect => finding("no TCP connection").remedy(format!(
             "allow connections to {authority} in the firewall, or set HTTPS_PROXY if there is a proxy"
         )),
-        PathStep::Proxy => finding("not through the proxy")
+        PathStep::Proxy => finding("no connection through the proxy")
             .remedy("check HTTPS_PROXY and NO_PROXY, and whether the proxy allows this host"),
-        PathStep::Tls => finding("no TLS")
-            .remedy(format!("see who answers: openssl s_client -connect {authority} -servername {host}"))
+        PathStep::Tls => finding("no TLS connection")
+            .remedy(format!("show the server's certificate: openssl s_client -connect {authority} -servername {host}"))
             .remedy("if a proxy intercepts TLS: add --ca-bundle FILE, or export AWS_CA_BUNDLE=FILE, where FILE is its CA certificate in PEM"),
     }
 }

@@ -1,4 +1,4 @@
-//! The service, the node, and the node's agent.
+//! Checks of the service, the node, and the node's agent.
 
 use ssm_forward::{NamedProvider, Node, NodeSource, ProviderErrorKind, ServiceKind, TargetSpec};
 
@@ -6,9 +6,9 @@ use super::facts::Facts;
 use super::finding::{Finding, Outcome};
 use crate::exit_code::ExitCode;
 
-/// Where the service is.
+/// Looks up the service.
 pub(super) async fn service(facts: &mut Facts) -> Outcome {
-    let Some(spec) = facts.asked.service.clone() else {
+    let Some(spec) = facts.query.service.clone() else {
         return Err(Finding::skipped("no service is named, such as rds:NAME"));
     };
     let aws = facts.signed_in()?;
@@ -18,7 +18,7 @@ pub(super) async fn service(facts: &mut Facts) -> Outcome {
         let permission = if error.message.contains("rds:") { "rds:DescribeDBInstances" } else { "" };
         let finding = Finding::broken(error, permission);
         match kind {
-            // `ls` lists no other services.
+            // `ls` does not list other services.
             ProviderErrorKind::NotFound if spec.kind == ServiceKind::Rds => {
                 finding.remedy(format!("aws-ssm-forward ls {}{}", spec.kind.prefix(), facts.options()))
             }
@@ -34,9 +34,9 @@ pub(super) async fn service(facts: &mut Facts) -> Outcome {
     Ok(Finding::fine(saw))
 }
 
-/// Which node is meant, and whether it is online.
+/// Finds the node, and checks whether it is online.
 pub(super) async fn target(facts: &mut Facts) -> Outcome {
-    match (facts.asked.target.clone(), facts.asked.service.clone()) {
+    match (facts.query.target.clone(), facts.query.service.clone()) {
         (Some(TargetSpec::Ecs(spec)), _) => {
             let found =
                 facts.ssm()?.resolve_ecs(&spec).await.map_err(|error| Finding::broken(error, "ecs:DescribeTasks"))?;
@@ -47,7 +47,7 @@ pub(super) async fn target(facts: &mut Facts) -> Outcome {
         (Some(TargetSpec::Id(id)), _) if !is_node(&id) => {
             facts.ssm()?;
             facts.target = Some(id.clone());
-            Ok(Finding::unknown(format!("{id} is passed to Session Manager as it is")))
+            Ok(Finding::unknown(format!("{id} is passed to Session Manager unchanged")))
         }
         (Some(spec), _) => named(facts, &spec).await,
         (None, Some(_)) => beside_service(facts).await,
@@ -55,6 +55,7 @@ pub(super) async fn target(facts: &mut Facts) -> Outcome {
     }
 }
 
+/// Finds a node by its id, name or tag.
 async fn named(facts: &mut Facts, spec: &TargetSpec) -> Outcome {
     let aws = facts.ssm()?;
     let nodes =
@@ -76,13 +77,13 @@ async fn named(facts: &mut Facts, spec: &TargetSpec) -> Outcome {
     match online {
         1 => Ok(Finding::fine(saw)),
         several => {
-            let saw = format!("{several} nodes that are online have this name; {saw}, and is used here");
-            Ok(Finding::warning(saw).remedy("name one by its id, or take any with --any"))
+            let saw = format!("{several} online nodes have this name; {saw}, and is checked here");
+            Ok(Finding::warning(saw).remedy("select one by its id, or use any of them with --any"))
         }
     }
 }
 
-/// A node in the service's VPC, as `forward` chooses it.
+/// Finds a node in the service's VPC, in the same way as `forward`.
 async fn beside_service(facts: &mut Facts) -> Outcome {
     let service = facts.service()?.spec.clone();
     let provider = NamedProvider::new(facts.ssm()?, NodeSource::InVpcOfService, Some(service.clone()));
@@ -94,15 +95,16 @@ async fn beside_service(facts: &mut Facts) -> Outcome {
     Ok(Finding::fine(format!("{node} is online in the VPC of {service}")))
 }
 
+/// Stores the node in the facts.
 fn remember(facts: &mut Facts, node: &Node) {
     facts.instance = Some(node.id.clone()).filter(|id| id.starts_with("i-"));
     facts.node = Some(node.clone());
 }
 
-/// What brings a node back.
+/// Adds remedies for a node that is offline.
 fn offline(finding: Finding, facts: &Facts) -> Finding {
     let options = facts.options();
-    let finding = finding.remedy(format!("see which nodes there are: aws-ssm-forward ls{options}"));
+    let finding = finding.remedy(format!("list the nodes: aws-ssm-forward ls{options}"));
     match &facts.instance {
         Some(id) => finding
             .remedy(format!("aws ec2 start-instances --instance-ids {id}{options}"))
@@ -116,7 +118,7 @@ fn is_node(id: &str) -> bool {
     id.starts_with("i-") || id.starts_with("mi-")
 }
 
-/// Whether the agent is new enough for what is asked.
+/// Checks whether the agent's version supports what is requested.
 pub(super) async fn agent(facts: &mut Facts) -> Outcome {
     let target = facts.target()?;
     let Some(node) = &facts.node else {
@@ -131,7 +133,7 @@ pub(super) async fn agent(facts: &mut Facts) -> Outcome {
         format!("aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {target}{}", facts.options());
     let to_host = facts.remote().is_ok_and(|remote| remote.host.is_some());
     if to_host && !node.forwards_to_hosts() {
-        let saw = format!("{version} cannot forward to other hosts than its own, which takes 3.1.1374");
+        let saw = format!("{version} cannot forward to hosts other than the node; version 3.1.1374 or later can");
         return Err(Finding::failed(ExitCode::Channel, saw).remedy(update));
     }
     if !node.multiplexes() {

@@ -1,4 +1,4 @@
-//! How findings are told: lines for people, or one JSON object.
+//! Output of findings: lines of text, or one JSON object.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::exit_code::ExitCode;
 use crate::untrusted;
 
 impl Status {
-    /// In JSON.
+    /// Returns the name in the output.
     fn name(self) -> &'static str {
         match self {
             Self::Fine => "ok",
@@ -20,7 +20,7 @@ impl Status {
     }
 }
 
-/// One check, with its reason and what to do unless all is well.
+/// Returns the lines of one check. Unless all is well, they include the check's reason and the remedies.
 pub(super) fn text(check: &Check, finding: &Finding) -> String {
     let label = match finding.status {
         Status::Failed(_) => "FAILED",
@@ -36,7 +36,7 @@ pub(super) fn text(check: &Check, finding: &Finding) -> String {
     text
 }
 
-/// The last line.
+/// Returns the last line.
 pub(super) fn summary(checks: &[Check], findings: &[Finding]) -> String {
     let count = |wanted: &str| findings.iter().filter(|finding| finding.status.name() == wanted).count();
     let counted = ["failed", "warning", "unknown", "skipped", "ok"].map(|name| (name, count(name)));
@@ -48,7 +48,7 @@ pub(super) fn summary(checks: &[Check], findings: &[Finding]) -> String {
     format!("\n{}{advice}\n", parts.join(", "))
 }
 
-/// All checks, in one object.
+/// Returns all checks in one JSON object.
 pub(super) fn json(checks: &[Check], findings: &[Finding], code: ExitCode) -> String {
     let one = |(check, finding): (&Check, &Finding)| {
         json!({

@@ -1,4 +1,5 @@
-//! A trial session: it starts, the node connects to the port, and the service greets.
+//! Checks with a trial session: whether a session starts, whether the node connects to the port, and whether the service sends a
+//! greeting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,25 +16,25 @@ use crate::connect;
 use crate::exit_code::{ExitCode, Failure};
 use crate::tunnels;
 
-/// API, data channel and handshake together.
+/// Time limit for API, data channel and handshake together.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
-/// What drops packets does not answer at all.
+/// Time limit for the answer of the port. A firewall that drops packets causes no answer at all.
 const PORT_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of the node itself, where no port is named: nobody connects to it.
+/// The port on the node if no port is given. The check does not connect to it.
 const ANY_PORT: u16 = 22;
-/// AWS's own requests for shells and ports name one.
+/// The reason of the session, which the session history shows.
 const REASON: &str = "aws-ssm-forward doctor";
 
-/// Starts a session as `forward` would.
+/// Starts a session, in the same way as `forward`.
 pub(super) async fn start(facts: &mut Facts) -> Outcome {
     let target = facts.target()?.to_owned();
-    if facts.asked.options.no_session {
+    if facts.query.options.no_session {
         return Err(Finding::skipped("--no-session"));
     }
     let aws = facts.ssm()?;
-    // A service that has not been found has no port.
-    let remote = match facts.asked.service {
+    // Without its endpoint, a service has no port.
+    let remote = match facts.query.service {
         Some(_) => Some(facts.remote()?),
         None => facts.remote().ok(),
     };
@@ -49,7 +50,7 @@ pub(super) async fn start(facts: &mut Facts) -> Outcome {
         reason: Some(REASON.to_owned()),
         ..StartRequest::default()
     };
-    let options = &facts.asked.options;
+    let options = &facts.query.options;
     let config = connect::session_config(&aws, &options.allow_stream_host, options.stream_endpoint.clone());
     let mut config = config.map_err(|failure| Finding::failed(failure.code, failure.message))?;
     config.start_timeout = START_TIMEOUT;
@@ -66,10 +67,10 @@ pub(super) async fn start(facts: &mut Facts) -> Outcome {
     Ok(Finding::fine(saw))
 }
 
-/// The command that prints the policy that is missing.
+/// Returns the command that prints the missing policy.
 fn policy(facts: &Facts, target: &str) -> String {
-    let service = facts.asked.service.as_ref().map(|service| format!(" {service}")).unwrap_or_default();
-    let forward = facts.asked.remote.as_ref().map(|remote| match &remote.host {
+    let service = facts.query.service.as_ref().map(|service| format!(" {service}")).unwrap_or_default();
+    let forward = facts.query.remote.as_ref().map(|remote| match &remote.host {
         Some(_) => format!(" -L 0:{remote}"),
         None => format!(" -L 0:{}", remote.port),
     });
@@ -77,13 +78,13 @@ fn policy(facts: &Facts, target: &str) -> String {
     format!("see the policy that is needed: aws-ssm-forward policy {target}{service}{forward}{}", facts.options())
 }
 
-/// The trial session.
+/// Returns the trial session.
 fn session(facts: &Facts) -> Result<&Session, Finding> {
     facts.target()?;
     facts.session.as_ref().ok_or_else(|| Finding::skipped("needs \"session\""))
 }
 
-/// Whether the node reaches the port.
+/// Checks whether the node can connect to the port.
 pub(super) async fn port(facts: &mut Facts) -> Outcome {
     facts.target()?;
     let remote = facts.remote()?;
@@ -94,7 +95,7 @@ pub(super) async fn port(facts: &mut Facts) -> Outcome {
         None => format!("on the node: sudo ss -ltnp 'sport = :{}'", remote.port),
     };
     match probed {
-        // Such an agent reports failures only, so that silence proves little.
+        // This agent only reports failures, so the absence of a failure proves little.
         Ok(Ok(())) if facts.node.as_ref().is_some_and(|node| !node.multiplexes()) => {
             facts.port_answers = true;
             Err(Finding::unknown(format!("the agent reported no failure for {remote}; it cannot report a success")))
@@ -117,7 +118,7 @@ pub(super) async fn port(facts: &mut Facts) -> Outcome {
     }
 }
 
-/// Whether what answers there is what is expected.
+/// Checks whether the server is of the expected kind.
 pub(super) async fn greeting(facts: &mut Facts) -> Outcome {
     let remote = facts.remote()?;
     let session = session(facts)?;
@@ -145,7 +146,7 @@ pub(super) async fn greeting(facts: &mut Facts) -> Outcome {
     }
 }
 
-/// Protocols whose servers say at once who they are, or answer a harmless question.
+/// Protocols whose servers identify themselves at once, or answer a harmless question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     MySql,
@@ -154,7 +155,7 @@ enum Protocol {
 }
 
 impl Protocol {
-    /// By the engine of a service, or else by the port.
+    /// Selects a protocol by the engine of a service, otherwise by the port.
     fn of(engine: Option<&str>, port: u16) -> Option<Self> {
         match engine {
             Some(engine) => match family(engine)? {
@@ -179,18 +180,18 @@ impl Protocol {
         }
     }
 
-    /// PostgreSQL's SSLRequest: a length and a code.
-    fn question(self) -> &'static [u8] {
+    /// Returns what is sent to make the server answer. For PostgreSQL, an SSLRequest: a length and a code.
+    fn probe(self) -> &'static [u8] {
         match self {
             Self::Postgres => &[0, 0, 0, 8, 4, 210, 22, 47],
             _ => &[],
         }
     }
 
-    /// The first bytes of the server.
+    /// Returns the first bytes that the server sends.
     async fn greet(self, session: &Session) -> std::io::Result<Vec<u8>> {
         let mut stream = session.open_stream().await?;
-        stream.write_all(self.question()).await?;
+        stream.write_all(self.probe()).await?;
         let mut bytes = vec![0; 1024];
         let length = stream.read(&mut bytes).await?;
         bytes.truncate(length);
@@ -198,7 +199,7 @@ impl Protocol {
         Ok(bytes)
     }
 
-    /// What a greeting says, if it is one.
+    /// Returns the description of a greeting, or `None` if the bytes are none.
     fn read(self, bytes: &[u8]) -> Option<String> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match self {
@@ -213,7 +214,7 @@ impl Protocol {
                 _ => None,
             },
             Self::Postgres => match bytes {
-                b"S" => Some("PostgreSQL answers, and takes TLS".to_owned()),
+                b"S" => Some("PostgreSQL answers, and supports TLS".to_owned()),
                 b"N" => Some("PostgreSQL answers, without TLS".to_owned()),
                 [b'E', ..] => Some("PostgreSQL answers".to_owned()),
                 _ => None,
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(Protocol::MySql.read(mysql).as_deref(), Some("MySQL 8.0.36 greets"));
         let blocked = b"\x10\0\0\0\xff\x69\x04Host is blocked";
         assert_eq!(Protocol::MySql.read(blocked).as_deref(), Some("MySQL refuses the node: Host is blocked"));
-        assert_eq!(Protocol::Postgres.read(b"S").as_deref(), Some("PostgreSQL answers, and takes TLS"));
+        assert_eq!(Protocol::Postgres.read(b"S").as_deref(), Some("PostgreSQL answers, and supports TLS"));
         assert_eq!(Protocol::Ssh.read(b"SSH-2.0-OpenSSH_9.2\r\n").as_deref(), Some("SSH-2.0-OpenSSH_9.2 greets"));
         for protocol in [Protocol::MySql, Protocol::Postgres, Protocol::Ssh] {
             assert_eq!(protocol.read(b"HTTP/1.1 400 Bad Request"), None);

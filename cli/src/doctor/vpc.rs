@@ -1,4 +1,4 @@
-//! The node's VPC: endpoints of Systems Manager, and security groups on the way to the service.
+//! Checks of the node's VPC: the endpoints of Systems Manager, and the security groups between the node and the service.
 
 use ssm_forward::{NetworkPlace, SecurityGroup, Verdict, VpcEndpoint};
 
@@ -7,16 +7,16 @@ use super::finding::{Finding, Outcome};
 use crate::exit_code::ExitCode;
 
 const HTTPS: u16 = 443;
-/// What an agent needs. `ec2messages` is for agents older than 3.3.40.0, and for commands.
+/// The services that an agent needs. `ec2messages` is needed only by agents older than 3.3.40.0, and for Run Command.
 const SERVICES: [&str; 2] = ["ssm", "ssmmessages"];
 
-/// The interface endpoints through which the node reaches Systems Manager.
+/// Checks the interface endpoints through which the node reaches Systems Manager.
 pub(super) async fn endpoints(facts: &mut Facts) -> Outcome {
     let place = place(facts).await?;
     let aws = facts.signed_in()?;
     let unreadable = |error: &_| Finding::unreadable(error, "ec2:DescribeVpcEndpoints");
     let mut found = aws.vpc_endpoints(&place.vpc).await.map_err(|error| unreadable(&error))?;
-    // EC2 tells for a while of those that are deleted.
+    // EC2 still lists deleted endpoints for a while.
     found.retain(|endpoint| {
         SERVICES.contains(&endpoint.service.as_str()) && !endpoint.state.to_ascii_lowercase().starts_with("delet")
     });
@@ -28,7 +28,7 @@ pub(super) async fn endpoints(facts: &mut Facts) -> Outcome {
         )
     };
     if found.is_empty() {
-        let saw = format!("{vpc} has no interface endpoints of Systems Manager: its nodes need a way to the internet");
+        let saw = format!("{vpc} has no interface endpoints of Systems Manager: its nodes need access to the internet");
         return Ok(match facts.target.is_some() {
             true => Finding::fine(saw),
             false => SERVICES.iter().map(|service| create(service)).fold(Finding::warning(saw), Finding::remedy),
@@ -51,7 +51,7 @@ pub(super) async fn endpoints(facts: &mut Facts) -> Outcome {
     Ok(problems.into_iter().map(|(_, remedy)| remedy).fold(finding, Finding::remedy))
 }
 
-/// What keeps the node from using the endpoint, and what to do.
+/// Returns the reason why the node cannot use the endpoint, and the remedy.
 async fn problem_of(
     facts: &Facts,
     endpoint: &VpcEndpoint,
@@ -73,7 +73,7 @@ async fn problem_of(
         Verdict::Denied => {
             let names = endpoint.security_groups.first().zip(place.security_groups.first());
             Ok(names.map(|(group, source)| {
-                (format!("{group} of {id} does not let the node in"), let_in(group, HTTPS, source, &options))
+                (format!("{group} of {id} does not let the node in"), ingress_command(group, HTTPS, source, &options))
             }))
         }
         Verdict::Unknown => Err(Finding::unknown(format!(
@@ -82,7 +82,7 @@ async fn problem_of(
     }
 }
 
-/// Whether the node's security groups let it out to the service, and the service's let it in.
+/// Checks whether the node's security groups allow traffic to the service, and the service's groups allow traffic from the node.
 pub(super) async fn security_groups(facts: &mut Facts) -> Outcome {
     let service = facts.service()?.clone();
     let place = place(facts).await?;
@@ -100,13 +100,13 @@ pub(super) async fn security_groups(facts: &mut Facts) -> Outcome {
     );
     match verdicts {
         (Verdict::Denied, _) => {
-            let saw = format!("{ours} of the node lets nothing out to port {port} of {}", service.spec);
-            let remedy = our.zip(their).map(|(our, their)| let_out(our, port, their, &options));
+            let saw = format!("{ours} of the node does not allow traffic to port {port} of {}", service.spec);
+            let remedy = our.zip(their).map(|(our, their)| egress_command(our, port, their, &options));
             Err(Finding::failed(ExitCode::RemotePort, saw).remedies(remedy))
         }
         (_, Verdict::Denied) => {
             let saw = format!("{theirs} of {} does not accept port {port} from the node ({ours})", service.spec);
-            let remedy = their.zip(our).map(|(their, our)| let_in(their, port, our, &options));
+            let remedy = their.zip(our).map(|(their, our)| ingress_command(their, port, our, &options));
             let elsewhere = "the node is in another VPC: name one in the same VPC with --target".to_owned();
             let elsewhere = Some(elsewhere).filter(|_| service.vpc.as_deref() != Some(&place.vpc));
             Err(Finding::failed(ExitCode::RemotePort, saw).remedies(remedy.into_iter().chain(elsewhere)))
@@ -120,14 +120,14 @@ pub(super) async fn security_groups(facts: &mut Facts) -> Outcome {
     }
 }
 
-fn let_out(group: &str, port: u16, peer: &str, options: &str) -> String {
+fn egress_command(group: &str, port: u16, peer: &str, options: &str) -> String {
     format!(
         "aws ec2 authorize-security-group-egress --group-id {group} --ip-permissions \
          'IpProtocol=tcp,FromPort={port},ToPort={port},UserIdGroupPairs=[{{GroupId={peer}}}]'{options}"
     )
 }
 
-fn let_in(group: &str, port: u16, source: &str, options: &str) -> String {
+fn ingress_command(group: &str, port: u16, source: &str, options: &str) -> String {
     format!(
         "aws ec2 authorize-security-group-ingress --group-id {group} --protocol tcp --port {port} --source-group {source}\
          {options}"
@@ -138,7 +138,7 @@ async fn place(facts: &Facts) -> Result<NetworkPlace, Finding> {
     let instance = facts.instance()?;
     let found = facts.signed_in()?.network_place(instance).await;
     let place = found.map_err(|error| Finding::unreadable(&error, "ec2:DescribeInstances"))?;
-    place.ok_or_else(|| Finding::unknown(format!("EC2 knows no VPC of {instance}")))
+    place.ok_or_else(|| Finding::unknown(format!("EC2 reports no VPC for {instance}")))
 }
 
 async fn groups(facts: &Facts, ids: &[String]) -> Result<Vec<SecurityGroup>, Finding> {

@@ -1,4 +1,4 @@
-//! One JSON object per line. The names are part of the command's interface and listed in `docs/cli.md`.
+//! One JSON object per line. The names are a part of the command's interface; `docs/cli.md` lists them.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -11,14 +11,14 @@ use ssm_forward::{ForwardEvent, LocalAddr, StatsSnapshot};
 use super::{Notice, Subject};
 use crate::figures::Figures;
 
-/// Minimum interval of live figures. They are only written if something changed.
+/// Minimum interval between live figures. They are written only if they changed.
 const STATS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Writes notices as lines.
+/// Writes notices as lines of JSON.
 #[derive(Default)]
 pub(super) struct JsonWriter {
-    /// When figures were last written, and the bytes and connections at that time.
-    told: Option<(SystemTime, Vec<StatsSnapshot>)>,
+    /// Time and values of the last written figures.
+    last: Option<(SystemTime, Vec<StatsSnapshot>)>,
 }
 
 impl JsonWriter {
@@ -39,11 +39,11 @@ impl JsonWriter {
         forwards: &[Figures],
     ) -> io::Result<()> {
         let now: Vec<_> = forwards.iter().map(|figures| figures.now).collect();
-        let Some((last, before)) = &self.told else {
-            self.told = Some((at, now));
+        let Some((last_time, before)) = &self.last else {
+            self.last = Some((at, now));
             return Ok(());
         };
-        let soon = at.duration_since(*last).is_ok_and(|passed| passed < STATS_INTERVAL);
+        let soon = at.duration_since(*last_time).is_ok_and(|passed| passed < STATS_INTERVAL);
         let moved = |a: &StatsSnapshot, b: &StatsSnapshot| {
             (a.bytes_up, a.bytes_down, a.connections_open) != (b.bytes_up, b.bytes_down, b.connections_open)
         };
@@ -62,7 +62,7 @@ impl JsonWriter {
                 &Line { time: timestamp(at), forward: Some(forward), tunnel: name(subjects, Some(forward)), body },
             )?;
         }
-        self.told = Some((at, now));
+        self.last = Some((at, now));
         Ok(())
     }
 }
@@ -73,7 +73,7 @@ fn write_line(to: &mut impl Write, line: &Line<'_>) -> io::Result<()> {
     to.flush()
 }
 
-/// JSON in ASCII: programs read the same, and no text from the far side can control a terminal.
+/// Formats JSON in ASCII, so that no text of the remote side can control a terminal. For programs, the value is the same.
 struct Visible;
 
 impl Formatter for Visible {
@@ -166,7 +166,7 @@ enum Body<'a> {
     Warning {
         text: &'a str,
     },
-    /// Nobody read the output for a while.
+    /// The output was not read for a while, so that events were dropped.
     EventsDropped {
         count: u64,
     },
@@ -178,7 +178,7 @@ enum Body<'a> {
     Closed {
         reason: &'a str,
     },
-    /// `up`: the tunnel failed, and is tried again.
+    /// `up`: the tunnel failed and is tried again.
     Retrying {
         kind: &'a str,
         message: &'a str,
@@ -233,12 +233,12 @@ fn line<'a>(subjects: &'a [Subject], notice: &'a Notice) -> Option<Line<'a>> {
     Some(Line { time: timestamp(*at), forward, tunnel: name(subjects, forward), body })
 }
 
-/// The name of a forward's tunnel.
+/// Returns the name of a forward's tunnel.
 fn name(subjects: &[Subject], forward: Option<usize>) -> Option<&str> {
     subjects.get(forward?)?.name.as_deref()
 }
 
-/// `None` for an event that has no JSON form.
+/// Converts an event. `None` if the event has no JSON form.
 fn event_body<'a>(subject: &'a Subject, event: &'a ForwardEvent) -> Option<Body<'a>> {
     let remote = &subject.spec.remote;
     Some(match event {
@@ -303,7 +303,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Formats a time as RFC 3339 in UTC with milliseconds.
 pub(super) fn timestamp(at: SystemTime) -> String {
     let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
@@ -312,8 +312,8 @@ pub(super) fn timestamp(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Year, month and day of a day since 1970-01-01: Hinnant's `civil_from_days`, whose years begin in March so that the
-/// leap day is the last one.
+/// Converts days since 1970-01-01 to year, month and day. This is Hinnant's `civil_from_days`: its years begin in March, so that
+/// the leap day is the last day.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,4 +1,4 @@
-//! The last lines of a process that others may ask for.
+//! The last lines of output of a process, for other processes that request them.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,24 +8,24 @@ use tokio::sync::broadcast;
 
 use super::json::timestamp;
 
-/// So many lines are kept.
+/// Number of lines that are kept.
 const LINES: usize = 1000;
 
-/// The last lines, and those to come.
+/// The last lines, and a channel for new lines.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Mutex<VecDeque<String>>,
-    news: broadcast::Sender<String>,
+    new_lines: broadcast::Sender<String>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { lines: Mutex::default(), news: broadcast::Sender::new(LINES) }
+        Self { lines: Mutex::default(), new_lines: broadcast::Sender::new(LINES) }
     }
 }
 
 impl Log {
-    /// Adds a line, with the time in front.
+    /// Adds a line, preceded by the time.
     pub(super) fn push(&self, line: &str) {
         let line = format!("{} {line}", timestamp(SystemTime::now()));
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,14 +33,14 @@ impl Log {
             lines.pop_front();
         }
         lines.push_back(line.clone());
-        // Under the lock, so that nobody gets a line twice or not at all.
-        let _ = self.news.send(line);
+        // Sent under the lock, so that a reader gets every line exactly once.
+        let _ = self.new_lines.send(line);
     }
 
-    /// The last lines, and those that come after them.
+    /// Returns the last lines, and a receiver for the lines after them.
     pub(crate) fn read(&self) -> (Vec<String>, broadcast::Receiver<String>) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        (lines.iter().cloned().collect(), self.news.subscribe())
+        (lines.iter().cloned().collect(), self.new_lines.subscribe())
     }
 }
 
@@ -58,12 +58,12 @@ mod tests {
     fn the_last_lines_are_kept_and_those_to_come_are_told_once() {
         let log = Log::default();
         (0..LINES + 2).for_each(|number| log.push(&format!("a: line {number}")));
-        let (lines, mut news) = log.read();
+        let (lines, mut new_lines) = log.read();
         assert_eq!(lines.len(), LINES);
         assert!(lines[0].ends_with("Z a: line 2"), "{}", lines[0]);
         log.push("warning: b: x");
-        let line = news.try_recv().unwrap();
-        assert!(line.ends_with("Z warning: b: x") && news.try_recv().is_err());
+        let line = new_lines.try_recv().unwrap();
+        assert!(line.ends_with("Z warning: b: x") && new_lines.try_recv().is_err());
         assert!(names_one_of(&line, &["b".into()]) && !names_one_of(&line, &["x".into()]));
         assert!(names_one_of(&lines[0], &["b".into(), "a".into()]));
     }

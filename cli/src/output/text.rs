@@ -1,4 +1,4 @@
-//! Lines for people: the result on stdout, everything else on stderr.
+//! Lines of text for the user: the result on stdout, everything else on stderr.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -12,21 +12,22 @@ use crate::args::OutputFormat;
 use crate::figures::Figures;
 use crate::untrusted;
 
-/// Writes notices as lines.
+/// Writes notices as lines of text.
 pub(super) struct TextWriter {
     style: Style,
     sink: Sink,
     subjects: Arc<Vec<Subject>>,
+    /// Number of forwards that are not ready yet.
     waiting: usize,
-    /// Hidden unless stderr is a terminal and the output is for people.
+    /// Hidden unless stderr is a terminal and the output is text.
     spinner: ProgressBar,
 }
 
-/// Where lines go.
+/// The destination of lines.
 pub(super) enum Sink {
     /// Results to stdout, everything else to stderr.
     Screen,
-    /// All of them.
+    /// All lines go to the log.
     Log(Arc<Log>),
 }
 
@@ -40,10 +41,10 @@ impl TextWriter {
         Self { style, sink, waiting: subjects.len(), subjects, spinner }
     }
 
-    /// Writes a notice, if it is for people.
+    /// Writes a notice, if it has a text form.
     ///
     /// # Errors
-    /// If stdout is closed; a closed stderr is nobody's problem.
+    /// Returns an error if stdout is closed. A closed stderr is ignored.
     pub(super) fn write(&mut self, subjects: &Arc<Vec<Subject>>, notice: &Notice) -> io::Result<()> {
         self.subjects = subjects.clone();
         match notice {
@@ -81,7 +82,7 @@ impl TextWriter {
         self.spinner.finish_and_clear();
     }
 
-    /// The `-L` that a line is about, if there are several.
+    /// Returns the prefix that names the forward of a line, if there are several.
     fn which(&self, subject: &Subject) -> String {
         match &subject.name {
             Some(name) => format!("{name}: "),
@@ -91,7 +92,7 @@ impl TextWriter {
     }
 
     fn event(&mut self, subject: &Subject, event: &ForwardEvent) -> io::Result<()> {
-        if self.style.beside && self.waiting == 0 && is_no_warning(event) {
+        if self.style.beside && self.waiting == 0 && is_routine(event) {
             return Ok(());
         }
         let which = self.which(subject);
@@ -150,7 +151,7 @@ impl TextWriter {
         Ok(())
     }
 
-    /// The live line, once all forwards are ready.
+    /// Shows the live figures, once all forwards are ready.
     fn figures(&self, forwards: &[Figures]) {
         if self.waiting == 0 && !self.spinner.is_hidden() && forwards.iter().all(|figures| figures.now.sessions > 0) {
             if self.spinner.is_finished() {
@@ -161,7 +162,7 @@ impl TextWriter {
         }
     }
 
-    /// The result, the only thing that is written to stdout.
+    /// Writes the result, which is the only output on stdout.
     fn ready(&mut self, line: &str) -> io::Result<()> {
         self.waiting = self.waiting.saturating_sub(1);
         if self.waiting == 0 {
@@ -170,7 +171,7 @@ impl TextWriter {
         if self.style.beside { Ok(()) } else { self.result(line) }
     }
 
-    /// A line of the result.
+    /// Writes a line of the result.
     fn result(&self, line: &str) -> io::Result<()> {
         if let Sink::Log(log) = &self.sink {
             log.push(&untrusted::line(line));
@@ -183,6 +184,7 @@ impl TextWriter {
         })
     }
 
+    /// Shows progress: with the spinner on a terminal, otherwise as a line.
     fn progress(&self, text: &str) {
         if self.spinner.is_hidden() {
             if !self.style.beside {
@@ -201,7 +203,7 @@ impl TextWriter {
         }
     }
 
-    /// Each line names its source, so that none can look like one of this program's.
+    /// Writes a message of the node. Each line starts with the target, so that no line can imitate this program's output.
     fn message(&self, target: &str, text: &str) {
         text.lines().take(MESSAGE_LINES).for_each(|line| self.note(&format!("{target}: {line}")));
     }
@@ -210,7 +212,7 @@ impl TextWriter {
         self.note_lines(&untrusted::line(text));
     }
 
-    /// Lines that are harmless already.
+    /// Writes lines that contain no control characters.
     fn note_lines(&self, text: &str) {
         if let Sink::Log(log) = &self.sink {
             return text.lines().for_each(|line| log.push(line));
@@ -221,20 +223,20 @@ impl TextWriter {
     }
 }
 
-/// What passes by itself, without any connection being hurt.
-fn is_no_warning(event: &ForwardEvent) -> bool {
+/// Whether the event needs no attention: it resolves itself and affects no connection.
+fn is_routine(event: &ForwardEvent) -> bool {
     use ForwardEvent as Event;
     let quiet = matches!(event, Event::Reconnecting { .. } | Event::Reconnected { .. } | Event::SessionAdded { .. });
     quiet || matches!(event, Event::Restarted { .. } | Event::SessionLost { connections: 0, .. })
 }
 
-/// What a person waits for.
+/// Returns the text while the command waits for a node.
 pub(crate) fn awaiting(target: &str, cause: &str, patience: Duration) -> String {
     format!("Waiting up to {} s for {target} to connect: {cause}", patience.as_secs_f32())
 }
 
 const TICK: Duration = Duration::from_millis(100);
-/// Maximum number of lines shown of one message.
+/// Maximum number of lines that are shown of one message.
 const MESSAGE_LINES: usize = 20;
 
 fn ready_line(subject: &Subject, local: &LocalAddr, session_id: &str) -> String {
@@ -245,7 +247,7 @@ fn ready_line(subject: &Subject, local: &LocalAddr, session_id: &str) -> String 
     }
 }
 
-/// State and rates of all forwards together, in one line.
+/// Returns the state and the rates of all forwards together, in one line.
 fn live_line(forwards: &[Figures]) -> String {
     let sum = |of: fn(&Figures) -> f64| forwards.iter().map(of).sum::<f64>();
     let connections: u64 = forwards.iter().map(|figures| figures.now.connections_open).sum();

@@ -1,4 +1,4 @@
-//! `plugin install --alias`: an alias of the AWS CLI, so that `aws forward …` is `aws-ssm-forward forward …`.
+//! `plugin install --alias`: adds an alias to the AWS CLI, so that `aws forward …` runs `aws-ssm-forward forward …`.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use crate::args::NAME;
 use crate::exit_code::{ExitCode, Failure};
 
-/// The line above the alias, by which it is found again.
+/// The line above the alias, by which `uninstall` finds it.
 const MARK: &str = "# of aws-ssm-forward: aws-ssm-forward plugin uninstall --alias";
 
-/// The section of the AWS CLI's own commands.
+/// The section for aliases of top-level commands.
 const SECTION: &str = "[toplevel]";
 
-/// Adds the alias. Returns what it did.
+/// Adds the alias. Returns a description of the change.
 ///
 /// # Errors
-/// There is another alias of this name, or the file cannot be written.
+/// Returns an error if there is another alias of this name, or if the file cannot be written.
 pub(crate) fn install() -> Result<String, Failure> {
     let path = file()?;
     let text = read(&path)?;
@@ -29,10 +29,10 @@ pub(crate) fn install() -> Result<String, Failure> {
     Ok(format!("`aws forward` is now {NAME} forward, by {}", path.display()))
 }
 
-/// Removes the alias. Returns what it did.
+/// Removes the alias. Returns a description of the change.
 ///
 /// # Errors
-/// The file cannot be written.
+/// Returns an error if the file has no alias of this program, or cannot be written.
 pub(crate) fn uninstall() -> Result<String, Failure> {
     let path = file()?;
     let text = read(&path)?;
@@ -44,7 +44,7 @@ pub(crate) fn uninstall() -> Result<String, Failure> {
     Ok(format!("removed the alias `aws forward` from {}", path.display()))
 }
 
-/// The AWS CLI knows no other place.
+/// Returns the path of the AWS CLI's alias file, which is fixed.
 fn file() -> Result<PathBuf, Failure> {
     let home = std::env::home_dir().filter(|home| home.is_absolute());
     let home = home.ok_or_else(|| Failure::new(ExitCode::Config, "install", "there is no home folder: set HOME"))?;
@@ -63,7 +63,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     let written = fs::create_dir_all(folder).and_then(|()| {
-        // What a link leads to is what the user edits.
+        // If the path is a symbolic link, its target is replaced, because this is the file that the user edits.
         let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut file = tempfile::NamedTempFile::new_in(place.parent().unwrap_or(folder))?;
         file.write_all(text.as_bytes())?;
@@ -72,7 +72,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     written.map_err(|error| refused(path, &format!("cannot be written: {error}")))
 }
 
-/// The text with the alias. `None`: there is another one of this name.
+/// Returns the text with the alias. `None` if there is another alias of this name.
 fn added(text: &str, alias: &str) -> Option<String> {
     let name = |line: &str| line.split('=').next().map(|name| name.trim().to_owned());
     let mut section = "";
@@ -98,7 +98,7 @@ fn added(text: &str, alias: &str) -> Option<String> {
     Some(format!("{text}{end}{SECTION}\n{lines}"))
 }
 
-/// The text without the alias of this program. Everything else stays as it is.
+/// Returns the text without the alias of this program. All other lines stay unchanged.
 fn without(text: &str) -> String {
     let mut rest = String::with_capacity(text.len());
     let mut lines = text.split_inclusive('\n');

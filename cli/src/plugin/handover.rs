@@ -1,7 +1,7 @@
-//! Hides the token, which arrives in an argument or a variable that other programs on this machine can read.
+//! Hides the token. It arrives in an argument or an environment variable, which other programs on this machine can read.
 //!
-//! The process replaces itself (`execve`), with the session in a pipe instead. The process id does not change, and
-//! neither does anything else that the caller sees.
+//! The process replaces itself (`execve`) and passes the session through a pipe. The process id and everything else that the caller
+//! sees stay the same.
 
 use std::ffi::OsString;
 use std::io::{PipeWriter, Read, Write, pipe};
@@ -13,12 +13,12 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::invocation::RESPONSE_VARIABLE;
 
-/// Names the descriptor from which the session is read.
+/// The variable with the number of the file descriptor from which the session is read.
 const DESCRIPTOR_VARIABLE: &str = "AWS_SSM_FORWARD_SESSION_FD";
-/// The size that a pipe has on every system.
+/// Capacity in bytes that a pipe has on every system.
 const PIPE: usize = 16 << 10;
 
-/// The arguments, with the session inserted.
+/// Returns the arguments, with the session inserted.
 pub(super) fn arguments() -> Vec<OsString> {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     match std::env::var(DESCRIPTOR_VARIABLE) {
@@ -27,13 +27,13 @@ pub(super) fn arguments() -> Vec<OsString> {
                 *place = session.into();
             }
         }
-        // If it is not possible, the session is used as it is.
+        // If the process cannot replace itself, the session is used as it is.
         Err(_) => hand_over(&args).unwrap_or_default(),
     }
     args
 }
 
-/// Returns only if it is not possible or not necessary.
+/// Replaces the process. Returns only if that is not possible or not necessary.
 fn hand_over(args: &[OsString]) -> std::io::Result<()> {
     let Some(first) = args.get(1).filter(|_| args.len() > 3).and_then(|arg| arg.to_str()) else { return Ok(()) };
     let variable = first.starts_with(RESPONSE_VARIABLE).then_some(first);
@@ -45,7 +45,7 @@ fn hand_over(args: &[OsString]) -> std::io::Result<()> {
         return Ok(());
     }
     let (reader, mut writer) = pipe()?;
-    make_room(&writer, session.len())?;
+    ensure_capacity(&writer, session.len())?;
     writer.write_all(session.as_bytes())?;
     drop(writer);
     fcntl_setfd(&reader, FdFlags::empty())?;
@@ -58,15 +58,15 @@ fn hand_over(args: &[OsString]) -> std::io::Result<()> {
     Err(again.exec())
 }
 
-/// Nobody reads before everything is written, so the pipe must hold all of it. No argument is longer than a pipe can
-/// be.
-fn make_room(pipe: &PipeWriter, length: usize) -> std::io::Result<()> {
+/// Makes the pipe large enough for the whole session, because it is read only after everything is written. No argument is longer
+/// than the maximum capacity of a pipe.
+fn ensure_capacity(pipe: &PipeWriter, length: usize) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     if length > PIPE {
         rustix::pipe::fcntl_setpipe_size(pipe, length)?;
         return Ok(());
     }
-    // On other systems a pipe may grow by itself. If it does not accept everything immediately, this is given up.
+    // On other systems, a pipe may grow when it is written to. If the pipe does not accept all bytes immediately, the write fails.
     rustix::io::ioctl_fionbio(pipe, length > PIPE)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `plugin install` and `plugin uninstall`: puts this program where the AWS CLI looks for its own.
+//! `plugin install` and `plugin uninstall`: installs this program where the AWS CLI looks for its own plugin.
 
 use std::fs;
 use std::io;
@@ -9,13 +9,13 @@ use tempfile::TempPath;
 use super::NAME;
 use crate::exit_code::{ExitCode, Failure};
 
-/// The file that was there before is kept under this name beside it.
+/// The name under which the replaced file is kept, in the same folder.
 const KEPT: &str = "session-manager-plugin.replaced-by-aws-ssm-forward";
 
-/// Puts a link to this program, or a copy of it, into `dir`. Returns what it did.
+/// Installs a link to this program, or a copy of it, into `dir`. Returns a description of the change.
 ///
 /// # Errors
-/// In one line, why it is not possible.
+/// Returns an error of one line if the program cannot be installed.
 pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure> {
     let dir = directory(dir)?;
     let (place, kept) = (dir.join(NAME), dir.join(KEPT));
@@ -26,7 +26,7 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     if is_own(&place, &own) {
         return Ok(format!("{} is already this program", place.display()));
     }
-    // First under another name: the existing file is changed only when the new one is complete.
+    // Created under another name first: the existing file is changed only when the new one is complete.
     let new = put(&dir, &own, copy).map_err(|error| failed(&dir, &error))?;
     let replaced = replace(&place, &kept, new, &own)?;
     let shadow = found_in_path().filter(|found| !is_own(found, &own));
@@ -36,7 +36,7 @@ pub(crate) fn install(dir: Option<&Path>, copy: bool) -> Result<String, Failure>
     Ok(format!("{} is now this program{replaced}{warning}", place.display()))
 }
 
-/// Puts this program into a folder under a random name. The file is removed on drop.
+/// Creates a link to this program, or a copy, under a random name in a folder. It is removed on drop.
 fn put(dir: &Path, own: &Path, copy: bool) -> io::Result<TempPath> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(NAME);
@@ -49,13 +49,13 @@ fn put(dir: &Path, own: &Path, copy: bool) -> io::Result<TempPath> {
     Ok(new.into_temp_path())
 }
 
-/// Moves `new` to `place`. Returns what happened to the previous file.
+/// Moves `new` to `place`. Returns what was done with the previous file.
 fn replace(place: &Path, kept: &Path, new: TempPath, own: &Path) -> Result<String, Failure> {
     let replaced = if fs::symlink_metadata(place).is_err() {
         String::new()
     } else if is_some_build(place, own) {
-        // If a file was kept for it, it stays kept.
-        "; it was another build of it".to_owned()
+        // A file that an earlier installation kept stays kept.
+        "; the previous file was another build of it".to_owned()
     } else {
         let again =
             if fs::symlink_metadata(kept).is_ok() { ", which replaces the file that was kept there" } else { "" };
@@ -66,10 +66,10 @@ fn replace(place: &Path, kept: &Path, new: TempPath, own: &Path) -> Result<Strin
     Ok(replaced)
 }
 
-/// Removes it, and restores what was there before. Returns what it did.
+/// Removes the program and restores the kept file. Returns a description of the change.
 ///
 /// # Errors
-/// In one line, why it is not possible.
+/// Returns an error of one line if `place` is not this program or cannot be changed.
 pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
     let dir = directory(dir)?;
     let (place, kept) = (dir.join(NAME), dir.join(KEPT));
@@ -82,10 +82,10 @@ pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
         return Ok(format!("{} was removed; there was no file before", place.display()));
     }
     fs::rename(&kept, &place).map_err(|error| failed(&kept, &error))?;
-    Ok(format!("{} is again the file that was there before", place.display()))
+    Ok(format!("{} was removed; the previous file is restored", place.display()))
 }
 
-/// The folder: as requested, otherwise where a plugin is found, otherwise the usual place.
+/// Returns the folder: the requested one, otherwise the folder of the plugin in PATH, otherwise /usr/local/bin.
 fn directory(dir: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(dir) = dir {
         return Ok(dir.to_path_buf());
@@ -100,12 +100,13 @@ fn directory(dir: Option<&Path>) -> Result<PathBuf, Failure> {
     }
 }
 
+/// Returns the first plugin in PATH.
 fn found_in_path() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(NAME)).find(|candidate| candidate.exists())
 }
 
-/// Whether `place` is this program, by a link or as a copy of the same length and content.
+/// Whether `place` is this program: a link to it, or a copy of the same length and content.
 fn is_own(place: &Path, own: &Path) -> bool {
     let same_file = |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()? == fs::canonicalize(b).ok()?);
     let same_bytes = |a: &Path, b: &Path| {
@@ -115,8 +116,7 @@ fn is_own(place: &Path, own: &Path) -> bool {
     same_file(place, own).unwrap_or(false) || same_bytes(place, own).unwrap_or(false)
 }
 
-/// Whether `place` is another build of this program, or a link to where one was. Every build contains the name
-/// [`KEPT`].
+/// Whether `place` is another build of this program, or a link to the former path of one. Every build contains the name [`KEPT`].
 fn is_some_build(place: &Path, own: &Path) -> bool {
     let leads_to_one = fs::read_link(place).is_ok_and(|target| target.file_name() == own.file_name());
     let contains_name = |bytes: Vec<u8>| bytes.windows(KEPT.len()).any(|window| window == KEPT.as_bytes());
@@ -129,7 +129,7 @@ fn refused(message: String) -> Failure {
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run it as root, or name a folder of your own with --dir",
+        io::ErrorKind::PermissionDenied => "; run the command as root, or choose a folder of yours with --dir",
         _ => "",
     };
     refused(format!("{}: {error}{remedy}", path.display()))

@@ -1,4 +1,4 @@
-//! What the caller wants, according to the positions of the arguments. `docs/plugin.md` describes the interface.
+//! Parses the arguments by their positions. `docs/plugin.md` describes the interface.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::exit_code::{ExitCode, Failure};
 /// The purpose of this run.
 #[derive(Debug)]
 pub(super) enum Invocation {
-    /// Without arguments: the caller checks whether it is installed.
+    /// No arguments: the caller checks whether the plugin is installed.
     Banner,
     /// `--version`.
     Version,
@@ -20,51 +20,51 @@ pub(super) enum Invocation {
     Start(Box<Request>),
 }
 
-/// A session that the caller started, and where its API is.
+/// A session that the caller started, and the endpoint of its API.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) ticket: SessionTicket,
     pub(super) region: String,
     pub(super) profile: Option<String>,
-    /// StartSession's request, as far as it is still needed.
-    pub(super) asked: Asked,
-    /// The SSM endpoint, if it is not AWS's.
+    /// The parts of StartSession's request that are still needed.
+    pub(super) session_request: SessionRequest,
+    /// The SSM endpoint, if it is not AWS's default.
     pub(super) endpoint: Option<String>,
 }
 
 /// Parts of StartSession's request.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
-    /// The node, for the context of a data key.
+pub(super) struct SessionRequest {
+    /// The node, for the encryption context of a data key.
     pub(super) target: String,
     pub(super) document: Option<String>,
-    /// The parameter `localUnixSocket`: where to listen.
+    /// The parameter `localUnixSocket`: the path to listen at.
     pub(super) local_unix_socket: Option<String>,
 }
 
-impl Asked {
-    /// If a session seems to have been used before: how long it may still turn out to be a shell without output.
-    /// `None`: no limit.
+impl SessionRequest {
+    /// If a session seems to have been used before: returns how long it may still turn out to be a shell without output. `None` for
+    /// no limit.
     pub(super) fn patience_if_used(&self) -> Option<Duration> {
         const UNKNOWN: Duration = Duration::from_secs(10);
-        let shakes_hands = |name: &str| {
+        let has_handshake = |name: &str| {
             ["AWS-StartPort", "AWS-StartSSH", "AWS-StartNonInteractive"].iter().any(|prefix| name.starts_with(prefix))
         };
         match &self.document {
-            Some(name) => shakes_hands(name).then_some(Duration::ZERO),
+            Some(name) => has_handshake(name).then_some(Duration::ZERO),
             None => self.target.is_empty().then_some(UNKNOWN),
         }
     }
 
-    /// Whether a session without output at first may be normal. Without a handshake, a command on a terminal is
-    /// recognized only by its first output.
+    /// Whether a session without output at first may be normal. Without a handshake, a command on a terminal is recognized only by
+    /// its first output.
     pub(super) fn may_be_silent(&self) -> bool {
-        let speaks = |name: &str| {
+        let sends_at_once = |name: &str| {
             let prefixes = ["AWS-StartPort", "AWS-StartSSH", "AWS-StartNonInteractive", "SSM-SessionManagerRunShell"];
             prefixes.iter().any(|prefix| name.starts_with(prefix))
         };
         match &self.document {
-            Some(name) => !speaks(name),
+            Some(name) => !sends_at_once(name),
             None => self.target.starts_with(ECS),
         }
     }
@@ -73,14 +73,14 @@ impl Asked {
 /// Prefix of variables that contain StartSession's answer.
 pub(super) const RESPONSE_VARIABLE: &str = "AWS_SSM_START_SESSION_RESPONSE";
 const OPERATION: &str = "StartSession";
-/// Prefix of targets in ECS. For them, the endpoint that callers pass is not SSM's.
+/// Prefix of ECS targets. For them, the endpoint that callers pass is not that of SSM.
 const ECS: &str = "ecs:";
 
 impl Invocation {
-    /// Parses the arguments, including the program's own name; `variable` reads the environment.
+    /// Parses the arguments, including the program's name; `variable` reads the environment.
     ///
     /// # Errors
-    /// One line that says which of them is wrong.
+    /// Returns an error of one line that names the wrong argument.
     pub(super) fn parse(args: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let text = |at: usize| args.get(at).map(|arg| arg.to_string_lossy().into_owned());
         match args.len() {
@@ -105,10 +105,16 @@ impl Invocation {
             json => json,
         };
         let given = |at| text(at).filter(|text| !text.is_empty());
-        let asked = asked(given(5).as_deref())?;
-        let endpoint = given(6).filter(|_| !asked.target.starts_with(ECS));
+        let session_request = session_request(given(5).as_deref())?;
+        let endpoint = given(6).filter(|_| !session_request.target.starts_with(ECS));
         let region = given(2).ok_or_else(|| usage("the region, the second argument, is empty"))?;
-        Ok(Self::Start(Box::new(Request { ticket: ticket(&response)?, region, profile: given(4), asked, endpoint })))
+        Ok(Self::Start(Box::new(Request {
+            ticket: ticket(&response)?,
+            region,
+            profile: given(4),
+            session_request,
+            endpoint,
+        })))
     }
 }
 
@@ -116,7 +122,7 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure::new(ExitCode::Usage, "usage", message)
 }
 
-/// StartSession's answer. Its keys may have any case: ECS writes `sessionId`.
+/// Parses StartSession's answer. Its keys may have upper or lower case: ECS writes `sessionId`.
 fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     let value: Value = serde_json::from_str(json)
         .map_err(|error| usage(format!("the session, the first argument, is not JSON ({:?})", error.classify())))?;
@@ -128,7 +134,7 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     let missing = |name: &str| usage(format!("the session, the first argument, has no {name}"));
     let needed = |name: &str| found(name).ok_or_else(|| missing(name));
     let (stream_url, token) = (needed("StreamUrl")?, needed("TokenValue")?);
-    // Some callers, such as the AWS Toolkits, put the token in both places. The id is printed, the token never.
+    // Some callers, such as the AWS Toolkits, pass the token also as the id. The id is printed, and the token must never be.
     let session_id = found("SessionId").filter(|id| *id != token).map(str::to_owned);
     let session_id = session_id.or_else(|| session_of(stream_url).filter(|id| id != token));
     Ok(SessionTicket {
@@ -139,7 +145,7 @@ fn ticket(json: &str) -> Result<SessionTicket, Failure> {
     })
 }
 
-/// The session of a data channel's URL: the last segment of its path.
+/// Returns the session id in a data channel's URL: the last segment of the path.
 fn session_of(stream_url: &str) -> Option<String> {
     let url = Url::parse(stream_url).ok()?;
     let last = url.path_segments()?.rfind(|segment| !segment.is_empty())?;
@@ -147,9 +153,9 @@ fn session_of(stream_url: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
-/// StartSession's request; older callers pass none.
-fn asked(json: Option<&str>) -> Result<Asked, Failure> {
-    let Some(json) = json else { return Ok(Asked::default()) };
+/// Parses StartSession's request. Older callers pass none.
+fn session_request(json: Option<&str>) -> Result<SessionRequest, Failure> {
+    let Some(json) = json else { return Ok(SessionRequest::default()) };
     let value: Value = serde_json::from_str(json)
         .map_err(|error| usage(format!("the request, the fifth argument, is not JSON ({:?})", error.classify())))?;
     let target = match value.get("Target") {
@@ -160,7 +166,7 @@ fn asked(json: Option<&str>) -> Result<Asked, Failure> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let document = text(value.get("DocumentName"));
     let local_unix_socket = text(value.pointer("/Parameters/localUnixSocket/0"));
-    Ok(Asked { target, document, local_unix_socket })
+    Ok(SessionRequest { target, document, local_unix_socket })
 }
 
 #[cfg(test)]
@@ -190,13 +196,15 @@ mod tests {
         assert!(parse(&[SESSION, "eu-west-1", "StopSession"]).unwrap_err().message.contains("StopSession"));
         let legacy = request(&[SESSION, "eu-west-1", "StartSession"]);
         assert_eq!((legacy.ticket.session_id.as_str(), legacy.region.as_str()), ("s-1", "eu-west-1"));
-        assert_eq!((legacy.profile, legacy.endpoint, legacy.asked), (None, None, Asked::default()));
+        assert_eq!((legacy.profile, legacy.endpoint, legacy.session_request), (None, None, SessionRequest::default()));
         let whole =
             [SESSION, "r", "StartSession", "p", r#"{"Target":"i-1","Reason":"x"}"#, "https://ssm.example", "more"];
         let full = request(&whole);
         assert_eq!((full.profile.as_deref(), full.endpoint.as_deref()), (Some("p"), Some("https://ssm.example")));
-        assert_eq!((full.asked.target.as_str(), full.asked.local_unix_socket), ("i-1", None));
-        let unix = asked(Some(r#"{"Target":"i-1","Parameters":{"localUnixSocket":["/run/s"],"portNumber":["80"]}}"#));
+        assert_eq!((full.session_request.target.as_str(), full.session_request.local_unix_socket), ("i-1", None));
+        let unix = session_request(Some(
+            r#"{"Target":"i-1","Parameters":{"localUnixSocket":["/run/s"],"portNumber":["80"]}}"#,
+        ));
         assert_eq!(unix.unwrap().local_unix_socket.as_deref(), Some("/run/s"));
     }
 
@@ -227,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_commands_on_a_terminal_may_say_nothing_at_first() {
-        let silent = |json| asked(Some(json)).unwrap().may_be_silent();
+        let silent = |json| session_request(Some(json)).unwrap().may_be_silent();
         assert!(silent(r#"{"Target":"i-1","DocumentName":"AWS-StartInteractiveCommand"}"#));
         assert!(silent(r#"{"Target":"i-1","DocumentName":"My-Document"}"#) && silent(r#"{"Target":"ecs:c_t_r"}"#));
         assert!(!silent(r#"{"Target":"i-1"}"#));
@@ -236,7 +244,8 @@ mod tests {
 
     #[test]
     fn only_shells_may_seem_to_be_used_and_begin_all_the_same() {
-        let patience = |json| asked(Some(json)).unwrap().patience_if_used().map(|patience| patience.as_secs());
+        let patience =
+            |json| session_request(Some(json)).unwrap().patience_if_used().map(|patience| patience.as_secs());
         assert_eq!(
             patience(r#"{"Target":"i-1","DocumentName":"AWS-StartPortForwardingSessionToRemoteHost"}"#),
             Some(0)
@@ -244,7 +253,7 @@ mod tests {
         assert_eq!(patience(r#"{"Target":"i-1","DocumentName":"AWS-StartSSHSession"}"#), Some(0));
         assert_eq!(patience(r#"{"Target":"i-1"}"#), None);
         assert_eq!(patience(r#"{"Target":"i-1","DocumentName":"My-Document"}"#), None);
-        assert_eq!(Asked::default().patience_if_used(), Some(Duration::from_secs(10)));
+        assert_eq!(SessionRequest::default().patience_if_used(), Some(Duration::from_secs(10)));
     }
 
     #[test]
@@ -275,8 +284,8 @@ mod tests {
     #[test]
     fn debugging_a_request_does_not_say_its_token() {
         let session = r#"{"SessionId":"s-1","TokenValue":"t0ken-t0ken","StreamUrl":"wss://h/s-1"}"#;
-        let told = format!("{:?}", request(&[session, "r", "StartSession"]));
-        assert!(told.contains("s-1") && !told.contains("t0ken"), "{told}");
+        let text = format!("{:?}", request(&[session, "r", "StartSession"]));
+        assert!(text.contains("s-1") && !text.contains("t0ken"), "{text}");
     }
 
     const WORDS: &[&str] = &[
@@ -311,7 +320,7 @@ mod tests {
             if well_called && let Some(operation) = args.get_mut(2) {
                 *operation = "StartSession";
             }
-            what_becomes_of(&args);
+            parse_any(&args);
         }
     }
 
@@ -331,14 +340,14 @@ mod tests {
         ];
         let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
         crate::replay::corpus("plugin_arguments", &seeds, 5000, |input| {
-            // An argument a line.
+            // One argument per line.
             let text = String::from_utf8_lossy(input).into_owned();
-            what_becomes_of(&text.lines().collect::<Vec<_>>())
+            parse_any(&text.lines().collect::<Vec<_>>())
         });
     }
 
-    /// Any arguments are a request or a wrong call, and no error says the token.
-    fn what_becomes_of(args: &[&str]) -> String {
+    /// Parses any arguments. The result is a request or an error that does not contain the token.
+    fn parse_any(args: &[&str]) -> String {
         match parse(args) {
             Ok(Invocation::Start(request)) => {
                 assert_ne!(&request.ticket.session_id, request.ticket.token.expose());

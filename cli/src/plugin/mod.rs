@@ -1,4 +1,5 @@
-//! Under the name of AWS's own client, `session-manager-plugin`: the same interface, which `docs/plugin.md` describes.
+//! The program under the name of AWS's own client, `session-manager-plugin`. It has the same interface, which `docs/plugin.md`
+//! describes.
 
 pub(crate) mod alias;
 mod handover;
@@ -23,7 +24,7 @@ use crate::session_outputs::SessionOutputs;
 use crate::shutdown::{Shutdown, interrupted};
 use crate::terminal_session::{self, Ended};
 use crate::{connect, console, stdio, terminal, untrusted, writer};
-use invocation::{Asked, Invocation, Request};
+use invocation::{Invocation, Request, SessionRequest};
 
 /// Whether this process was started under the name that the AWS CLI and other tools use.
 pub(crate) fn is_invoked_as_plugin() -> bool {
@@ -34,11 +35,11 @@ fn is_plugin_name(program: &Path) -> bool {
     program.file_stem().is_some_and(|name| name == NAME)
 }
 
-/// The name that callers start, and that their `killall` uses.
+/// The name under which callers start the plugin, and which they pass to `killall`.
 const NAME: &str = "session-manager-plugin";
 
-/// Restores the name under which the process was started. When it replaced itself, it got the executable's name.
-fn take_name() {
+/// Restores the name of the process. After the process replaced itself, it has the executable's name.
+fn restore_name() {
     #[cfg(target_os = "linux")]
     if let Ok(name) = std::ffi::CString::new(NAME) {
         let _ = rustix::thread::set_name(&name);
@@ -46,78 +47,81 @@ fn take_name() {
 }
 
 const BANNER: &str = "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n\n";
-/// Do not look for credentials, and therefore do not sign. The name is the official client's.
+/// If this variable is `true`, the plugin does not look for credentials, and therefore does not sign. The name is the official
+/// client's.
 const SKIP_CREDENTIALS: &str = "SSM_PLUGIN_SKIP_CLIENT_CONFIGURE";
-/// `remote`: end with the exit code of the remote command.
+/// If this variable is `remote`, the plugin ends with the exit code of the remote command.
 const EXIT_CODE_VARIABLE: &str = "AWS_SSM_FORWARD_EXIT_CODE";
-/// Hosts that may get the token, in addition to AWS's own and this machine; separated by commas.
+/// A variable with the hosts that may get the token, in addition to AWS's own and this machine; separated by commas.
 const HOSTS_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_STREAM_HOSTS";
 const USED: &str = "the session was used by another client before and cannot begin again: start a new one";
 /// Timeout for credentials and the data channel together.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Does what the caller wants.
+/// Runs the plugin.
 ///
 /// # Errors
-/// The error, in one line. It was already reported where callers expect it.
+/// Returns an error of one line. It is already printed where callers expect it.
 pub(crate) fn run() -> Result<ExitCode, Failure> {
     let args = handover::arguments();
-    take_name();
+    restore_name();
     match Invocation::parse(&args, |name| std::env::var(name).ok())? {
-        Invocation::Banner => say_or_fail(BANNER)?,
-        Invocation::Version => say_or_fail(&format!("{}\n", SessionConfig::default().protocol.client_version))?,
+        Invocation::Banner => print_or_fail(BANNER)?,
+        Invocation::Version => print_or_fail(&format!("{}\n", SessionConfig::default().protocol.client_version))?,
         Invocation::Start(request) => return crate::block_on(serve(*request)),
     }
     Ok(ExitCode::Ok)
 }
 
-/// Writes a text that callers look for to standard output, and waits until it is written, before and after a session's
-/// data.
-fn say(text: &str) {
-    let _ = say_or_fail(text);
+/// Writes a text that callers look for to standard output, and waits until it is written. For texts before and after a session's
+/// data. Ignores errors.
+fn print(text: &str) {
+    let _ = print_or_fail(text);
 }
 
-/// The same for a text that is the whole output, or its end.
-fn say_or_fail(text: &str) -> Result<(), Failure> {
+/// Like [`print`], but returns errors. For a text that is the whole output, or its end.
+fn print_or_fail(text: &str) -> Result<(), Failure> {
     let mut stdout = stdout().lock();
-    let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    said.map_err(|error| writer::failure("standard output", stdout.is_terminal(), &error))
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| writer::failure("standard output", stdout.is_terminal(), &error))
 }
 
 async fn serve(request: Request) -> Result<ExitCode, Failure> {
     let session_id = request.ticket.session_id.clone();
-    say(&format!("\nStarting session with SessionId: {}\n", untrusted::line(&session_id)));
+    print(&format!("\nStarting session with SessionId: {}\n", untrusted::line(&session_id)));
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let watching_parent = shutdown.watch_parent();
     let (api, config) = api(&request).await;
     let provider: Arc<dyn SessionProvider> = Arc::new(TicketProvider::new(request.ticket, api));
     let opened = tokio::select! {
-        // First the session that the caller started becomes ours. From then on it is terminated, whatever happens.
+        // `open` is polled first, so that the caller's session is always taken over. From then on, the session is terminated in
+        // every case.
         biased;
-        opened = open(provider.clone(), &request.asked, config) => opened,
+        opened = open(provider.clone(), &request.session_request, config) => opened,
         cause = shutdown.requested() => return Ok(cause.exit_code()),
         () = interrupted() => return Ok(ExitCode::Interrupted),
     };
-    let session = opened.inspect_err(tell_caller)?;
+    let session = opened.inspect_err(report_to_caller)?;
     let outcome = match session.mode() {
         Some(SessionMode::Shell) => shell(&session, &shutdown).await,
         Some(SessionMode::Plain) => {
-            // Behind a pipe there is an ssh, which may continue in the background as another process. So the pipe
-            // counts, not the parent process.
+            // The other end of a pipe belongs to an ssh, which may continue in the background as another process. Therefore the
+            // pipe decides about the end, not the parent process.
             if !stdin().is_terminal() {
                 watching_parent.abort();
             }
             stdio::run(&session, &shutdown, false).await.map(|()| ExitCode::Ok)
         }
-        _ => port::serve(&session, provider, &request.asked, &shutdown).await.inspect_err(tell_caller),
+        _ => port::serve(&session, provider, &request.session_request, &shutdown).await.inspect_err(report_to_caller),
     };
     terminal::restore();
     session.terminate().await;
     outcome
 }
 
-/// A program that reads standard output waits for this text; a person reads the same on standard error.
-fn tell_caller(failure: &Failure) {
+/// Prints a failure to standard output, if this is not a terminal: programs wait for this text there. A user reads the same on
+/// standard error.
+fn report_to_caller(failure: &Failure) {
     if !stdout().is_terminal() {
         console::say(format!("Cannot perform start session: {failure}\n"));
     }
@@ -125,18 +129,18 @@ fn tell_caller(failure: &Failure) {
 
 async fn open(
     provider: Arc<dyn SessionProvider>,
-    asked: &Asked,
+    session_request: &SessionRequest,
     mut config: SessionConfig,
 ) -> Result<Arc<Session>, Failure> {
     config.protocol.inherited = true;
-    let (may_be_silent, patience) = (asked.may_be_silent(), asked.patience_if_used());
-    // The session is started already; only the target of the request is still needed.
-    let request = StartRequest { target: asked.target.clone(), ..StartRequest::default() };
+    let (may_be_silent, patience) = (session_request.may_be_silent(), session_request.patience_if_used());
+    // The caller has already started the session. Only the target of the request is still needed.
+    let request = StartRequest { target: session_request.target.clone(), ..StartRequest::default() };
     let seems_used = Arc::new(Notify::new());
     let found = seems_used.clone();
     let notify = move |notice| match notice {
         SessionNotice::SeemsUsed => found.notify_one(),
-        other => tell(other),
+        other => print_notice(other),
     };
     let mut start = std::pin::pin!(Session::start(provider, &request, config, |_| {}, notify));
     let mut deadline = Instant::now() + START_TIMEOUT;
@@ -161,8 +165,8 @@ async fn open(
     Err(Failure::new(ExitCode::Channel, "timeout", failure))
 }
 
-/// What resumes, terminates and signs, and how the data channel is opened. A failure is only a warning: the session was
-/// started already, and its token is enough to use it.
+/// Returns the provider that resumes, terminates and signs, and the configuration of the data channel. A failure is only a warning:
+/// the caller has already started the session, and its token is enough to use it.
 async fn api(request: &Request) -> (Option<Arc<dyn SessionProvider>>, SessionConfig) {
     match configured(request).await {
         Ok((_, config)) if std::env::var(SKIP_CREDENTIALS).is_ok_and(|value| value == "true") => (None, config),
@@ -176,7 +180,7 @@ async fn api(request: &Request) -> (Option<Arc<dyn SessionProvider>>, SessionCon
 }
 
 async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, SessionConfig), Failure> {
-    // A caller may pass a wrong region, but the stream URL shows the session's region.
+    // A caller may pass a wrong region. The stream URL contains the session's region.
     let seen = StreamUrl::aws_region(&request.ticket.stream_url).filter(|_| request.endpoint.is_none());
     let config = AwsConfig {
         profile: request.profile.clone(),
@@ -194,8 +198,8 @@ async fn configured(request: &Request) -> Result<(Arc<dyn SessionProvider>, Sess
     Ok((Arc::new(provider), config))
 }
 
-/// What a person should know goes to standard error, because other programs read standard output.
-fn tell(notice: SessionNotice) {
+/// Prints a notice to standard error, because other programs read standard output.
+fn print_notice(notice: SessionNotice) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
         SessionNotice::Message(text) => return console::say(untrusted::lines(&text) + "\n"),
@@ -209,12 +213,12 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
     terminal::restore();
     let remote = session.exit_code();
     if let Some(code) = remote {
-        say_or_fail(&format!("EXIT_CODE: {code}"))?;
+        print_or_fail(&format!("EXIT_CODE: {code}"))?;
     }
     match &ended {
-        Ended::Closed(text) => say_or_fail(&exit_text(session.id(), text))?,
-        Ended::Escaped => say_or_fail(&exit_text(session.id(), ""))?,
-        // Whoever stopped it may not be reading any more.
+        Ended::Closed(text) => print_or_fail(&exit_text(session.id(), text))?,
+        Ended::Escaped => print_or_fail(&exit_text(session.id(), ""))?,
+        // The program that stopped the session may no longer read.
         Ended::Stopped(_) => {}
     }
     let wanted = std::env::var(EXIT_CODE_VARIABLE).is_ok_and(|value| value == "remote");
@@ -225,7 +229,7 @@ async fn shell(session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failu
     })
 }
 
-/// The last text of a session.
+/// Returns the last text of a session.
 fn exit_text(session_id: &str, output: &str) -> String {
     let session_id = untrusted::line(session_id);
     match &*untrusted::lines(output) {

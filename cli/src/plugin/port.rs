@@ -1,5 +1,5 @@
-//! A port session for the program that started the plugin: a listener where the document says, and the texts that
-//! callers wait for.
+//! A port session for the program that started the plugin: listens at the document's address, and prints the texts that callers
+//! wait for.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use ssm_forward::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Asked, exit_text};
+use super::{SessionRequest, exit_text};
 use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 use crate::{console, untrusted};
 
-/// A path on which the document may make the plugin listen without a request for it.
+/// The variable with a path at which the document may let the plugin listen without a request.
 const SOCKET_VARIABLE: &str = "AWS_SSM_FORWARD_ALLOW_UNIX_SOCKET";
 
-/// Accepts connections until the session is over or a stop is requested.
+/// Accepts connections until the session has ended or a stop is requested.
 pub(super) async fn serve(
     session: &Arc<Session>,
     provider: Arc<dyn SessionProvider>,
-    asked: &Asked,
+    session_request: &SessionRequest,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, Failure> {
     let Some(SessionType::Port(properties)) = session.session_type() else {
@@ -33,14 +33,14 @@ pub(super) async fn serve(
     let mux = session.mode() == Some(SessionMode::Mux);
     let mut config = ForwardConfig::default();
     config.pool.restart = false;
-    // The caller passed one session, and no permission to start others.
+    // The caller passed one session, and did not permit to start others.
     config.pool.size = PoolSize::Fixed(1);
     let texts = Texts { session_id: untrusted::line(session.id()), mux, accepted: AtomicBool::new(false) };
     let forwarder = Forwarder::builder(provider, StartRequest::default())
         .session(session.clone())
         .config(config)
-        .on_event(move |event| texts.tell(&event))
-        .bind(listen_address(&properties, asked)?)
+        .on_event(move |event| texts.print(&event))
+        .bind(listen_address(&properties, session_request)?)
         .await?;
     let stopped = AtomicBool::new(false);
     let stop = async {
@@ -64,7 +64,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Ctrl-C, Ctrl-\ or Ctrl-Z.
+/// Waits for Ctrl-C, Ctrl-\ or Ctrl-Z.
 async fn key() {
     const SIGTSTP: i32 = 20;
     let kinds = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::from_raw(SIGTSTP)];
@@ -78,15 +78,15 @@ async fn key() {
     }
 }
 
-/// The document may choose any port. A path must be the one that was requested: otherwise, whoever answers for the node
-/// could choose a file of this machine, such as the socket of an SSH agent that is not running.
-fn listen_address(properties: &PortProperties, asked: &Asked) -> Result<ListenAddr, Failure> {
+/// Returns the address to listen at. The document may choose any port. A path must be the requested one: otherwise, an attacker in
+/// the place of the node could choose a file of this machine, such as the socket of an SSH agent that is not running.
+fn listen_address(properties: &PortProperties, session_request: &SessionRequest) -> Result<ListenAddr, Failure> {
     let refused = |why: String| Failure::new(ExitCode::Channel, "agent", why);
     if properties.local_connection_type.as_deref() == Some("unix") {
         let path = properties.local_unix_socket.as_deref().filter(|path| !path.is_empty());
         let path = path.ok_or_else(|| refused("the document names no localUnixSocket to listen on".into()))?;
         let allowed = std::env::var(SOCKET_VARIABLE).ok();
-        if asked.local_unix_socket.as_deref() != Some(path) && allowed.as_deref() != Some(path) {
+        if session_request.local_unix_socket.as_deref() != Some(path) && allowed.as_deref() != Some(path) {
             return Err(refused(format!(
                 "the session wants to listen on the Unix socket {path}, which was not requested: pass the parameter \
                  localUnixSocket, or set {SOCKET_VARIABLE} to that path"
@@ -100,8 +100,7 @@ fn listen_address(properties: &PortProperties, asked: &Asked) -> Result<ListenAd
     Ok(ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
-/// The texts that callers wait for on standard output. The official client's texts differ with and without a
-/// multiplexer.
+/// Prints the texts that callers wait for on standard output. The official client's texts differ with and without a multiplexer.
 struct Texts {
     session_id: String,
     mux: bool,
@@ -109,7 +108,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn tell(&self, event: &ForwardEvent) {
+    fn print(&self, event: &ForwardEvent) {
         let id = &self.session_id;
         let text = match event {
             ForwardEvent::Ready { local, .. } => {
@@ -149,13 +148,14 @@ mod tests {
             local_unix_socket: Some("/home/u/.ssh/agent".into()),
             ..PortProperties::default()
         };
-        let address = |asked: Option<&str>| {
-            let asked = Asked { local_unix_socket: asked.map(str::to_owned), ..Asked::default() };
-            listen_address(&properties, &asked)
+        let address = |path: Option<&str>| {
+            let session_request =
+                SessionRequest { local_unix_socket: path.map(str::to_owned), ..SessionRequest::default() };
+            listen_address(&properties, &session_request)
         };
         assert_eq!(address(Some("/home/u/.ssh/agent")).unwrap(), ListenAddr::Unix("/home/u/.ssh/agent".into()));
-        for asked in [None, Some(""), Some("/home/u/.ssh"), Some("/run/db.sock")] {
-            let failure = address(asked).unwrap_err();
+        for path in [None, Some(""), Some("/home/u/.ssh"), Some("/run/db.sock")] {
+            let failure = address(path).unwrap_err();
             assert!(failure.message.contains("/home/u/.ssh/agent, which was not requested"), "{failure}");
         }
     }

@@ -388,7 +388,7 @@ fn what_was_replaced_survives_other_builds() {
     std::fs::remove_file(&place).unwrap();
     std::os::unix::fs::symlink("/no/such/folder/aws-ssm-forward", &place).unwrap();
     assert!(plugin(&["install"]).contains("another build"));
-    assert!(plugin(&["uninstall"]).contains("was there before"));
+    assert!(plugin(&["uninstall"]).contains("the previous file is restored"));
     assert_eq!(std::fs::read_to_string(&place).unwrap(), "the official one");
     assert_eq!(dir.path().read_dir().unwrap().count(), 1, "nothing else stays in the folder");
 }

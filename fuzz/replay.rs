@@ -1,7 +1,7 @@
-//! Fuzzing of parsers that no library exports, by the tests of their own crates: the corpus is replayed and varied, and can be grown.
+//! Fuzzing of private parsers by the unit tests of their crates: the corpus is replayed and varied, and can be extended.
 //!
-//! A target says in a line what became of its input. An input with an outcome that no other one has is new: this takes the place of
-//! the coverage that a fuzzer measures. `fuzz/README.md` says how to grow a corpus.
+//! A target returns one line that describes the outcome of its input. An input with a new outcome is interesting; outcomes replace the
+//! coverage that a fuzzer measures. `fuzz/README.md` describes how to extend a corpus.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -13,15 +13,15 @@ use ssm_proto::fuzzing::vary;
 
 const SEED: u64 = 15;
 const LONGEST: usize = 1024;
-/// The most that is kept of an outcome: the rest of a long text says nothing about the parser.
+/// Maximum length of an outcome. The rest of a long text contains no information about the parser.
 const OUTCOME: usize = 160;
-/// Maximum number of files that a corpus grows to.
+/// Maximum number of files in a corpus.
 const MOST: usize = 150;
 
-/// Runs `body` over a target's corpus and over `variations` of it. It panics if a promise is broken.
+/// Runs `body` over a target's corpus and over `variations` variations of it. `body` panics if a property is violated.
 ///
-/// `FUZZ_TIMES` multiplies the number of variations, and `FUZZ_SEED` chooses others. With `FUZZ_GROW=SECONDS`, inputs with new outcomes
-/// are added to the corpus, beginning with `seeds`.
+/// `FUZZ_TIMES` multiplies the number of variations, and `FUZZ_SEED` sets another seed. With `FUZZ_GROW=SECONDS`, inputs with new
+/// outcomes are added to the corpus, beginning with `seeds`.
 pub(crate) fn corpus(target: &str, seeds: &[&[u8]], variations: u64, body: impl Fn(&[u8]) -> String) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -43,14 +43,14 @@ fn variation(rng: &mut Rng, inputs: &[Vec<u8>]) -> Vec<u8> {
     input
 }
 
-/// Runs a target. An input that it does not survive is stored.
+/// Runs a target. Stores an input for which the target panics.
 fn run(target: &str, input: &[u8], body: &impl Fn(&[u8]) -> String) -> String {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(input))) {
         Ok(outcome) => outcome,
         Err(panic) => {
             let (mut new, file) = tempfile::Builder::new().prefix(target).tempfile().unwrap().keep().unwrap();
             new.write_all(input).unwrap();
-            eprintln!("{target} does not survive what is now in {}", file.display());
+            eprintln!("{target} fails for the input that is stored in {}", file.display());
             std::panic::resume_unwind(panic);
         }
     }
@@ -61,7 +61,7 @@ fn read(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files.map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect()
 }
 
-/// Replaces the corpus by one input for each outcome that was found, as short as can be had.
+/// Replaces the corpus by one short input for each outcome that was found.
 fn grow(folder: &Path, seeds: &[&[u8]], time: Duration, rng: &mut Rng, body: &impl Fn(&[u8]) -> String) {
     let old = read(folder);
     let target = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -94,7 +94,7 @@ fn grow(folder: &Path, seeds: &[&[u8]], time: Duration, rng: &mut Rng, body: &im
     eprintln!("{target}: {tried} inputs, {} outcomes", shortest.len());
 }
 
-/// An outcome without what is quoted from the input: names, numbers.
+/// Returns an outcome without the parts that are quoted from the input: names, numbers.
 fn class(outcome: &str) -> String {
     let mut quote = None;
     let kept = outcome.chars().filter(|c| match quote {
@@ -112,7 +112,7 @@ fn class(outcome: &str) -> String {
     kept.take(OUTCOME).collect()
 }
 
-/// Leaves out all that `is_same` does not need.
+/// Removes all pieces of the input without which `is_same` still holds.
 fn shorten(mut input: Vec<u8>, is_same: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut piece = input.len().div_ceil(2);
     while piece > 0 {
@@ -131,7 +131,7 @@ fn shorten(mut input: Vec<u8>, is_same: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     input
 }
 
-/// A name that follows from the content.
+/// Returns a file name that is derived from the content.
 fn name(input: &[u8]) -> String {
     let hash = input
         .iter()

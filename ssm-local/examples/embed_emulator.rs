@@ -1,12 +1,12 @@
 //! Tests a program that uses Session Manager, without AWS: starts a local Session Manager inside this process, runs the program
-//! with the environment that leads to it, and then looks at the sessions that it had.
+//! with the environment variables that select it, and then prints the sessions of the program.
 //!
 //! ```text
 //! cargo run -p ssm-local --example embed_emulator -- aws ssm describe-instance-information
 //! cargo run -p ssm-local --example embed_emulator -- your-tool connect web
 //! ```
 //!
-//! In a test of your own the same calls stand in the test function.
+//! A test of your own contains the same calls in its test function.
 
 #![expect(clippy::print_stdout, reason = "the output is the purpose of the example")]
 
@@ -27,7 +27,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .target(LocalTarget::new("i-0123456789abcdef0").tag("Name", "web"))
         // A private name that only the managed node can resolve.
         .host("db.internal", [Ipv4Addr::LOCALHOST])
-        // Every WebSocket is closed after two seconds. A good client does not lose a byte.
+        // Every WebSocket is closed after two seconds. A correct client does not lose a byte.
         .faults(Faults::new().seed(7).with("bye,every=2s".parse()?))
         .start()
         .await?;

@@ -1,4 +1,4 @@
-//! Access control: requests are signed with Signature Version 4. The signature is computed again and compared.
+//! Access control: requests are signed with Signature Version 4. The signature is computed and compared with the request's.
 
 use std::str;
 use std::time::{Duration, SystemTime};
@@ -19,14 +19,14 @@ use zeroize::Zeroizing;
 use crate::api::ApiError;
 use crate::kms::random;
 
-/// Whose calls are accepted.
+/// The credentials whose calls are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     key: Credentials,
     checked: bool,
 }
 
-/// Maximum difference between the clocks, the same as AWS's.
+/// Maximum difference between the clocks, as in AWS.
 const MAX_SKEW: Duration = Duration::from_secs(5 * 60);
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: &str = "x-amz-date";
@@ -37,7 +37,7 @@ impl Access {
     /// Accepts callers that know a random secret, which is created now.
     pub(crate) fn secret() -> Self {
         let id: String = random::<16>().iter().map(|byte| char::from(base32(byte % 32))).collect();
-        // 240 bits in 40 characters, like AWS's.
+        // 240 bits in 40 characters, as in AWS.
         let secret = Zeroizing::new(random::<30>());
         Self::fixed(&format!("AKIA{id}"), &STANDARD.encode(*secret))
     }
@@ -55,17 +55,17 @@ impl Access {
         }
     }
 
-    /// The credentials that are accepted.
+    /// Returns the accepted credentials.
     pub(crate) fn key(&self) -> &Credentials {
         &self.key
     }
 
     /// Verifies that a request to `service` was signed with the secret a short time ago and was not changed.
     ///
-    /// The region of the scope is not checked: there is one endpoint for all regions.
+    /// The region of the scope is not checked, because there is one endpoint for all regions.
     ///
     /// # Errors
-    /// The exceptions that AWS returns.
+    /// Returns the exceptions of AWS.
     pub(crate) fn verify(&self, head: &Parts, body: &[u8], service: &str, now: SystemTime) -> Result<(), ApiError> {
         let authorization = head.headers.get(AUTHORIZATION);
         let authorization = authorization
@@ -96,17 +96,17 @@ impl Access {
         ))
     }
 
-    /// The signature that the request should have.
+    /// Returns the signature that the request should have.
     fn signature(&self, head: &Parts, body: &[u8], claim: &Claim<'_>, time: SystemTime) -> Result<String, ApiError> {
         let headers = claim.headers(head)?;
         let token = headers.iter().find(|(name, _)| *name == SECURITY_TOKEN).map(|(_, token)| (*token).to_owned());
-        // The token is passed with the credentials, so that the signer's own log does not show it.
+        // The token is passed with the credentials, so that the signer's log does not contain it.
         let headers = headers.iter().copied().filter(|(name, _)| *name != SECURITY_TOKEN);
         let key = &self.key;
         let identity: Identity =
             Credentials::new(key.access_key_id(), key.secret_access_key(), token, None, PROVIDER).into();
         let mut settings = SigningSettings::default();
-        // The client decides which headers are signed, so none is excluded.
+        // The client decides which headers are signed, so no header is excluded.
         settings.excluded_headers = None;
         let params = v4::SigningParams::builder()
             .identity(&identity)
@@ -125,7 +125,7 @@ impl Access {
     }
 }
 
-/// One of the 32 characters of AWS's ids.
+/// Returns one of the 32 characters of AWS's ids.
 fn base32(digit: u8) -> u8 {
     match digit {
         0..26 => b'A' + digit,
@@ -137,7 +137,7 @@ fn base32(digit: u8) -> u8 {
 #[derive(Debug, PartialEq, Eq)]
 struct Claim<'a> {
     access_key_id: &'a str,
-    /// The scope's date.
+    /// The date of the scope.
     day: &'a str,
     region: &'a str,
     service: &'a str,
@@ -158,7 +158,7 @@ impl<'a> Claim<'a> {
         Some(Self { access_key_id, day, region, service, signed_headers, signature: member("Signature")? })
     }
 
-    /// The time of signing, if it is close enough to `now`.
+    /// Returns the time of signing, if it is close enough to `now`.
     fn time(&self, head: &Parts, now: SystemTime) -> Result<SystemTime, ApiError> {
         let text = head.headers.get(DATE).and_then(|value| value.to_str().ok());
         let text =
@@ -181,7 +181,7 @@ impl<'a> Claim<'a> {
         Ok(time)
     }
 
-    /// The signed headers. Those that decide about the request must be among them.
+    /// Returns the signed headers. The headers that determine the request must be among them.
     fn headers<'h>(&self, head: &'h Parts) -> Result<Vec<(&'h str, &'h str)>, ApiError> {
         let is_signed = |name: &str| self.signed_headers.contains(&name);
         let decisive = |name: &&str| *name == HOST.as_str() || name.starts_with("x-amz-");
@@ -189,7 +189,7 @@ impl<'a> Claim<'a> {
         if let Some(name) = names.chain([HOST.as_str(), DATE]).filter(decisive).find(|name| !is_signed(name)) {
             return Err(invalid(format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.")));
         }
-        // The signer does not accept a request without a host either.
+        // The signer also rejects a request without a host.
         if let Some(name) = self.signed_headers.iter().find(|&&name| !head.headers.contains_key(name)) {
             return Err(invalid(format!("'{name}' is a 'SignedHeader' but not in the request.")));
         }
@@ -205,7 +205,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// `20261124T160000Z`.
+/// Parses a time such as `20261124T160000Z`.
 fn basic_time(text: &str) -> Option<SystemTime> {
     let (day, time) = text.strip_suffix('Z')?.split_once('T')?;
     let (year, day) = day.split_at_checked(4)?;

@@ -1,13 +1,13 @@
-//! Faults at run time, over the same port. Requests are signed like those of the API: with the same secret, for the
+//! Control of faults at run time, over the same port. Requests are signed like requests of the API: with the same secret, for the
 //! service `ssm`.
 //!
-//! | request | what it does |
+//! | request | effect |
 //! |---|---|
 //! | `GET /faults` | returns the faults in force, as JSON |
-//! | `PUT /faults` | replaces them; the body is the same JSON |
-//! | `POST /faults` | adds one; the body is its text |
-//! | `DELETE /faults` | removes all |
-//! | `POST /control/EFFECT` | makes one happen once, now; the body is the part of the text after the effect |
+//! | `PUT /faults` | replaces the faults; the body is the same JSON |
+//! | `POST /faults` | adds a fault; the body is its text |
+//! | `DELETE /faults` | removes all faults |
+//! | `POST /control/EFFECT` | makes a fault happen once, now; the body is the part of its text after the effect |
 
 use std::time::SystemTime;
 
@@ -21,15 +21,15 @@ use crate::api::SSM_SERVICE;
 use crate::broker::Broker;
 use crate::faults::{Fault, FaultError, Faults};
 
-/// Effects that have another name as commands.
+/// Effects that have a different name as commands.
 const COMMANDS: [(&str, &str); 1] = [("terminate", "end")];
 
-/// Whether a path belongs to the control endpoint.
+/// Returns whether a path belongs to the control endpoint.
 pub(crate) fn is_for(path: &str) -> bool {
     path == "/faults" || path.starts_with("/control/")
 }
 
-/// Answers one request: the faults that are then in force, or an error.
+/// Answers one request with the faults that are then in force, or with an error.
 pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
     if let Err(refusal) = broker.access().verify(head, body, SSM_SERVICE, SystemTime::now()) {
         return respond(StatusCode::FORBIDDEN, json!({ "error": refusal.message }).to_string());
@@ -43,7 +43,8 @@ pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Respon
         (&Method::POST, None) => set(broker, body.parse().map(|fault| broker.faults().get().with(fault))).await,
         (&Method::POST, Some(effect)) => strike(broker, effect, body).await,
         _ => {
-            let error = json!({ "error": "there is GET, PUT, POST, DELETE /faults, and POST /control/EFFECT" });
+            let error =
+                json!({ "error": "supported requests: GET, PUT, POST, DELETE /faults, and POST /control/EFFECT" });
             return respond(StatusCode::METHOD_NOT_ALLOWED, error.to_string());
         }
     };

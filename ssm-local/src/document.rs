@@ -1,4 +1,4 @@
-//! The session documents: the properties of a session, and which of them a caller may set.
+//! The session documents: the properties of a session, and the parameters that a caller may set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) struct Document {
     /// The JSON text.
     pub(crate) content: String,
     pub(crate) body: Body,
-    /// Whether it is one of AWS's documents.
+    /// Whether the document is one of AWS's documents.
     pub(crate) is_aws: bool,
 }
 
@@ -47,7 +47,7 @@ enum SchemaVersion {
 
 /// The session types that a document may have.
 const TYPES: [&str; 4] = ["Standard_Stream", "InteractiveCommands", "NonInteractiveCommands", PORT];
-/// The only type that runs no program.
+/// The only session type that runs no program.
 pub(crate) const PORT: &str = "Port";
 
 fn known_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -71,21 +71,20 @@ fn text_or_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
     }))
 }
 
-/// A shell document's preferences, as far as the local Session Manager supports them. S3, CloudWatch and run-as are not
-/// supported.
+/// The preferences in a shell document that the local Session Manager supports. S3, CloudWatch and run-as are not supported.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Inputs {
-    /// Empty: no encryption.
+    /// The KMS key; empty for no encryption.
     pub(crate) kms_key_id: String,
     pub(crate) shell_profile: ShellProfile,
 }
 
-/// What is typed into a shell at its start.
+/// Commands that are typed into a shell at its start.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ShellProfile {
-    /// For any Unix.
+    /// The commands for all Unix systems.
     pub(crate) linux: String,
 }
 
@@ -104,13 +103,13 @@ pub(crate) struct Parameter {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) description: String,
-    /// For a StringList it is a list.
+    /// The default value, which is a list for a StringList.
     #[serde(default, deserialize_with = "text_or_list")]
     pub(crate) default: Option<String>,
     allowed_pattern: Option<String>,
 }
 
-/// Why a document does not accept the parameters.
+/// The reason why a document does not accept the parameters.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParameterError {
     #[error("Parameter \"{parameter}\" is not defined in the document {document}.")]
@@ -123,9 +122,9 @@ pub(crate) enum ParameterError {
     Inputs(String),
 }
 
-/// The document of sessions that name none.
+/// The document of sessions that are started without a document name.
 pub(crate) const DEFAULT: &str = "SSM-SessionManagerRunShell";
-/// The document of ECS's ExecuteCommand.
+/// The document that ExecuteCommand of ECS uses.
 pub(crate) const ECS_EXECUTE: &str = "AmazonECS-ExecuteInteractiveCommand";
 
 macro_rules! texts {
@@ -145,7 +144,7 @@ const TEXTS: [(&str, &str); 9] = texts![
 ];
 
 impl Default for Documents {
-    /// AWS's documents.
+    /// Creates the collection with AWS's documents.
     fn default() -> Self {
         let parse = |(name, content): (&str, &str)| {
             let document = Document::parse(name.into(), content.into()).ok()?;
@@ -156,19 +155,19 @@ impl Default for Documents {
 }
 
 impl Documents {
-    /// Adds a document, or replaces the one with this name.
+    /// Adds a document, or replaces the document with this name.
     pub(crate) fn insert(&mut self, name: String, content: String) -> Result<(), serde_json::Error> {
         let document = Document::parse(name, content)?;
         self.0.insert(document.name.clone(), Arc::new(document));
         Ok(())
     }
 
-    /// All documents, by name.
+    /// Returns all documents, sorted by name.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Document> {
         self.0.values().map(|document| &**document)
     }
 
-    /// The document with this name.
+    /// Returns the document with this name.
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<Document>> {
         self.0.get(name)
     }
@@ -180,7 +179,7 @@ impl Document {
         Ok(Self { name, content, body, is_aws: false })
     }
 
-    /// The settings of a session that is started with the parameters `given`.
+    /// Returns the settings of a session that is started with the parameters `given`.
     pub(crate) fn settings(&self, given: &BTreeMap<String, Vec<String>>) -> Result<Settings, ParameterError> {
         if let Some(parameter) = given.keys().find(|name| !self.body.parameters.contains_key(*name)) {
             return Err(ParameterError::Unknown { document: self.name.clone(), parameter: parameter.clone() });

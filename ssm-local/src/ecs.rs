@@ -20,7 +20,7 @@ pub struct EcsTask {
     containers: Vec<Container>,
     enabled: bool,
     started: SystemTime,
-    /// A made-up id of its network interface's attachment.
+    /// The id of the attachment of the task's network interface; invented.
     attachment: Uuid,
 }
 
@@ -28,7 +28,7 @@ pub struct EcsTask {
 pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) runtime_id: String,
-    /// A made-up id of the container itself.
+    /// The id of the container; invented.
     pub(crate) id: Uuid,
     pub(crate) target: LocalTarget,
 }
@@ -58,7 +58,7 @@ impl EcsTask {
         self
     }
 
-    /// Its ExecuteCommandAgent is not running: commands are refused with `TargetNotConnectedException`.
+    /// Marks the task's ExecuteCommandAgent as not running: commands are refused with `TargetNotConnectedException`.
     #[must_use]
     pub fn disconnected(mut self) -> Self {
         for container in &mut self.containers {
@@ -67,7 +67,7 @@ impl EcsTask {
         self
     }
 
-    /// It was started without `enableExecuteCommand`: commands are refused with `InvalidParameterException`.
+    /// Marks the task as started without `enableExecuteCommand`: commands are refused with `InvalidParameterException`.
     #[must_use]
     pub fn without_execute_command(mut self) -> Self {
         self.enabled = false;
@@ -102,7 +102,7 @@ impl EcsTask {
         self.containers.iter().filter(|_| self.enabled).map(|container| &container.target)
     }
 
-    /// Whether an id or an ARN means this task.
+    /// Returns whether an id or an ARN identifies this task.
     pub(crate) fn is(&self, id: &str) -> bool {
         id == self.id || id == self.arn()
     }

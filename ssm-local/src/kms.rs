@@ -10,35 +10,35 @@ use ssm_proto::{AgentKms, PlaintextKey};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// What a data key is bound to.
+/// The encryption context to which a data key is bound.
 pub(crate) type Context = BTreeMap<String, String>;
 
-/// How the agents of an encrypted session fail to get their data key.
+/// A fault that prevents the agents of an encrypted session from getting their data key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KmsFault {
-    /// They have another KMS key by the same name: Decrypt refuses.
+    /// The agents have a different KMS key with the same name: Decrypt refuses.
     WrongKey,
-    /// The encrypted data key is changed on its way to KMS: Decrypt refuses.
+    /// The encrypted data key is changed on the way to KMS: Decrypt refuses.
     TamperedCiphertext,
-    /// Decrypt returns another data key than the client's: the client cannot decrypt the challenge.
+    /// Decrypt returns a data key that differs from the client's: the client cannot decrypt the challenge.
     WrongDataKey,
 }
 
-/// The keys.
+/// The KMS keys.
 #[derive(Debug, Default)]
 pub(crate) struct Kms {
     keys: Vec<Key>,
 }
 
 struct Key {
-    /// As it was configured: an id, an alias or an ARN.
+    /// The configured name: an id, an alias or an ARN.
     name: String,
     id: Uuid,
     cipher: Aes256Gcm,
 }
 
-/// Why KMS refuses.
+/// The reason why KMS refuses a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KmsError {
     #[error("NotFoundException: Key '{0}' does not exist")]
@@ -73,7 +73,7 @@ impl Kms {
         Ok((key.arn(), [key.id.as_bytes().as_slice(), &nonce, &body, &tag].concat()))
     }
 
-    /// Returns the KMS key's ARN and the decrypted bytes. If no key is given, the ciphertext tells which one was used.
+    /// Returns the KMS key's ARN and the decrypted bytes. If no key is given, the key is determined from the ciphertext.
     pub(crate) fn decrypt(
         &self,
         key: Option<&str>,
@@ -120,7 +120,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The key and the context in an unambiguous form: each string follows its length.
+/// Returns the key and the context in an unambiguous form: each string follows its length.
 fn associated(id: Uuid, context: &Context) -> Vec<u8> {
     let texts = context.iter().flat_map(|(key, value)| [key, value]);
     let mut bytes = id.as_bytes().to_vec();
@@ -138,10 +138,10 @@ fn split(ciphertext: &[u8]) -> Option<(Uuid, Nonce<aes_gcm::aead::consts::U12>, 
     Some((Uuid::from_bytes(*id), Nonce::from(*nonce), body, Tag::from(*tag)))
 }
 
-/// Random bytes from the system.
+/// Returns random bytes from the system.
 ///
 /// # Panics
-/// If the system has no random numbers.
+/// Panics if the system has no random numbers.
 #[expect(
     clippy::expect_used,
     reason = "without random numbers there are no secrets; Linux, macOS and Windows always have them"
@@ -152,7 +152,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// How an agent gets the keys of an encrypted session.
+/// The way in which an agent gets the keys of an encrypted session.
 #[derive(Clone, Debug)]
 pub(crate) struct Encryption {
     pub(crate) key_id: String,
@@ -161,7 +161,7 @@ pub(crate) struct Encryption {
 }
 
 impl Encryption {
-    /// What the agent requests of the client.
+    /// Returns the agent's request for encryption to the client.
     pub(crate) fn wish(&self) -> AgentKms {
         AgentKms {
             key_id: self.key_id.clone(),
@@ -172,7 +172,7 @@ impl Encryption {
         }
     }
 
-    /// Decrypts the client's data key. The error has the official agent's text.
+    /// Decrypts the client's data key. The error is the official agent's text.
     pub(crate) fn decrypt(&self, ciphertext: &[u8], context: &Context) -> Result<PlaintextKey, String> {
         let (mut ciphertext, mut other) = (ciphertext.to_vec(), None);
         match self.fault {
@@ -186,7 +186,7 @@ impl Encryption {
         if self.fault == Some(KmsFault::WrongDataKey) {
             flip(key.first_mut());
         }
-        PlaintextKey::new(&key).ok_or_else(|| refused(&"the data key has not 64 bytes"))
+        PlaintextKey::new(&key).ok_or_else(|| refused(&"the data key does not have 64 bytes"))
     }
 }
 

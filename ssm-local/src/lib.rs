@@ -1,6 +1,6 @@
 //! A local Session Manager: the SSM API, the data channel and an agent, on one port of one machine, offline.
 //!
-//! Every client of AWS Session Manager can use it: this project's client, the official plugin, the AWS CLI, SDKs.
+//! It works with every client of AWS Session Manager: this project's client, the official plugin, the AWS CLI, and the SDKs.
 //!
 //! ```no_run
 //! use ssm_local::{Local, LocalTarget};
@@ -19,12 +19,12 @@
 //! # }
 //! ```
 //!
-//! # A test
+//! # Use in tests
 //!
-//! Port 0 and [`LocalBuilder::fixed_credentials`] make a Session Manager for a test. The program under test gets
-//! [`Local::environment`], or, if it is in the same process, [`Local::endpoint_url`] and the fixed credentials. The
-//! managed node is this machine: a session to one of its ports reaches a server of the test. Like the official agent, it
-//! does not pass a half-close on: a server that answers only after the end of its input never answers.
+//! Use port 0 and [`LocalBuilder::fixed_credentials`] for the Session Manager of a test. Pass [`Local::environment`] to the program
+//! under test or, if it runs in the same process, [`Local::endpoint_url`] and the fixed credentials. The managed node is this
+//! machine: a session to one of its ports reaches a server of the test. Like the official agent, the local agent does not forward a
+//! half-close: a server that answers only after the end of its input never answers.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,15 +48,14 @@
 //! # }
 //! ```
 //!
-//! # Who may use it
+//! # Access control
 //!
-//! Shells and commands run as the user of this process, and every user of the machine can connect to its port.
-//! Therefore the credentials in [`Local::environment`] are random at each start, and each request's signature is
-//! verified as AWS does it. The token that opens a data channel is random too. For a test that cannot sign there are
-//! [`LocalBuilder::fixed_credentials`] and [`LocalBuilder::any_credentials`]. If only ports are to be forwarded, use
-//! [`LocalBuilder::ports_only`].
+//! Shells and commands run as the user of this process, and every user of the machine can connect to its port. Therefore the
+//! credentials in [`Local::environment`] are random at each start, and each request's signature is verified as in AWS. The token
+//! that opens a data channel is random too. For a test that cannot sign requests, use [`LocalBuilder::fixed_credentials`] or
+//! [`LocalBuilder::any_credentials`]. If only ports have to be forwarded, use [`LocalBuilder::ports_only`].
 //!
-//! # What it answers
+//! # Supported operations
 //!
 //! | service | operations |
 //! |---|---|
@@ -66,11 +65,11 @@
 //!
 //! Any other operation is refused with UnknownOperationException. Every region is accepted.
 //!
-//! The faults that it can inject are described in the module `fault_syntax`.
+//! The module `fault_syntax` describes the faults that it can inject.
 
-// The modules: `access` verifies callers, `api` answers the SSM operations, `broker` keeps sessions and connects a client's
-// WebSocket with an agent, `agent` is the managed node. Broker and agent exchange only what is sent over the wire in AWS:
-// agent messages, through a `pipe`. `faults` decides what goes wrong in them.
+// The modules: `access` verifies callers, `api` answers the SSM operations, `broker` stores sessions and connects a client's
+// WebSocket to an agent, `agent` is the managed node. Broker and agent exchange only what is sent over the wire in AWS: agent
+// messages, through a `pipe`. `faults` injects faults into them.
 mod access;
 mod agent;
 mod api;
@@ -98,7 +97,7 @@ pub use kms::KmsFault;
 pub use local::{Local, LocalBuilder, StartError};
 pub use target::LocalTarget;
 
-/// How the embedded agent behaves.
+/// The behaviour of the embedded agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
@@ -106,12 +105,12 @@ pub enum Profile {
     /// destinations.
     #[default]
     Fast,
-    /// Like the official agent: payloads of 1024 bytes and a millisecond of sleep after each, only the oldest message
-    /// is retransmitted, one connection attempt at a time, and for a moment after the handshake data is not accepted.
+    /// The limits of the official agent: payloads of 1024 bytes and a millisecond of sleep after each message, only the oldest
+    /// message is retransmitted, one connection attempt at a time, and for a short time after the handshake data is not accepted.
     Real,
 }
 
-/// The examples of the README are tested as those of the documentation.
+/// Includes the README, so that its examples run as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -19,8 +19,7 @@ use crate::kms::{Kms, KmsFault};
 use crate::target::LocalTarget;
 use crate::{Profile, server};
 
-/// A running local Session Manager. Dropping it ends everything immediately; [`Local::shutdown`] tells the clients
-/// first.
+/// A running local Session Manager. Dropping it ends everything immediately; [`Local::shutdown`] notifies the clients first.
 #[derive(Debug)]
 pub struct Local {
     address: SocketAddr,
@@ -29,11 +28,11 @@ pub struct Local {
     faults: JoinHandle<()>,
 }
 
-/// Why it cannot be started.
+/// The reason why the local Session Manager cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// It cannot listen on the address.
+    /// The address cannot be listened on.
     #[error("cannot listen on {address}: {cause}; choose another address, or port 0 for any free port")]
     Listen {
         /// The requested address.
@@ -42,20 +41,20 @@ pub enum StartError {
         cause: io::Error,
     },
     /// Two targets have the same id.
-    #[error("there are two targets with the id {0}; give each its own")]
+    #[error("there are two targets with the id {0}; give each target its own id")]
     DuplicateTarget(String),
     /// A document is not a valid session document.
     #[error("the document {name} is not a session document: {cause}")]
     Document {
-        /// Its name.
+        /// The document's name.
         name: String,
-        /// What is wrong with its JSON text.
+        /// The JSON error.
         cause: serde_json::Error,
     },
 }
 
 const REGION: &str = "us-east-1";
-/// How long sessions may take to tell their clients.
+/// Maximum time for sessions to notify their clients.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Local {
@@ -64,61 +63,63 @@ impl Local {
         LocalBuilder::default()
     }
 
-    /// The address at which programs of this machine reach it: where it listens, or loopback if it listens on all addresses.
+    /// Returns the address at which programs of this machine can connect: the listening address, or loopback if it listens on all
+    /// addresses.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of the SSM API.
+    /// Returns the URL of the SSM API.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The URL of a session's data channel, as StartSession returns it.
+    /// Returns the URL of a session's data channel, as in StartSession's response.
     pub fn stream_url(&self, session_id: &str) -> String {
         self.broker.stream_url(session_id)
     }
 
-    /// The environment variables for a client: `AWS_ENDPOINT_URL`, `AWS_REGION` and `AWS_DEFAULT_REGION` (us-east-1; every
-    /// region is accepted), `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`. The last of them is a secret: whoever has it can
-    /// do on this machine what the user of this process can do.
+    /// Returns the environment variables for a client: `AWS_ENDPOINT_URL`, `AWS_REGION` and `AWS_DEFAULT_REGION` (us-east-1; every
+    /// region is accepted), `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`. The last one is a secret: a program that has it can do on
+    /// this machine whatever the user of this process can do.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let key = self.broker.access().key();
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint_url()),
             ("AWS_REGION", REGION.into()),
-            // Older AWS tools know only this name.
+            // Older AWS tools read only this variable.
             ("AWS_DEFAULT_REGION", REGION.into()),
             ("AWS_ACCESS_KEY_ID", key.access_key_id().into()),
             ("AWS_SECRET_ACCESS_KEY", key.secret_access_key().into()),
         ]
     }
 
-    /// The sessions, the oldest first: all active ones and the last ones that ended.
+    /// Returns the sessions, the oldest first: all active ones and the last ones that ended.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.broker.sessions().iter().map(|session| session.info()).collect()
     }
 
-    /// The faults in force.
+    /// Returns the faults in force.
     pub fn faults(&self) -> Faults {
         self.broker.faults().get()
     }
 
-    /// Replaces the faults, including those of active sessions; their time starts again.
+    /// Replaces the faults, including the faults of active sessions. The times of the new faults start now.
     pub async fn set_faults(&self, faults: Faults) {
         self.broker.set_faults(faults).await;
     }
 
-    /// Makes an event happen once, now, to every active session or to the nodes. An effect on messages acts from now on, in
-    /// the sessions that are active now.
+    /// Makes a fault happen once, now, to every active session or to the nodes. An effect on messages lasts from now on, in the
+    /// sessions that are active now.
     ///
     /// # Errors
-    /// [`FaultError::NotAtOnce`]: the effect acts on agents or on calls of the API. [`Local::set_faults`] sets it.
+    /// Returns [`FaultError::NotAtOnce`] if the effect acts on agents or on calls of the API. Use [`Local::set_faults`] for such
+    /// effects.
     pub async fn strike(&self, fault: Fault) -> Result<(), FaultError> {
         self.broker.strike_once(fault).await
     }
 
-    /// Ends every session, tells the clients, and stops. Takes at most three seconds.
+    /// Ends every session, notifies the clients, and stops. Takes at most three seconds.
     pub async fn shutdown(self) {
         self.server.abort();
         self.faults.abort();
@@ -176,7 +177,7 @@ impl Default for LocalBuilder {
 }
 
 impl LocalBuilder {
-    /// Listening address. Default: `127.0.0.1`, any free port.
+    /// Sets the listening address. Default: `127.0.0.1`, any free port.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
@@ -184,15 +185,16 @@ impl LocalBuilder {
 
     /// Accepts these credentials instead of a random secret.
     ///
-    /// For tests. Whoever knows or guesses them, and can connect, can run commands as the user of this process.
+    /// For tests only. A program that knows or guesses these credentials, and can connect, can run commands as the user of this
+    /// process.
     pub fn fixed_credentials(mut self, access_key_id: &str, secret_access_key: &str) -> Self {
         self.access = Some(Access::fixed(access_key_id, secret_access_key));
         self
     }
 
-    /// Does not check the caller: any `Authorization` header is accepted.
+    /// Disables the check of callers: any `Authorization` header is accepted.
     ///
-    /// For tests. Whoever can connect can run commands as the user of this process, unless [only
+    /// For tests only. Every program that can connect can run commands as the user of this process, unless [only
     /// ports](Self::ports_only) are allowed.
     pub fn any_credentials(mut self) -> Self {
         self.access = Some(Access::open());
@@ -205,97 +207,99 @@ impl LocalBuilder {
         self
     }
 
-    /// Adds a managed node. If none is added, there is one with the id `i-0123456789abcdef0`.
+    /// Adds a managed node. If none is added, there is one node with the id `i-0123456789abcdef0`.
     pub fn target(mut self, target: LocalTarget) -> Self {
         self.targets.push(target);
         self
     }
 
-    /// Adds an ECS task. The ECS API lists it, and ExecuteCommand runs commands in its containers. Like all sessions,
-    /// they run on this machine.
+    /// Adds an ECS task. The ECS API lists it, and ExecuteCommand runs commands in its containers. Like all sessions, these
+    /// commands run on this machine.
     pub fn ecs_task(mut self, task: EcsTask) -> Self {
         self.tasks.push(task);
         self
     }
 
-    /// Adds a session document (schema 1.0, JSON), or replaces one of AWS's. If it is invalid, [`LocalBuilder::start`]
-    /// returns the error.
+    /// Adds a session document (schema 1.0, JSON), or replaces one of AWS's documents. If the document is invalid,
+    /// [`LocalBuilder::start`] returns the error.
     ///
-    /// `SSM-SessionManagerRunShell` is the document of sessions that name none. Of a document's `inputs`, `kmsKeyId`
-    /// and `shellProfile.linux` are supported.
+    /// `SSM-SessionManagerRunShell` is the document of sessions without a document name. Of a document's `inputs`, `kmsKeyId` and
+    /// `shellProfile.linux` are supported.
     pub fn document(mut self, name: impl Into<String>, content: impl Into<String>) -> Self {
         self.documents.push((name.into(), content.into()));
         self
     }
 
-    /// The program of a shell session. Default: the variable `SHELL`, otherwise `/bin/sh`. It runs as the user of this
-    /// process.
+    /// Sets the program of a shell session. Default: the variable `SHELL`, otherwise `/bin/sh`. The program runs as the user of
+    /// this process.
     pub fn shell(mut self, program: impl Into<PathBuf>) -> Self {
         self.settings.shell = program.into();
         self
     }
 
-    /// Adds a KMS key by an id, an alias or an ARN. The KMS API creates data keys with it. It encrypts nothing by
-    /// itself: that takes a document's `kmsKeyId`, or [`LocalBuilder::encrypt_with`].
+    /// Adds a KMS key by an id, an alias or an ARN. The KMS API creates data keys with it. The key alone encrypts no session: a
+    /// document's `kmsKeyId` or [`LocalBuilder::encrypt_with`] does.
     pub fn kms_key(mut self, id: impl Into<String>) -> Self {
         self.kms_keys.insert(id.into());
         self
     }
 
-    /// Encrypts shells and commands with this KMS key, which is added too, unless their document names another.
+    /// Encrypts shells and commands with this KMS key, which is added too, unless their document names another key.
     pub fn encrypt_with(mut self, key_id: impl Into<String>) -> Self {
         let key_id = key_id.into();
         self.settings.encrypt_with = Some(key_id.clone());
         self.kms_key(key_id)
     }
 
-    /// Makes the agents of encrypted sessions fail to get their data key. Default: they do not fail.
+    /// Makes the agents of encrypted sessions fail to get their data key. Default: no fault.
     pub fn kms_fault(mut self, fault: KmsFault) -> Self {
         self.settings.kms_fault = Some(fault);
         self
     }
 
-    /// How the agents behave. Default: [`Profile::Fast`].
+    /// Sets the behaviour of the agents. Default: [`Profile::Fast`].
     pub fn profile(mut self, profile: Profile) -> Self {
         self.settings.profile = profile;
         self
     }
 
-    /// Adds a private name that only the agents resolve. Apart from these they know only `localhost` and IP addresses.
+    /// Adds a private name that only the agents resolve. Apart from such names, the agents resolve only `localhost` and IP
+    /// addresses.
     pub fn host<A: Into<IpAddr>>(mut self, name: impl Into<String>, addresses: impl IntoIterator<Item = A>) -> Self {
         let addresses = addresses.into_iter().map(Into::into).collect();
         self.settings.hosts.insert(name.into().to_ascii_lowercase(), addresses);
         self
     }
 
-    /// How long a token can open a data channel. ResumeSession issues new ones. Default: 3 minutes.
+    /// Sets how long a token can open a data channel. ResumeSession issues new tokens. Default: 3 minutes.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.settings.token_ttl = ttl;
         self
     }
 
-    /// A session ends when it has carried no data for this long. Default: 20 minutes, like AWS's.
+    /// Sets the time without data after which a session ends. Default: 20 minutes, as in AWS.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout;
         self
     }
 
-    /// A session ends after this time. Default: never, like AWS's.
+    /// Sets the maximum duration of a session. Default: no limit, as in AWS.
     pub fn max_session_duration(mut self, duration: Duration) -> Self {
         self.settings.max_session_duration = Some(duration);
         self
     }
 
-    /// The faults. Default: none.
+    /// Sets the faults. Default: none.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
     }
 
-    /// Starts it.
+    /// Starts the local Session Manager.
     ///
     /// # Errors
-    /// [`StartError::Listen`] if the address is in use; [`StartError::DuplicateTarget`]; [`StartError::Document`].
+    /// Returns [`StartError::Listen`] if the address cannot be listened on, [`StartError::DuplicateTarget`] if two targets have the
+    /// same id, and [`StartError::Document`] if a document is invalid.
     pub async fn start(mut self) -> Result<Local, StartError> {
         if self.targets.is_empty() {
             self.targets.push(LocalTarget::default());
@@ -326,7 +330,7 @@ impl LocalBuilder {
     }
 }
 
-/// How many connections may wait until they are accepted; the system may allow less. The usual 128 are too few when many sessions
+/// Maximum number of connections that wait to be accepted; the system may allow fewer. The usual 128 are too few when many sessions
 /// begin at the same time.
 const QUEUE: u32 = 65_535;
 
@@ -340,7 +344,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(QUEUE)
 }
 
-/// An address that a client on this machine can connect to.
+/// Returns an address to which a client on this machine can connect.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {

@@ -6,17 +6,17 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-/// Creates a pipe with this capacity in messages. One batch may exceed it.
+/// Creates a pipe with this capacity in messages. A single batch may exceed the capacity.
 pub(crate) fn pipe(capacity: usize) -> (PipeSender, PipeReceiver) {
     let shared = Arc::new(SharedPipe { capacity, state: Mutex::default() });
     (PipeSender(shared.clone()), PipeReceiver(shared))
 }
 
-/// The sending end. Dropping it ends the pipe after its content.
+/// The sending end. When it is dropped, the pipe ends after its content.
 #[derive(Debug)]
 pub(crate) struct PipeSender(Arc<SharedPipe>);
 
-/// The receiving end. After it is dropped, everything sent is discarded.
+/// The receiving end. After it is dropped, all sent messages are discarded.
 #[derive(Debug)]
 pub(crate) struct PipeReceiver(Arc<SharedPipe>);
 
@@ -29,9 +29,9 @@ struct SharedPipe {
 #[derive(Debug, Default)]
 struct PipeState {
     queue: VecDeque<Bytes>,
-    /// The sender is gone.
+    /// Whether the sender was dropped.
     ended: bool,
-    /// The receiver is gone.
+    /// Whether the receiver was dropped.
     abandoned: bool,
     sender: Option<Waker>,
     receiver: Option<Waker>,
@@ -54,7 +54,7 @@ impl PipeSender {
         Poll::Pending
     }
 
-    /// Sends a batch, which is empty afterwards.
+    /// Sends a batch, which is then empty.
     pub(crate) fn send(&self, batch: &mut VecDeque<Bytes>) {
         if batch.is_empty() {
             return;
@@ -77,7 +77,7 @@ impl Drop for PipeSender {
 }
 
 impl PipeReceiver {
-    /// Appends everything available to `batch`. Returns `false` if the pipe has ended.
+    /// Appends all available messages to `batch`. Returns `false` if the pipe has ended.
     pub(crate) fn poll_receive(&self, cx: &Context<'_>, batch: &mut VecDeque<Bytes>) -> Poll<bool> {
         let mut state = self.0.lock();
         if state.queue.is_empty() {

@@ -1,4 +1,4 @@
-//! The port: HTTP calls of the API, and upgrades to data channels.
+//! The server of the port: HTTP calls of the API, and upgrades to data channels.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -31,16 +31,16 @@ use crate::{api, control};
 
 /// Timeout for a request's head, and for a data channel's first frame.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause after the system failed to accept a connection (for example: too many open files).
+/// Pause after the system failed to accept a connection, for example because of too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Largest request.
+/// Maximum size of a request in bytes.
 const MAX_BODY: usize = 1 << 20;
-/// Larger than a message with the largest payload that is accepted.
+/// Maximum size of a WebSocket message. It exceeds the size of a message with the maximum accepted payload.
 const MAX_MESSAGE: usize = 2 << 20;
-/// What the kernel does not accept immediately is buffered here. When this buffer is full, the relay waits.
+/// Maximum size of the buffer for data that the kernel does not accept immediately. When this buffer is full, the relay waits.
 const MAX_WRITE_BUFFER: usize = 4 << 20;
 
-/// Serves connections until it is dropped.
+/// Serves connections until the future is dropped.
 pub(crate) async fn run(listener: TcpListener, broker: Arc<Broker>) {
     let mut connections = JoinSet::new();
     loop {
@@ -56,7 +56,7 @@ pub(crate) async fn run(listener: TcpListener, broker: Arc<Broker>) {
 }
 
 async fn serve(stream: TcpStream, broker: Arc<Broker>) {
-    // Without it small messages wait for acknowledgements. If it fails, everything still works.
+    // Without this option, small messages wait for acknowledgements. A failure only makes them slower.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| answer(request, broker.clone()));
     let connection = http1::Builder::new()
@@ -75,9 +75,9 @@ async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Respo
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another machine: connect by IP address or localhost",
         ),
-        // Only browsers send it, on behalf of web pages, which must have no access: a session is a shell of this
-        // user's.
-        _ if request.headers().contains_key(ORIGIN) => text(StatusCode::FORBIDDEN, "not for web pages"),
+        // Only browsers send an Origin header, for requests of web pages. Pages must have no access, because a session can be a
+        // shell of this user.
+        _ if request.headers().contains_key(ORIGIN) => text(StatusCode::FORBIDDEN, "web pages have no access"),
         (&Method::POST, "/") => call(request, &broker).await,
         (_, path) if control::is_for(path) => control(request, &broker).await,
         (&Method::GET, path) => match path.strip_prefix("/v1/data-channel/").map(|id| broker.session(id)) {
@@ -85,17 +85,17 @@ async fn answer(request: Request<Incoming>, broker: Arc<Broker>) -> Result<Respo
                 text(StatusCode::GONE, "the session has another URL")
             }
             Some(Some(session)) if session.info().is_active() => open_data_channel(request, session),
-            Some(Some(_)) => text(StatusCode::GONE, "the session is over"),
+            Some(Some(_)) => text(StatusCode::GONE, "the session has ended"),
             Some(None) => text(StatusCode::NOT_FOUND, "no such session"),
-            None => text(StatusCode::NOT_FOUND, "the SSM API takes POST /"),
+            None => text(StatusCode::NOT_FOUND, "the SSM API accepts POST /"),
         },
-        _ => text(StatusCode::NOT_FOUND, "the SSM API takes POST /"),
+        _ => text(StatusCode::NOT_FOUND, "the SSM API accepts POST /"),
     };
     Ok(response)
 }
 
-/// Whether the request is addressed to this machine. A page whose own name was made to resolve to it (DNS rebinding)
-/// sends its own name.
+/// Returns whether the request is addressed to this machine. A web page whose host name was made to resolve to this machine
+/// (DNS rebinding) sends its own name.
 fn is_own_name(request: &Request<Incoming>) -> bool {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let named = request.uri().authority().cloned().or(host);
@@ -164,7 +164,7 @@ fn open_data_channel(mut request: Request<Incoming>, session: Arc<BrokerSession>
     response
 }
 
-/// The value of the answer to a WebSocket upgrade; `None` if the request is none.
+/// Returns the `Sec-WebSocket-Accept` value; `None` if the request is not a WebSocket upgrade.
 fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     let is = |name, expected: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -177,7 +177,7 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
 }
 
-/// Accepts the WebSocket if its first frame carries the session's token; otherwise closes it with 1008.
+/// Accepts the WebSocket if its first frame contains the session's token; otherwise closes it with code 1008.
 async fn admit(
     upgraded: Upgraded,
     session: Arc<BrokerSession>,

@@ -11,7 +11,7 @@ pub struct LocalTarget {
     connected: bool,
 }
 
-/// The node of a local Session Manager for which none is configured.
+/// The id of the node of a local Session Manager for which no node is configured.
 const DEFAULT_ID: &str = "i-0123456789abcdef0";
 const DEFAULT_AGENT_VERSION: &str = "3.3.987.0";
 
@@ -26,8 +26,8 @@ impl LocalTarget {
         }
     }
 
-    /// The version that its agent reports. It decides between multiplexing and one connection at a time. Default:
-    /// `3.3.987.0`.
+    /// Sets the version that the node's agent reports. The version decides between multiplexing and one connection at a time.
+    /// Default: `3.3.987.0`.
     #[must_use]
     pub fn agent_version(mut self, version: impl Into<String>) -> Self {
         self.agent_version = version.into();
@@ -41,7 +41,7 @@ impl LocalTarget {
         self
     }
 
-    /// Its agent is not connected: it is listed, but no session can be started.
+    /// Marks the node's agent as not connected: the node is listed, but no session can be started.
     #[must_use]
     pub fn disconnected(mut self) -> Self {
         self.connected = false;

@@ -1,9 +1,9 @@
-//! The parts of a message that the service looks at.
+//! The parts of a message that the service examines.
 
 use bytes::{Bytes, BytesMut};
 use ssm_proto::{MessageType, PayloadDigest, PayloadType};
 
-/// The type in a message's header. The rest is not checked.
+/// Returns the type in a message's header. The rest of the message is not checked.
 pub(crate) fn message_type(message: &[u8]) -> Option<MessageType> {
     let field = message.get(4..36)?;
     let end = field.iter().rposition(|byte| !matches!(byte, 0 | b' '))?;
@@ -11,14 +11,14 @@ pub(crate) fn message_type(message: &[u8]) -> Option<MessageType> {
     MessageType::from_name(field.get(start..=end)?)
 }
 
-/// Whether the message carries session data, in either direction.
+/// Returns whether the message carries session data, in either direction.
 pub(crate) fn is_data(message: &[u8]) -> bool {
     let payload_type = message.get(112..116).and_then(|field| field.try_into().ok()).map(u32::from_be_bytes);
     payload_type == Some(PayloadType::Output.into())
         && matches!(message_type(message), Some(MessageType::InputStreamData | MessageType::OutputStreamData))
 }
 
-/// A message in the long form, with the digest of its payload corrected.
+/// Returns a message in the full header form, with the correct digest of its payload.
 pub(crate) fn with_right_digest(message: &[u8]) -> Bytes {
     let digest = PayloadDigest::of(message.get(120..).unwrap_or_default());
     let mut mended = BytesMut::from(message);

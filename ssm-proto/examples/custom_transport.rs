@@ -1,7 +1,7 @@
-//! A session over a transport of your own: here a plain TCP connection on loopback, with a length in front of each message.
+//! A session over your own transport: in this example a plain TCP connection on loopback, with a length in front of each message.
 //!
-//! `Session` has no I/O, so that it works over anything that keeps messages whole and in order. The example has both sides: a
-//! client that opens a stream and sends a line, and an agent that answers with the line in upper case.
+//! `Session` does no I/O, so it works over any transport that delivers complete messages in order. The example contains both sides:
+//! a client that opens a stream and sends a line, and an agent that answers with the line in upper case.
 //!
 //! ```text
 //! cargo run -p ssm-proto --example custom_transport
@@ -69,7 +69,7 @@ fn run_agent(socket: TcpStream) -> Outcome<()> {
     }
 }
 
-/// Everything that is there to be read. `wait_for_data` asks for the next `Readable` event.
+/// Reads all data that has arrived. `wait_for_data` requests the next `Readable` event.
 fn read_all(session: &mut Session, stream: StreamId) -> Vec<u8> {
     let mut data = Vec::new();
     while let Some(chunk) = session.read(stream) {
@@ -79,7 +79,7 @@ fn read_all(session: &mut Session, stream: StreamId) -> Vec<u8> {
     data
 }
 
-/// Moves messages between a session and a socket.
+/// Transfers messages between a session and a socket.
 struct Driver {
     session: Session,
     socket: TcpStream,
@@ -96,8 +96,8 @@ impl Driver {
         Ok(Self { session, socket, incoming })
     }
 
-    /// One turn of the loop: send what the session has to send, wait for a message or for the session's timeout, hand it in,
-    /// and return the events.
+    /// Performs one turn of the loop: sends the session's messages, waits for a message or for the session's timeout, passes the
+    /// message to the session, and returns the events.
     fn step(&mut self) -> Outcome<Vec<SessionEvent>> {
         while let Some(message) = self.session.poll_transmit(Instant::now()) {
             self.socket.write_all(&u32::try_from(message.len())?.to_be_bytes())?;
@@ -108,7 +108,7 @@ impl Driver {
             .poll_timeout()
             .map_or(Duration::from_secs(1), |timeout| timeout.at.saturating_duration_since(Instant::now()));
         match self.incoming.recv_timeout(wait) {
-            // A message that is not valid is dropped. The peer sends it again.
+            // An invalid message is dropped. The peer sends it again.
             Ok(message) => self.session.handle_input(Instant::now(), message).unwrap_or_default(),
             Err(RecvTimeoutError::Timeout) => self.session.handle_timeout(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -131,12 +131,12 @@ fn is_end(error: &(dyn Error + Send + Sync + 'static)) -> bool {
     matches!(kind, Some(UnexpectedEof | BrokenPipe | ConnectionReset))
 }
 
-/// Joins the monotonic clock, which the session uses, to the wall clock, which messages carry.
+/// Relates the monotonic clock, which the session uses, to the wall clock, whose time the messages contain.
 fn clock() -> Outcome<Clock> {
     Ok(Clock { start: Instant::now(), unix: SystemTime::now().duration_since(UNIX_EPOCH)? })
 }
 
-/// Seeds the message ids. A real program takes it from the system's random number generator.
+/// Returns a seed for the message ids. A real program should get it from the system's random number generator.
 fn fresh_seed() -> Outcome<u64> {
     Ok(u64::from(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos()))
 }

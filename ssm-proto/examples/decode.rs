@@ -47,7 +47,7 @@ fn parse_hex(line: &str) -> Result<Bytes, Box<dyn Error>> {
     digits.chunks(2).map(byte).collect::<Result<Vec<u8>, Box<dyn Error>>>().map(Bytes::from)
 }
 
-/// The handshake's request of an agent, and what a client answers.
+/// Returns the handshake request of an agent, and the messages with which a client answers.
 fn first_messages() -> Vec<Bytes> {
     let now = Instant::now();
     let clock = Clock { start: now, unix: Duration::from_secs(1_700_000_000) };
@@ -58,7 +58,7 @@ fn first_messages() -> Vec<Bytes> {
     let mut messages = Vec::new();
     while let Some(request) = agent.poll_transmit(now) {
         messages.push(request.clone());
-        // The agent's own message is valid, so that the client accepts it.
+        // The agent's own message is valid, so the client accepts it.
         let _ = client.handle_input(now, request);
     }
     messages.extend(std::iter::from_fn(|| client.poll_transmit(now)));

@@ -20,7 +20,7 @@ pub struct PlaintextKey {
 }
 
 impl PlaintextKey {
-    /// Returns `None` unless `bytes` has a length of 64.
+    /// Creates a key. Returns `None` unless `bytes` has a length of 64.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let (&[agent_to_client, client_to_agent], []) = bytes.as_chunks() else { return None };
         Some(Self { agent_to_client: Secret::new(agent_to_client), client_to_agent: Secret::new(client_to_agent) })
@@ -34,7 +34,7 @@ impl PlaintextKey {
     }
 }
 
-/// Why a payload cannot be decrypted.
+/// The reason why a payload cannot be encrypted or decrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CipherError {
@@ -44,8 +44,8 @@ pub enum CipherError {
         /// Length of the payload.
         have: usize,
     },
-    /// The payload was changed on the way, or encrypted with another key.
-    #[error("the ciphertext does not match its tag: it was changed on the way, or the keys differ")]
+    /// The payload was changed in transit, or was encrypted with another key.
+    #[error("the ciphertext does not match its tag: it was changed in transit, or the keys differ")]
     BadTag,
     /// The payload is longer than AES-GCM allows. No message can be that long.
     #[error("the payload is too long to be encrypted")]
@@ -61,7 +61,7 @@ pub(crate) struct Cipher {
 }
 
 impl Cipher {
-    /// `first_nonce` must be drawn anew for every session; see [`NonceCounter`].
+    /// Creates the pair of keys of one end. `first_nonce` must be random and new for every session; see [`NonceCounter`].
     pub(crate) fn new(side: Side, key: &PlaintextKey, first_nonce: [u8; NONCE]) -> Self {
         Self {
             side,
@@ -135,8 +135,8 @@ fn is_encrypted(sender: Side, payload_type: PayloadType) -> bool {
     }
 }
 
-/// A 96-bit little-endian counter, like the official agent's (KMS-4). The security of GCM depends on a nonce never
-/// being used twice with one key. The random start value separates two sessions that share a key.
+/// A 96-bit little-endian counter, like the official agent's (KMS-4). The security of GCM requires that a nonce is never used twice
+/// with one key. The random start value separates two sessions that share a key.
 struct NonceCounter(u128);
 
 impl NonceCounter {

@@ -12,11 +12,11 @@
 //! | handshake | payloads ↔ what the two ends have negotiated |
 //! | cipher | payloads ↔ encrypted payloads, with a data key from KMS ([`PlaintextKey`]) |
 //! | mux | one byte stream ↔ many streams ([`Mux`], smux version 1) |
-//! | session | all of it together ([`Session`]) |
-//! | [`relay`] | many connections ↔ several byte streams that come and go: the protocol of our own relay |
+//! | session | all of these layers together ([`Session`]) |
+//! | [`relay`] | many connections ↔ several byte streams that can start and end at any time: the protocol of the project's own relay |
 //!
 //! Every type has the same four kinds of methods: getters, `handle_*` (something happened), commands, and `poll_*`
-//! (what to do next). The whole loop of a driver:
+//! (what to do next). The complete loop of a driver:
 //!
 //! ```
 //! use std::time::Instant;
@@ -24,7 +24,7 @@
 //! use ssm_proto::Session;
 //!
 //! /// Handles one message from the WebSocket. Returns the messages to send now.
-//! /// `session.poll_timeout()` tells when to call `handle_timeout` again.
+//! /// `session.poll_timeout()` returns the time of the next call of `handle_timeout`.
 //! fn drive(session: &mut Session, message: Bytes, now: Instant) -> Vec<Bytes> {
 //!     if let Err(error) = session.handle_input(now, message) {
 //!         eprintln!("dropped: {error}");
@@ -55,7 +55,7 @@
 //! ```
 //! use ssm_proto::{AgentMessage, Bytes, Deframer, MessageType, PayloadType};
 //!
-//! /// Prints one message. There is one `frames` for each direction, made by `Deframer::new(1)`.
+//! /// Prints one message. Each direction needs its own `frames`, created by `Deframer::new(1)`.
 //! fn print(raw: Bytes, frames: &mut Deframer) -> Result<(), Box<dyn std::error::Error>> {
 //!     let message = AgentMessage::decode(raw)?;
 //!     println!("{:?} {} {:?}", message.message_type(), message.sequence_number(), message.payload_type());
@@ -75,8 +75,8 @@
 //! ```
 //!
 //! A message can arrive twice, or out of order. A [`DataChannel`] removes the duplicates and restores the order. To read a
-//! capture, use one for each direction, with the side that receives (`Side::Agent` for what the client sent): call
-//! `handle_connected`, then `handle_input` with each message, take the events, and discard what `poll_transmit` returns.
+//! capture, use one channel for each direction, with the side that receives (`Side::Agent` for the client's messages): call
+//! `handle_connected`, then `handle_input` with each message, poll the events, and discard the results of `poll_transmit`.
 //! Acknowledgements are read by [`Acknowledge::decode`].
 //!
 //! Whether a port session has a multiplexer follows from its handshake: the session type is `LocalPortForwarding`, the agent
@@ -84,7 +84,7 @@
 //! newer ([`Version::agent_compares`]). Other port sessions carry one connection's bytes without frames. In a shell or a
 //! command, the payload is text of the terminal.
 //!
-//! The requirements have numbers (`DC-7`), which comments cite. They are in the modules `protocol` and `relay_protocol`.
+//! The requirements are in the modules `protocol` and `relay_protocol`. Comments cite their numbers (`DC-7`).
 
 // Time and randomness are arguments (clippy.toml lists the methods).
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -148,11 +148,11 @@ use std::time::{Duration, Instant};
 
 /// The type of received and sent bytes.
 pub use bytes::Bytes;
-/// For the ids of messages.
+/// The type of message ids.
 #[cfg(feature = "session")]
 pub use uuid::Uuid;
 
-/// The end of a session.
+/// One of the two ends of a session.
 #[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -176,9 +176,9 @@ impl Side {
 #[cfg(feature = "session")]
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// A time of the monotonic clock.
+    /// A point in time of the monotonic clock.
     pub start: Instant,
-    /// The same time, as the time since the Unix epoch.
+    /// The same point in time, as the duration since the Unix epoch.
     pub unix: Duration,
 }
 
@@ -210,7 +210,7 @@ pub enum TimeoutReason {
     Retransmit,
     /// The acknowledgement delay is over.
     Acknowledge,
-    /// The other end is said to be inactive; probe whether it is active again.
+    /// The service reported the other end as inactive. A probe checks whether it is active again.
     PauseProbe,
     /// The agent needs a moment after the handshake before it accepts data.
     HandshakeGrace,
@@ -218,13 +218,13 @@ pub enum TimeoutReason {
     HandshakeAnswer,
     /// A half-closed stream has waited for the linger time without an answer.
     Linger,
-    /// In basic mode: nothing of the last connection is on its way any more, and the next one may begin.
+    /// In basic mode: no data of the previous connection is in transit any more, so the next connection may begin.
     Settled,
     /// The rate limit allows the next message.
     Pace,
     /// A keep-alive frame is due.
     KeepAlive,
-    /// A session that another client started does not begin.
+    /// A session that another client started has not begun in time.
     Inherited,
 }
 
@@ -239,7 +239,7 @@ impl Timeout {
     }
 }
 
-/// The examples of the README are tested as those of the documentation.
+/// Includes the README, so that its examples run as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,14 +1,14 @@
-//! What must not be shown, and not stay in memory.
+//! Values that must not be printed and must not stay in memory.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
-/// A token, a password or a key. It is never shown, and its memory is overwritten when it is dropped.
+/// A token, a password or a key. It is never printed, and its memory is overwritten when it is dropped.
 ///
-/// Whoever needs the value calls [`Secret::expose`]. What copies it from there (a request, a signature, TLS) is out of
-/// this type's reach.
+/// Code that needs the value calls [`Secret::expose`]. This type does not protect copies that are made from there (in a request, a
+/// signature, TLS).
 ///
 /// ```
 /// let token = ssm_proto::Secret::from("t0ken");
@@ -19,12 +19,12 @@ use zeroize::{Zeroize, Zeroizing};
 pub struct Secret<T: Zeroize = String>(Zeroizing<T>);
 
 impl<T: Zeroize> Secret<T> {
-    /// Takes the value over; the caller keeps no copy.
+    /// Takes ownership of the value; the caller keeps no copy.
     pub fn new(value: T) -> Self {
         Self(Zeroizing::new(value))
     }
 
-    /// The value.
+    /// Returns the value.
     pub fn expose(&self) -> &T {
         &self.0
     }
@@ -54,7 +54,7 @@ impl<'de, T: Zeroize + Deserialize<'de>> Deserialize<'de> for Secret<T> {
     }
 }
 
-/// For the messages that carry it. Nothing else is to be serialized with a secret in it.
+/// Serializes the value, for the messages that carry it. No other type that contains a secret should be serialized.
 impl<T: Zeroize + Serialize> Serialize for Secret<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)

@@ -23,7 +23,7 @@ use crate::{
     AgentConfig, ClientConfig, Clock, DataKey, KeyRequest, PlaintextKey, Session, SessionEvent, Side, publication,
 };
 
-/// What a link does to messages, in each direction. Probabilities are from 0 to 1.
+/// The effects of a link on messages, in each direction. Probabilities are from 0 to 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Link {
     /// Transit time.
@@ -41,7 +41,7 @@ pub struct Link {
     pub corrupt: f64,
 }
 
-/// One end: a session, what it reported, and whether its WebSocket is connected.
+/// One end: a session, its events, and whether its WebSocket is connected.
 #[derive(Debug)]
 pub struct End {
     /// The protocol state.
@@ -54,11 +54,11 @@ pub struct End {
     pub malformed: u64,
     connected: bool,
     back_at: Option<Instant>,
-    /// It reads nothing before this time.
+    /// The time before which this end reads nothing.
     deaf_until: Option<Instant>,
     /// Messages that the driver has not read from its socket because the session is congested or the side is deaf.
     unread: VecDeque<Bytes>,
-    /// Largest number of received bytes that were ever buffered.
+    /// Largest number of received bytes that were buffered at any time.
     pub peak_receive: usize,
 }
 
@@ -71,7 +71,7 @@ pub struct Pair {
     pub client: End,
     /// The agent.
     pub agent: End,
-    /// What happens to messages; may be changed at any time.
+    /// The link's effects on messages; may be changed at any time.
     pub link: Link,
     rng: Rng,
     flight: BTreeMap<(Instant, u64), (Side, Bytes)>,
@@ -112,7 +112,7 @@ impl Kms {
 }
 
 impl Pair {
-    /// Creates two connected sides before their handshake. The same seed gives the same run.
+    /// Creates two connected sides before their handshake. The same seed produces the same run.
     pub fn new(now: Instant, seed: u64, link: Link, client: ClientConfig, agent: AgentConfig) -> Self {
         let clock = Clock { start: now, unix: Duration::from_secs(1_700_000_000) };
         let mut rng = Rng::with_seed(seed);
@@ -133,7 +133,7 @@ impl Pair {
         pair
     }
 
-    /// Advances event by event until `done` returns `true` or `limit` has passed. Returns whether it was done.
+    /// Advances the time event by event until `done` returns `true` or `limit` has passed. Returns whether `done` returned `true`.
     pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + limit;
         loop {
@@ -152,7 +152,7 @@ impl Pair {
         }
     }
 
-    /// Disconnects a side's WebSocket for a while. Messages on the way to it are lost, and so are some of those that it
+    /// Disconnects a side's WebSocket for a while. Messages in transit to this side are lost, and some of the messages that it
     /// sent.
     pub fn cut(&mut self, side: Side, outage: Duration) {
         let now = self.now;
@@ -165,10 +165,10 @@ impl Pair {
         end.back_at = Some(now + outage);
         let rng = &mut self.rng;
         self.flight.retain(|_, (to, _)| *to != side && rng.bool());
-        self.tell_other(side, false);
+        self.notify_other(side, false);
     }
 
-    /// A side reads nothing for a while, like a stopped process. Messages to it are queued.
+    /// Makes a side read nothing for a while, like a stopped process. Messages to it are queued.
     pub fn deafen(&mut self, side: Side, time: Duration) {
         let until = self.now + time;
         self.end(side).deaf_until = Some(until);
@@ -193,7 +193,7 @@ impl Pair {
             if end.back_at.is_some_and(|back| back <= at) {
                 end.back_at = None;
                 end.connect(at);
-                self.tell_other(side, true);
+                self.notify_other(side, true);
             }
             self.end(side).session.handle_timeout(at);
         }
@@ -266,7 +266,7 @@ impl Pair {
         bytes.into()
     }
 
-    fn tell_other(&mut self, side: Side, active: bool) {
+    fn notify_other(&mut self, side: Side, active: bool) {
         let clock = Clock { start: self.now, unix: Duration::from_secs(1) };
         let word = publication(active, clock.unix_millis(self.now), uuid::Uuid::nil());
         let to = side.other();
@@ -304,7 +304,7 @@ impl End {
         }
     }
 
-    /// Reads what is in the socket, unless the session is congested.
+    /// Reads the messages in the socket, unless the session is congested.
     fn read(&mut self, now: Instant) {
         if self.deaf_until.is_some_and(|until| now < until) {
             return;

@@ -1,51 +1,51 @@
-//! How much may be in flight: as much as the path takes without a queue (DC-17, RELAY-9).
+//! Limits the amount in flight to what the path can carry without a queue (DC-17, RELAY-9).
 //!
-//! Counted in messages for a session, in KiB for a relay's pipe.
+//! The unit is a message for a session, and a KiB for a relay's pipe.
 
 use std::time::{Duration, Instant};
 
 /// A congestion window that follows the delay, after TCP Vegas and LEDBAT (RFC 6817).
 ///
-/// The shortest recent round-trip time is taken for the path's own delay. Any additional time is queueing delay: in the
-/// service, or at an agent whose destination is slow. The window grows while the queueing delay is below a target, and
-/// shrinks in proportion above it. A queue that never empties would in time be taken for the path's own delay, so it is
-/// drained for two round trips every ten seconds. Loss is a poor signal, because a WebSocket does not lose messages.
-/// But a timeout halves the window, once for all messages that were in flight.
+/// The shortest recent round-trip time is considered the path's own delay. Any additional time is queueing delay: in the service,
+/// or at an agent whose destination is slow. The window grows while the queueing delay is below a target, and shrinks in proportion
+/// above it. A queue that never empties would in time be considered the path's own delay, so the queue is drained for two round
+/// trips every ten seconds. Loss is a poor signal, because a WebSocket does not lose messages. But a timeout halves the window,
+/// once for all messages that were in flight.
 #[derive(Debug)]
 pub(crate) struct Window {
     max: f64,
     messages: f64,
-    /// Doubling each round trip until a queue appears for the first time.
+    /// Whether the window doubles each round trip, until a queue appears for the first time.
     probing: bool,
     base: ShortestLately,
     round: Round,
     /// While the queue is drained: the window to return to, and the remaining round trips.
     draining: Option<(f64, u8)>,
     drained_at: Option<Instant>,
-    /// Timeouts of messages before this number were counted already.
+    /// The number below which timeouts of messages were counted already.
     late_until: i64,
 }
 
-/// From the sending of a message to its acknowledgement, with everything acknowledged in between.
+/// A measurement from the sending of a message to its acknowledgement, which includes all messages acknowledged in between.
 #[derive(Debug, Default)]
 struct Round {
     /// The round ends when this number is acknowledged.
     last: i64,
     shortest: Option<Duration>,
-    /// The window limited sending.
+    /// Whether the window limited sending during the round.
     limited: bool,
 }
 
-/// Target queueing delay. A keystroke in the same session waits as long.
+/// Target queueing delay. A keystroke in the same session waits for this time.
 const TARGET: Duration = Duration::from_millis(15);
 const INITIAL: f64 = 64.0;
-/// Enough to measure the delay of any path, and to probe a dead one.
+/// Minimum window: enough to measure the delay of any path, and to probe a path that does not answer.
 const MIN: f64 = 16.0;
 /// Growth per round after probing, without a queue. The growth decreases towards the target.
 const GROWTH: f64 = 1.0 / 16.0;
-/// Window while the queue is drained, relative to what the path itself holds.
+/// Window while the queue is drained, relative to the amount that the path itself holds.
 const DRAIN: f64 = 0.75;
-/// One round until the smaller window has an effect, and one that measures the path without the queue.
+/// Number of rounds of draining: one until the smaller window has an effect, and one that measures the path without the queue.
 const DRAIN_ROUNDS: u8 = 2;
 
 impl Window {
@@ -63,18 +63,18 @@ impl Window {
         }
     }
 
-    /// As [`Window::new`], but it begins with the minimum and never doubles: for paths that may not bear much.
+    /// Creates a window that begins with the minimum and never doubles, for paths whose capacity may be small.
     pub(crate) fn careful(max: usize) -> Self {
         let window = Self::new(max);
         Self { messages: MIN.min(window.max), probing: false, ..window }
     }
 
-    /// Whether one more message may be in flight.
+    /// Returns whether one more message may be in flight.
     pub(crate) fn has_room(&self, in_flight: usize) -> bool {
         (in_flight as f64) < self.messages
     }
 
-    /// A message was acknowledged. `span` messages were in flight before; the next message to be sent has the number
+    /// Handles the acknowledgement of a message. `span` messages were in flight before; the next message to be sent has the number
     /// `next`.
     pub(crate) fn handle_ack(&mut self, now: Instant, number: i64, sample: Option<Duration>, span: usize, next: i64) {
         self.round.limited |= span as f64 >= self.messages * 0.75;
@@ -112,8 +112,9 @@ impl Window {
         self.messages = self.messages.clamp(MIN.min(self.max), self.max);
     }
 
-    /// The acknowledgement of `number` did not arrive in time; the next message to be sent has the number `next`. The
-    /// cause delays everything in flight, and each message has a timeout of its own.
+    /// Handles that the acknowledgement of `number` did not arrive in time; the next message to be sent has the number `next`. The
+    /// cause delays all messages in flight, and each of them has its own timeout, so further timeouts do not halve the window
+    /// again.
     pub(crate) fn handle_late(&mut self, number: i64, next: i64) {
         if number < self.late_until {
             return;
@@ -155,8 +156,8 @@ impl ShortestLately {
 mod tests {
     use super::*;
 
-    /// A path with a certain delay and rate and a queue in front of it, always with as much data as the window allows.
-    /// Returns messages per second, and the mean and the longest queueing delay in the steady state.
+    /// Simulates a path with a certain delay and rate and a queue in front of it, which always has as much data as the window
+    /// allows. Returns messages per second, and the mean and the longest queueing delay in the steady state.
     fn run(delay: Duration, per_second: f64) -> (f64, Duration, Duration) {
         let mut window = Window::new(1000);
         let (mut now, mut sent, mut acked) = (Instant::now(), 0_i64, 0_i64);
@@ -203,13 +204,16 @@ mod tests {
         for number in 0..10 {
             window.handle_late(number, 10);
         }
-        assert!(window.has_room(31) && !window.has_room(32), "what was in flight together counts once");
+        assert!(
+            window.has_room(31) && !window.has_room(32),
+            "timeouts of messages in flight at the same time count once"
+        );
         for number in 10..20 {
             window.handle_late(number, number + 1);
         }
         assert!(window.has_room(15) && !window.has_room(16));
         let mut small = Window::new(4);
         small.handle_late(0, 1);
-        assert!(small.has_room(3) && !small.has_room(4), "never beyond what was configured");
+        assert!(small.has_room(3) && !small.has_room(4), "the window never exceeds the configured maximum");
     }
 }

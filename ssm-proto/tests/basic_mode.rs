@@ -1,5 +1,5 @@
-//! Basic mode: one connection after the other over a path that loses messages and is interrupted. No byte of one reaches
-//! another, though no message marks where the answer to one ends. In virtual time.
+//! Basic mode: one connection after the other over a path that loses messages and is interrupted. No byte of one connection reaches
+//! another, although no message marks the end of an answer. In virtual time.
 
 #![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
@@ -10,7 +10,7 @@ use fastrand::Rng;
 use ssm_proto::testing::{Link, Pair};
 use ssm_proto::{AgentConfig, ClientConfig, SessionEvent, Side, StreamId, WriteError};
 
-/// The destination of the agent's connections. Each answers its question with the question's byte, many times.
+/// The destination of the agent's connections. Each connection answers its question with the question's byte, many times.
 #[derive(Default)]
 struct Destination {
     stream: Option<StreamId>,
@@ -27,7 +27,7 @@ impl Destination {
             match event {
                 SessionEvent::Opened(id) => *self = Self { stream: Some(id), seen: self.seen, ..Self::default() },
                 SessionEvent::Finished(id) if self.stream == Some(id) => {
-                    // The client's connection is over; the destination notices and closes its own.
+                    // The client's connection has ended; the destination detects this and closes its own.
                     pair.agent.session.finish(now, id);
                     *self = Self { seen: self.seen, ..Self::default() };
                 }
@@ -63,7 +63,7 @@ fn connections(seed: u64) {
     let mut destination = Destination::default();
     for number in 1..=12 {
         let size = rng.usize(1..60_000);
-        // Some programs wait for the whole answer, some hang up in the middle.
+        // Some programs wait for the whole answer, others close the connection before it is complete.
         let wanted = if rng.bool() { size } else { rng.usize(0..size) };
         let mut stream = None;
         pair.run_until(Duration::from_secs(120), |pair| {

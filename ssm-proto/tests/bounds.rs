@@ -1,4 +1,4 @@
-//! Each bound on what a peer can make this end keep or do, crossed. The table is in `docs/reliability.md`.
+//! Tests that exceed each limit on what a peer can make this end store or do. The table of limits is in `docs/reliability.md`.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn output(sequence_number: i64, payload: &[u8]) -> Bytes {
     from_agent(sequence_number, PayloadType::Output, payload)
 }
 
-/// Frames of smux without data, of streams with ascending numbers.
+/// Returns smux frames without data, of streams with ascending numbers.
 fn frames(command: u8, count: u32) -> Bytes {
     let frame = |stream: u32| [&[1, command, 0, 0][..], &stream.to_le_bytes()].concat();
     (0..count).flat_map(|number| frame(number * 2 + 3)).collect()
@@ -52,7 +52,7 @@ fn early_messages_are_kept_up_to_a_number_and_to_a_size() {
     }
     assert_eq!((many.stats().reorder_bytes, many.stats().dropped), (most.reorder_messages, 50));
     let acknowledged = std::iter::from_fn(|| many.poll_transmit(now)).count();
-    assert_eq!(acknowledged, most.reorder_messages, "what is not kept must not be acknowledged");
+    assert_eq!(acknowledged, most.reorder_messages, "a message that is not stored must not be acknowledged");
 
     let mut large = client(now);
     let payload = vec![0; MAX_PAYLOAD];
@@ -75,7 +75,7 @@ fn acknowledgements_wait_up_to_a_number_and_then_nothing_is_accepted() {
     assert_eq!((stats.messages_received, stats.dropped), (1, 10_002), "{stats:?}");
     assert_eq!(std::iter::from_fn(|| channel.poll_transmit(now)).count(), 20_000);
     channel.handle_input(now, output(1, b"y")).unwrap();
-    assert_eq!(channel.stats().messages_received, 2, "it goes on once they are sent");
+    assert_eq!(channel.stats().messages_received, 2, "messages are accepted again once the acknowledgements are sent");
 }
 
 #[test]
@@ -89,8 +89,8 @@ fn a_window_that_nothing_moves_stays_its_size() {
     assert!(sent + controls <= ChannelConfig::default().window + 64, "{controls} flags beyond the window");
 }
 
-/// A peer that acknowledges nothing gets a burst, and then one message for each timeout of at least 200 ms: of the oldest message and
-/// of those of the burst.
+/// A peer that acknowledges nothing receives a burst, and then one message for each timeout of at least 200 ms: of the oldest
+/// message and of the messages of the burst.
 #[test]
 fn a_silent_peer_is_not_flooded() {
     let now = Instant::now();
@@ -139,13 +139,13 @@ fn streams_are_opened_up_to_a_number() {
         agent.handle_input(now, frames(0, 100_000)).unwrap();
     }
     assert_eq!(agent.stream_count(), 65_536);
-    assert_eq!(std::iter::from_fn(|| agent.poll_event()).count(), 65_536, "nobody hears of the others");
+    assert_eq!(std::iter::from_fn(|| agent.poll_event()).count(), 65_536, "further streams are not reported");
     let mut client = Mux::new(Side::Client, MuxConfig::default(), now);
     client.handle_input(now, frames(0, 1000)).unwrap();
-    assert_eq!((client.stream_count(), client.poll_event()), (0, None), "an agent opens no streams");
+    assert_eq!((client.stream_count(), client.poll_event()), (0, None), "an agent must not open streams");
 }
 
-/// Bodies are JSON, whose depth the stack must bear.
+/// Bodies are JSON. Their nesting depth must be limited, because it uses stack.
 #[test]
 fn json_has_a_depth() {
     let now = Instant::now();
@@ -154,7 +154,7 @@ fn json_has_a_depth() {
     client.handle_connected(now);
     client.handle_input(now, from_agent(0, PayloadType::HandshakeRequest, deep.as_bytes())).unwrap();
     let failed = std::iter::from_fn(|| client.poll_event()).any(|event| matches!(event, SessionEvent::Failed(_)));
-    assert!(failed, "it was read");
+    assert!(failed, "the body was accepted");
     let closed =
         Header::new(MessageType::ChannelClosed, 1, Uuid::nil()).seal(MessageBuf::from("[".repeat(200_000).as_bytes()));
     client.handle_input(now, closed).unwrap();
@@ -186,7 +186,7 @@ fn a_link_has_so_many_pipes_and_connections() {
     assert_eq!(std::iter::from_fn(&mut open).count(), MAX_CONNECTIONS);
 }
 
-/// What the service says again and again is one event, until the contrary is said.
+/// Repeated notifications of the service are one event, until the opposite notification arrives.
 #[test]
 fn repeated_words_of_the_service_are_one_event() {
     let now = Instant::now();

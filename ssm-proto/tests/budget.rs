@@ -7,7 +7,7 @@ use ssm_proto::testing::{Link, Pair};
 use ssm_proto::{AgentConfig, ChannelConfig, ClientConfig, Pace, StreamId};
 
 const CONNECTIONS: usize = 200;
-/// After each write of one connection there is this long no other: 10 000 writes a second, eleven times the limit.
+/// Pause between the writes of different connections: 10 000 writes per second, eleven times the limit.
 const WRITE: &[u8] = &[7; 16];
 const PAUSE: Duration = Duration::from_micros(100);
 const ROUNDS: usize = 100;
@@ -41,7 +41,7 @@ fn ten_thousand_small_writes_a_second_fit_into_nine_hundred_messages() {
     assert_eq!(read, written);
     assert!(
         late < Duration::from_millis(50),
-        "the last bytes come a path's delay after they were written, not {late:?}"
+        "the last bytes arrived {late:?} after they were written, not after the delay of the path"
     );
 
     let messages = pair.client.session.stats().channel.messages_sent - before;

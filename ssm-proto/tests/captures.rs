@@ -1,5 +1,4 @@
-//! Recorded sessions of the official client and agent (`testdata/README.md`), replayed against each of this crate's
-//! sides.
+//! Recorded sessions of the official client and agent (`testdata/README.md`), replayed against each side of this crate.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
 
@@ -83,8 +82,7 @@ fn the_agent_side_says_what_the_official_agent_said() {
     }
 }
 
-/// The official client changes a payload that is a single line feed into a carriage return. A tunnel must not do that
-/// (PORT-7).
+/// The official client changes a payload that is a single line feed to a carriage return. A tunnel must not do that (PORT-7).
 #[test]
 fn a_line_feed_alone_in_a_message_stays_one() {
     let recording = recording("portforward_mux_newline_corruption");
@@ -125,7 +123,7 @@ fn an_unanswered_message_is_repeated_unchanged_but_less_and_less_often() {
     assert!(ours.iter().all(|copy| *copy == ours[0]));
 }
 
-/// Port sessions: all but shells and commands.
+/// Returns the recordings of port sessions: all except shells and commands.
 fn recordings() -> Vec<Recording> {
     let recordings: Vec<_> = support::captures()
         .into_iter()
@@ -146,7 +144,7 @@ struct Recording {
 }
 
 impl Recording {
-    /// What `from` sent to the other end.
+    /// Returns the messages that `from` sent to the other end.
     fn messages(&self, from: Side) -> impl Iterator<Item = AgentMessage> {
         let direction = if from == Side::Client { "c2a" } else { "a2c" };
         let lines = self.lines.iter().filter(move |line| line["kind"] == "bin" && line["dir"] == direction);
@@ -157,13 +155,13 @@ impl Recording {
         numbered(self.messages(from))
     }
 
-    /// The body of `from`'s handshake message of this type.
+    /// Returns the body of `from`'s handshake message of this type.
     fn body(&self, from: Side, payload_type: PayloadType) -> Option<Bytes> {
         self.numbered(from).into_values().find(|(kind, _)| *kind == payload_type).map(|(_, payload)| payload)
     }
 }
 
-/// Payloads by number: what a receiver accepts, without duplicates.
+/// Payloads by number: the payloads that a receiver accepts, without duplicates.
 type Numbered = BTreeMap<i64, (PayloadType, Bytes)>;
 
 fn numbered(messages: impl Iterator<Item = AgentMessage>) -> Numbered {
@@ -188,7 +186,7 @@ struct Stream {
     finished: bool,
 }
 
-/// The content of the payloads, by stream.
+/// Returns the content of the payloads, by stream.
 fn streams(numbered: &Numbered, mode: Mode) -> BTreeMap<u32, Stream> {
     let mut streams: BTreeMap<u32, Stream> = BTreeMap::new();
     let mut deframer = Deframer::new(1);
@@ -199,7 +197,7 @@ fn streams(numbered: &Numbered, mode: Mode) -> BTreeMap<u32, Stream> {
         }
         deframer.push(payload.clone());
         while let Some(frame) = deframer.next_frame().unwrap() {
-            // Ours goes before a FIN that would begin a message (MUX-12).
+            // Our client sends a NOP before a FIN that would begin a message (MUX-12).
             if frame.kind == FrameKind::Nop {
                 continue;
             }
@@ -208,26 +206,26 @@ fn streams(numbered: &Numbered, mode: Mode) -> BTreeMap<u32, Stream> {
                 FrameKind::Syn => stream.opened = true,
                 FrameKind::Psh => stream.data.extend_from_slice(&frame.data),
                 FrameKind::Fin => stream.finished = true,
-                other => panic!("nobody sends {other:?} here"),
+                other => panic!("unexpected frame {other:?}"),
             }
         }
     }
     streams
 }
 
-/// Reverts what the official client does to a payload that is a single line feed.
+/// Reverts the official client's change of a payload that is a single line feed.
 fn as_the_program_wrote(payload: Bytes) -> Bytes {
     if payload == "\r" { Bytes::from_static(b"\n") } else { payload }
 }
 
-/// One of our sides in the place of a recorded one. It receives what the recorded side received, and its programs do
-/// what the recorded programs did.
+/// One of our sides in the place of a recorded side. It receives the messages that the recorded side received, and its programs act
+/// like the recorded programs.
 struct Replay {
     side: Side,
     session: Session,
     now: Instant,
     mode: Option<Mode>,
-    /// The data that the recorded side sent, as frames: what its programs did.
+    /// The data that the recorded side sent, as frames. It determines the actions of the programs.
     script: Deframer,
     script_at: i64,
     refusing: bool,
@@ -251,7 +249,7 @@ impl Replay {
         let mut replay = Self::new(side, Self::session(recording, side, start), start);
         for line in &recording.lines {
             let at = start + Duration::from_secs_f64(line["t"].as_f64().unwrap());
-            // Our sides wait a moment longer after the handshake than the recorded ones. Nothing else takes time.
+            // Our sides wait longer after the handshake than the recorded sides. Nothing else takes additional time.
             replay.advance(at.max(replay.now + Duration::from_millis(60)));
             replay.play(line);
             replay.drain();
@@ -320,7 +318,7 @@ impl Replay {
         };
         let direction = line["dir"].as_str().unwrap();
         if line["kind"] == "bin" && (direction == heard || direction == service) {
-            // What was recorded after this end had left never reached it.
+            // Messages that were recorded after this end had disconnected never reached it.
             if self.connected {
                 let bytes = Bytes::from(bytes_of(line));
                 self.session.handle_input(self.now, bytes.clone()).unwrap();
@@ -339,7 +337,7 @@ impl Replay {
         }
     }
 
-    /// Does what made the recorded side send this message.
+    /// Performs the action that made the recorded side send this message.
     fn act(&mut self, message: AgentMessage) {
         if !is_numbered(&message) || message.sequence_number() < self.script_at {
             return;
@@ -358,7 +356,7 @@ impl Replay {
             PayloadType::Flag => match PortFlag::decode(message.payload()).unwrap() {
                 PortFlag::TerminateSession => self.session.terminate(),
                 PortFlag::ConnectToPortError => self.refusing = true,
-                other => panic!("nobody sends {other:?} here"),
+                other => panic!("unexpected frame {other:?}"),
             },
             _ => {}
         }
@@ -373,13 +371,13 @@ impl Replay {
                 self.left.insert(id.0);
             }
             FrameKind::Fin => {
-                // An agent that ends a stream first forgets it, and ignores everything that arrives for it (MUX-8).
+                // An agent that ends a stream first forgets the stream and ignores all data that arrives for it (MUX-8).
                 if self.side == Side::Agent && !self.finished.contains(&id.0) {
                     self.left.insert(id.0);
                 }
                 self.session.finish(self.now, id);
             }
-            other => panic!("nobody sends {other:?} here"),
+            other => panic!("unexpected frame {other:?}"),
         }
     }
 
@@ -429,17 +427,16 @@ impl Replay {
             let read = self.read.get(id).map_or(&[][..], Vec::as_slice);
             assert_eq!(read, stream.data, "{name}: read from stream {id}");
             let over = [&self.finished, &self.refused, &self.left].iter().any(|streams| streams.contains(id));
-            assert!(!stream.finished || over, "{name}: the end of stream {id} was not told");
+            assert!(!stream.finished || over, "{name}: the end of stream {id} was not reported");
         }
         let flags = heard.values().filter(|(kind, _)| *kind == PayloadType::Flag);
         let flags: Vec<_> = flags.map(|(_, payload)| PortFlag::decode(payload).unwrap()).collect();
         assert_eq!(self.terminated, flags.contains(&PortFlag::TerminateSession), "{name}");
         assert_eq!(!self.refused.is_empty(), flags.contains(&PortFlag::ConnectToPortError), "{name}");
-        assert_eq!(self.closed, closing_words(&self.heard), "{name}");
+        assert_eq!(self.closed, closing_text(&self.heard), "{name}");
     }
 
-    /// Our side must acknowledge at least the messages that the recorded side acknowledged, with the same number, type
-    /// and id.
+    /// Our side must acknowledge at least the messages that the recorded side acknowledged, with the same number, type and id.
     fn compare_acks(&self, recording: &Recording, name: &str) {
         let key = |ack: &Acknowledge| (ack.sequence_number, ack.message_type.to_string(), ack.message_id);
         let ours: BTreeSet<_> = self.acks.iter().map(key).collect();
@@ -471,8 +468,8 @@ fn without_times(payload_type: PayloadType, payload: &[u8]) -> Value {
     body
 }
 
-/// The output of the last `channel_closed`.
-fn closing_words(heard: &[AgentMessage]) -> Option<String> {
+/// Returns the text of the last `channel_closed`.
+fn closing_text(heard: &[AgentMessage]) -> Option<String> {
     let closed = heard.iter().rfind(|message| message.message_type() == MessageType::ChannelClosed)?;
     let body: Value = serde_json::from_slice(closed.payload()).unwrap();
     Some(body["Output"].as_str().unwrap_or_default().to_owned())

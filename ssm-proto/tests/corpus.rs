@@ -29,7 +29,7 @@ fn no_input_of_the_corpus_breaks_a_promise() {
 const SEED: u64 = 15;
 const LONGEST: usize = 2048;
 
-/// `FUZZ_TIMES` multiplies the number of variations, `FUZZ_SEED` chooses others.
+/// `FUZZ_TIMES` multiplies the number of variations; `FUZZ_SEED` sets another seed.
 #[test]
 fn no_variation_of_the_corpus_breaks_a_promise() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -41,7 +41,7 @@ fn no_variation_of_the_corpus_breaks_a_promise() {
     });
 }
 
-/// A few seconds' work without optimization.
+/// Returns the number of variations for a few seconds of work without optimization.
 fn variations(target: &str) -> u64 {
     match target {
         "session_pair" => 400,
@@ -61,13 +61,13 @@ fn vary(target: &str, body: fn(&[u8], Instant), count: u64, seed: u64) {
     }
 }
 
-/// Runs a target. An input that it does not survive is stored.
+/// Runs a target. Stores an input for which the target panics.
 fn run(target: &str, body: fn(&[u8], Instant), data: &[u8], now: Instant, what: &str) {
     let outcome = std::panic::catch_unwind(|| body(data, now));
     if let Err(panic) = outcome {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}-{}", std::process::id()));
         std::fs::write(&file, data).unwrap();
-        eprintln!("{target} does not survive {what}, which is now in {}", file.display());
+        eprintln!("{target} fails for {what}, which is stored in {}", file.display());
         std::panic::resume_unwind(panic);
     }
 }
@@ -121,7 +121,7 @@ fn seeds() -> Seeds {
             if name.contains("mux") || name.contains("reconnect") {
                 seeds.insert(("deframe", file.clone()), stream_of(&messages));
             }
-            // Dozens of repetitions are of no use to a fuzzer.
+            // Dozens of repeated messages are of no use to a fuzzer.
             seeds.insert(
                 ("session_input", file),
                 messages.iter().take(24).flat_map(|message| with_length(message)).collect(),
@@ -145,7 +145,7 @@ fn seeds() -> Seeds {
     seeds
 }
 
-/// What the two ends of a relay's link say to each other.
+/// Returns the bytes that the two ends of a relay's link send to each other.
 fn relays() -> Seeds {
     let now = Instant::now();
     let [mut client, mut relay] = [RelaySide::Client, RelaySide::Relay].map(|side| Link::new(side, now));
@@ -173,11 +173,11 @@ fn relays() -> Seeds {
         .into()
 }
 
-/// The payloads of a recorded direction, for the targets that take payloads.
+/// Adds the payloads of a recorded direction, for the targets whose input is payloads.
 fn bodies(seeds: &mut Seeds, name: &str, direction: &str, messages: &[AgentMessage]) {
     let (of_client, file) = (direction == "c2a", format!("seed-{name}-{direction}"));
     let handshake = if of_client { "agent_handshake" } else { "client_handshake" };
-    // The client has a key for ports; agents with and without encryption.
+    // The client encrypts ports. There are agents with and without encryption.
     let mut body = vec![1];
     let mut sealed = vec![if of_client { 2 } else { 0 }];
     for message in messages {
@@ -207,7 +207,7 @@ fn bodies(seeds: &mut Seeds, name: &str, direction: &str, messages: &[AgentMessa
     seeds.insert(("sealed_input", file), sealed);
 }
 
-/// The payload after its length, as the targets' input has it.
+/// Returns the payload after its length, in the format of the targets' input.
 fn with_short_length(payload: &[u8]) -> Vec<u8> {
     let length = payload.len().min(8191);
     let [high, low] = u16::try_from(length).unwrap().to_be_bytes();
@@ -216,7 +216,7 @@ fn with_short_length(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The multiplexed bytes in the messages.
+/// Returns the multiplexed bytes in the messages.
 fn stream_of(messages: &[Vec<u8>]) -> Vec<u8> {
     let messages = messages.iter().map(|bytes| AgentMessage::decode(bytes.clone().into()).unwrap());
     let data = messages.filter(|message| {

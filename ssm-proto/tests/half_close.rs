@@ -1,5 +1,5 @@
-//! After the local end finished, the whole answer arrives, however long the path is interrupted or the reader pauses.
-//! There is no clean end if it is not known whether the answer was complete. In virtual time.
+//! After the local end has finished, the whole answer arrives, even if the path is interrupted or the reader pauses for any time.
+//! There is no clean end if the answer may be incomplete. In virtual time.
 
 #![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
@@ -24,7 +24,7 @@ struct Call {
     written: usize,
 }
 
-/// A step of the programs at both ends.
+/// Interval between the steps of the programs at both ends.
 const STEP: Duration = Duration::from_millis(50);
 
 fn seconds(seconds: u64) -> Duration {
@@ -52,14 +52,14 @@ impl Call {
         Self { pair, id, agent_id, read: 0, reads: true, written: 0 }
     }
 
-    /// The destination writes this many bytes of its answer, waiting while the send queue is full.
+    /// Writes this many bytes of the destination's answer, and waits while the send queue is full.
     fn answer(&mut self, bytes: usize) {
         let end = self.written + bytes;
         while self.written < end {
             match self.pair.agent.session.write(self.agent_id, vec![7; 4096.min(end - self.written)].into()) {
                 Ok(()) => self.written += 4096.min(end - self.written),
                 Err(WriteError::Full(_)) => self.wait(STEP),
-                Err(error) => panic!("the agent's stream is gone: {error}"),
+                Err(error) => panic!("the agent's stream has ended: {error}"),
             }
         }
     }
@@ -89,13 +89,13 @@ impl Call {
         self.pair.client.events.iter().any(|event| matches!(event, SessionEvent::Finished(_)))
     }
 
-    /// The destination writes more of its answer and ends. All of it must arrive, followed by a clean end.
+    /// Writes more of the destination's answer and ends it. All of it must arrive, followed by a clean end.
     fn answer_to_the_end(mut self, what: &str) {
         assert_eq!(self.silent(), None, "{what}");
         self.answer(300_000);
         self.pair.agent.session.finish(self.pair.now, self.agent_id);
         self.reads = true;
-        // Repeated losses of the oldest message, and probes over a long path, take time.
+        // Repeated losses of the oldest message and probes over a long path take time.
         for _ in 0..300 {
             if self.has_finished() && self.read == self.written {
                 break;
@@ -120,7 +120,7 @@ fn silence_that_this_end_causes_is_none_of_the_far_sides() {
         call.answer(100_000);
         call.reads = false;
         call.wait(seconds(100));
-        call.answer_to_the_end("the reader paused with something unread");
+        call.answer_to_the_end("the reader paused with unread data");
 
         let mut call = Call::new(version, LATENCY);
         call.answer(100_000);
@@ -139,18 +139,18 @@ fn silence_that_this_end_causes_is_none_of_the_far_sides() {
         call.pair.link.latency = seconds(100);
         call.wait(seconds(99));
         call.pair.link.latency = LATENCY;
-        call.answer_to_the_end("a path that stalls, while nobody notices");
+        call.answer_to_the_end("a path that stalls undetected");
 
         let mut call = Call::new(version, LATENCY);
         call.answer(100_000);
         call.pair.link.loss = 1.0;
         call.wait(seconds(100));
         call.pair.link.loss = 0.0;
-        call.answer_to_the_end("a path that loses all, while nobody notices");
+        call.answer_to_the_end("a path that loses all messages undetected");
     }
 }
 
-/// The agent's window is full, because it does not receive the acknowledgements of its data. It can answer the probe
+/// The agent's window is full, because it does not receive the acknowledgements of its data. The agent can acknowledge the probe
 /// and send the data that it held back only when it reads again, at any time around the end of the linger.
 #[test]
 fn an_agent_that_was_kept_from_sending_was_not_silent() {
@@ -209,7 +209,7 @@ fn a_far_side_that_could_have_answered_and_did_not_is_given_up_and_not_as_a_clea
         assert_eq!(call.read, answer);
         call.wait(seconds(1));
         assert_eq!(call.pair.client.session.stats().streams, 0, "{version} {answer}");
-        // The destination is told, so that its connection does not stay open forever.
+        // The destination is notified, so that its connection does not stay open forever.
         assert!(call.pair.agent.session.is_finished(call.agent_id), "{version} {answer}");
         assert_eq!(call.pair.client.session.poll_timeout(), None, "{version} {answer}");
     }
@@ -223,13 +223,13 @@ fn where_nobody_tells_the_end_a_short_silence_after_some_answer_is_it() {
         call.answer(50_000);
         call.wait(seconds(2));
     }
-    assert!(!call.has_finished(), "it goes on");
+    assert!(!call.has_finished(), "the stream has not ended");
     call.wait(seconds(4));
     assert_eq!((call.read, call.has_finished(), call.silent()), (1_000_000, true, None));
     assert!(call.pair.client.session.is_finished(call.id));
     call.pair.client.session.abandon(call.id);
     call.wait(seconds(1));
-    assert!(call.pair.client.session.open().is_ok(), "the next connection may come");
+    assert!(call.pair.client.session.open().is_ok(), "the next connection can be opened");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Whatever the link does, each stream delivers its bytes exactly once and in order, and ends soon after the link works
+//! For any behaviour of the link, each stream delivers its bytes exactly once and in order, and ends soon after the link works
 //! again. Memory stays within its limits.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test, this is the assertion")]
@@ -15,7 +15,7 @@ use ssm_proto::{
     SessionEvent, Side, StreamId, WriteError, publication,
 };
 
-/// One direction of one stream: what must arrive, and the progress of each end.
+/// One direction of one stream: the bytes that must arrive, and the progress of each end.
 #[derive(Default)]
 struct Flow {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ struct Flow {
     read: usize,
     finished: bool,
     ended: bool,
-    /// The reader has read everything so far.
+    /// Whether the reader has read all data so far.
     caught_up: bool,
 }
 
@@ -33,7 +33,7 @@ impl Flow {
         Self { bytes: (0..length).map(|_| rng.u8(..)).collect(), ..Self::default() }
     }
 
-    /// Writes a random piece. Refused pieces are written again later.
+    /// Writes a random piece. A refused piece is written again later.
     fn write(&mut self, rng: &mut Rng, end: &mut End, id: StreamId) {
         let left = self.bytes.len() - self.written;
         if left == 0 {
@@ -44,7 +44,7 @@ impl Flow {
         match end.session.write(id, piece) {
             Ok(()) => self.written += length,
             Err(WriteError::Full(_)) => {}
-            Err(error) => panic!("stream {id} refuses a write: {error}"),
+            Err(error) => panic!("stream {id} refused a write: {error}"),
         }
     }
 
@@ -77,7 +77,7 @@ enum Fate {
     Whole,
     /// The agent cannot reach its destination.
     Refused,
-    /// The client drops it at some point. If it abandons it, queued data is still sent.
+    /// The client drops the stream at some point. If the client abandons it, queued data is still sent.
     Dropped { abandon: bool },
 }
 
@@ -86,9 +86,9 @@ struct Talk {
     up: Flow,
     down: Flow,
     fate: Fate,
-    /// The planned end has happened.
+    /// Whether the planned end has happened.
     done: bool,
-    /// The client's program reads nothing until then.
+    /// The client's program reads nothing before this time.
     paused_until: Option<Instant>,
 }
 
@@ -100,24 +100,25 @@ impl Talk {
             _ => Fate::Whole,
         };
         let (up, mut down) = (Flow::random(rng, bytes), Flow::random(rng, bytes));
-        // The flag of a refusal names no stream. A stream with an empty answer between the flag and its FIN would be
-        // taken for the refused one.
+        // The flag of a refusal does not name the stream. A stream with an empty answer between the flag and its FIN would be
+        // considered the refused stream.
         down.bytes.push(7);
         Self { up, down, fate, done: false, paused_until: None }
     }
 }
 
-/// What a run does to the link, and how the agent behaves.
+/// The behaviour of the link and of the agent in a run.
 #[derive(Clone, Debug)]
 struct Plan {
     seed: u64,
     link: Link,
     cuts: usize,
-    /// How often, out of 200 times, a side is told that the other is inactive or active, which need not be true.
+    /// Probability, in 1/200, that a side receives a notification that the other side is inactive or active. The notification need
+    /// not be true.
     rumours: usize,
     head_only: bool,
     quirks: AgentQuirks,
-    /// The longest outage of a side, and pause of a reader.
+    /// Maximum outage of a side, and maximum pause of a reader.
     outage: Duration,
     streams: usize,
     bytes: usize,
@@ -127,21 +128,21 @@ const WINDOW: usize = 64;
 const WINDOW_BYTES: usize = 48 << 10;
 const REORDER_BYTES: usize = 48 << 10;
 const RECEIVE_TOTAL: usize = 96 << 10;
-/// Larger than any message of these runs.
+/// Upper bound of the size of a message in these runs.
 const MESSAGE: usize = 2 << 10;
 
-/// Longer than any retransmission takes, and shorter than some outages and pauses.
+/// The linger time: longer than any retransmission takes, and shorter than some outages and pauses.
 const LINGER: Duration = Duration::from_secs(12);
-/// The longest outage of a side, and pause of a reader: in most runs, and in some.
+/// Maximum outage of a side, and maximum pause of a reader, in most runs and in some runs.
 const OUTAGE: Duration = Duration::from_secs(3);
 const LONG_OUTAGE: Duration = Duration::from_secs(40);
 
-/// Once the link works again and all sides are connected, everything must be delivered within this time, however long
-/// the faults lasted.
+/// Once the link works again and all sides are connected, all data must be delivered within this time, for any duration of the
+/// faults.
 ///
-/// A lost message is retransmitted after at most the maximum timeout (5 s), and its acknowledgement releases the
-/// others. In the meantime, a side that wrongly takes the other for inactive sends a probe after 5 s. The data of these
-/// runs takes up to three seconds.
+/// A lost message is retransmitted after at most the maximum timeout (5 s), and its acknowledgement releases the others. In the
+/// meantime, a side that wrongly considers the other side inactive sends a probe after 5 s. The data of these runs takes up to
+/// three seconds.
 const PER_MESSAGE_BOUND: Duration = Duration::from_secs(8);
 /// A head-only sender never backs off, but needs one timeout for each lost message of the window: 300 ms on these links
 /// once they work.
@@ -230,8 +231,8 @@ fn run(plan: &Plan) -> Duration {
     took
 }
 
-/// An agent waits 15 s for the answer to its handshake request (HS-7). If more than a quarter of the messages are lost,
-/// the answer can be lost every time until then. The session is then over, and reports that.
+/// An agent waits 15 s for the answer to its handshake request (HS-7). If more than a quarter of the messages are lost, the answer
+/// may be lost each time it is sent within 15 s. The session then ends and reports this.
 fn check_given_up(pair: &Pair) {
     let failed =
         |event: &SessionEvent| matches!(event, SessionEvent::Failed(SessionError::Handshake(HandshakeError::TimedOut)));
@@ -246,8 +247,12 @@ fn check_memory(pair: &Pair) {
         assert!(channel.in_flight <= WINDOW + 64, "{channel:?}");
         assert!(channel.in_flight_bytes <= WINDOW_BYTES + MESSAGE, "{channel:?}");
         assert!(channel.reorder_bytes <= REORDER_BYTES, "{channel:?}");
-        // What was in transit to a buffer that just became full, with the reorder buffer behind it.
-        assert!(end.peak_receive <= RECEIVE_TOTAL + REORDER_BYTES + MESSAGE, "{} bytes waited", end.peak_receive);
+        // The receive buffers may exceed their limit by the data in transit when they became full, and by the reorder buffer.
+        assert!(
+            end.peak_receive <= RECEIVE_TOTAL + REORDER_BYTES + MESSAGE,
+            "{} bytes were buffered",
+            end.peak_receive
+        );
     }
 }
 
@@ -278,7 +283,7 @@ fn drop_somewhere(rng: &mut Rng, pair: &mut Pair, id: StreamId, talk: &mut Talk,
     }
     if is_opened(pair, id) && !talk.done {
         if !talk.down.finished {
-            // It may refuse, because the client is gone already.
+            // The write may be refused, because the client has ended the stream already.
             talk.down.finished = pair.agent.session.write(id, Bytes::from_static(b"banner")).is_ok();
         }
         while pair.agent.session.read(id).is_some() {}
@@ -300,7 +305,7 @@ fn step(rng: &mut Rng, pair: &mut Pair, id: StreamId, talk: &mut Talk) {
     if opened && !down.finished {
         down.write(rng, &mut pair.agent, id);
         up.read(rng, &mut pair.agent, id);
-        // Like a server: everything is read and answered, then it closes. The real agent has no half-close.
+        // Like a server, the agent reads all data, answers it, and then closes the stream. The real agent has no half-close.
         if up.read == up.bytes.len() && down.written == down.bytes.len() {
             pair.agent.session.finish(pair.now, id);
             down.finished = true;
@@ -331,9 +336,9 @@ fn check_ends(pair: &mut Pair, streams: &BTreeMap<StreamId, Talk>) {
         })
         .collect();
     let wanted = streams.iter().filter(|(_, talk)| talk.fate == Fate::Refused).map(|(id, _)| *id);
-    assert_eq!(refused, wanted.collect(), "the refusal of another stream");
+    assert_eq!(refused, wanted.collect(), "another stream was reported as refused");
     for end in [&pair.client, &pair.agent] {
-        assert_eq!(end.session.stats().streams, 0, "streams are left");
+        assert_eq!(end.session.stats().streams, 0, "streams remain");
         assert!(!end.events.iter().any(|event| matches!(event, SessionEvent::Failed(_))), "{:?}", end.events);
     }
 }
@@ -350,7 +355,7 @@ fn plan_of(seed: u64) -> Plan {
         reorder,
         corrupt,
     };
-    // Only a real race can discard data: nothing of a careful client arrives within one latency of HandshakeComplete.
+    // Data can be discarded only by a real race: no data of a correct client arrives within one latency of HandshakeComplete.
     let quirks = AgentQuirks {
         discard_for: Duration::from_micros(rng.u64(..4000)),
         refuse_for: Duration::from_millis(rng.u64(..300)),
@@ -378,7 +383,9 @@ fn every_stream_arrives_exactly_once_in_order_and_ends() {
         let slowest = &mut slowest[usize::from(plan.head_only)];
         *slowest = (took, seed).max(*slowest);
     }
-    println!("slowest after the last fault, each message on its own and head-only, with seed: {slowest:?}");
+    println!(
+        "slowest delivery after the last fault, with retransmission per message and head-only, with the seed: {slowest:?}"
+    );
 }
 
 proptest! {
@@ -401,7 +408,7 @@ proptest! {
     }
 }
 
-/// A seed with which the answer is lost until the agent gives up.
+/// A seed with which every answer is lost until the agent gives up.
 #[test]
 fn a_handshake_that_the_agent_gives_up_is_told() {
     let link = Link { latency: Duration::from_millis(72), loss: 0.28, duplicate: 0.2, reorder: 0.2, ..Link::default() };

@@ -1,5 +1,5 @@
-//! Somebody between the two ends changes a bit, cuts messages short, replays old ones, or answers with another session's. `SECURITY.md`
-//! says what the protocol can exclude and what only TLS can.
+//! An attacker between the two ends changes a bit, truncates messages, replays old messages, or answers with the messages of
+//! another session. `SECURITY.md` describes what the protocol can exclude and what only TLS can.
 
 #![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
@@ -13,25 +13,25 @@ use ssm_proto::{
     SessionEvent, Side, StreamId,
 };
 
-/// Length of what each end sends.
+/// Number of bytes that each end sends.
 const LENGTH: usize = 6000;
-/// In front of it in a message: the length of the header, the type, …, the message's id.
+/// Offset of the digest in a message. The length of the header, the type and the other fields up to the message's id precede it.
 const DIGEST: usize = 80;
 
-/// Two honest ends.
+/// Two correct ends.
 struct Ends {
     now: Instant,
     client: Session,
     agent: Session,
     stream: StreamId,
-    /// What arrived.
+    /// Data that arrived at the client.
     at_client: Vec<u8>,
     at_agent: Vec<u8>,
     failed: bool,
     key: u8,
 }
 
-/// What becomes of a message on its way to a side.
+/// Returns the messages that arrive at a side in place of a message to it.
 type Middle<'a> = dyn FnMut(Side, Bytes) -> Vec<Bytes> + 'a;
 
 fn honest(_: Side, message: Bytes) -> Vec<Bytes> {
@@ -39,7 +39,8 @@ fn honest(_: Side, message: Bytes) -> Vec<Bytes> {
 }
 
 impl Ends {
-    /// A session that is ready, with one connection. `key` tells its data key and its bytes from those of other sessions.
+    /// Creates a session that is ready, with one connection. `key` distinguishes its data key and its bytes from those of other
+    /// sessions.
     fn new(key: u8, is_encrypted: bool) -> Self {
         let now = Instant::now();
         let clock = Clock { start: now, unix: Duration::from_secs(1_700_000_000) };
@@ -63,14 +64,14 @@ impl Ends {
         ends
     }
 
-    /// What a side sends on the connection.
+    /// Returns the bytes that a side sends on the connection.
     fn bytes(&self, from: Side) -> Bytes {
         let mut bytes = vec![0; LENGTH];
         Rng::with_seed(u64::from(self.key) * 2 + u64::from(from == Side::Agent)).fill(&mut bytes);
         bytes.into()
     }
 
-    /// Both sides send their bytes. The middle has every message.
+    /// Sends the bytes of both sides. Every message passes through `middle`.
     fn talk(&mut self, middle: &mut Middle<'_>) {
         let (up, down) = (self.bytes(Side::Client), self.bytes(Side::Agent));
         self.client.write(self.stream, up).unwrap();
@@ -81,7 +82,7 @@ impl Ends {
         }
     }
 
-    /// Runs both until the connection is silent for a while.
+    /// Runs both sides until the connection is silent for a while.
     fn exchange(&mut self, middle: &mut Middle<'_>) {
         let until = self.now + Duration::from_secs(5);
         loop {
@@ -95,7 +96,7 @@ impl Ends {
         }
     }
 
-    /// Passes what both have to say. Returns whether there was anything.
+    /// Passes the messages of both sides to the other side. Returns whether there were any.
     fn pass(&mut self, middle: &mut Middle<'_>) -> bool {
         let mut messages = VecDeque::new();
         for (from, end) in [(Side::Client, &mut self.client), (Side::Agent, &mut self.agent)] {
@@ -127,14 +128,14 @@ impl Ends {
         assert!(self.at_client == self.bytes(Side::Agent) && self.at_agent == self.bytes(Side::Client) && !self.failed);
     }
 
-    /// Nothing but the beginning of what was sent has arrived.
+    /// Asserts that each side received only a prefix of the data that was sent.
     fn assert_not_wrong(&self) {
         assert!(self.bytes(Side::Agent).starts_with(&self.at_client));
         assert!(self.bytes(Side::Client).starts_with(&self.at_agent));
     }
 }
 
-/// All messages of a conversation, and to whom they are.
+/// Returns all messages of a session with their receivers.
 fn recorded(key: u8, is_encrypted: bool) -> Vec<(Side, Bytes)> {
     let mut ends = Ends::new(key, is_encrypted);
     let mut messages = Vec::new();
@@ -187,7 +188,7 @@ fn old_messages_that_are_replayed_change_nothing() {
     }
 }
 
-/// A data key of another session opens nothing of this one.
+/// Messages that are encrypted with the data key of another session cannot be decrypted in this session.
 #[test]
 fn another_sessions_messages_give_no_wrong_bytes_in_an_encrypted_session() {
     let foreign = recorded(2, true);
@@ -202,7 +203,7 @@ fn another_sessions_messages_give_no_wrong_bytes_in_an_encrypted_session() {
         ends.assert_not_wrong();
         failures += usize::from(ends.failed);
     }
-    assert!(failures > 5, "the foreign messages had the numbers that were expected: {failures} of {}", foreign.len());
+    assert!(failures > 5, "messages of the other session had the expected numbers: {failures} of {}", foreign.len());
 }
 
 fn numbered(message: &Bytes) -> bool {
@@ -210,7 +211,7 @@ fn numbered(message: &Bytes) -> bool {
     matches!(message.message_type(), MessageType::InputStreamData | MessageType::OutputStreamData)
 }
 
-/// Its numbers do not begin at 0, so that there is no handshake.
+/// The numbers of the channel's messages do not begin at 0, so there is no handshake.
 #[test]
 fn a_channel_of_a_session_that_is_under_way_is_not_taken_for_a_new_one() {
     let now = Instant::now();

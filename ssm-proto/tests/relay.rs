@@ -1,5 +1,5 @@
-//! Two ends of a relay's link in virtual time, joined by pipes that delay, are cut with what is on the way, stand still, and come
-//! back. The same seed gives the same run.
+//! Two ends of a relay's link in virtual time, connected by pipes that delay data, end with data in transit, stall, and are
+//! replaced. The same seed produces the same run.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,17 +21,17 @@ use ssm_proto::relay::{
 const CLIENT: usize = 0;
 const RELAY: usize = 1;
 
-/// What a program at one end does with its connection.
+/// The actions of a program at one end of a connection.
 #[derive(Clone, Debug)]
 struct Program {
-    /// Bytes that it sends before it ends its sending side.
+    /// Number of bytes that the program sends before it ends its sending side.
     length: u64,
     sent: u64,
-    /// Bytes that it reads before it resets the connection; none if it never does.
+    /// Number of bytes that the program reads before it resets the connection; `None` if it never resets.
     resets_after: Option<u64>,
-    /// It never reads.
+    /// Whether the program never reads.
     deaf: bool,
-    /// It abandons the connection when everything is written.
+    /// Whether the program abandons the connection when all its data is written.
     abandons: bool,
     received: u64,
     finished: bool,
@@ -43,11 +43,11 @@ enum End {
     Clean,
     Reset(ResetReason),
     Refused,
-    /// It went away itself.
+    /// This program itself ended the connection.
     Left,
 }
 
-/// Bytes of a connection's direction from a place on: a block that comes again and again, of a length that frames do not have.
+/// Returns bytes of a connection's direction from a position on: a repeated block whose length differs from the lengths of frames.
 fn bytes(id: ConnectionId, from: usize, at: u64, length: usize) -> Vec<u8> {
     const BLOCK: u64 = 4099;
     let mut rng = Rng::with_seed(u64::from(id.0) * 2 + from as u64);
@@ -60,11 +60,11 @@ struct Pipe {
     ids: [PipeId; 2],
     is_feed: bool,
     latency: Duration,
-    /// Bytes per second, each way.
+    /// Bytes per second in each direction.
     rate: u64,
     free_at: [Instant; 2],
     stuck_until: Instant,
-    /// Bytes until it ends, if it ends by itself.
+    /// Number of bytes after which the pipe ends by itself, if it does.
     left: Option<usize>,
 }
 
@@ -73,7 +73,7 @@ enum Event {
     /// Bytes arrive at this end.
     Arrive(usize, usize, Bytes),
     Cut(usize),
-    /// The client notices that a feed has ended.
+    /// The client detects that a feed has ended.
     Noticed(usize),
     Return,
     Feed,
@@ -92,11 +92,11 @@ struct Run {
     programs: [BTreeMap<ConnectionId, Program>; 2],
     plan: VecDeque<[Program; 2]>,
     refused: Vec<ConnectionId>,
-    /// The relay refuses some connections.
+    /// Whether the relay refuses some connections.
     refuses: bool,
-    /// How many pipes end by themselves, as sessions with a limit of messages do.
+    /// Number of pipes that end by themselves, like sessions with a limit of messages.
     short: usize,
-    /// The next moment at which a link is looked at without any other reason.
+    /// The next time at which the links are polled without any other reason.
     wakes: Option<Instant>,
 }
 
@@ -180,7 +180,7 @@ impl Run {
     fn add_feed(&mut self) {
         let id = FeedId(self.rng.u128(..).to_be_bytes());
         let added = [CLIENT, RELAY].map(|end| self.links[end].add_feed(self.now, id));
-        let [Some(client), Some(relay)] = added else { panic!("so many feeds are allowed") };
+        let [Some(client), Some(relay)] = added else { panic!("this many feeds are allowed") };
         let pipe = Pipe {
             ids: [client, relay],
             is_feed: true,
@@ -200,7 +200,7 @@ impl Run {
         self.next_pipe += 1;
     }
 
-    /// The relay notices first that a feed has ended. What is on its way may still arrive, and be acknowledged.
+    /// Ends a feed, which the relay detects first. Data in transit may still arrive and be acknowledged.
     fn cut_feed(&mut self, number: usize) {
         let id = self.pipes[&number].ids[RELAY];
         self.links[RELAY].lose_pipe(self.now, id);
@@ -211,7 +211,7 @@ impl Run {
         }
     }
 
-    /// Everything that has happened is handled, at both ends, until both are quiet.
+    /// Handles everything that has happened at both ends, until both have nothing left to do.
     fn settle(&mut self) {
         for end in [CLIENT, RELAY] {
             loop {
@@ -241,7 +241,7 @@ impl Run {
     fn carry(&mut self, from: usize, id: PipeId, bytes: Bytes) {
         let (number, pipe) = self.pipes.iter_mut().find(|(_, pipe)| pipe.ids[from] == id).unwrap();
         if pipe.is_feed {
-            assert!(from == RELAY && self.links[RELAY].stats().pipes > 0, "nothing goes over it");
+            assert!(from == RELAY && self.links[RELAY].stats().pipes > 0, "nothing may be sent over this feed");
         }
         let begin = pipe.free_at[from].max(self.now).max(pipe.stuck_until);
         pipe.free_at[from] = begin + Duration::from_secs_f64(bytes.len() as f64 / pipe.rate as f64);
@@ -250,12 +250,12 @@ impl Run {
             let ends = *left > 0 && *left <= bytes.len();
             *left = left.saturating_sub(bytes.len());
             if ends {
-                // What is on its way may still arrive.
+                // Data in transit may still arrive.
                 let grace = Duration::from_micros(self.rng.u64(0..50_000));
                 self.at(after + grace, Event::Cut(number));
             }
         }
-        // The second half of it comes later, if at all.
+        // The second half of the data arrives later, or not at all.
         let half = self.rng.usize(0..=bytes.len());
         self.at(after, Event::Arrive(1 - from, number, bytes.slice(..half)));
         self.at(after, Event::Arrive(1 - from, number, bytes.slice(half..)));
@@ -315,7 +315,7 @@ impl Run {
                 Event::Cut(number) if self.pipes.get(&number).is_some_and(|pipe| pipe.is_feed) => self.cut_feed(number),
                 Event::Cut(number) => {
                     if let Some(pipe) = self.pipes.remove(&number) {
-                        // One end may notice later than the other; here it is told once both know.
+                        // One end may detect the loss later than the other. Here both ends are notified at the same time.
                         [CLIENT, RELAY].into_iter().for_each(|end| self.links[end].lose_pipe(self.now, pipe.ids[end]));
                         let after = Duration::from_millis(self.rng.u64(0..300));
                         self.at(after, Event::Return);
@@ -348,18 +348,18 @@ impl Run {
             if plan.iter().any(leaves) || may_hang {
                 continue;
             }
-            // Two programs that only read and write: each gets every byte, and a clean end.
+            // Two programs that only read and write: each must receive every byte, and a clean end.
             let relay = relay.unwrap();
             assert_eq!(client.ended, Some(End::Clean), "seed {seed}, {id:?}: {client:?} {relay:?} {:?}", self.links);
             assert_eq!(relay.ended, Some(End::Clean), "seed {seed}, {id:?}: {relay:?}");
             assert_eq!((client.received, relay.received), (relay.length, client.length), "seed {seed}, {id:?}");
         }
-        // A program that does not read holds its connection, and only that.
+        // A program that does not read blocks only its own connection.
         if !self.plan.iter().flatten().any(|program| program.deaf) {
             let left = self.links.each_ref().map(|link| link.stats().connections);
             assert_eq!(left, [0, 0], "seed {seed}: {:?} {:?}", self.programs, self.links);
         }
-        // What an abandoned connection wrote is delivered all the same.
+        // Data that was written to an abandoned connection is delivered too.
         for (id, client) in &self.programs[CLIENT] {
             let Some(relay) = self.programs[RELAY].get(id) else { continue };
             let only_the_client_leaves = client.abandons && client.resets_after.is_none() && client.finished;
@@ -370,7 +370,7 @@ impl Run {
     }
 }
 
-/// What a program does now. Gives how its connection ended.
+/// Performs a program's next action. Returns how its connection ended, if it did.
 fn step(id: ConnectionId, end: usize, program: &mut Program, link: &mut Link, rng: &mut Rng) -> Option<End> {
     match link.state(id) {
         Some(ConnectionState::Refused(_)) => {
@@ -417,7 +417,7 @@ fn step(id: ConnectionId, end: usize, program: &mut Program, link: &mut Link, rn
         return Some(End::Reset(reason));
     }
     (program.finished && link.is_at_end(id)).then(|| {
-        // Its own end may still be on its way.
+        // The program's end of the direction may still be in transit.
         link.abandon(id);
         End::Clean
     })
@@ -438,7 +438,8 @@ fn every_byte_arrives_once_and_in_order_whatever_happens_to_the_pipes() {
     }
 }
 
-/// How long a download takes in virtual time over two pipes at an agent's pace, and this number of feeds that are faster.
+/// Returns the duration of a download in virtual time over two pipes at an agent's rate and this number of faster feeds, and both
+/// links.
 fn download(feeds: usize) -> (Duration, [Link; 2]) {
     let mut run = Run::new(1);
     (run.plan, run.events, run.pipes) = Default::default();

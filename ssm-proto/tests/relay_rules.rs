@@ -1,4 +1,4 @@
-//! The rules of a relay's link, one at a time: what a lie does, what a pipe begins with, what has a limit, how it ends.
+//! The rules of a relay's link, one at a time: the effect of protocol violations, the beginning of a pipe, the limits, and the end.
 
 #![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "in a test that is the assertion")]
 
@@ -12,7 +12,7 @@ use ssm_proto::relay::{
 const CLIENT: usize = 0;
 const RELAY: usize = 1;
 
-/// A relay's link with a connection that has data to send, a pipe, and a feed that was not acknowledged yet.
+/// Returns a relay's link with a connection that has data to send, a pipe, and a feed that was not acknowledged yet.
 fn feeding() -> (Link, [PipeId; 2], Instant) {
     let (mut link, pipe, now) = liar();
     let feed = link.add_feed(now, FEED).unwrap();
@@ -37,7 +37,7 @@ fn a_feed_gets_nothing_before_its_first_acknowledgement_and_nothing_without_a_pi
     let raised = frame(6, 1, &[[0; 4].as_slice(), &(1_u64 << 20).to_be_bytes()].concat());
     link.handle_input(now, pipe, &[raised, feed_ack(FEED, 0)].concat()).unwrap();
     let fed: usize = sent(&mut link).iter().filter(|(over, _)| *over == feed).map(|(_, bytes)| bytes.len()).sum();
-    assert!((16_000..64_000).contains(&fed), "it begins carefully: {fed}");
+    assert!((16_000..64_000).contains(&fed), "a feed begins with little data in flight: {fed}");
 
     link.lose_pipe(now, pipe);
     link.handle_timeout(now + Duration::from_secs(1));
@@ -51,16 +51,16 @@ fn a_feed_gets_nothing_before_its_first_acknowledgement_and_nothing_without_a_pi
 
 #[test]
 fn acknowledgements_of_feeds_that_have_ended_change_nothing_and_false_ones_end_the_link() {
-    let lie = "the other end broke the relay's protocol: ";
-    let outcome = |outcome: Result<(), LinkError>| outcome.map_err(|error| error.to_string().replace(lie, ""));
+    let violation = "the other end broke the relay's protocol: ";
+    let outcome = |outcome: Result<(), LinkError>| outcome.map_err(|error| error.to_string().replace(violation, ""));
     let (mut link, [pipe, feed], now) = feeding();
     assert_eq!(link.handle_input(now, pipe, &feed_ack(FeedId([6; 16]), 1 << 40)), Ok(()));
     assert_eq!(
         outcome(link.handle_input(now, pipe, &feed_ack(FEED, 1))),
         Err("more is acknowledged than was sent".into())
     );
-    let up = "a feed carries only numbered frames, to the client";
-    assert_eq!(outcome(link.handle_input(now, feed, &data(1, 0, 10))), Err(up.into()));
+    let wrong_direction = "a feed carries only numbered frames, to the client";
+    assert_eq!(outcome(link.handle_input(now, feed, &data(1, 0, 10))), Err(wrong_direction.into()));
 
     let client = |over_feed: bool, bytes: &[u8]| {
         let mut link = Link::new(RelaySide::Client, now);
@@ -71,7 +71,7 @@ fn acknowledgements_of_feeds_that_have_ended_change_nothing_and_false_ones_end_t
     };
     assert_eq!(client(true, &data(1, 0, 10)), Ok(()));
     for unnumbered in [nothing_arrived(), frame(8, 0, &[0; 12]), frame(9, 0, &[]), feed_ack(FEED, 0)] {
-        assert_eq!(client(true, &unnumbered), Err(up.into()));
+        assert_eq!(client(true, &unnumbered), Err(wrong_direction.into()));
     }
     assert_eq!(client(false, &feed_ack(FEED, 0)), Err("only the client has feeds to acknowledge".into()));
 }
@@ -81,7 +81,7 @@ fn the_client_acknowledges_a_feed_at_once_and_again_when_a_pipe_is_lost() {
     let now = Instant::now();
     let mut link = Link::new(RelaySide::Client, now);
     let feed = link.add_feed(now, FEED).unwrap();
-    assert_eq!((link.poll_transmit(now), link.poll_timeout()), (None, None), "there is no way");
+    assert_eq!((link.poll_transmit(now), link.poll_timeout()), (None, None), "there is no pipe to send over");
     let pipes = [link.add_pipe().unwrap(), link.add_pipe().unwrap()];
     open(&mut link);
     for pipe in pipes {
@@ -99,7 +99,7 @@ fn the_client_acknowledges_a_feed_at_once_and_again_when_a_pipe_is_lost() {
     assert_eq!(
         (over, &ack[..]),
         (pipes[1], &feed_ack_held(1023, later - now)[..]),
-        "over the pipe that was heard last"
+        "over the pipe over which a frame arrived last"
     );
     link.lose_pipe(later, pipes[1]);
     let [(over, again)] = acks(said(&mut link, later)).try_into().unwrap();
@@ -111,7 +111,7 @@ fn feed_ack_held(position: u64, held: Duration) -> Vec<u8> {
     frame(11, 0, &body)
 }
 
-/// A relay's link with one connection, and how to speak to it as a client that need not be honest.
+/// Returns a relay's link with one connection and one pipe, for frames of a client that may violate the protocol.
 fn liar() -> (Link, PipeId, Instant) {
     let now = Instant::now();
     let mut link = Link::new(RelaySide::Relay, now);
@@ -121,7 +121,7 @@ fn liar() -> (Link, PipeId, Instant) {
     (link, pipe, now)
 }
 
-/// The first frame of a pipe: none of the other end's frames has arrived.
+/// Returns the first frame of a pipe: none of the other end's frames has arrived.
 fn nothing_arrived() -> Vec<u8> {
     frame(10, 0, &[0; 8])
 }
@@ -140,16 +140,16 @@ fn lies_end_the_link_and_never_become_bytes() {
     let fin = |number, offset: u64| frame(5, number, &[[0; 4].as_slice(), offset.to_be_bytes().as_slice()].concat());
     let ack = |position: u64| frame(8, 0, &[position.to_be_bytes().as_slice(), &[0; 4]].concat());
     for (lies, what) in [
-        (vec![data(1, u64::MAX - 3, 10)], "an offset beyond all bounds"),
+        (vec![data(1, u64::MAX - 3, 10)], "an offset beyond the maximum"),
         (vec![data(1, 64 << 10, 1)], "data beyond the credit"),
         (vec![data(1, 0, 10), data(2, 9, 10)], "the same bytes twice"),
         (vec![data(1, 100, 10), data(2, 95, 10)], "the same bytes twice"),
         (vec![data(1, 100, 10), data(2, 105, 1)], "the same bytes twice"),
         (vec![fin(1, 10), data(2, 5, 6)], "data beyond the end"),
-        (vec![data(1, 5, 6), fin(2, 10)], "an end before what was sent"),
-        (vec![fin(1, 10), fin(2, 10)], "an end before what was sent"),
+        (vec![data(1, 5, 6), fin(2, 10)], "an end before data that was sent"),
+        (vec![fin(1, 10), fin(2, 10)], "an end before data that was sent"),
         (vec![ack(1)], "more is acknowledged than was sent"),
-        (vec![nothing_arrived()], "a pipe does not begin with what has arrived"),
+        (vec![nothing_arrived()], "a pipe does not begin with HAVE"),
         (vec![data(1 << 40, 0, 1)], "a number far ahead of all others"),
         (vec![frame(1, 1, &[0, 0, 0, 0, 0, 80, b'x'])], "a connection is opened twice"),
         (vec![frame(1, 1, &[0xff, 0, 0, 0, 0, 80, b'x'])], "a connection's number is far ahead of all others"),
@@ -172,12 +172,12 @@ fn a_pipe_begins_with_what_has_arrived() {
         link.handle_input(now, pipe, &first).map_err(|error| error.to_string())
     };
     assert_eq!(begun(nothing_arrived()), Ok(()));
-    let lie = "the other end broke the relay's protocol: ";
+    let violation = "the other end broke the relay's protocol: ";
     for first in [data(1, 0, 10), frame(8, 0, &[0; 12])] {
-        assert_eq!(begun(first), Err(format!("{lie}a pipe does not begin with what has arrived")));
+        assert_eq!(begun(first), Err(format!("{violation}a pipe does not begin with HAVE")));
     }
     for numbers in [[[0; 7].as_slice(), &[1]].concat(), [[0; 8].as_slice(), &[0x80]].concat(), vec![0xff; 9]] {
-        assert_eq!(begun(frame(10, 0, &numbers)), Err(format!("{lie}more is acknowledged than was sent")));
+        assert_eq!(begun(frame(10, 0, &numbers)), Err(format!("{violation}more is acknowledged than was sent")));
     }
 }
 
@@ -197,7 +197,7 @@ fn what_arrived_over_a_lost_pipe_is_not_sent_again_over_the_next_one() {
             let passed = links[from].poll_transmit(now);
             passed.map(|(_, bytes)| links[1 - from].handle_input(now, ids[1 - from], &bytes).unwrap())
         };
-        // What has arrived, a credit of the pipe before, and two frames; no acknowledgement.
+        // HAVE, a credit that was lost with the pipe before, and two frames; no acknowledgement.
         pass(RELAY).unwrap();
         pass(CLIENT).unwrap();
         pass(RELAY);
@@ -234,7 +234,7 @@ fn a_client_that_does_not_acknowledge_refusals_cannot_make_them_wait_without_end
         assert!(opened < 30_000, "{:?}", link.stats());
     };
     assert!(error.to_string().ends_with("more connections are opened than answers are acknowledged"), "{error}");
-    assert!(opened > 4 * 4096, "an honest client may have so many: {opened}");
+    assert!(opened > 4 * 4096, "a correct client may have this many: {opened}");
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn only_so_many_pieces_wait_for_their_turn() {
     let (mut link, pipe, now) = liar();
     let mut sent: u64 = 0;
     let error = loop {
-        // Every other byte of one connection after the other.
+        // Sends every other byte of the connections, one connection after the other.
         let (id, offset) = (sent / 30_000, sent % 30_000 * 2 + 1);
         let body = [(id as u32).to_be_bytes().as_slice(), &offset.to_be_bytes(), b"x"].concat();
         if let Err(error) = link.handle_input(now, pipe, &frame(4, 1 + sent, &body)) {
@@ -285,7 +285,7 @@ fn connections_that_stop_reading_keep_no_more_memory_than_all_may_together() {
     let pipes = links.each_mut().map(|link| link.add_pipe().unwrap());
     let ids: Vec<ConnectionId> = (0..CONNECTIONS).map(|_| open(&mut links[CLIENT])).collect();
     let chunk = Bytes::from(vec![7; 64 << 10]);
-    // One after the other reads until its credit is as large as it gets, and then stops.
+    // Each connection in turn is read until its credit is as large as possible, and then not any more.
     let mut exchange = |links: &mut [Link; 2], writer: ConnectionId, reads: bool| {
         now += Duration::from_millis(1);
         while links[CLIENT].write(writer, chunk.clone()).is_ok() {}
@@ -328,22 +328,22 @@ fn a_reader_that_stops_stops_only_its_own_connection() {
     let (stuck, other) = (open(&mut client), open(&mut client));
     let pipe = client.add_pipe().unwrap();
     assert_eq!(client.poll_transmit(now), Some((pipe, nothing_arrived().into())));
-    assert_eq!(client.poll_transmit(now), None, "nothing before it is known what has arrived");
+    assert_eq!(client.poll_transmit(now), None, "nothing is sent before HAVE has arrived");
     client.handle_input(now, pipe, &nothing_arrived()).unwrap();
     while client.write(stuck, Bytes::from(vec![1; 10_000])).is_ok() {}
     let mut sent = 0;
     while let Some((_, bytes)) = client.poll_transmit(now) {
         sent += bytes.len();
     }
-    assert!((64_000..90_000).contains(&sent), "no more than the credit: {sent}");
+    assert!((64_000..90_000).contains(&sent), "more than the credit was sent: {sent}");
     let ack = frame(8, 0, &[(sent as u64).to_be_bytes().as_slice(), &[0; 4]].concat());
     client.handle_input(now, pipe, &ack).unwrap();
     client.write(other, Bytes::from_static(b"hello")).unwrap();
-    let next = client.poll_transmit(now).expect("the other one goes on").1;
+    let next = client.poll_transmit(now).expect("the other connection continues").1;
     assert!(next.ends_with(b"hello"));
 }
 
-/// Bytes from a place on, which tell their place.
+/// Returns bytes from a position on. The value of each byte depends on its position.
 fn content(at: u64, length: usize) -> Vec<u8> {
     (at..).map(|at| (at % 251) as u8).take(length).collect()
 }

@@ -33,7 +33,7 @@ impl Capture {
         Self(messages.collect())
     }
 
-    /// The numbered messages of one direction, each once.
+    /// Returns the numbered messages of one direction, without duplicates.
     fn payloads(&self, direction: &str) -> Vec<Payload> {
         let numbered = [MessageType::InputStreamData, MessageType::OutputStreamData];
         let messages =
@@ -53,7 +53,7 @@ impl Capture {
     }
 }
 
-/// Our side in the place of a recorded one.
+/// Our side in the place of a recorded side.
 struct Replay<'a> {
     capture: &'a Capture,
     session: Session,
@@ -71,8 +71,8 @@ impl<'a> Replay<'a> {
         Self { capture, session, start, stream: None, sent, received, events, kms }
     }
 
-    /// Runs the whole recording. Messages with the directions `incoming` are passed to our session. For each message
-    /// that the replaced side sent (`outgoing`), `act` makes our session do the same.
+    /// Replays the whole recording. Messages with the directions `incoming` are passed to our session. For each message that the
+    /// replaced side sent (`outgoing`), `act` makes our session do the same.
     fn run(mut self, incoming: [&str; 2], outgoing: &str, act: impl Fn(&mut Self, PayloadType, &[u8])) -> Self {
         self.session.handle_connected(self.start);
         self.drain(self.start);
@@ -159,7 +159,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Our client with the recorded agent: it receives what the agent sent and does what the official client did.
+/// Replays the recorded agent to our client, which does what the official client did.
 fn replay_client(capture: &Capture, kms: Option<RecordedKms>) -> Replay<'_> {
     let (start, clock) = clock();
     let config =
@@ -179,7 +179,7 @@ fn replay_client(capture: &Capture, kms: Option<RecordedKms>) -> Replay<'_> {
     })
 }
 
-/// Our agent with the recorded client.
+/// Replays the recorded client to our agent.
 fn replay_agent(capture: &Capture, session_type: SessionType, kms: Option<RecordedKms>) -> Replay<'_> {
     let (start, clock) = clock();
     let config = AgentConfig {
@@ -219,7 +219,7 @@ fn identity(capture: &Capture) -> Identity {
     Identity { session_id: field("SessionId"), target: field("DestinationId") }
 }
 
-/// The recorded data key. The laboratory's KMS made the ciphertext from the plaintext and the context.
+/// The recorded data key. The KMS of the recording environment created the ciphertext from the plaintext and the context.
 struct RecordedKms {
     keys: [u8; 64],
     ciphertext: Vec<u8>,
@@ -287,8 +287,8 @@ fn decrypt(key: &[u8], sealed: &[u8]) -> Vec<u8> {
     body
 }
 
-/// The keys in the agent's bodies are in another order, and its time differs. Everything else must be byte for byte the
-/// same.
+/// Converts payloads for comparison: the keys in the agent's bodies are in another order, and its time differs. Everything else
+/// must be the same, byte for byte.
 fn comparable(payloads: Vec<Payload>) -> Vec<(PayloadType, Value)> {
     let comparable = payloads.into_iter().map(|(payload_type, payload)| {
         let value = match payload_type {

@@ -1,5 +1,5 @@
-//! Every requirement that the workspace cites is defined in `docs/protocol.md` or `docs/relay.md`, once. Every test that SECURITY.md and
-//! `docs/reliability.md` name exists.
+//! Checks that every requirement that the workspace cites is defined once in `docs/protocol.md` or `docs/relay.md`, and that every
+//! test that SECURITY.md and `docs/reliability.md` name exists.
 
 #![expect(clippy::unwrap_used, reason = "in a test, this is the assertion")]
 
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 const FAMILIES: [&str; 11] = ["RELAY", "OPEN", "WIRE", "DC", "HS", "MUX", "PORT", "SHELL", "KMS", "PLUGIN", "AGENT"];
 /// The folders that contain the workspace's own text. Build output may be beside them.
-const ROOMS: [&str; 9] = ["relay", "ssm-proto", "ssm-forward", "ssm-local", "cli", "benches", "fuzz", "docs", "tests"];
+const FOLDERS: [&str; 9] =
+    ["relay", "ssm-proto", "ssm-forward", "ssm-local", "cli", "benches", "fuzz", "docs", "tests"];
 
 #[test]
 fn every_cited_requirement_is_defined_once() {
@@ -31,12 +32,12 @@ fn every_cited_requirement_is_defined_once() {
         let text = std::fs::read_to_string(&file).unwrap();
         cited.extend(citations(&text).into_iter().map(|number| (number.to_owned(), file.clone())));
     }
-    assert!(cited.len() > 40, "the search for citations finds too little: {cited:?}");
+    assert!(cited.len() > 40, "the search finds too few citations: {cited:?}");
     let undefined: Vec<_> = cited.iter().filter(|(number, _)| !defined.contains(*number)).collect();
     assert!(undefined.is_empty(), "cited, but not defined: {undefined:?}");
 }
 
-/// Long names in these documents are those of tests, and paths lead to files of tests.
+/// In these documents, long names in code spans are names of tests, and paths are files of tests.
 #[test]
 fn every_test_that_a_document_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -52,14 +53,14 @@ fn every_test_that_a_document_names_exists() {
         let (names, others): (Vec<_>, Vec<_>) = quoted.partition(is_name);
         let tests: BTreeSet<_> = names.into_iter().filter(|name| name.matches('_').count() > 1).collect();
         let missing: Vec<_> = tests.iter().filter(|name| !functions.contains(*name)).collect();
-        assert!(tests.len() > 20 && missing.is_empty(), "{document} names tests that are not there: {missing:?}");
+        assert!(tests.len() > 20 && missing.is_empty(), "{document} names tests that do not exist: {missing:?}");
         let paths = others.iter().filter(|word| word.contains("tests/") && !word.contains(' '));
         let lost: Vec<_> = paths.filter(|path| !root.join(path).exists()).collect();
-        assert!(lost.is_empty(), "{document} names files that are not there: {lost:?}");
+        assert!(lost.is_empty(), "{document} names files that do not exist: {lost:?}");
     }
 }
 
-/// The cited numbers in a text, such as the first one of this group: DC-1.
+/// Returns the cited numbers in a text, such as the first number of this family: DC-1.
 fn citations(text: &str) -> Vec<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
     words.filter(|word| is_number(word)).collect()
@@ -70,10 +71,10 @@ fn is_number(word: &str) -> bool {
     FAMILIES.contains(&family) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Sources and documents of the workspace.
+/// Returns the sources and documents of the workspace.
 fn texts(root: &Path) -> Vec<PathBuf> {
     let mut texts = Vec::new();
-    let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root.join(room)).filter(|room| room.is_dir()).collect();
+    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(|room| root.join(room)).filter(|room| room.is_dir()).collect();
     let top = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
     texts.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     while let Some(folder) = folders.pop() {

@@ -1,4 +1,4 @@
-//! Whatever the link does, the input and both outputs of a shell arrive exactly once and in order, and so does the exit
+//! For any behaviour of the link, the input and both outputs of a shell arrive exactly once and in order, and so does the exit
 //! code.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
 
@@ -12,8 +12,8 @@ use ssm_proto::{
     SessionEvent, SessionMode, SessionType, Side, StreamId, TerminalSize, WriteError,
 };
 
-/// Tagged pieces, with adjacent pieces of one kind joined. This must arrive unchanged, however it is split into
-/// messages.
+/// Pieces of output with their kinds; adjacent pieces of one kind are joined. The transcript must arrive unchanged, for any split
+/// into messages.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Transcript(Vec<(Output, Vec<u8>)>);
 
@@ -83,7 +83,7 @@ impl Plan {
     }
 }
 
-/// One direction: what was written, and what arrived.
+/// One direction: the written data, and the data that arrived.
 #[derive(Default)]
 struct Flow {
     left: usize,
@@ -126,7 +126,7 @@ fn run(plan: Plan) {
     pair.client.session.resize(last_size);
     assert!(pair.run_until(Duration::from_secs(120), |pair| pair.agent.ready), "no handshake");
     let agent_stream = opened(&pair);
-    // Without a handshake the client learns of the shell from its first output.
+    // Without a handshake the client learns from the first output that the session is a shell.
     pair.agent.session.write(agent_stream, Bytes::from_static(b"$ ")).unwrap();
     assert!(pair.run_until(Duration::from_secs(120), |pair| pair.client.ready), "no output");
     let id = pair.client.session.open().unwrap();
@@ -187,8 +187,8 @@ fn check_events(pair: &Pair, code: i64, size: TerminalSize) {
     for end in [&pair.client, &pair.agent] {
         assert!(end.events.iter().any(|event| matches!(event, SessionEvent::Ready(SessionMode::Shell))));
         assert!(!end.events.iter().any(|event| matches!(event, SessionEvent::Failed(_))), "{:?}", end.events);
-        // What was in transit when the receive buffer became full is added.
-        assert!(end.peak_receive <= (8 << 10) + 64 * 1024, "{} bytes waited", end.peak_receive);
+        // The limit is exceeded by the data in transit when the receive buffer became full.
+        assert!(end.peak_receive <= (8 << 10) + 64 * 1024, "{} bytes were buffered", end.peak_receive);
     }
     assert_eq!(pair.agent.session.stats().streams, 0);
 }

@@ -21,13 +21,13 @@ use ssm_proto::{
 use support::{bytes_of, unhex};
 use uuid::Uuid;
 
-/// Vectors that do not concern this crate, and why.
+/// Vectors that do not concern this crate, and the reasons.
 const ELSEWHERE: [(&str, &str); 9] = [
-    ("open_control_channel_agent", "the agent's control channel is not spoken"),
-    ("reconnect_backoff", "the official client's plan for reconnects; this project has its own, in ssm-forward"),
+    ("open_control_channel_agent", "the agent's control channel is not implemented"),
+    ("reconnect_backoff", "the official client's schedule of reconnects; this project has its own in ssm-forward"),
     ("sigv4_open_data_channel", "signing is transport: ssm-forward"),
     ("sigv4_no_token", "signing is transport: ssm-forward"),
-    ("kms_client_to_agent", "the cipher is private: its own unit tests take this vector"),
+    ("kms_client_to_agent", "the cipher is private; its unit tests use this vector"),
     ("kms_agent_to_client", "as above"),
     ("kms_neg_bad_tag", "as above"),
     ("kms_neg_too_short", "as above"),
@@ -53,11 +53,11 @@ fn every_vector_holds_or_is_named_as_anothers() {
             "uuid" => uuid_halves(name, &vector),
             "rto" => time_outs(name, &vector),
             "version" => versions(name, &vector),
-            kind => panic!("{name}: nobody checks vectors of kind {kind}"),
+            kind => panic!("{name}: no check for vectors of kind {kind}"),
         }
         held += 1;
     }
-    assert_eq!(elsewhere, BTreeSet::new(), "named, but not there");
+    assert_eq!(elsewhere, BTreeSet::new(), "named, but not present");
     assert_eq!((held, others), (67, 9));
 }
 
@@ -90,7 +90,7 @@ fn message_round_trip(name: &str, vector: &Value) {
     }
 }
 
-/// The independent codec's names for errors (WIRE-8).
+/// Checks the error code of an invalid message against the independent codec's names (WIRE-8).
 fn message_error(name: &str, vector: &Value) {
     let error = AgentMessage::decode(bytes_of(vector).into()).expect_err(name);
     let code = match error {
@@ -130,7 +130,7 @@ fn frame(fields: &Value) -> Frame {
     Frame { kind, stream: StreamId(u32::try_from(number(&fields["sid"])).unwrap()), data }
 }
 
-/// Incomplete input is not an error of a byte stream: the deframer waits for more.
+/// Checks an invalid byte stream. Incomplete input is not an error: the deframer waits for more.
 fn frame_error(name: &str, vector: &Value) {
     let outcome = deframe(1, &bytes_of(vector), usize::MAX);
     match (vector["expect"].as_str().unwrap(), outcome) {
@@ -169,7 +169,7 @@ fn open_round_trip(name: &str, vector: &Value) {
     assert!(!format!("{open:?}").contains(open.token_value.expose()), "{name}: the token is a secret");
 }
 
-/// WIRE-5.
+/// Checks the order of a UUID's halves (WIRE-5).
 fn uuid_halves(name: &str, vector: &Value) {
     let id: Uuid = vector["text"].as_str().unwrap().parse().unwrap();
     let message = Header::new(MessageType::InputStreamData, 1, id).seal(MessageBuf::from(b"x".as_slice()));
@@ -177,7 +177,7 @@ fn uuid_halves(name: &str, vector: &Value) {
     assert_eq!(AgentMessage::decode(message).unwrap().message_id(), id, "{name}");
 }
 
-/// DC-9: the peers' arithmetic, their limit of one second, and their initial timeout.
+/// Checks the retransmission timeout: the peers' arithmetic, their limit of one second, and their initial timeout (DC-9).
 fn time_outs(name: &str, vector: &Value) {
     let millis = |value: &Value| Duration::from_secs_f64(value.as_f64().unwrap() / 1000.0);
     let close = |ours: Duration, theirs: Duration| ours.abs_diff(theirs) < Duration::from_micros(1);
@@ -200,7 +200,7 @@ fn time_outs(name: &str, vector: &Value) {
     assert_eq!(channel.poll_timeout().unwrap().at, now + millis(&initial["rto_ms"]), "{name}");
 }
 
-/// HS-9.
+/// Checks the comparison of versions (HS-9).
 fn versions(name: &str, vector: &Value) {
     let text = |value: &Value, key: &str| value[key].as_str().unwrap().to_owned();
     for case in vector["plugin_agent_newer_than"].as_array().unwrap() {

@@ -98,7 +98,7 @@ fn the_public_test_vector_is_accepted() {
 #[test]
 fn what_was_signed_is_accepted_and_nothing_else() {
     assert_eq!(by_botocore().verify(), Ok(()));
-    assert_eq!(by_botocore().with("user-agent", "another").verify(), Ok(()), "it is not signed");
+    assert_eq!(by_botocore().with("user-agent", "another").verify(), Ok(()), "the header is not signed");
     let invalid = Err("InvalidSignatureException");
     for (what, request) in [
         ("method", Signed { method: "PUT", ..by_botocore() }),

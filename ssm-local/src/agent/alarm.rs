@@ -1,5 +1,5 @@
-//! A timer for the agent's pace, which needs a resolution below a millisecond. tokio's timers have a resolution of 1
-//! ms: messages would leave in pairs, and earlier when a client's acknowledgements happen to wake the agent.
+//! A timer for the agent's sending rate, which needs a resolution below a millisecond. tokio's timers have a resolution of 1 ms:
+//! messages would be sent in pairs, and earlier when a client's acknowledgements happen to wake the agent.
 
 #[cfg(not(target_os = "linux"))]
 pub(super) use elsewhere::Alarm;
@@ -37,7 +37,7 @@ mod linux {
             Ok(Self { timer, set_to: None })
         }
 
-        /// Ready once it is `at`.
+        /// Returns ready when the time `at` has come.
         pub(in super::super) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<io::Result<()>> {
             if self.set_to != Some(at) {
                 self.set(at.saturating_duration_since(Instant::now()))?;
@@ -45,7 +45,7 @@ mod linux {
             }
             loop {
                 let mut guard = ready!(self.timer.poll_read_ready(cx))?;
-                // The descriptor may be readable from before the timer was set again.
+                // The descriptor may be readable since before the timer was set again.
                 if let Ok(fired) = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?)) {
                     self.set_to = None;
                     return Poll::Ready(fired.map(drop));

@@ -1,4 +1,4 @@
-//! The protocol settings of the agent for its two profiles.
+//! The protocol settings of the agent for the two profiles.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,17 +8,17 @@ use tokio::time::Instant;
 use super::AgentSpec;
 use crate::Profile;
 
-/// Largest payload that the fast agent sends.
+/// Maximum payload that the fast agent sends, in bytes.
 const FAST_PAYLOAD: usize = 32 << 10;
-/// Largest payload that the official agent sends.
+/// Maximum payload that the official agent sends, in bytes.
 pub(super) const REAL_PAYLOAD: usize = 1024;
-/// The official agent sleeps for a millisecond after each message, which takes this long in practice (measured). The
-/// burst of two makes up for a timer that fired late.
+/// The rate of the official agent. It sleeps for a millisecond after each message, which takes this long in practice (measured).
+/// The burst of two compensates for a timer that fired late.
 const REAL_PACE: Pace = Pace { interval: Duration::from_micros(1130), burst: 2 };
-/// For this long after the handshake, the official agent neither accepts nor acknowledges data.
+/// Time after the handshake in which the official agent neither accepts nor acknowledges data.
 const REAL_START: Duration = Duration::from_millis(3);
 
-/// Creates a session's protocol state. `is_paced`: what it sends comes from a loop that sleeps.
+/// Creates a session's protocol state. `is_paced`: the data is sent by a loop that sleeps.
 pub(super) fn protocol(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> Session {
     let clock = Clock {
         start: Instant::now().into_std(),
@@ -36,7 +36,7 @@ fn config(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> AgentC
         session_type,
         kms: spec.encryption.as_ref().filter(|_| encrypted).map(|encryption| encryption.wish()),
         identity: spec.identity.clone(),
-        // Agents acknowledge immediately.
+        // Official agents acknowledge immediately.
         channel: ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() },
         ..AgentConfig::default()
     };
@@ -59,8 +59,9 @@ fn config(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> AgentC
     }
 }
 
-/// A terminal's output does not wait for acknowledgements. The official agent reads none while the program on the
-/// terminal takes no input, and a program that waits for its output to be read would wait forever.
+/// Returns the channel settings of a session with a terminal, whose output does not wait for acknowledgements. The official agent
+/// reads no acknowledgements while the program on the terminal reads no input. If the output waited, a program that reads no input
+/// until its output is read would wait forever.
 fn terminal_channel(channel: ChannelConfig) -> ChannelConfig {
     const MESSAGES: usize = 100_000;
     const BYTES: usize = 100 << 20;

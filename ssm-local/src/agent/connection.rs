@@ -1,6 +1,6 @@
-//! One stream's connection to the destination.
+//! The connection of one stream to the destination.
 //!
-//! Like in the official agent, the direction that ends first ends the other one too, so there is no half-close (MUX-8).
+//! Like in the official agent, the end of one direction also ends the other one, so there is no half-close (MUX-8).
 
 use std::io::IoSlice;
 
@@ -15,13 +15,13 @@ const READ_SIZE: usize = 64 << 10;
 /// Maximum number of chunks per write.
 const WRITE_CHUNKS: usize = 64;
 
-/// Copies bytes in both directions until one end is finished. With `deaf`, nothing is copied.
+/// Copies bytes in both directions until one end has finished. With `deaf`, nothing is copied.
 pub(super) async fn serve(mut tcp: TcpStream, stream: &AgentStream, deaf: bool) {
     let (mut read, mut write) = tcp.split();
     tokio::select! {
         () = from_destination(&mut read, stream) => {}
         () = to_destination(stream, &mut write), if !deaf => {
-            // An orderly shutdown instead of a reset, so that the destination can still read what was delivered.
+            // The socket is shut down, not reset, so that the destination can still read the data that was delivered.
             let _ = write.shutdown().await;
         }
     }

@@ -1,4 +1,4 @@
-//! The destination of a port session's connections. It is resolved once, when the session begins.
+//! The destination of a port session's connections. The destination is resolved once, when the session begins.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +32,7 @@ impl Destination {
     /// Resolves the destination in the document's properties.
     ///
     /// # Errors
-    /// The official agent's texts: the host is unknown or forbidden, or there is no port.
+    /// Returns the official agent's text if the host is unknown or forbidden, or if there is no port.
     pub(super) fn resolve(properties: &PortProperties, hosts: &BTreeMap<String, Vec<IpAddr>>) -> Result<Self, String> {
         let port = properties.port_number.as_deref().unwrap_or_default();
         let port = port.parse().map_err(|_| format!("Unable to parse port number {port:?}"))?;
@@ -49,7 +49,7 @@ impl Destination {
         Ok(Self { addresses: ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect() })
     }
 
-    /// Connects to the first address that accepts.
+    /// Connects to the first address that accepts the connection.
     pub(super) async fn dial(&self) -> io::Result<TcpStream> {
         let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "missing address");
         for address in &self.addresses {

@@ -1,4 +1,4 @@
-//! Moves messages between the protocol state and the broker's pipes.
+//! Passes messages between the protocol state and the broker's pipes.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -16,24 +16,23 @@ use super::shared::{AgentState, SharedAgent};
 use crate::pipe::{PipeReceiver, PipeSender};
 use crate::wire::with_right_digest;
 
-/// What the driver reports to the owner of a session.
+/// An event that the driver reports to the owner of a session.
 #[derive(Debug)]
 pub(super) enum Happening {
     /// The handshake is complete.
     Ready(SessionMode),
     /// The client opened a stream.
     Opened(StreamId),
-    /// The client had this data key created; KMS must decrypt it.
+    /// The client has obtained this data key from KMS; KMS must decrypt it.
     DecryptNeeded(KeyRequest, Bytes),
     /// The client ends the session.
     Terminated,
 }
 
-/// Maximum number of messages per lock.
+/// Maximum number of messages per acquisition of the lock.
 const BATCH: usize = 64;
 
-/// Drives the session until it is over, or until it is closing and everything was acknowledged. Returns the agent's
-/// result.
+/// Drives the session until it has ended, or until it is closing and everything is acknowledged. Returns the agent's result.
 pub(super) async fn run(
     shared: &SharedAgent,
     input: PipeReceiver,
@@ -62,7 +61,7 @@ struct Driver<'a> {
     inbox: VecDeque<Bytes>,
     outbox: VecDeque<Bytes>,
     timer: Pin<Box<Sleep>>,
-    /// A precise timer for the pace.
+    /// A precise timer for the sending rate.
     alarm: Option<Alarm>,
 }
 
@@ -80,7 +79,7 @@ impl Driver<'_> {
                 return Poll::Ready(result);
             }
             let sent = self.send(&mut state, cx, now);
-            // Sending frees space in queues, which causes events.
+            // Sending frees space in queues, which can cause events.
             if let Some(result) = dispatch(&mut state, &self.happenings) {
                 return Poll::Ready(result);
             }
@@ -123,7 +122,7 @@ impl Driver<'_> {
         self.timer.as_mut().poll(cx).is_ready()
     }
 
-    /// The same with the precise timer; `None` if the system has none.
+    /// Sets the precise timer. Returns whether it has fired already; `None` if the system has no such timer.
     fn watch_pace(&mut self, cx: &mut Context<'_>, at: Instant) -> Option<bool> {
         if self.alarm.is_none() {
             self.alarm = Alarm::new().ok();
@@ -135,7 +134,7 @@ impl Driver<'_> {
     }
 }
 
-/// Processes received messages, unless the receive buffers are full. Returns `None` if the broker is gone.
+/// Processes received messages, unless the receive buffers are full. Returns `None` if the broker has ended.
 fn read(
     state: &mut AgentState,
     input: &PipeReceiver,
@@ -166,17 +165,17 @@ fn read(
 fn take(state: &mut AgentState, now: Instant, message: Bytes) -> Result<(), DecodeError> {
     match state.protocol.handle_input(now.into_std(), message.clone()) {
         Err(DecodeError::BadDigest) => {
-            tracing::debug!("the agent accepts a message with a wrong digest, like the official one");
+            tracing::debug!("the agent accepts a message with a wrong digest, like the official agent");
             state.protocol.handle_input(now.into_std(), with_right_digest(&message))
         }
         taken => taken,
     }
 }
 
-/// Passes the protocol's events on. Returns the result if one of them ends the session.
+/// Passes the protocol's events to the owner of the session. Returns the result if one of the events ends the session.
 fn dispatch(state: &mut AgentState, happenings: &UnboundedSender<Happening>) -> Option<AgentResult> {
     while let Some(event) = state.protocol.poll_event() {
-        // If nobody receives them any more, the session is about to end.
+        // If the receiver was dropped, the session is about to end.
         let _ = match event {
             SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
             SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),

@@ -1,6 +1,6 @@
-//! The embedded agent: the far end of a session, with the behaviour of the official agent.
+//! The embedded agent: the agent's end of a session, with the behaviour of the official agent.
 //!
-//! It is connected to the service only by two pipes of messages, one in each direction.
+//! Only two pipes of messages, one in each direction, connect the agent to the service.
 
 mod alarm;
 mod config;
@@ -31,7 +31,7 @@ use crate::faults::Armed;
 use crate::kms::Encryption;
 use crate::pipe::{PipeReceiver, PipeSender, pipe};
 
-/// What an agent is told when a session begins.
+/// The parameters of an agent for one session.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentSpec {
     /// The document's session type.
@@ -39,7 +39,7 @@ pub(crate) struct AgentSpec {
     /// The document's properties, with the parameters filled in.
     pub(crate) properties: Value,
     pub(crate) inputs: Inputs,
-    /// The session, and the node's own id.
+    /// The session's id, and the node's own id.
     pub(crate) identity: Identity,
     pub(crate) encryption: Option<Encryption>,
     /// The program of a shell session.
@@ -51,7 +51,7 @@ pub(crate) struct AgentSpec {
     pub(crate) faults: Arc<Armed>,
 }
 
-/// How a session ended, in the texts of the official agent, which reports it by `agent_task_complete`.
+/// The end of a session, with the text that the official agent reports in `agent_task_complete`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AgentResult {
     pub(crate) failed: bool,
@@ -73,7 +73,7 @@ pub(crate) struct AgentEnd {
     task: JoinHandle<()>,
 }
 
-/// At the end of a session, what is not acknowledged after this time is given up (PORT-9).
+/// Maximum time at the end of a session until all sent data is acknowledged (PORT-9).
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Capacity of the pipes, in messages.
 const PIPE: usize = 1024;
@@ -100,7 +100,7 @@ async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> Age
 }
 
 impl AgentEnd {
-    /// The result. To be polled when there is no more output.
+    /// Polls the result. Call it when there is no more output.
     pub(crate) fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<AgentResult> {
         Pin::new(&mut self.result)
             .poll(cx)

@@ -1,4 +1,4 @@
-//! Port sessions: many streams at a time, one after the other, or the whole session as one stream.
+//! Port sessions: many streams at a time, one stream after the other, or the whole session as one stream.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::Profile;
 use crate::faults::Armed;
 use crate::pipe::{PipeReceiver, PipeSender};
 
-/// Serves the session until it is over.
+/// Serves the session until it has ended.
 pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
     let properties: PortProperties = match serde_json::from_value(spec.properties.clone()) {
         Ok(properties) => properties,
@@ -38,13 +38,13 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
             Some(Ok(ended)) = port.connections.join_next() => if let Some(result) = port.ended(ended) { break result },
         }
     };
-    // Everything that was sent must arrive before the session ends.
+    // All sent data must arrive before the session ends.
     shared.lock().close();
     let _ = timeout(FAREWELL, driver).await;
     result
 }
 
-/// How a connection's task ended.
+/// The end of a connection's task.
 enum Ended {
     /// The connection was served.
     Served,
@@ -56,7 +56,7 @@ enum Ended {
 struct Port {
     shared: Arc<SharedAgent>,
     destination: Result<Destination, String>,
-    /// The official agent connects to one destination after the other.
+    /// A semaphore with one permit for the real profile: the official agent connects to one destination after the other.
     dials: Arc<Semaphore>,
     mode: Option<SessionMode>,
     faults: Arc<Armed>,
@@ -100,7 +100,7 @@ impl Port {
         self.connections.spawn(async move {
             let dialled = {
                 let _turn = dials.acquire().await;
-                // Sleeping for zero could take a tick of the timer.
+                // Sleeping for a duration of zero could take a tick of the timer.
                 if !fate.delay.is_zero() {
                     sleep(fate.delay).await;
                 }

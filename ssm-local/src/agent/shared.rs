@@ -1,4 +1,4 @@
-//! The state that the driver and the connections share: the protocol state, and the wakers.
+//! The state that the driver and the connections of one session share: the protocol state, and the wakers.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -10,7 +10,7 @@ use ssm_proto::{Output, PlaintextKey, Session, StreamId, TerminalSize, WriteErro
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// See the module. The lock is taken once per batch of messages, and once per chunk of a stream.
+/// The shared state behind a lock, which is acquired once per batch of messages, and once per chunk of a stream.
 #[derive(Debug)]
 pub(super) struct SharedAgent {
     state: Mutex<AgentState>,
@@ -19,9 +19,9 @@ pub(super) struct SharedAgent {
 #[derive(Debug)]
 pub(super) struct AgentState {
     pub(super) protocol: Session,
-    /// The session ends once everything sent is acknowledged.
+    /// Whether the session ends once all sent data is acknowledged.
     closing: bool,
-    /// The client's terminal. It is stored here, so that a reader of data knows the size that was set before it.
+    /// The size of the client's terminal. It is stored here, so that a reader of data knows the size that was set before the data.
     size: watch::Sender<TerminalSize>,
     driver: Option<Waker>,
     waiting: BTreeMap<StreamId, Waiting>,
@@ -33,7 +33,7 @@ struct Waiting {
     writer: Option<Waker>,
 }
 
-/// The terminal size of a client that has sent none.
+/// The terminal size for a client that has sent none.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 
 impl SharedAgent {
@@ -49,13 +49,13 @@ impl SharedAgent {
 }
 
 impl AgentState {
-    /// Ends the session once everything sent is acknowledged.
+    /// Ends the session once all sent data is acknowledged.
     pub(super) fn close(&mut self) {
         self.closing = true;
         self.wake_driver();
     }
 
-    /// While set, input and sizes are neither accepted nor acknowledged, because the terminal is not open yet.
+    /// Sets whether input and sizes are neither accepted nor acknowledged, because the terminal is not open yet.
     pub(super) fn set_refusing(&mut self, refusing: bool) {
         self.protocol.set_refusing(refusing);
     }
@@ -114,7 +114,7 @@ impl AgentStream {
         Self { shared, id }
     }
 
-    /// Takes the available chunks, at least one and up to `limit`. Returns `false` at the end of the stream.
+    /// Reads the available chunks, at least one and up to `limit`. Returns `false` at the end of the stream.
     pub(super) async fn read(&self, chunks: &mut Vec<Bytes>, limit: usize) -> bool {
         poll_fn(|cx| {
             let mut state = self.shared.lock();
@@ -138,12 +138,12 @@ impl AgentStream {
         .await
     }
 
-    /// Sends a chunk when the send queue has space. Returns `false` if the stream is over.
+    /// Sends a chunk when the send queue has space. Returns `false` if the stream has ended.
     pub(super) async fn write(&self, chunk: Bytes) -> bool {
         self.write_output(Output::Stdout, chunk).await
     }
 
-    /// Like [`AgentStream::write`], for a command whose outputs are kept separate.
+    /// Sends a chunk like [`AgentStream::write`], for a command whose outputs are kept separate.
     pub(super) async fn write_output(&self, output: Output, chunk: Bytes) -> bool {
         let mut chunk = Some(chunk);
         poll_fn(|cx| {
@@ -165,22 +165,22 @@ impl AgentStream {
         .await
     }
 
-    /// The destination sends nothing more.
+    /// Ends the direction to the client, because the destination sends nothing more.
     pub(super) fn finish(&self) {
         self.command(|protocol, id| protocol.finish(Instant::now().into_std(), id));
     }
 
-    /// The command ended with this code. What was written before is sent first.
+    /// Sends the exit code of the command after the data that was written before.
     pub(super) fn exit(&self, code: i64) {
         self.command(|protocol, _| protocol.exit(code));
     }
 
-    /// The destination cannot be reached.
+    /// Reports that the destination cannot be reached.
     pub(super) fn refuse(&self) {
         self.command(Session::refuse);
     }
 
-    /// The stream is not served any more.
+    /// Ends the stream without serving it any further.
     pub(super) fn forget(&self) {
         self.shared.lock().waiting.remove(&self.id);
     }

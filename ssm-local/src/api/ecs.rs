@@ -25,7 +25,7 @@ pub(super) fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome
     }
 }
 
-/// The input of all these operations.
+/// The members of the inputs of all these operations.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Input {
@@ -44,7 +44,7 @@ struct Input {
 }
 
 impl Input {
-    /// The cluster's tasks. A cluster exists only if it has tasks.
+    /// Returns the cluster's tasks. A cluster exists only if it has tasks.
     fn cluster<'a>(&self, broker: &'a Broker) -> Result<Vec<&'a EcsTask>, ApiError> {
         let cluster = name(self.cluster.as_deref().unwrap_or("default"));
         let tasks: Vec<_> = broker.tasks().iter().filter(|task| task.cluster() == cluster).collect();
@@ -64,7 +64,7 @@ impl Input {
     }
 }
 
-/// The last part of an ARN, which is the name.
+/// Returns the last part of an ARN, which is the name.
 fn name(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or(id)
 }
@@ -179,7 +179,7 @@ fn describe_task(task: &EcsTask) -> Value {
     })
 }
 
-/// The task's network interface, as for tasks with a network of their own. Its address is this machine's.
+/// Returns the task's network interface, as for tasks with their own network. Its address is this machine's address.
 fn attachment(task: &EcsTask) -> Value {
     let detail = |name: &str, value: &str| json!({ "name": name, "value": value });
     json!({
@@ -195,7 +195,7 @@ fn attachment(task: &EcsTask) -> Value {
     })
 }
 
-/// Containers are on this machine.
+/// The address of all containers, because they are on this machine.
 const ADDRESS: &str = "127.0.0.1";
 
 fn describe_container(task: &EcsTask, container: &Container) -> Value {
@@ -252,7 +252,7 @@ fn execute_command(broker: &Broker, input: Input) -> Outcome {
     }))
 }
 
-/// The container of this name; without a name, the only one.
+/// Returns the container with this name; without a name, the only container.
 fn choose<'a>(task: &'a EcsTask, name: Option<&str>) -> Result<&'a Container, ApiError> {
     match (name, task.containers()) {
         (None, [container]) => Ok(container),

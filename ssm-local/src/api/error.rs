@@ -1,4 +1,4 @@
-//! Errors with AWS's structure and names.
+//! Errors with the structure and the names of AWS.
 
 use http::StatusCode;
 
@@ -15,12 +15,12 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    /// An exception that is the caller's fault.
+    /// Creates an exception that is the caller's fault.
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into() }
     }
 
-    /// A member of the request violates a constraint of the service's model.
+    /// Creates the error for a member of the request that violates a constraint of the service's model.
     pub(crate) fn constraint(member: &str, value: Option<&str>, constraint: &str) -> Self {
         let value = value.map_or_else(|| "null".to_owned(), |value| format!("'{value}'"));
         let text = format!(

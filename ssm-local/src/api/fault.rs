@@ -1,4 +1,4 @@
-//! Answers of the API that faults inject.
+//! Responses of the API that faults inject.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::{ApiError, Outcome, set};
 use crate::broker::Broker;
 use crate::faults::ApiAnswer;
 
-/// Returns this answer. The operation is called only if the answer is made from its result.
+/// Returns the response of a fault. The operation is performed only if the response is derived from its result.
 pub(super) async fn answer(broker: &Broker, answer: ApiAnswer, call: impl FnOnce() -> Outcome) -> Outcome {
     match answer {
         ApiAnswer::ExpiredCredentials => {
@@ -45,7 +45,7 @@ fn change(broker: &Broker, answer: ApiAnswer, ticket: &mut Value) {
     match answer {
         ApiAnswer::NoToken => *ticket = json!({ "SessionId": session.id }),
         ApiAnswer::ExpiredToken => session.expire_token(),
-        // The answer for a session that is over has no URL.
+        // The response for a session that has ended has no URL.
         _ if ticket.get("StreamUrl").is_some() => {
             session.relocate();
             set(ticket, "StreamUrl", json!(broker.stream_url(&session.id)));

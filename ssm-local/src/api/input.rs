@@ -8,12 +8,12 @@ use regex_lite::Regex;
 
 use super::error::ApiError;
 
-/// A mandatory member.
+/// Checks that a mandatory member is present.
 pub(super) fn required<'a>(member: &str, value: Option<&'a str>) -> Result<&'a str, ApiError> {
     value.ok_or_else(|| ApiError::constraint(member, None, "not be null"))
 }
 
-/// A string with a length in this range.
+/// Checks that a string has a length in this range.
 pub(super) fn length(member: &str, value: &str, range: RangeInclusive<usize>) -> Result<(), ApiError> {
     let count = value.chars().count();
     let constraint = if count < *range.start() {
@@ -26,7 +26,7 @@ pub(super) fn length(member: &str, value: &str, range: RangeInclusive<usize>) ->
     Err(ApiError::constraint(member, Some(value), &constraint))
 }
 
-/// A string that matches this pattern.
+/// Checks that a string matches this pattern.
 pub(super) fn pattern(member: &str, value: &str, pattern: &str) -> Result<(), ApiError> {
     if Regex::new(pattern).is_ok_and(|regex| regex.is_match(value)) {
         return Ok(());
@@ -34,7 +34,7 @@ pub(super) fn pattern(member: &str, value: &str, pattern: &str) -> Result<(), Ap
     Err(ApiError::constraint(member, Some(value), &format!("satisfy regular expression pattern: {pattern}")))
 }
 
-/// One of these strings.
+/// Checks that a string is one of these values.
 pub(super) fn one_of(member: &str, value: &str, allowed: &[&str]) -> Result<(), ApiError> {
     if allowed.contains(&value) {
         return Ok(());
@@ -43,7 +43,7 @@ pub(super) fn one_of(member: &str, value: &str, allowed: &[&str]) -> Result<(), 
     Err(ApiError::constraint(member, Some(value), &constraint))
 }
 
-/// The requested part of a list.
+/// The requested part (page) of a list.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     size: usize,
@@ -52,7 +52,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Parses `MaxResults` and `NextToken`. A token is valid only for the list that it came from.
+    /// Parses `MaxResults` and `NextToken`. A token is valid only for the list for which it was issued.
     pub(super) fn new(
         list: &'static str,
         max_results: Option<i64>,
@@ -78,7 +78,7 @@ impl Page {
         Ok(Self { size: usize::try_from(size).unwrap_or_default(), offset, list })
     }
 
-    /// The part of `items`, and the token of the next part.
+    /// Returns the requested part of `items`, and the token of the next part.
     pub(super) fn cut<T>(&self, items: impl IntoIterator<Item = T>) -> (Vec<T>, Option<String>) {
         let mut rest = items.into_iter().skip(self.offset);
         let part: Vec<T> = rest.by_ref().take(self.size).collect();

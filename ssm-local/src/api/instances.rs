@@ -35,7 +35,7 @@ pub(super) struct DescribeInput {
     instance_information_filter_list: Vec<OldFilter>,
 }
 
-/// Also accepts tags.
+/// A filter, whose key can also be a tag.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Filter {
@@ -125,7 +125,7 @@ fn describe_one(target: &LocalTarget) -> Value {
     })
 }
 
-/// All nodes are this machine.
+/// The address of all nodes, because they are this machine.
 pub(super) const ADDRESS: &str = "127.0.0.1";
 
 pub(super) fn computer_name(target: &LocalTarget) -> &str {

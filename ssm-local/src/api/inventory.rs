@@ -1,4 +1,4 @@
-//! GetInventory: what the nodes report about themselves. There is one type of inventory, that of the agent itself.
+//! GetInventory: the data that the nodes report about themselves. There is one type of inventory, AWS:InstanceInformation.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -10,7 +10,7 @@ use super::instances::{ADDRESS, computer_name, resource_type};
 use crate::broker::Broker;
 use crate::target::LocalTarget;
 
-/// Aggregators and result attributes are ignored.
+/// The input of GetInventory. Aggregators and result attributes are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Input {
@@ -45,7 +45,7 @@ pub(super) fn get(broker: &Broker, input: Input) -> Outcome {
     })
 }
 
-/// What the agent of a node reports; all values are strings.
+/// Returns the data that the agent of a node reports; all values are strings.
 fn describe(target: &LocalTarget) -> Map<String, Value> {
     let members = [
         ("AgentType", "amazon-ssm-agent"),
@@ -68,7 +68,7 @@ fn entity(content: Map<String, Value>) -> Value {
 }
 
 impl Filter {
-    /// Keeps the entries that have one of the values.
+    /// Keeps only the entries that have one of the values.
     fn apply(&self, found: &mut Vec<Map<String, Value>>) -> Result<(), ApiError> {
         let kind = self.kind.as_deref().unwrap_or("Equal");
         one_of("type", kind, &["Equal", "NotEqual", "BeginWith", "LessThan", "GreaterThan", "Exists"])?;

@@ -31,7 +31,7 @@ struct GenerateInput {
     dry_run: bool,
 }
 
-/// Maximum length of a data key.
+/// Maximum length of a data key in bytes.
 const MAX_KEY: usize = 1024;
 
 fn generate_data_key(kms: &Kms, input: GenerateInput) -> Outcome {
@@ -97,7 +97,7 @@ fn key_id(given: Option<&str>) -> Result<&str, ApiError> {
 impl From<KmsError> for ApiError {
     fn from(error: KmsError) -> Self {
         let text = error.to_string();
-        // The texts begin with the exception's name. The first one also has a message, like AWS's.
+        // Each text begins with the exception's name. A message follows after `: ` if AWS's exception has one.
         let message = text.split_once(": ").map_or("", |(_, message)| message);
         let code = match error {
             KmsError::NotFound(_) => "NotFoundException",

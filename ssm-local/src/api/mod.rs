@@ -1,4 +1,4 @@
-//! The SSM API, and the part of KMS and ECS that sessions need: JSON 1.1, one operation per call.
+//! The SSM API, and the parts of KMS and ECS that sessions need: JSON 1.1, one operation per call.
 
 mod documents;
 mod ecs;
@@ -25,10 +25,10 @@ use uuid::Uuid;
 
 use crate::broker::Broker;
 
-/// An operation's answer, or the exception that the client sees.
+/// The response of an operation, or the exception that the client receives.
 pub(crate) type Outcome = Result<Value, ApiError>;
 
-/// Answers one call, if it is signed with the right secret.
+/// Answers one call, if it is signed with the correct secret.
 pub(crate) async fn answer(broker: &Broker, head: &Parts, body: &[u8]) -> Response<Bytes> {
     let operation = operation(&head.headers);
     let outcome = match broker.access().verify(head, body, service(operation), SystemTime::now()) {
@@ -55,11 +55,11 @@ fn operation(headers: &HeaderMap) -> &str {
     headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// The prefix of the operation's name.
+/// The prefix of KMS operation names in the `X-Amz-Target` header.
 const KMS: &str = "TrentService";
 const ECS: &str = "AmazonEC2ContainerServiceV20141113";
 
-/// The service in the scope of a signature for this operation.
+/// Returns the service in the scope of a signature for this operation.
 fn service(operation: &str) -> &'static str {
     match operation.split_once('.') {
         Some((KMS, _)) => "kms",
@@ -68,7 +68,7 @@ fn service(operation: &str) -> &'static str {
     }
 }
 
-/// Also the service of unknown operations.
+/// The signature service of SSM operations and of unknown operations.
 pub(crate) const SSM_SERVICE: &str = "ssm";
 
 fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
@@ -81,7 +81,7 @@ fn dispatch(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
 }
 
 fn unknown() -> ApiError {
-    ApiError::new("UnknownOperationException", "The local Session Manager has no such operation.")
+    ApiError::new("UnknownOperationException", "The local Session Manager does not support this operation.")
 }
 
 fn dispatch_ssm(broker: &Broker, operation: &str, body: &[u8]) -> Outcome {
@@ -105,7 +105,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::new("SerializationException", error.to_string()))
 }
 
-/// An answer in JSON 1.1.
+/// Creates a response in JSON 1.1.
 pub(crate) fn respond(outcome: Outcome) -> Response<Bytes> {
     let (status, code, body) = match outcome {
         Ok(body) => (StatusCode::OK, None, body),
@@ -131,7 +131,7 @@ fn set(object: &mut Value, member: &str, value: Value) {
     }
 }
 
-/// A date in JSON 1.1: seconds since the Unix epoch, with milliseconds.
+/// Returns a date in JSON 1.1: seconds since the Unix epoch, with milliseconds.
 fn timestamp(time: SystemTime) -> Value {
     let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     json!(u64::try_from(millis).unwrap_or(u64::MAX) as f64 / 1000.0)

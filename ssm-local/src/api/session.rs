@@ -56,7 +56,7 @@ impl SessionInput {
     }
 }
 
-/// The answer for an ended session has no token; this is how the client learns of the end.
+/// Answers ResumeSession. For an ended session the answer contains no token, which shows the client that the session has ended.
 pub(super) fn resume(broker: &Broker, input: SessionInput) -> Outcome {
     let session = input.find(broker)?;
     let token = broker.issue_token(&session);
@@ -103,7 +103,7 @@ pub(super) fn describe(broker: &Broker, input: DescribeInput) -> Outcome {
     for filter in &input.filters {
         filter.apply(&mut found)?;
     }
-    // The newest first, like AWS.
+    // The newest session is first, like in AWS.
     let (part, next) = page.cut(found.iter().rev());
     let sessions: Vec<Value> = part.into_iter().map(describe_one).collect();
     Ok(match next {
@@ -134,7 +134,7 @@ impl Filter {
         Ok(())
     }
 
-    /// `2018-08-29T00:00:00Z`.
+    /// Parses a date such as `2018-08-29T00:00:00Z`.
     fn date(&self) -> Result<SystemTime, ApiError> {
         parse_date(&self.value)
             .ok_or_else(|| ApiError::constraint(&self.key, Some(&self.value), "be a date such as 2018-08-29T00:00:00Z"))

@@ -43,11 +43,11 @@ pub(crate) struct BrokerSettings {
     /// The KMS key for shells and commands whose document names none.
     pub(crate) encrypt_with: Option<String>,
     pub(crate) kms_fault: Option<KmsFault>,
-    /// Shells and commands are refused.
+    /// Whether shells and commands are refused.
     pub(crate) ports_only: bool,
 }
 
-/// The configuration from the builder.
+/// The configuration that the builder created.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) targets: Vec<LocalTarget>,
@@ -65,12 +65,12 @@ pub(crate) struct StartRequest {
     pub(crate) reason: Option<String>,
 }
 
-/// Shells and commands are refused.
+/// The error for a refused shell or command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("This local Session Manager only forwards ports: it runs no shells and no commands.")]
 pub(crate) struct PortsOnly;
 
-/// Keeps the targets and the sessions.
+/// Stores the targets and the sessions.
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
@@ -83,14 +83,14 @@ pub(crate) struct Broker {
 
 #[derive(Debug, Default)]
 struct BrokerState {
-    /// In the order of their start.
+    /// The sessions in the order of their start.
     sessions: VecDeque<Arc<BrokerSession>>,
     relays: JoinSet<()>,
     /// The nodes are rebooting until this time.
     down_until: Option<Instant>,
 }
 
-/// Number of ended sessions that are kept.
+/// Maximum number of ended sessions that are stored.
 const HISTORY: usize = 1000;
 const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// Capacity of the queue of commands to a relay.
@@ -115,14 +115,14 @@ impl Broker {
         &self.access
     }
 
-    /// All managed nodes in their present state, by id.
+    /// Returns all managed nodes in their current state, by id.
     pub(crate) fn targets(&self) -> Vec<LocalTarget> {
         let rebooting = self.lock().down_until.is_some_and(|until| now() < until);
         let state = |target: &LocalTarget| if rebooting { target.clone().disconnected() } else { target.clone() };
         self.world.targets.iter().map(state).collect()
     }
 
-    /// A managed node, or a container.
+    /// Returns a managed node or a container.
     pub(crate) fn target(&self, id: &str) -> Option<LocalTarget> {
         let container = || self.world.tasks.iter().flat_map(EcsTask::targets).find(|target| target.id() == id);
         self.targets().into_iter().find(|target| target.id() == id).or_else(|| container().cloned())
@@ -152,7 +152,7 @@ impl Broker {
         }
     }
 
-    /// As [`Local::strike`](crate::Local::strike).
+    /// Makes a fault happen once, now; see [`Local::strike`](crate::Local::strike).
     pub(crate) async fn strike_once(&self, fault: Fault) -> Result<(), FaultError> {
         if !fault.effect.can_strike() {
             return Err(FaultError::NotAtOnce(fault.to_string()));
@@ -161,7 +161,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Makes a fault happen once, now: to every session, or to the nodes.
+    /// Makes a fault happen once, now, to every session or to the nodes.
     async fn strike(&self, mut fault: Fault) {
         match &fault.effect {
             Effect::End { failed: false, text } => return self.end_sessions(SessionState::Terminated, text).await,
@@ -169,7 +169,7 @@ impl Broker {
                 return self.end_sessions(SessionState::Failed, text).await;
             }
             Effect::Reboot { text } => {
-                // Without a duration it lasts longer than any test.
+                // Without a duration, the nodes are down for longer than any test runs.
                 self.lock().down_until = Some(now() + fault.when.lasts.unwrap_or(A_YEAR).min(A_YEAR));
                 return self.end_sessions(SessionState::Failed, text).await;
             }
@@ -214,7 +214,7 @@ impl Broker {
         }
     }
 
-    /// The sessions in the order of their start.
+    /// Returns the sessions in the order of their start.
     pub(crate) fn sessions(&self) -> Vec<Arc<BrokerSession>> {
         self.lock().sessions.iter().cloned().collect()
     }
@@ -232,7 +232,7 @@ impl Broker {
     /// Starts a session and returns its first token. The agent starts when the client opens the data channel.
     ///
     /// # Errors
-    /// Only ports are allowed, and the session is not a port session.
+    /// Returns [`PortsOnly`] if only ports are allowed, and the session is not a port session.
     pub(crate) fn start(&self, request: StartRequest) -> Result<(Arc<BrokerSession>, String), PortsOnly> {
         if self.settings.ports_only && request.document.body.session_type != PORT {
             return Err(PortsOnly);
@@ -273,12 +273,12 @@ impl Broker {
         Some(Encryption { key_id, kms: self.world.kms.clone(), fault: self.settings.kms_fault })
     }
 
-    /// Replaces the token by a new one; `None` if the session is over.
+    /// Replaces the token by a new one. Returns `None` if the session has ended.
     pub(crate) fn issue_token(&self, session: &BrokerSession) -> Option<String> {
         session.issue_token(self.settings.token_ttl)
     }
 
-    /// Ends all sessions, and waits up to `limit` until their clients are told.
+    /// Ends all sessions, and waits up to `limit` until their clients are notified.
     pub(crate) async fn shutdown(&self, limit: Duration) {
         let mut relays = {
             let mut inner = self.lock();
@@ -288,13 +288,13 @@ impl Broker {
         let _ = timeout(limit, async { while relays.join_next().await.is_some() {} }).await;
     }
 
-    /// Ends everything immediately.
+    /// Ends all sessions and agents immediately.
     pub(crate) fn abort(&self) {
         self.lock().relays.abort_all();
     }
 }
 
-/// The time of the runtime's clock.
+/// Returns the time of the runtime's clock.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -1,7 +1,7 @@
-//! One session's task: passes messages between the client's WebSocket and the agent, whichever of them is connected.
+//! The task of one session: passes messages between the client's WebSocket and the agent. Either of them may be disconnected.
 //!
-//! All messages of a session pass through [`Relay::pass_up`] or [`Relay::pass_down`], and nowhere else. Whatever
-//! changes messages on the way belongs there.
+//! All messages of a session pass through [`Relay::pass_up`] or [`Relay::pass_down`], and through no other function. Code that
+//! changes messages in transit belongs there.
 
 mod disturb;
 
@@ -33,7 +33,7 @@ use crate::wire::{is_data, message_type};
 /// A client's open data channel.
 pub(crate) type ClientSocket = WebSocketStream<TcpStream>;
 
-/// Commands to a relay.
+/// A command to a relay.
 #[derive(Debug)]
 pub(super) enum Command {
     /// The client opened a data channel, which replaces the previous one.
@@ -46,22 +46,22 @@ pub(super) enum Command {
     AddFault(Fault),
 }
 
-/// Maximum number of messages in one direction before the other one has its turn.
+/// Maximum number of messages in one direction before the other direction has its turn.
 const BATCH: usize = 64;
-/// After the end, what the client does not read within this time is dropped.
+/// After the end of the session, maximum time for the client to read the remaining messages.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// The state of one session's task.
 pub(super) struct Relay {
     session: Arc<BrokerSession>,
     commands: mpsc::Receiver<Command>,
-    /// Present until the client connects for the first time.
+    /// The agent's parameters, until the client connects for the first time.
     spec: Option<AgentSpec>,
     agent: Option<AgentEnd>,
     client: Option<Box<ClientSocket>>,
-    /// For the agent, not passed on yet.
+    /// Messages for the agent that are not passed on yet.
     up: VecDeque<Bytes>,
-    /// For the client, not accepted by the WebSocket yet.
+    /// Messages for the client that the WebSocket has not accepted yet.
     down: VecDeque<Bytes>,
     unflushed: bool,
     faults: Option<Box<SessionFaults>>,
@@ -72,7 +72,7 @@ pub(super) struct Relay {
     timer: Pin<Box<Sleep>>,
 }
 
-/// Why a session is over.
+/// The reason for the end of a session.
 struct End {
     state: SessionState,
     output: String,
@@ -104,7 +104,7 @@ impl Relay {
         }
     }
 
-    /// Runs until the session is over and both ends have been told.
+    /// Runs until the session has ended and both ends have been notified.
     pub(super) async fn run(mut self) {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.session.end(end.state, &end.output);
@@ -112,10 +112,10 @@ impl Relay {
         let _ = timeout(GOODBYE, self.say_goodbye(&end.output)).await;
     }
 
-    /// Moves what can be moved. The directions are independent, so that neither waits for the other.
+    /// Passes messages on as far as possible. The directions are independent, so that neither waits for the other.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if let Some(end) = self.obey(cx) {
+            if let Some(end) = self.run_commands(cx) {
                 return Poll::Ready(end);
             }
             if let Some(end) = self.disturb(cx) {
@@ -136,7 +136,7 @@ impl Relay {
         }
     }
 
-    fn obey(&mut self, cx: &mut Context<'_>) -> Option<End> {
+    fn run_commands(&mut self, cx: &mut Context<'_>) -> Option<End> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
                 Some(Command::Connect(socket)) => self.connect(socket),
@@ -178,7 +178,7 @@ impl Relay {
         self.up.push_back(service_message(|date, id| publication(false, date, id)));
     }
 
-    /// Client to agent. Returns whether something was moved.
+    /// Passes messages from the client to the agent. Returns whether any were passed.
     fn move_up(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(agent) = &self.agent else { return false };
         let blocked = |faults: &SessionFaults| faults.is_black_hole() || faults.is_blocked(Direction::Up);
@@ -192,7 +192,7 @@ impl Relay {
             match client.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(Message::Binary(message)))) => self.pass_up(message),
                 Poll::Ready(Some(Ok(Message::Text(message)))) => self.pass_up(message.into()),
-                // Pings are answered by the WebSocket crate, with the next flush.
+                // The WebSocket crate answers pings with the next flush.
                 Poll::Ready(Some(Ok(_))) => self.unflushed = true,
                 Poll::Ready(Some(Err(error))) => self.disconnect(&error),
                 Poll::Ready(None) => self.disconnect(&"closed"),
@@ -221,7 +221,7 @@ impl Relay {
         }
     }
 
-    /// Agent to client. Returns whether something was moved. When the agent has ended, the session ends.
+    /// Passes messages from the agent to the client. Returns whether any were passed. When the agent has ended, the session ends.
     fn move_down(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         if self.down.is_empty() && !self.faults.as_deref().is_some_and(|faults| faults.is_blocked(Direction::Down)) {
@@ -238,7 +238,7 @@ impl Relay {
         };
         let waited = !self.down.is_empty();
         let outcome = pump(client, &mut self.down, &mut self.unflushed, cx);
-        // The agent was not listened to while something waited.
+        // While messages waited for the WebSocket, the agent was not polled. It must be polled again now.
         moved |= waited && self.down.is_empty();
         if let Err(error) = outcome {
             self.disconnect(&error);
@@ -265,7 +265,7 @@ impl Relay {
         }
     }
 
-    /// Keeps only the messages for the client, in place.
+    /// Removes, in place, the messages that are not for the client.
     fn pass_down(&mut self) {
         let mut data = false;
         self.down.retain(|message| match message_type(message) {
@@ -274,7 +274,7 @@ impl Relay {
                 true
             }
             Some(MessageType::Acknowledge) => true,
-            // For example agent_session_state, which is for the service.
+            // Other messages, for example agent_session_state, are for the service.
             _ => false,
         });
         if data {
@@ -308,33 +308,35 @@ impl Relay {
         }
     }
 
-    /// Tells both ends, and gives the client time to read it.
+    /// Notifies both ends of the end, and gives the client time to read the message.
     async fn say_goodbye(mut self, output: &str) {
         let (id, target) = (&self.session.id, &self.session.target);
         let closed = service_message(|date, uuid| ChannelClosed::encode(id, target, output, date, uuid));
         if let Some(agent) = &self.agent {
             agent.input.send(&mut VecDeque::from([closed.clone()]));
         }
-        // A client that connects at the last moment is told too.
+        // A client that connects at the last moment is notified too.
         while let Ok(Command::Connect(socket)) = self.commands.try_recv() {
             self.client = Some(socket);
         }
         let Some(mut client) = self.client.take() else { return };
         let close = CloseFrame { code: CloseCode::Normal, reason: "session ended".into() };
-        let last_words = self.down.drain(..).chain([closed]).map(Message::Binary).chain([Message::Close(Some(close))]);
-        for message in last_words {
+        let last_messages =
+            self.down.drain(..).chain([closed]).map(Message::Binary).chain([Message::Close(Some(close))]);
+        for message in last_messages {
             if client.feed(message).await.is_err() {
                 return;
             }
         }
-        // Closing a socket with unread data resets it, and the last messages would be lost.
+        // Closing a socket with unread data resets the connection, and the last messages would be lost. So the remaining data is
+        // read.
         if client.flush().await.is_ok() {
             while let Some(Ok(_)) = client.next().await {}
         }
     }
 }
 
-/// For the faults, which do not depend on the runtime.
+/// Returns the time for the faults, which do not depend on the runtime.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
@@ -359,7 +361,7 @@ fn pump(
     Ok(())
 }
 
-/// A message that the service creates, dated now.
+/// Creates a message of the service with the current time.
 fn service_message(make: impl FnOnce(u64, Uuid) -> Bytes) -> Bytes {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let date = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX).max(1);

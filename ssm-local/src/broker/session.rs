@@ -15,20 +15,20 @@ use super::token::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionState {
-    /// Started; the client has not opened the data channel.
+    /// The session was started; the client has not opened the data channel.
     Connecting,
     /// The client's data channel is open.
     Connected,
     /// The client's data channel is closed; the client may reconnect.
     Disconnected,
-    /// Over.
+    /// The session has ended.
     Terminated,
-    /// Over, because the agent failed.
+    /// The session has ended because the agent failed.
     Failed,
 }
 
 impl SessionState {
-    /// The name in the API.
+    /// Returns the name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connecting => "Connecting",
@@ -52,20 +52,20 @@ pub struct SessionInfo {
     pub document: String,
     /// The state.
     pub state: SessionState,
-    /// Who started it: an ARN.
+    /// The ARN of the caller that started the session.
     pub owner: String,
-    /// The reason that the caller gave.
+    /// The reason in the caller's StartSession request.
     pub reason: Option<String>,
-    /// Start time.
+    /// The time of the start.
     pub started: SystemTime,
-    /// End time.
+    /// The time of the end; `None` for an active session.
     pub ended: Option<SystemTime>,
-    /// The agent's or the service's text about the end; often empty.
+    /// The text of the agent or the service about the end; often empty.
     pub details: String,
 }
 
 impl SessionInfo {
-    /// Whether it is not over.
+    /// Returns whether the session has not ended.
     pub fn is_active(&self) -> bool {
         !matches!(self.state, SessionState::Terminated | SessionState::Failed)
     }
@@ -78,7 +78,7 @@ pub(crate) struct BrokerSession {
     pub(crate) target: String,
     pub(crate) document: String,
     commands: mpsc::Sender<Command>,
-    /// How often its URL changed.
+    /// Number of changes of the session's URL.
     moves: AtomicU32,
     state: Mutex<BrokerSessionState>,
 }
@@ -89,7 +89,7 @@ struct BrokerSessionState {
     token: Token,
 }
 
-/// The last part of a session's URL after this many changes. Like AWS's it is base64 text whose special characters are
+/// Returns the last part of a session's URL after this many changes. Like in AWS, it is base64 text whose special characters are
 /// not escaped in the query.
 pub(super) fn cell_number(moves: u32) -> String {
     match moves {
@@ -103,7 +103,7 @@ const OWNER: &str = "arn:aws:iam::123456789012:user/local";
 impl BrokerSession {
     pub(super) fn new(request: &StartRequest, commands: mpsc::Sender<Command>, ttl: Duration) -> (Self, String) {
         let (high, low) = Uuid::new_v4().as_u64_pair();
-        // A name and 17 digits, like AWS's.
+        // A name and 17 digits, like in AWS.
         let id = format!("local-0{:016x}", high ^ low);
         let info = SessionInfo {
             id: id.clone(),
@@ -146,7 +146,7 @@ impl BrokerSession {
         Some(text)
     }
 
-    /// Whether this token opens the data channel now.
+    /// Returns whether this token opens the data channel now.
     pub(crate) fn accepts(&self, token: &str) -> bool {
         let state = self.lock();
         state.info.is_active() && state.token.accepts(Instant::now(), token)
@@ -161,33 +161,33 @@ impl BrokerSession {
         cell_number(self.moves.load(Ordering::Relaxed))
     }
 
-    /// Changes its URL; the old one becomes invalid.
+    /// Changes the session's URL; the old URL becomes invalid.
     pub(crate) fn relocate(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the query of a URL is valid for this session. Before the first change, any query is.
+    /// Returns whether the query of a URL is valid for this session. Before the first change, any query is valid.
     pub(crate) fn is_at(&self, query: &str) -> bool {
         let cell = self.cell_number();
         let given = query.split('&').find_map(|part| part.strip_prefix("cell-number="));
         self.moves.load(Ordering::Relaxed) == 0 || given == Some(cell.as_str())
     }
 
-    /// If the session is over, nobody receives the command.
+    /// Sends a command to the relay. If the session has ended, the command has no receiver.
     pub(super) async fn command(&self, command: Command) {
         let _ = self.commands.send(command).await;
     }
 
-    /// Passes on a WebSocket whose first frame was valid. It replaces the previous one.
+    /// Passes a WebSocket whose first frame was valid to the relay. It replaces the previous WebSocket.
     pub(crate) async fn connect(&self, socket: ClientSocket) {
-        // If the session has ended in the meantime, dropping the socket tells the client enough.
+        // If the session has ended in the meantime, the socket is dropped, which shows the client that the session has ended.
         self.command(Command::Connect(Box::new(socket))).await;
     }
 
-    /// Ends the session. Its state changes immediately; the ends are told a moment later.
+    /// Ends the session. Its state changes immediately; the two ends are notified later.
     pub(crate) fn terminate(&self) {
         self.end(SessionState::Terminated, "");
-        // If the queue is full, it contains sockets. The relay checks the state after each of them.
+        // If the queue is full, it contains sockets. The relay checks the session's state after each of them.
         let _ = self.commands.try_send(Command::Terminate);
     }
 
@@ -195,7 +195,7 @@ impl BrokerSession {
         self.lock().info.is_active()
     }
 
-    /// The data channel was opened or closed. Has no effect on a session that is over.
+    /// Records that the data channel was opened or closed. Has no effect on an ended session.
     pub(super) fn set_connected(&self, connected: bool) {
         let mut state = self.lock();
         if state.info.is_active() {
@@ -203,7 +203,7 @@ impl BrokerSession {
         }
     }
 
-    /// Marks the session as over. The first reason is kept.
+    /// Marks the session as ended. If it has ended already, the first reason is kept.
     pub(super) fn end(&self, how: SessionState, details: &str) {
         let mut state = self.lock();
         if state.info.is_active() {

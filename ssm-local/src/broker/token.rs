@@ -1,4 +1,4 @@
-//! The secret that opens a session's data channel.
+//! The secret token that opens a session's data channel.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-/// What is stored of a token: enough to recognize it, not enough to reveal it.
+/// The stored form of a token, which is enough to recognize the token but not to reveal it.
 #[derive(Debug)]
 pub(super) struct Token {
     digest: [u8; 32],
@@ -16,7 +16,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Creates a token. The string is for the client.
+    /// Creates a token. The returned string is for the client.
     pub(super) fn issue(now: Instant, ttl: Duration) -> (Self, String) {
         // Two random UUIDs: 244 bits from the system.
         let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
@@ -29,7 +29,7 @@ impl Token {
         self.expires = now;
     }
 
-    /// Whether `presented` is this token and still valid. The comparison takes constant time.
+    /// Returns whether `presented` is this token and still valid. The comparison takes constant time.
     pub(super) fn accepts(&self, now: Instant, presented: &str) -> bool {
         bool::from(self.digest.ct_eq(&digest(presented))) && now < self.expires
     }

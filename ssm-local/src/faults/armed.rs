@@ -1,4 +1,4 @@
-//! The faults in force, shared by everything that applies them.
+//! The faults in force, shared by all code that applies faults.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::schedule::Schedule;
 use super::{Actor, ApiAnswer, Effect, Fault, Faults, SessionFaults};
 
-/// See the module.
+/// The faults in force and their progress.
 #[derive(Debug)]
 pub(crate) struct Armed {
     state: Mutex<ArmedState>,
@@ -19,10 +19,10 @@ pub(crate) struct Armed {
 #[derive(Debug)]
 struct ArmedState {
     faults: Faults,
-    /// All faults except those of sessions, which each session applies itself.
+    /// All faults except the faults of sessions, which each session applies itself.
     running: Vec<Running>,
     rng: Rng,
-    /// Number of sessions that were given faults; each has its own random seed.
+    /// Number of sessions that got faults. Each session has its own random seed.
     sessions: u64,
 }
 
@@ -37,7 +37,7 @@ struct Running {
 pub(crate) struct Dial {
     pub(crate) delay: Duration,
     pub(crate) fails: bool,
-    /// The destination reads nothing.
+    /// Whether the destination reads nothing.
     pub(crate) deaf: bool,
 }
 
@@ -54,30 +54,30 @@ impl Armed {
         self.lock().faults.clone()
     }
 
-    /// Replaces all faults; their time starts again.
+    /// Replaces all faults. The times of the new faults start now.
     pub(crate) fn set(&self, faults: Faults, now: Instant) {
         *self.lock() = ArmedState::new(faults, now);
         self.changed.notify_one();
     }
 
-    /// Ready after [`Armed::set`].
+    /// Waits until [`Armed::set`] is called.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// A session's own faults; `None` if there are none.
+    /// Returns the faults of a new session; `None` if there are none.
     pub(crate) fn of_session(&self, now: Instant) -> Option<Box<SessionFaults>> {
         let mut state = self.lock();
         if !state.faults.iter().any(|fault| fault.effect.is_of_session()) {
             return None;
         }
-        // The seeds are far apart, so that successive sessions have nothing in common.
+        // The seeds of successive sessions differ in many bits, so that their random numbers are unrelated.
         let seed = state.faults.seed ^ state.sessions.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         state.sessions += 1;
         Some(Box::new(SessionFaults::new(state.faults.iter(), seed, now)))
     }
 
-    /// The API's answer to this call, if a fault replaces it.
+    /// Returns the API's response to this call, if a fault replaces it.
     pub(crate) fn api(&self, now: Instant, called: &str) -> Option<ApiAnswer> {
         let hit = self.lock().hit(now, |effect| match effect {
             Effect::Api { operation: Some(operation), .. } => operation == called,
@@ -90,7 +90,7 @@ impl Armed {
         })
     }
 
-    /// The version of the agent of a session that starts, if a fault replaces it.
+    /// Returns the agent's version for a session that starts, if a fault replaces it.
     pub(crate) fn agent_version(&self, now: Instant) -> Option<String> {
         let hit = self.lock().hit(now, |effect| matches!(effect, Effect::AgentVersion { .. }));
         hit.into_iter().find_map(|effect| match effect {
@@ -99,7 +99,7 @@ impl Armed {
         })
     }
 
-    /// The faults of the next connection to a destination.
+    /// Returns the faults of the next connection to a destination.
     pub(crate) fn dial(&self, now: Instant) -> Dial {
         let mut dial = Dial::default();
         let concerned =
@@ -114,7 +114,7 @@ impl Armed {
         dial
     }
 
-    /// The faults of the nodes that are due, and when the next one is.
+    /// Returns the faults of the nodes that are due, and the time of the next one.
     pub(crate) fn due(&self, now: Instant) -> (Vec<Fault>, Option<Instant>) {
         let mut state = self.lock();
         let (mut due, mut next) = (Vec::new(), None);
@@ -142,7 +142,7 @@ impl ArmedState {
         Self { faults, running, rng, sessions: 0 }
     }
 
-    /// Among the effects that `concerned` selects, those that hit.
+    /// Returns the effects that `concerned` selects and that act on this call.
     fn hit(&mut self, now: Instant, concerned: impl Fn(&Effect) -> bool) -> Vec<Effect> {
         let mut hit = Vec::new();
         for running in self.running.iter_mut().filter(|running| concerned(&running.fault.effect)) {
@@ -155,7 +155,7 @@ impl ArmedState {
 }
 
 impl ApiAnswer {
-    /// Whether an operation can be answered like this.
+    /// Returns whether an operation can have this response.
     fn fits(self, operation: &str) -> bool {
         match self {
             Self::NoToken | Self::ExpiredToken | Self::NewUrl => {

@@ -8,17 +8,17 @@ use bytes::Bytes;
 /// One direction of a session.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// Ordered by arrival, then by departure.
+    /// The messages, ordered by arrival and then by departure.
     held: BTreeMap<(Instant, u64), Bytes>,
     bytes: usize,
     departures: u64,
-    /// The latest arrival; messages that leave later do not arrive before it.
+    /// The latest arrival. Messages that are sent later do not arrive before it.
     last: Instant,
-    /// The sender's link is busy until then.
+    /// The time until which the sender's link is busy.
     busy: Instant,
 }
 
-/// When this many are in transit, no more are accepted from the sender.
+/// Maximum number of messages in transit. At this limit, no more are accepted from the sender.
 const MAX_MESSAGES: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 
@@ -27,14 +27,14 @@ impl Line {
         Self { held: BTreeMap::new(), bytes: 0, departures: 0, last: now, busy: now }
     }
 
-    /// When a message of this size has passed through a link with this rate, after the messages before it.
+    /// Returns when a message of this size has passed through a link with this rate, after the messages before it.
     pub(super) fn transmit(&mut self, now: Instant, bytes: usize, rate: u64) -> Instant {
         let seconds = bytes as f64 / rate.max(1) as f64;
         self.busy = self.busy.max(now) + Duration::from_secs_f64(seconds);
         self.busy
     }
 
-    /// Adds a message that arrives at `due`. Unless it is `late`, the messages before it arrive before it.
+    /// Adds a message that arrives at `due`. Unless the message is `late`, the messages before it arrive earlier.
     pub(super) fn push(&mut self, due: Instant, late: bool, message: Bytes) {
         let due = if late { due } else { due.max(self.last) };
         if !late {

@@ -1,10 +1,10 @@
-//! Damaged messages.
+//! Functions that damage messages.
 
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use ssm_proto::{AgentMessage, MessageBuf, PayloadDigest};
 
-/// Position of the digest and the payload after a full header.
+/// Positions of the digest and of the payload in a message with a full header.
 const DIGEST: std::ops::Range<usize> = 80..112;
 const PAYLOAD: usize = 120;
 

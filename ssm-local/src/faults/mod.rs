@@ -1,11 +1,10 @@
-//! Fault injection: what goes wrong, when, and for which messages.
+//! Fault injection: the kinds of faults, their times, and the messages that they concern.
 //!
-//! A [`Fault`] is an [`Effect`] and its schedule, [`When`]. It has a text form, `drop,probability=0.01,direction=down`,
-//! which is the same on a command line, in a file and over the control endpoint. Everything random is derived from one
-//! seed.
+//! A [`Fault`] is an [`Effect`] and its schedule, [`When`]. Its text form, `drop,probability=0.01,direction=down`, is the same on a
+//! command line, in a file and over the control endpoint. All random decisions are derived from one seed.
 //!
-//! The modules: `text` parses and writes faults, `schedule` decides when they act, `session` acts on a session's
-//! messages and data channel, `armed` keeps the faults in force and answers for the API, the nodes and their agents.
+//! The modules: `text` parses and formats faults, `schedule` decides when they act, `session` acts on a session's messages and data
+//! channel, `armed` stores the faults in force and answers for the API, the nodes and their agents.
 
 mod armed;
 mod line;
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Faults that are in force together.
+/// A set of faults that are in force together.
 ///
 /// ```
 /// use ssm_local::Faults;
@@ -39,12 +38,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// No faults.
+    /// Creates an empty set of faults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Everything random is derived from this seed. Default: 0.
+    /// Sets the seed from which all random decisions are derived. Default: 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -61,69 +60,69 @@ impl Faults {
     /// Parses `{"seed": 7, "faults": ["drop,probability=0.01", …]}`; both members are optional.
     ///
     /// # Errors
-    /// What is wrong with the JSON or with one of the faults.
+    /// Returns an error if the JSON or one of the faults is invalid.
     pub fn from_json(text: &str) -> Result<Self, FaultError> {
         serde_json::from_str(text).map_err(|error| FaultError::Json(error.to_string()))
     }
 
-    /// Writes what [`Faults::from_json`] parses.
+    /// Formats the faults as JSON that [`Faults::from_json`] parses.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The faults, in the order in which they act on a message.
+    /// Returns the faults, in the order in which they act on a message.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.faults.iter()
     }
 }
 
-/// One thing that goes wrong.
+/// A fault: an effect and its schedule.
 ///
-/// Its text form is `EFFECT[,key=value]…`, for example `drop,probability=0.01,direction=down`. The effect's name is that of
-/// the variant of [`Effect`] in lower case, with hyphens (`black-hole`); further names are `bye` (a [`Close`](Effect::Close)
-/// every hour, with AWS's reason), `drop-acks`, `expired-credentials` and `timed-out`. The keys are the fields of the effect
-/// and of [`When`] (`lasts` is `for`), `direction` and `only`. `Display` writes this form; the module `fault_syntax`
-/// describes it.
+/// The text form is `EFFECT[,key=value]…`, for example `drop,probability=0.01,direction=down`. The effect's name is the name of the
+/// variant of [`Effect`] in lower case, with hyphens (`black-hole`). Further names are `bye` (a [`Close`](Effect::Close) every
+/// hour, with AWS's reason), `drop-acks`, `expired-credentials` and `timed-out`. The keys are the fields of the effect and of
+/// [`When`] (`lasts` is `for`), `direction` and `only`. `Display` formats this form; the module `fault_syntax` describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fault {
-    /// What happens.
+    /// The effect.
     pub effect: Effect,
-    /// When.
+    /// The schedule.
     pub when: When,
-    /// The direction of the messages concerned; used only by effects on messages.
+    /// The direction of the affected messages; used only by effects on messages.
     pub direction: Direction,
-    /// The kind of the messages concerned; used only by effects on messages.
+    /// The kind of the affected messages; used only by effects on messages.
     pub only: Only,
 }
 
 impl Fault {
-    /// The effect immediately, without an end and on everything; a message limit only on data, as AWS's is reported.
+    /// Creates a fault that acts immediately, without an end and on all messages. A message limit acts only on data, as AWS's limit
+    /// is reported to do.
     pub fn new(effect: Effect) -> Self {
         let only = effect.usual_only();
         Self { effect, when: When::default(), direction: Direction::Both, only }
     }
 }
 
-/// When a fault acts.
-///
-/// A fault is active from `after` on, for the duration `lasts`, and again at each `every`. An event, such as a close,
-/// happens at the start of this period. An effect on messages or calls acts on those that arrive during the period.
-/// Times count from the session's first data channel, or from when the faults were set if that is later; for the API
-/// and the nodes, from when they were set.
+/// The schedule of a fault.
+/// A fault is active from `after` on, for the duration `lasts`, and again at each `every`. An event, such as a close, happens at
+/// the start of this period. An effect on messages or calls acts on those that arrive during the period. Times count from the
+/// session's first data channel, or from the time at which the faults were set if that is later. For the API and the nodes, times
+/// count from the time at which the faults were set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct When {
     /// Start of the first period. Default: `every` if it is set, otherwise immediately.
     pub after: Option<Duration>,
-    /// Duration of a period. Default: without an end.
+    /// Duration of a period. Default: no end.
     pub lasts: Option<Duration>,
     /// Interval between the starts of periods.
     pub every: Option<Duration>,
-    /// Only each n-th message, call, connection or session. An event then happens by messages, not by time.
+    /// Act only on each n-th message, call, connection or session. An event then happens when a message arrives, not at a time.
     pub nth: Option<u64>,
-    /// Only with this probability, from 0 to 1. An event then happens by messages, too. Default: 1.
+    /// Probability of acting, from 0 to 1. If it is set, an event also happens when a message arrives. Default: 1.
     pub probability: f64,
-    /// Maximum number of times. Default: no limit; an event without `every` and `nth` happens once in any case.
+    /// Maximum number of times that the fault acts. Default: no limit, but an event without `every` and `nth` always happens only
+    /// once.
     pub times: Option<u64>,
 }
 
@@ -136,9 +135,9 @@ impl Default for When {
 /// The direction of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
-    /// Client to agent.
+    /// From the client to the agent.
     Up,
-    /// Agent to client.
+    /// From the agent to the client.
     Down,
     /// Both directions.
     #[default]
@@ -157,11 +156,11 @@ pub enum Only {
     Acks,
 }
 
-/// What goes wrong.
+/// The effect of a fault.
 ///
-/// The effects from `Close` to `Stall`, from `PausePublication` to `End`, and on nodes (`RestartAgent`, `Reboot`) are events:
-/// they happen at a time. Those from `Delay` to `Oversize` act on messages. Those from `AgentVersion` to `DeafDestination`
-/// act on agents, `Api` on calls.
+/// The effects from `Close` to `Stall`, from `PausePublication` to `End`, and on nodes (`RestartAgent`, `Reboot`) are events: they
+/// happen at a point in time. The effects from `Delay` to `Oversize` act on messages, the effects from `AgentVersion` to
+/// `DeafDestination` act on agents, and `Api` acts on calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
@@ -174,24 +173,23 @@ pub enum Effect {
     },
     /// The client's TCP connection is reset.
     Reset,
-    /// The client's WebSocket stays open, but nothing passes; even pings are not answered. A new WebSocket is not
-    /// affected.
+    /// The client's WebSocket stays open, but no data passes; even pings are not answered. A new WebSocket is not affected.
     BlackHole,
     /// Messages wait until the fault is over.
     Stall,
-    /// Messages are late, in order.
+    /// Messages are delayed; their order is kept.
     Delay {
         /// The delay.
         by: Duration,
         /// Upper limit of an additional random delay.
         jitter: Duration,
     },
-    /// Messages take as long as their bytes need at this rate.
+    /// Messages take as long as their size needs at this rate.
     Rate {
         /// Bytes per second.
         bytes: u64,
     },
-    /// The service closes a WebSocket that carries too many messages for too long, as AWS's is reported to do.
+    /// The service closes a WebSocket that carries too many messages for too long, as AWS is reported to do.
     MessageLimit {
         /// Messages per second, both directions together.
         limit: u64,
@@ -225,16 +223,16 @@ pub enum Effect {
     /// The service sends pause_publication although the other end is connected. [`Direction::Up`]: to the agent;
     /// [`Direction::Down`]: to the client.
     PausePublication,
-    /// start_publication, in the same way.
+    /// The service sends start_publication, in the same way.
     StartPublication,
-    /// The agent's data channel is gone: messages are lost in both directions. The client gets pause_publication, and
+    /// The agent's data channel is disconnected: messages are lost in both directions. The client receives pause_publication, and
     /// start_publication at the end.
     AgentAway,
     /// The agent reads nothing.
     AgentDeaf,
     /// The session ends.
     End {
-        /// As failed, not as terminated.
+        /// Whether the session ends as failed instead of terminated.
         failed: bool,
         /// The text in channel_closed.
         text: String,
@@ -244,7 +242,7 @@ pub enum Effect {
         /// The text in channel_closed.
         text: String,
     },
-    /// All sessions end as failed, and no node is connected until the fault is over ([`When::lasts`]; without it, never).
+    /// All sessions end as failed, and no node is connected until the end of the fault ([`When::lasts`]; without it, forever).
     Reboot {
         /// The text in channel_closed.
         text: String,
@@ -263,16 +261,16 @@ pub enum Effect {
     FailDial,
     /// Destinations accept connections, but read nothing.
     DeafDestination,
-    /// The SSM API gives another answer.
+    /// The SSM API returns another response.
     Api {
-        /// The operation, as in `StartSession`. Without one, all operations that the answer fits.
+        /// The operation, such as `StartSession`. Default: all operations for which the response is possible.
         operation: Option<String>,
-        /// The answer.
+        /// The response.
         answer: ApiAnswer,
     },
 }
 
-/// What the API answers instead.
+/// A response of the API that a fault injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ApiAnswer {
@@ -286,17 +284,17 @@ pub enum ApiAnswer {
     Unavailable,
     /// 400 ThrottlingException.
     Throttled,
-    /// No answer.
+    /// No response.
     Silence,
-    /// StartSession, ResumeSession: without a token, as for a session that is over.
+    /// StartSession, ResumeSession: a response without a token, as for a session that has ended.
     NoToken,
-    /// StartSession, ResumeSession: with a token that has expired.
+    /// StartSession, ResumeSession: a response with an expired token.
     ExpiredToken,
-    /// StartSession, ResumeSession: with another URL; the old one becomes invalid.
+    /// StartSession, ResumeSession: a response with another URL; the old URL becomes invalid.
     NewUrl,
 }
 
-/// What applies an effect.
+/// The component that applies an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Actor {
     /// The session, to messages.
@@ -338,28 +336,29 @@ impl Effect {
         }
     }
 
-    /// The kind of messages concerned by default.
+    /// Returns the kind of messages that is affected by default.
     fn usual_only(&self) -> Only {
         if matches!(self, Self::MessageLimit { .. }) { Only::Data } else { Only::Any }
     }
 
-    /// Whether it happens at a point in time instead of acting on messages.
+    /// Returns whether the effect happens at a point in time instead of acting on messages.
     pub(crate) fn is_event(&self) -> bool {
         matches!(self.actor(), Actor::Event | Actor::Nodes)
     }
 
-    /// Whether it can happen immediately, to active sessions.
+    /// Returns whether the effect can happen immediately, to active sessions.
     pub(crate) fn can_strike(&self) -> bool {
         matches!(self.actor(), Actor::Message | Actor::Event | Actor::Nodes)
     }
 
-    /// Whether the session applies it.
+    /// Returns whether the session applies the effect.
     fn is_of_session(&self) -> bool {
         matches!(self.actor(), Actor::Message | Actor::Event)
     }
 }
 
-/// `now + duration`, for durations from outside: durations longer than any test are shortened.
+/// Returns `now + duration`. Durations come from user input, so those that are longer than any test are shortened to avoid an
+/// overflow.
 fn later(now: Instant, duration: Duration) -> Instant {
     now + duration.min(TEN_YEARS)
 }

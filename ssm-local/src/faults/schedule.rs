@@ -1,4 +1,4 @@
-//! When a fault acts, as a value.
+//! The schedule of a fault as a value.
 
 use std::time::{Duration, Instant};
 
@@ -12,32 +12,32 @@ pub(super) struct Schedule {
     when: When,
     /// The start of the first period.
     first: Instant,
-    /// Messages, calls and so on that arrived during a period.
+    /// Number of messages, calls and other items that arrived during a period.
     seen: u64,
-    /// Number of times it has acted.
+    /// Number of times that the fault has acted.
     acted: u64,
-    /// The next period whose start was not reported yet.
+    /// The number of the next period whose start was not reported yet.
     next: u64,
 }
 
 impl Schedule {
-    /// Times count from `start`.
+    /// Creates a schedule whose times count from `start`.
     pub(super) fn new(when: When, start: Instant) -> Self {
         let first = later(start, when.after.or(when.every).unwrap_or_default());
         Self { when, first, seen: 0, acted: 0, next: 0 }
     }
 
-    /// For an event with a duration: the duration does not limit when the event can begin.
+    /// Creates the schedule of an event. The duration of an event does not limit when the event can begin.
     pub(super) fn of_event(when: When, start: Instant) -> Self {
         Self::new(When { lasts: None, ..when }, start)
     }
 
-    /// Whether messages cause the event, instead of the time.
+    /// Returns whether messages cause the event, instead of the time.
     pub(super) fn is_by_message(&self) -> bool {
         self.when.nth.is_some() || self.when.probability < 1.0
     }
 
-    /// To be called for each message, call and so on. Returns whether the fault hits it.
+    /// Records a message, a call or another item. Returns whether the fault acts on it.
     pub(super) fn hits(&mut self, now: Instant, rng: &mut Rng) -> bool {
         if self.is_used_up() || !self.is_open(now) {
             return false;
@@ -49,7 +49,7 @@ impl Schedule {
         hit
     }
 
-    /// To be called when the time has advanced. Returns whether the event happens.
+    /// Handles that the time has advanced. Returns whether the event happens.
     pub(super) fn strikes(&mut self, now: Instant) -> bool {
         if self.next_strike().is_none_or(|at| now < at) {
             return false;
@@ -60,7 +60,7 @@ impl Schedule {
         true
     }
 
-    /// When [`Schedule::strikes`] can return `true` next.
+    /// Returns when [`Schedule::strikes`] can return `true` next.
     pub(super) fn next_strike(&self) -> Option<Instant> {
         if self.is_used_up() || self.is_by_message() {
             return None;
@@ -83,7 +83,7 @@ impl Schedule {
         self.opening(now).is_some_and(|(_, since)| self.when.lasts.is_none_or(|lasts| since < lasts))
     }
 
-    /// The current period's number, and the time since its start.
+    /// Returns the current period's number, and the time since its start.
     fn opening(&self, now: Instant) -> Option<(u64, Duration)> {
         let since = now.checked_duration_since(self.first)?;
         let Some(every) = self.when.every.filter(|every| !every.is_zero()) else { return Some((0, since)) };
@@ -99,7 +99,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The seconds, out of the first 20, in which something is hit.
+    /// Returns the seconds, out of the first 20, in which the fault acts.
     fn hit(when: When) -> Vec<u32> {
         let start = Instant::now();
         let (mut schedule, mut rng) = (Schedule::new(when, start), Rng::with_seed(1));

@@ -13,21 +13,21 @@ use super::schedule::Schedule;
 use super::{Actor, Direction, Effect, Fault, later};
 use crate::wire::message_type;
 
-/// What the relay must do.
+/// An action that the relay must perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Close the client's WebSocket.
     Close { code: u16, reason: String },
     /// Reset the client's connection.
     Reset,
-    /// Tell one end that the other one became active or inactive.
+    /// Notify one end that the other one became active or inactive.
     Publication { start: bool, direction: Direction },
     /// End the session.
     End { failed: bool, text: String },
 }
 
-/// Acts on messages. The methods follow the conventions of `ssm_proto`: [`SessionFaults::pass`] and `handle_*` change
-/// the state, `poll_*` return what to do.
+/// Applies the faults of one session. The methods follow the conventions of `ssm_proto`: [`SessionFaults::pass`] and `handle_*`
+/// change the state, and `poll_*` return the next action or time.
 #[derive(Debug)]
 pub(crate) struct SessionFaults {
     rng: Rng,
@@ -59,7 +59,7 @@ enum Phase {
 struct Meter {
     second: Instant,
     count: u64,
-    /// Since when each second had too many messages.
+    /// The time since which each second had too many messages.
     over_since: Option<Instant>,
 }
 
@@ -69,12 +69,12 @@ struct Parcel {
     copies: usize,
     due: Instant,
     late: bool,
-    /// Its digest does not match its payload.
+    /// Whether the digest of the message does not match its payload.
     damaged: bool,
 }
 
 impl SessionFaults {
-    /// Takes those of `faults` that act on a session.
+    /// Creates the state with those of `faults` that act on a session.
     pub(crate) fn new<'a>(faults: impl IntoIterator<Item = &'a Fault>, seed: u64, now: Instant) -> Self {
         let mut session = Self {
             rng: Rng::with_seed(seed),
@@ -101,7 +101,7 @@ impl SessionFaults {
         self.faults.push(Active { fault, schedule, phase: Phase::Off, meter });
     }
 
-    /// Passes a message on. What arrives immediately is appended to `out`.
+    /// Passes a message on. Messages that arrive immediately are appended to `out`.
     pub(crate) fn pass(&mut self, now: Instant, direction: Direction, message: Bytes, out: &mut VecDeque<Bytes>) {
         let acknowledgement = message_type(&message) == Some(MessageType::Acknowledge);
         let line = if direction == Direction::Up { &mut self.up } else { &mut self.down };
@@ -118,8 +118,8 @@ impl SessionFaults {
                 active.begin(now, &mut self.actions);
             }
         }
-        // The agent does not check digests, so it would accept a damaged payload. TLS would not let it through either;
-        // an invalid header makes the agent drop the message.
+        // The agent does not check digests, so it would accept a damaged payload, which TLS would not deliver in reality. With an
+        // invalid header, the agent drops the message.
         if parcel.damaged && direction == Direction::Up {
             parcel.message = mangle::bad_header(&parcel.message, &mut self.rng);
         }
@@ -131,7 +131,7 @@ impl SessionFaults {
         self.release(now, direction, out);
     }
 
-    /// To be called when the time has advanced. What has arrived is appended to `up` and `down`.
+    /// Handles that the time has advanced. Messages that have arrived are appended to `up` and `down`.
     pub(crate) fn handle_timeout(&mut self, now: Instant, up: &mut VecDeque<Bytes>, down: &mut VecDeque<Bytes>) {
         for active in &mut self.faults {
             active.handle_timeout(now, &mut self.actions);
@@ -140,7 +140,7 @@ impl SessionFaults {
         self.release(now, Direction::Down, down);
     }
 
-    /// The client opened a data channel.
+    /// Handles that the client opened a data channel.
     pub(crate) fn handle_connected(&mut self, now: Instant) {
         for active in &mut self.faults {
             active.meter = Meter { second: now, count: 0, over_since: None };
@@ -150,12 +150,12 @@ impl SessionFaults {
         }
     }
 
-    /// What the relay must do next.
+    /// Returns the next action of the relay.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// When [`SessionFaults::handle_timeout`] has something to do.
+    /// Returns when [`SessionFaults::handle_timeout`] must be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let ends = self.faults.iter().filter_map(|active| match active.phase {
             Phase::Until(end) => Some(end),
@@ -168,12 +168,12 @@ impl SessionFaults {
         ends.chain(strikes).chain(arrivals).min()
     }
 
-    /// Whether the client's WebSocket must neither be read nor written.
+    /// Returns whether the client's WebSocket must be neither read nor written.
     pub(crate) fn is_black_hole(&self) -> bool {
         self.faults.iter().any(|active| active.is_on(&Effect::BlackHole))
     }
 
-    /// Whether nothing more may be accepted from the sender of this direction.
+    /// Returns whether nothing more may be accepted from the sender of this direction.
     pub(crate) fn is_blocked(&self, direction: Direction) -> bool {
         match direction {
             Direction::Down => self.down.is_full(),
@@ -181,7 +181,7 @@ impl SessionFaults {
         }
     }
 
-    /// Moves everything in transit to `up` and `down`.
+    /// Moves all messages in transit to `up` and `down`.
     pub(crate) fn release_all(&mut self, up: &mut VecDeque<Bytes>, down: &mut VecDeque<Bytes>) {
         self.up.release_all(up);
         self.down.release_all(down);
@@ -216,7 +216,7 @@ impl Active {
         }
     }
 
-    /// An event happens.
+    /// Starts an event.
     fn begin(&mut self, now: Instant, actions: &mut VecDeque<Action>) {
         tracing::debug!(fault = %self.fault, "a fault strikes");
         let direction = self.fault.direction;
@@ -239,7 +239,7 @@ impl Active {
         }
     }
 
-    /// A message is hit.
+    /// Applies the fault to a message.
     fn act(
         &mut self,
         now: Instant,
@@ -280,7 +280,7 @@ impl Active {
 }
 
 impl Meter {
-    /// Counts a message. Returns whether every second had more than `limit` messages for as long as is tolerated.
+    /// Counts a message. Returns whether every second had more than `limit` messages for longer than the tolerated time.
     fn is_exceeded(&mut self, now: Instant, limit: u64, bear: Duration) -> bool {
         const SECOND: Duration = Duration::from_secs(1);
         let since = now.saturating_duration_since(self.second);

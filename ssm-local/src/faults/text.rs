@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::{Actor, ApiAnswer, Direction, Effect, Fault, Only, TEN_YEARS, When};
 
-/// Why a text is not a fault.
+/// The reason why a text is not a valid fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FaultError {
-    /// There is no such effect.
+    /// The effect does not exist.
     #[error("there is no fault {0:?}; there are: {names}", names = names())]
     Unknown(String),
-    /// [`Local::strike`](crate::Local::strike): this fault's effect acts on agents or on calls.
+    /// The effect acts on agents or on calls, so [`Local::strike`](crate::Local::strike) cannot apply it.
     #[error("{0} cannot happen at once; set it with the other faults (POST it to /faults)")]
     NotAtOnce(String),
     /// The effect has no such key.
@@ -32,7 +32,7 @@ pub enum FaultError {
         key: &'static str,
         /// The value; empty if it is missing.
         value: String,
-        /// What is expected.
+        /// The expected value.
         expected: &'static str,
     },
     /// A list of faults is invalid.
@@ -94,9 +94,10 @@ const DIRECTIONS: [(&str, Direction); 3] =
 const ONLY: [(&str, Only); 3] = [("any", Only::Any), ("data", Only::Data), ("acks", Only::Acks)];
 const STATUS: [(&str, bool); 2] = [("terminated", false), ("failed", true)];
 
-/// How long the service is reported to tolerate too many messages.
-const BORNE: Duration = Duration::from_secs(2);
-/// Long enough for other messages to overtake it, and shorter than the retransmission timeout.
+/// Time for which the service is reported to tolerate too many messages.
+const TOLERATED: Duration = Duration::from_secs(2);
+/// Default delay of reordered messages: long enough for other messages to overtake them, and shorter than the retransmission
+/// timeout.
 const OVERTAKEN: Duration = Duration::from_millis(50);
 const RESTARTED: &str = "The session worker is gone: the agent was restarted.";
 const REBOOTED: &str = "The session worker is gone: the instance was rebooted.";
@@ -127,7 +128,7 @@ impl FromStr for Fault {
     }
 }
 
-/// What follows the effect's name, by key.
+/// The keys and values after the effect's name.
 struct Fields {
     effect: String,
     values: BTreeMap<String, String>,
@@ -149,7 +150,7 @@ impl Fields {
                     last = Some(key.clone());
                     fields.values.insert(key, value.into());
                 }
-                // A comma within a text.
+                // This is a comma within a text value.
                 (None, Some(key)) => {
                     let value = fields.values.entry(key.clone()).or_default();
                     value.push(',');
@@ -174,7 +175,7 @@ impl Fields {
             "rate" => Effect::Rate { bytes: self.needed("bytes", A_COUNT, positive)? },
             "message-limit" => Effect::MessageLimit {
                 limit: self.value("limit", A_COUNT, positive)?.unwrap_or(1000),
-                bear: self.value("bear", A_DURATION, duration)?.unwrap_or(BORNE),
+                bear: self.value("bear", A_DURATION, duration)?.unwrap_or(TOLERATED),
                 code: self.code()?,
                 reason: self.text("reason", ""),
             },
@@ -219,7 +220,7 @@ impl Fields {
             times: self.value("times", A_COUNT, positive)?,
             ..When::default()
         };
-        // Nodes have no messages to count.
+        // Faults of nodes have no messages to count.
         if actor != Actor::Nodes {
             when.nth = self.value("nth", A_COUNT, positive)?;
             when.probability = self.value("probability", "a number from 0 to 1", probability)?.unwrap_or(1.0);
@@ -363,7 +364,7 @@ fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str 
     names.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
 }
 
-/// A duration as [`duration`] parses it.
+/// A duration, formatted as [`duration`] parses it.
 struct Length(Duration);
 
 impl fmt::Display for Length {

@@ -1,4 +1,4 @@
-//! Access control: on a shared machine everybody can connect.
+//! Access control: on a shared machine every user can connect.
 
 use serde_json::json;
 use ssm_local::{EcsTask, Local, LocalBuilder};

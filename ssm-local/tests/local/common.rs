@@ -1,4 +1,4 @@
-//! A client for the tests: plain HTTP, plain WebSocket, messages by the codec. It uses no part of the session driver.
+//! A client for the tests: plain HTTP, plain WebSocket, and messages by the codec. It uses no part of the session driver.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use uuid::Uuid;
 
 use crate::http::send_signed;
 
-/// Nothing on loopback takes longer.
+/// Maximum time of any step on loopback.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The answer of StartSession and ResumeSession.
+/// The response of StartSession and ResumeSession.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) session_id: String,
@@ -28,14 +28,14 @@ pub(crate) struct Ticket {
     pub(crate) token: String,
 }
 
-/// A call of the SSM API.
+/// Calls the SSM API.
 pub(crate) async fn call(local: &Local, operation: &str, body: Value) -> (u16, Value) {
     let target = format!("AmazonSSM.{operation}");
     let (status, body) = send_signed(local, local, "ssm", ("POST", "/"), Some(&target), &body.to_string()).await;
     (status, serde_json::from_str(&body).unwrap())
 }
 
-/// A call of the control endpoint.
+/// Calls the control endpoint.
 pub(crate) async fn ask_control(local: &Local, method: &str, path: &str, body: &str) -> (u16, String) {
     send_signed(local, local, "ssm", (method, path), None, body).await
 }
@@ -61,10 +61,10 @@ pub(crate) fn ticket(answer: &Value) -> Ticket {
     Ticket { session_id: text("SessionId"), url: text("StreamUrl"), token: text("TokenValue") }
 }
 
-/// The node of a local Session Manager for which none is configured.
+/// The id of the node of a local Session Manager for which no node is configured.
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 
-/// An echo service, one connection after the other. Returns its port.
+/// Starts an echo service, which serves one connection after the other. Returns its port.
 pub(crate) async fn echo() -> u16 {
     serve(|mut stream| async move {
         let (mut read, mut write) = stream.split();
@@ -73,7 +73,7 @@ pub(crate) async fn echo() -> u16 {
     .await
 }
 
-/// A service. Returns its port. It ends with the test's runtime.
+/// Starts a service. Returns its port. The service ends with the test's runtime.
 pub(crate) async fn serve<F>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
@@ -88,7 +88,7 @@ where
     port
 }
 
-/// A port on which nothing listens.
+/// Returns a port on which nothing listens.
 pub(crate) async fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
@@ -100,7 +100,7 @@ pub(crate) struct Channel {
     next: i64,
 }
 
-/// What was received.
+/// A received message, or the end of the WebSocket.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message(AgentMessage),
@@ -178,9 +178,9 @@ impl Channel {
         timeout(limit, wait).await.unwrap_or(false)
     }
 
-    /// The next thing received, except pings and pongs.
+    /// Returns the next received item, except pings and pongs.
     pub(crate) async fn receive(&mut self) -> Incoming {
-        timeout(PATIENCE, self.receive_patiently()).await.expect("something to come in")
+        timeout(PATIENCE, self.receive_patiently()).await.expect("a message arrives in time")
     }
 
     async fn receive_patiently(&mut self) -> Incoming {
@@ -200,7 +200,7 @@ impl Channel {
         }
     }
 
-    /// Whether nothing but acknowledgements is received within `limit`.
+    /// Returns whether only acknowledgements are received within `limit`.
     pub(crate) async fn is_silent(&mut self, limit: Duration) -> bool {
         let something = async {
             loop {
@@ -213,13 +213,13 @@ impl Channel {
         timeout(limit, something).await.is_err()
     }
 
-    /// The next message of this type; others are skipped.
+    /// Returns the next message of this type, and skips other messages.
     pub(crate) async fn message(&mut self, wanted: MessageType) -> AgentMessage {
         loop {
             match self.receive().await {
                 Incoming::Message(message) if message.message_type() == wanted => return message,
                 Incoming::Message(_) | Incoming::Invalid(_) => {}
-                other => panic!("{other:?} instead of {wanted}"),
+                other => panic!("received {other:?} instead of {wanted}"),
             }
         }
     }
@@ -242,12 +242,12 @@ impl Channel {
         ChannelClosed::decode(closed.payload()).output
     }
 
-    /// The service's close frame; messages are skipped.
+    /// Returns the service's close frame, and skips messages.
     pub(crate) async fn close_frame(&mut self) -> (u16, String) {
         loop {
             match self.receive().await {
                 Incoming::Close(code, reason) => return (code, reason),
-                Incoming::Gone(error) => panic!("{error} instead of a close frame"),
+                Incoming::Gone(error) => panic!("received {error} instead of a close frame"),
                 _ => {}
             }
         }
@@ -260,7 +260,7 @@ impl Channel {
     }
 }
 
-/// The official client's answer.
+/// The official client's handshake response.
 pub(crate) const HANDSHAKE_RESPONSE: &[u8] = br#"{"ClientVersion":"1.2.677.0","ProcessedClientActions":[{"ActionType":"SessionType","ActionStatus":1,"ActionResult":null,"Error":""}],"Errors":null}"#;
 
 /// A smux frame of stream 3: 0 SYN, 1 FIN, 2 PSH.

@@ -1,4 +1,4 @@
-//! Faults as a client sees them. Their effects on single messages are tested beside their code.
+//! Faults from a client's point of view. Unit tests in the faults' modules test their effects on single messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::common::{
     Channel, Incoming, PATIENCE, TARGET, ask_control, call, closed_port, echo, frame, resume, serve, start, ticket,
 };
 
-/// A test assumes that nothing happens if nothing has happened for this long.
+/// A test concludes that nothing happens if nothing has happened for this time.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 async fn faulty(specs: &[&str]) -> Local {
@@ -23,7 +23,7 @@ async fn faulty(specs: &[&str]) -> Local {
     Local::builder().faults(ssm_local::Faults::from_json(&faults).unwrap()).start().await.unwrap()
 }
 
-/// An open stream to an echo service.
+/// Opens a stream to an echo service.
 async fn stream(local: &Local) -> (crate::common::Ticket, Channel) {
     let (ticket, mut channel) = Channel::connected(local, echo().await).await;
     channel.send(PayloadType::Output, &frame(0, b"")).await;
@@ -31,7 +31,7 @@ async fn stream(local: &Local) -> (crate::common::Ticket, Channel) {
 }
 
 impl Channel {
-    /// Sends something and waits for its echo.
+    /// Sends data and waits for its echo.
     async fn round_trip(&mut self) {
         self.send(PayloadType::Output, &frame(2, b"x")).await;
         assert_eq!(self.data().await.1, frame(2, b"x"));
@@ -64,7 +64,7 @@ async fn the_service_says_bye_and_takes_the_client_back() {
 
 #[tokio::test]
 async fn the_service_closes_after_so_many_messages_with_any_code() {
-    // The handshake has three messages and their acknowledgements; then the SYN follows.
+    // The handshake has three messages and their acknowledgements. The seventh message is the SYN.
     let local = faulty(&["close,nth=7,code=4001,reason=enough"]).await;
     let (_, mut channel) = stream(&local).await;
     assert_eq!(channel.close_frame().await, (4001, "enough".into()));
@@ -140,7 +140,8 @@ async fn too_many_messages_cost_the_websocket() {
     let (_, mut channel) = stream(&local).await;
     let flood = async {
         loop {
-            // The next number never arrives, so that the agent does not answer and all messages go in one direction.
+            // The number of this message never becomes the next one, so the agent does not answer and all messages go in one
+            // direction.
             channel.send_numbered(100, PayloadType::Output, &frame(2, b"x")).await;
             match timeout(Duration::from_millis(10), channel.receive()).await {
                 Ok(Incoming::Close(code, reason)) => return (code, reason),
@@ -197,7 +198,7 @@ async fn a_mangled_message_reaches_the_client_as_such() {
     let local = faulty(&["bad-digest,direction=down,only=data,times=1"]).await;
     let ticket = start(&local, 1).await;
     let mut channel = Channel::open(&ticket).await;
-    let Incoming::Invalid(bytes) = channel.receive().await else { panic!("it is valid") };
+    let Incoming::Invalid(bytes) = channel.receive().await else { panic!("the message is valid") };
     assert!(matches!(AgentMessage::decode(bytes), Err(DecodeError::BadDigest)));
     channel.handshake().await;
 }
@@ -237,7 +238,7 @@ async fn publication_is_paused_and_started_at_will() {
     channel.message(MessageType::Acknowledge).await;
     control(&local, "pause-publication", "direction=up").await;
     bell.notify_one();
-    // One message probes whether the client is active again (DC-12). No other follows.
+    // One message probes whether the client is active again (DC-12). No other message follows.
     let probe = channel.message(MessageType::OutputStreamData).await;
     assert_eq!(probe.into_payload(), frame(2, b"ring"));
     bell.notify_one();
@@ -249,7 +250,7 @@ async fn publication_is_paused_and_started_at_will() {
 
 // The agent and its node.
 
-/// One comes at the same moment as what the agent sends, again and again.
+/// A publication is sent again and again at the same moment as the agent's data.
 #[tokio::test]
 async fn publications_hold_back_nothing_that_the_agent_sends() {
     let local = faulty(&["pause-publication,direction=down,every=1ms"]).await;
@@ -356,7 +357,7 @@ async fn a_dial_can_fail_though_somebody_listens() {
     assert_eq!(channel.data().await, (PayloadType::Flag, vec![0, 0, 0, 3].into()));
     let (_, mut channel) = stream(&local).await;
     channel.round_trip().await;
-    // The same as for a destination that really fails.
+    // The result is the same as for a destination that really cannot be reached.
     let (_, mut channel) = Channel::connected(&local, closed_port().await).await;
     channel.send(PayloadType::Output, &frame(0, b"")).await;
     assert_eq!(channel.data().await, (PayloadType::Flag, vec![0, 0, 0, 3].into()));
@@ -485,7 +486,7 @@ async fn faults_that_are_set_reach_sessions_that_live() {
     local.set_faults(ssm_local::Faults::new().with("stall".parse().unwrap())).await;
     channel.send(PayloadType::Output, &frame(2, b"held")).await;
     assert!(channel.is_silent(A_WHILE).await);
-    // The held messages are sent on; some of them may be retransmissions.
+    // The messages that were held back are passed on now. Some of them may be retransmissions.
     local.set_faults(ssm_local::Faults::new()).await;
     while channel.data().await.1 != frame(2, b"held") {}
 }

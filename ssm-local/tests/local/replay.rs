@@ -1,6 +1,6 @@
 //! The embedded agent answers the official client's recorded messages as the official agent did.
 //!
-//! The other end is a recording, so that the agent is not only tested against this project's own client.
+//! The other end is a recording, so that the agent is not tested only against this project's own client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +24,10 @@ enum Step {
     Agent(AgentMessage),
 }
 
-/// What one end received from the other.
+/// Data that one end received from the other.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The payloads. Adjacent session data is joined, so that it does not depend on how it was split into messages.
+    /// The payloads. Adjacent session data is joined, so that the result does not depend on how it was split into messages.
     data: Vec<(PayloadType, Vec<u8>)>,
     numbers: BTreeSet<i64>,
     acknowledged: BTreeMap<i64, Vec<u8>>,
@@ -64,7 +64,7 @@ impl Seen {
                 self.acknowledged.insert(number, message.payload().to_vec());
             }
             MessageType::ChannelClosed => self.closed = Some(ChannelClosed::decode(message.payload())),
-            // Retransmissions do not count.
+            // Retransmissions are not counted.
             MessageType::OutputStreamData if self.numbers.insert(message.sequence_number()) => {
                 match (self.data.last_mut(), message.payload_type()) {
                     (Some((PayloadType::Output, bytes)), PayloadType::Output) => bytes.extend(message.payload()),
@@ -75,7 +75,7 @@ impl Seen {
         }
     }
 
-    /// What the session carried, in order.
+    /// Returns the content of the session data, in order.
     fn content(&self) -> Vec<Content> {
         let multiplexed = self.json(PayloadType::HandshakeRequest).to_string().contains("LocalPortForwarding");
         let mut content = Vec::new();
@@ -90,7 +90,7 @@ impl Seen {
         content
     }
 
-    /// Grows with received data, however it is split.
+    /// Returns a measure that grows with received data, for any split into messages.
     fn amount(&self) -> (usize, usize, usize) {
         if self.data.is_empty() {
             return (0, 0, 0);
@@ -118,7 +118,7 @@ impl Recording {
             match (direction, message.message_type()) {
                 ("c2a", MessageType::InputStreamData) => steps.push(Step::Client(unhex(hex))),
                 ("a2c" | "s2c", _) => steps.push(Step::Agent(message)),
-                // Acknowledgements contain message ids, so ours are made for the messages that arrive.
+                // Acknowledgements contain message ids, so they are created for the messages that arrive.
                 _ => {}
             }
         }
@@ -135,8 +135,8 @@ impl Recording {
         seen
     }
 
-    /// Plays the client's part. Each message is sent as soon as what had been received before it was received again.
-    /// Then listens until the end.
+    /// Plays the client's part. Each message is sent as soon as the data that preceded it in the recording has been received again.
+    /// Then the remaining messages are received until the end.
     async fn play(&self, channel: &mut Channel) -> Seen {
         let (mut recorded, mut seen) = (Seen::default(), Seen::default());
         for step in &self.steps {
@@ -175,7 +175,7 @@ fn unhex(text: &str) -> Bytes {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Replays a recording against each kind of agent. Returns what was recorded, what was received, and the channel.
+/// Replays a recording against each kind of agent. Returns the recorded data, the received data, and the channel.
 async fn replay(name: &str, profile: Profile, document: &str, parameters: Value) -> (Seen, Seen, Channel, Local) {
     let target = LocalTarget::new(TARGET).agent_version("3.3.0.0");
     let local = Local::builder().target(target).profile(profile).start().await.unwrap();
@@ -186,7 +186,7 @@ async fn replay(name: &str, profile: Profile, document: &str, parameters: Value)
     (recording.seen(), seen, channel, local)
 }
 
-/// What must be true for every recording: the same payloads in the same order, the same handshake, the same
+/// Compares what must be equal for every recording: the same payloads in the same order, the same handshake, the same
 /// acknowledgements.
 fn compare(recorded: &Seen, seen: &Seen, port: u16) {
     let mut request = recorded.json(PayloadType::HandshakeRequest);
@@ -199,7 +199,7 @@ fn compare(recorded: &Seen, seen: &Seen, port: u16) {
     let [ours, theirs] = [seen, recorded].map(|seen| seen.data.iter().map(|(kind, _)| *kind).collect::<Vec<_>>());
     assert_eq!(ours, theirs);
     assert_eq!(seen.content(), recorded.content());
-    // The client's messages are the recorded ones with their ids, so the acknowledgements are byte for byte the same.
+    // The client sends the recorded messages with their ids, so the acknowledgements are the same, byte for byte.
     for (number, acknowledgement) in &recorded.acknowledged {
         assert_eq!(seen.acknowledged[number], *acknowledgement, "acknowledgement of {number}");
     }
@@ -264,9 +264,9 @@ async fn an_unknown_host_ends_the_session() {
         take(&mut channel, &mut seen).await;
     }
     compare(&recorded, &seen, 19001);
-    // There is no name server whose name could appear.
-    let words = recorded.closed.unwrap().output.replace(" on 10.255.255.53:53", "");
-    assert_eq!(seen.closed.unwrap().output, words);
+    // There is no name server, so its name is removed from the recorded text.
+    let text = recorded.closed.unwrap().output.replace(" on 10.255.255.53:53", "");
+    assert_eq!(seen.closed.unwrap().output, text);
     assert_eq!(local.sessions()[0].state, ssm_local::SessionState::Failed);
 }
 

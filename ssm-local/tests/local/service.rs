@@ -1,4 +1,4 @@
-//! What the service does beside passing messages on.
+//! The functions of the service other than passing messages on.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ async fn local() -> Local {
     Local::builder().start().await.unwrap()
 }
 
-/// Whether the service closes the WebSocket with 1008, instead of an agent's handshake.
+/// Returns whether the service closes the WebSocket with code 1008, instead of an agent's handshake.
 async fn is_refused(ticket: &Ticket) -> bool {
     match Channel::open(ticket).await.receive().await {
         Incoming::Close(code, reason) => {
@@ -100,7 +100,7 @@ async fn a_second_data_channel_replaces_the_first() {
     first.send(PayloadType::Output, &frame(0, b"")).await;
     first.message(MessageType::Acknowledge).await;
     let mut second = Channel::open(&ticket).await;
-    // The first one's number is used up.
+    // The number of the first message is used up.
     second.send_numbered(2, PayloadType::Output, &frame(2, b"hello")).await;
     assert_eq!(second.data().await, (PayloadType::Output, frame(2, b"hello").into()));
     while let Incoming::Message(_) = first.receive().await {}
@@ -114,7 +114,7 @@ async fn what_a_client_missed_comes_again_when_it_returns() {
     let (ticket, mut channel) = Channel::connected(&local, port).await;
     channel.send(PayloadType::Output, &frame(0, b"")).await;
     channel.send(PayloadType::Output, &frame(2, b"hello")).await;
-    // It arrives, but is not acknowledged.
+    // The message arrives, but is not acknowledged.
     let lost = channel.message(MessageType::OutputStreamData).await;
     channel.close().await;
     reaches(&local, SessionState::Disconnected).await;
@@ -139,12 +139,12 @@ async fn the_agent_sends_nothing_while_the_client_is_away() {
     let lost = channel.message(MessageType::OutputStreamData).await;
     channel.close().await;
     reaches(&local, SessionState::Disconnected).await;
-    // An agent that was not told would retransmit the message many times in this time, at growing intervals.
+    // An agent that was not notified would retransmit the message many times in this time, at growing intervals.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut channel = Channel::open(&ticket).await;
     let returned = Instant::now();
     assert_eq!(channel.message(MessageType::OutputStreamData).await.message_id(), lost.message_id());
-    assert!(returned.elapsed() < Duration::from_millis(100), "it came after {:?}", returned.elapsed());
+    assert!(returned.elapsed() < Duration::from_millis(100), "the message arrived after {:?}", returned.elapsed());
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn shutdown_tells_every_client() {
     assert_eq!((one, other), (String::new(), String::new()));
 }
 
-/// Keeps the log output.
+/// Stores the log output.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -284,7 +284,7 @@ async fn no_token_is_ever_logged() {
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
-    // Applies only to this thread, and so to this test, because its runtime has no other thread.
+    // The subscriber applies only to this thread, and so only to this test, because its runtime has no other thread.
     let guard = tracing::subscriber::set_default(subscriber);
     let local = local().await;
     let port = echo().await;
@@ -315,8 +315,11 @@ async fn a_request_has_a_length() {
     let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
     let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", most + 1);
     stream.write_all(head.as_bytes()).await.unwrap();
-    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 413"), "it is refused before it has come");
-    // A length that is not told does not help.
+    assert!(
+        answer(&mut stream).await.starts_with("HTTP/1.1 413"),
+        "the request is refused before its body has arrived"
+    );
+    // A body without a declared length is limited too.
     let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
     stream.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = [b"10000\r\n", &vec![b' '; 0x10000][..], b"\r\n"].concat();
@@ -327,7 +330,7 @@ async fn a_request_has_a_length() {
     local.shutdown().await;
 }
 
-/// The clock runs ahead whenever everybody waits.
+/// The clock advances immediately whenever all tasks wait.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_does_not_go_on_is_given_up() {
     let local = local().await;
@@ -346,7 +349,7 @@ async fn a_request_that_does_not_go_on_is_given_up() {
     local.shutdown().await;
 }
 
-/// What is received up to the end, or up to a whole head.
+/// Returns the received data up to the end of the connection, or up to a complete head.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     while !answer.windows(4).any(|end| end == b"\r\n\r\n") {

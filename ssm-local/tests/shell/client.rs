@@ -20,15 +20,15 @@ use uuid::Uuid;
 
 use crate::http::send_signed;
 
-/// Nothing here takes longer.
+/// Maximum time of any step in these tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// The node of a local Session Manager for which none is configured.
+/// The id of the node of a local Session Manager for which no node is configured.
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 pub(crate) const SHELL: &str = "SSM-SessionManagerRunShell";
 pub(crate) const INTERACTIVE: &str = "AWS-StartInteractiveCommand";
 pub(crate) const NON_INTERACTIVE: &str = "AWS-StartNonInteractiveCommand";
 
-/// A call of one of the APIs.
+/// Calls one of the APIs.
 pub(crate) async fn call(local: &Local, operation: &str, body: Value) -> (u16, Value) {
     let service = match operation.split_once('.') {
         Some(("TrentService", _)) => "kms",
@@ -39,7 +39,7 @@ pub(crate) async fn call(local: &Local, operation: &str, body: Value) -> (u16, V
     (status, serde_json::from_str(&answer).unwrap())
 }
 
-/// The answer of StartSession.
+/// The response of StartSession.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) session_id: String,
@@ -56,7 +56,7 @@ pub(crate) async fn start(local: &Local, target: &str, document: &str, parameter
     Ticket { session_id: text("SessionId"), target: target.into(), url: text("StreamUrl"), token: text("TokenValue") }
 }
 
-/// A data channel: the WebSocket, after the token was sent.
+/// Opens a data channel. Returns the WebSocket after the token was sent.
 pub(crate) async fn open(ticket: &Ticket) -> WebSocketStream<TcpStream> {
     let authority = ticket.url.strip_prefix("ws://").unwrap().split('/').next().unwrap();
     let stream = TcpStream::connect(authority).await.unwrap();
@@ -66,12 +66,12 @@ pub(crate) async fn open(ticket: &Ticket) -> WebSocketStream<TcpStream> {
     socket
 }
 
-/// A local Session Manager whose shell is `sh`, whoever runs the tests.
+/// Returns a builder whose shell is `sh`, for any user who runs the tests.
 pub(crate) fn builder() -> LocalBuilder {
     Local::builder().shell("/bin/sh")
 }
 
-/// Waits until the first session is over, and returns it.
+/// Waits until the first session has ended, and returns it.
 pub(crate) async fn ended(local: &Local) -> SessionInfo {
     let wait = async {
         while local.sessions()[0].is_active() {
@@ -87,7 +87,7 @@ pub(crate) async fn terminate(local: &Local, ticket: &Ticket) {
     assert_eq!(status, 200);
 }
 
-/// One session's client, and what it received.
+/// The client of one session, and the data that it received.
 pub(crate) struct Client<'a> {
     local: &'a Local,
     session: Session,
@@ -95,12 +95,12 @@ pub(crate) struct Client<'a> {
     stream: Option<StreamId>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
-    /// Every chunk, as split by the messages.
+    /// Every chunk of output, as split by the messages.
     pub(crate) chunks: Vec<Bytes>,
     pub(crate) exit_code: Option<i64>,
     pub(crate) message: String,
     pub(crate) failure: Option<String>,
-    /// The text of the end.
+    /// The text of the session's end.
     pub(crate) closed: Option<String>,
     to_type: Bytes,
 }
@@ -138,13 +138,13 @@ impl<'a> Client<'a> {
         self.session.resize(TerminalSize { cols, rows });
     }
 
-    /// Queues this input; it is sent as fast as the session accepts it.
+    /// Queues this input. It is sent as fast as the session accepts it.
     pub(crate) fn type_in(&mut self, text: impl AsRef<[u8]>) {
         self.to_type = [&self.to_type, text.as_ref()].concat().into();
     }
 
-    /// Runs until the standard output contains this text after what an earlier call found. Removes it and everything
-    /// before it.
+    /// Runs until the standard output contains this text. Removes the text and everything before it, so that a later call does not
+    /// find it again.
     pub(crate) async fn expect(&mut self, text: &str) {
         let find = |client: &Self| client.stdout.windows(text.len()).position(|window| window == text.as_bytes());
         self.run_until(text, |client| find(client).is_some()).await;
@@ -181,7 +181,7 @@ impl<'a> Client<'a> {
         tokio::select! {
             message = self.socket.next() => match message.expect("a WebSocket").unwrap() {
                 Message::Binary(bytes) => self.session.handle_input(Instant::now(), bytes).unwrap(),
-                Message::Close(_) => panic!("closed without a word"),
+                Message::Close(_) => panic!("the WebSocket was closed without channel_closed"),
                 _ => {}
             },
             () = sleep_until(at.into()) => self.session.handle_timeout(Instant::now()),

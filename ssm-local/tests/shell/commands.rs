@@ -9,7 +9,7 @@ use crate::client::{Client, NON_INTERACTIVE, assert_ended, builder, terminate};
 
 const SEPARATE: &str = "Own-Separate";
 
-/// A document like AWS's, but with separate outputs.
+/// Returns a document like AWS's, but with separate outputs.
 fn separate(properties: Value) -> String {
     let mut system = json!({ "commands": "{{ command }}", "separateOutputStream": "true" });
     system.as_object_mut().unwrap().extend(properties.as_object().unwrap().clone());
@@ -119,7 +119,7 @@ async fn the_keys_for_signals_are_the_only_input() {
     client.expect("x\n").await;
     client.type_in("\x03");
     client.end().await;
-    assert_eq!(client.exit_code, Some(-1), "a signal's victim has no code");
+    assert_eq!(client.exit_code, Some(-1), "a program that was killed by a signal has no exit code");
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_terminated_command_takes_its_group_along() {
     let local = local().await;
     let directory = tempfile::tempdir().unwrap();
     let (mark, path) = (directory.path().join("alive"), directory.path().display());
-    // The command creates a file repeatedly and ignores SIGHUP; so does its child.
+    // The command creates a file repeatedly and ignores SIGHUP, and its child does the same.
     let script = format!("trap \"\" HUP; cd {path}; echo ready; (while :; do : > alive; sleep 0.02; done) & wait");
     let (ticket, mut client) =
         Client::start(&local, SEPARATE, json!({ "command": [format!("sh -c '{script}'")] })).await;
@@ -154,7 +154,7 @@ async fn a_terminated_command_takes_its_group_along() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), silent).await.expect("no more signs of life");
+    tokio::time::timeout(Duration::from_secs(10), silent).await.expect("the command stops creating the file");
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ async fn what_can_t_be_executed_is_refused_by_name() {
         (json!({ "interactive": false }), "InvalidParameterException"),
         (json!({ "task": "no-such-task" }), "InvalidParameterException"),
         (json!({ "container": "no-such-container" }), "InvalidParameterException"),
-        // The task has two containers, so a name is needed.
+        // The task has two containers, so a container name is needed.
         (json!({ "container": null }), "InvalidParameterException"),
         (json!({ "task": "task-2", "container": "job" }), "InvalidParameterException"),
         (json!({ "task": "task-3", "container": null }), "TargetNotConnectedException"),

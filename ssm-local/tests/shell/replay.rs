@@ -16,18 +16,18 @@ use uuid::Uuid;
 
 use crate::client::{INTERACTIVE, NON_INTERACTIVE, PATIENCE, SHELL, TARGET, builder, open, start};
 
-/// The agent's output. Adjacent pieces of one kind are joined, because a terminal may split them anywhere.
+/// The agent's output. Adjacent pieces of one kind are joined, because a terminal may split them at any position.
 #[derive(Debug, Default)]
-struct Said {
+struct Output {
     pieces: Vec<(PayloadType, Vec<u8>)>,
     next: i64,
     acknowledged: BTreeMap<i64, Bytes>,
-    /// The first message that arrived too late for an answer: the session was over.
+    /// The number of the first message that arrived too late for an answer, because the session had ended.
     late: Option<i64>,
     closed: Option<String>,
 }
 
-impl Said {
+impl Output {
     fn add(&mut self, message: &AgentMessage) {
         match message.message_type() {
             MessageType::Acknowledge => {
@@ -58,7 +58,7 @@ impl Said {
         self.pieces.iter().filter(|(kind, _)| is_handshake(*kind)).count()
     }
 
-    /// Without the handshake, which contains times.
+    /// Returns the data without the handshake, which contains times.
     fn content(&self) -> Vec<(PayloadType, String)> {
         let content = self.pieces.iter().filter(|(kind, _)| !is_handshake(*kind));
         content.map(|(kind, piece)| (*kind, String::from_utf8(piece.clone()).unwrap())).collect()
@@ -84,7 +84,7 @@ fn recording(name: &str) -> Vec<Step> {
         match (record["dir"].as_str().unwrap(), message.message_type()) {
             ("c2a", MessageType::InputStreamData) => Some(Step::Client(bytes)),
             ("a2c" | "s2c", _) => Some(Step::Agent(message)),
-            // Acknowledgements contain message ids, so ours are made for the messages that arrive.
+            // Acknowledgements contain message ids, so they are created for the messages that arrive.
             _ => None,
         }
     };
@@ -95,49 +95,49 @@ fn unhex(text: &str) -> Bytes {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Handles the next message, and answers it as a client has to.
-async fn take(socket: &mut WebSocketStream<TcpStream>, said: &mut Said) {
+/// Handles the next message, and acknowledges it as a client must.
+async fn take(socket: &mut WebSocketStream<TcpStream>, output: &mut Output) {
     let message = socket.next().await.expect("a WebSocket").unwrap();
     let Message::Binary(bytes) = message else { return };
     let message = AgentMessage::decode(bytes).unwrap();
-    said.add(&message);
+    output.add(&message);
     if message.message_type() == MessageType::OutputStreamData {
         let acknowledgement = Acknowledge::of(&message).encode(1, Uuid::new_v4());
         socket.send(Message::Binary(acknowledgement)).await.unwrap();
     }
 }
 
-/// Plays the client's part. Each message is sent as soon as what had been received before it was received again.
-async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Said, Said) {
-    let (mut recorded, mut said) = (Said::default(), Said::default());
+/// Plays the client's part. Each message is sent as soon as the data that preceded it in the recording has been received again.
+async fn play(socket: &mut WebSocketStream<TcpStream>, steps: &[Step]) -> (Output, Output) {
+    let (mut recorded, mut output) = (Output::default(), Output::default());
     for step in steps {
         match step {
             Step::Agent(message) => recorded.add(message),
             Step::Client(message) => {
-                while said.bytes() < recorded.bytes() || said.handshakes() < recorded.handshakes() {
-                    take(socket, &mut said).await;
+                while output.bytes() < recorded.bytes() || output.handshakes() < recorded.handshakes() {
+                    take(socket, &mut output).await;
                 }
                 let number = AgentMessage::decode(message.clone()).unwrap().sequence_number();
-                // Like the official client, retransmits until it is acknowledged.
-                while said.awaits(number) {
+                // Like the official client, retransmits the message until it is acknowledged.
+                while output.awaits(number) {
                     socket.send(Message::Binary(message.clone())).await.unwrap();
                     let answered = async {
-                        while said.awaits(number) {
-                            take(socket, &mut said).await;
+                        while output.awaits(number) {
+                            take(socket, &mut output).await;
                         }
                     };
                     let _ = timeout(Duration::from_millis(100), answered).await;
                 }
-                if !said.acknowledged.contains_key(&number) {
-                    said.late.get_or_insert(number);
+                if !output.acknowledged.contains_key(&number) {
+                    output.late.get_or_insert(number);
                 }
             }
         }
     }
-    while said.closed.is_none() {
-        take(socket, &mut said).await;
+    while output.closed.is_none() {
+        take(socket, &mut output).await;
     }
-    (recorded, said)
+    (recorded, output)
 }
 
 /// Replays a recording against each kind of agent and compares everything that does not depend on the machine.
@@ -163,18 +163,17 @@ async fn replay(name: &str, document: &str, parameters: Value) {
         let ticket = start(&local, TARGET, document, parameters.clone()).await;
         let mut socket = open(&ticket).await;
         let steps = recording(name);
-        let (recorded, said) = timeout(PATIENCE, play(&mut socket, &steps)).await.expect("the recording's end");
+        let (recorded, output) = timeout(PATIENCE, play(&mut socket, &steps)).await.expect("the recording's end");
         // The user's name depends on the machine.
         let user = |content: Vec<(PayloadType, String)>| -> Vec<_> {
             let plain = |text: String| text.replace("ssm-user", "USER").replace("# ", "$ ");
             content.into_iter().map(|(kind, text)| (kind, plain(text))).collect()
         };
-        assert_eq!(user(said.content()), user(recorded.content()), "{name} {profile:?}");
-        assert_eq!(said.closed, recorded.closed);
-        // The client's messages are the recorded ones with their ids, so the acknowledgements are byte for byte the
-        // same.
-        let end = said.late.unwrap_or(i64::MAX);
-        assert!(said.acknowledged.iter().eq(recorded.acknowledged.range(..end)), "{name}: {said:?}");
+        assert_eq!(user(output.content()), user(recorded.content()), "{name} {profile:?}");
+        assert_eq!(output.closed, recorded.closed);
+        // The client sends the recorded messages with their ids, so the acknowledgements are the same, byte for byte.
+        let end = output.late.unwrap_or(i64::MAX);
+        assert!(output.acknowledged.iter().eq(recorded.acknowledged.range(..end)), "{name}: {output:?}");
     }
 }
 

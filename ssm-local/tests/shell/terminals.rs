@@ -22,7 +22,7 @@ async fn a_shell_answers_until_it_exits() {
     shell.type_in("pwd\nexit 3\n");
     shell.expect(&format!("{}\r\n", std::env::home_dir().unwrap().display())).await;
     assert_eq!(shell.end().await, "");
-    // Like the official agent, it does not report a shell's exit code.
+    // Like the official agent, the local agent does not report a shell's exit code.
     assert_eq!(shell.exit_code, None);
     assert_ended(&local, SessionState::Terminated, "").await;
 }
@@ -37,7 +37,7 @@ async fn a_terminal_has_the_client_s_size_from_the_start_and_when_it_changes() {
     shell.resize(100, 30);
     shell.type_in("stty size\n");
     shell.expect("30 100\r\n").await;
-    // Sizes and input have one order: the size was sent first.
+    // Sizes and input keep their common order: the size was sent first.
     shell.resize(1, 2);
     shell.type_in("exit\n");
     shell.end().await;
@@ -57,7 +57,7 @@ async fn the_keys_for_signals_reach_the_foreground_job() {
     let (_, mut shell) = Client::start(&local, SHELL, json!({})).await;
     for (key, status) in [("\x03", 130), ("\x1c", 131)] {
         shell.type_in("sh -c 'echo started; exec sleep 100'\n");
-        // In the echo of the command, other text follows the word.
+        // In the echo of the command line, other text follows the word `started`.
         shell.expect("started\r\n").await;
         shell.type_in(format!("{key}echo status=$?\n"));
         shell.expect(&format!("status={status}\r\n")).await;
@@ -70,7 +70,7 @@ async fn a_paste_of_a_megabyte_arrives_whole() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("paste");
     let (_, mut shell) = Client::start(&local, SHELL, json!({})).await;
-    // A terminal accepts no line longer than 4095 bytes. The echo is turned off so that only the input is tested.
+    // A terminal accepts no line longer than 4095 bytes. The echo is turned off, so that only the input is tested.
     let text: String = (0..16_384).map(|number| format!("{number:<62}|\n")).collect();
     assert_eq!(text.len(), 1 << 20);
     shell.type_in(format!("stty -echo; echo re''ady; cat > {}; echo wr''itten\n", path.display()));
@@ -93,7 +93,7 @@ async fn a_flood_of_output_arrives_whole_before_the_end() {
 #[tokio::test]
 async fn no_message_cuts_a_character() {
     let local = local().await;
-    // The pieces end inside a character. Bytes that are not text arrive too, at the end.
+    // The pieces end inside a character. At the end, bytes that are not text arrive too.
     let command =
         r"stty -opost; printf '\342'; sleep 0.1; printf '\202\254|\360\237'; sleep 0.1; printf '\230\200\377'";
     let (_, mut client) = Client::start(&local, INTERACTIVE, json!({ "command": [command] })).await;
@@ -137,7 +137,7 @@ async fn a_shell_that_can_t_be_started_fails_the_session() {
     assert_eq!(local.sessions()[0].state, SessionState::Failed);
 }
 
-/// The process ids that a shell prints: its own, and those of a job that ignores SIGHUP.
+/// Returns the process ids that a shell prints: its own id, and the ids of the processes of a job that ignores SIGHUP.
 async fn processes(shell: &mut Client<'_>) -> Vec<String> {
     shell.type_in("trap '' HUP; (trap '' HUP; sleep 1000) & echo pi''ds $$ $! en''d; sleep 1001\n");
     shell.expect("pids ").await;
@@ -148,7 +148,7 @@ async fn processes(shell: &mut Client<'_>) -> Vec<String> {
 
 async fn gone(pids: &[String]) -> bool {
     let wait = async {
-        // A zombie counts as gone. Its parent, which is not ours, has not collected it yet.
+        // A zombie counts as ended. Its parent, which is not this process, has not collected it yet.
         let lives = |pid: &String| {
             let status = std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).unwrap_or_default();
             !status.is_empty() && !status.contains("State:\tZ")

@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Nothing on loopback takes longer.
+/// Maximum time of any request on loopback.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sends a request with these headers and those that HTTP needs. Returns the status and the body.
+/// Sends a request with these headers and the headers that HTTP requires. Returns the status and the body.
 pub(crate) async fn send(local: &Local, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(local.local_addr()).await.unwrap();
     let host = if headers.to_ascii_lowercase().contains("host:") {
@@ -33,7 +33,7 @@ pub(crate) async fn send(local: &Local, method: &str, path: &str, headers: &str,
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// The same, signed for a service with the credentials of `signer`.
+/// Sends a request that is signed for a service with the credentials of `signer`.
 pub(crate) async fn send_signed(
     local: &Local,
     signer: &Local,

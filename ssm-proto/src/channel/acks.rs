@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::wire::Acknowledge;
 
-/// When this many are pending, they are sent. At the agent's pace this happens before the delay is over, so that no
+/// When this many acknowledgements are pending, all are sent. At the agent's rate this happens before the delay is over, so that no
 /// timer has to fire.
 const BATCH: usize = 4;
-/// Limit of the queue. Messages beyond it are neither accepted nor acknowledged, so the peer retransmits them.
+/// Maximum length of the queue. Messages beyond this limit are neither accepted nor acknowledged, so the peer retransmits them.
 const MOST: usize = 20_000;
 
 /// A queue that is delayed for a moment and then sent as a whole.
@@ -58,7 +58,7 @@ impl Acks {
         }
     }
 
-    /// Takes the next acknowledgement, if the delay is over.
+    /// Removes and returns the next acknowledgement, if the delay is over.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Acknowledge> {
         self.due.filter(|due| *due <= now)?;
         let next = self.waiting.pop_front();

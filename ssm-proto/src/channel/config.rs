@@ -24,10 +24,10 @@ pub struct ChannelConfig {
     pub min_rto: Duration,
     /// Maximum retransmission timeout, after back-off. Default: 5 s.
     pub max_rto: Duration,
-    /// What is retransmitted when an acknowledgement is late.
+    /// Which messages are retransmitted when an acknowledgement is late. Default: each message by its own deadline.
     pub retransmission: Retransmission,
-    /// Maximum delay of an acknowledgement of data. It is sent earlier if there is something else to send or three more
-    /// are pending, so that they share a write to the socket. Default: 5 ms, half of the smallest margin that the
+    /// Maximum delay of an acknowledgement of data. It is sent earlier if there is another message to send or three more
+    /// acknowledgements are pending, so that they share a write to the socket. Default: 5 ms, half of the smallest margin that the
     /// peers' retransmission timeout has beyond their mean round-trip time (DC-9).
     pub ack_delay: Duration,
     /// Rate limit of numbered messages; acknowledgements do not count. Default: no limit.
@@ -51,7 +51,7 @@ impl Default for ChannelConfig {
     }
 }
 
-/// What is retransmitted when an acknowledgement is late (DC-10).
+/// Which messages are retransmitted when an acknowledgement is late (DC-10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retransmission {

@@ -21,7 +21,8 @@ pub(super) struct InFlight {
     cursor: usize,
     unacked: usize,
     unacked_bytes: usize,
-    /// No message is due before this time. It is a lower bound, so that sending and acknowledging need no search.
+    /// Lower bound of the earliest deadline: no message is due before this time. Because of this bound, sending and acknowledging
+    /// need no search.
     check_at: Option<Instant>,
     /// Since when an acknowledgement has been outstanding without any being received.
     silent_since: Option<Instant>,
@@ -33,7 +34,7 @@ struct Slot {
     state: SlotState,
     sent_at: Option<Instant>,
     deadline: Option<Instant>,
-    /// Number of times that it was sent, over all WebSockets.
+    /// Number of times that the message was sent, over all WebSockets.
     sent: u32,
 }
 
@@ -52,10 +53,10 @@ pub(super) struct Sent {
 
 /// The effect of an acknowledgement.
 pub(super) enum Acked {
-    /// It acknowledges nothing new.
+    /// The acknowledgement acknowledges no new message.
     Stale,
-    /// It acknowledges a message. `sample` is the round-trip time, unless the message was sent more than once (Karn's
-    /// algorithm).
+    /// The acknowledgement acknowledges a message. `sample` is the round-trip time, unless the message was sent more than once
+    /// (Karn's algorithm).
     Fresh { sample: Option<Duration> },
 }
 
@@ -70,20 +71,21 @@ impl InFlight {
         self.slots.len()
     }
 
-    /// Asserts what must hold between two calls, in builds with debug assertions.
+    /// Asserts the invariants of the ring between two calls, in builds with debug assertions.
     #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self, head_only: bool) {
         let waiting = || self.slots.iter().filter(|slot| slot.state != SlotState::Acked);
         debug_assert_eq!(waiting().count(), self.unacked, "unacknowledged messages are miscounted");
         debug_assert_eq!(waiting().map(|slot| slot.message.len()).sum::<usize>(), self.unacked_bytes);
         debug_assert!(self.slots.front().is_none_or(|slot| slot.state != SlotState::Acked), "the window does not move");
-        debug_assert!(self.cursor <= self.slots.len(), "more was sent than there is");
+        debug_assert!(self.cursor <= self.slots.len(), "the cursor is beyond the end of the ring");
         let searched = if head_only { self.cursor.min(1) } else { self.cursor };
         let due = self.slots.iter().take(searched).filter(|slot| slot.state == SlotState::Waiting);
         let first = due.filter_map(|slot| slot.deadline).min();
-        // A head-only sender looks at a message when it has become the oldest one, which may be late for it.
+        // A head-only sender checks a message only after the message has become the oldest one, which may be after the message's
+        // deadline.
         let known = first.is_none_or(|first| self.check_at.is_some_and(|at| head_only || at <= first));
-        debug_assert!(known, "a deadline is forgotten: {first:?}, {:?}", self.check_at);
+        debug_assert!(known, "a deadline is not covered by check_at: {first:?}, {:?}", self.check_at);
     }
 
     /// Whether a message has not been sent on this WebSocket yet.
@@ -132,7 +134,7 @@ impl InFlight {
         None
     }
 
-    /// Returns the message with this number for retransmission, if it is still queued for it.
+    /// Returns the message with this number for retransmission, if the message is still queued for retransmission.
     pub(super) fn retransmit(&mut self, number: i64, now: Instant, rto: impl Fn(u32) -> Duration) -> Option<Sent> {
         let offset = self.offset(number)?;
         let slot = self.slots.get_mut(offset).filter(|slot| slot.state == SlotState::QueuedAgain)?;
@@ -159,7 +161,7 @@ impl InFlight {
             self.base += 1;
             self.cursor = self.cursor.saturating_sub(1);
         }
-        // Messages that were not sent yet cannot be acknowledged.
+        // Only sent messages can be acknowledged, so the silence counts only while a sent message is outstanding.
         self.silent_since = self.has_sent().then_some(now);
         if self.unacked == 0 {
             self.check_at = None;
@@ -200,7 +202,7 @@ impl InFlight {
         self.check_at = earliest;
     }
 
-    /// Queues the oldest message if it was sent: the probe of an inactive or silent peer.
+    /// Queues the oldest message if it was sent, as a probe of an inactive or silent peer.
     pub(super) fn queue_head(&mut self, queue: &mut VecDeque<i64>) {
         if let Some(head) = self.slots.front_mut().filter(|slot| self.cursor > 0 && slot.state == SlotState::Waiting) {
             head.state = SlotState::QueuedAgain;
@@ -208,7 +210,7 @@ impl InFlight {
         }
     }
 
-    /// Makes everything that was sent and not acknowledged due now.
+    /// Makes all messages that were sent and not acknowledged due now.
     pub(super) fn hasten(&mut self, now: Instant) {
         for slot in self.slots.iter_mut().take(self.cursor) {
             slot.deadline = slot.deadline.map(|deadline| deadline.min(now));
@@ -218,7 +220,7 @@ impl InFlight {
         }
     }
 
-    /// Prepares for a new WebSocket: everything unacknowledged is sent again once, in order (DC-14).
+    /// Prepares the ring for a new WebSocket: all unacknowledged messages are sent again once, in order (DC-14).
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
         self.check_at = None;
@@ -305,13 +307,13 @@ mod tests {
         ring.acknowledge(0, now + RTO);
         assert_eq!(ring.silent_since(), Some(now + RTO));
         ring.acknowledge(0, now + RTO * 2);
-        assert_eq!(ring.silent_since(), Some(now + RTO), "a repeated one is no news");
+        assert_eq!(ring.silent_since(), Some(now + RTO), "a repeated acknowledgement changes nothing");
         ring.acknowledge(1, now + RTO * 2);
         assert_eq!(ring.silent_since(), None, "the third was not sent yet");
         ring.transmit(now + RTO * 3, |_| RTO);
         assert_eq!(ring.silent_since(), Some(now + RTO * 3));
         ring.rewind();
-        assert_eq!(ring.silent_since(), None, "a new WebSocket begins anew");
+        assert_eq!(ring.silent_since(), None, "a new WebSocket starts without silence");
     }
 
     #[test]

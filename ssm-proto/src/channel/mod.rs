@@ -32,17 +32,17 @@ use reorder::ReorderStore;
 
 /// How often a head-only sender checks its oldest message.
 const HEAD_SCAN: Duration = Duration::from_millis(100);
-/// Initial timeout while the peer may not be ready yet. In most sessions the agent does not acknowledge the first
-/// message, and this must not cause a noticeable delay (DC-11).
+/// Initial timeout while the peer may not be ready yet. In most sessions the agent does not acknowledge the first message, and this
+/// must not cause a noticeable delay (DC-11).
 const QUICK_RTO: Duration = Duration::from_millis(30);
 /// Number of quick retransmissions before back-off begins.
 const QUICK_TRIES: u32 = 8;
 /// Maximum number of retransmissions per timeout while nothing is acknowledged.
 const SILENT_BURST: usize = 32;
-/// How often an inactive peer is probed with the oldest message, because the message that it is active again may be
-/// lost. If there is no such message, the next new one is sent as the probe.
+/// Interval at which an inactive peer is probed with the oldest message. A probe is needed because the notification that the peer
+/// is active again may be lost. If no message is in flight, the next new message is sent as the probe.
 const PAUSE_PROBE: Duration = Duration::from_secs(5);
-/// Number of messages that handshake and flags may use beyond the window.
+/// Number of messages beyond the window that the handshake and flags may use.
 const CONTROL_RESERVE: usize = 64;
 
 /// One end of a data channel.
@@ -57,16 +57,16 @@ pub struct DataChannel {
     connected: bool,
     /// Since when the peer has been inactive, or when it was last probed.
     paused: Option<Instant>,
-    /// The peer may not be ready for data yet.
+    /// Whether the peer may not be ready for data yet.
     quick: bool,
-    /// In-order data is not accepted and not acknowledged, because this end is not ready.
+    /// Whether in-order data is neither accepted nor acknowledged, because this end is not ready.
     refusing: bool,
     inflight: InFlight,
-    /// `None`: only the configured limit applies, as with both official peers.
+    /// The window that follows the delay of the path. `None`: only the configured limit applies, as with both official peers.
     window: Option<Window>,
     retransmit_queue: VecDeque<i64>,
     pacer: Option<Pacer>,
-    /// The last call of [`DataChannel::handle_timeout`].
+    /// The time of the last call of [`DataChannel::handle_timeout`].
     looked_at: Option<Instant>,
     burst_left: usize,
     rtt: RttEstimator,
@@ -77,7 +77,7 @@ pub struct DataChannel {
     stats: ChannelStats,
 }
 
-/// Something that a [`DataChannel`] reports to its owner.
+/// An event that a [`DataChannel`] reports to its owner.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ChannelEvent {
@@ -114,18 +114,18 @@ pub struct ChannelStats {
     pub reordered: u64,
     /// Messages dropped without an acknowledgement: malformed, refused, or beyond a limit.
     pub dropped: u64,
-    /// Messages of a type that has no meaning here.
+    /// Messages of a type that this end does not handle.
     pub ignored: u64,
     /// Acknowledgements sent.
     pub acks_sent: u64,
     /// Unacknowledged messages.
     pub in_flight: usize,
-    /// Bytes of unacknowledged messages.
+    /// Size of the unacknowledged messages in bytes.
     pub in_flight_bytes: usize,
     /// Since when an acknowledgement has been outstanding on this WebSocket without any being received; `None` while
     /// none is outstanding.
     pub unacknowledged_since: Option<Instant>,
-    /// Bytes in the reorder buffer.
+    /// Size of the reorder buffer's contents in bytes.
     pub reorder_bytes: usize,
     /// Smoothed round-trip time.
     pub srtt: Option<Duration>,
@@ -133,11 +133,11 @@ pub struct ChannelStats {
     pub budget: Option<u32>,
 }
 
-/// The window is full. Nothing was sent; the payload is returned.
+/// The window is full. No message was sent; the payload is returned.
 #[derive(Debug)]
 pub struct Full<T>(pub T);
 
-/// Messages in flight are left out, because they contain what people type and read.
+/// Messages in flight are left out, because they contain users' input and output.
 impl fmt::Debug for DataChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataChannel").field("side", &self.side).field("stats", &self.stats()).finish_non_exhaustive()
@@ -177,7 +177,7 @@ impl DataChannel {
         }
     }
 
-    /// Counters.
+    /// Returns the counters.
     pub fn stats(&self) -> ChannelStats {
         ChannelStats {
             in_flight: self.inflight.unacked(),
@@ -190,8 +190,8 @@ impl DataChannel {
         }
     }
 
-    /// Whether [`DataChannel::send`] would accept session data. While a message waits for the rate limit, no second one
-    /// is accepted, so that data that arrives in the meantime shares the next message.
+    /// Returns whether [`DataChannel::send`] would accept session data. While one message waits for the rate limit, no second
+    /// message is accepted, so that data that arrives in the meantime shares the next message.
     pub fn can_send(&self) -> bool {
         // If the peer is inactive and nothing is in flight, the first message is the probe.
         (self.paused.is_none() || self.inflight.span() == 0)
@@ -201,19 +201,19 @@ impl DataChannel {
             && self.inflight.unacked_bytes() < self.config.window_bytes
     }
 
-    /// Whether the rate limit does not allow a message now. Data is best held back until it does, because more of it
+    /// Returns whether the rate limit does not allow a message now. Callers should hold data back until it does, because more data
     /// then fits into the message.
     pub fn is_paced(&self, now: Instant) -> bool {
         self.pacer.as_ref().is_some_and(|pacer| pacer.ready_at(now).is_some())
     }
 
-    /// When session data that waits for the rate limit may be sent.
+    /// Returns when session data that waits for the rate limit may be sent.
     pub fn poll_turn(&self) -> Option<Timeout> {
         let turn = self.turn().filter(|_| self.connected && self.can_send());
         turn.map(|at| Timeout { at, reason: TimeoutReason::Pace })
     }
 
-    /// Asserts what must hold between two calls, in builds with debug assertions.
+    /// Asserts the invariants of the channel between two calls, in builds with debug assertions.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn check(&self) {
         self.inflight.check(self.config.retransmission == Retransmission::HeadOnly);
@@ -225,37 +225,38 @@ impl DataChannel {
         debug_assert!(self.retransmit_queue.len() <= self.config.window + CONTROL_RESERVE + 1);
     }
 
-    /// Whether everything sent is acknowledged, and everything received too.
+    /// Returns whether all sent and all received messages are acknowledged.
     pub fn is_idle(&self) -> bool {
         self.inflight.unacked() == 0 && self.acks.is_empty()
     }
 
-    /// Whether the message with this number, which must have been sent, and all before it were acknowledged.
+    /// Returns whether the message with this number, which must have been sent, and all messages before it were acknowledged.
     pub fn is_acknowledged(&self, sequence_number: i64) -> bool {
         sequence_number < self.inflight.next_sequence_number() - i64::try_from(self.inflight.span()).unwrap_or(i64::MAX)
     }
 
-    /// The number of the newest message passed to [`DataChannel::send`]; -1 before the first.
+    /// Returns the number of the newest message passed to [`DataChannel::send`]; -1 before the first message.
     pub(crate) fn last_sequence_number(&self) -> i64 {
         self.inflight.next_sequence_number() - 1
     }
 
-    /// Whether data that the peer sends would be delivered: there is a WebSocket, the peer is not inactive, and no
-    /// message is known to be missing.
-    pub(crate) fn hears_peer(&self) -> bool {
+    /// Returns whether data that the peer sends would be delivered: there is a WebSocket, the peer is not inactive, and no message
+    /// is known to be missing.
+    pub(crate) fn can_receive(&self) -> bool {
         self.connected && self.paused.is_none() && self.reorder.bytes() == 0
     }
 
     /// Handles one binary WebSocket message.
     ///
     /// # Errors
-    /// The bytes are not a valid message. It is dropped without an acknowledgement; the channel continues.
+    /// Returns an error if the bytes are not a valid message. The message is dropped without an acknowledgement, and the channel
+    /// continues.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
         self.handle_input_through(now, raw, |_, payload| Some(payload))
     }
 
-    /// Like [`DataChannel::handle_input`], but each payload passes through `gate` when it is delivered in order. `gate`
-    /// may change it. If it returns `None`, the session must end: neither this message nor any later one is delivered.
+    /// Does the same as [`DataChannel::handle_input`], and passes each payload through `gate` when it is delivered in order. `gate`
+    /// may change the payload. If `gate` returns `None`, the session must end: neither this message nor any later one is delivered.
     /// The message is not acknowledged, unless it arrived early and was acknowledged then.
     ///
     /// # Errors
@@ -301,13 +302,13 @@ impl DataChannel {
             // A message that cannot be acknowledged must not be accepted either.
             self.stats.dropped += 1;
         } else if number < self.expected {
-            // The first acknowledgement may be lost. Without another one the agent would retransmit this message forever,
-            // and no other (DC-6).
+            // The first acknowledgement may be lost. Without another acknowledgement the agent would retransmit this message
+            // forever, and no other message (DC-6).
             self.stats.duplicates += 1;
             self.acks.push_urgent(ack, now);
         } else if number > self.expected {
             if self.reorder.insert(message) {
-                // Acknowledged now, and not again when it is delivered (DC-5).
+                // The message is acknowledged now, and not again when it is delivered (DC-5).
                 self.stats.reordered += 1;
                 self.acks.push_urgent(ack, now);
             } else {
@@ -332,7 +333,7 @@ impl DataChannel {
         self.refusing && matches!(payload_type, PayloadType::Output | PayloadType::Size)
     }
 
-    /// Returns `false` if the gate rejected the payload.
+    /// Delivers a message in order. Returns `false` if the gate rejected the payload.
     fn deliver(&mut self, message: AgentMessage, gate: &mut impl FnMut(PayloadType, Bytes) -> Option<Bytes>) -> bool {
         let (sequence_number, payload_type) = (message.sequence_number(), message.payload_type());
         let Some(payload) = gate(payload_type, message.into_payload()) else { return false };
@@ -371,14 +372,15 @@ impl DataChannel {
         }
     }
 
-    /// The peer has a new WebSocket. Messages sent to its old one may be lost, even if it was not known to be inactive.
-    /// They are sent again as after our own reconnect, without waiting for timeouts, which may have become long.
+    /// Handles that the peer has a new WebSocket. Messages sent to its old one may be lost, even if the peer was not known to be
+    /// inactive. These messages are sent again as after our own reconnect, without waiting for timeouts, which may have become
+    /// long.
     fn handle_start(&mut self, now: Instant) {
         self.handle_peer_alive(now);
         self.send_all_again();
     }
 
-    /// Any message from the peer ends a pause (DC-12).
+    /// Ends a pause: any message from the peer shows that it is active (DC-12).
     fn handle_peer_alive(&mut self, now: Instant) {
         if self.paused.take().is_some() {
             self.inflight.hasten(now);
@@ -386,7 +388,7 @@ impl DataChannel {
         }
     }
 
-    /// A WebSocket is connected, the first or a later one. Everything unacknowledged is sent again once, in order.
+    /// Handles that a WebSocket is connected, the first or a later one. All unacknowledged messages are sent again once, in order.
     pub fn handle_connected(&mut self, _now: Instant) {
         self.connected = true;
         self.paused = None;
@@ -399,7 +401,7 @@ impl DataChannel {
         self.inflight.rewind();
     }
 
-    /// The WebSocket is gone. All state is kept.
+    /// Handles that the WebSocket is closed. All state is kept.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.connected = false;
         if let Some(pacer) = &mut self.pacer {
@@ -407,7 +409,8 @@ impl DataChannel {
         }
     }
 
-    /// To be called at the time of [`DataChannel::poll_timeout`]. A call without need changes nothing.
+    /// Handles the timeouts that have expired. Call it at the time of [`DataChannel::poll_timeout`]; an unnecessary call has no
+    /// effect.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.looked_at = Some(now);
         if !self.connected {
@@ -438,12 +441,11 @@ impl DataChannel {
         self.burst_left = self.burst_left.saturating_sub(self.retransmit_queue.len() - queued_before).max(1);
     }
 
-    /// Numbers a payload, adds the header and keeps the message until it is acknowledged.
-    /// [`DataChannel::poll_transmit`] returns it.
+    /// Assigns a number to a payload, adds the header and keeps the message until it is acknowledged.
+    /// [`DataChannel::poll_transmit`] returns the message.
     ///
     /// # Errors
-    /// [`Full`] returns the payload when the window is full. Handshake messages and flags may use a reserve beyond the
-    /// window.
+    /// Returns [`Full`] with the payload when the window is full. Handshake messages and flags may use a reserve beyond the window.
     pub fn send(
         &mut self,
         now: Instant,
@@ -469,19 +471,19 @@ impl DataChannel {
         Ok(number)
     }
 
-    /// The peer may not accept the first data: retransmit quickly until the first acknowledgement.
+    /// Makes retransmissions quick until the first acknowledgement, because the peer may not accept the first data.
     pub fn expect_unready_peer(&mut self) {
         self.quick = true;
     }
 
-    /// While set, in-order session data is neither accepted nor acknowledged, as by an agent whose port or terminal is
-    /// not open yet.
+    /// Sets whether in-order session data is neither accepted nor acknowledged, as by an agent whose port or terminal is not open
+    /// yet.
     pub fn set_refusing(&mut self, refusing: bool) {
         self.refusing = refusing;
     }
 
-    /// The next binary message for the WebSocket. The order is: due acknowledgements, retransmissions, new messages,
-    /// and after one of these the delayed acknowledgements.
+    /// Returns the next binary message for the WebSocket. The order is: due acknowledgements, retransmissions, new messages, and
+    /// after one of these the delayed acknowledgements.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         if !self.connected {
             return None;
@@ -502,7 +504,7 @@ impl DataChannel {
         Some(sent)
     }
 
-    /// Retransmissions first, then new messages.
+    /// Returns the next message: retransmissions first, then new messages.
     fn transmit(&mut self, now: Instant) -> Option<Bytes> {
         let (rtt, config, quick) = (self.rtt, &self.config, self.quick);
         let rto = |sent| time_out(&rtt, config, quick, sent);
@@ -514,7 +516,7 @@ impl DataChannel {
             }
         }
         if self.paused.is_some() && self.inflight.has_sent() {
-            // An inactive peer gets nothing but probes.
+            // An inactive peer receives only probes.
             return None;
         }
         let sent = self.inflight.transmit(now, rto)?;
@@ -526,12 +528,12 @@ impl DataChannel {
         Some(sent.message)
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<ChannelEvent> {
         self.events.pop_front()
     }
 
-    /// When [`DataChannel::handle_timeout`] is to be called next.
+    /// Returns when [`DataChannel::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Timeout> {
         if !self.connected {
             return None;
@@ -553,13 +555,14 @@ impl DataChannel {
         Timeout::earliest(acks, data)
     }
 
-    /// When the rate limit allows the next message.
+    /// Returns when the rate limit allows the next message.
     fn turn(&self) -> Option<Instant> {
         self.pacer.as_ref()?.turn().filter(|at| self.is_to_come(*at))
     }
 
-    /// A time that [`DataChannel::handle_timeout`] has already seen is not reported again. Otherwise a caller whose
-    /// socket was full at that time would be woken over and over while it waits for the socket.
+    /// Returns whether [`DataChannel::handle_timeout`] was not called at or after this time. A time that was already handled is not
+    /// reported again. Otherwise a caller whose socket was full at that time would be woken again and again while it waits for the
+    /// socket.
     fn is_to_come(&self, at: Instant) -> bool {
         self.looked_at.is_none_or(|looked_at| at > looked_at)
     }
@@ -574,7 +577,7 @@ impl DataChannel {
     }
 }
 
-/// The retransmission timeout of a message that was sent `sent` times.
+/// Returns the retransmission timeout of a message that was sent `sent` times.
 fn time_out(rtt: &RttEstimator, config: &ChannelConfig, quick: bool, sent: u32) -> Duration {
     if config.retransmission == Retransmission::HeadOnly {
         let ticks = rtt.rto().min(Duration::from_secs(1)).as_millis().div_ceil(HEAD_SCAN.as_millis());

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 pub struct Pace {
     /// Average interval between messages.
     pub interval: Duration,
-    /// Messages that may be sent immediately one after the other; at least 1.
+    /// Number of messages that may be sent immediately one after the other; at least 1.
     pub burst: u32,
 }
 
 impl Pace {
-    /// This many messages per second, with a burst of a twentieth of a second.
+    /// Creates a limit of this many messages per second, with a burst of a twentieth of a second.
     ///
     /// ```
     /// let pace = ssm_proto::Pace::per_second(900);
@@ -24,12 +24,12 @@ impl Pace {
     }
 }
 
-/// When the service objects, the rate is halved, down to a sixteenth. It recovers by a tenth each second.
+/// When the service pauses or closes the channel, the rate is halved, down to a sixteenth. The rate recovers by a tenth each second.
 const SLOWEST: f64 = 16.0;
 const RECOVERY: f64 = 0.9;
 const RECOVERY_STEP: Duration = Duration::from_secs(1);
 
-/// A token bucket, stored as the time at which it will be full again (GCRA). It needs neither a counter nor a timer.
+/// A token bucket, stored as the time at which the bucket will be full again (GCRA). It needs neither a counter nor a timer.
 #[derive(Debug)]
 pub(super) struct Pacer {
     pace: Pace,
@@ -44,13 +44,13 @@ impl Pacer {
         Self { pace, full_at: None, slowness: 1.0, recovered_at: None }
     }
 
-    /// The earliest time at which the next message may be sent, possibly in the past. `None`: none was sent yet.
+    /// Returns the earliest time at which the next message may be sent, possibly in the past. `None`: no message was sent yet.
     pub(super) fn turn(&self) -> Option<Instant> {
         let depth = self.interval() * (self.pace.burst.max(1) - 1);
         self.full_at.and_then(|full| full.checked_sub(depth))
     }
 
-    /// When the next message may be sent; `None`: immediately.
+    /// Returns when the next message may be sent; `None`: immediately.
     pub(super) fn ready_at(&self, now: Instant) -> Option<Instant> {
         self.turn().filter(|at| *at > now)
     }
@@ -65,7 +65,7 @@ impl Pacer {
         self.full_at = Some(self.full_at.map_or(now, |full| full.max(now)) + self.interval());
     }
 
-    /// The service paused or closed the channel. If messages were sent at the limit, the rate was too high.
+    /// Handles that the service paused or closed the channel. If messages were sent at the limit, the rate was too high.
     pub(super) fn slow_down(&mut self, now: Instant) {
         if self.full_at.is_some_and(|full| full > now) {
             self.slowness = (self.slowness * 2.0).min(SLOWEST);
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(pacer.ready_at(later), Some(later + interval));
     }
 
-    /// Number of messages in the second after `now`, if as many are sent as the limit allows.
+    /// Returns the number of messages in the second after `now`, if a sender uses the limit fully.
     fn per_second(pacer: &mut Pacer, mut now: Instant) -> usize {
         let end = now + Duration::from_secs(1);
         let mut sent = 0;
@@ -132,7 +132,7 @@ mod tests {
         let after = per_second(&mut pacer, start + Duration::from_secs(1));
         assert!((450..=600).contains(&after), "{after}");
         assert!((990..=1000).contains(&per_second(&mut pacer, start + Duration::from_secs(30))));
-        // A pause while little was sent has another reason.
+        // A pause while the rate was below the limit has another reason.
         pacer.slow_down(start + Duration::from_secs(60));
         assert_eq!(per_second(&mut pacer, start + Duration::from_secs(60)), 1000);
     }

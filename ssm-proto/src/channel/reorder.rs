@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::wire::AgentMessage;
 
-/// Keeps messages with numbers beyond the expected one, limited in messages and bytes.
+/// Keeps messages with numbers above the expected one, up to a limit of messages and a limit of bytes.
 #[derive(Debug)]
 pub(super) struct ReorderStore {
     messages: BTreeMap<i64, AgentMessage>,
@@ -18,7 +18,7 @@ impl ReorderStore {
         Self { messages: BTreeMap::new(), bytes: 0, max_messages, max_bytes }
     }
 
-    /// Asserts what must hold between two calls, in builds with debug assertions.
+    /// Asserts the invariants of the buffer between two calls, in builds with debug assertions.
     #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self, expected: i64) {
         let bytes: usize = self.messages.values().map(|message| message.payload().len()).sum();
@@ -42,7 +42,7 @@ impl ReorderStore {
         true
     }
 
-    /// Takes the message with this number.
+    /// Removes and returns the message with this number.
     pub(super) fn take(&mut self, sequence_number: i64) -> Option<AgentMessage> {
         if self.messages.is_empty() {
             return None;

@@ -19,7 +19,7 @@ impl RttEstimator {
         Self { srtt: initial, rttvar: initial / 2, sampled: false }
     }
 
-    /// Creates an estimator that starts like those of the official peers: as if `initial` had been measured, with no
+    /// Creates an estimator that starts like the estimators of the official peers: `initial` counts as a sample without
     /// variation.
     pub fn seeded(initial: Duration) -> Self {
         Self { srtt: initial, rttvar: Duration::ZERO, sampled: true }

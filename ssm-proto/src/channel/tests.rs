@@ -1,10 +1,10 @@
-//! Tests of when acknowledgements are sent.
+//! Tests of the times at which acknowledgements are sent.
 
 use super::*;
 
 const DELAY: Duration = Duration::from_millis(5);
 
-/// A client's channel, and `count` messages for it from an agent's channel.
+/// Returns a client's channel, and `count` messages from an agent's channel for it.
 fn client_and_messages(count: usize) -> (DataChannel, Vec<Bytes>, Instant) {
     let now = Instant::now();
     let clock = Clock { start: now, unix: Duration::from_secs(1_700_000_000) };
@@ -20,7 +20,7 @@ fn client_and_messages(count: usize) -> (DataChannel, Vec<Bytes>, Instant) {
     (client, messages, now)
 }
 
-/// The types of all messages that are sent now.
+/// Returns the types of all messages that are sent now.
 fn leaving(channel: &mut DataChannel, now: Instant) -> Vec<MessageType> {
     channel.handle_timeout(now);
     let raw = std::iter::from_fn(|| channel.poll_transmit(now));
@@ -32,7 +32,7 @@ fn an_acknowledgement_waits_for_company_but_not_for_long() {
     let (mut client, messages, now) = client_and_messages(1);
     client.handle_input(now, messages[0].clone()).unwrap();
     assert_eq!(leaving(&mut client, now), []);
-    assert!(!client.is_idle(), "the peer waits to hear of it");
+    assert!(!client.is_idle(), "the peer waits for the acknowledgement");
     let timeout = client.poll_timeout().unwrap();
     assert_eq!((timeout.at, timeout.reason), (now + DELAY, TimeoutReason::Acknowledge));
     assert_eq!(leaving(&mut client, timeout.at), [MessageType::Acknowledge]);
@@ -83,7 +83,7 @@ fn a_message_that_waits_for_an_earlier_one_keeps_no_buffer_alive() {
     }
     drop((rest, first));
     assert_eq!(client.stats().reordered, 19);
-    assert!(buffer.is_unique(), "early messages are slices of what was read");
+    assert!(buffer.is_unique(), "early messages are slices of the read buffer");
     client.handle_input(now, messages[0].clone()).unwrap();
     assert_eq!(client.stats().messages_received, 20);
 }

@@ -1,4 +1,4 @@
-//! The handshake's JSON bodies, those of KMS among them.
+//! Fuzz targets of the handshake's JSON bodies, including the bodies of the KMS exchange.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use crate::{
     Identity, PayloadType, SessionType,
 };
 
-/// A client takes any sequence of payloads: each a payload type and a body. Its answers are JSON, it is complete at most
-/// once, and it asks KMS for a key at most once.
+/// A client accepts any sequence of payloads, each with a payload type and a body. Its answers are JSON, its handshake completes at
+/// most once, and it requests a data key from KMS at most once.
 ///
 /// # Panics
-/// If one of these properties does not hold.
+/// Panics if one of these properties does not hold.
 pub fn client_handshake(data: &[u8]) {
     reads_again(data);
     let mut input = Input::new(data);
@@ -37,7 +37,7 @@ pub fn client_handshake(data: &[u8]) {
                     };
                 }
                 HandshakeStep::Complete(_) | HandshakeStep::Skip => completed += 1,
-                HandshakeStep::DecryptDataKey(..) => panic!("a client decrypts no data key"),
+                HandshakeStep::DecryptDataKey(..) => panic!("a client must not decrypt a data key"),
             }
         }
     }
@@ -46,11 +46,11 @@ pub fn client_handshake(data: &[u8]) {
     assert!(completed == 0 || handshake.is_complete());
 }
 
-/// An agent takes any sequence of payloads while time passes. It is complete at most once, and never without the proof
-/// that the client has the data key, if it requested encryption.
+/// An agent accepts any sequence of payloads while time passes. Its handshake completes at most once. If the agent requested
+/// encryption, the handshake never completes without the proof that the client has the data key.
 ///
 /// # Panics
-/// If one of these properties does not hold.
+/// Panics if one of these properties does not hold.
 pub fn agent_handshake(data: &[u8], now: Instant) {
     let mut input = Input::new(data);
     let mut now = now;
@@ -74,7 +74,7 @@ pub fn agent_handshake(data: &[u8], now: Instant) {
                     step = key.and_then(|key| handshake.provide_plaintext_key(now, &key.plaintext));
                 }
                 HandshakeStep::Complete(_) | HandshakeStep::Skip => completed += 1,
-                HandshakeStep::GenerateDataKey(_) => panic!("an agent has no data key generated"),
+                HandshakeStep::GenerateDataKey(_) => panic!("an agent must not generate a data key"),
             }
         }
         now += Duration::from_millis(u64::from(input.byte()) << 4);
@@ -85,11 +85,11 @@ pub fn agent_handshake(data: &[u8], now: Instant) {
     assert!(completed == 0 || handshake.is_complete());
 }
 
-/// A body that can be read is the same after it was written and read again.
+/// Asserts that a body that can be parsed stays the same after it is serialized and parsed again.
 fn reads_again(data: &[u8]) {
     fn check<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq>(data: &[u8]) {
         let Ok(body) = serde_json::from_slice::<T>(data) else { return };
-        let text = serde_json::to_vec(&body).expect("a body can be written");
+        let text = serde_json::to_vec(&body).expect("a body can be serialized");
         assert!(serde_json::from_slice::<T>(&text).is_ok_and(|again| again == body));
     }
     check::<HandshakeRequest>(data);

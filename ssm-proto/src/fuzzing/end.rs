@@ -1,4 +1,4 @@
-//! One side of a pair: its session, what is on the way to it, and the bytes of its streams.
+//! One side of a pair: its session, the messages in transit to it, and the bytes of its streams.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,9 +10,9 @@ use crate::{Output, Session, SessionEvent, StreamId, WriteError};
 pub(super) struct End {
     pub(super) session: Session,
     pub(super) connected: bool,
-    /// On the way to this end.
+    /// The messages in transit to this end.
     pub(super) inbox: VecDeque<Bytes>,
-    /// A message that this end was sent before.
+    /// The last message that was delivered to this end.
     pub(super) old: Option<Bytes>,
     pub(super) streams: BTreeMap<StreamId, Flow>,
 }
@@ -22,14 +22,15 @@ pub(super) struct End {
 pub(super) struct Flow {
     pub(super) written: [usize; 2],
     pub(super) read: [usize; 2],
-    /// Whose bytes are read, where streams are not named: the writer's number, and the place of the first byte.
+    /// Where streams have no common id, the origin of the bytes that are read: the tag of the writer's stream and the position of
+    /// the first byte.
     pub(super) source: Option<(u8, usize)>,
     pub(super) finished: bool,
-    /// This end gave it up, or was told that it is over without its bytes.
+    /// Whether this end gave the stream up, or a session event reported that the stream ended without its remaining bytes.
     pub(super) given_up: bool,
 }
 
-/// The byte at this place of a stream: its number's last bits, and the place's.
+/// Returns the expected byte at a position of a stream: the last bits of the stream's id, and the position modulo 29.
 fn byte_at(id: StreamId, output: usize, at: usize) -> u8 {
     let place = u8::try_from((at + output * 13) % 29).unwrap_or(0);
     (tag(id) << 5) | place
@@ -76,7 +77,9 @@ impl End {
         let room = self.session.writable(id);
         match self.session.write_output(id, output, data) {
             Ok(()) => self.flow(id).written.get_mut(place).into_iter().for_each(|written| *written += length),
-            Err(WriteError::Full(data)) => assert!(room == 0 && data.len() == length, "refused with room"),
+            Err(WriteError::Full(data)) => {
+                assert!(room == 0 && data.len() == length, "a write was refused although the queue had capacity")
+            }
             Err(_) => {}
         }
     }
@@ -90,13 +93,14 @@ impl End {
         let place = place_of(output);
         let Some(read) = self.flow(id).read.get_mut(place) else { return };
         for byte in chunk {
-            assert_eq!(*byte, byte_at(id, place, *read), "stream {id} gives a wrong byte at {read}");
+            assert_eq!(*byte, byte_at(id, place, *read), "stream {id} delivered a wrong byte at {read}");
             *read += 1;
         }
     }
 
-    /// An agent's connection gives the bytes of one connection of the client, in order. An agent whose destination has closed
-    /// connects again when more of them arrive, and the client is not told: its connection goes on with the next answer.
+    /// A connection of the agent delivers the bytes of one connection of the client, in order. When the destination has closed, the
+    /// agent connects again as soon as more bytes arrive, without a message to the client. The client's connection then continues
+    /// with the answer of the next one.
     pub(super) fn take_unnamed(&mut self, id: StreamId, chunk: &[u8], is_agent: bool) {
         let flow = self.flow(id);
         for byte in chunk {
@@ -104,11 +108,11 @@ impl End {
             let (mut source, mut begin) = *flow.source.get_or_insert((byte >> 5, place));
             let [read, _] = &mut flow.read;
             if byte >> 5 != source {
-                assert!(!is_agent, "connection {id} gives bytes of two connections");
+                assert!(!is_agent, "connection {id} delivered bytes of two connections");
                 (source, begin, *read) = (byte >> 5, place, 0);
                 flow.source = Some((source, begin));
             }
-            assert_eq!(place, (begin + *read) % 29, "connection {id} gives a wrong byte at {read}");
+            assert_eq!(place, (begin + *read) % 29, "connection {id} delivered a wrong byte at {read}");
             *read += 1;
         }
     }
@@ -117,7 +121,7 @@ impl End {
         drop(self.inbox.remove(at));
     }
 
-    /// A message comes twice, or an old one again, now or behind all others.
+    /// Delivers a message twice, or an old message again, before or after all other messages.
     pub(super) fn repeat(&mut self, at: usize, last: bool) {
         let Some(message) = self.inbox.get(at).cloned().or_else(|| self.old.clone()) else { return };
         if last { self.inbox.push_back(message) } else { self.inbox.push_front(message) }
@@ -129,7 +133,7 @@ impl End {
         assert!(stats.channel.in_flight <= WINDOW + 64 + 1, "{stats:?}");
         assert!(stats.channel.in_flight_bytes <= WINDOW_BYTES + 66 * MESSAGE, "{stats:?}");
         assert!(stats.channel.reorder_bytes <= REORDER_BYTES, "{stats:?}");
-        // What was in transit to a buffer that just became full, with the reorder buffer behind it.
+        // The receive buffers may exceed their limit by the data in transit when they became full, and by the reorder buffer.
         assert!(stats.receive_bytes <= RECEIVE_TOTAL + REORDER_BYTES + MESSAGE, "{stats:?}");
     }
 }

@@ -1,13 +1,13 @@
-//! The fuzzer's bytes as numbers, times and data.
+//! Converts the fuzzer's bytes to numbers, durations and data.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// The first of the bytes that begin a length of two bytes.
+/// Bytes from this value on begin a length of two bytes.
 const LONG: u8 = 224;
 
-/// Takes values from the front of the fuzzer's input. When the input is used up, numbers are 0.
+/// Removes values from the front of the fuzzer's input. When the input is used up, numbers are 0.
 pub(super) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -29,7 +29,7 @@ impl<'a> Input<'a> {
         self.byte() & 1 == 1
     }
 
-    /// A number below `limit`, which is at most 256.
+    /// Returns a number below `limit`, which is at most 256.
     pub(super) fn below(&mut self, limit: usize) -> usize {
         usize::from(self.byte()) % limit.max(1)
     }
@@ -39,13 +39,13 @@ impl<'a> Input<'a> {
         values.get(at).copied()
     }
 
-    /// From 1 ms to 64 s; half of the values are below 300 ms.
+    /// Returns a duration from 1 ms to 64 s; half of the values are below 300 ms.
     pub(super) fn time(&mut self) -> Duration {
         let byte = self.byte();
         Duration::from_millis((u64::from(byte & 15) + 1) << (byte >> 4).min(12))
     }
 
-    /// Up to 8191 bytes, with their length in front: one byte up to 223, otherwise two.
+    /// Returns up to 8191 bytes. Their length precedes them in the input, in one byte up to 223, otherwise in two.
     pub(super) fn bytes(&mut self) -> Bytes {
         let length = match self.byte() {
             short @ 0..LONG => usize::from(short),

@@ -1,4 +1,4 @@
-//! KMS for fuzz targets: every data key is the same.
+//! A fake KMS for fuzz targets: every data key is the same.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{AgentKms, DataKey, PlaintextKey, Session, SessionEvent};
 
-/// What an agent that requests encryption needs.
+/// Returns the configuration of an agent that requests encryption.
 pub(super) fn agent_kms() -> AgentKms {
     AgentKms {
         key_id: "alias/k".into(),
@@ -21,7 +21,7 @@ pub(super) fn data_key() -> Option<DataKey> {
     Some(DataKey { plaintext: PlaintextKey::new(&[0; 64])?, ciphertext: Bytes::from_static(b"k") })
 }
 
-/// Answers a session's call of KMS, if the event is one.
+/// Answers a session's request to KMS, if the event is one.
 pub(super) fn answer(session: &mut Session, event: &SessionEvent, now: Instant) {
     let Some(key) = data_key() else { return };
     match event {

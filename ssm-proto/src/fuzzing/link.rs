@@ -1,4 +1,4 @@
-//! The relay's protocol: one end with any bytes, and two ends over pipes that come and go.
+//! Fuzz targets of the relay's protocol: one end that receives any bytes, and two ends over pipes that start and end at any time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -11,11 +11,11 @@ use crate::relay::{
     RelaySecret, RelaySide,
 };
 
-/// Any bytes over a relay's pipe leave both ends of a link alive or end it with an error, and what a connection gives is never
-/// more than came. The same bytes as a greeting, as a feed and as blocks are refused or harmless.
+/// Any bytes received over a relay's pipe leave both ends of a link usable or end the link with an error. A connection never
+/// delivers more bytes than were received. The same bytes as a greeting, as a feed and as blocks are refused or harmless.
 ///
 /// # Panics
-/// If that does not hold.
+/// Panics if one of these properties does not hold.
 pub fn relay_input(data: &[u8], now: Instant) {
     for side in [RelaySide::Client, RelaySide::Relay] {
         let _ = Greeting::new(side, RelaySecret::new([1; 32]), [2; 16]).handle_input(data);
@@ -30,24 +30,24 @@ pub fn relay_input(data: &[u8], now: Instant) {
     while let Ok(Some(_)) = decoder.decode(&mut compressor, &mut blocks) {}
 }
 
-/// What precedes any bytes.
+/// What the link receives before the fuzzer's bytes.
 #[derive(PartialEq, Eq)]
 enum First {
     Nothing,
-    /// The first frame of an honest end.
+    /// The first frame of a correct end.
     Begin,
-    /// The same, and then the bytes come over a feed.
+    /// The first frame of a correct end; the fuzzer's bytes then arrive over a feed.
     Feed,
 }
 
-/// Gives a link any bytes.
+/// Passes the fuzzer's bytes to a link.
 fn give(side: RelaySide, data: &[u8], now: Instant, first: First) {
     let mut link = Link::new(side, now);
-    let mut pipe = link.add_pipe().expect("it is the first one");
-    let feed = link.add_feed(now, FeedId([7; 16])).expect("it is the first one");
+    let mut pipe = link.add_pipe().expect("the link has no pipe yet");
+    let feed = link.add_feed(now, FeedId([7; 16])).expect("the link has no feed yet");
     if first != First::Nothing {
-        let (_, begin) = link.poll_transmit(now).expect("a pipe begins with what has arrived");
-        // Neither end has received anything, so that both begin alike.
+        let (_, begin) = link.poll_transmit(now).expect("a pipe begins with HAVE");
+        // Neither end has received anything, so both ends begin with the same frame.
         assert_eq!(link.handle_input(now, pipe, &begin), Ok(()));
     }
     if first == First::Feed {
@@ -72,11 +72,11 @@ fn give(side: RelaySide, data: &[u8], now: Instant, first: First) {
     assert!(given <= data.len());
 }
 
-/// Two honest ends over pipes and feeds that are slow, end and come: whatever the order of operations, neither end finds the other
-/// wrong, and each connection gets the bytes that were written, in order.
+/// Two correct ends over pipes and feeds that are slow, end, and are added. For any order of operations, neither end reports a
+/// protocol violation of the other, and each connection receives the bytes that were written, in order.
 ///
 /// # Panics
-/// If that does not hold.
+/// Panics if one of these properties does not hold.
 pub fn relay_link(data: &[u8], now: Instant) {
     let mut input = Input::new(data);
     let mut pair = Links::new(now);
@@ -88,18 +88,18 @@ pub fn relay_link(data: &[u8], now: Instant) {
     pair.settle();
 }
 
-/// The operations that a settled pair needs at most to deliver everything.
+/// Maximum number of rounds that a pair may need to deliver everything once the pipes work.
 const ROUNDS: usize = 2000;
 
 struct Links {
     now: Instant,
-    /// The client's and the relay's.
+    /// The client's link and the relay's link.
     ends: [Link; 2],
     pipes: Vec<Pipe>,
     connections: BTreeMap<ConnectionId, Connection>,
 }
 
-/// A pipe or feed with what is on its way to each end.
+/// A pipe or feed, with the bytes in transit to each end.
 struct Pipe {
     ids: [PipeId; 2],
     is_feed: bool,
@@ -108,17 +108,17 @@ struct Pipe {
 
 #[derive(Default)]
 struct Connection {
-    /// The relay knows it.
+    /// Whether the relay knows the connection.
     wanted: bool,
-    /// An end gave it up, so that not everything need arrive.
+    /// Whether an end gave the connection up, so that not all bytes have to arrive.
     given_up: bool,
     finished: [bool; 2],
     written: [usize; 2],
-    /// What each end read.
+    /// Number of bytes that each end read.
     read: [usize; 2],
 }
 
-/// The byte at this place of a connection's direction.
+/// Returns the expected byte at a position of a connection's direction.
 fn byte_at(id: ConnectionId, end: usize, at: usize) -> u8 {
     u8::try_from((at * 7 + usize::try_from(id.0).unwrap_or(0) * 31 + end * 101) % 251).unwrap_or(0)
 }
@@ -146,7 +146,7 @@ impl Links {
         }
     }
 
-    /// Only one end notices that a feed has ended; what is on its way still arrives.
+    /// Reports the end of a feed to one end only; bytes in transit still arrive.
     fn lose_feed_at(&mut self, end: usize) {
         let feed = self.pipes.iter().find(|pipe| pipe.is_feed).and_then(|feed| feed.ids.get(end).copied());
         if let (Some(id), Some(link)) = (feed, self.ends.get_mut(end)) {
@@ -196,7 +196,7 @@ impl Links {
         }
     }
 
-    /// Does something to a connection that the end knows.
+    /// Calls `act` for a connection that this end knows.
     fn on(&mut self, end: usize, id: ConnectionId, act: impl FnOnce(&mut Link, ConnectionId, &mut Connection)) {
         if let (Some(link), Some(connection)) = (self.ends.get_mut(end), self.connections.get_mut(&id))
             && (end == 0 || connection.wanted)
@@ -209,7 +209,7 @@ impl Links {
         self.on(end, id, |link, id, connection| {
             let Some(written) = connection.written.get_mut(end) else { return };
             let chunk: Bytes = (*written..*written + length).map(|at| byte_at(id, end, at)).collect();
-            // What is written after the end is dropped.
+            // Data that is written after the direction was finished is dropped.
             if link.write(id, chunk).is_ok() && connection.finished.get(end) == Some(&false) {
                 *written += length;
             }
@@ -221,13 +221,13 @@ impl Links {
             while let Some(chunk) = link.read(id) {
                 let Some(read) = connection.read.get_mut(end) else { return };
                 for byte in chunk {
-                    assert_eq!(byte, byte_at(id, 1 - end, *read), "{id:?} gets a wrong byte at {read}");
+                    assert_eq!(byte, byte_at(id, 1 - end, *read), "{id:?} delivered a wrong byte at {read}");
                     *read += 1;
                 }
             }
             let [at_client, at_relay] = connection.read;
             let [of_client, of_relay] = connection.written;
-            assert!(at_client <= of_relay && at_relay <= of_client, "{id:?} gets more than was written");
+            assert!(at_client <= of_relay && at_relay <= of_client, "{id:?} delivered more than was written");
         });
     }
 
@@ -249,7 +249,7 @@ impl Links {
         };
         let bytes: Vec<u8> = flight.drain(..length.min(flight.len())).collect();
         let outcome = link.handle_input(self.now, *id, &bytes);
-        assert!(outcome.is_ok(), "an honest end is refused: {outcome:?}");
+        assert!(outcome.is_ok(), "a correct end is refused: {outcome:?}");
         while let Some(event) = link.poll_event() {
             if let LinkEvent::Wanted(id, _) = event {
                 link.opened(id);
@@ -258,7 +258,7 @@ impl Links {
         }
     }
 
-    /// Puts everything that the ends have to say on its way.
+    /// Puts all frames of both ends in transit.
     fn transmit(&mut self) {
         for (end, link) in self.ends.iter_mut().enumerate() {
             while let Some((id, bytes)) = link.poll_transmit(self.now) {
@@ -270,7 +270,7 @@ impl Links {
         }
     }
 
-    /// With pipes that work and readers that read, everything arrives that nobody gave up.
+    /// Checks that, with working pipes and readers, all data arrives except on connections that an end gave up.
     fn settle(&mut self) {
         if self.pipes.iter().all(|pipe| pipe.is_feed) {
             self.add_pipe();
@@ -290,7 +290,7 @@ impl Links {
             }
             self.pass(std::time::Duration::from_millis(100));
         }
-        panic!("not everything arrives");
+        panic!("not all data arrived");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, as ordinary functions that tests also run over the corpus and over variations of it.
+//! The bodies of the fuzz targets, as ordinary functions. Tests also run them over the corpus and over variations of it.
 
 mod bodies;
 mod end;
@@ -19,11 +19,11 @@ pub use variation::vary;
 
 use std::time::Instant;
 
-/// A fuzz target: its name, and its body, which panics if the input breaks a promise. `Instant` is the begin of its
-/// virtual time.
+/// A fuzz target: its name, and its body, which panics if the input violates a documented property. The `Instant` is the start of
+/// the virtual time.
 pub type Target = (&'static str, fn(&[u8], Instant));
 
-/// All targets. Each has a program in `fuzz/fuzz_targets` and inputs in `fuzz/corpus`.
+/// All targets. Each target has a program in `fuzz/fuzz_targets` and inputs in `fuzz/corpus`.
 pub const TARGETS: [Target; 11] = [
     ("decode_message", |data, _| decode_message(data)),
     ("deframe", |data, _| deframe(data)),

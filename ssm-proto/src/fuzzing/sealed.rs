@@ -1,5 +1,5 @@
-//! One side of a session against a peer that sends anything: raw messages, and messages that are made valid, so that the
-//! fuzzer gets behind the digest.
+//! Fuzz targets of one side of a session whose peer sends anything: raw messages, and messages that the target makes valid, so that
+//! the fuzzer reaches the code after the digest check.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::{
     PayloadType, Session, SessionType, StreamId, TerminalSize, publication,
 };
 
-/// No sequence of length-prefixed messages, whatever they contain, makes either side of a session panic.
+/// No sequence of length-prefixed messages, with any contents, makes either side of a session panic.
 ///
 /// # Panics
-/// If a session does.
+/// Panics if a session panics.
 pub fn session_input(data: &[u8], now: Instant) {
     for mut session in sessions(now) {
         session.handle_connected(now);
@@ -30,19 +30,19 @@ pub fn session_input(data: &[u8], now: Instant) {
     }
 }
 
-/// The same with messages whose digest, length and number the target fills in, and with operations of the session's
-/// owner in between. The session never gives more data than came, and its queues keep their limits.
+/// Like [`session_input`], with messages whose digest, length and number the target fills in, and with operations of the session's
+/// owner between the messages. The session never delivers more data than it received, and its queues keep their limits.
 ///
 /// # Panics
-/// If that does not hold, or an invariant of the state does not.
+/// Panics if one of these properties or an invariant of the state does not hold.
 pub fn sealed_input(data: &[u8], now: Instant) {
     let mut input = Input::new(data);
     let which = input.below(8);
     let Some(session) = sessions(now).nth(which) else { return };
-    Hostile { session, now, client: which < 2, next: 0, came: 0, given: 0, streams: Vec::new() }.run(&mut input);
+    Hostile { session, now, client: which < 2, next: 0, received: 0, read: 0, streams: Vec::new() }.run(&mut input);
 }
 
-/// Two clients, the first without encryption of ports, and an agent for each carrier.
+/// Returns two clients, the first without encryption of ports, and an agent for each carrier.
 fn sessions(now: Instant) -> impl Iterator<Item = Session> {
     let clock = Clock { start: now, unix: Duration::from_secs(1) };
     let clients = [false, true].map(|kms_on_ports| ClientConfig { kms_on_ports, ..ClientConfig::default() });
@@ -77,10 +77,12 @@ struct Hostile {
     session: Session,
     now: Instant,
     client: bool,
-    /// The number of the peer's next message, if it counts properly.
+    /// The number of the peer's next message, if the peer counts correctly.
     next: i64,
-    came: usize,
-    given: usize,
+    /// Number of payload bytes that the session received.
+    received: usize,
+    /// Number of bytes that were read from the session's streams.
+    read: usize,
     streams: Vec<StreamId>,
 }
 
@@ -98,10 +100,10 @@ impl Hostile {
             self.streams.extend(opened);
             self.streams.truncate(64);
         }
-        assert!(self.given <= self.came, "{} bytes were read of {} that came", self.given, self.came);
+        assert!(self.read <= self.received, "{} bytes were read, {} were received", self.read, self.received);
     }
 
-    /// A numbered message. Most have the next number.
+    /// Passes a numbered message to the session. Most messages have the next number.
     fn receive(&mut self, input: &mut Input<'_>) {
         let kind = input.byte();
         let payload_type = PayloadType::from(u32::from(kind % 14));
@@ -115,7 +117,7 @@ impl Hostile {
         let payload = input.bytes();
         let message_type = if self.client { MessageType::OutputStreamData } else { MessageType::InputStreamData };
         let header = Header { sequence_number: number, payload_type, ..Header::new(message_type, 1, Uuid::nil()) };
-        self.came += payload.len();
+        self.received += payload.len();
         let message = header.seal(MessageBuf::from(&*payload));
         assert!(self.session.handle_input(self.now, message).is_ok(), "a sealed message is refused");
     }
@@ -146,8 +148,8 @@ impl Hostile {
             }
         };
         let is_message = AgentMessage::decode(message.clone()).map(|message| {
-            // Numbered messages that come this way have number 0.
-            self.came += message.payload().len();
+            // A numbered message that this function creates has number 0.
+            self.received += message.payload().len();
         });
         assert_eq!(self.session.handle_input(self.now, message).is_ok(), is_message.is_ok());
     }
@@ -158,7 +160,7 @@ impl Hostile {
             (10, _) if self.client => self.streams.extend(self.session.open()),
             (11, Some(id)) => drop(self.session.write(id, input.bytes())),
             (12, Some(id)) => {
-                self.given += std::iter::from_fn(|| self.session.read(id)).map(|chunk| chunk.len()).sum::<usize>();
+                self.read += std::iter::from_fn(|| self.session.read(id)).map(|chunk| chunk.len()).sum::<usize>();
                 self.session.wait_for_data(now, id);
             }
             (13, Some(id)) => match input.below(5) {

@@ -1,5 +1,5 @@
-//! Two honest sides of a session of any kind over a hostile network: messages are held back, lost, repeated, reordered,
-//! changed and replayed, WebSockets come and go, and the owners of both sides do anything at any time.
+//! Fuzz target of two correct sides of a session of any kind over a hostile network: messages are delayed, lost, repeated,
+//! reordered, changed and replayed, WebSockets connect and disconnect, and the owners of both sides call any method at any time.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ use crate::{
     Retransmission, Session, SessionEvent, SessionMode, SessionType, StreamId, TerminalSize, publication,
 };
 
-/// Whatever the network does, each stream gives the bytes that were written at the other end, in order, from the first
-/// one on; a message that was changed is refused. Once the network works again, everything arrives that nobody gave up.
-/// Queues keep their limits, and the state its invariants.
+/// For any behaviour of the network, each stream delivers the bytes that were written at the other end, in order, from the first
+/// one on. A message that was changed is refused. Once the network works again, all data arrives except on streams that an end gave
+/// up. Queues keep their limits, and the invariants of the state hold.
 ///
 /// # Panics
-/// If one of these properties does not hold.
+/// Panics if one of these properties does not hold.
 pub fn session_pair(data: &[u8], now: Instant) {
     let mut input = Input::new(data);
     let mut pair = Pair::new(&mut input, now);
-    // Each operation costs a moment; so do the limits of a run.
+    // Each operation costs time, so their number is limited.
     for _ in 0..MOST_OPERATIONS {
         if input.is_empty() {
             break;
@@ -34,7 +34,7 @@ pub fn session_pair(data: &[u8], now: Instant) {
 }
 
 const MOST_OPERATIONS: usize = 600;
-/// Virtual time for everything to arrive once the network works. A head-only sender needs a timeout for each message.
+/// Virtual time for all data to arrive once the network works. A head-only sender needs one timeout for each message.
 const SETTLE: Duration = Duration::from_secs(120);
 const SEND_QUEUE: usize = 4 << 10;
 pub(super) const WINDOW: usize = 16;
@@ -42,18 +42,18 @@ pub(super) const WINDOW_BYTES: usize = 8 << 10;
 pub(super) const REORDER_BYTES: usize = 8 << 10;
 const RECEIVE_STORE: usize = 6 << 10;
 pub(super) const RECEIVE_TOTAL: usize = 16 << 10;
-/// More than any message of these sessions.
+/// Upper bound of the size of a message in these sessions.
 pub(super) const MESSAGE: usize = 2 << 10;
-/// Messages on the way to one end.
+/// Maximum number of messages in transit to one end.
 const MOST_IN_FLIGHT: usize = 200;
 
 struct Pair {
     now: Instant,
-    /// The client's and the agent's.
+    /// The client's end and the agent's end.
     ends: [End; 2],
     /// Whether each connection has a number that is the same at both ends.
     named: bool,
-    /// No connection of a session that failed or ended need arrive.
+    /// Whether the session failed or ended, so that no more data has to arrive.
     over: bool,
 }
 
@@ -104,7 +104,7 @@ impl Pair {
         let mut pair = Self { now, ends, named: true, over: false };
         pair.connect(0);
         pair.connect(1);
-        // Most inputs are about sessions that are ready.
+        // Most inputs test sessions that are ready.
         if !is(3) {
             pair.exchange(Duration::from_secs(2));
         }
@@ -142,7 +142,7 @@ impl Pair {
         }
     }
 
-    /// Delivers the next messages, as far as the end reads.
+    /// Delivers the next messages, until the end is congested.
     fn deliver(&mut self, side: usize, count: usize) {
         let Some(end) = self.ends.get_mut(side) else { return };
         for _ in 0..=count {
@@ -152,12 +152,12 @@ impl Pair {
             let Some(message) = end.inbox.pop_front() else { break };
             end.old = Some(message.clone());
             let outcome = end.session.handle_input(self.now, message);
-            assert!(outcome.is_ok(), "an honest message is refused: {outcome:?}");
+            assert!(outcome.is_ok(), "a correct message is refused: {outcome:?}");
         }
     }
 
-    /// The next message arrives with one bit changed behind its header, or shorter. The rest of the header is what TLS
-    /// protects.
+    /// Delivers the next message with one bit changed after the checked part of the header, or truncated. TLS protects the rest of
+    /// the header.
     fn damage(&mut self, side: usize, input: &mut Input<'_>) {
         const PAYLOAD: usize = 120;
         let (at, bit) = (usize::from(input.byte()) | usize::from(input.byte()) << 8, input.byte() % 9);
@@ -174,12 +174,12 @@ impl Pair {
             return;
         }
         // The service's own messages are not checked by their digest.
-        let is_word = message.windows(11).any(|part| part == b"publication");
+        let is_publication = message.windows(11).any(|part| part == b"publication");
         let outcome = end.session.handle_input(self.now, bytes.into());
-        assert!(is_word || outcome.is_err(), "a damaged message is accepted");
+        assert!(is_publication || outcome.is_err(), "a damaged message is accepted");
     }
 
-    /// What the service or the owner of a side may do to it at any time.
+    /// Performs one action of the service or of a side's owner that may occur at any time.
     fn disturb(&mut self, side: usize, input: &mut Input<'_>) {
         let now = self.now;
         let Some(end) = self.ends.get_mut(side) else { return };
@@ -212,7 +212,7 @@ impl Pair {
             && !std::mem::replace(&mut end.connected, true)
         {
             end.session.handle_connected(now);
-            self.tell(1 - side, true);
+            self.notify(1 - side, true);
         }
     }
 
@@ -223,18 +223,18 @@ impl Pair {
         {
             end.inbox.clear();
             end.session.handle_disconnected(now);
-            self.tell(1 - side, false);
+            self.notify(1 - side, false);
         }
     }
 
-    /// The service says whether the other end is there.
-    fn tell(&mut self, side: usize, active: bool) {
+    /// Delivers the service's notification whether the other end is active.
+    fn notify(&mut self, side: usize, active: bool) {
         if let Some(end) = self.ends.get_mut(side).filter(|end| end.connected) {
             end.inbox.push_back(publication(active, 1, Uuid::nil()));
         }
     }
 
-    /// Takes what both sides have to say, and checks their state.
+    /// Delivers the messages of both sides, handles their events and checks their state.
     fn drain(&mut self) {
         for side in [0, 1] {
             let mut sent = Vec::new();
@@ -275,7 +275,7 @@ impl Pair {
         }
     }
 
-    /// Nothing is read that was not written. What ended well is whole.
+    /// Checks that no stream delivered more bytes than were written.
     fn compare(&self) {
         let [client, agent] = &self.ends;
         for (writer, reader) in [(client, agent), (agent, client)] {
@@ -287,7 +287,7 @@ impl Pair {
         }
     }
 
-    /// A network without faults, for a while.
+    /// Runs a network without faults for this time.
     fn exchange(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -311,7 +311,7 @@ impl Pair {
         self.drain();
     }
 
-    /// Everything that nobody gave up arrives.
+    /// Checks that all data arrives except on streams that an end gave up.
     fn settle(&mut self) {
         self.ends.iter_mut().for_each(|end| end.session.set_refusing(false));
         self.connect(0);
@@ -321,7 +321,7 @@ impl Pair {
             self.exchange(Duration::from_secs(1));
             self.read_all();
         }
-        assert!(self.is_settled(), "not everything arrives: {:?}", self.ends.each_ref().map(|end| end.session.stats()));
+        assert!(self.is_settled(), "not all data arrived: {:?}", self.ends.each_ref().map(|end| end.session.stats()));
     }
 
     fn is_settled(&self) -> bool {
@@ -331,7 +331,7 @@ impl Pair {
         let arrived = |writer: &End, reader: &End, answers: bool| {
             writer.streams.iter().filter(|(id, _)| !given_up(id)).all(|(id, flow)| {
                 let other = reader.streams.get(id);
-                // An agent that has finished takes nothing more.
+                // An agent that has finished its direction accepts no more data.
                 other.is_none_or(|other| flow.written == other.read || (!answers && other.finished))
             })
         };

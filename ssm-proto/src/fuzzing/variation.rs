@@ -1,11 +1,11 @@
-//! Variations of inputs, without a fuzzer: so that every build of the tests tries more than the corpus.
+//! Variations of inputs, so that every build of the tests tries more than the corpus without a fuzzer.
 
 use fastrand::Rng;
 
-/// Numbers at which programs change their minds.
+/// Numbers at which the behaviour of programs often changes.
 const EDGES: [u8; 8] = [0, 1, 2, 16, 127, 128, 254, 255];
 
-/// Changes `data` in a few places; `other` is another input, pieces of which are inserted.
+/// Changes `data` in a few positions. `other` is another input, pieces of which are inserted.
 pub fn vary(rng: &mut Rng, data: &mut Vec<u8>, other: &[u8], longest: usize) {
     for _ in 0..rng.usize(1..=4) {
         let at = rng.usize(..=data.len());

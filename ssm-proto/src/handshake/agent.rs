@@ -12,7 +12,7 @@ use crate::Side;
 use crate::cipher::{Cipher, PlaintextKey};
 use crate::wire::PayloadType;
 
-/// How long the client may take to answer (HS-7).
+/// Maximum time for the client's answer (HS-7).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The text that the official agent shows to the user of an encrypted session.
@@ -48,7 +48,7 @@ enum AgentState {
 }
 
 impl AgentHandshake {
-    /// Creates the handshake of an agent of this version for this session.
+    /// Creates the handshake of an agent of this version for this session type.
     pub fn new(
         agent_version: impl Into<String>,
         session_type: SessionType,
@@ -71,27 +71,27 @@ impl AgentHandshake {
         }
     }
 
-    /// What the session carries.
+    /// Returns what the session carries.
     pub fn session_type(&self) -> &SessionType {
         &self.session_type
     }
 
-    /// Whether session data may flow.
+    /// Returns whether session data may flow.
     pub fn is_complete(&self) -> bool {
         self.state == AgentState::Complete
     }
 
-    /// Whether an agent of the configured version supports multiplexing.
+    /// Returns whether an agent of the configured version supports multiplexing.
     pub fn agent_multiplexes(&self) -> bool {
         Version::new(&self.request.agent_version).client_sees_newer_than(Version::AGENT_MUX)
     }
 
-    /// Whether the client multiplexes, according to its version (HS-9).
+    /// Returns whether the client multiplexes, according to its version (HS-9).
     pub fn client_multiplexes(&self) -> bool {
         Version::new(&self.client_version).agent_compares(Version::CLIENT_MUX) != Ordering::Less
     }
 
-    /// Whether the client is expected to send smux keep-alives, according to its version (HS-9).
+    /// Returns whether the client is expected to send smux keep-alives, according to its version (HS-9).
     pub fn client_sends_keep_alive(&self) -> bool {
         Version::new(&self.client_version).agent_compares(Version::CLIENT_NO_KEEP_ALIVE) != Ordering::Greater
     }
@@ -100,7 +100,7 @@ impl AgentHandshake {
         self.cipher.as_mut()
     }
 
-    /// The first step; `None` if the session needs no handshake.
+    /// Starts the handshake and returns the first step; `None` if the session needs no handshake.
     pub fn start(&mut self, now: Instant) -> Option<HandshakeStep> {
         if self.state != AgentState::NotStarted {
             return None;
@@ -110,7 +110,7 @@ impl AgentHandshake {
         Some(HandshakeStep::send(PayloadType::HandshakeRequest, &self.request))
     }
 
-    /// Whether the payload is to be acknowledged. A wrong answer to the encryption challenge is not (KMS-5).
+    /// Returns whether the payload is to be acknowledged. A wrong answer to the encryption challenge is not acknowledged (KMS-5).
     pub fn admits(&self, payload_type: PayloadType, payload: &[u8]) -> bool {
         let proof_due = matches!(self.state, AgentState::AwaitingProof { .. });
         !(proof_due && payload_type == PayloadType::EncChallengeResponse) || self.is_proof(payload)
@@ -119,7 +119,7 @@ impl AgentHandshake {
     /// Handles the client's next payload in order. Returns `None` if there is nothing to do.
     ///
     /// # Errors
-    /// The answer cannot be read, or reports a failed action. The session must be ended.
+    /// Returns an error if the answer cannot be parsed or reports a failed action. The session must then be ended.
     pub fn handle_payload(
         &mut self,
         now: Instant,
@@ -138,7 +138,7 @@ impl AgentHandshake {
         }
     }
 
-    /// To be called when KMS has decrypted the data key. Returns `None` if no key was requested.
+    /// Continues the handshake with the data key that KMS has decrypted. Returns `None` if no key was requested.
     pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) -> Option<HandshakeStep> {
         let kms = self.kms.as_ref().filter(|_| self.state == AgentState::AwaitingKey)?;
         let mut cipher = Cipher::new(Side::Agent, key, kms.first_nonce);
@@ -158,8 +158,9 @@ impl AgentHandshake {
         }
         let Some(kms) = &self.kms else { return Ok(self.complete(now)) };
         let result = actions.into_iter().find(|action| action.action_type == KMS_ENCRYPTION);
-        let result =
-            result.and_then(|action| action.action_result).ok_or_else(|| malformed("no data key in it".into()))?;
+        let result = result
+            .and_then(|action| action.action_result)
+            .ok_or_else(|| malformed("the answer contains no data key".into()))?;
         if kms.require_acknowledgement && !result.challenge_acknowledgement {
             return Err(HandshakeError::Refused("the data key is not bound to the agent's challenge".into()));
         }
@@ -185,7 +186,7 @@ impl AgentHandshake {
         })
     }
 
-    /// The deadline for the client's answer.
+    /// Returns the deadline for the client's answer.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             AgentState::AwaitingResponse { since } | AgentState::AwaitingProof { since } => {
@@ -195,10 +196,10 @@ impl AgentHandshake {
         }
     }
 
-    /// To be called when the time has advanced.
+    /// Handles the passing of time.
     ///
     /// # Errors
-    /// [`HandshakeError::TimedOut`], once.
+    /// Returns [`HandshakeError::TimedOut`], once, if the client did not answer in time.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), HandshakeError> {
         if self.poll_timeout().is_some_and(|at| now >= at) {
             self.state = AgentState::Failed;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::kms::KmsResult;
 
-/// Agent to client: the agent's version, and what the client is asked to do.
+/// The agent's message to the client: the agent's version, and the actions that the client must perform.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HandshakeRequest {
@@ -39,11 +39,11 @@ pub(super) struct SessionTypeParameters {
     pub(super) properties: Value,
 }
 
-/// Client to agent: the results of the actions.
+/// The client's message to the agent: the results of the actions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HandshakeResponse {
-    /// The client's version. The agent decides about multiplexing and keep-alives by it.
+    /// The client's version. The agent uses it to decide about multiplexing and keep-alives.
     pub client_version: String,
     /// One entry per requested action.
     pub processed_client_actions: Vec<ProcessedAction>,
@@ -51,34 +51,34 @@ pub struct HandshakeResponse {
     pub errors: Option<Vec<String>>,
 }
 
-/// The result of one action.
+/// The result of one requested action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ProcessedAction {
-    /// The same as in the request.
+    /// The action's type, the same as in the request.
     pub action_type: String,
-    /// Whether it succeeded.
+    /// Whether the action succeeded.
     pub action_status: ActionStatus,
-    /// The result of a `KMSEncryption` action; `None` for all others, whatever a client writes there.
+    /// The result of a `KMSEncryption` action; `None` for all other actions, even if the client sends a value.
     #[serde(default, deserialize_with = "lenient")]
     pub action_result: Option<KmsResult>,
-    /// Why it failed.
+    /// Why the action failed; empty if it succeeded.
     #[serde(default)]
     pub error: String,
 }
 
-/// The status of an action. After anything but success the agent ends the session.
+/// The status of an action. The agent ends the session after any status other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "i64", into = "i64")]
 #[non_exhaustive]
 pub enum ActionStatus {
-    /// 1.
+    /// Number 1 on the wire.
     Success,
-    /// 2.
+    /// Number 2 on the wire.
     Failed,
-    /// 3.
+    /// Number 3 on the wire.
     Unsupported,
-    /// Any other number. An old client, which puts its status in another place, sends 0.
+    /// Any other number. An old client, which writes its status to another field, sends 0.
     Other(i64),
 }
 
@@ -104,11 +104,11 @@ impl From<ActionStatus> for i64 {
     }
 }
 
-/// Agent to client: the session begins.
+/// The agent's message to the client that the session begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct HandshakeComplete {
-    /// Nanoseconds.
+    /// Duration of the handshake in nanoseconds.
     pub handshake_time_to_complete: i64,
     /// A text for the user of the client.
     pub customer_message: String,
@@ -139,7 +139,7 @@ impl SessionType {
         }
     }
 
-    /// The name on the wire.
+    /// Returns the name on the wire.
     pub fn name(&self) -> &'static str {
         match self {
             Self::StandardStream => "Standard_Stream",
@@ -162,7 +162,7 @@ impl SessionType {
     }
 }
 
-/// The properties of a port session, as the document resolved them. All are strings.
+/// The properties of a port session, as the document resolved them. All values are strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortProperties {
@@ -186,12 +186,12 @@ pub struct PortProperties {
     pub local_unix_socket: Option<String>,
 }
 
-/// The official client writes a number here for actions that it does not know.
+/// For actions that the official client does not know, it writes a number to this field. Such a value is read as `None`.
 fn lenient<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<KmsResult>, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
-/// Accepts a string, or a number that a document did not quote.
+/// Accepts a string, or a number that a document did not quote. Any other value is read as `None`.
 fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => Some(text),

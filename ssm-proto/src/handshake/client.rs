@@ -32,7 +32,7 @@ pub struct ClientHandshake {
 #[derive(Debug)]
 enum ClientState {
     AwaitingRequest,
-    /// The request that is answered once there is a data key, and the challenge that the key is bound to.
+    /// Waiting for the data key before the request is answered. `challenge` is the text that the key is bound to.
     AwaitingKey {
         processed: Vec<ProcessedAction>,
         challenge: Option<String>,
@@ -43,8 +43,8 @@ enum ClientState {
 }
 
 impl ClientHandshake {
-    /// Creates a handshake of a client that reports this version. `kms_on_ports`: encrypt a port session if the agent
-    /// requests it, which no official agent does. Otherwise the request is refused as unsupported.
+    /// Creates a handshake of a client that reports this version. With `kms_on_ports`, the client encrypts a port session if the
+    /// agent requests it, which no official agent does. Otherwise the client refuses the request as unsupported.
     pub fn new(client_version: impl Into<String>, identity: Identity, kms_on_ports: bool) -> Self {
         Self {
             client_version: client_version.into(),
@@ -57,17 +57,17 @@ impl ClientHandshake {
         }
     }
 
-    /// The version that the agent reports; empty before its request, and in shells without a handshake.
+    /// Returns the version that the agent reported; empty before its request, and in shells without a handshake.
     pub fn agent_version(&self) -> &str {
         &self.agent_version
     }
 
-    /// What the session carries, once it is known.
+    /// Returns what the session carries, once it is known.
     pub fn session_type(&self) -> Option<&SessionType> {
         self.session_type.as_ref()
     }
 
-    /// Whether session data may flow.
+    /// Returns whether session data may flow.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, ClientState::Complete)
     }
@@ -76,12 +76,12 @@ impl ClientHandshake {
         self.cipher.as_mut()
     }
 
-    /// Whether the agent multiplexes, according to its version (HS-9).
+    /// Returns whether the agent multiplexes, according to its version (HS-9).
     pub fn agent_multiplexes(&self) -> bool {
         Version::new(&self.agent_version).client_sees_newer_than(Version::AGENT_MUX)
     }
 
-    /// Whether the agent expects smux keep-alives, according to its version (HS-9).
+    /// Returns whether the agent expects smux keep-alives, according to its version (HS-9).
     pub fn agent_expects_keep_alive(&self) -> bool {
         !Version::new(&self.agent_version).client_sees_newer_than(Version::AGENT_NO_KEEP_ALIVE)
     }
@@ -91,7 +91,7 @@ impl ClientHandshake {
     /// The steps must be sent even if an action failed, because the agent waits for exactly one answer.
     ///
     /// # Errors
-    /// The request cannot be read, or asks for something that this client does not support.
+    /// Returns an error if the request cannot be parsed, or requests an action that this client does not support.
     pub fn handle_payload(
         &mut self,
         payload_type: PayloadType,
@@ -118,9 +118,9 @@ impl ClientHandshake {
         }
     }
 
-    /// To be called when KMS has created the data key. `first_nonce` must come from the system's random number
-    /// generator: the nonces count up from it, and no nonce may ever be used twice with one key. Returns `None` if no
-    /// key was requested.
+    /// Continues the handshake with the data key that KMS has created. `first_nonce` must come from the system's random number
+    /// generator: the nonces count up from it, and no nonce may ever be used twice with one key. Returns `None` if no key was
+    /// requested.
     pub fn provide_data_key(&mut self, key: &DataKey, first_nonce: [u8; 12]) -> Option<HandshakeStep> {
         let (mut processed, challenge) = self.take_pending()?;
         let result = KmsResult {
@@ -135,7 +135,7 @@ impl ClientHandshake {
         Some(self.response(processed, None))
     }
 
-    /// To be called when KMS did not create a data key. `why` is sent to the agent, and the session must be ended.
+    /// Continues the handshake after KMS did not create a data key. `why` is sent to the agent, and the session must be ended.
     /// Returns `None` if no key was requested.
     pub fn refuse_data_key(&mut self, why: &str) -> Option<HandshakeStep> {
         let (mut processed, _) = self.take_pending()?;
@@ -171,8 +171,8 @@ impl ClientHandshake {
                 SESSION_TYPE => self.take_session_type(action).map(|()| success(SESSION_TYPE, None)),
                 KMS_ENCRYPTION if key.is_none() => self.check_kms(action).map(|parameters| {
                     key = Some(parameters);
-                    // A placeholder until there is a key.
-                    unsuccessful(action, ActionStatus::Failed, "no data key was made".into())
+                    // This result is a placeholder until the data key is available.
+                    unsuccessful(action, ActionStatus::Failed, "no data key was created".into())
                 }),
                 other => Err(HandshakeError::Unsupported(format!("the action {other:?}"))),
             };
@@ -201,7 +201,7 @@ impl ClientHandshake {
 
     fn check_kms(&self, action: &RequestedAction) -> Result<KmsParameters, HandshakeError> {
         match &self.session_type {
-            None => Err(HandshakeError::Unsupported("KMS encryption before it says what the session carries".into())),
+            None => Err(HandshakeError::Unsupported("KMS encryption before the session type".into())),
             Some(SessionType::Port(_)) if !self.kms_on_ports => {
                 Err(HandshakeError::Unsupported("KMS encryption of a port session".into()))
             }
@@ -209,7 +209,7 @@ impl ClientHandshake {
         }
     }
 
-    /// Proves that this end has the keys of both directions (KMS-5). A challenge that arrives before there is a key is
+    /// Proves that this end has the keys of both directions (KMS-5). A challenge that arrives before the data key is available is
     /// ignored.
     fn answer_challenge(&mut self, payload: &[u8]) -> Result<Option<HandshakeStep>, HandshakeError> {
         let Some(cipher) = &mut self.cipher else { return Ok(None) };
@@ -344,14 +344,14 @@ mod tests {
         let response = answer(handshake.provide_data_key(&key(), [0; 12]));
         let result = response.processed_client_actions[1].action_result.as_ref().unwrap();
         assert!(result.challenge_acknowledgement);
-        assert_eq!(handshake.provide_data_key(&key(), [0; 12]), None, "one answer only");
+        assert_eq!(handshake.provide_data_key(&key(), [0; 12]), None, "only one answer is sent");
     }
 
     #[test]
     fn the_recorded_challenge_gets_the_recorded_answer() {
         let mut handshake = client(false);
         let request = String::from_utf8(vector("handshake_request_kms")).unwrap();
-        // An agent older than the random challenge. The recorded response answers such an agent.
+        // The recorded response answers an agent older than the random challenge, so the challenge is removed from the request.
         let (head, tail) = request.split_once(r#","Challenge":""#).unwrap();
         let request = format!("{head}{}", tail.split_once('"').unwrap().1);
         let _ = handshake.handle_payload(PayloadType::HandshakeRequest, request.as_bytes());

@@ -1,5 +1,4 @@
-//! The KMS data key: who creates it, what it is bound to, and the proof that both ends have it. `docs/protocol.md`,
-//! KMS-*.
+//! The KMS data key: which end creates it, what it is bound to, and the proof that both ends have it. `docs/protocol.md`, KMS-*.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,17 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::cipher::PlaintextKey;
 
-/// The session that a data key belongs to. KMS binds the key to it, so both ends must spell it identically.
+/// The session that a data key belongs to. KMS binds the key to these values, so both ends must use identical strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The session's id.
     pub session_id: String,
-    /// The managed node's own id, because the agent does not know its aliases.
+    /// The managed node's own id. An alias cannot be used, because the agent does not know its aliases.
     pub target: String,
 }
 
 impl Identity {
-    /// The encryption context. `challenge` is its base64 text, if the client acknowledges the challenge (KMS-2).
+    /// Returns the encryption context. `challenge` is its base64 text, if the client acknowledges the challenge (KMS-2).
     pub(super) fn context(&self, challenge: Option<&str>) -> BTreeMap<String, String> {
         let mut context = BTreeMap::from([
             ("aws:ssm:SessionId".into(), self.session_id.clone()),
@@ -46,9 +45,9 @@ pub struct KeyRequest {
 /// The result of `kms:GenerateDataKey` for 64 bytes.
 #[derive(Debug)]
 pub struct DataKey {
-    /// The key. It never leaves this end.
+    /// The plaintext key. It is never sent.
     pub plaintext: PlaintextKey,
-    /// The key, encrypted by KMS, for the agent.
+    /// The key, encrypted by KMS, to be sent to the agent.
     pub ciphertext: Bytes,
 }
 
@@ -57,13 +56,13 @@ pub struct DataKey {
 pub struct AgentKms {
     /// The KMS key's id, ARN or alias.
     pub key_id: String,
-    /// 16 random bytes that the client may bind to the data key; old agents have none.
+    /// 16 random bytes that the client may bind to the data key; `None` for an old agent.
     pub challenge: Option<[u8; 16]>,
-    /// Whether to refuse a client that does not bind them. The official agent's default: no.
+    /// Whether to refuse a client that does not bind the challenge to the data key. The official agent's default: no.
     pub require_acknowledgement: bool,
-    /// 64 random bytes that the client must prove to be able to decrypt.
+    /// 64 random bytes. The client proves that it can decrypt them.
     pub proof: [u8; 64],
-    /// The nonce of the first encrypted payload, from which the agent counts up. It must be random.
+    /// The nonce of the first encrypted payload, from which the agent counts up. This nonce must be random.
     pub first_nonce: [u8; 12],
 }
 
@@ -97,7 +96,7 @@ pub struct KmsResult {
     /// The encrypted data key.
     #[serde(rename = "KMSCipherTextKey", with = "base64_text")]
     pub ciphertext_key: Vec<u8>,
-    /// Neither official peer uses it.
+    /// A hash of the encrypted data key. Neither official peer uses it.
     #[serde(rename = "KMSCipherTextHash", default)]
     pub ciphertext_hash: Option<String>,
     /// Whether the data key is bound to the agent's challenge. Clients older than the challenge do not send this field.
@@ -105,7 +104,7 @@ pub struct KmsResult {
     pub challenge_acknowledgement: bool,
 }
 
-/// The body of EncChallengeRequest and EncChallengeResponse.
+/// The body of the EncChallengeRequest and EncChallengeResponse payloads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EncChallenge {
     #[serde(rename = "Challenge", with = "base64_text")]

@@ -23,15 +23,15 @@ use crate::wire::PayloadType;
 const SESSION_TYPE: &str = "SessionType";
 const KMS_ENCRYPTION: &str = "KMSEncryption";
 
-/// What a side has to do next in the handshake.
+/// The next action of a side in the handshake.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum HandshakeStep {
     /// Send this payload.
     Send(PayloadType, Vec<u8>),
-    /// Client side: have KMS create a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
+    /// Client side: let KMS create a data key of 64 bytes, then call [`ClientHandshake::provide_data_key`].
     GenerateDataKey(KeyRequest),
-    /// Agent side: have KMS decrypt this data key, then call [`AgentHandshake::provide_plaintext_key`].
+    /// Agent side: let KMS decrypt this data key, then call [`AgentHandshake::provide_plaintext_key`].
     DecryptDataKey(KeyRequest, Bytes),
     /// There is no handshake: the agent's session has begun (HS-1).
     Skip,
@@ -45,22 +45,22 @@ impl HandshakeStep {
     }
 }
 
-/// Why a handshake failed. The variants tell which end is at fault.
+/// The reason why a handshake failed. The variant shows which end is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The other end sent something that cannot be read.
+    /// The other end sent a message that cannot be parsed.
     #[error("the other end's {what} can't be read: {why}")]
     Malformed {
         /// The message.
         what: &'static str,
-        /// What is wrong with it.
+        /// The parse error.
         why: String,
     },
-    /// The agent requests something that this client does not support.
+    /// The agent requested an action that this client does not support.
     #[error("the agent requests {0}, which this client does not support")]
     Unsupported(String),
-    /// The client could not do what was requested.
+    /// The client could not perform the requested action.
     #[error("the client refused: {0}")]
     Refused(String),
     /// The agent's challenge is not encrypted with the session's data key.

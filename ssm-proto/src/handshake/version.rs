@@ -27,7 +27,8 @@ impl Version {
         Self { parts: text.split('.').map(|part| part.parse().ok()).collect() }
     }
 
-    /// The client's rule for agents: strictly newer, and `false` unless both have the same number of components.
+    /// Applies the client's rule for agents: `true` if this version is strictly newer, and `false` unless both have the same number
+    /// of components.
     pub fn client_sees_newer_than(&self, constant: &str) -> bool {
         match (&self.parts, Self::new(constant).parts) {
             (Some(own), Some(other)) if own.len() == other.len() => *own > other,
@@ -35,13 +36,13 @@ impl Version {
         }
     }
 
-    /// Whether the version is older. `false` if it cannot be parsed.
+    /// Returns whether the version is older than `constant`; `false` if this version cannot be parsed.
     pub fn is_older_than(&self, constant: &str) -> bool {
         self.parts.is_some() && self.parts < Self::new(constant).parts
     }
 
-    /// The agent's rule for clients: compared by component; if all are equal, the shorter version is smaller.
-    /// [`Ordering::Less`]: this version is older than `constant`.
+    /// Compares the versions by the agent's rule for clients: component by component; if all are equal, the shorter version is
+    /// smaller. [`Ordering::Less`] means that this version is older than `constant`.
     pub fn agent_compares(&self, constant: &str) -> Ordering {
         self.parts.cmp(&Self::new(constant).parts)
     }

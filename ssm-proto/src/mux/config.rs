@@ -9,18 +9,18 @@ pub struct MuxConfig {
     pub send_queue: usize,
     /// Maximum number of unread bytes of one stream before the session is congested. Default: 4 MiB, like the peers.
     pub receive_store: usize,
-    /// The same, over all streams. Default: 16 MiB.
+    /// Maximum number of unread bytes of all streams together before the session is congested. Default: 16 MiB.
     pub receive_total: usize,
-    /// The scheduler's quantum: how many bytes a stream may send before the next stream's turn. Default: 1024, one
+    /// The scheduler's quantum: the number of bytes that a stream may send before the next stream's turn. Default: 1024, one
     /// message.
     pub quantum: usize,
-    /// Client side, used by [`Session`](crate::Session): how long the far side may be silent after the local end
-    /// finished, before the stream is given up (MUX-9). Silence counts only while the far side has received everything
-    /// that was written and could have been heard. Default: 30 s.
+    /// Client side, used by [`Session`](crate::Session): how long the remote side may be silent after the local end finished,
+    /// before the stream is given up (MUX-9). Silence counts only while the remote side has received all written data and its
+    /// answer could have been received. Default: 30 s.
     pub linger: Duration,
     /// Interval of keep-alive frames. Default: none are sent, except to agents that expect them.
     pub keep_alive: Option<Duration>,
-    /// End the session when nothing was received from the peer for this long. Default: never.
+    /// Maximum time without any data from the peer, after which the session ends. Default: no limit.
     pub peer_timeout: Option<Duration>,
 }
 

@@ -27,7 +27,7 @@ impl fmt::Display for StreamId {
 pub enum FrameKind {
     /// Opens a stream.
     Syn,
-    /// Ends a stream. The sender forgets the stream immediately.
+    /// Ends a stream. The sender forgets the stream when it sends this frame.
     Fin,
     /// Carries data.
     Psh,
@@ -40,9 +40,9 @@ pub enum FrameKind {
 /// A frame, or a part of a data frame whose remainder has not arrived yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The kind.
+    /// The kind of the frame.
     pub kind: FrameKind,
-    /// The stream; 0 for [`FrameKind::Nop`].
+    /// The id of the stream; 0 for [`FrameKind::Nop`].
     pub stream: StreamId,
     /// The data. A data frame may be returned in several parts.
     pub data: Bytes,
@@ -70,7 +70,7 @@ pub(super) fn header(kind: FrameKind, stream: StreamId, length: u16) -> [u8; FRA
 #[derive(Debug)]
 pub(super) struct Framer {
     to_agent: bool,
-    /// The last message ended with the first byte of the next frame.
+    /// Whether the last message ended with the first byte of the next frame.
     ahead: bool,
 }
 
@@ -79,16 +79,16 @@ impl Framer {
         Self { to_agent, ahead: false }
     }
 
-    /// How many bytes of frames still fit into the message.
+    /// Returns how many more bytes of frames fit into the message.
     pub(super) fn room(&self, message: &MessageBuf) -> usize {
         message.remaining().saturating_sub(usize::from(self.to_agent && !self.ahead))
     }
 
-    /// Writes a frame's header; its data follows.
+    /// Writes a frame's header. The caller appends the data.
     pub(super) fn put_header(&self, message: &mut MessageBuf, kind: FrameKind, stream: StreamId, length: u16) {
         let mut left_out = usize::from(self.ahead && message.is_empty());
-        // A second copy of such a message begins with the frame's command in place of the version. FIN's command is 1, like
-        // the version, so that a second copy would look valid. Therefore a NOP goes first.
+        // A second copy of such a message begins with the frame's command where the version is expected. FIN's command is 1, like
+        // the version, so that a second copy would look valid. Therefore a NOP precedes a FIN.
         if left_out > 0 && kind == FrameKind::Fin {
             message.put_slice(header(FrameKind::Nop, StreamId(0), 0).get(left_out..).unwrap_or_default());
             left_out = 0;
@@ -107,24 +107,23 @@ impl Framer {
     }
 }
 
-/// Why a byte stream is not smux. The next frame cannot be found, so the session is lost.
+/// Why a byte stream is not smux. The start of the next frame cannot be found, so the session cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The version byte is not the one in use.
+    /// The version byte differs from the version in use.
     #[error("smux version {0} instead of {1}")]
     BadVersion(u8, u8),
-    /// This version has no such command.
+    /// The command does not exist in this version.
     #[error("smux command {0} does not exist")]
     BadCommand(u8),
-    /// A frame of a kind without data has a length.
+    /// A frame of a kind that has no data has a length other than 0.
     #[error("smux frame of kind {0:?} with {1} bytes of data")]
     UnexpectedData(FrameKind, u16),
 }
 
 /// Splits a byte stream into frames. The chunks of the stream may begin and end anywhere. Data is sliced, never copied.
-// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds the bytes that were not
-// processed yet.
+// Invariant: at most one of `header` and `body_left` is in progress, and `chunk` holds the bytes that are not processed yet.
 #[derive(Debug)]
 pub struct Deframer {
     version: u8,
@@ -150,26 +149,27 @@ impl Deframer {
         }
     }
 
-    /// Adds the next chunk. [`Deframer::next_frame`] must have returned `None` since the last one.
+    /// Adds the next chunk. [`Deframer::next_frame`] must have returned `None` since the last chunk.
     pub fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty(), "the last chunk was not drained");
         self.chunk = chunk;
     }
 
-    /// Whether the bytes so far end between two frames.
+    /// Returns whether the bytes so far end between two frames.
     pub fn is_at_boundary(&self) -> bool {
         self.chunk.is_empty() && self.header_len == 0 && self.body.is_none()
     }
 
-    /// Whether the bytes so far end inside a frame's data.
+    /// Returns whether the bytes so far end inside a frame's data.
     pub fn is_inside_data(&self) -> bool {
         self.body.is_some()
     }
 
-    /// The next frame or part of a frame; `None`: more bytes are needed.
+    /// Returns the next frame or part of a frame; `None` if more bytes are needed.
     ///
     /// # Errors
-    /// The stream is not smux of this version. The deframer stays unusable: every later call returns the same error.
+    /// Returns an error if the stream is not smux of this version. The deframer cannot be used any more: every later call returns
+    /// the same error.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(error) = self.broken {
             self.chunk.clear();

@@ -27,15 +27,15 @@ use stream::{Held, LocalEnd, Stream};
 
 /// Maximum length of sent frames; received frames may have up to 65 535 bytes (MUX-3).
 const MAX_FRAME_DATA: usize = 32_768;
-/// How much memory all receive buffers together may keep alive beyond their own bytes. Beyond it, buffered data is
+/// How many bytes of memory all receive buffers together may keep alive beyond their own data. Above this limit, buffered data is
 /// copied.
 const MAX_SLACK: usize = 16 << 20;
 /// The client's first stream (MUX-5).
 const FIRST_STREAM: u32 = 3;
-/// Limit of streams that are over at this end but may still be refused by the peer. Agents answer each FIN, so there
-/// are few.
+/// Maximum number of streams that have ended at this end but may still be refused by the peer. Agents answer each FIN, so there are
+/// few such streams.
 const MAX_FORGOTTEN: usize = 4096;
-/// How many streams a client can have open at an agent. Further ones are ignored.
+/// Maximum number of streams that a client can have open at an agent. Further streams are ignored.
 const MAX_STREAMS: usize = 1 << 16;
 
 /// One side of the multiplexer.
@@ -49,16 +49,17 @@ pub struct Mux {
     next_stream: u32,
     deframer: Deframer,
     framer: Framer,
-    /// Streams that were idle.
+    /// Streams that had nothing to send before and have had no turn since.
     fresh: VecDeque<StreamId>,
-    /// Streams that used up a turn.
+    /// Streams that have used up a turn.
     busy: VecDeque<StreamId>,
     keep_alive_due: Option<Instant>,
     keep_alive_queued: bool,
     silent_since: Option<Instant>,
-    /// Refusals whose FIN has not arrived yet. The flag names no stream; the FIN that follows it does (PORT-6).
+    /// Number of refusals whose FIN has not arrived yet. The refusal flag does not name the stream; the FIN that follows it does
+    /// (PORT-6).
     refusals: usize,
-    /// Client side: streams that were dropped before anything arrived for them.
+    /// Client side: streams that were dropped before any data arrived for them.
     forgotten: BTreeSet<StreamId>,
     receive_bytes: usize,
     receive_slack: usize,
@@ -66,38 +67,38 @@ pub struct Mux {
     events: VecDeque<MuxEvent>,
 }
 
-/// Something that a [`Mux`] reports to its owner.
+/// An event that a [`Mux`] reports to its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MuxEvent {
     /// The peer opened a stream (agent side).
     Opened(StreamId),
-    /// A stream without unread data has data now.
+    /// A stream that had no unread data has data now.
     Readable(StreamId),
     /// A stream that refused a write accepts data again.
     Writable(StreamId),
-    /// The peer ended the stream: end of file after the unread data.
+    /// The peer ended the stream. The end of file follows after the unread data.
     Finished(StreamId),
     /// The agent could not connect to the destination, and ended the stream.
     Refused(StreamId),
 }
 
-/// Why data was not accepted.
+/// The reason why data was not accepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The stream's send queue is full; the data is returned. [`MuxEvent::Writable`] tells when to try again.
+    /// The stream's send queue is full; the data is returned. [`MuxEvent::Writable`] reports when to try again.
     #[error("the stream's send queue is full")]
     Full(Bytes),
     /// The stream was finished or reset, or never existed.
     #[error("the stream is closed")]
     Closed,
-    /// Only the agent's side of a shell or a command has a standard error.
+    /// The session has no standard error; only the agent's side of a shell or a command has one.
     #[error("there is no standard error to write to")]
     NoStderr,
 }
 
-/// Buffered data is left out, because it is what people type and read.
+/// Buffered data is left out, because it contains users' input and output.
 impl fmt::Debug for Mux {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mux")
@@ -132,48 +133,47 @@ impl Mux {
         }
     }
 
-    /// Number of streams that are not over.
+    /// Returns the number of streams that have not ended.
     pub fn stream_count(&self) -> usize {
         self.streams.len()
     }
 
-    /// Number of unread bytes, over all streams.
+    /// Returns the number of unread bytes of all streams together.
     pub fn receive_bytes(&self) -> usize {
         self.receive_bytes
     }
 
-    /// The stream with the most unread bytes. While the session is congested, this is the stream whose reader it waits
-    /// for.
+    /// Returns the stream with the most unread bytes. While the session is congested, it waits for the reader of this stream.
     pub fn slowest_reader(&self) -> Option<StreamId> {
         self.longest(|stream| stream.receive.len())
     }
 
-    /// The stream with the most unsent bytes. While the peer accepts nothing, the session probably waits for this
-    /// stream's destination.
+    /// Returns the stream with the most unsent bytes. While the peer accepts nothing, the session probably waits for this stream's
+    /// destination.
     pub fn slowest_destination(&self) -> Option<StreamId> {
         self.longest(|stream| stream.send.len())
     }
 
     fn longest(&self, bytes: impl Fn(&Stream) -> usize) -> Option<StreamId> {
         let waiting = self.streams.iter().map(|(id, stream)| (bytes(stream), *id)).filter(|(bytes, _)| *bytes > 0);
-        // Among equals, the oldest stream.
+        // Of several streams with the same number of bytes, the oldest one is returned.
         waiting.max_by_key(|(bytes, id)| (*bytes, std::cmp::Reverse(*id))).map(|(_, id)| id)
     }
 
-    /// Whether the receive buffer of a stream, or all together, are full. Read nothing more from the peer until streams
-    /// are read.
+    /// Returns whether the receive buffer of one stream, or of all streams together, is full. The owner must then read nothing more
+    /// from the peer until streams are read.
     pub fn is_congested(&self) -> bool {
         self.streams_over_limit > 0 || self.receive_bytes >= self.config.receive_total
     }
 
-    /// Whether [`Mux::poll_transmit`] has something to write.
+    /// Returns whether [`Mux::poll_transmit`] has something to write.
     pub fn wants_transmit(&self) -> bool {
         self.keep_alive_queued || !self.fresh.is_empty() || !self.busy.is_empty()
     }
 
     /// Opens a stream (client side).
     pub fn open(&mut self) -> StreamId {
-        debug_assert_eq!(self.side, Side::Client, "an agent's streams would have the numbers of the client's");
+        debug_assert_eq!(self.side, Side::Client, "a stream opened by the agent would use a stream id of the client");
         let id = StreamId(self.next_stream);
         self.next_stream = self.next_stream.wrapping_add(2);
         self.streams.insert(id, Stream::new(true));
@@ -181,10 +181,11 @@ impl Mux {
         id
     }
 
-    /// Queues data.
+    /// Adds data to the stream's send queue.
     ///
     /// # Errors
-    /// [`WriteError::Full`] returns the data; nothing is ever dropped.
+    /// Returns [`WriteError::Full`] with the data if the queue is full; no data is ever dropped. Returns [`WriteError::Closed`] if
+    /// the stream is closed.
     pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
         let limit = self.config.send_queue;
         let stream =
@@ -200,13 +201,13 @@ impl Mux {
         Ok(())
     }
 
-    /// Number of bytes that can be written before the send queue is full.
+    /// Returns the number of bytes that can be written before the send queue is full.
     pub fn writable(&self, id: StreamId) -> usize {
         let stream = self.streams.get(&id).filter(|stream| stream.local == LocalEnd::Open);
         stream.map_or(0, |stream| self.config.send_queue.saturating_sub(stream.send.len()))
     }
 
-    /// Takes the next chunk of unread data.
+    /// Removes and returns the next chunk of unread data.
     pub fn read(&mut self, id: StreamId) -> Option<Bytes> {
         let stream = self.streams.get_mut(&id)?;
         let before = stream.held();
@@ -217,15 +218,15 @@ impl Mux {
         Some(chunk)
     }
 
-    /// Whether the peer ended the stream and everything was read.
+    /// Returns whether the peer ended the stream and all its data was read.
     pub fn is_finished(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_none_or(|stream| stream.remote_finished && stream.receive.is_empty())
     }
 
     /// Ends the local sending side.
     ///
-    /// The agent side sends FIN once everything is sent. The client side holds FIN back until the peer's FIN arrives or
-    /// the stream is abandoned, because the peer forgets a stream on FIN and would discard its answer (MUX-8, MUX-9).
+    /// The agent side sends FIN once all data is sent. The client side holds FIN back until the peer's FIN arrives or the stream is
+    /// abandoned, because the peer forgets a stream when it receives FIN and would discard its answer (MUX-8, MUX-9).
     pub fn finish(&mut self, id: StreamId) {
         let side = self.side;
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local == LocalEnd::Open) else { return };
@@ -237,22 +238,22 @@ impl Mux {
         }
     }
 
-    /// Whether the local end finished and the FIN is held back.
+    /// Returns whether the local end finished and the FIN is held back.
     pub(crate) fn is_held(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.local == LocalEnd::Held)
     }
 
-    /// Whether something of the stream has not been sent yet.
+    /// Returns whether the stream has data or a frame that is not sent yet.
     pub(crate) fn has_unsent(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(Stream::has_something_to_send)
     }
 
-    /// Whether any data ever arrived for the stream.
+    /// Returns whether any data ever arrived for the stream.
     pub(crate) fn is_answered(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.received_any)
     }
 
-    /// The reader took everything and waits for more.
+    /// Records that the reader has read all data and waits for more.
     pub(crate) fn set_reader_waits(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.reader_waits = true;
@@ -263,13 +264,13 @@ impl Mux {
         self.streams.get(&id).is_some_and(|stream| stream.reader_waits)
     }
 
-    /// The agent could not reach the destination of one of the streams. The FIN that follows tells which.
+    /// Handles the agent's report that it could not reach the destination of a stream. The FIN that follows identifies the stream.
     pub fn handle_refusal(&mut self) {
         self.refusals += 1;
     }
 
-    /// Ends the stream in both directions once the queued data is sent, without waiting for an answer. The peer's FIN
-    /// is still reported as [`MuxEvent::Finished`]. After a refused destination this is the only report.
+    /// Ends the stream in both directions once the queued data is sent, without waiting for an answer. The peer's FIN is still
+    /// reported as [`MuxEvent::Finished`]. If the destination was refused, this is the only report.
     pub fn close(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.local != LocalEnd::Finished) {
             stream.local = LocalEnd::Finishing;
@@ -277,7 +278,7 @@ impl Mux {
         }
     }
 
-    /// Drops the stream and its queued data now. The peer gets FIN.
+    /// Drops the stream and its queued data immediately. The peer receives FIN.
     pub fn reset(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.send.clear();
@@ -285,7 +286,7 @@ impl Mux {
         self.abandon(id);
     }
 
-    /// Nobody reads what the peer still sends. Queued data is sent, then FIN.
+    /// Ends the stream without a reader: queued data is sent, then FIN; data that still arrives is discarded.
     pub fn abandon(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let before = stream.held();
@@ -302,7 +303,7 @@ impl Mux {
     /// Handles the next chunk of the peer's byte stream, in order.
     ///
     /// # Errors
-    /// The stream is not smux; the session is lost.
+    /// Returns an error if the byte stream is not smux. The session cannot continue.
     pub fn handle_input(&mut self, now: Instant, chunk: Bytes) -> Result<(), FrameError> {
         self.silent_since = self.silent_since.map(|_| now);
         let message = chunk.len();
@@ -356,13 +357,13 @@ impl Mux {
             return;
         }
         stream.remote_finished = true;
-        // A stream that received data was not refused, so the flag was meant for another one.
+        // A stream that received data was not refused, so the flag belongs to another stream.
         let refused = self.refusals > 0 && !stream.received_any;
         self.refusals -= usize::from(refused);
         if !stream.discard {
             self.events.push_back(if refused { MuxEvent::Refused(id) } else { MuxEvent::Finished(id) });
         }
-        // The agent forgot the stream when it sent FIN, so queued data has no destination any more (MUX-8).
+        // The agent forgets a stream when it sends FIN, so queued data has no destination any more (MUX-8).
         if side == Side::Client && stream.local != LocalEnd::Finished {
             stream.send.clear();
             stream.local = LocalEnd::Finishing;
@@ -371,10 +372,10 @@ impl Mux {
         self.remove_if_over(id);
     }
 
-    /// To be called at the time of [`Mux::poll_timeout`].
+    /// Handles the timeouts that have expired. Call it at the time of [`Mux::poll_timeout`].
     ///
     /// # Errors
-    /// The peer was silent for longer than the configuration allows.
+    /// Returns the duration of the silence if the peer was silent for longer than the configuration allows.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
         if let (Some(due), Some(interval)) = (self.keep_alive_due, self.config.keep_alive)
             && now >= due
@@ -388,7 +389,7 @@ impl Mux {
         }
     }
 
-    /// When [`Mux::handle_timeout`] is to be called next.
+    /// Returns when [`Mux::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Timeout> {
         let keep_alive = self.keep_alive_due.map(|at| Timeout { at, reason: TimeoutReason::KeepAlive });
         let silence = self.silent_since.zip(self.config.peer_timeout).map(|(since, limit)| since + limit);
@@ -396,12 +397,12 @@ impl Mux {
         Timeout::earliest(keep_alive, silence)
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<MuxEvent> {
         self.events.pop_front()
     }
 
-    /// Fills `buf`, which is empty, with as many frames of as many streams as fit.
+    /// Fills `buf`, which must be empty, with as many frames of as many streams as fit.
     pub fn poll_transmit(&mut self, buf: &mut MessageBuf) {
         if self.keep_alive_queued && self.framer.room(buf) >= FRAME_HEADER {
             self.keep_alive_queued = false;
@@ -419,8 +420,7 @@ impl Mux {
         self.framer.end(buf);
     }
 
-    /// Estimate, for the allocation, of the number of bytes that [`Mux::poll_transmit`] would write into an empty
-    /// `buf`.
+    /// Estimates the number of bytes that [`Mux::poll_transmit`] would write into an empty `buf`, for the allocation.
     pub fn pending_hint(&self) -> usize {
         let first = self.fresh.front().or_else(|| self.busy.front());
         let bytes = first.and_then(|id| self.streams.get(id)).map_or(0, |stream| stream.send.len());
@@ -454,7 +454,7 @@ impl Mux {
         if stream.send.is_empty() && stream.local == LocalEnd::Finishing && self.framer.room(buf) >= FRAME_HEADER {
             self.framer.put_header(buf, FrameKind::Fin, id, 0);
             stream.local = LocalEnd::Finished;
-            // Like the peer's own library, the agent side forgets a stream with its FIN.
+            // Like the peer's own library, the agent side forgets a stream when it sends FIN.
             stream.discard |= self.side == Side::Agent;
         }
         if !stream.has_something_to_send() {
@@ -515,9 +515,9 @@ impl Mux {
 
 /// How a stream's part of a message ended.
 enum Turn {
-    /// It has nothing more to send.
+    /// The stream has nothing more to send.
     Done,
-    /// Its quantum is used up.
+    /// The stream's quantum is used up.
     Over,
     /// The message is full; the turn continues in the next one.
     MessageFull,

@@ -4,28 +4,27 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// Size of the WebSocket's read buffer: a short message is a slice of this much memory.
+/// Size of the WebSocket's read buffer in bytes: a short message is a slice that keeps this much memory alive.
 const READ_BUFFER: usize = 32 << 10;
-/// How much memory a queue's slices may keep alive beyond their own bytes. Beyond it, they are copied.
+/// How many bytes of memory a queue's slices may keep alive beyond their own data. Above this limit, the slices are copied.
 const MAX_SLACK: usize = 2 << 20;
-/// Copies are split into pieces of this size, so that a reader takes no more at a time than it asks for.
+/// Copies are split into pieces of this size, so that a reader receives no more at a time than it asks for.
 const PIECE: usize = 64 << 10;
-/// A copy shorter than this at the end is copied again together with what follows, so that single bytes do not become
-/// chunks.
+/// A last copy shorter than this is copied again together with the data that follows, so that single bytes do not become chunks.
 const SHORT: usize = 4 << 10;
 
 /// Unread chunks and their total length.
 ///
-/// A chunk is a slice of what the network delivered, so that one byte can keep a whole buffer alive. A reader that
-/// keeps up takes the slices as they are. Data for a slow reader is copied into compact memory, each byte about once,
-/// so that it takes only as much memory as it has bytes.
+/// A chunk is a slice of a buffer that was read from the network, so that one byte can keep a whole buffer alive. A fast reader
+/// receives the slices unchanged. Data for a slow reader is copied into compact memory, each byte about once, so that it needs only
+/// as much memory as it has bytes.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiveQueue {
     chunks: VecDeque<Bytes>,
     bytes: usize,
-    /// Number of chunks, from the front, that have memory of their own.
+    /// Number of chunks, from the front, that have their own memory.
     settled: usize,
-    /// Upper estimate of what the other chunks keep alive beyond their own bytes.
+    /// Upper estimate of the memory that the other chunks keep alive beyond their own bytes.
     slack: usize,
 }
 
@@ -38,7 +37,7 @@ impl ReceiveQueue {
         self.bytes == 0
     }
 
-    /// Whether the total is the sum of the chunks, and what is kept alive beyond them is limited.
+    /// Returns whether the total equals the sum of the chunks, and the memory kept alive beyond the chunks is limited.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_counted(&self) -> bool {
         self.bytes == self.chunks.iter().map(Bytes::len).sum::<usize>()
@@ -100,7 +99,7 @@ impl ReceiveQueue {
     }
 }
 
-/// Returns `data` unchanged, or a copy if it is a small part of a large message of `message` bytes.
+/// Returns `data` unchanged, or a copy if `data` is a small part of a large message of `message` bytes.
 pub(crate) fn owned_if_small(data: Bytes, message: usize) -> Bytes {
     if message > READ_BUFFER && data.len() < message / 4 { Bytes::copy_from_slice(&data) } else { data }
 }
@@ -131,7 +130,7 @@ mod tests {
                 most = most.max(std::sync::Arc::strong_count(&buffers) - 1);
             }
             let waste = most * (READ_BUFFER - length);
-            assert!(waste <= MAX_SLACK, "{length}: {waste} bytes are kept alive for nothing");
+            assert!(waste <= MAX_SLACK, "{length}: {waste} bytes of memory are kept alive without need");
             let chunks = queue.chunks.len();
             assert!(chunks <= 10_000 * length / SHORT + 2 * MAX_SLACK / READ_BUFFER, "{length}: {chunks} chunks");
             let read: usize = std::iter::from_fn(|| queue.pop()).map(|chunk| chunk.len()).sum();

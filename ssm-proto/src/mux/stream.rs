@@ -1,4 +1,4 @@
-//! One stream's state and its two queues.
+//! The state of one stream, and its two queues.
 
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ impl ByteQueue {
         self.bytes == 0
     }
 
-    /// Whether the total is the sum of the chunks.
+    /// Returns whether the total equals the sum of the chunks.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_counted(&self) -> bool {
         self.bytes == self.chunks.iter().map(Bytes::len).sum::<usize>()
@@ -66,25 +66,25 @@ pub(super) struct Stream {
     pub(super) receive: ReceiveQueue,
     pub(super) local: LocalEnd,
     pub(super) remote_finished: bool,
-    /// SYN has not been sent yet.
+    /// Whether SYN has not been sent yet.
     pub(super) opening: bool,
-    /// Nobody reads what arrives any more.
+    /// Whether received data is discarded, because the stream has no reader any more.
     pub(super) discard: bool,
-    /// A write was refused, and the owner waits for space in the queue.
+    /// Whether a write was refused, so that the owner waits for space in the queue.
     pub(super) wants_room: bool,
     pub(super) received_any: bool,
-    /// The reader took everything and waits for more.
+    /// Whether the reader has read all data and waits for more.
     pub(super) reader_waits: bool,
-    /// The stream is in one of the scheduler's queues.
+    /// Whether the stream is in one of the scheduler's queues.
     pub(super) scheduled: bool,
-    /// Number of bytes that it may still send in this turn.
+    /// Number of bytes that the stream may still send in this turn.
     pub(super) deficit: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LocalEnd {
     Open,
-    /// The local end finished; the peer was not told yet.
+    /// The local end finished; FIN has not been sent.
     Held,
     Finishing,
     Finished,
@@ -94,7 +94,7 @@ pub(super) enum LocalEnd {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
     pub(super) bytes: usize,
-    /// How much memory they keep alive beyond themselves.
+    /// How many bytes of memory the chunks keep alive beyond their own data.
     pub(super) slack: usize,
 }
 

@@ -48,7 +48,7 @@ fn open_and_first_bytes_share_a_message() {
     let id = ends.client.open();
     ends.client.write(id, Bytes::from_static(b"ping")).unwrap();
     let sent = ends.exchange();
-    // The last byte is the first one of the next frame.
+    // The last byte is the first byte of the next frame.
     assert_eq!(sent, [b"\x01\x00\x00\x00\x03\x00\x00\x00\x01\x02\x04\x00\x03\x00\x00\x00ping\x01".to_vec()]);
     assert_eq!(ends.agent.poll_event(), Some(MuxEvent::Opened(id)));
     assert_eq!(ends.agent.poll_event(), Some(MuxEvent::Readable(id)));
@@ -80,11 +80,11 @@ fn a_keystroke_waits_for_one_message_not_for_the_bulk() {
     let mut next = MessageBuf::with_limit(1024, 1024);
     ends.client.poll_transmit(&mut next);
     assert_eq!(next.payload()[..16], *b"\x00\x00\x00\x05\x00\x00\x00\x01\x02\x01\x00\x05\x00\x00\x00k");
-    assert_eq!(next.remaining(), 0, "bulk fills the rest");
+    assert_eq!(next.remaining(), 0, "bulk data fills the rest");
 }
 
-/// The data that the agent's library takes out of a byte stream. It skips headers of frames other than PSH without a
-/// look at their length.
+/// Returns the data that the agent's library reads from a byte stream. The library skips headers of frames other than PSH without
+/// checking their length.
 fn as_the_agent_reads(mut bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
     let mut data = Vec::new();
     while let Some((header, rest)) = bytes.split_at_checked(FRAME_HEADER)
@@ -118,10 +118,10 @@ fn a_message_that_the_agent_processes_twice_delivers_nothing_twice() {
         let id = ids[below(u32::try_from(ids.len()).unwrap()) as usize];
         match below(8) {
             0 => ids.push(client.open()),
-            // FIN alone in a message.
+            // A message that contains only FIN.
             1 => client.close(id),
             2 => client.handle_timeout(client.poll_timeout().unwrap().at).unwrap(),
-            // Data that begins like a frame.
+            // Data that begins like a frame header.
             3 => drop(client.write(id, Bytes::from(vec![1; 3000]))),
             _ => drop(client.write(id, Bytes::from(vec![2; below(2500) as usize]))),
         }
@@ -208,7 +208,7 @@ fn an_abandoned_stream_still_sends_what_waits() {
 
 #[test]
 fn a_refusal_belongs_to_the_stream_that_it_was_said_of_also_once_that_is_forgotten() {
-    // Dropped after its FIN, and before it. Both are sent before the agent's connection attempt fails.
+    // The streams are dropped after and before their FIN is sent. Both FINs are sent before the agent's connection attempt fails.
     for told in [true, false] {
         let mut ends = Ends::new(MuxConfig::default());
         let [dropped, next, refused] = [ends.client.open(), ends.client.open(), ends.client.open()];
@@ -298,7 +298,7 @@ fn a_peer_that_must_send_keep_alives_and_does_not_is_given_up() {
     assert!(ends.agent.handle_timeout(ends.now + Duration::from_secs(45)).is_ok());
 }
 
-/// A message whose memory can be observed: `alive` has one reference for each that is not freed.
+/// Returns a message whose memory can be observed: `alive` has one reference for each message that is not freed.
 fn counted(message: Vec<u8>, alive: &std::sync::Arc<()>) -> Bytes {
     struct Counted(Vec<u8>, #[expect(dead_code, reason = "only its reference count is used")] std::sync::Arc<()>);
     impl AsRef<[u8]> for Counted {
@@ -327,7 +327,7 @@ fn a_byte_that_waits_keeps_no_message_alive() {
         }
         client.handle_input(now, counted(message, &alive)).unwrap();
     }
-    // The last one may still be held by the deframer.
+    // The deframer may still hold the last message.
     assert!(std::sync::Arc::strong_count(&alive) <= 2, "messages of 1 MiB are kept alive");
     for stream in streams {
         assert_eq!(Ends::read_all(&mut client, stream), [7; 50]);

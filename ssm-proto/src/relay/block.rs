@@ -5,21 +5,22 @@ use zstd_safe::{CCtx, CParameter, DCtx};
 
 /// Maximum number of a connection's bytes in one block.
 pub const MAX_BLOCK: usize = 64 << 10;
-/// Kind, length as sent, length of the connection's bytes.
+/// Length of a block's header: kind, length as sent, length of the connection's bytes.
 const HEADER: usize = 7;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
-/// zstd's fastest regular level. The agent's pace is the bottleneck, but the node's CPU time belongs to others.
+/// zstd's fastest regular level. The rate of the agent limits the throughput, but the node's CPU time belongs to other programs.
 const LEVEL: i32 = 1;
-/// Shorter blocks are never compressed.
+/// Minimum length of a block that is compressed.
 const WORTHWHILE: usize = 512;
 /// Size of the sample at the beginning of a block that is compressed first.
 const SAMPLE: usize = 4 << 10;
-/// Number of blocks that are not tried after one that did not get smaller; it doubles each time, up to the second number.
-const FIRST_REST: u32 = 4;
-const LONGEST_REST: u32 = 64;
+/// Number of blocks for which compression is not tried after a block that did not get smaller. The number doubles each time, up to
+/// `MAX_SKIP`.
+const FIRST_SKIP: u32 = 4;
+const MAX_SKIP: u32 = 64;
 
-/// Compresses and decompresses, for any number of connections.
+/// Compresses and decompresses the blocks of any number of connections.
 pub struct Compressor {
     compress: CCtx<'static>,
     decompress: DCtx<'static>,
@@ -43,7 +44,7 @@ impl std::fmt::Debug for Compressor {
 }
 
 impl Compressor {
-    /// Returns the compressed bytes, if they are smaller by at least a tenth.
+    /// Returns the compressed bytes if they are smaller by at least a tenth.
     fn compress(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         self.buffer.clear();
         let length = self.compress.compress2(&mut self.buffer, bytes).ok()?;
@@ -59,13 +60,15 @@ impl Compressor {
     }
 }
 
-/// Turns one direction of a connection into blocks.
+/// Encodes one direction of a connection as blocks.
 #[derive(Debug, Default)]
 pub struct BlockEncoder {
     /// Whether the last block that was tried became smaller.
     paid: bool,
-    rest: u32,
-    last_rest: u32,
+    /// Number of blocks for which compression is still not tried.
+    skip: u32,
+    /// The value of `skip` after the last block that did not get smaller; 0 after one that did.
+    last_skip: u32,
 }
 
 impl BlockEncoder {
@@ -87,9 +90,9 @@ impl BlockEncoder {
         if part.len() < WORTHWHILE {
             return false;
         }
-        let rests = self.rest > 0;
-        self.rest = self.rest.saturating_sub(1);
-        !rests
+        let is_skipped = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        !is_skipped
     }
 
     /// Returns the compressed block, if compression helps.
@@ -103,7 +106,7 @@ impl BlockEncoder {
         let compressed = compressor.compress(part);
         self.paid = compressed.is_some();
         if self.paid {
-            self.last_rest = 0;
+            self.last_skip = 0;
         } else {
             self.pause();
         }
@@ -111,8 +114,8 @@ impl BlockEncoder {
     }
 
     fn pause(&mut self) {
-        self.last_rest = (self.last_rest * 2).clamp(FIRST_REST, LONGEST_REST);
-        self.rest = self.last_rest;
+        self.last_skip = (self.last_skip * 2).clamp(FIRST_SKIP, MAX_SKIP);
+        self.skip = self.last_skip;
     }
 }
 
@@ -137,12 +140,12 @@ pub struct BlockDecoder {
 }
 
 impl BlockDecoder {
-    /// Takes as much of `bytes` as makes up the next piece of the connection's bytes, at most [`MAX_BLOCK`] of them: a few bytes
-    /// can become very many, so the caller decides after each piece whether it has room for more. `None`: all of `bytes` was
-    /// taken, and more is needed.
+    /// Consumes as much of `bytes` as is needed for the next piece of the connection's bytes, and returns that piece of at most
+    /// [`MAX_BLOCK`] bytes. A few bytes can decompress to a very large amount, so the caller decides after each piece whether it
+    /// can store more. Returns `None` if all of `bytes` was consumed and more bytes are needed.
     ///
     /// # Errors
-    /// The bytes are not a block.
+    /// Returns an error if the bytes are not a block.
     pub fn decode(&mut self, compressor: &mut Compressor, bytes: &mut Bytes) -> Result<Option<Bytes>, BlockError> {
         while !bytes.is_empty() {
             if self.plain > 0 {
@@ -153,7 +156,7 @@ impl BlockDecoder {
             let missing = self.wanted()?.saturating_sub(self.buffer.len());
             let part = bytes.split_to(missing.min(bytes.len()));
             self.buffer.extend_from_slice(&part);
-            // With the header the length of the rest is known.
+            // Once the header is complete, the length of the block is known.
             if self.wanted()? == self.buffer.len()
                 && let Some(block) = self.finish(compressor)?
             {
@@ -163,12 +166,12 @@ impl BlockDecoder {
         Ok(None)
     }
 
-    /// Whether the bytes so far end at the end of a block.
+    /// Returns whether the bytes so far end at the end of a block.
     pub fn is_at_end(&self) -> bool {
         self.buffer.is_empty() && self.plain == 0
     }
 
-    /// Number of bytes needed for the next step: the header, or the header and its block.
+    /// Returns the number of bytes needed for the next step: the header, or the header and its block.
     fn wanted(&self) -> Result<usize, BlockError> {
         let Some((kind, encoded, length)) = self.header() else { return Ok(HEADER) };
         let is_fit = (1..=MAX_BLOCK).contains(&length) && (1..=length).contains(&encoded);
@@ -186,7 +189,8 @@ impl BlockDecoder {
         Some((kind, length(), length()))
     }
 
-    /// Handles a complete header and block. Returns the bytes of a compressed block; those of a plain block follow.
+    /// Handles a complete header and block. Returns the bytes of a compressed block. The bytes of a plain block follow in later
+    /// calls.
     fn finish(&mut self, compressor: &mut Compressor) -> Result<Option<Bytes>, BlockError> {
         let Some((kind, encoded, length)) = self.header() else { return Err(BlockError) };
         let block = match kind {
@@ -250,11 +254,11 @@ mod tests {
         for block in noise(MAX_BLOCK * 300).chunks(MAX_BLOCK) {
             assert_eq!(encoder.encode(&mut compressor, block).len(), MAX_BLOCK + HEADER);
         }
-        assert_eq!(encoder.last_rest, LONGEST_REST);
+        assert_eq!(encoder.last_skip, MAX_SKIP);
         let block = text(MAX_BLOCK);
         let found = (0..100).position(|_| encoder.encode(&mut compressor, &block).len() < MAX_BLOCK / 2).unwrap();
-        assert!(found <= LONGEST_REST as usize);
-        assert!(encoder.encode(&mut compressor, &block).len() < MAX_BLOCK / 3, "it stays on");
+        assert!(found <= MAX_SKIP as usize);
+        assert!(encoder.encode(&mut compressor, &block).len() < MAX_BLOCK / 3, "compression stays enabled");
     }
 
     #[test]
@@ -308,8 +312,8 @@ mod tests {
         }
         let mut damaged = good.to_vec();
         damaged[HEADER] ^= 0x55;
-        assert_eq!(decode(&damaged, 1 << 20), Err(BlockError), "no beginning of zstd");
-        // A bomb: a short block that says, or turns out to be, more than a block may be.
+        assert_eq!(decode(&damaged, 1 << 20), Err(BlockError), "the magic number of zstd is damaged");
+        // Decompression bombs: a short block whose header or contents exceed the maximum length of a block.
         let mut wire = BytesMut::new();
         wire.put_u8(ZSTD);
         wire.put_uint(20, 3);

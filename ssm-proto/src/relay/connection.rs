@@ -1,4 +1,4 @@
-//! One connection at one end: data that waits to be sent, and received data, put in order.
+//! One connection at one end: data to be sent, and received data, which is put in order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,14 +9,14 @@ use super::{ConnectionId, Refusal, ResetReason};
 
 /// Number of bytes that may be sent before the first credit arrives (RELAY-11).
 pub(super) const INITIAL_CREDIT: u64 = 64 << 10;
-/// Maximum number of bytes that one connection's receiver keeps.
+/// Maximum number of unread bytes that the receiver of one connection keeps.
 const MAX_WINDOW: u64 = 8 << 20;
-/// Received pieces are joined up to this number of bytes.
+/// Maximum length of a chunk into which small received pieces are joined.
 const JOINED: usize = 4 << 10;
-/// Maximum number of bytes that wait to be sent. Beyond that the writer has to wait.
+/// Maximum number of unsent bytes. At this limit the writer has to wait.
 const SEND_BUFFER: usize = 256 << 10;
 
-/// The direction towards the other end.
+/// The direction to the other end.
 #[derive(Debug, Default)]
 pub(super) struct Sending {
     chunks: VecDeque<Bytes>,
@@ -26,11 +26,11 @@ pub(super) struct Sending {
     limit: u64,
     finished: bool,
     fin_sent: bool,
-    /// The writer found no room, and must be told when there is some.
+    /// Whether a write was refused, so that the writer must be notified when the buffer has space.
     pub(super) full: bool,
 }
 
-/// What there is to send.
+/// The next frame to send in a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Nothing,
@@ -81,7 +81,7 @@ impl Sending {
         self.fin_sent = true;
     }
 
-    /// The next frame of data, with at most `max` bytes.
+    /// Returns the next DATA frame, with at most `max` bytes.
     pub(super) fn take(&mut self, id: ConnectionId, max: usize, number: u64) -> Bytes {
         let credit = usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX);
         let length = max.min(self.waiting).min(credit);
@@ -113,7 +113,7 @@ impl Sending {
 #[derive(Debug)]
 pub(super) struct Receiving {
     ready: VecDeque<Bytes>,
-    /// Data that arrived before its turn, by offset.
+    /// Data that arrived out of order, by offset.
     early: BTreeMap<u64, Bytes>,
     /// Offset of the next byte in order.
     expected: u64,
@@ -137,12 +137,12 @@ impl Receiving {
         }
     }
 
-    /// Takes received data. Returns whether there is more to read now.
+    /// Adds received data. Returns whether more data can be read now.
     ///
     /// # Errors
-    /// What the other end was not allowed to send (RELAY-12).
+    /// Returns the violation if the other end was not allowed to send this data (RELAY-12).
     pub(super) fn push(&mut self, offset: u64, data: Bytes) -> Result<bool, &'static str> {
-        let end = offset.checked_add(data.len() as u64).ok_or("an offset beyond all bounds")?;
+        let end = offset.checked_add(data.len() as u64).ok_or("an offset beyond the maximum")?;
         if end > self.limit {
             return Err("data beyond the credit");
         }
@@ -165,7 +165,8 @@ impl Receiving {
         Ok(true)
     }
 
-    /// Adds the next bytes in order. Small pieces are joined: each one by itself would need many times its size.
+    /// Appends the next bytes in order. Small pieces are joined, because each piece on its own would need many times its size in
+    /// memory.
     fn append(&mut self, data: Bytes) {
         self.expected += data.len() as u64;
         match self.ready.back_mut().filter(|last| last.len() + data.len() <= JOINED) {
@@ -174,19 +175,19 @@ impl Receiving {
         }
     }
 
-    /// Number of pieces that arrived before their turn.
+    /// Returns the number of pieces that arrived out of order.
     pub(super) fn early(&self) -> usize {
         self.early.len()
     }
 
-    /// The other end has ended its direction at this offset.
+    /// Handles that the other end has ended its direction at this offset.
     ///
     /// # Errors
-    /// What the other end was not allowed to send.
+    /// Returns the violation if the other end was not allowed to end its direction at this offset.
     pub(super) fn end(&mut self, offset: u64) -> Result<(), &'static str> {
         let last = self.early.last_key_value().map_or(self.expected, |(from, data)| from + data.len() as u64);
         if self.fin.is_some() || offset < last {
-            return Err("an end before what was sent");
+            return Err("an end before data that was sent");
         }
         self.fin = Some(offset);
         Ok(())
@@ -198,26 +199,28 @@ impl Receiving {
         Some(chunk)
     }
 
-    /// Whether everything up to the end was read.
+    /// Returns whether all data up to the end was read.
     pub(super) fn is_over(&self) -> bool {
         self.fin == Some(self.consumed)
     }
 
-    /// Bytes that may have to be kept: those that the other end may have sent and that were not read.
+    /// Returns the maximum number of bytes that may have to be kept: the bytes that the other end may have sent and that were not
+    /// read.
     pub(super) fn promised(&self) -> u64 {
         self.fin.unwrap_or(self.limit) - self.consumed
     }
 
-    /// Whether half of the credit is used up.
+    /// Returns whether half of the credit is used up.
     pub(super) fn wants_grant(&self) -> bool {
         self.fin.is_none() && self.limit - self.consumed <= self.window / 2
     }
 
-    /// A new credit, if it is more than the last one. It exceeds the initial credit only as far as `spare` bytes allow.
+    /// Returns a new credit if it is greater than the last one. The new credit exceeds the initial credit only as far as `spare`
+    /// bytes allow.
     pub(super) fn grant(&mut self, spare: u64) -> Option<u64> {
         let wanted = if self.ready.is_empty() { (self.window * 2).min(MAX_WINDOW) } else { self.window };
         self.window = wanted.min(spare).max(INITIAL_CREDIT);
-        // What was promised cannot be taken back.
+        // Granted credit cannot be withdrawn.
         let limit = self.limit.max(self.consumed + self.window);
         (std::mem::replace(&mut self.limit, limit) < limit).then_some(limit)
     }
@@ -228,17 +231,17 @@ impl Receiving {
 pub(super) struct Connection {
     pub(super) sending: Sending,
     pub(super) receiving: Receiving,
-    /// The relay knows where to connect, the client that the relay has.
+    /// Whether the connection is open. At the relay: OPEN has arrived. At the client: the relay has connected.
     pub(super) open: bool,
     pub(super) refused: Option<Refusal>,
     pub(super) reset: Option<ResetReason>,
-    /// This end has stopped using it: data that was written is sent, received data is dropped.
+    /// Whether this end has stopped using the connection: written data is still sent, and received data is dropped.
     pub(super) abandoned: bool,
-    /// It is in the queue of connections that have something to send.
+    /// Whether the connection is in the queue of connections that have something to send.
     pub(super) queued: bool,
-    /// A credit that must be sent.
+    /// A new credit that must be sent.
     pub(super) grant: Option<u64>,
-    /// Number of its frames that are not acknowledged.
+    /// Number of the connection's frames that are not acknowledged.
     pub(super) outstanding: u32,
 }
 
@@ -257,7 +260,7 @@ impl Connection {
         }
     }
 
-    /// Whether it is over and was so in order, or by the other end's will.
+    /// Returns whether the connection has ended: it was reset or refused, or both directions have ended in order.
     pub(super) fn is_over(&self) -> bool {
         self.reset.is_some() || self.refused.is_some() || (self.sending.fin_sent() && self.receiving.is_over())
     }
@@ -271,7 +274,7 @@ impl Connection {
 mod tests {
     use super::*;
 
-    /// Uses up the whole credit, and returns the new one.
+    /// Uses up the whole credit, and returns the new credit.
     fn use_up(receiving: &mut Receiving, spare: u64) -> u64 {
         let credit = receiving.limit - receiving.consumed;
         let data = vec![0; usize::try_from(credit).unwrap()];

@@ -1,14 +1,15 @@
-//! A feed's bytes as the output of a command. The agent's filter (SHELL-1) damages EF BF BD and holds back up to three bytes that
-//! are no whole character, so that EF never stands before BF here, and each piece ends with something that may be held back
-//! (RELAY-22).
+//! Encodes the bytes of a feed for transport as the output of a command. The agent's filter (SHELL-1) damages the sequence EF BF BD
+//! and holds back up to three bytes that are an incomplete character. Therefore EF never precedes BF in the encoded bytes, and each
+//! piece ends with padding that the filter may hold back (RELAY-22).
 
 /// The first byte of every code.
 const LEAD: u8 = 0xef;
-/// The second byte: the first byte itself, …
+/// The second byte of the code for the byte EF itself.
 const LITERAL: u8 = 1;
-/// … or padding.
+/// The second byte of the code for padding.
 const PADDING: u8 = 2;
-/// The padding after its code. The code's second byte belongs to what may be held back.
+/// The rest of the padding after its code. Because of these bytes, no earlier byte is among the last three, which the filter may
+/// hold back.
 const REST: [u8; 3] = *b"...";
 
 /// Appends the escaped form of a piece, with padding, to `out`.
@@ -23,19 +24,19 @@ pub fn escape_feed(piece: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&REST);
 }
 
-/// The bytes are not what [`escape_feed`] made.
+/// The bytes are not the output of [`escape_feed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedError;
 
 impl std::fmt::Display for FeedError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the output of the feed was changed on its way")
+        f.write_str("the output of the feed was changed in transit")
     }
 }
 
 impl std::error::Error for FeedError {}
 
-/// Undoes [`escape_feed`], wherever the bytes are cut.
+/// Decodes the output of [`escape_feed`], which may arrive in pieces of any size.
 #[derive(Debug, Default)]
 pub struct FeedDecoder {
     state: State,
@@ -47,7 +48,7 @@ enum State {
     Plain,
     /// After the first byte of a code.
     Lead,
-    /// In padding, of which so many bytes have come.
+    /// In padding, of which this many bytes have been read.
     Padding(usize),
 }
 
@@ -55,7 +56,7 @@ impl FeedDecoder {
     /// Appends the decoded bytes to `out`.
     ///
     /// # Errors
-    /// The bytes were changed on their way. What was appended so far is right.
+    /// Returns an error if the bytes were changed in transit. The bytes appended before the error are correct.
     pub fn decode(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), FeedError> {
         while let Some((&first, rest)) = bytes.split_first() {
             match self.state {
@@ -81,9 +82,9 @@ impl FeedDecoder {
                         _ => return Err(FeedError),
                     }
                 }
-                State::Padding(came) if REST.get(came) != Some(&first) => return Err(FeedError),
-                State::Padding(came) => {
-                    self.state = if came + 1 == REST.len() { State::Plain } else { State::Padding(came + 1) }
+                State::Padding(read) if REST.get(read) != Some(&first) => return Err(FeedError),
+                State::Padding(read) => {
+                    self.state = if read + 1 == REST.len() { State::Plain } else { State::Padding(read + 1) }
                 }
             }
             bytes = rest;

@@ -1,4 +1,4 @@
-//! The frames of a pipe. The length of each is checked before its body is kept (RELAY-4).
+//! The frames of a pipe. The length of each frame is checked before its body is stored (RELAY-4).
 
 use std::ops::RangeInclusive;
 
@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::numbers::Numbers;
 use super::{ConnectionId, Destination, FeedId, Refusal, RefusalKind, ResetReason};
 
-/// Kind, length of the body, number.
+/// Length of a frame's header: kind, length of the body, number.
 pub(super) const HEADER: usize = 11;
 /// Maximum number of a connection's bytes in one frame.
 pub(super) const MAX_DATA: usize = 16 << 10;
@@ -35,32 +35,32 @@ const FEED_ACK: u8 = 11;
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// The client asks for a connection.
+    /// The client requests a connection.
     Open { id: ConnectionId, to: Destination },
     /// The relay has connected.
     Opened { id: ConnectionId },
     /// The relay could not connect.
     Refused { id: ConnectionId, why: Refusal },
-    /// Bytes of a connection, starting at this offset.
+    /// Bytes of a connection, which start at this offset.
     Data { id: ConnectionId, offset: u64, data: Bytes },
     /// The sender's direction ends at this offset.
     Fin { id: ConnectionId, offset: u64 },
-    /// The sender accepts bytes up to this offset.
+    /// The sender of this frame accepts bytes up to this offset.
     Credit { id: ConnectionId, limit: u64 },
-    /// The connection is over in both directions.
+    /// The connection has ended in both directions.
     Reset { id: ConnectionId, reason: ResetReason },
     /// `position` bytes of numbered frames have arrived over this pipe, the last of them `held` microseconds ago.
     Ack { position: u64, held: u32 },
-    /// The sender has ended all connections and will not come back.
+    /// The sender has ended all connections and will not open another pipe.
     Bye,
     /// The numbers of the frames that have arrived over any pipe.
     Have(Numbers),
-    /// As `Ack`, for a feed: it cannot carry acknowledgements itself.
+    /// Like `Ack`, for a feed, because a feed cannot carry acknowledgements itself.
     FeedAck { feed: FeedId, position: u64, held: u32 },
 }
 
 impl Frame {
-    /// Whether it is handled once, whatever pipes it comes over (RELAY-6).
+    /// Returns whether the frame is handled only once, even if it arrives over several pipes (RELAY-6).
     pub(super) fn is_numbered(&self) -> bool {
         !matches!(self, Self::Ack { .. } | Self::FeedAck { .. } | Self::Bye | Self::Have(_))
     }
@@ -133,7 +133,7 @@ impl Frame {
     }
 }
 
-/// Begins a frame of data. The caller appends the bytes and calls [`finish_data`].
+/// Begins a DATA frame. The caller appends the bytes and calls [`finish_data`].
 pub(super) fn begin_data(id: ConnectionId, offset: u64, capacity: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(HEADER + 12 + capacity);
     out.put_bytes(0, HEADER);
@@ -156,17 +156,17 @@ fn finish(mut out: BytesMut, kind: u8, number: u64) -> Bytes {
     out.freeze()
 }
 
-/// The beginning of a text, at most `max` bytes.
+/// Returns the beginning of a text, at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.get(..end).unwrap_or_default()
 }
 
-/// Why bytes are not a frame.
+/// The reason why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RelayFrameError {
-    /// No frame has this kind.
+    /// The frame's kind does not exist.
     Kind(u8),
     /// The kind does not allow this length of the body.
     Length(u8, usize),
@@ -197,7 +197,7 @@ impl Deframer {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, its number and its length on the pipe.
+    /// Returns the next complete frame, its number and its length on the pipe.
     pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, u64, usize)>, RelayFrameError> {
         let Some(mut header) = self.buffer.get(..HEADER) else { return Ok(None) };
         let (kind, length, number) = (header.get_u8(), usize::from(header.get_u16()), header.get_u64());
@@ -213,7 +213,7 @@ impl Deframer {
     }
 }
 
-/// The lengths that the body of a frame may have.
+/// Returns the permitted lengths of the body of a frame of this kind.
 fn lengths(kind: u8) -> Result<RangeInclusive<usize>, RelayFrameError> {
     Ok(match kind {
         OPEN => 7..=6 + MAX_HOST,
@@ -229,7 +229,7 @@ fn lengths(kind: u8) -> Result<RangeInclusive<usize>, RelayFrameError> {
     })
 }
 
-/// Reads a body of a length that its kind allows.
+/// Decodes a body whose length was checked.
 fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
     let wrong = RelayFrameError::Field(kind);
     if kind == BYE {
@@ -258,7 +258,7 @@ fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
             let kind = RefusalKind::from_code(body.get_u8());
             Frame::Refused { id, why: Refusal { kind, text: String::from_utf8_lossy(body).into_owned() } }
         }
-        // A copy, so that data that waits does not keep a larger buffer alive.
+        // The data is copied, so that unread data does not keep a larger buffer alive.
         DATA => Frame::Data { id, offset: body.get_u64(), data: Bytes::copy_from_slice(body) },
         FIN => Frame::Fin { id, offset: body.get_u64() },
         CREDIT => Frame::Credit { id, limit: body.get_u64() },
@@ -267,8 +267,8 @@ fn decode(kind: u8, mut body: &[u8]) -> Result<Frame, RelayFrameError> {
 }
 
 impl Destination {
-    /// A host, given by name or address, and a port. `None` if the host is empty, is longer than a DNS name, or contains
-    /// characters that neither names nor addresses contain, or if the port is 0.
+    /// Creates a destination from a host, which is a name or an address, and a port. Returns `None` if the host is empty, is longer
+    /// than a DNS name, or contains characters that neither names nor addresses contain, or if the port is 0.
     pub fn new(host: &str, port: u16) -> Option<Self> {
         let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'%');
         let is_host = (1..=MAX_HOST).contains(&host.len()) && host.bytes().all(is_fit);

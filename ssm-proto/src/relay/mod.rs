@@ -1,20 +1,20 @@
-//! The relay's protocol: connections spread over several pipes that come and go.
+//! The relay's protocol: connections spread over several pipes, which can start and end at any time.
 //!
-//! A pipe is a byte stream between the client and the relay on the node, one per session. Pipes can end without notice; data in
-//! transit is then sent again over the others. A feed is a pipe from the relay to the client only: the output of a command, which
-//! the agent does not slow down. The requirements are in `docs/relay.md` (RELAY-1 …).
+//! A pipe is a byte stream between the client and the relay on the node; there is one in each session. Pipes can end without
+//! notice. Data in transit is then sent again over the other pipes. A feed is a pipe from the relay to the client only: the output
+//! of a command, which the agent does not slow down. The requirements are in `docs/relay.md` (RELAY-1 …).
 //!
 //! | part | input and output |
 //! |---|---|
-//! | [`Greeting`] | a pipe that anybody may have opened → a pipe whose two ends know the secret |
+//! | [`Greeting`] | a pipe that any program may have opened → a pipe whose two ends know the secret |
 //! | [`escape_feed`], [`FeedDecoder`] | a feed's bytes ↔ output that the agent's filter does not change |
 //! | [`Link`] | pipes → connections: byte streams in order, each with its own flow control |
-//! | [`Presence`] | how the client's attempts to open pipes ended → whether the relay is gone |
+//! | [`Presence`] | the results of the client's attempts to open pipes → whether the relay has ended |
 //! | [`BlockEncoder`], [`BlockDecoder`] | a connection's bytes ↔ blocks, compressed where this helps |
 //!
 //! The contract of a driver is the same as for [`Session`](crate::Session): change the state once, then poll
 //! [`Link::poll_transmit`] and [`Link::poll_event`] until nothing is left, and call [`Link::handle_timeout`] at the time that
-//! [`Link::poll_timeout`] gives.
+//! [`Link::poll_timeout`] returns.
 
 mod block;
 mod connection;
@@ -33,17 +33,18 @@ pub use link::{ConnectionState, Link, LinkError, LinkEvent, LinkStats};
 pub use presence::Presence;
 pub use secret::{Greeting, GreetingError, RELAY_VERSION, RelaySecret, RelaySide, feed_answer};
 
-/// The number of a connection, unique during the lifetime of the link. The client counts up.
+/// The number of a connection, unique during the lifetime of the link. The client assigns the numbers in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u32);
 
-/// The number of a pipe. Each end has its own numbers.
+/// The number of a pipe. Each end uses its own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PipeId(pub u64);
 
-/// What both ends call a feed: the relay's nonce of its greeting.
+/// The identifier of a feed at both ends: the relay's nonce of its greeting.
 ///
-/// Only the relay and who reads the feed know it. An acknowledgement with it therefore proves that the feed arrives at the client.
+/// Only the relay and the reader of the feed know it. An acknowledgement with this identifier therefore proves that the feed
+/// arrives at the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedId(pub [u8; 16]);
 
@@ -56,12 +57,12 @@ pub struct Destination {
     pub port: u16,
 }
 
-/// Why the relay did not connect.
+/// The reason why the relay did not connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// For programs.
+    /// The kind of the failure, for programs.
     pub kind: RefusalKind,
-    /// For people, in the words of the node's system; one line, at most 512 bytes.
+    /// The error text of the node's system, for users; one line, at most 512 bytes.
     pub text: String,
 }
 
@@ -70,15 +71,15 @@ pub struct Refusal {
 #[repr(u8)]
 #[non_exhaustive]
 pub enum RefusalKind {
-    /// Anything else.
+    /// Any other reason.
     Other = 0,
-    /// Nothing listens there.
+    /// Nothing listens at the destination.
     Refused = 1,
-    /// Nothing answered in time.
+    /// The destination did not answer in time.
     TimedOut = 2,
-    /// There is no route to it.
+    /// There is no route to the destination.
     Unreachable = 3,
-    /// The node cannot resolve the name.
+    /// The node cannot resolve the host name.
     UnknownHost = 4,
     /// The relay has too many connections.
     Limit = 5,
@@ -97,13 +98,13 @@ impl RefusalKind {
     }
 }
 
-/// Why both directions of a connection ended at the same time.
+/// The reason why both directions of a connection ended at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ResetReason {
-    /// The program at the sender's end reset the connection, or is gone.
+    /// The program at the sender's end reset the connection or has ended.
     Reset = 0,
-    /// The program at the sender's end has ended its sending side and reads no more. What it sent is still delivered.
+    /// The program at the sender's end has ended its sending side and reads no more. Data that it sent is still delivered.
     Abandoned = 1,
 }
 

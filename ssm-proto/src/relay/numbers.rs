@@ -1,10 +1,10 @@
-//! The numbers that were seen: all below a floor, and some above it.
+//! A set of seen numbers: all numbers below a floor, and some above it.
 
 use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
 
-/// The numbers that one end has seen, and how to add one.
+/// The numbers that this end has seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     floor: u64,
@@ -16,7 +16,7 @@ pub(super) struct Seen {
 pub(super) enum Inserted {
     New,
     Known,
-    /// Further above the floor than the protocol allows.
+    /// The number is further above the floor than the protocol allows.
     TooFar,
 }
 
@@ -25,7 +25,7 @@ impl Seen {
         number < self.floor || self.above.contains(&number)
     }
 
-    /// Adds a number, which must be less than `span` above the lowest missing one.
+    /// Adds a number, which must be less than `span` above the lowest missing number.
     pub(super) fn insert(&mut self, number: u64, span: u64) -> Inserted {
         if self.contains(number) {
             return Inserted::Known;
@@ -40,7 +40,7 @@ impl Seen {
         Inserted::New
     }
 
-    /// A copy for the other end.
+    /// Returns a copy to be sent to the other end.
     pub(super) fn numbers(&self) -> Numbers {
         let bits = self.above.last().map_or(0, |last| last - self.floor + 1);
         let mut above = BytesMut::zeroed(usize::try_from(bits.div_ceil(8)).unwrap_or(usize::MAX));
@@ -57,7 +57,7 @@ impl Seen {
 /// The numbers that the other end has seen (RELAY-18).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Numbers {
-    /// It has seen all numbers below this one.
+    /// The other end has seen all numbers below this one.
     pub(super) floor: u64,
     /// One bit for each number from the floor on, the highest bit of a byte first.
     pub(super) above: Bytes,
@@ -70,7 +70,7 @@ impl Numbers {
         self.above.get(byte).is_some_and(|byte| byte & bit != 0)
     }
 
-    /// Whether all of them are below this number.
+    /// Returns whether all numbers in the set are below `limit`.
     pub(super) fn are_below(&self, limit: u64) -> bool {
         let bits = self.above.iter().flat_map(|byte| (0..8).map(move |at| byte & (0x80 >> at) != 0));
         let above = (1..).zip(bits).filter(|(_, seen)| *seen).last().map_or(0, |(count, _)| count);
@@ -78,7 +78,7 @@ impl Numbers {
     }
 }
 
-/// The byte and the bit for a number that is so far above the floor.
+/// Returns the byte and the bit for a number that is `above` the floor.
 fn place(above: u64) -> (usize, u8) {
     (usize::try_from(above / 8).unwrap_or(usize::MAX), 0x80 >> (above % 8))
 }
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(numbers, Numbers { floor: 3, above: Bytes::from_static(&[0x40, 0x80, 0x80]) });
         assert!((0..100).all(|number| numbers.contains(number) == seen.contains(number)));
         assert!(numbers.are_below(20) && !numbers.are_below(19) && !numbers.are_below(2));
-        // Arithmetic at the end of all numbers.
+        // Arithmetic at the largest possible numbers.
         let last = Numbers { floor: u64::MAX, above: Bytes::from_static(&[0x80]) };
         assert!(last.contains(u64::MAX) && !last.are_below(u64::MAX - 1));
     }

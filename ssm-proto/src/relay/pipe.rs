@@ -1,4 +1,4 @@
-//! One pipe: the frames in flight on it, and what has arrived over it.
+//! One pipe: its frames in flight, and the amount of data that has arrived over it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,24 +7,24 @@ use super::frame::Deframer;
 use super::{FeedId, RelaySide};
 use crate::window::Window;
 
-/// An acknowledgement is sent after this many received bytes (RELAY-8), …
+/// Number of unacknowledged received bytes after which a pipe is acknowledged (RELAY-8).
 const ACK_BYTES: u64 = 16 << 10;
-/// … over a feed after more of them, because it is faster and its acknowledgements are messages of their own, …
+/// The same number for a feed. It is larger because a feed is faster and each of its acknowledgements is a separate message.
 const FEED_ACK_BYTES: u64 = 64 << 10;
-/// … or this time after the first of them.
+/// Maximum time from the first unacknowledged byte to the acknowledgement.
 const ACK_DELAY: Duration = Duration::from_millis(20);
 /// The window's unit, in bytes.
 const UNIT: u64 = 1 << 10;
-/// Largest window, in units.
+/// Maximum window, in units.
 const MAX_WINDOW: usize = 1 << 10;
 /// A pipe that acknowledges nothing for this time, or for four round trips if that is longer, is suspect (RELAY-10).
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// The state of one pipe or feed at one end.
 #[derive(Debug)]
 pub(super) struct Pipe {
     pub(super) deframer: Deframer,
-    /// Only the relay sends over it.
+    /// The feed's identifier; `None` for a pipe. Only the relay sends over a feed.
     feed: Option<FeedId>,
     /// Number of bytes of numbered frames that were sent.
     sent: u64,
@@ -32,14 +32,14 @@ pub(super) struct Pipe {
     flight: VecDeque<Flying>,
     window: Window,
     smoothed: Option<Duration>,
-    /// It gets no new frames until it acknowledges something.
+    /// Whether the pipe gets no new frames until it acknowledges something.
     suspect: bool,
-    /// The other end has told over it what has arrived. Before that, a numbered frame could be one that has arrived already.
+    /// Whether the other end has sent HAVE over this pipe. Before that, a numbered frame could be one that has arrived already.
     begun: bool,
     /// Number of bytes of numbered frames that were received.
     received: u64,
-    /// How many of them were acknowledged.
-    told: u64,
+    /// Number of received bytes that were acknowledged.
+    acknowledged: u64,
     newest: Option<Instant>,
     ack_due: Option<Instant>,
 }
@@ -47,7 +47,7 @@ pub(super) struct Pipe {
 #[derive(Clone, Copy, Debug)]
 struct Flying {
     number: u64,
-    /// The position at its end.
+    /// The position at the end of the frame.
     end: u64,
     at: Instant,
 }
@@ -65,13 +65,14 @@ impl Pipe {
             suspect: false,
             begun: false,
             received: 0,
-            told: 0,
+            acknowledged: 0,
             newest: None,
             ack_due: None,
         }
     }
 
-    /// At the client, it is acknowledged at once: before that, the relay sends nothing over it.
+    /// Creates a feed. The client acknowledges it at once, because the relay sends nothing over a feed before its first
+    /// acknowledgement.
     pub(super) fn new_feed(side: RelaySide, now: Instant, id: FeedId) -> Self {
         let is_client = side == RelaySide::Client;
         Self {
@@ -83,22 +84,23 @@ impl Pipe {
         }
     }
 
-    /// `None`: frames travel over it in both directions.
+    /// Returns the feed's identifier. `None` for a pipe, over which frames travel in both directions.
     pub(super) fn feed(&self) -> Option<FeedId> {
         self.feed
     }
 
-    /// It is a feed that the client has not acknowledged yet.
+    /// Returns whether this is a feed that the client has not acknowledged yet.
     pub(super) fn is_unproved_feed(&self) -> bool {
         self.feed.is_some() && !self.begun
     }
 
-    /// The last acknowledgement may be lost. Only for feeds: a pipe's own acknowledgements are lost with it.
+    /// Makes an acknowledgement due, because the last one may be lost. This is only needed for feeds: a pipe's own acknowledgements
+    /// are lost only together with the pipe.
     pub(super) fn acknowledge_again(&mut self, now: Instant) {
         self.ack_due = Some(now);
     }
 
-    /// When a numbered frame was last received over it.
+    /// Returns when a numbered frame was last received over the pipe.
     pub(super) fn heard(&self) -> Option<Instant> {
         self.newest
     }
@@ -107,29 +109,29 @@ impl Pipe {
         self.sent - self.acked
     }
 
-    /// Whether another frame may be sent on it.
+    /// Returns whether another frame may be sent over the pipe.
     pub(super) fn has_room(&self) -> bool {
         self.begun && !self.suspect && self.window.has_room(units(self.in_flight()))
     }
 
-    /// A frame was received. Returns whether it is the first one, which tells what has arrived at the other end.
+    /// Handles a received frame. Returns whether it is the first one, which must be HAVE.
     pub(super) fn begin(&mut self) -> bool {
         !std::mem::replace(&mut self.begun, true)
     }
 
-    /// An estimate of how soon a frame sent now would arrive, for comparing pipes.
+    /// Returns an estimate of how soon a frame sent now would arrive, for comparing pipes.
     pub(super) fn load(&self) -> (u64, Duration) {
         (self.in_flight(), self.smoothed.unwrap_or_default())
     }
 
-    /// A numbered frame of this length is sent on it.
+    /// Records that a numbered frame of this length was sent over the pipe.
     pub(super) fn send(&mut self, now: Instant, number: u64, length: usize) {
         self.sent += length as u64;
         self.flight.push_back(Flying { number, end: self.sent, at: now });
     }
 
-    /// The other end has received everything up to this position. Returns the numbers of the acknowledged frames. `None`: not so
-    /// much was sent.
+    /// Handles that the other end has received everything up to this position. Returns the numbers of the acknowledged frames, or
+    /// `None` if fewer bytes were sent.
     pub(super) fn handle_ack(&mut self, now: Instant, position: u64, held: Duration) -> Option<Vec<u64>> {
         if position > self.sent {
             return None;
@@ -152,18 +154,18 @@ impl Pipe {
         Some(numbers)
     }
 
-    /// Numbers of the frames in flight, which are lost if the pipe ends now.
+    /// Returns the numbers of the frames in flight, which are lost if the pipe ends now.
     pub(super) fn flying(&self) -> impl Iterator<Item = u64> {
         self.flight.iter().map(|flying| flying.number)
     }
 
-    /// When it becomes suspect.
+    /// Returns when the pipe becomes suspect.
     pub(super) fn suspect_at(&self) -> Option<Instant> {
         let oldest = self.flight.front().filter(|_| !self.suspect)?;
         Some(oldest.at + PATIENCE.max(self.smoothed.unwrap_or_default() * 4) + ACK_DELAY)
     }
 
-    /// Marks it as suspect. Returns the numbers of the frames in flight.
+    /// Marks the pipe as suspect. Returns the numbers of the frames in flight.
     pub(super) fn suspect(&mut self) -> impl Iterator<Item = u64> {
         self.suspect = true;
         if let Some(oldest) = self.flight.front() {
@@ -172,12 +174,12 @@ impl Pipe {
         self.flying()
     }
 
-    /// A numbered frame of this length was received over it.
+    /// Records that a numbered frame of this length was received over the pipe.
     pub(super) fn receive(&mut self, now: Instant, length: usize) {
         self.received += length as u64;
         self.newest = Some(now);
         let enough = if self.feed.is_some() { FEED_ACK_BYTES } else { ACK_BYTES };
-        let due = if self.received - self.told >= enough { now } else { now + ACK_DELAY };
+        let due = if self.received - self.acknowledged >= enough { now } else { now + ACK_DELAY };
         self.ack_due = Some(self.ack_due.map_or(due, |before| before.min(due)));
     }
 
@@ -185,10 +187,10 @@ impl Pipe {
         self.ack_due
     }
 
-    /// The position to acknowledge, and the age of the newest frame in microseconds.
+    /// Returns the position to acknowledge, and the age of the newest frame in microseconds.
     pub(super) fn take_ack(&mut self, now: Instant) -> Option<(u64, u32)> {
         self.ack_due.take()?;
-        self.told = self.received;
+        self.acknowledged = self.received;
         let held = now.saturating_duration_since(self.newest.unwrap_or(now)).as_micros();
         Some((self.received, u32::try_from(held).unwrap_or(u32::MAX)))
     }
@@ -198,7 +200,7 @@ fn units(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX)
 }
 
-/// A position in the window's units.
+/// Converts a position to the window's units.
 fn in_units(position: u64) -> i64 {
     i64::try_from(position / UNIT).unwrap_or(i64::MAX)
 }

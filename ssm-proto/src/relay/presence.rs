@@ -1,17 +1,18 @@
-//! Whether the relay is still there, as far as its client can see (RELAY-19).
+//! Detects from the client's side whether the relay has ended (RELAY-19).
 
 use std::time::{Duration, Instant};
 
-/// The relay is gone after so many rounds of refused attempts while there was no pipe.
+/// Number of rounds of refused attempts, while there is no pipe, after which the relay is considered to have ended.
 const ROUNDS: u32 = 3;
 
-/// What the client concludes from how its attempts to open pipes end.
+/// Decides from the results of the attempts to open pipes whether the relay has ended.
 ///
-/// A refused connection to the relay's port does not prove much: the agent may have run out of something, or the relay may have
-/// too many unfinished pipes. The relay that is given up would keep its connections until its patience ends (RELAY-14).
+/// A single refused connection to the relay's port does not prove that the relay has ended: the agent may be out of a resource, or
+/// the relay may have too many unfinished pipes. If the client gave up a relay that still runs, that relay would keep its
+/// connections until its grace time is over (RELAY-14).
 ///
-/// Several sessions that are refused in the same moment prove no more than one. Therefore rounds are counted: an attempt belongs
-/// to a new round if it began after the refusal that began the last round was handled.
+/// Several sessions that are refused at the same moment prove no more than one refusal. Therefore rounds are counted: an attempt
+/// belongs to a new round if it began after the refusal that began the last round was handled.
 #[derive(Debug, Default)]
 pub struct Presence {
     rounds: u32,
@@ -20,16 +21,16 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// A refusal is handled, and the session's next attempt begins, after this delay.
+    /// Delay after which a refusal is handled and the session's next attempt begins.
     pub const DELAY: Duration = Duration::from_millis(200);
 
-    /// A pipe was opened.
+    /// Handles that a pipe was opened.
     pub fn opened(&mut self) {
         *self = Self::default();
     }
 
     /// Handles that an attempt, which began at `began`, was refused. `living` is the number of other pipes. Returns whether the
-    /// relay is gone.
+    /// relay has ended.
     pub fn refused(&mut self, now: Instant, began: Instant, living: usize) -> bool {
         if living > 0 {
             *self = Self::default();
@@ -49,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// Longest time that an attempt takes to reach the relay, and its outcome to come back.
+    /// Maximum time in milliseconds for an attempt to reach the relay and its result to return.
     const LATENCY: u64 = 500;
 
     enum Event {
@@ -59,7 +60,7 @@ mod tests {
         Opened,
     }
 
-    /// Sessions that try at once to open a pipe, in virtual time.
+    /// Several sessions that try to open a pipe at the same time, in virtual time.
     struct Run {
         rng: Rng,
         now: Instant,
@@ -75,7 +76,7 @@ mod tests {
             let sessions = rng.usize(1..=64);
             let (events, presence) = (BTreeMap::new(), Presence::default());
             let mut run = Self { rng, now, events, count: 0, presence, living: 0 };
-            // They are connected at the same time, or one after the other.
+            // The sessions are connected at the same time, or one after the other.
             let apart = run.rng.u64(0..20);
             for session in 0..sessions {
                 run.now = now + Duration::from_millis(apart * session as u64);
@@ -98,7 +99,8 @@ mod tests {
             self.at(latency, Event::Arrives(session, self.now));
         }
 
-        /// The next event. `refuses`: whether the port refuses now. Returns whether the relay is taken to be gone.
+        /// Handles the next event. `refuses` returns whether the port refuses at that time. Returns whether the relay is considered
+        /// to have ended.
         fn step(&mut self, refuses: impl Fn(Instant) -> bool) -> bool {
             let ((now, _), event) = self.events.pop_first().unwrap();
             self.now = now;

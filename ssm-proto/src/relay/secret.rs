@@ -1,4 +1,4 @@
-//! Both ends of a pipe prove that they know the relay's secret before anything else is said (RELAY-2, RELAY-3).
+//! The greeting: both ends of a pipe prove that they know the relay's secret before any other data is accepted (RELAY-2, RELAY-3).
 //!
 //! A feed's greeting is similar, but the client cannot answer over the feed: the program on the node answers for it, without the
 //! secret. The client proves itself by its first acknowledgement, over a pipe (RELAY-20, RELAY-21).
@@ -16,7 +16,7 @@ pub const RELAY_VERSION: u8 = 3;
 const RELAY_MAGIC: &[u8; 4] = b"SSMR";
 const CLIENT_MAGIC: &[u8; 4] = b"SSMC";
 const FEED_MAGIC: &[u8; 4] = b"SSMF";
-/// Magic, version, three zeros, nonce.
+/// Length of a greeting: magic, version, three zeros, nonce.
 const GREETING: usize = 24;
 const PROOF: usize = 32;
 
@@ -25,7 +25,7 @@ const PROOF: usize = 32;
 pub struct RelaySecret(Zeroizing<[u8; 32]>);
 
 impl RelaySecret {
-    /// Creates it from 32 random bytes.
+    /// Creates a secret from 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -42,7 +42,7 @@ impl RelaySecret {
         Some(Self(bytes))
     }
 
-    /// 64 hexadecimal digits, for the relay's standard input.
+    /// Returns the secret as 64 hexadecimal digits, for the relay's standard input.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(self.0.iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -62,11 +62,11 @@ impl std::fmt::Debug for RelaySecret {
     }
 }
 
-/// Why a pipe is not used.
+/// The reason why a pipe must not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GreetingError {
-    /// Something else listens there.
+    /// The program that listens on the port is not a relay.
     NotARelay,
     /// The other end speaks this version of the protocol, not [`RELAY_VERSION`].
     Version(u8),
@@ -77,7 +77,7 @@ pub enum GreetingError {
 impl std::fmt::Display for GreetingError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotARelay => f.write_str("the other end is no relay"),
+            Self::NotARelay => f.write_str("the other end is not a relay"),
             Self::Version(version) => {
                 write!(f, "the relay's protocol has version {version}, this program's {RELAY_VERSION}")
             }
@@ -88,7 +88,7 @@ impl std::fmt::Display for GreetingError {
 
 impl std::error::Error for GreetingError {}
 
-/// An end of a pipe.
+/// One of the two ends of a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelaySide {
     /// The end that opens connections.
@@ -101,7 +101,7 @@ pub enum RelaySide {
 #[derive(Debug)]
 pub struct Greeting {
     side: RelaySide,
-    /// It is a feed's. The relay learns this from the answer.
+    /// Whether this is the greeting of a feed. The relay learns this from the answer.
     is_feed: bool,
     secret: RelaySecret,
     nonce: [u8; 16],
@@ -115,7 +115,8 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// For a pipe that has just been opened; at the relay, also for a feed. A nonce must never be used twice with the same secret.
+    /// Creates the greeting of a pipe that has just been opened; at the relay, also of a feed. A nonce must never be used twice
+    /// with the same secret.
     pub fn new(side: RelaySide, secret: RelaySecret, nonce: [u8; 16]) -> Self {
         let mut this = Self {
             side,
@@ -136,29 +137,29 @@ impl Greeting {
         this
     }
 
-    /// For the client's end of a feed, over which nothing can be sent: the program on the node sends [`feed_answer`] with the same
-    /// nonce. A nonce must never be used twice with the same secret.
+    /// Creates the greeting of the client's end of a feed. The client cannot send over a feed; the program on the node sends
+    /// [`feed_answer`] with the same nonce. A nonce must never be used twice with the same secret.
     pub fn of_feed(secret: RelaySecret, nonce: [u8; 16]) -> Self {
         Self { is_feed: true, ..Self::new(RelaySide::Client, secret, nonce) }
     }
 
-    /// What a feed is called, once the greeting is done. `None` for a pipe.
+    /// Returns the feed's identifier, once the greeting is done. `None` for a pipe.
     pub fn feed(&self) -> Option<FeedId> {
         let greeting = self.greeting.as_ref().filter(|_| self.is_feed && self.done)?;
         greeting.get(GREETING - 16..)?.try_into().ok().map(FeedId)
     }
 
-    /// The bytes to send now.
+    /// Returns the bytes to send now.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         self.to_send.take()
     }
 
-    /// Whether both ends have proved that they know the secret.
+    /// Returns whether both ends have proved that they know the secret.
     pub fn is_done(&self) -> bool {
         self.done
     }
 
-    /// The bytes that arrived after the greeting.
+    /// Returns the bytes that arrived after the greeting.
     pub fn into_rest(self) -> Bytes {
         self.received.freeze()
     }
@@ -166,7 +167,7 @@ impl Greeting {
     /// Handles bytes that were received over the pipe.
     ///
     /// # Errors
-    /// Why the pipe must not be used.
+    /// Returns the reason if the pipe must not be used.
     pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), GreetingError> {
         self.received.extend_from_slice(bytes);
         if self.done {
@@ -198,7 +199,7 @@ impl Greeting {
         self.verify(self.relays_label())
     }
 
-    /// What the relay's proof begins with, so that no proof can be used for something else.
+    /// Returns the label that the relay's proof begins with, so that a proof of a pipe cannot be used for a feed, nor the reverse.
     fn relays_label(&self) -> &'static [u8] {
         if self.is_feed { b"feed" } else { b"relay" }
     }
@@ -213,7 +214,7 @@ impl Greeting {
             self.answer = Some(self.received.split_to(GREETING).freeze());
         }
         match self.is_feed {
-            // The program at the other end does not know the secret.
+            // The program at the other end does not know the secret, so it sends no proof.
             true => self.done = true,
             false => self.verify(b"client")?,
         }
@@ -238,7 +239,7 @@ impl Greeting {
     }
 }
 
-/// What the program on the node sends over a feed's connection to the relay, and nothing else. The client chose the nonce.
+/// Returns the only bytes that the program on the node sends over a feed's connection to the relay. The client chooses the nonce.
 pub fn feed_answer(nonce: [u8; 16]) -> Bytes {
     hello(FEED_MAGIC, nonce)
 }
@@ -252,7 +253,7 @@ fn hello(magic: &[u8; 4], nonce: [u8; 16]) -> Bytes {
     hello.freeze()
 }
 
-/// Whether the bytes so far can be the beginning of a greeting.
+/// Checks whether the bytes so far can be the beginning of a greeting.
 fn check(received: &[u8], magic: &[u8; 4]) -> Result<(), GreetingError> {
     let length = received.len().min(magic.len());
     if received.get(..length) != magic.get(..length) {
@@ -272,7 +273,7 @@ mod tests {
         RelaySecret::new([byte; 32])
     }
 
-    /// Passes all bytes on, in pieces of this size, until neither end has anything to send.
+    /// Passes all bytes to the other end, in pieces of this size, until neither end has anything to send.
     fn talk(client: &mut Greeting, relay: &mut Greeting, piece: usize) -> Result<(), GreetingError> {
         loop {
             let (down, up) = (relay.poll_transmit(), client.poll_transmit());
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!(client.handle_input(&[0; 32]), Err(GreetingError::Secret));
     }
 
-    /// The relay's end of a feed, and all bytes that the feed carries to the client.
+    /// Returns the relay's end of a feed, and all bytes that the feed carries to the client.
     fn fed(of_relay: u8, nonce_of_relay: [u8; 16], answer: &[u8]) -> (Greeting, Vec<u8>) {
         let mut relay = Greeting::new(RelaySide::Relay, secret(of_relay), nonce_of_relay);
         let mut down = relay.poll_transmit().unwrap().to_vec();
@@ -328,7 +329,7 @@ mod tests {
             for bytes in down.chunks(piece) {
                 assert!(!client.is_done() && client.feed().is_none());
                 client.handle_input(bytes).unwrap();
-                assert_eq!(client.poll_transmit(), None, "a feed has no way up");
+                assert_eq!(client.poll_transmit(), None, "the client sends nothing over a feed");
             }
             assert!(client.is_done() && relay.is_done());
             assert_eq!((client.feed(), relay.feed()), (Some(FeedId([2; 16])), Some(FeedId([2; 16]))));

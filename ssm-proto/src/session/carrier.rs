@@ -1,4 +1,4 @@
-//! How the bytes of a session's streams are carried: one interface for the three ways.
+//! How the bytes of a session's streams are carried: one interface for the multiplexer, a single connection and a shell.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use crate::mux::{Mux, MuxConfig, MuxEvent, StreamId, WriteError};
 use crate::wire::{MessageBuf, PayloadType};
 use crate::{Side, Timeout};
 
-/// How often old agents and old clients expect a keep-alive frame, and how long they wait (MUX-11).
+/// Interval at which old agents and old clients expect a keep-alive frame, and the time after which they give up (MUX-11).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) enum Carrier {
-    /// Not known yet.
+    /// The carrier is not known yet, because the handshake is not complete.
     Pending,
     Mux(Mux),
     Unmultiplexed(Unmultiplexed),
@@ -25,7 +25,7 @@ pub(super) enum Carrier {
 }
 
 impl Carrier {
-    /// `old_peer`: the peer expects keep-alive frames.
+    /// Creates the carrier for this mode. `old_peer`: the peer expects keep-alive frames.
     pub(super) fn new(side: Side, mode: SessionMode, mut config: MuxConfig, old_peer: bool, now: Instant) -> Self {
         match mode {
             SessionMode::Mux => {
@@ -70,7 +70,7 @@ impl Carrier {
         }
     }
 
-    /// A single stream cannot hold up others.
+    /// Returns the stream with the most unread bytes. A single stream cannot block other streams, so there is none then.
     pub(super) fn slowest_reader(&self) -> Option<StreamId> {
         if let Self::Mux(mux) = self { mux.slowest_reader() } else { None }
     }
@@ -153,7 +153,7 @@ impl Carrier {
         }
     }
 
-    /// Whether the local end of the stream finished and the far side was not told (client side).
+    /// Returns whether the local end of the stream finished and the remote side was not notified (client side).
     pub(super) fn is_held(&self, id: StreamId) -> bool {
         match self {
             Self::Pending | Self::Shell(_) => false,
@@ -186,12 +186,12 @@ impl Carrier {
         }
     }
 
-    /// How much silence ends a half-closed stream; `usual` unless the carrier has a value of its own.
+    /// Returns how much silence ends a half-closed stream: `usual`, unless the carrier has its own value.
     pub(super) fn linger(&self, usual: Duration) -> Duration {
         if let Self::Unmultiplexed(single) = self { single.linger() } else { usual }
     }
 
-    /// Whether the far side sent anything that could be an answer.
+    /// Returns whether the remote side sent anything that could be an answer.
     pub(super) fn is_answered(&self, id: StreamId) -> bool {
         match self {
             Self::Pending | Self::Shell(_) => false,
@@ -200,8 +200,8 @@ impl Carrier {
         }
     }
 
-    /// The far side of a half-closed stream was silent for its linger. Returns `true` if this is how an answer ends
-    /// with this carrier; the end of the stream is then reported as an event.
+    /// Handles that the remote side of a half-closed stream was silent for the linger time. Returns `true` if this is how an answer
+    /// ends with this carrier; the end of the stream is then reported as an event.
     pub(super) fn end_by_silence(&mut self) -> bool {
         if let Self::Unmultiplexed(single) = self { single.end_by_silence() } else { false }
     }
@@ -239,7 +239,8 @@ impl Carrier {
         }
     }
 
-    /// The error is how long the peer, which should send keep-alive frames, was silent.
+    /// Handles the timeouts that have expired. The error is the duration of the silence of a peer that should send keep-alive
+    /// frames.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Duration> {
         match self {
             Self::Mux(mux) => mux.handle_timeout(now),
@@ -264,7 +265,7 @@ impl Carrier {
         }
     }
 
-    /// The next payload, of up to `limit` bytes.
+    /// Returns the next payload, of up to `limit` bytes.
     pub(super) fn poll_transmit(&mut self, limit: usize) -> Option<(PayloadType, MessageBuf)> {
         match self {
             Self::Pending => None,

@@ -12,22 +12,22 @@ use crate::wire::MAX_PAYLOAD;
 pub struct ClientConfig {
     /// The version that the client reports. Default: `1.2.764.0`, the oldest that AWS supports.
     pub client_version: String,
-    /// The session that a KMS data key is bound to. Default: empty; only encrypted sessions need it.
+    /// The session that a KMS data key is bound to. Default: empty; only encrypted sessions need an identity.
     pub identity: Identity,
-    /// Encrypt a port session if the agent requests it. Default: no; the request is refused as unsupported, and the
-    /// session fails. No official agent requests it.
+    /// Whether to encrypt a port session if the agent requests it. Default: no; the request is refused as unsupported, and the
+    /// session fails. No official agent requests this.
     pub kms_on_ports: bool,
-    /// Fail with a clear message if the session is a shell or a command. Default: no.
+    /// Whether to fail with a clear message if the session is a shell or a command. Default: no.
     pub ports_only: bool,
-    /// Another program started the session. Report by [`SessionEvent::SeemsUsed`](super::SessionEvent::SeemsUsed) if
-    /// another client used it before. Default: no.
+    /// Whether another program started the session. If so, [`SessionEvent::SeemsUsed`](super::SessionEvent::SeemsUsed) reports that
+    /// another client used the session before. Default: no.
     pub inherited: bool,
     /// Maximum payload of a message in bytes, before encryption. At least 9, a frame's header and one byte. Default:
     /// 1024, like the official client.
     pub max_payload: usize,
-    /// The data channel.
+    /// Settings of the data channel.
     pub channel: ChannelConfig,
-    /// The streams. A session without a multiplexer uses only the send queue and the receive buffer of one stream.
+    /// Settings of the streams. A session without a multiplexer uses only the send queue and the receive buffer of one stream.
     pub mux: MuxConfig,
 }
 
@@ -47,11 +47,11 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// Whether a session can work with these settings. [`Session::client`](super::Session::client) makes one that fails
-    /// at once if not.
+    /// Checks whether a session can work with these settings. With invalid settings, [`Session::client`](super::Session::client)
+    /// creates a session that fails at once.
     ///
     /// # Errors
-    /// The setting that is impossible.
+    /// Returns the invalid setting.
     pub fn check(&self) -> Result<(), ConfigError> {
         check(self.max_payload, &self.channel, &self.mux)
     }
@@ -60,21 +60,21 @@ impl ClientConfig {
 /// Settings of an agent's session.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// The version that the agent reports. Together with the client's version it decides the mode.
+    /// The version that the agent reports. The session's mode depends on this version and the client's version.
     pub agent_version: String,
     /// What the session carries, according to the document. Default: a port, multiplexed.
     pub session_type: SessionType,
-    /// Encrypt with a data key from KMS. Default: no.
+    /// The parameters of encryption with a data key from KMS. Default: none, so the session is not encrypted.
     pub kms: Option<AgentKms>,
     /// The session that the data key is bound to. Default: empty.
     pub identity: Identity,
     /// Maximum payload of a message in bytes, before encryption. Default: 1024, like the official agent.
     pub max_payload: usize,
-    /// The data channel.
+    /// Settings of the data channel.
     pub channel: ChannelConfig,
-    /// The streams; see [`ClientConfig::mux`].
+    /// Settings of the streams; see [`ClientConfig::mux`].
     pub mux: MuxConfig,
-    /// Behaviour of the official agent that clients must cope with.
+    /// Behaviour of the official agent that clients must handle.
     pub quirks: AgentQuirks,
 }
 
@@ -95,28 +95,28 @@ impl Default for AgentConfig {
 }
 
 impl AgentConfig {
-    /// As [`ClientConfig::check`].
+    /// Checks whether a session can work with these settings, like [`ClientConfig::check`].
     ///
     /// # Errors
-    /// The setting that is impossible.
+    /// Returns the invalid setting.
     pub fn check(&self) -> Result<(), ConfigError> {
         check(self.max_payload, &self.channel, &self.mux)
     }
 }
 
-/// Settings with which no session can work.
+/// The reason why no session can work with the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// [`ClientConfig::max_payload`] is too small for a frame, or larger than messages may be.
+    /// [`ClientConfig::max_payload`] is too small for a frame, or larger than the maximum of a message.
     #[error("a maximum payload of {0} bytes is not possible: it must be from {MIN_PAYLOAD} to {MAX_PAYLOAD} bytes")]
     MaxPayload(usize),
-    /// A queue, a buffer or a window that may hold nothing.
+    /// The capacity of a queue, a buffer or a window is 0.
     #[error("{0} must not be 0")]
     Zero(&'static str),
 }
 
-/// Two frames' headers: a FIN does not begin a message (MUX-12).
+/// Length of two frames' headers, because a FIN must not begin a message (MUX-12).
 pub(super) const MIN_PAYLOAD: usize = 2 * FRAME_HEADER;
 
 fn check(max_payload: usize, channel: &ChannelConfig, mux: &MuxConfig) -> Result<(), ConfigError> {
@@ -136,11 +136,11 @@ fn check(max_payload: usize, channel: &ChannelConfig, mux: &MuxConfig) -> Result
     }
 }
 
-/// Behaviour of the official agent right after the handshake (HS-8, DC-11). All off by default.
+/// Behaviour of the official agent right after the handshake (HS-8, DC-11). Default: all of it is off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AgentQuirks {
-    /// For this long after HandshakeComplete, data is acknowledged and discarded.
+    /// Duration after HandshakeComplete in which data is acknowledged and discarded.
     pub discard_for: Duration,
-    /// For this long after HandshakeComplete, data is neither accepted nor acknowledged.
+    /// Duration after HandshakeComplete in which data is neither accepted nor acknowledged.
     pub refuse_for: Duration,
 }

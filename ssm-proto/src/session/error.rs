@@ -1,4 +1,4 @@
-//! Why sessions fail.
+//! The reasons why sessions fail.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use crate::handshake::{HandshakeError, Version};
 use crate::mux::FrameError;
 use crate::wire::PayloadType;
 
-/// Why a session cannot continue.
+/// The reason why a session cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The handshake failed. The inner error says which end is at fault.
+    /// The handshake failed. The inner error shows which end is at fault.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
-    /// The peer's bytes are wrong: a payload is not encrypted with the session's key.
+    /// The peer sent a payload that is not encrypted with the session's key.
     #[error("the other end's {payload_type:?} can't be decrypted: {source}")]
     Undecryptable {
         /// The payload's type.
         payload_type: PayloadType,
-        /// What is wrong with it.
+        /// The decryption error.
         source: CipherError,
     },
-    /// The peer's bytes are wrong: they are not frames.
+    /// The peer sent bytes that are not frames.
     #[error("the stream of frames is broken: {0}")]
     Frames(#[from] FrameError),
-    /// The peer, which should send keep-alive frames, was silent for this long.
+    /// The peer, which should send keep-alive frames, was silent for this time.
     #[error("the other end sent no keep-alive for {} s", .0.as_secs())]
     NoKeepAlive(Duration),
-    /// The session is not what [`ClientConfig::ports_only`](super::ClientConfig::ports_only) allows: its document
-    /// starts a shell or a command, of this type.
+    /// The session's type is not allowed by [`ClientConfig::ports_only`](super::ClientConfig::ports_only): its document starts a
+    /// shell or a command, of this type.
     #[error("the session carries {0}, not a port: check the document")]
     NotAPort(String),
     /// The agent is too old for a remote host, and would connect to a port of its own machine (PORT-8).
@@ -45,11 +45,11 @@ pub enum SessionError {
         /// The remote host.
         host: String,
     },
-    /// This end was told that KMS provides no data key ([`Session::refuse_data_key`](super::Session::refuse_data_key)).
-    /// The text is the caller's.
+    /// The caller reported that KMS provides no data key ([`Session::refuse_data_key`](super::Session::refuse_data_key)). The text
+    /// is the caller's.
     #[error("KMS provides no key to encrypt the session: {0}")]
     NoDataKey(String),
-    /// This end's settings are impossible.
+    /// The settings of this end are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A payload of this end cannot be encrypted.

@@ -1,4 +1,4 @@
-//! What a session reports to its driver.
+//! The events that a session reports to its driver.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use crate::wire::ChannelClosed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionMode {
-    /// A port, many streams at a time (smux).
+    /// A port, with many streams at a time (smux).
     Mux,
-    /// A port, one connection after the other: agents up to 3.0.196.0.
+    /// A port, with one connection after the other, for agents up to 3.0.196.0.
     Basic,
-    /// A port, and the session is one connection (SSH).
+    /// A port, where the session is one connection (SSH).
     Plain,
     /// A shell or a command: one stream whose output has two kinds, with terminal size and exit code.
     Shell,
 }
 
-/// The output of a command that a chunk belongs to. On a terminal it is always [`Output::Stdout`].
+/// The output of a command that a chunk belongs to. On a terminal, all output is [`Output::Stdout`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Output {
-    /// Standard output, or both if they are not kept separate. Also a client's input.
+    /// Standard output, or both outputs if they are not kept separate. A client's input has this value too.
     #[default]
     Stdout,
     /// Standard error.
@@ -44,69 +44,69 @@ pub struct TerminalSize {
     pub rows: u32,
 }
 
-/// Something that a [`Session`](super::Session) reports to its driver.
+/// An event that a [`Session`](super::Session) reports to its driver.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionEvent {
     /// The handshake is complete, or there is none. Streams can be opened.
     Ready(SessionMode),
-    /// There is a new stream (agent side): the client opened it, or the whole session is one.
+    /// There is a new stream (agent side): the client opened it, or the whole session is one stream.
     Opened(StreamId),
-    /// A stream without unread data has data now.
+    /// A stream that had no unread data has data now.
     Readable(StreamId),
     /// A stream that refused a write accepts data again.
     Writable(StreamId),
-    /// The peer ended the stream: end of file after the unread data.
+    /// The peer ended the stream. The end of file follows after the unread data.
     Finished(StreamId),
-    /// The agent could not reach the destination; the stream is over.
+    /// The agent could not reach the destination. The stream has ended.
     Refused(StreamId),
-    /// The far side was silent for [`MuxConfig::linger`](crate::MuxConfig::linger) after the local end had finished
-    /// (client side). The stream is over, and it is not known whether the answer was complete.
+    /// The remote side was silent for [`MuxConfig::linger`](crate::MuxConfig::linger) after the local end had finished (client
+    /// side). The stream has ended, and whether the answer was complete is not known.
     Silent {
         /// The stream.
         stream: StreamId,
-        /// Whether the far side ever sent anything.
+        /// Whether the remote side ever sent anything.
         answered: bool,
         /// Minimum duration of the silence.
         silence: Duration,
     },
     /// The command ended (client side). There may still be unread output, or output that has not arrived yet.
     ExitCode(i64),
-    /// The client's terminal has this size (agent side).
+    /// The new size of the client's terminal (agent side).
     Resized(TerminalSize),
-    /// The session is to be encrypted (client side): have KMS create a data key (`kms:GenerateDataKey`, 64 bytes), then
-    /// call [`Session::provide_data_key`](super::Session::provide_data_key) or
+    /// The session is to be encrypted (client side): let KMS create a data key (`kms:GenerateDataKey`, 64 bytes), then call
+    /// [`Session::provide_data_key`](super::Session::provide_data_key) or
     /// [`Session::refuse_data_key`](super::Session::refuse_data_key).
     DataKeyNeeded(KeyRequest),
-    /// The client had a data key created (agent side): have KMS decrypt this one (`kms:Decrypt`), then call
+    /// The client has obtained a data key from KMS (agent side): let KMS decrypt it (`kms:Decrypt`), then call
     /// [`Session::provide_plaintext_key`](super::Session::provide_plaintext_key).
     DecryptNeeded(KeyRequest, Bytes),
     /// A text for the user of the client.
     Message(String),
     /// The other end's data channel is inactive.
     Paused,
-    /// It is active again.
+    /// The other end's data channel is active again.
     Resumed,
-    /// The agent is connected but does not begin: another client used the session before (client side). Shells without
-    /// a handshake that have no output for a while look the same.
+    /// The agent is connected but does not begin the handshake: another client used the session before (client side). A shell
+    /// without a handshake that has no output for a while looks the same.
     SeemsUsed,
     /// The client ends the session (agent side).
     Terminated,
     /// The service ended the session.
     Closed(ChannelClosed),
-    /// The session cannot continue. Drain [`Session::poll_transmit`](super::Session::poll_transmit) once more, then end
-    /// it.
+    /// The session cannot continue. Drain [`Session::poll_transmit`](super::Session::poll_transmit) once more, then end the
+    /// session.
     Failed(SessionError),
 }
 
-/// Why a stream cannot be opened.
+/// The reason why a stream cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The handshake is not complete.
     #[error("the session is not ready")]
     NotReady,
-    /// The agent carries one connection at a time, and there is one already.
+    /// The agent carries one connection at a time, and a connection exists already.
     #[error("the agent carries one connection at a time")]
     Busy,
 }
@@ -117,8 +117,8 @@ pub enum OpenError {
 pub struct SessionStats {
     /// The data channel's counters.
     pub channel: ChannelStats,
-    /// Number of streams that are not over.
+    /// Number of streams that have not ended.
     pub streams: usize,
-    /// Number of unread bytes, over all streams.
+    /// Number of unread bytes of all streams together.
     pub receive_bytes: usize,
 }

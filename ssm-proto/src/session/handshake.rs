@@ -1,4 +1,4 @@
-//! From the first message to a ready session.
+//! The part of a session from the first message to the ready session.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use crate::handshake::{
 };
 use crate::wire::{MessageBuf, PayloadType};
 
-/// For a moment after its HandshakeComplete, the agent acknowledges and discards what arrives (HS-8).
+/// Time after the agent's HandshakeComplete during which the agent acknowledges and discards data (HS-8).
 const GRACE: Duration = Duration::from_millis(5);
-/// The same for paths so short that a message would arrive within that moment.
+/// The same time on short paths, over which a message would arrive within `GRACE`.
 const GRACE_ON_LOOPBACK: Duration = Duration::from_millis(50);
 const LOOPBACK_RTT: Duration = Duration::from_millis(1);
 
@@ -47,7 +47,7 @@ impl Handshake {
         }
     }
 
-    /// Checks a payload before it is acknowledged, and decrypts it. `None` as the error: the payload is discarded, and the
+    /// Checks a payload before it is acknowledged, and decrypts it. The error `None` means that the payload is discarded and the
     /// session continues.
     pub(super) fn admit(&mut self, payload_type: PayloadType, payload: Bytes) -> Result<Bytes, Option<SessionError>> {
         if let Self::Agent(handshake) = self
@@ -62,7 +62,7 @@ impl Handshake {
         }
     }
 
-    /// After a complete handshake: how the session carries its data, and whether the peer expects keep-alive frames.
+    /// Returns how the session carries its data, and whether the peer expects keep-alive frames. The handshake must be complete.
     fn outcome(&self) -> (Side, SessionMode, bool) {
         let (side, multiplexes, old_peer) = match self {
             Self::Client(client) => (Side::Client, client.agent_multiplexes(), client.agent_expects_keep_alive()),
@@ -78,7 +78,7 @@ impl Handshake {
     }
 }
 
-/// How a port session carries its data.
+/// Returns how a port session carries its data.
 fn mode_of_port(port: &PortProperties, multiplexes: bool) -> SessionMode {
     match port.kind.as_deref() {
         Some(LOCAL_PORT_FORWARDING) if multiplexes => SessionMode::Mux,
@@ -88,7 +88,8 @@ fn mode_of_port(port: &PortProperties, multiplexes: bool) -> SessionMode {
 }
 
 impl Session {
-    /// Until the handshake is complete, everything else is acknowledged and discarded, as by the official agent (HS-8).
+    /// Handles a payload of the handshake. Until the handshake is complete, all other payloads are acknowledged and discarded, as
+    /// by the official agent (HS-8).
     pub(super) fn handle_handshake(&mut self, now: Instant, payload_type: PayloadType, payload: &[u8]) {
         let (step, outcome) = match &mut self.handshake {
             Handshake::Client(handshake) => handshake.handle_payload(payload_type, payload),
@@ -121,10 +122,10 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionEvent::DataKeyNeeded`]. Without that event it has no effect.
+    /// Answers [`SessionEvent::DataKeyNeeded`]. Without that event the call has no effect.
     ///
-    /// `first_nonce` must come from the system's random number generator, never from the session's seed. The nonces
-    /// count up from it, and a nonce that is used twice with one key reveals the plaintext.
+    /// `first_nonce` must come from the system's random number generator, never from the session's seed. The nonces count up from
+    /// it, and a nonce that is used twice with one key reveals the plaintext.
     pub fn provide_data_key(&mut self, now: Instant, key: &DataKey, first_nonce: [u8; 12]) {
         if let Handshake::Client(handshake) = &mut self.handshake
             && let Some(step) = handshake.provide_data_key(key, first_nonce)
@@ -133,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionEvent::DataKeyNeeded`] if KMS refused: `why` is sent to the agent, and the session fails.
+    /// Answers [`SessionEvent::DataKeyNeeded`] if KMS refused the request: `why` is sent to the agent, and the session fails.
     pub fn refuse_data_key(&mut self, now: Instant, why: &str) {
         if let Handshake::Client(handshake) = &mut self.handshake
             && let Some(step) = handshake.refuse_data_key(why)
@@ -143,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionEvent::DecryptNeeded`] (agent side). Without that event it has no effect.
+    /// Answers [`SessionEvent::DecryptNeeded`] (agent side). Without that event the call has no effect.
     pub fn provide_plaintext_key(&mut self, now: Instant, key: &PlaintextKey) {
         if let Handshake::Agent(handshake) = &mut self.handshake
             && let Some(step) = handshake.provide_plaintext_key(now, key)
@@ -171,7 +172,7 @@ impl Session {
         self.begin(now, side, mode, old_peer);
     }
 
-    /// A session without a handshake begins immediately (HS-1).
+    /// Begins a session without a handshake immediately (HS-1).
     pub(super) fn begin_without_handshake(&mut self, now: Instant) {
         let (side, mode, old_peer) = self.handshake.outcome();
         self.begin(now, side, mode, old_peer);
@@ -198,7 +199,7 @@ impl Session {
         }
     }
 
-    /// A connection that reaches the wrong service is worse than none (PORT-8).
+    /// Refuses agents that would ignore the host name: a connection to the wrong service is worse than an error (PORT-8).
     fn refusal_of_old_agents(&self) -> Option<SessionError> {
         let version = self.agent_version();
         let Some(SessionType::Port(properties)) = self.handshake.session_type() else { return None };

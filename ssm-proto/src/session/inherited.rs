@@ -1,38 +1,37 @@
 //! Detects whether a session that another program started was used before (HS-11).
 //!
-//! An agent performs the handshake once (DC-2). With a second client it continues as if that were the first one: there
-//! is no handshake and, in a port session, no message at all. Waiting alone proves little, because a new agent may be
-//! slow. But an agent that is connected retransmits its first message until it is acknowledged (DC-10). So an agent
-//! that acknowledges our message, or sends later messages, without sending its first one has completed its handshake
-//! with another client.
+//! An agent performs the handshake once (DC-2). With a second client the agent continues like with the first one: there is no
+//! handshake and, in a port session, no message at all. A missing message alone proves little, because a new agent may be slow. But
+//! an agent that is connected retransmits its first message until it is acknowledged (DC-10). So an agent that acknowledges our
+//! message, or sends later messages, without sending its first one has completed its handshake with another client.
 
 use std::time::{Duration, Instant};
 
 use super::{PayloadType, Session, SessionEvent, TerminalSize, shell};
 use crate::{Timeout, TimeoutReason};
 
-/// How long the agent may be silent before it is probed.
+/// Maximum silence of the agent before it is probed.
 const ASK_AFTER: Duration = Duration::from_secs(3);
-/// Once the agent is connected, its first message takes no longer than this: it is retransmitted at least every second.
+/// Maximum time until the first message of a connected agent arrives: the agent retransmits it at least every second.
 const BELIEVE_AFTER: Duration = Duration::from_secs(2);
-/// The probe is a terminal size. Agents discard it before the handshake (HS-8) and in port sessions, and a shell needs
-/// it anyway.
+/// The terminal size that is sent as the probe. Agents discard a size before the handshake (HS-8) and in port sessions, and a shell
+/// needs it anyway.
 const SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
-/// The number of the probe's message.
+/// The sequence number of the probe's message.
 const QUESTION: i64 = 0;
 
-/// What is known so far.
+/// The state of the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inherited {
-    /// The session is new, or the check is not wanted.
+    /// The session is new, or the check was not requested.
     Unwatched,
     /// The WebSocket is not connected yet.
     Unconnected,
-    /// Nothing has been received since this time.
+    /// The agent has been silent since this time.
     Silent(Instant),
     /// The probe was sent.
     Asked,
-    /// The agent has been known to be connected since this time.
+    /// The agent is known to be connected since this time.
     Answered(Instant),
 }
 
@@ -52,7 +51,7 @@ impl Inherited {
 }
 
 impl Session {
-    /// To be called whenever something was received or time has passed.
+    /// Advances the check. Call this method whenever a message was received or time has passed.
     pub(super) fn watch_inherited(&mut self, now: Instant) {
         if self.inherited == Inherited::Unwatched {
             return;
@@ -103,7 +102,7 @@ mod tests {
         AgentConfig::default().session_type
     }
 
-    /// Exchanges messages for this long. Returns when the client found that the session was used before, if it did.
+    /// Exchanges messages for this time. Returns when the client reported that the session was used before, if it did.
     fn run(client: &mut Session, agent: &mut Session, now: &mut Instant, time: Duration) -> Option<Duration> {
         let (since, mut found) = (*now, None);
         while *now < since + time {
@@ -162,7 +161,7 @@ mod tests {
             let until = now + silence;
             while now < until {
                 client.handle_timeout(now);
-                // The messages are lost.
+                // The client's messages are lost.
                 while client.poll_transmit(now).is_some() {}
                 now += STEP;
             }

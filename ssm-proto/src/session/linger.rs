@@ -1,15 +1,16 @@
-//! Half-closed streams (client side): how long the far side has been silent, as far as this end can tell. MUX-9.
+//! Half-closed streams (client side): measures how long the remote side has been silent, as far as this end can determine. MUX-9.
 //!
 //! ```text
-//!  begin ──► what was written arrived, and the reader waits for more ──► silent for the limit ──► two probes ──► expired
-//!                         ▲ data came, or the far side could not be heard │                        │
-//!                         └───────────────────────────────────────────────┴────────────────────────┘
+//!  begin ──► data delivered, and the reader waits for more ──► silent for the limit ──► two probes ──► expired
+//!                         ▲ data came, or nothing could be received │                        │
+//!                         └─────────────────────────────────────────┴────────────────────────┘
 //! ```
 //!
-//! Silence counts only while the far side could be heard. At the end a probe proves it: a message whose acknowledgement
-//! must travel all the way back from the agent. Everything that the agent sent before that acknowledgement has then
-//! arrived too. One probe is not enough: an agent that did not read for a while may have been kept from sending by a full
-//! window. It receives the acknowledgements that it waited for together with the first probe, so that the data that it held
+//! Silence counts only while data of the remote side could be received. At the end, a probe proves this: a message whose
+//! acknowledgement must travel all the way back from the agent. All data that the agent sent before that acknowledgement has then
+//! arrived too. One probe is not enough: an agent that did not read for a while may have been blocked by a full window. It receives
+//! the acknowledgements that it waited for together with the first probe, so that the data that it held back arrives before its
+//! acknowledgement of the second probe.
 //! back arrives before its answer to the second one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,16 +19,16 @@ use std::time::{Duration, Instant};
 use crate::mux::StreamId;
 use crate::{Timeout, TimeoutReason};
 
-/// While silence is counted, the clock is checked this often, to notice that the process was stopped.
+/// Interval at which the clock is checked while silence is counted, to detect that the process was stopped.
 const TICK: Duration = Duration::from_secs(2);
-/// If two checks are further apart than this, the process was stopped.
-const STOOD_STILL: Duration = Duration::from_secs(4);
-/// A probe that takes this much longer than two round trips met a stalled path, or was lost and retransmitted. If the
-/// previous slow probe took about as long, the path itself is long instead.
+/// If the time between two checks is longer than this, the process was stopped.
+const STOPPED: Duration = Duration::from_secs(4);
+/// Maximum time of a normal probe beyond two round trips. A probe that takes longer was sent over a stalled path, or was lost and
+/// retransmitted. If the previous slow probe took about as long, the path itself is long instead.
 const PROMPT: Duration = Duration::from_secs(1);
-/// The second probe is sent this long after the answer to the first one, and four round trips.
+/// Time from the answer to the first probe to the second probe, in addition to four round trips.
 const CONFIRM: Duration = Duration::from_secs(1);
-/// No path is longer than this.
+/// Maximum time of a normal probe on any path.
 const LONGEST_WAY: Duration = Duration::from_secs(10);
 
 /// The half-closed streams of a session.
@@ -36,14 +37,14 @@ pub(super) struct Lingers {
     streams: BTreeMap<StreamId, Linger>,
     /// Streams with data that has not been sent yet.
     unsent: BTreeSet<StreamId>,
-    /// Streams whose data has arrived once the message with this number is acknowledged.
+    /// Streams whose data is delivered once the message with this number is acknowledged.
     undelivered: BTreeSet<(i64, StreamId)>,
-    /// Whether the far side could not be heard at the last check.
+    /// Whether data of the remote side could not be received at the last check.
     deaf: bool,
     /// Silence before this time does not count.
     floor: Option<Instant>,
     looked_at: Option<Instant>,
-    /// No limit is reached before this time; a lower bound.
+    /// Lower bound of the times at which a stream reaches its limit.
     check_at: Option<Instant>,
     probe: Probe,
     /// Set between the answer to the first probe and the answer to the second one.
@@ -55,11 +56,11 @@ pub(super) struct Lingers {
 #[derive(Debug)]
 struct Linger {
     limit: Duration,
-    /// The newest message that may carry the stream's data, until it has arrived.
+    /// The newest message that may carry the stream's data, until it is acknowledged.
     awaits: Option<i64>,
     delivered: bool,
     reader_waits: bool,
-    /// Since when `delivered` and `reader_waits` have both been true.
+    /// The time since which `delivered` and `reader_waits` have both been true.
     since: Option<Instant>,
 }
 
@@ -84,11 +85,11 @@ struct Proof {
 
 /// The state of the data channel.
 pub(super) struct Path<F> {
-    /// Whether data that the far side sends now would be heard.
-    pub(super) hears: bool,
+    /// Whether data that the remote side sends now would be received.
+    pub(super) can_receive: bool,
     /// Smoothed round-trip time.
     pub(super) srtt: Option<Duration>,
-    /// Whether the message with this number and all before it arrived.
+    /// Returns whether the message with this number and all before it arrived.
     pub(super) arrived: F,
 }
 
@@ -97,8 +98,8 @@ impl Lingers {
         self.streams.is_empty()
     }
 
-    /// The local end of a stream finished. `last`: the newest message that may carry its data; `None` if some data has
-    /// not been sent yet.
+    /// Starts to watch a stream whose local end finished. `last` is the newest message that may carry its data; `None` if some data
+    /// has not been sent yet.
     pub(super) fn begin(&mut self, now: Instant, id: StreamId, limit: Duration, last: Option<i64>, reader_waits: bool) {
         if self.streams.is_empty() {
             *self = Self { looked_at: Some(now), ..Self::default() };
@@ -110,7 +111,7 @@ impl Lingers {
         }
     }
 
-    /// The stream is over.
+    /// Stops watching a stream that has ended.
     pub(super) fn end(&mut self, id: StreamId) {
         if let Some(linger) = self.streams.remove(&id) {
             self.unsent.remove(&id);
@@ -118,21 +119,21 @@ impl Lingers {
         }
     }
 
-    /// Data arrived. From now on the limit is this much silence.
+    /// Handles that data arrived. From now on the limit of the silence is `limit`.
     pub(super) fn heard(&mut self, id: StreamId, limit: Duration) {
         if let Some(linger) = self.streams.get_mut(&id) {
             (linger.limit, linger.reader_waits, linger.since) = (limit, false, None);
         }
     }
 
-    /// The reader took everything and waits for more. Returns whether silence counts from now on.
+    /// Handles that the reader has read all data and waits for more. Returns whether silence counts from now on.
     pub(super) fn reader_waits(&mut self, now: Instant, id: StreamId) -> bool {
         let Some(linger) = self.streams.get_mut(&id).filter(|linger| !linger.reader_waits) else { return false };
         linger.reader_waits = true;
         self.start(now, id)
     }
 
-    /// A message was sent.
+    /// Handles that a message was sent.
     pub(super) fn sent(&mut self, number: i64, has_unsent: impl Fn(StreamId) -> bool) {
         if self.unsent.is_empty() {
             return;
@@ -151,7 +152,7 @@ impl Lingers {
         self.probe = Probe::Sent { number, at };
     }
 
-    /// Checks the clock and the state of the data channel. Returns the streams whose far side was silent for too long.
+    /// Checks the clock and the state of the data channel. Returns the streams whose remote side was silent for too long.
     pub(super) fn look(&mut self, now: Instant, path: Path<impl Fn(i64) -> bool>) -> Vec<StreamId> {
         while let Some((_, id)) = self.undelivered.first().copied().filter(|(number, _)| (path.arrived)(*number)) {
             self.undelivered.pop_first();
@@ -160,11 +161,11 @@ impl Lingers {
                 self.start(now, id);
             }
         }
-        let stood_still = self.looked_at.is_some_and(|at| now.saturating_duration_since(at) > STOOD_STILL);
-        if stood_still || (self.deaf && path.hears) {
-            self.begin_anew(now);
+        let was_stopped = self.looked_at.is_some_and(|at| now.saturating_duration_since(at) > STOPPED);
+        if was_stopped || (self.deaf && path.can_receive) {
+            self.restart(now);
         }
-        (self.looked_at, self.deaf) = (Some(now), !path.hears);
+        (self.looked_at, self.deaf) = (Some(now), !path.can_receive);
         if self.deaf {
             return Vec::new();
         }
@@ -175,7 +176,7 @@ impl Lingers {
                 let usual = (PROMPT + path.srtt.unwrap_or_default() * 2).max(self.last_slow * 3 / 2);
                 if took > usual.min(LONGEST_WAY) {
                     self.last_slow = took;
-                    self.begin_anew(now);
+                    self.restart(now);
                 } else if let Some(first) = self.proof.take() {
                     return self.expire(first.asked);
                 } else {
@@ -195,7 +196,7 @@ impl Lingers {
         Vec::new()
     }
 
-    /// When to call [`Lingers::look`] next.
+    /// Returns when to call [`Lingers::look`] next.
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         let check = self.check_at.filter(|_| !self.is_empty())?;
         let tick = self.looked_at.map_or(check, |at| at + TICK);
@@ -215,8 +216,8 @@ impl Lingers {
         true
     }
 
-    /// Restarts the silence of all streams, because the far side could possibly not be heard until now.
-    fn begin_anew(&mut self, now: Instant) {
+    /// Restarts the silence of all streams, because data of the remote side may not have been received until now.
+    fn restart(&mut self, now: Instant) {
         self.floor = Some(now);
         (self.probe, self.proof) = (Probe::None, None);
     }
@@ -244,7 +245,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(30);
     const ID: StreamId = StreamId(3);
 
-    /// One half-closed stream whose data arrived and whose reader waits, in virtual time.
+    /// One half-closed stream whose data was delivered and whose reader waits, in virtual time.
     struct Clock {
         lingers: Lingers,
         start: Instant,
@@ -264,16 +265,16 @@ mod tests {
             self.start + Duration::from_secs(second)
         }
 
-        fn look(&mut self, second: u64, hears: bool) -> Vec<StreamId> {
+        fn look(&mut self, second: u64, can_receive: bool) -> Vec<StreamId> {
             let arrived = self.arrived;
-            let path = Path { hears, srtt: None, arrived: |number| number <= arrived };
+            let path = Path { can_receive, srtt: None, arrived: |number| number <= arrived };
             self.lingers.look(self.at(second), path)
         }
 
         /// Checks every other second and answers a probe immediately. Returns the second at which the stream expired.
         fn run(&mut self, from: u64, to: u64) -> Option<u64> {
             (from..to).step_by(2).find(|second| {
-                assert!(self.look(*second, true).is_empty(), "without a proof");
+                assert!(self.look(*second, true).is_empty(), "expired without a proof");
                 if !self.lingers.wants_probe() {
                     return false;
                 }
@@ -323,11 +324,11 @@ mod tests {
         let (start, mut lingers) = (Instant::now(), Lingers::default());
         lingers.begin(start, ID, LIMIT, None, true);
         let mut clock = Clock { lingers, start, arrived: 7 };
-        assert_eq!(clock.run(0, 50), None, "something is still to be sent");
+        assert_eq!(clock.run(0, 50), None, "data is still unsent");
         clock.lingers.sent(8, |_| true);
         clock.lingers.sent(9, |_| false);
         clock.arrived = 8;
-        assert_eq!(clock.run(50, 90), None, "it is still on its way");
+        assert_eq!(clock.run(50, 90), None, "the data is still in transit");
         clock.arrived = 9;
         assert_eq!(clock.run(90, 200), Some(122));
     }
@@ -356,7 +357,7 @@ mod tests {
         }
         clock.lingers.probe_sent(clock.at(30), 8);
         clock.arrived = 8;
-        assert!(clock.look(30, true).is_empty(), "one proves only that it hears now");
+        assert!(clock.look(30, true).is_empty(), "one probe proves only that the path works now");
         clock.lingers.heard(ID, LIMIT);
         clock.lingers.reader_waits(clock.at(31), ID);
         assert_eq!(clock.run(32, 200), Some(64));

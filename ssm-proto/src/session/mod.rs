@@ -36,8 +36,7 @@ use linger::{Lingers, Path};
 
 const LOCAL_PORT_FORWARDING: &str = "LocalPortForwarding";
 
-/// One side of a session of any type: ports, a shell, or a command. A client learns the type from the agent's first
-/// message.
+/// One side of a session of any type: ports, a shell, or a command. A client learns the type from the agent's first message.
 ///
 /// The driver's contract: call one `handle_*` method or one command, then drain [`Session::poll_event`] and
 /// [`Session::poll_transmit`] until both return `None`, then wait for input or for [`Session::poll_timeout`]. While
@@ -53,23 +52,23 @@ pub struct Session {
     mux_config: MuxConfig,
     ports_only: bool,
     quirks: AgentQuirks,
-    /// The agent's shell is not open yet.
+    /// Whether input is refused because the agent's shell is not open yet.
     refusing: bool,
-    /// No session data is sent before this time.
+    /// The time before which no session data is sent.
     data_from: Option<Instant>,
     completed_at: Option<Instant>,
     control: VecDeque<(PayloadType, MessageBuf)>,
-    /// The size of the client's terminal, and what the agent knows of it.
+    /// The size of the client's terminal.
     size: Option<TerminalSize>,
     size_sent: Option<TerminalSize>,
     inherited: Inherited,
     lingers: Lingers,
-    /// It has failed; received data is ignored.
+    /// Whether the session has failed, so that received data is ignored.
     broken: bool,
     events: VecDeque<SessionEvent>,
 }
 
-/// Buffered data is left out, because it is what people type and read.
+/// Buffered data is left out, because it contains users' input and output.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -80,7 +79,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Creates the client's side. With impossible settings ([`ClientConfig::check`]) it fails at once.
+    /// Creates the client's side. With invalid settings ([`ClientConfig::check`]) the session fails at once.
     pub fn client(config: ClientConfig, clock: Clock, seed: u64) -> Self {
         let checked = config.check();
         let handshake = ClientHandshake::new(config.client_version, config.identity, config.kms_on_ports);
@@ -94,8 +93,8 @@ impl Session {
         session
     }
 
-    /// Creates the agent's side. It requests the handshake as soon as it is connected, or is ready immediately if it
-    /// needs none. With impossible settings ([`AgentConfig::check`]) it fails at once.
+    /// Creates the agent's side. It requests the handshake as soon as it is connected, or is ready immediately if the session needs
+    /// no handshake. With invalid settings ([`AgentConfig::check`]) the session fails at once.
     pub fn agent(config: AgentConfig, clock: Clock, seed: u64) -> Self {
         let checked = config.check();
         let mut handshake = AgentHandshake::new(config.agent_version, config.session_type, config.kms, config.identity);
@@ -134,8 +133,7 @@ impl Session {
         }
     }
 
-    /// The agent's version; empty before its handshake request, in sessions without a handshake, and on the agent's
-    /// side.
+    /// Returns the agent's version; empty before its handshake request, in sessions without a handshake, and on the agent's side.
     pub fn agent_version(&self) -> &str {
         match &self.handshake {
             Handshake::Client(handshake) => handshake.agent_version(),
@@ -143,12 +141,12 @@ impl Session {
         }
     }
 
-    /// What the session carries; `None` on the client's side until the agent has sent it.
+    /// Returns what the session carries; `None` on the client's side until the agent has sent it.
     pub fn session_type(&self) -> Option<&SessionType> {
         self.handshake.session_type()
     }
 
-    /// Counters.
+    /// Returns the counters.
     pub fn stats(&self) -> SessionStats {
         SessionStats {
             channel: self.channel.stats(),
@@ -157,32 +155,33 @@ impl Session {
         }
     }
 
-    /// Whether the receive buffers are full. Read nothing more from the WebSocket until streams are read.
+    /// Returns whether the receive buffers are full. The driver must then read nothing more from the WebSocket until streams are
+    /// read.
     pub fn is_congested(&self) -> bool {
         self.carrier.is_congested()
     }
 
-    /// The stream whose reader the session waits for while it is congested; see
+    /// Returns the stream for whose reader the session waits while it is congested; see
     /// [`Mux::slowest_reader`](crate::Mux::slowest_reader). `None` if there is only one stream.
     pub fn slowest_reader(&self) -> Option<StreamId> {
         self.carrier.slowest_reader()
     }
 
-    /// The stream whose destination the session probably waits for while nothing is acknowledged; see
+    /// Returns the stream for whose destination the session probably waits while nothing is acknowledged; see
     /// [`Mux::slowest_destination`](crate::Mux::slowest_destination). `None` if there is only one stream.
     pub fn slowest_destination(&self) -> Option<StreamId> {
         self.carrier.slowest_destination()
     }
 
-    /// Asserts the invariants of the state, in builds with debug assertions. It counts everything anew, so only tests and
-    /// fuzz targets call it.
+    /// Asserts the invariants of the state, in builds with debug assertions. Only tests and fuzz targets call this method, because
+    /// it counts everything again.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn check(&self) {
         self.channel.check();
         self.carrier.check();
     }
 
-    /// Whether everything sent is acknowledged and nothing is queued.
+    /// Returns whether all sent data is acknowledged and nothing is queued.
     pub fn is_idle(&self) -> bool {
         !self.wants_transmit() && self.control.is_empty() && self.channel.is_idle()
     }
@@ -194,7 +193,8 @@ impl Session {
     /// Handles one binary WebSocket message.
     ///
     /// # Errors
-    /// The bytes are not a valid message. It is dropped without an acknowledgement; the session continues.
+    /// Returns an error if the bytes are not a valid message. The message is dropped without an acknowledgement, and the session
+    /// continues.
     pub fn handle_input(&mut self, now: Instant, raw: Bytes) -> Result<(), DecodeError> {
         self.refuse_while_unready(now);
         let mut undecryptable = None;
@@ -227,7 +227,7 @@ impl Session {
         if !self.handshake.is_complete() {
             self.handle_handshake(now, payload_type, &payload);
         }
-        // A message that shows that there is no handshake is data itself (HS-1).
+        // A message that shows that there is no handshake is session data itself (HS-1).
         if self.handshake.is_complete() {
             self.handle_session_payload(now, payload_type, payload);
         }
@@ -274,7 +274,7 @@ impl Session {
         self.collect_events();
     }
 
-    /// Reported once, however often the peer retransmits the message.
+    /// Reports a failure once, even if the peer retransmits the message that caused it.
     fn fail_once(&mut self, error: SessionError) {
         if !std::mem::replace(&mut self.broken, true) {
             self.events.push_back(SessionEvent::Failed(error));
@@ -287,7 +287,7 @@ impl Session {
         self.events.push_back(SessionEvent::Closed(closed));
     }
 
-    /// A WebSocket is connected, the first or a later one. Everything unacknowledged is sent again once, in order.
+    /// Handles that a WebSocket is connected, the first or a later one. All unacknowledged messages are sent again once, in order.
     pub fn handle_connected(&mut self, now: Instant) {
         self.channel.handle_connected(now);
         if self.inherited == Inherited::Unconnected {
@@ -299,13 +299,13 @@ impl Session {
         self.watch_silence(now);
     }
 
-    /// The WebSocket is gone. All state is kept.
+    /// Handles that the WebSocket is closed. All state is kept.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.channel.handle_disconnected(now);
         self.watch_silence(now);
     }
 
-    /// To be called at the time of [`Session::poll_timeout`]. A call without need changes nothing.
+    /// Handles the timeouts that have expired. Call it at the time of [`Session::poll_timeout`]; an unnecessary call has no effect.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.channel.handle_timeout(now);
         if self.data_from.is_some_and(|at| now >= at) {
@@ -320,17 +320,17 @@ impl Session {
         self.watch_silence(now);
     }
 
-    /// Gives up the half-closed streams whose far side was silent for too long.
+    /// Gives up the half-closed streams whose remote side was silent for too long.
     fn watch_silence(&mut self, now: Instant) {
         if let Carrier::Unmultiplexed(single) = &mut self.carrier {
-            single.look(now, self.channel.hears_peer(), |number| self.channel.is_acknowledged(number));
+            single.look(now, self.channel.can_receive(), |number| self.channel.is_acknowledged(number));
         }
         if self.lingers.is_empty() {
             return;
         }
         let channel = &self.channel;
         let path = Path {
-            hears: channel.hears_peer() && !self.carrier.is_congested(),
+            can_receive: channel.can_receive() && !self.carrier.is_congested(),
             srtt: channel.stats().srtt,
             arrived: |number| channel.is_acknowledged(number),
         };
@@ -345,52 +345,53 @@ impl Session {
         self.collect_events();
     }
 
-    /// Opens a stream (client side). The one stream of a shell can be opened even after the session was closed; what
-    /// was received can then be read.
+    /// Opens a stream (client side). The one stream of a shell can be opened even after the session was closed, to read the data
+    /// that was received.
     ///
     /// # Errors
-    /// [`OpenError::NotReady`] before the handshake is complete; [`OpenError::Busy`] if only one connection is
-    /// possible, until nothing more of the last one is expected.
+    /// Returns [`OpenError::NotReady`] before the handshake is complete. Returns [`OpenError::Busy`] if only one connection is
+    /// possible, until no more data of the last connection is expected.
     pub fn open(&mut self) -> Result<StreamId, OpenError> {
         let id = self.carrier.open();
         self.collect_events();
         id
     }
 
-    /// Queues data of a stream.
+    /// Queues data to be sent on a stream.
     ///
     /// # Errors
-    /// [`WriteError::Full`] returns the data; nothing is ever dropped.
+    /// Returns [`WriteError::Full`] with the data if the queue is full; no data is ever dropped. Returns [`WriteError::Closed`] if
+    /// the stream is closed.
     pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
         self.carrier.write(id, Output::Stdout, data)
     }
 
-    /// Like [`Session::write`], for a command whose outputs are kept separate (agent side). They share one queue and
-    /// keep their order.
+    /// Queues data like [`Session::write`], for a command whose outputs are kept separate (agent side). Both outputs share one
+    /// queue and keep their order.
     ///
     /// # Errors
-    /// As for [`Session::write`], and [`WriteError::NoStderr`].
+    /// Returns the errors of [`Session::write`], and [`WriteError::NoStderr`] if the session has no standard error.
     pub fn write_output(&mut self, id: StreamId, output: Output, data: Bytes) -> Result<(), WriteError> {
         self.carrier.write(id, output, data)
     }
 
-    /// Number of bytes that can be written before the stream's send queue is full.
+    /// Returns the number of bytes that can be written before the stream's send queue is full.
     pub fn writable(&self, id: StreamId) -> usize {
         self.carrier.writable(id)
     }
 
-    /// Takes the next chunk of a stream's unread data.
+    /// Removes and returns the next chunk of a stream's unread data.
     pub fn read(&mut self, id: StreamId) -> Option<Bytes> {
         self.read_output(id).map(|(_, chunk)| chunk)
     }
 
-    /// Like [`Session::read`], and returns which output the chunk belongs to.
+    /// Reads like [`Session::read`], and also returns which output the chunk belongs to.
     pub fn read_output(&mut self, id: StreamId) -> Option<(Output, Bytes)> {
         self.carrier.read(id)
     }
 
-    /// To be called when the reader of a stream has processed everything that it took and waits for more. Only from
-    /// then on does silence of the far side count: a stream whose reader never waits is never given up (see
+    /// Records that the reader of a stream has processed all data that it has read and waits for more. Silence of the remote side
+    /// counts only from then on: a stream whose reader never waits is never given up (see
     /// [`MuxConfig::linger`](crate::MuxConfig::linger)).
     ///
     /// Returns whether [`Session::poll_timeout`] may have become earlier.
@@ -399,7 +400,7 @@ impl Session {
         self.lingers.reader_waits(now, id)
     }
 
-    /// Whether the peer ended the stream and everything was read; `true` for a stream that is over.
+    /// Returns whether the peer ended the stream and all its data was read; `true` for a stream that has ended.
     pub fn is_finished(&self, id: StreamId) -> bool {
         self.carrier.is_finished(id)
     }
@@ -422,40 +423,38 @@ impl Session {
         self.carrier.close(id);
     }
 
-    /// Drops a stream and its queued data now.
+    /// Drops a stream and its queued data immediately.
     pub fn reset(&mut self, id: StreamId) {
         self.lingers.end(id);
         self.carrier.reset(id);
     }
 
-    /// Ends a stream whose answer nobody reads, once the queued data is sent; see
-    /// [`Mux::abandon`](crate::Mux::abandon).
+    /// Ends a stream without a reader, once the queued data is sent; see [`Mux::abandon`](crate::Mux::abandon).
     pub fn abandon(&mut self, id: StreamId) {
         self.lingers.end(id);
         self.carrier.abandon(id);
     }
 
-    /// Sets the size of the client's terminal. The latest one is kept until the session is known to be a shell and
-    /// ready.
+    /// Sets the size of the client's terminal. The latest size is kept until the session is known to be a shell and is ready.
     pub fn resize(&mut self, size: TerminalSize) {
         self.size = Some(size);
     }
 
-    /// The command ended (agent side of a shell or a command): sends the exit code after what was written before. To be
-    /// called before [`Session::finish`], which ends the stream.
+    /// Reports that the command ended (agent side of a shell or a command): sends the exit code after all data written before. Call
+    /// it before [`Session::finish`], which ends the stream.
     pub fn exit(&mut self, code: i64) {
         if let Carrier::Shell(shell) = &mut self.carrier {
             shell.exit(code);
         }
     }
 
-    /// While set, input and sizes are neither accepted nor acknowledged, so that the client retransmits them (agent
-    /// side): the terminal is not open yet.
+    /// Sets whether input and sizes are neither accepted nor acknowledged, so that the client retransmits them (agent side). This
+    /// is used while the terminal is not open yet.
     pub fn set_refusing(&mut self, refusing: bool) {
         self.refusing = refusing;
     }
 
-    /// The next binary message for the WebSocket.
+    /// Returns the next binary message for the WebSocket.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         while let Some((payload_type, payload)) = self.control.pop_front() {
             if let Err(refused) = self.channel.send(now, payload_type, payload) {
@@ -498,10 +497,10 @@ impl Session {
         self.lingers.sent(number, |id| self.carrier.has_unsent(id));
     }
 
-    /// A message that agents acknowledge and otherwise ignore in a port session (PORT-10).
+    /// Returns a message that agents acknowledge and otherwise ignore in a port session (PORT-10), if a probe is due.
     fn take_probe(&self) -> Option<(PayloadType, MessageBuf)> {
-        const NOBODYS: TerminalSize = TerminalSize { cols: 80, rows: 24 };
-        self.lingers.wants_probe().then(|| (PayloadType::Size, shell::size_payload(NOBODYS)))
+        const UNUSED_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
+        self.lingers.wants_probe().then(|| (PayloadType::Size, shell::size_payload(UNUSED_SIZE)))
     }
 
     fn take_size(&mut self) -> Option<(PayloadType, MessageBuf)> {
@@ -515,12 +514,12 @@ impl Session {
         self.size.filter(|size| self.size_sent != Some(*size))
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
         self.events.pop_front()
     }
 
-    /// When [`Session::handle_timeout`] is to be called next, and why.
+    /// Returns when [`Session::handle_timeout`] must be called next, and why.
     pub fn poll_timeout(&self) -> Option<Timeout> {
         let answer = self.answer_timeout().map(|at| Timeout { at, reason: TimeoutReason::HandshakeAnswer });
         let grace = self.data_from.map(|at| Timeout { at, reason: TimeoutReason::HandshakeGrace });

@@ -1,4 +1,4 @@
-//! What only port sessions have: flags.
+//! Flags, which exist only in port sessions.
 
 use super::carrier::Carrier;
 use super::handshake::Handshake;
@@ -8,7 +8,7 @@ use crate::mux::StreamId;
 use crate::wire::{MessageBuf, PayloadType, PortFlag};
 
 impl Session {
-    /// Shells have no flags: agents ignore them there.
+    /// Handles a flag. Flags in shells are ignored, as agents do.
     pub(super) fn handle_flag(&mut self, payload: &[u8]) {
         if matches!(self.carrier, Carrier::Pending | Carrier::Shell(_)) {
             return;
@@ -30,13 +30,13 @@ impl Session {
         self.collect_events();
     }
 
-    /// The destination of a stream cannot be reached (agent side). Sends the flag, then ends the stream (PORT-6).
+    /// Refuses a stream whose destination cannot be reached (agent side): sends the flag, then ends the stream (PORT-6).
     pub fn refuse(&mut self, id: StreamId) {
         self.send_flag(PortFlag::ConnectToPortError);
         self.reset(id);
     }
 
-    /// Tells the agent to end the session (client side), if it understands that. Shells and commands have no such flag.
+    /// Sends the agent the flag to end the session (client side), if the agent supports it. Shells and commands have no such flag.
     /// The API's TerminateSession always works.
     pub fn terminate(&mut self) {
         let understood = match (&self.handshake, &self.carrier) {

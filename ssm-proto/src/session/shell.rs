@@ -1,5 +1,4 @@
-//! Shells and commands: one stream of input in one direction, of tagged output in the other. `docs/protocol.md`,
-//! SHELL-*.
+//! Shells and commands: one stream, with input in one direction and tagged output in the other. `docs/protocol.md`, SHELL-*.
 
 use std::collections::VecDeque;
 
@@ -10,15 +9,16 @@ use crate::Side;
 use crate::mux::{ByteQueue, MuxEvent, ReceiveQueue, StreamId, WriteError};
 use crate::wire::{MessageBuf, PayloadType};
 
-/// The number of the only stream.
+/// The id of the only stream.
 const STREAM: StreamId = StreamId(1);
 const EXIT_CODE: &str = "EXIT_CODE: ";
-/// What a change between the outputs counts in addition to the bytes.
+/// Number of bytes that a change between the outputs counts in addition to the data, so that many small chunks cannot use too much
+/// memory.
 const CHANGE: usize = 256;
 
 /// ```text
-///  client: Waiting ── open ──► Open ── reset, or: finished here, closed there and all read ──► Over
-///  agent:                      Open ── reset, or: finished here and all sent ────────────────► Over
+///  client: Waiting ── open ──► Open ── reset, or: finished here, closed by the peer and all read ──► Over
+///  agent:                      Open ── reset, or: finished here and all sent ──────────────────────► Over
 /// ```
 #[derive(Debug)]
 pub(super) struct Shell {
@@ -28,7 +28,7 @@ pub(super) struct Shell {
     state: ShellState,
     send: VecDeque<Segment>,
     send_bytes: usize,
-    /// In order; none is empty.
+    /// Unread output in order; no queue is empty.
     receive: VecDeque<(Output, ReceiveQueue)>,
     receive_bytes: usize,
     wants_room: bool,
@@ -44,7 +44,7 @@ enum ShellState {
     Over,
 }
 
-/// A part of the send queue, in order.
+/// One part of the send queue.
 #[derive(Debug)]
 enum Segment {
     Data(Output, ByteQueue),
@@ -74,7 +74,7 @@ impl Shell {
         shell
     }
 
-    /// Reports again what arrived before. Returns `None` if the stream was opened already.
+    /// Opens the stream and reports the data that arrived before. Returns `None` if the stream was opened already.
     pub(super) fn open(&mut self) -> Option<StreamId> {
         if self.state != ShellState::Waiting {
             return None;
@@ -84,12 +84,12 @@ impl Shell {
             self.events.push_back(MuxEvent::Readable(STREAM));
         }
         if self.remote_finished {
-            self.tell_finished();
+            self.report_finished();
         }
         Some(STREAM)
     }
 
-    /// Asserts what must hold between two calls.
+    /// Asserts the invariants of the shell between two calls.
     #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self) {
         let to_send =
@@ -121,7 +121,7 @@ impl Shell {
     }
 
     pub(super) fn write(&mut self, id: StreamId, output: Output, data: Bytes) -> Result<(), WriteError> {
-        if !self.takes_writes(id) {
+        if !self.accepts_writes(id) {
             return Err(WriteError::Closed);
         }
         if output == Output::Stderr && self.side == Side::Client {
@@ -147,10 +147,10 @@ impl Shell {
     }
 
     pub(super) fn writable(&self, id: StreamId) -> usize {
-        if self.takes_writes(id) { self.send_queue.saturating_sub(self.send_bytes) } else { 0 }
+        if self.accepts_writes(id) { self.send_queue.saturating_sub(self.send_bytes) } else { 0 }
     }
 
-    /// Agent side: sent after what was written before.
+    /// Agent side: queues the exit code after the data that was written before.
     pub(super) fn exit(&mut self, code: i64) {
         if self.side == Side::Agent && self.state == ShellState::Open {
             self.send.push_back(Segment::ExitCode(code));
@@ -175,7 +175,7 @@ impl Shell {
         !self.is_open(id) || (self.remote_finished && self.receive.is_empty())
     }
 
-    /// The protocol has no message for the end of the input.
+    /// Ends the local direction without a message, because the protocol has no message for the end of the input.
     pub(super) fn finish(&mut self, id: StreamId) {
         if self.is_open(id) {
             self.finished = true;
@@ -200,7 +200,7 @@ impl Shell {
         match self.receive.back_mut() {
             Some((last, queue)) if *last == output => queue.push(data),
             other => {
-                // Alternating short outputs must not keep one buffer alive each.
+                // Short chunks that alternate between the outputs must not keep one buffer alive each.
                 if let Some((_, queue)) = other {
                     queue.settle();
                 }
@@ -211,12 +211,12 @@ impl Shell {
         }
     }
 
-    /// The session is over; what was received can still be read.
+    /// Handles the end of the session. Data that was received can still be read.
     pub(super) fn handle_closed(&mut self) {
         if !self.remote_finished && self.state != ShellState::Over {
             self.remote_finished = true;
             if self.state == ShellState::Open {
-                self.tell_finished();
+                self.report_finished();
             }
             self.end_if_done();
         }
@@ -226,7 +226,7 @@ impl Shell {
         self.events.pop_front()
     }
 
-    /// The next payload: data of one kind, up to `limit` bytes, or the exit code.
+    /// Returns the next payload: data of one output, up to `limit` bytes, or the exit code.
     pub(super) fn poll_transmit(&mut self, limit: usize) -> Option<(PayloadType, MessageBuf)> {
         let next = match self.send.front_mut()? {
             Segment::Data(output, queue) => {
@@ -256,11 +256,11 @@ impl Shell {
         id == STREAM && self.state == ShellState::Open
     }
 
-    fn takes_writes(&self, id: StreamId) -> bool {
+    fn accepts_writes(&self, id: StreamId) -> bool {
         self.is_open(id) && !self.finished && !self.remote_finished
     }
 
-    fn tell_finished(&mut self) {
+    fn report_finished(&mut self) {
         self.events.push_back(MuxEvent::Finished(STREAM));
     }
 
@@ -348,7 +348,7 @@ mod tests {
         client.handle_input(Output::Stdout, Bytes::from_static(b"out"));
         client.handle_input(Output::Stderr, Bytes::from_static(b"err"));
         client.handle_closed();
-        assert_eq!(client.poll_event(), None, "nobody knows the stream");
+        assert_eq!(client.poll_event(), None, "the stream is not open yet");
         let id = client.open().unwrap();
         assert_eq!(client.poll_event(), Some(MuxEvent::Readable(id)));
         assert_eq!(client.poll_event(), Some(MuxEvent::Finished(id)));
@@ -369,7 +369,7 @@ mod tests {
         assert!(!client.is_congested());
         client.reset(id);
         client.handle_input(Output::Stdout, Bytes::from(vec![0; 100]));
-        assert_eq!(client.receive_bytes(), 0, "nobody reads it");
+        assert_eq!(client.receive_bytes(), 0, "the data has no reader");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tests of a session beyond those of its parts.
+//! Tests of a whole session. Its parts have their own tests.
 
 use std::time::Duration;
 
@@ -26,12 +26,12 @@ fn kms() -> AgentKms {
     }
 }
 
-/// Two sessions connected directly, without a link.
+/// Two sessions that are connected directly, without a link.
 struct Ends {
     now: Instant,
     client: Session,
     agent: Session,
-    /// Numbered messages exchanged, in both directions.
+    /// The numbered messages that were exchanged, in both directions.
     crossed: Vec<AgentMessage>,
 }
 
@@ -55,7 +55,7 @@ impl Ends {
         Self::new(ClientConfig::default(), agent)
     }
 
-    /// An encrypted shell after a complete handshake.
+    /// Creates an encrypted shell with a complete handshake.
     fn encrypted() -> Self {
         let mut ends = Self::shell(Some(kms()));
         ends.exchange();
@@ -116,7 +116,7 @@ fn failure(session: &mut Session) -> Option<String> {
     })
 }
 
-/// A hand-made message from the peer.
+/// Creates a message from the peer.
 fn message(message_type: MessageType, number: i64, payload_type: PayloadType, payload: &[u8]) -> Bytes {
     let header = Header::new(message_type, 1, uuid::Uuid::nil());
     Header { sequence_number: number, payload_type, ..header }.seal(MessageBuf::from(payload))
@@ -130,7 +130,7 @@ fn a_shell_without_a_handshake_is_ready_with_its_first_output() {
     ends.client.resize(TerminalSize { cols: 1, rows: 1 });
     ends.client.resize(TerminalSize { cols: 80, rows: 24 });
     ends.exchange();
-    assert!(ends.crossed.is_empty(), "nobody knows that it is a shell");
+    assert!(ends.crossed.is_empty(), "the session type is not known yet");
     assert_eq!(ends.client.open(), Err(OpenError::NotReady));
     ends.agent.write(stream, Bytes::from_static(b"$ ")).unwrap();
     ends.exchange();
@@ -140,7 +140,7 @@ fn a_shell_without_a_handshake_is_ready_with_its_first_output() {
     assert_eq!(ends.crossed(PayloadType::Size), [&br#"{"cols":80,"rows":24}"#[..]]);
     ends.client.resize(TerminalSize { cols: 80, rows: 24 });
     ends.exchange();
-    assert_eq!(ends.crossed(PayloadType::Size).len(), 1, "the agent knows");
+    assert_eq!(ends.crossed(PayloadType::Size).len(), 1, "the agent is known to be ready");
     assert!(matches!(events(&mut ends.agent)[..], [SessionEvent::Resized(TerminalSize { cols: 80, rows: 24 })]));
 }
 
@@ -156,7 +156,7 @@ fn an_agent_whose_terminal_is_not_up_gets_size_and_input_again() {
     ends.client.write(id, Bytes::from_static(b"ls\n")).unwrap();
     ends.exchange();
     assert_eq!(ends.agent.read(stream), None);
-    // The size is refused. The input after it is in the reorder buffer, and therefore acknowledged.
+    // The agent refuses the size. The input after it is in the agent's reorder buffer, and therefore acknowledged.
     assert_eq!(ends.client.stats().channel.in_flight, 1);
     assert!(events(&mut ends.agent).iter().all(|event| !matches!(event, SessionEvent::Resized(_))));
     ends.agent.set_refusing(false);
@@ -251,7 +251,7 @@ fn after_the_proof_only_ciphertext_crosses() {
     let lengths: Vec<_> = secret.iter().flat_map(|kind| ends.crossed(*kind)).map(|payload| payload.len()).collect();
     assert_eq!(lengths, [1052, 40, 40, 40]);
     assert!(!ends.crossed.iter().any(|message| message.payload().windows(6).any(|bytes| bytes == b"secret")));
-    assert_eq!(ends.crossed(PayloadType::Size).len(), 1, "sizes stay clear");
+    assert_eq!(ends.crossed(PayloadType::Size).len(), 1, "sizes are not encrypted");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_wrong_proof_is_not_acknowledged_and_times_out() {
     let swapped: Vec<u8> = (32..64).chain(0..32).collect();
     ends.agent.provide_plaintext_key(ends.now, &PlaintextKey::new(&swapped).unwrap());
     ends.exchange();
-    assert!(failure(&mut ends.client).unwrap().contains("challenge"), "the client sees it first");
+    assert!(failure(&mut ends.client).unwrap().contains("challenge"), "the client detects it first");
     events(&mut ends.agent);
     for wrong in [&br#"{"Challenge":"AAAA"}"#[..], b"{}", b"x"] {
         let wrong = message(MessageType::InputStreamData, 1, PayloadType::EncChallengeResponse, wrong);
@@ -306,7 +306,7 @@ fn a_refused_data_key_ends_the_handshake_on_both_sides() {
     assert!(failure(&mut ends.agent).unwrap().contains("AccessDenied"));
     let complete = message(MessageType::OutputStreamData, 1, PayloadType::HandshakeComplete, b"{}");
     ends.client.handle_input(ends.now, complete).unwrap();
-    assert!(events(&mut ends.client).is_empty(), "not without encryption");
+    assert!(events(&mut ends.client).is_empty(), "the session must not begin without encryption");
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn a_peer_that_is_said_to_be_away_is_asked_also_when_nothing_is_in_flight() {
     let mut pair = crate::testing::Pair::new(Instant::now(), 1, link, ClientConfig::default(), AgentConfig::default());
     assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready && pair.client.session.is_idle()));
     let stream = pair.client.session.open().unwrap();
-    // The message that the agent is active again is lost.
+    // The notification that the agent is active again is lost.
     let away = crate::publication(false, 1, uuid::Uuid::nil());
     pair.client.session.handle_input(pair.now, away).unwrap();
     for _ in 0..50 {
@@ -358,7 +358,7 @@ fn what_was_sent_into_a_black_hole_goes_again_as_soon_as_the_peer_has_a_new_webs
     assert!(pair.run_until(Duration::from_secs(10), |pair| pair.client.ready));
     let stream = pair.client.session.open().unwrap();
     assert!(pair.run_until(Duration::from_secs(1), |pair| pair.agent.session.stats().streams == 1));
-    // The agent is not told that the client receives nothing.
+    // No notification reports that the client receives nothing.
     pair.link.loss = 1.0;
     for _ in 0..100 {
         pair.agent.session.write(stream, Bytes::from_static(&[7; 1000])).unwrap();
@@ -382,7 +382,7 @@ fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
         let stream = ends.client.open().unwrap();
         ends.client.write(stream, Bytes::from_static(bytes)).unwrap();
         ends.client.abandon(stream);
-        // The first connection's destination has not noticed its end.
+        // The first connection's destination has not detected its end.
         ends.exchange();
     }
     let mut arrived = Vec::new();
@@ -397,7 +397,7 @@ fn an_agent_for_one_connection_at_a_time_keeps_what_comes_for_the_next() {
     assert_eq!(arrived, ["one", "two", "six"]);
 }
 
-/// A port session whose client may send one message a second.
+/// Creates a port session whose client may send one message per second.
 fn paced(agent: AgentConfig) -> Ends {
     let pace = Some(crate::Pace { interval: Duration::from_secs(1), burst: 1 });
     let channel = ChannelConfig { pace, ..Default::default() };
@@ -419,15 +419,15 @@ fn a_turn_that_has_come_does_not_wake_again_while_the_socket_takes_nothing() {
     }
     let mut wakes = 0;
     let end = ends.now + Duration::from_secs(60);
-    // No message is taken from the session, as if its WebSocket were full.
+    // No message is taken from the session, because the WebSocket is full.
     while let Some(at) = ends.client.poll_timeout().map(|timeout| timeout.at).filter(|at| *at < end) {
-        assert!(at > ends.now || wakes == 0, "a time-out that is past wakes for ever");
+        assert!(at > ends.now || wakes == 0, "a timeout in the past wakes the driver again and again");
         ends.now = at.max(ends.now);
         ends.client.handle_timeout(ends.now);
         wakes += 1;
     }
     assert!((1..100).contains(&wakes), "{wakes}");
-    assert!(ends.client.poll_transmit(ends.now).is_some(), "the socket takes something again");
+    assert!(ends.client.poll_transmit(ends.now).is_some(), "the socket accepts data again");
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn the_end_of_a_connection_in_basic_mode_wakes_when_its_turn_comes() {
     ends.exchange();
     ends.client.abandon(stream);
     ends.exchange();
-    assert!(ends.crossed(PayloadType::Flag).is_empty(), "the budget is used up");
+    assert!(ends.crossed(PayloadType::Flag).is_empty(), "the rate limit is used up");
     let turn = ends.client.poll_timeout().expect("a flag waits");
     assert_eq!(turn.reason, TimeoutReason::Pace);
     let turn = turn.at;
@@ -462,7 +462,7 @@ fn an_empty_message_is_no_data() {
         let empty = message(MessageType::OutputStreamData, number, PayloadType::Output, b"");
         ends.client.handle_input(ends.now, empty).unwrap();
         ends.now += Duration::from_millis(5);
-        assert!(ends.client.poll_transmit(ends.now).is_some(), "{version}: it is acknowledged");
+        assert!(ends.client.poll_transmit(ends.now).is_some(), "{version}: the empty message is acknowledged");
         assert!(events(&mut ends.client).is_empty(), "{version}");
         assert_eq!(ends.client.read(stream), None, "{version}");
     }
@@ -476,7 +476,7 @@ fn an_agent_that_does_not_say_its_version_gets_its_moment_too() {
     let stream = ends.client.open().unwrap();
     ends.client.write(stream, Bytes::from_static(b"too early")).unwrap();
     ends.exchange();
-    assert!(ends.crossed(PayloadType::Output).is_empty(), "the agent still dials its destination");
+    assert!(ends.crossed(PayloadType::Output).is_empty(), "the agent still connects to its destination");
     ends.settle();
     assert_eq!(ends.crossed(PayloadType::Output).len(), 1);
 }
@@ -524,7 +524,7 @@ fn impossible_settings_fail_at_once() {
         assert_eq!(failed, SessionError::Config(error));
         assert!(
             session.poll_event().is_none() && session.poll_transmit(now).is_none(),
-            "{error}: it begins all the same"
+            "{error}: the session begins in spite of the error"
         );
     }
     let smallest = ClientConfig { max_payload: 16, ..ClientConfig::default() };

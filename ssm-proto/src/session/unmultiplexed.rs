@@ -9,58 +9,59 @@ use crate::mux::{ByteQueue, MuxConfig, MuxEvent, ReceiveQueue, StreamId, WriteEr
 use crate::wire::{MessageBuf, PortFlag};
 use crate::{Side, Timeout, TimeoutReason};
 
-/// In basic mode the end of the answer is never reported. After the local end has finished and a part of the answer has
-/// arrived, this much silence counts as its end.
+/// In basic mode the end of an answer is never reported. After the local end has finished and a part of the answer has arrived,
+/// this much silence counts as the end of the answer.
 const QUIET: Duration = Duration::from_secs(3);
-/// The agent retransmits its oldest message after 1.1 s at the latest (DC-9, DC-10). After this much silence, nothing of a
-/// connection that is over is still on its way, unless the same message was lost twice.
+/// The agent retransmits its oldest message after 1.1 s at the latest (DC-9, DC-10). After this much silence, no data of an ended
+/// connection is in transit any more, unless the same message was lost twice.
 const SETTLED: Duration = Duration::from_millis(1500);
-/// What a queued connection counts in addition to its bytes.
+/// Number of bytes that a queued connection counts in addition to its data.
 const LATER: usize = 256;
 
 /// One connection at a time, in a session without streams.
 #[derive(Debug)]
 pub(super) struct Unmultiplexed {
     side: Side,
-    /// Basic mode: connections follow each other. Otherwise the session is one connection.
+    /// Whether the session is in basic mode, in which connections follow each other. Otherwise the session is one connection.
     basic: bool,
     send_queue: usize,
     receive_store: usize,
-    /// How long an answer may take after the local end has finished.
+    /// Maximum silence after the local end has finished, before the answer is given up.
     linger: Duration,
     current: Option<StreamId>,
     next: u32,
     send: ByteQueue,
     receive: ReceiveQueue,
     wants_room: bool,
-    /// Something arrived after the last write.
+    /// Whether data arrived after the last write.
     answered: bool,
-    /// The reader took everything and waits for more.
+    /// Whether the reader has read all data and waits for more.
     reader_waits: bool,
     finished: Option<Finish>,
     /// The flag to send after the data.
     flag: Option<PortFlag>,
-    /// When data arrived last, or a WebSocket was replaced. The next message may have been lost.
+    /// When data arrived last, or a WebSocket was replaced. The message after that may have been lost.
     disturbed_at: Option<Instant>,
-    /// Client, basic mode: the connection that is over, until the next one begins. What arrives meanwhile belongs to it.
+    /// Client, basic mode: the connection that ended last, until the next one begins. Data that arrives in the meantime belongs to
+    /// it.
     last: Option<Last>,
     remote_finished: bool,
-    /// Agent side: connections that follow one that the client has ended but the destination has not.
+    /// Agent side: connections after one that the client has ended but the destination has not.
     later: VecDeque<Later>,
     events: VecDeque<MuxEvent>,
 }
 
-/// A connection that is over. No message marks the end of what its destination sent.
+/// A connection that has ended. No message marks the end of the data of its destination.
 #[derive(Debug, Default)]
 struct Last {
-    /// The number of the flag that told the agent, once it is sent.
+    /// The number of the flag that reports the end to the agent, once it is sent.
     flag: Option<i64>,
-    /// Nothing more of it is expected after this time.
+    /// No more data of the connection is expected after this time.
     settles_at: Option<Instant>,
     settled: bool,
 }
 
-/// What arrived for a connection that has not begun yet.
+/// Data that arrived for a connection that has not begun yet.
 #[derive(Debug, Default)]
 struct Later {
     data: ReceiveQueue,
@@ -69,7 +70,7 @@ struct Later {
 
 #[derive(Clone, Copy, Debug)]
 enum Finish {
-    /// The local end finished; the far side was not told yet.
+    /// The local end finished; the remote side was not notified yet.
     Held,
     Now,
 }
@@ -122,7 +123,8 @@ impl Unmultiplexed {
         id
     }
 
-    /// Returns `None` if the only possible connection exists already, or if data of the last one may still arrive.
+    /// Opens the connection. Returns `None` if the only possible connection exists already, or if data of the last one may still
+    /// arrive.
     pub(super) fn open(&mut self) -> Option<StreamId> {
         let possible = self.basic || self.next == 1;
         let free = self.current.is_none() && self.last.as_ref().is_none_or(|last| last.settled);
@@ -132,7 +134,7 @@ impl Unmultiplexed {
         })
     }
 
-    /// A WebSocket is connected.
+    /// Handles that a WebSocket is connected.
     pub(super) fn handle_connected(&mut self, now: Instant) {
         self.disturb(now);
     }
@@ -144,29 +146,29 @@ impl Unmultiplexed {
         }
     }
 
-    /// Checks whether data of the last connection may still arrive: the agent has acknowledged its end, no message is
-    /// missing, and if one after the last data was lost, it would have been retransmitted by now. The agent itself sends
-    /// nothing more until it gets data of the next connection.
-    pub(super) fn look(&mut self, now: Instant, hears: bool, acknowledged: impl Fn(i64) -> bool) {
+    /// Checks whether data of the last connection may still arrive. No data can arrive if the agent has acknowledged the end of the
+    /// connection, no message is missing, and a message that was lost after the last data would have been retransmitted by now. The
+    /// agent itself sends nothing more until it receives data of the next connection.
+    pub(super) fn look(&mut self, now: Instant, can_receive: bool, acknowledged: impl Fn(i64) -> bool) {
         let Some(last) = &mut self.last else { return };
-        let complete = hears && last.flag.is_some_and(acknowledged);
+        let complete = can_receive && last.flag.is_some_and(acknowledged);
         let settles_at = self.disturbed_at.map_or(now, |at| at + SETTLED);
         last.settled = complete && now >= settles_at;
         last.settles_at = Some(settles_at).filter(|_| complete && !last.settled);
     }
 
-    /// When to call [`Unmultiplexed::look`] next.
+    /// Returns when to call [`Unmultiplexed::look`] next.
     pub(super) fn poll_timeout(&self) -> Option<Timeout> {
         let at = self.last.as_ref()?.settles_at?;
         Some(Timeout { at, reason: TimeoutReason::Settled })
     }
 
-    /// Asserts what must hold between two calls.
+    /// Asserts the invariants between two calls.
     #[cfg(feature = "fuzzing")]
     pub(super) fn check(&self) {
         debug_assert!(self.later.is_empty() || self.side == Side::Agent, "only an agent queues connections");
         debug_assert!(self.later.is_empty() || self.current.is_some(), "a queued connection does not begin");
-        debug_assert!(self.current.is_some() || self.send.is_empty(), "data of no connection is to be sent");
+        debug_assert!(self.current.is_some() || self.send.is_empty(), "unsent data belongs to no connection");
         debug_assert!(self.send.is_counted() && self.receive.is_counted(), "bytes are miscounted");
     }
 
@@ -186,7 +188,8 @@ impl Unmultiplexed {
         if self.current != Some(id) || self.finished.is_some() {
             return Err(WriteError::Closed);
         }
-        // The client's connection is over. The agent closes its own; what it still reads would reach the client's next one.
+        // The client's connection has ended, and the agent closes its own. Data that the agent still reads would reach the client's
+        // next connection.
         if self.side == Side::Agent && self.basic && self.remote_finished {
             return Ok(());
         }
@@ -227,7 +230,7 @@ impl Unmultiplexed {
         self.end_if_done();
     }
 
-    /// Whether the local end finished and the far side was not told.
+    /// Returns whether the local end finished and the remote side was not notified.
     pub(super) fn is_held(&self, id: StreamId) -> bool {
         self.current == Some(id) && matches!(self.finished, Some(Finish::Held)) && !self.remote_finished
     }
@@ -236,12 +239,12 @@ impl Unmultiplexed {
         self.current == Some(id) && !self.send.is_empty()
     }
 
-    /// Whether something arrived after the last write.
+    /// Returns whether data arrived after the last write.
     pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// How much silence counts as the end.
+    /// Returns how much silence counts as the end of the answer.
     pub(super) fn linger(&self) -> Duration {
         if self.basic && self.answered { self.linger.min(QUIET) } else { self.linger }
     }
@@ -254,8 +257,8 @@ impl Unmultiplexed {
         self.reader_waits
     }
 
-    /// The far side was silent for [`Unmultiplexed::linger`]. Returns `true` if this is the end of its answer; the stream then
-    /// remains until it is dropped.
+    /// Handles that the remote side was silent for [`Unmultiplexed::linger`]. Returns `true` if this is the end of its answer; the
+    /// stream then remains until it is dropped.
     pub(super) fn end_by_silence(&mut self) -> bool {
         let ends = self.basic && self.answered;
         if ends {
@@ -303,7 +306,7 @@ impl Unmultiplexed {
         }
     }
 
-    /// The client's connection ended (agent side).
+    /// Handles that the client's connection ended (agent side).
     pub(super) fn handle_disconnect(&mut self) {
         if let Some(later) = self.later.back_mut() {
             later.finished = true;
@@ -317,7 +320,7 @@ impl Unmultiplexed {
         }
     }
 
-    /// The session is over, or this end considers the answer complete.
+    /// Handles that the session has ended, or that this end considers the answer complete.
     pub(super) fn handle_closed(&mut self) {
         if std::mem::replace(&mut self.remote_finished, true) {
             return;
@@ -350,12 +353,12 @@ impl Unmultiplexed {
         self.end_if_done();
     }
 
-    /// Takes the flag, if all data before it is sent.
+    /// Removes and returns the flag, if all data before it is sent.
     pub(super) fn take_flag(&mut self) -> Option<PortFlag> {
         if self.send.is_empty() { self.flag.take() } else { None }
     }
 
-    /// The flag was sent with this number.
+    /// Records that the flag was sent with this number.
     pub(super) fn flag_sent(&mut self, number: i64) {
         if let Some(last) = &mut self.last {
             last.flag = Some(number);
@@ -414,7 +417,7 @@ mod tests {
         assert_eq!(buf.payload(), b"answer");
     }
 
-    /// A client in basic mode whose first connection was just reset, and whose flag was sent as number 5.
+    /// Creates a client in basic mode whose first connection was just reset, and whose flag was sent as number 5.
     fn after_a_connection() -> Unmultiplexed {
         let mut client = Unmultiplexed::new(Side::Client, true, &MuxConfig::default());
         let first = client.open().unwrap();
@@ -428,12 +431,12 @@ mod tests {
     fn the_next_connection_begins_when_the_agent_knows_that_the_last_one_is_over() {
         let (mut client, now) = (after_a_connection(), Instant::now());
         client.look(now, true, |number| number < 5);
-        assert_eq!(client.open(), None, "the agent may still send for the first one");
+        assert_eq!(client.open(), None, "the agent may still send data of the first connection");
         client.look(now, false, |_| true);
         assert_eq!(client.open(), None, "a message is missing");
         client.look(now, true, |_| true);
         let second = client.open().unwrap();
-        // The acknowledgement counts once: another that is lost later loses nothing.
+        // The acknowledgement counts once: a later message that is lost has no effect.
         client.look(now, true, |_| false);
         client.handle_input(now, Bytes::from_static(b"answer"));
         assert_eq!(client.read(second).unwrap(), "answer");

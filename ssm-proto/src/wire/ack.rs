@@ -1,4 +1,4 @@
-//! The acknowledgement's JSON, without a JSON library on the hot path.
+//! The acknowledgement's JSON, encoded and decoded without a JSON library, because this is the hot path.
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -7,17 +7,17 @@ use super::message::{AgentMessage, Header};
 use super::outgoing::MessageBuf;
 use super::types::MessageType;
 
-/// SYN and FIN, which both peers set on acknowledgements (DC-4).
+/// The flags SYN and FIN, which both peers set on acknowledgements (DC-4).
 const ACK_FLAGS: u64 = 3;
 
-/// Acknowledges exactly one message (DC-4).
+/// An acknowledgement of exactly one message (DC-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledge {
-    /// The acknowledged message's type.
+    /// The type of the acknowledged message.
     pub message_type: MessageType,
-    /// The acknowledged message's id.
+    /// The id of the acknowledged message.
     pub message_id: Uuid,
-    /// The acknowledged message's number, the only field that peers match on.
+    /// The number of the acknowledged message, the only field that peers compare.
     pub sequence_number: i64,
 }
 
@@ -49,13 +49,12 @@ impl Acknowledge {
         header.seal(payload)
     }
 
-    /// Decodes the payload of an `acknowledge` message. Returns `None` if it is not an acknowledgement.
+    /// Decodes the payload of an `acknowledge` message. Returns `None` if the payload is not an acknowledgement.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         Self::decode_canonical(payload).or_else(|| Self::decode_json(payload))
     }
 
-    /// Decodes only the number, because peers match on nothing else (DC-4). This is the hot path. The id is not
-    /// checked.
+    /// Decodes only the number, because peers compare no other field (DC-4). This is the hot path. The id is not checked.
     pub fn decode_number(payload: &[u8]) -> Option<i64> {
         let number = canonical(payload).and_then(|(_, _, digits)| decimal(digits));
         number.or_else(|| Self::decode_json(payload).map(|ack| ack.sequence_number))
@@ -76,8 +75,8 @@ impl Acknowledge {
     }
 }
 
-/// Returns type, id and digits if the payload has the exact form that every known peer writes, for one of the only two
-/// types that they acknowledge. Comparing pieces of constant length needs no function call.
+/// Returns type, id and digits if the payload has the exact form that every known peer writes, for one of the two types that peers
+/// acknowledge. Comparing pieces of constant length needs no function call.
 fn canonical(payload: &[u8]) -> Option<(MessageType, &[u8; 36], &[u8])> {
     let rest = strip(payload, TYPE)?;
     let (message_type, rest) = match (strip(rest, b"input_stream_data"), strip(rest, b"output_stream_data")) {
@@ -104,7 +103,7 @@ fn strip<'a, const N: usize>(text: &'a [u8], prefix: &[u8; N]) -> Option<&'a [u8
     text.split_first_chunk().and_then(|(start, rest)| (start == prefix).then_some(rest))
 }
 
-/// Up to 18 digits, which always fit.
+/// Parses up to 18 digits, which always fit into an `i64`.
 fn decimal(digits: &[u8]) -> Option<i64> {
     if digits.is_empty() || digits.len() > 18 {
         return None;

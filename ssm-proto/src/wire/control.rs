@@ -15,27 +15,27 @@ use crate::Secret;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct OpenDataChannel {
-    /// `1.0`. Some clients send it as a number.
+    /// The version `1.0`. Some clients send it as a number.
     #[serde(default, deserialize_with = "text_or_number")]
     pub message_schema_version: String,
-    /// A fresh UUID.
+    /// A new UUID.
     #[serde(default)]
     pub request_id: String,
     /// The session's token.
     pub token_value: Secret,
-    /// Only sent by the agent.
+    /// The agent's instance id; only the agent sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_instance_id: Option<String>,
     /// A UUID, chosen once per process and kept across reconnects.
     #[serde(default)]
     pub client_id: String,
-    /// Only sent by the client.
+    /// The client's version; only the client sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_version: Option<String>,
 }
 
 impl OpenDataChannel {
-    /// Creates the client's form.
+    /// Creates the message of a client.
     pub fn client(request_id: Uuid, token: impl Into<Secret>, client_id: Uuid, version: impl Into<String>) -> Self {
         Self {
             message_schema_version: "1.0".into(),
@@ -55,7 +55,7 @@ impl OpenDataChannel {
     /// Decodes the text frame.
     ///
     /// # Errors
-    /// What is wrong with the JSON. The text never contains the token.
+    /// Returns the kind of the JSON error. The text never contains the token.
     pub fn from_json(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| format!("not an OpenDataChannel message ({:?})", error.classify()))
     }
@@ -84,11 +84,11 @@ impl fmt::Debug for OpenDataChannel {
     }
 }
 
-/// The service's message that the session is over (WIRE-9).
+/// The service's message that the session has ended (WIRE-9).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ChannelClosed {
-    /// `channel_closed`.
+    /// The text `channel_closed`.
     pub message_type: String,
     /// A UUID.
     pub message_id: String,
@@ -96,22 +96,22 @@ pub struct ChannelClosed {
     pub destination_id: String,
     /// The session.
     pub session_id: String,
-    /// 1.
+    /// The schema version 1.
     pub schema_version: i64,
     /// Milliseconds since the Unix epoch, as text.
     pub created_date: String,
-    /// The agent's reason for the end; often empty.
+    /// The agent's reason for the end of the session; often empty.
     pub output: String,
 }
 
 impl ChannelClosed {
-    /// Decodes the payload. One that cannot be decoded counts as an end without a text, because the session is over in
-    /// any case.
+    /// Decodes the payload. A payload that cannot be decoded counts as an end without a text, because the session has ended in any
+    /// case.
     pub fn decode(payload: &[u8]) -> Self {
         serde_json::from_slice(payload).unwrap_or_default()
     }
 
-    /// Encodes the whole message in the form that the service is reported to send: short header, NUL padding.
+    /// Encodes the whole message in the form that the service is reported to use: short header, NUL padding.
     pub fn encode(session_id: &str, target: &str, output: &str, created_date: u64, message_id: Uuid) -> Bytes {
         let body = Self {
             message_type: "channel_closed".into(),
@@ -127,8 +127,7 @@ impl ChannelClosed {
     }
 }
 
-/// Encodes a whole `start_publication` or `pause_publication` message: the other end's data channel is active, or
-/// inactive (DC-12).
+/// Encodes a whole `start_publication` or `pause_publication` message: the other end's data channel is active or inactive (DC-12).
 pub fn publication(start: bool, created_date: u64, message_id: Uuid) -> Bytes {
     let message_type = if start { MessageType::StartPublication } else { MessageType::PausePublication };
     let header = Header { form: HeaderForm::Full, ..service_header(message_type, created_date, message_id) };

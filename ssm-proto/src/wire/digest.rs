@@ -1,20 +1,20 @@
-//! The payload's digest.
+//! The digest of a payload.
 
 use std::fmt;
 
 use sha2::block_api::compress256;
 
-/// SHA-256 of a payload as it is on the wire.
+/// The SHA-256 digest of a payload as it is on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PayloadDigest(pub [u8; 32]);
 
-/// The initial state: FIPS 180-4, 5.3.3.
+/// The initial state of SHA-256 (FIPS 180-4, 5.3.3).
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 impl PayloadDigest {
     /// Computes the digest of `payload`.
-    // The blocks are passed directly to `sha2`'s compression function. Its hasher supports incremental input, and
+    // The blocks are passed directly to the compression function of `sha2`. The hasher of `sha2` supports incremental input, and
     // takes a quarter more time for an acknowledgement.
     pub fn of(payload: &[u8]) -> Self {
         let (blocks, rest) = payload.as_chunks();
@@ -30,8 +30,8 @@ impl PayloadDigest {
     }
 }
 
-/// The final one or two blocks: the rest of the payload, a one bit, zeros up to the end of the block, and there the
-/// length in bits (FIPS 180-4, 5.1.1).
+/// Returns the final one or two blocks: the rest of the payload, a one bit, zeros up to the end of the block, and the length in
+/// bits at the end of the block (FIPS 180-4, 5.1.1).
 #[expect(clippy::indexing_slicing, reason = "the rest of a block and 9 bytes fit into two")]
 fn padded(rest: &[u8], length: usize) -> ([[u8; 64]; 2], usize) {
     let mut blocks = [[0; 64]; 2];

@@ -8,13 +8,13 @@ use super::digest::PayloadDigest;
 use super::outgoing::MessageBuf;
 use super::types::{HeaderForm, MessageType, Padding, PayloadType};
 
-/// Largest payload that is accepted, in bytes. The protocol does not define it: the agent accepts payloads up to 1 MB,
+/// Maximum length of an accepted payload in bytes. The protocol does not define a maximum: the agent accepts payloads up to 1 MB,
 /// and a length field must be limited before it is used (WIRE-7).
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
 /// A message with correct lengths and a correct digest. A value of this type is always valid.
 ///
-/// It is a view of the received bytes; nothing is copied.
+/// The message is a view of the received bytes; nothing is copied.
 ///
 /// ```text
 ///  0        4             36        40         48        56     64         80             112           116            120
@@ -38,11 +38,11 @@ impl AgentMessage {
     /// [`payload_digest`](Self::payload_digest) with [`PayloadDigest::of`] the payload.
     ///
     /// # Errors
-    /// The first error in the bytes, in the order of the fields.
+    /// Returns the first error in the bytes, in the order of the fields.
     pub fn decode(raw: Bytes) -> Result<Self, DecodeError> {
         let (header, digest) = Header::decode(&raw)?;
         let payload = raw.get(header.form.header_length() + 4..).unwrap_or_default();
-        // The official client skips every check for these two (WIRE-6).
+        // The official client skips every check for these two types (WIRE-6).
         let publication = matches!(header.message_type, MessageType::StartPublication | MessageType::PausePublication);
         if header.created_date == 0 && !publication {
             return Err(DecodeError::NoCreatedDate);
@@ -53,53 +53,53 @@ impl AgentMessage {
         Ok(Self { raw, header, digest })
     }
 
-    /// Everything in front of the payload except the digest and the length.
+    /// Returns the header: everything in front of the payload except the digest and the length.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The message type.
+    /// Returns the message type.
     pub fn message_type(&self) -> MessageType {
         self.header.message_type
     }
 
-    /// The number within its direction; 0 in messages that are not numbered.
+    /// Returns the number within the message's direction; 0 in messages that are not numbered.
     pub fn sequence_number(&self) -> i64 {
         self.header.sequence_number
     }
 
-    /// Bit 0 SYN, bit 1 FIN. Neither peer reads them.
+    /// Returns the flags: bit 0 SYN, bit 1 FIN. Neither peer reads them.
     pub fn flags(&self) -> u64 {
         self.header.flags
     }
 
-    /// The message's own id. Retransmissions carry the same id.
+    /// Returns the message's id. Retransmissions carry the same id.
     pub fn message_id(&self) -> Uuid {
         self.header.message_id
     }
 
-    /// The payload type.
+    /// Returns the payload type.
     pub fn payload_type(&self) -> PayloadType {
         self.header.payload_type
     }
 
-    /// The digest as it was received.
+    /// Returns the digest as it was received.
     pub fn payload_digest(&self) -> PayloadDigest {
         self.digest
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         self.raw.get(self.payload_offset()..).unwrap_or_default()
     }
 
-    /// Returns the payload and drops the rest.
+    /// Returns the payload and drops the rest of the message.
     pub fn into_payload(self) -> Bytes {
         let offset = self.payload_offset();
         self.raw.slice(offset..)
     }
 
-    /// Copies the message into memory of its own, so that the buffer that it was a slice of can be freed.
+    /// Copies the message into its own memory, so that the buffer of which it was a slice can be freed.
     pub(crate) fn into_owned(self) -> Self {
         Self { raw: Bytes::copy_from_slice(&self.raw), ..self }
     }
@@ -109,24 +109,24 @@ impl AgentMessage {
     }
 }
 
-/// What is in front of a payload, except the digest and the length, which follow from the payload.
+/// The fields in front of a payload, except the digest and the length, which follow from the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// With or without a payload type.
+    /// The form of the header: with or without a payload type.
     pub form: HeaderForm,
     /// The padding of the MessageType field.
     pub padding: Padding,
     /// The message type.
     pub message_type: MessageType,
-    /// 1.
+    /// The schema version, 1.
     pub schema_version: u32,
     /// Milliseconds since the Unix epoch. 0 is invalid, except in `start_publication` and `pause_publication`.
     pub created_date: u64,
     /// The number within the direction; 0 in messages that are not numbered.
     pub sequence_number: i64,
-    /// Bit 0 SYN, bit 1 FIN.
+    /// The flags: bit 0 SYN, bit 1 FIN.
     pub flags: u64,
-    /// The message's own id.
+    /// The message's id.
     pub message_id: Uuid,
     /// The payload type; not on the wire in the short form.
     pub payload_type: PayloadType,
@@ -148,13 +148,13 @@ impl Header {
         }
     }
 
-    /// Writes the header, digest included, in front of the payload and returns the whole message.
+    /// Writes the header, including the digest, in front of the payload and returns the whole message.
     pub fn seal(&self, payload: MessageBuf) -> Bytes {
         let digest = PayloadDigest::of(payload.payload());
         self.seal_with_digest(payload, digest)
     }
 
-    /// Like [`Header::seal`], with a digest that may be wrong: for tests and fault injection.
+    /// Encodes the message like [`Header::seal`], with a digest that may be wrong, for tests and fault injection.
     pub fn seal_with_digest(&self, payload: MessageBuf, digest: PayloadDigest) -> Bytes {
         payload.seal(self, digest)
     }
@@ -202,11 +202,11 @@ impl Header {
     }
 }
 
-/// Why bytes are not a message. The message is dropped and not acknowledged; the session continues (WIRE-8).
+/// The reason why bytes are not a message. The message is dropped and not acknowledged; the session continues (WIRE-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Shorter than its header.
+    /// The message is shorter than its header.
     #[error("message is truncated: needs {need} bytes, has {have}")]
     Truncated {
         /// Number of bytes that the next field needs.

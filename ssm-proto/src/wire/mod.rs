@@ -1,4 +1,4 @@
-//! Bytes of a binary WebSocket message ↔ [`AgentMessage`]. `docs/protocol.md`, WIRE-*.
+//! Converts bytes of a binary WebSocket message to [`AgentMessage`] and back. `docs/protocol.md`, WIRE-*.
 
 mod ack;
 mod control;

@@ -26,28 +26,28 @@ impl MessageBuf {
         Self { bytes, limit }
     }
 
-    /// Number of bytes that still fit.
+    /// Returns the number of bytes that still fit.
     pub fn remaining(&self) -> usize {
         self.limit.saturating_sub(self.len())
     }
 
-    /// Length of the payload so far.
+    /// Returns the length of the payload so far.
     pub fn len(&self) -> usize {
         self.bytes.len() - HEADROOM
     }
 
-    /// Whether there is no payload yet.
+    /// Returns whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Appends `data`. The caller must have checked that it fits into [`MessageBuf::remaining`].
+    /// Appends `data`. The caller must have checked that `data` fits into [`MessageBuf::remaining`].
     pub fn put_slice(&mut self, data: &[u8]) {
         debug_assert!(data.len() <= self.remaining(), "payload over its limit");
         self.bytes.put_slice(data);
     }
 
-    /// The payload so far.
+    /// Returns the payload so far.
     pub fn payload(&self) -> &[u8] {
         self.bytes.get(HEADROOM..).unwrap_or_default()
     }

@@ -6,35 +6,35 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageType {
-    /// Client to agent: all numbered messages.
+    /// All numbered messages from the client to the agent.
     InputStreamData,
-    /// Agent to client: all numbered messages.
+    /// All numbered messages from the agent to the client.
     OutputStreamData,
-    /// Both directions: one numbered message arrived.
+    /// An acknowledgement of one numbered message, in both directions.
     Acknowledge,
-    /// Service to both ends: the session is over.
+    /// From the service to both ends: the session has ended.
     ChannelClosed,
-    /// Service to either end: the other end's data channel is active.
+    /// From the service to one end: the other end's data channel is active.
     StartPublication,
-    /// Service to either end: the other end's data channel is inactive.
+    /// From the service to one end: the other end's data channel is inactive.
     PausePublication,
-    /// Agent to service.
+    /// From the agent to the service.
     AgentSessionState,
-    /// Service to agent, control channel: start a session.
+    /// From the service to the agent, control channel: start a session.
     InteractiveShell,
-    /// Service to agent, control channel.
+    /// From the service to the agent, control channel.
     AgentTaskAcknowledge,
-    /// Agent to service, control channel: a session's result.
+    /// From the agent to the service, control channel: the result of a session.
     AgentTaskComplete,
-    /// Agent to service, control channel.
+    /// From the agent to the service, control channel.
     AgentTaskReply,
-    /// Service to agent, control channel: Run Command.
+    /// From the service to the agent, control channel: Run Command.
     AgentJob,
-    /// Agent to service, control channel.
+    /// From the agent to the service, control channel.
     AgentJobAck,
-    /// Agent to service, control channel.
+    /// From the agent to the service, control channel.
     AgentJobReply,
-    /// Service to agent, control channel.
+    /// From the service to the agent, control channel.
     AgentJobReplyAck,
     /// A type that this crate does not know. It is preserved when the message is encoded again.
     Unknown(UnknownType),
@@ -59,7 +59,7 @@ impl UnknownType {
     }
 }
 
-/// The types that this crate knows, those of the hot path first.
+/// The types that this crate knows. The types of the hot path are first.
 const NAMES: [(&[u8], MessageType); 15] = [
     (b"input_stream_data", MessageType::InputStreamData),
     (b"output_stream_data", MessageType::OutputStreamData),
@@ -78,7 +78,7 @@ const NAMES: [(&[u8], MessageType); 15] = [
     (b"agent_job_reply_ack", MessageType::AgentJobReplyAck),
 ];
 
-/// Each type's header field as both peers write it: padded with spaces (WIRE-4).
+/// The header field of each type as both peers write it: padded with spaces (WIRE-4).
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]
 const FIELDS: [[u8; 32]; NAMES.len()] = {
     let mut fields = [[b' '; 32]; NAMES.len()];
@@ -92,8 +92,8 @@ const FIELDS: [[u8; 32]; NAMES.len()] = {
 };
 
 impl MessageType {
-    /// Parses the header's 32-byte field. NULs and white space are trimmed at both ends (WIRE-4). Returns `None` if
-    /// nothing is left.
+    /// Parses the header's 32-byte field. NULs and white space are trimmed at both ends (WIRE-4). Returns `None` if the rest is
+    /// empty.
     pub(super) fn from_field(field: &[u8; 32]) -> Option<(Self, Padding)> {
         if let Some((_, (_, known))) = FIELDS.iter().zip(&NAMES).find(|(usual, _)| *usual == field) {
             return Some((*known, Padding::Space));
@@ -106,7 +106,7 @@ impl MessageType {
         Some((Self::from_name(name)?, padding))
     }
 
-    /// Parses a name as it is written in JSON. Returns `None` if it is empty or longer than the header's field.
+    /// Parses a name as it is written in JSON. Returns `None` if the name is empty or longer than the header's field.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         if name.is_empty() {
             return None;
@@ -119,7 +119,7 @@ impl MessageType {
         Some(Self::Unknown(UnknownType { bytes, len: u8::try_from(name.len()).ok()? }))
     }
 
-    /// The name on the wire, without padding.
+    /// Returns the name on the wire, without padding.
     pub fn name(&self) -> &[u8] {
         match self {
             Self::Unknown(unknown) => unknown.as_bytes(),
@@ -142,27 +142,27 @@ pub enum PayloadType {
     None,
     /// Session data.
     Output,
-    /// Defined, never sent.
+    /// An error; defined but never sent.
     Error,
-    /// Terminal size as JSON.
+    /// The terminal size as JSON.
     Size,
-    /// Defined, never used.
+    /// A parameter; defined but never used.
     Parameter,
-    /// Agent to client, JSON.
+    /// JSON from the agent to the client.
     HandshakeRequest,
-    /// Client to agent, JSON.
+    /// JSON from the client to the agent.
     HandshakeResponse,
-    /// Agent to client, JSON.
+    /// JSON from the agent to the client.
     HandshakeComplete,
-    /// Agent to client, JSON.
+    /// JSON from the agent to the client.
     EncChallengeRequest,
-    /// Client to agent, JSON.
+    /// JSON from the client to the agent.
     EncChallengeResponse,
     /// A [`PortFlag`].
     Flag,
-    /// A command's standard error, if it is kept separate.
+    /// The standard error of a command, if it is kept separate.
     StdErr,
-    /// A command's exit code as text, `EXIT_CODE: n`.
+    /// The exit code of a command as text, `EXIT_CODE: n`.
     ExitCode,
     /// A number that this crate does not know.
     Unknown(u32),
@@ -214,16 +214,16 @@ impl From<PayloadType> for u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PortFlag {
-    /// Client to agent, basic mode: the local connection ended.
+    /// From the client to the agent, basic mode: the local connection ended.
     DisconnectToPort,
-    /// Client to agent: end the session.
+    /// From the client to the agent: end the session.
     TerminateSession,
-    /// Agent to client: a stream's destination could not be reached. The stream is not named.
+    /// From the agent to the client: a stream's destination could not be reached. The flag does not name the stream.
     ConnectToPortError,
 }
 
 impl PortFlag {
-    /// Decodes a payload. Returns `None` if it is not a flag that this crate knows.
+    /// Decodes a payload. Returns `None` if the payload is not a flag that this crate knows.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         match payload {
             [0, 0, 0, 1] => Some(Self::DisconnectToPort),
@@ -246,15 +246,15 @@ impl PortFlag {
 /// The form of the header: with or without a payload type (WIRE-2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeaderForm {
-    /// HeaderLength 116, with a payload type: what both peers send.
+    /// HeaderLength 116, with a payload type. Both peers send this form.
     #[default]
     Full,
-    /// HeaderLength 112, without a payload type: reported for the service's `channel_closed`.
+    /// HeaderLength 112, without a payload type. The service is reported to send `channel_closed` in this form.
     Short,
 }
 
 impl HeaderForm {
-    /// The value of the HeaderLength field: the offset of PayloadLength.
+    /// Returns the value of the HeaderLength field: the offset of PayloadLength.
     pub fn header_length(self) -> usize {
         match self {
             Self::Full => 116,
@@ -266,9 +266,9 @@ impl HeaderForm {
 /// The padding of the MessageType field (WIRE-4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Padding {
-    /// Spaces: both peers.
+    /// Padding with spaces, as both peers send.
     #[default]
     Space,
-    /// NULs: the service.
+    /// Padding with NULs, as the service sends.
     Nul,
 }

@@ -1,21 +1,21 @@
-//! Reads `testdata`.
+//! Reads the files in `testdata`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// A path below `testdata`.
+/// Returns a path below `testdata`.
 pub(crate) fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
-/// All vectors, in the file's order.
+/// Returns all vectors, in the order of the file.
 pub(crate) fn vectors() -> Vec<Value> {
     let text = std::fs::read_to_string(testdata("vectors.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-/// All captures by name, sorted: the lines of each.
+/// Returns the lines of all captures, sorted by name.
 pub(crate) fn captures() -> Vec<(String, Vec<Value>)> {
     let files = std::fs::read_dir(testdata("captures")).unwrap().map(|entry| entry.unwrap().path());
     let mut captures: Vec<_> = files
@@ -30,7 +30,7 @@ pub(crate) fn captures() -> Vec<(String, Vec<Value>)> {
     captures
 }
 
-/// The bytes in an object's `hex`.
+/// Returns the bytes in an object's `hex`.
 pub(crate) fn bytes_of(value: &Value) -> Vec<u8> {
     unhex(value["hex"].as_str().unwrap())
 }

@@ -1,4 +1,4 @@
-//! The program of a session, according to its document.
+//! Selects the program of a session according to its document.
 
 use std::path::PathBuf;
 
@@ -13,19 +13,20 @@ use crate::agent::AgentSpec;
 /// The program of a session.
 #[derive(Debug)]
 pub(super) enum Program {
-    /// On a terminal.
+    /// A program on a terminal.
     Terminal {
         command: Command,
-        /// Typed before the client's first key.
+        /// Text that is typed before the client's first input.
         typed: String,
     },
-    /// Both outputs together, after the command ended.
+    /// A command whose outputs are sent together, after it has ended.
     Merged(Command),
-    /// The outputs separately, as they arrive. After the end of a line, the next piece starts with its prefix.
+    /// A command whose outputs are sent separately, as they arrive. After the end of a line, the next piece starts with the prefix
+    /// of its output.
     Separate { command: Command, prefixes: Prefixes },
 }
 
-/// Prefixes that mark the outputs for clients that print both to the same place.
+/// Prefixes that mark the outputs, for clients that print both to the same place.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prefixes {
     pub(super) stdout: String,
@@ -47,7 +48,7 @@ const PREFIX: &str = r"^[0-9a-zA-Z\r\n_:-]{0,30}$";
 const SYSTEM: &str = if cfg!(target_os = "macos") { "macos" } else { "linux" };
 
 impl Program {
-    /// The shell, and the profile that the document has typed into it.
+    /// Returns the shell, and the profile that the document types into it.
     pub(super) fn shell(spec: &AgentSpec) -> Self {
         let typed = match spec.inputs.shell_profile.linux.trim() {
             "" => String::new(),
@@ -56,7 +57,7 @@ impl Program {
         Self::Terminal { command: prepared(Command::new(&spec.shell)), typed }
     }
 
-    /// A command line for `sh`; in a container, the program itself.
+    /// Returns a command line for `sh`; in a container, the program itself.
     pub(super) fn on_terminal(spec: &AgentSpec) -> Result<Self, String> {
         let line = Properties::of(spec)?.commands;
         let command = if line.trim().is_empty() {
@@ -71,7 +72,7 @@ impl Program {
         Ok(Self::Terminal { command: prepared(command), typed: String::new() })
     }
 
-    /// The program itself, without a shell.
+    /// Returns the program itself, without a shell.
     pub(super) fn without_terminal(spec: &AgentSpec) -> Result<Self, String> {
         let properties = Properties::of(spec)?;
         let command = prepared(split(&properties.commands)?);
@@ -91,7 +92,8 @@ impl Program {
         matches!(self, Self::Terminal { .. })
     }
 
-    /// The official agent sleeps after each message, except when it reads a command's outputs separately.
+    /// Returns whether the sending rate is limited: the official agent sleeps after each message, except when it reads a command's
+    /// outputs separately.
     pub(super) fn is_paced(&self) -> bool {
         !matches!(self, Self::Separate { .. })
     }
@@ -104,7 +106,7 @@ impl Properties {
     }
 }
 
-/// Documents contain `true` or `"true"`.
+/// Accepts `true` and `"true"`, because documents contain both.
 fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Bool(value) => Ok(value),
@@ -125,7 +127,7 @@ fn split(line: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-/// Sets the environment that the official agent gives, the home directory, and the default actions of all signals.
+/// Sets the environment of the official agent, the home directory, and the default actions of all signals.
 fn prepared(mut command: Command) -> Command {
     signals::inherit_none();
     command.env("TERM", "xterm-256color").kill_on_drop(true);

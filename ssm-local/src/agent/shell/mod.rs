@@ -1,7 +1,7 @@
-//! Shells on a terminal, commands on a terminal, and commands without one (SHELL-*).
+//! Shells on a terminal, commands on a terminal, and commands without a terminal (SHELL-*).
 //!
-//! They run as the user of this process, with its environment. The official agent's own user is not created. If this
-//! process runs as root, the shells are root's.
+//! Programs run as the user of this process, with its environment. The user that the official agent creates does not exist here. If
+//! this process runs as root, the shells run as root.
 
 mod command;
 mod process;
@@ -25,11 +25,10 @@ use crate::Profile;
 use crate::pipe::{PipeReceiver, PipeSender};
 use command::Program;
 
-/// A client that reads slowly still gets the last output of a command. The official agent waits only as long as for
-/// ports.
+/// Maximum time for a slow client to receive the last output of a command. The official agent waits only as long as for ports.
 const PATIENT_FAREWELL: Duration = Duration::from_secs(60);
 
-/// Serves the session until it is over. The programs that it runs end with it.
+/// Serves the session until it has ended. The session's programs end with it.
 pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSender) -> AgentResult {
     let (session_type, program) = match program(&spec) {
         Ok(program) => program,
@@ -65,7 +64,7 @@ fn program(spec: &AgentSpec) -> Result<(SessionType, Program), String> {
 
 struct Shell {
     shared: Arc<SharedAgent>,
-    /// `None` once it runs.
+    /// The program to start; `None` once it runs.
     program: Option<Program>,
     spec: AgentSpec,
     running: JoinSet<AgentResult>,

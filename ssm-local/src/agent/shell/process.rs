@@ -1,4 +1,4 @@
-//! Programs without a terminal, and how programs are ended.
+//! Programs without a terminal, and the termination of programs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,8 +18,8 @@ use super::command::Prefixes;
 use super::text::{REAL_DELAY, pump};
 use crate::Profile;
 
-/// Runs a command and sends its outputs together after it ended (SHELL-6). Like the official agent it uses a file. This
-/// keeps the order of the outputs, and programs that the command leaves in the background do not delay the end.
+/// Runs a command and sends its outputs together after it has ended (SHELL-6). Like the official agent, it collects the output in a
+/// file. This keeps the order of the outputs, and programs that the command leaves in the background do not delay the end.
 pub(super) async fn run_merged(
     mut command: Command,
     stream: &AgentStream,
@@ -34,11 +34,11 @@ pub(super) async fn run_merged(
     let (mut process, reader) = match started {
         Ok(started) => started,
         Err(error) => {
-            tell_failure(&command, &error, stream, profile).await;
+            report_failure(&command, &error, stream, profile).await;
             return AgentResult::failed("");
         }
     };
-    // Its references to the file are not needed any more.
+    // The command holds references to the file, which are not needed any more.
     drop(command);
     let group = process.group;
     tokio::select! {
@@ -49,7 +49,7 @@ pub(super) async fn run_merged(
     AgentResult::default()
 }
 
-/// Runs a command and sends its outputs separately, as they arrive, then its exit code.
+/// Runs a command and sends its outputs separately, as they arrive, and then its exit code.
 pub(super) async fn run_separate(
     mut command: Command,
     prefixes: Prefixes,
@@ -62,7 +62,7 @@ pub(super) async fn run_separate(
         Ok(process) => process,
         Err(error) => {
             stream.exit(1);
-            tell_failure(&command, &error, stream, profile).await;
+            report_failure(&command, &error, stream, profile).await;
             return AgentResult::failed("");
         }
     };
@@ -89,8 +89,8 @@ fn start(command: &mut Command) -> io::Result<Process> {
     Process::new(command.stdin(Stdio::null()).process_group(0).spawn()?)
 }
 
-/// The texts are Go's, which the official agent passes on.
-async fn tell_failure(command: &Command, error: &io::Error, stream: &AgentStream, profile: Profile) {
+/// Reports that a command could not be started. The texts are those of Go, which the official agent sends.
+async fn report_failure(command: &Command, error: &io::Error, stream: &AgentStream, profile: Profile) {
     if profile == Profile::Real {
         sleep(REAL_DELAY).await;
     }
@@ -104,7 +104,7 @@ async fn tell_failure(command: &Command, error: &io::Error, stream: &AgentStream
     stream.write_output(Output::Stderr, text.into()).await;
 }
 
-/// Watches the client's input for keys that mean signals (SHELL-5). Never returns.
+/// Watches the client's input for characters that cause signals (SHELL-5). Never returns.
 async fn obey(group: Pid, stream: &AgentStream, shared: &SharedAgent, profile: Profile) {
     let mut chunks: Vec<Bytes> = Vec::new();
     while stream.read(&mut chunks, usize::MAX).await {
@@ -115,7 +115,7 @@ async fn obey(group: Pid, stream: &AgentStream, shared: &SharedAgent, profile: P
                 _ => None,
             });
             let Some(signal) = signals else { continue };
-            // It may have ended already.
+            // The group may have ended already.
             let _ = kill_process_group(group, signal);
             if profile == Profile::Real {
                 shared.lock().set_refusing(true);
@@ -125,15 +125,15 @@ async fn obey(group: Pid, stream: &AgentStream, shared: &SharedAgent, profile: P
     std::future::pending().await
 }
 
-/// A running program that leads its process group, or its session if it has a terminal. Dropping it ends the program
-/// and everything that belongs to it.
+/// A running program that leads its process group, or its session if it has a terminal. Dropping it ends the program and all
+/// processes that belong to it.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Option<Child>,
     group: Pid,
 }
 
-/// Time between the first, polite signals and SIGKILL.
+/// Time between the first signals, which a program can handle, and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Process {
@@ -142,7 +142,7 @@ impl Process {
         Ok(Self { child: Some(child), group: id.ok_or(io::ErrorKind::NotFound)? })
     }
 
-    /// Waits for its end. Programs that it left in the background continue to run, as on a terminal.
+    /// Waits for the end of the program. Programs that it left in the background continue to run, as on a terminal.
     pub(super) async fn wait(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.wait().await.ok();
         self.child = None;
@@ -159,7 +159,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let Some(child) = self.child.take() else { return };
         let dying = Dying { child, leader: self.group };
-        // A stopped program must be continued to receive SIGHUP.
+        // A stopped program handles SIGHUP only after SIGCONT.
         dying.signal(&[Signal::HUP, Signal::CONT]);
         // Waiting is only possible inside a runtime.
         if let Ok(runtime) = Handle::try_current() {
@@ -168,7 +168,7 @@ impl Drop for Process {
     }
 }
 
-/// A program that was asked to end, and is killed when this is dropped.
+/// A program that received the first signals, and is killed when this value is dropped.
 struct Dying {
     child: Child,
     leader: Pid,
@@ -182,7 +182,7 @@ impl Dying {
     fn signal(&self, signals: &[Signal]) {
         for group in groups(self.leader).into_iter().filter_map(Pid::from_raw) {
             for signal in signals {
-                // It may be gone already.
+                // The group may have ended already.
                 let _ = kill_process_group(group, *signal);
             }
         }
@@ -195,8 +195,8 @@ impl Drop for Dying {
     }
 }
 
-/// The leader's group and, where `/proc` exists, all groups of its session, because a shell puts each job into a group
-/// of its own.
+/// Returns the leader's group and, where `/proc` exists, all groups of its session, because a shell puts each job into its own
+/// group.
 fn groups(leader: Pid) -> BTreeSet<i32> {
     let leader = leader.as_raw_nonzero().get();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -205,9 +205,9 @@ fn groups(leader: Pid) -> BTreeSet<i32> {
     of_session.chain([leader]).collect()
 }
 
-/// The process group of the process that `stat` describes, if the process is in this session.
+/// Returns the process group of the process that `stat` describes, if the process is in this session.
 fn group_in_session(stat: &str, session: i32) -> Option<i32> {
-    // The name in parentheses may contain anything. After it: state, parent, group, session.
+    // The name in parentheses may contain any characters. The fields after it are: state, parent, group, session.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut numbers = fields.split_whitespace().skip(2).map_while(|field| field.parse::<i32>().ok());
     let group = numbers.next()?;

@@ -1,7 +1,7 @@
-//! A program on a terminal of its own.
+//! A program on its own terminal.
 //!
-//! The terminal is opened by `pty-process`. It is made for tokio, puts the program into a session with this controlling
-//! terminal (so that the keys for signals work), is built on `rustix`, and needs no `unsafe` in its callers.
+//! `pty-process` opens the terminal. This crate supports tokio, puts the program into a session with this controlling terminal (so
+//! that the keys for signals work), is built on `rustix`, and needs no `unsafe` in its callers.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +22,7 @@ use crate::Profile;
 /// Maximum number of chunks of input per read.
 const READ_CHUNKS: usize = 16;
 
-/// Runs the program until it ends and all its output is queued. If the future is dropped before, the program is ended.
+/// Runs the program until it has ended and all its output is queued. If the future is dropped earlier, the program is ended.
 pub(super) async fn run(
     command: Command,
     typed: String,
@@ -45,12 +45,12 @@ pub(super) async fn run(
         pump(read, stream, Output::Stdout, "", profile).await;
     };
     tokio::select! {
-        // The terminal ends when the last program on it has ended, after all its output.
+        // The terminal's output ends when the last program on the terminal has ended.
         () = output => {}
         () = type_in(write, typed, stream, (&screen, size.clone())) => {}
         () = follow(&screen, size) => {}
     }
-    // A program may have closed its terminal and still run.
+    // A program may have closed its terminal and still be running.
     process.wait().await;
     AgentResult::default()
 }
@@ -63,8 +63,8 @@ fn open(command: Command, size: TerminalSize) -> pty_process::Result<(pty_proces
     Ok((pty, screen, Process::new(child)?))
 }
 
-/// Writes the client's input to the terminal, whose size is first set to the one that the client had at that time.
-/// Never returns, because only the output tells the end.
+/// Writes the client's input to the terminal. Before each write, the terminal gets the size that the client had when it sent the
+/// input. Never returns, because the end of the program is detected by the end of its output.
 async fn type_in(
     mut write: pty_process::OwnedWritePty,
     typed: String,
@@ -85,7 +85,7 @@ async fn type_in(
     }
 }
 
-/// Passes the client's terminal size on, even while the program reads nothing. Never returns.
+/// Applies changes of the client's terminal size, even while the program reads nothing. Never returns.
 async fn follow(screen: &OwnedFd, mut size: watch::Receiver<TerminalSize>) {
     while size.changed().await.is_ok() {
         size.mark_changed();
@@ -94,7 +94,7 @@ async fn follow(screen: &OwnedFd, mut size: watch::Receiver<TerminalSize>) {
     std::future::pending().await
 }
 
-/// Sets the terminal to the client's size if it has changed.
+/// Sets the terminal to the client's size if the size has changed.
 fn adapt(screen: &OwnedFd, size: &mut watch::Receiver<TerminalSize>) {
     if !size.has_changed().unwrap_or_default() {
         return;

@@ -1,20 +1,20 @@
-//! The signal actions that programs inherit.
+//! The signal actions that started programs inherit.
 
 use std::sync::Once;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Ensures that programs started from here on ignore no signal, even if this process was started with ignored signals.
-/// A shell without job control starts `local &` with SIGINT and SIGQUIT ignored, `nohup` with SIGHUP.
+/// Ensures that programs started from now on ignore no signal, even if this process was started with ignored signals. A shell
+/// without job control starts `local &` with SIGINT and SIGQUIT ignored; `nohup` ignores SIGHUP.
 ///
-/// An ignored signal stays ignored in a started program; a caught one does not. So the ignored signals are caught, and
-/// nothing is done about them. Without `/proc` the signals are inherited.
+/// An ignored signal stays ignored in a started program, but a caught one does not. So the ignored signals are caught by handlers
+/// that do nothing. Without `/proc` the ignored signals are inherited.
 pub(super) fn inherit_none() {
     static CAUGHT: Once = Once::new();
     CAUGHT.call_once(|| {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         for number in ignored(&status) {
-            // A handler is permanent. The few signals that tokio rejects are never ignored in practice.
+            // A signal handler cannot be removed again. The few signals that tokio rejects are never ignored in practice.
             if let Err(error) = signal(SignalKind::from_raw(number)) {
                 tracing::debug!(number, %error, "programs will inherit an ignored signal");
             }
@@ -22,10 +22,10 @@ pub(super) fn inherit_none() {
     });
 }
 
-/// Handled by the standard library.
+/// SIGPIPE, which the standard library handles.
 const SIGPIPE: i32 = 13;
 
-/// The standard signals in a process's set of ignored signals.
+/// Returns the standard signals in a process's set of ignored signals.
 fn ignored(status: &str) -> impl Iterator<Item = i32> {
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Reads output without splitting characters, and the official agent's filter (SHELL-1).
+//! Reads output without splitting characters, and applies the official agent's filter (SHELL-1).
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::super::config::REAL_PAYLOAD;
 use super::super::shared::AgentStream;
 use crate::Profile;
 
-/// Size of the fast agent's reads.
+/// Maximum size of the fast agent's reads in bytes.
 const FAST_READ: usize = 32 << 10;
 /// Delay of the official agent before it first reads a shell's output.
 pub(super) const REAL_DELAY: Duration = Duration::from_secs(1);
 
-/// Sends all of `source` to the client. Ends with the source, or with the stream.
+/// Sends all data of `source` to the client. Returns at the end of the source, or of the stream.
 pub(super) async fn pump(
     source: impl AsyncRead + Unpin,
     stream: &AgentStream,
@@ -39,20 +39,20 @@ pub(super) async fn pump(
 
 struct Reader<R> {
     source: R,
-    /// An incomplete character.
+    /// The bytes of an incomplete character.
     pending: BytesMut,
     size: usize,
     profile: Profile,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// The available data, without an incomplete character at its end. At the end of the output the fast agent returns
-    /// that too.
+    /// Returns the available data, without an incomplete character at its end. At the end of the output, the fast agent also
+    /// returns the incomplete character.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            // With less capacity, at most 64 bytes are read at a time.
+            // `read_buf` reads at most the spare capacity, which would otherwise be 64 bytes.
             self.pending.reserve(self.size);
-            // A terminal ends with the error EIO when its last program is gone.
+            // A terminal's output ends with the error EIO when the last program on it has ended.
             let read = self.source.read_buf(&mut (&mut self.pending).limit(self.size)).await;
             let is_over = !matches!(read, Ok(1..));
             let chunk = match self.profile {
@@ -71,9 +71,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Takes what the official agent lets through. Bytes that are not part of a character, U+FFFD included, are held back
-/// while fewer than four bytes are available. After that, only the first byte of a U+FFFD is let through. Bytes that
-/// are held back at the end of the output are lost.
+/// Removes and returns the bytes that the official agent passes on. Bytes that are not part of a character, including U+FFFD, are
+/// held back while fewer than four bytes are available. After that, only the first byte of a U+FFFD is passed on. Bytes that are
+/// held back at the end of the output are lost.
 fn filter(pending: &mut BytesMut) -> Bytes {
     const LONGEST: usize = 4;
     let length = pending.len();
@@ -106,7 +106,7 @@ fn filter(pending: &mut BytesMut) -> Bytes {
     passed.freeze()
 }
 
-/// Number of bytes at the end that begin a character without completing it.
+/// Returns the number of bytes at the end that are an incomplete character.
 fn incomplete(bytes: &[u8]) -> usize {
     let mut length = 0;
     for byte in bytes.iter().rev().take(3) {

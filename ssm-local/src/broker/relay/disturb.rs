@@ -1,4 +1,4 @@
-//! What faults do to a relay, apart from their effects on messages.
+//! The effects of faults on a relay, apart from their effects on messages.
 
 use std::future::Future;
 use std::task::Context;
@@ -14,8 +14,8 @@ use crate::faults::{Action, Direction, Fault, SessionFaults};
 
 impl Relay {
     pub(super) fn set_faults(&mut self, faults: Option<Box<SessionFaults>>) {
-        // Before the client connects there is nothing to disturb. When it does, the relay gets the faults that are set
-        // then.
+        // Before the client connects, there is nothing to disturb. When it connects, the relay gets the faults that are set at that
+        // time.
         if self.spec.is_some() {
             return;
         }
@@ -30,7 +30,7 @@ impl Relay {
         }
     }
 
-    /// Applies the faults that are due. Returns the end if one of them ended the session.
+    /// Applies the faults that are due. Returns the end of the session if a fault ended it.
     pub(super) fn disturb(&mut self, cx: &mut Context<'_>) -> Option<End> {
         loop {
             let faults = self.faults.as_mut()?;
@@ -62,7 +62,7 @@ impl Relay {
             }
             Action::Reset => {
                 if let Some(client) = self.client.take() {
-                    // If this fails, the socket is closed normally; nothing else is possible.
+                    // If this fails, the socket is closed normally instead.
                     let _ = client.get_ref().set_zero_linger();
                     self.disconnect(&"reset by a fault");
                 }

@@ -5,7 +5,7 @@ use super::*;
 
 const MILLIS: Duration = Duration::from_millis(1);
 
-/// A session under faults, in virtual time. Messages are numbered in the order in which they are sent.
+/// A session with faults, in virtual time. Messages are numbered in the order in which they are sent.
 struct Bench {
     faults: SessionFaults,
     start: Instant,
@@ -15,7 +15,7 @@ struct Bench {
     down: VecDeque<Bytes>,
 }
 
-/// What arrived: number and time.
+/// Number and arrival time of each message that arrived.
 type Arrivals = Vec<(i64, Duration)>;
 
 impl Bench {
@@ -39,7 +39,7 @@ impl Bench {
         self.departed += 1;
     }
 
-    /// Sends nothing for this long, and does what is due in the meantime.
+    /// Lets this time pass without sending, and handles timeouts in the meantime.
     fn wait(&mut self, time: Duration) -> (Arrivals, Arrivals) {
         let end = self.now + time;
         let mut arrived = self.take();
@@ -80,7 +80,7 @@ fn numbers(arrivals: &Arrivals) -> Vec<i64> {
     arrivals.iter().map(|(number, _)| *number).collect()
 }
 
-/// What arrives of ten messages in each direction.
+/// Returns which of ten messages in each direction arrive.
 fn ten(specs: &[&str]) -> (Vec<i64>, Vec<i64>) {
     let mut bench = Bench::new(specs);
     let (mut up, mut down) = (Vec::new(), Vec::new());
@@ -160,7 +160,7 @@ fn delayed_messages_are_late_but_in_order() {
 
 #[test]
 fn a_rate_spreads_messages() {
-    // A message has 1000 bytes.
+    // Each message has 1000 bytes.
     let mut bench = Bench::new(&["rate,bytes=100000,direction=up"]);
     (0..5).for_each(|_| bench.send());
     let (up, down) = bench.wait(Duration::from_secs(1));
@@ -197,7 +197,7 @@ fn a_stall_holds_everything_and_then_lets_it_go() {
     assert_eq!(down, up);
 }
 
-/// The decoded results of mangled messages, at the agent or at the client.
+/// Returns the decoding results of mangled messages, at the agent or at the client.
 fn mangled(spec: &str) -> Vec<Result<AgentMessage, DecodeError>> {
     let mut bench = Bench::new(&[spec]);
     (0..20).for_each(|_| bench.send());
@@ -210,14 +210,14 @@ fn mangled_messages_are_refused_for_the_right_reason() {
     for spec in ["corrupt,direction=down", "bad-digest,direction=down"] {
         assert!(mangled(spec).iter().all(|result| matches!(result, Err(DecodeError::BadDigest))), "{spec}");
     }
-    // An agent accepts a wrong digest.
+    // An agent accepts a wrong digest, so damaged messages to it get an invalid header.
     for spec in ["bad-header", "corrupt,direction=up", "bad-digest"] {
         let refused = |result: &_| matches!(result, Err(DecodeError::BadHeaderLength { .. }));
         assert!(mangled(spec).iter().all(refused), "{spec}");
     }
     let large = mangled("oversize");
     assert!(large.iter().all(|result| matches!(result, Err(DecodeError::PayloadTooLarge { length: 1_048_577 }))));
-    // Large, but valid.
+    // The messages are large, but valid.
     assert!(mangled("oversize,bytes=70000").iter().flatten().all(|message| message.payload().len() == 70_000));
     assert_eq!(mangled("corrupt,nth=2,direction=up").iter().filter(|result| result.is_ok()).count(), 10);
 }
@@ -251,7 +251,7 @@ fn events_become_actions() {
     let [pause, start] = [false, true].map(|start| Action::Publication { start, direction: Direction::Up });
     assert_eq!(action("pause-publication,direction=up"), [pause]);
     assert_eq!(action("start-publication,direction=up"), [start]);
-    // Effects that do not concern a session do nothing here.
+    // Effects that do not concern a session have no effect here.
     assert_eq!(action("reboot"), []);
 }
 
@@ -265,7 +265,7 @@ fn too_many_messages_for_too_long_close_the_websocket() {
         }
         bench.actions().len()
     };
-    // Two messages each time: 1000 in a second are tolerated without a limit, 2000 for two seconds.
+    // Two messages in each iteration: 1000 per second are tolerated without a time limit, 2000 per second for two seconds.
     assert_eq!(closed(MILLIS * 2, 10), 0);
     assert_eq!(closed(MILLIS, 2), 0);
     assert_eq!(closed(MILLIS, 3), 1);

@@ -32,7 +32,7 @@ fn what_is_written_is_read_again() {
     ];
     for (sample, name) in samples.iter().zip(EFFECTS) {
         let fault: Fault = sample.parse().unwrap();
-        assert!(sample.starts_with(name), "{sample} is not of {name}");
+        assert!(sample.starts_with(name), "{sample} does not begin with {name}");
         assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault, "{sample}: {fault}");
     }
     assert_eq!(samples.len(), EFFECTS.len());

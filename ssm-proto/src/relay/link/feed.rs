@@ -1,4 +1,4 @@
-//! Feeds: pipes that only the relay sends over. The client acknowledges them over ordinary pipes.
+//! Feeds: pipes that only the relay sends over. The client acknowledges feeds over ordinary pipes.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,9 @@ use crate::relay::pipe::Pipe;
 use crate::relay::{FeedId, MAX_FEEDS, PipeId, RelaySide};
 
 impl Link {
-    /// Adds a feed whose greeting is done. The relay sends nothing over it before the client's first acknowledgement, and nothing
-    /// while there is no ordinary pipe. `None`: there are too many. Remove it with [`Link::lose_pipe`].
+    /// Adds a feed whose greeting is done. The relay sends nothing over the feed before the client's first acknowledgement, and
+    /// nothing while there is no ordinary pipe. Returns `None` if there are too many feeds. Remove the feed with
+    /// [`Link::lose_pipe`].
     pub fn add_feed(&mut self, now: Instant, id: FeedId) -> Option<PipeId> {
         if self.feeds().count() >= MAX_FEEDS {
             return None;
@@ -20,7 +21,7 @@ impl Link {
         Some(self.insert(feed))
     }
 
-    /// Whether this is a feed that the client has not acknowledged yet, so that it may lead to somebody else.
+    /// Returns whether this is a feed that the client has not acknowledged yet. Its other end may be another program.
     pub fn is_unproved_feed(&self, id: PipeId) -> bool {
         self.pipes.get(&id).is_some_and(Pipe::is_unproved_feed)
     }
@@ -33,7 +34,7 @@ impl Link {
         self.pipes.iter().filter(|(_, pipe)| pipe.feed().is_none())
     }
 
-    /// Whether this end can send frames over the pipe.
+    /// Returns whether this end can send frames over the pipe.
     pub(super) fn can_send(&self, pipe: &Pipe) -> bool {
         pipe.feed().is_none() || (self.side == RelaySide::Relay && self.alone.is_none())
     }
@@ -46,12 +47,13 @@ impl Link {
         }
     }
 
-    /// When a feed must be acknowledged.
+    /// Returns when a feed must be acknowledged.
     pub(super) fn feed_ack_due(&self) -> Option<Instant> {
         self.alone.is_none().then(|| self.feeds().filter_map(Pipe::ack_due).min())?
     }
 
-    /// The next acknowledgement of a feed. It goes over the pipe over which something arrived last, which is surely alive.
+    /// Returns the next acknowledgement of a feed. It is sent over the pipe over which a frame arrived last, because that pipe
+    /// surely works.
     pub(super) fn next_feed_ack(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
         let over = self.ordinary().max_by_key(|(_, pipe)| pipe.heard()).map(|(id, _)| *id)?;
         for pipe in self.pipes.values_mut().filter(|pipe| pipe.ack_due().is_some_and(|due| due <= now)) {
@@ -64,7 +66,8 @@ impl Link {
         None
     }
 
-    /// The client has received so much over a feed. A feed that is not there may have ended in the meantime.
+    /// Handles the client's acknowledgement of a position of a feed. An unknown feed is ignored, because it may have ended in the
+    /// meantime.
     pub(super) fn handle_feed_ack(
         &mut self,
         now: Instant,

@@ -17,33 +17,34 @@ use super::{ConnectionId, Destination, MAX_CONNECTIONS, MAX_PIPES, PipeId, Refus
 
 /// Maximum distance between a frame's number and the oldest one that is not acknowledged (RELAY-6).
 const SPAN: u64 = 1 << 15;
-/// With so many unsent control frames, the client opens no further connection, and an OPEN ends the relay's link (RELAY-15).
+/// Limit of unsent control frames. At this limit, the client opens no further connection, and an OPEN ends the relay's link
+/// (RELAY-15).
 const MAX_CONTROL: usize = 4 * MAX_CONNECTIONS;
-/// Credit of all connections together, beyond which none of them gets more than the initial credit. All of it may have to be
-/// kept in memory.
+/// Total credit of all connections in bytes, above which no connection gets more than the initial credit. The link may have to keep
+/// this amount of data in memory.
 const AMPLE: u64 = 64 << 20;
 
 /// An event; see [`Link::poll_event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkEvent {
-    /// Only at the relay: the client asks for this connection. Answer with [`Link::opened`] or [`Link::refuse`].
+    /// Only at the relay: the client requests this connection. Answer with [`Link::opened`] or [`Link::refuse`].
     Wanted(ConnectionId, Destination),
-    /// The connection was opened, refused, reset or ended, or has more to read.
+    /// The connection was opened, refused, reset or ended, or more data can be read.
     Changed(ConnectionId),
-    /// The connection has room for more data to send.
+    /// The connection accepts more data to send.
     Writable(ConnectionId),
-    /// The other end has said goodbye: all connections are over.
+    /// The other end has sent BYE: all connections have ended.
     Bye,
 }
 
-/// Why a link cannot continue: the other end broke the protocol.
+/// The reason why a link cannot continue: the other end violated the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkError {
     /// The received bytes are not frames.
     Frame(RelayFrameError),
-    /// A frame contradicts the state of the link; the text says how.
+    /// A frame contradicts the state of the link; the text describes how.
     Lie(&'static str),
 }
 
@@ -68,7 +69,7 @@ pub enum ConnectionState {
     Open,
     /// The relay could not connect.
     Refused(Refusal),
-    /// It is over in both directions.
+    /// The connection has ended in both directions.
     Reset(ResetReason),
 }
 
@@ -82,7 +83,7 @@ pub struct LinkStats {
     pub pipes: usize,
     /// Current number of feeds.
     pub feeds: usize,
-    /// Number of numbered frames, without repetitions.
+    /// Number of numbered frames sent, without repetitions.
     pub frames: u64,
     /// Number of repetitions of frames.
     pub repeated: u64,
@@ -90,9 +91,9 @@ pub struct LinkStats {
     pub duplicates: u64,
     /// Number of bytes in flight on all pipes and feeds.
     pub in_flight: u64,
-    /// Number of bytes that were received as numbered frames, each of them counted once, over pipes …
+    /// Number of bytes received as numbered frames over pipes, each byte counted once.
     pub received: u64,
-    /// … and over feeds.
+    /// Number of bytes received as numbered frames over feeds, each byte counted once.
     pub fed: u64,
 }
 
@@ -103,22 +104,24 @@ struct Outstanding {
     id: ConnectionId,
 }
 
-/// See the module. Time is an argument; no method waits.
+/// All connections between a client and its relay at one end, and the pipes that carry them. Time is an argument; no method waits.
 #[derive(Debug)]
 pub struct Link {
     side: RelaySide,
     pipes: BTreeMap<PipeId, Pipe>,
     next_pipe: u64,
     connections: BTreeMap<ConnectionId, Connection>,
-    /// Number of pieces of data, of all connections, that arrived before their turn.
+    /// Number of pieces of data, of all connections, that arrived out of order.
     early: usize,
-    /// The client's next connection; at the relay, the connections that were asked for.
+    /// At the client: the id of the next connection.
     next_id: u32,
+    /// At the relay: the ids of the connections that were requested.
     wanted: Seen,
     /// Control frames that were not sent yet, in order.
     control: VecDeque<(ConnectionId, Frame)>,
-    /// Connections that have something to send: first those that had nothing before, then the others in turn.
+    /// Connections that have something to send and had nothing to send before. They precede those in `busy`.
     fresh: VecDeque<ConnectionId>,
+    /// Connections that have more to send after their turn.
     busy: VecDeque<ConnectionId>,
     next_number: u64,
     outstanding: BTreeMap<u64, Outstanding>,
@@ -126,12 +129,13 @@ pub struct Link {
     again: BTreeSet<u64>,
     received: Seen,
     events: VecDeque<LinkEvent>,
-    /// New pipes on which HAVE was not sent yet.
+    /// New pipes over which HAVE was not sent yet.
     beginnings: VecDeque<PipeId>,
-    /// Since when there is no pipe.
+    /// The time since which there has been no pipe.
     alone: Option<Instant>,
-    /// Goodbye was said; the pipes over which it must still be sent.
+    /// Whether this end has ended the link with BYE.
     is_leaving: bool,
+    /// Pipes over which BYE must still be sent.
     farewells: VecDeque<PipeId>,
     frames: u64,
     repeated: u64,
@@ -141,7 +145,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link without pipes and connections.
+    /// Creates a link without pipes and connections.
     pub fn new(side: RelaySide, now: Instant) -> Self {
         Self {
             side,
@@ -171,7 +175,7 @@ impl Link {
         }
     }
 
-    /// Adds a pipe whose ends have greeted each other. `None`: there are too many.
+    /// Adds a pipe whose greeting is done. Returns `None` if there are too many pipes.
     pub fn add_pipe(&mut self) -> Option<PipeId> {
         if self.ordinary().count() >= MAX_PIPES {
             return None;
@@ -192,7 +196,7 @@ impl Link {
         id
     }
 
-    /// Removes a pipe or feed that has ended. Its unacknowledged frames are sent again over the others, or over the next one.
+    /// Removes a pipe or feed that has ended. Its unacknowledged frames are sent again over the other pipes, or over the next one.
     pub fn lose_pipe(&mut self, now: Instant, id: PipeId) {
         let Some(pipe) = self.pipes.remove(&id) else { return };
         let lost = pipe.flying().filter(|number| self.outstanding.contains_key(number));
@@ -203,14 +207,14 @@ impl Link {
         self.acknowledge_feeds(now);
     }
 
-    /// The time since which there has been no pipe.
+    /// Returns the time since which there has been no pipe.
     pub fn alone_since(&self) -> Option<Instant> {
         self.alone
     }
 
-    /// Opens a connection. Data can be written before the relay has answered. `None`: there are too many connections.
+    /// Opens a connection. Data can be written before the relay has answered. Returns `None` if there are too many connections.
     pub fn open(&mut self, to: Destination) -> Option<ConnectionId> {
-        // An id too far ahead would end the link (RELAY-6).
+        // The other end would end the link if the number of OPEN were too far ahead (RELAY-6).
         let is_far_ahead = self.outstanding.len() as u64 > SPAN / 2 || self.control.len() >= MAX_CONTROL;
         if is_far_ahead || self.connections.len() >= MAX_CONNECTIONS {
             return None;
@@ -222,18 +226,18 @@ impl Link {
         Some(id)
     }
 
-    /// The relay has connected.
+    /// Reports to the client that the relay has connected.
     pub fn opened(&mut self, id: ConnectionId) {
-        self.tell(id, Frame::Opened { id });
+        self.push_control(id, Frame::Opened { id });
     }
 
-    /// The relay could not connect. The connection is removed.
+    /// Reports to the client that the relay could not connect, and removes the connection.
     pub fn refuse(&mut self, id: ConnectionId, why: Refusal) {
-        self.tell(id, Frame::Refused { id, why });
+        self.push_control(id, Frame::Refused { id, why });
         self.forget(id);
     }
 
-    fn tell(&mut self, id: ConnectionId, frame: Frame) {
+    fn push_control(&mut self, id: ConnectionId, frame: Frame) {
         if self.connections.get(&id).is_some_and(|connection| connection.reset.is_none()) {
             self.control.push_back((id, frame));
         }
@@ -250,7 +254,8 @@ impl Link {
         self.early = 0;
     }
 
-    /// Asserts the invariants of the state, in builds with debug assertions. It counts everything anew, so only fuzz targets call it.
+    /// Asserts the invariants of the state, in builds with debug assertions. Only fuzz targets call this method, because it counts
+    /// everything again.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn check(&self) {
         let early = self.connections.values().map(|connection| connection.receiving.early()).sum::<usize>();
@@ -258,11 +263,11 @@ impl Link {
         let queued = self.fresh.iter().chain(&self.busy);
         debug_assert!(
             queued.clone().all(|id| self.connections.get(id).is_none_or(|connection| connection.queued)),
-            "a queue has a connection that does not know it"
+            "a queue contains a connection that is not marked as queued"
         );
     }
 
-    /// The state of a connection. `None`: there is no connection with this id.
+    /// Returns the state of a connection, or `None` if there is no connection with this id.
     pub fn state(&self, id: ConnectionId) -> Option<ConnectionState> {
         let connection = self.connections.get(&id)?;
         Some(match (&connection.refused, connection.reset) {
@@ -273,10 +278,11 @@ impl Link {
         })
     }
 
-    /// Sends a chunk. If there is no room, the chunk is returned, and [`LinkEvent::Writable`] reports when there is room.
+    /// Queues a chunk for sending. If the send buffer is full, the chunk is returned, and [`LinkEvent::Writable`] reports when
+    /// there is space.
     ///
     /// # Errors
-    /// The chunk, if there is no room. Data that nobody would receive is dropped without an error.
+    /// Returns the chunk if the send buffer is full. Data that would have no receiver is dropped without an error.
     pub fn write(&mut self, id: ConnectionId, chunk: Bytes) -> Result<(), Bytes> {
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         if !connection.sending.has_room() {
@@ -298,19 +304,19 @@ impl Link {
         }
     }
 
-    /// The next received bytes, in order. `None`: there are none now; see [`Link::is_at_end`].
+    /// Returns the next received bytes, in order, or `None` if there are none now; see [`Link::is_at_end`].
     pub fn read(&mut self, id: ConnectionId) -> Option<Bytes> {
         let chunk = self.connections.get_mut(&id)?.receiving.pop()?;
         self.grant(id);
         Some(chunk)
     }
 
-    /// Whether the other end has ended its direction and everything was read.
+    /// Returns whether the other end has ended its direction and all data was read.
     pub fn is_at_end(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| connection.receiving.is_over())
     }
 
-    /// Stops using the connection. If it is not over, it is reset at the other end.
+    /// Stops using the connection. If it has not ended, it is reset at the other end.
     pub fn release(&mut self, id: ConnectionId) {
         let Some(connection) = self.forget(id) else { return };
         if !connection.is_over() {
@@ -318,7 +324,7 @@ impl Link {
         }
     }
 
-    /// Stops using the connection in order: data that was written, and its end, is still delivered.
+    /// Stops using the connection in order: written data and the end of the direction are still delivered.
     pub fn abandon(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.sending.finish();
@@ -329,8 +335,8 @@ impl Link {
         }
     }
 
-    /// Tells the other end that this end has ended all connections and will not come back. This is sent over every pipe, because
-    /// any of them may be slow or lost.
+    /// Reports to the other end that this end has ended all connections and will not open another pipe. BYE is sent over every
+    /// pipe, because any pipe may be slow or lost.
     pub fn say_bye(&mut self) {
         self.forget_all();
         self.control.clear();
@@ -340,12 +346,12 @@ impl Link {
         }
     }
 
-    /// The next event, oldest first.
+    /// Returns the oldest event.
     pub fn poll_event(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()
     }
 
-    /// Statistics.
+    /// Returns statistics.
     pub fn stats(&self) -> LinkStats {
         LinkStats {
             connections: self.connections.len(),
@@ -360,7 +366,7 @@ impl Link {
         }
     }
 
-    /// The time at which [`Link::handle_timeout`] must be called.
+    /// Returns the time at which [`Link::handle_timeout`] must be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let acks = self.ordinary().filter_map(|(_, pipe)| pipe.ack_due());
         let suspects = self.pipes.values().filter_map(Pipe::suspect_at).filter(|_| self.has_choice());
@@ -383,7 +389,7 @@ impl Link {
         }
     }
 
-    /// Whether frames can be sent over more than one pipe.
+    /// Returns whether frames can be sent over more than one pipe.
     fn has_choice(&self) -> bool {
         self.pipes.values().filter(|pipe| self.can_send(pipe)).nth(1).is_some()
     }
@@ -416,7 +422,7 @@ impl Link {
         while self.read(id).is_some() {}
     }
 
-    /// An abandoned connection ends once everything it sent has arrived.
+    /// Ends an abandoned connection once all its data has arrived.
     fn end_abandoned(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(&id).filter(|connection| connection.abandoned) else { return };
         if connection.is_over() {

@@ -1,4 +1,4 @@
-//! Received frames.
+//! Handling of received frames.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ impl Link {
     /// Handles bytes that were received over a pipe.
     ///
     /// # Errors
-    /// The other end broke the protocol. The link and all its connections cannot be used any more.
+    /// Returns an error if the other end violated the protocol. The link and all its connections cannot be used any more.
     pub fn handle_input(&mut self, now: Instant, id: PipeId, bytes: &[u8]) -> Result<(), LinkError> {
         let Some(pipe) = self.pipes.get_mut(&id) else { return Ok(()) };
         pipe.deframer.push(bytes);
@@ -22,7 +22,7 @@ impl Link {
             if is_feed {
                 check_feed(self.side, &frame)?;
             } else if pipe.begin() != matches!(frame, Frame::Have(_)) {
-                return Err(LinkError::Lie("a pipe does not begin with what has arrived"));
+                return Err(LinkError::Lie("a pipe does not begin with HAVE"));
             }
             match frame {
                 Frame::Have(numbers) => self.handle_have(&numbers)?,
@@ -43,7 +43,7 @@ impl Link {
                         }
                         Inserted::Known => {
                             self.duplicates += 1;
-                            // The relay may not know what has arrived over a feed.
+                            // The relay may not know which frames have arrived over a feed.
                             self.acknowledge_feeds(now);
                         }
                         Inserted::TooFar => return Err(LinkError::Lie("a number far ahead of all others")),
@@ -68,7 +68,8 @@ impl Link {
         Ok(())
     }
 
-    /// The other end has told at the beginning of a pipe what has arrived, also over pipes that have ended since.
+    /// Handles HAVE, with which a pipe begins: the frames that have arrived at the other end, also over pipes that have ended
+    /// since.
     fn handle_have(&mut self, numbers: &Numbers) -> Result<(), LinkError> {
         if !numbers.are_below(self.next_number) {
             return Err(LinkError::Lie("more is acknowledged than was sent"));
@@ -78,7 +79,7 @@ impl Link {
         Ok(())
     }
 
-    /// The frame with this number need not be sent again.
+    /// Records that the frame with this number has arrived and need not be sent again.
     fn has_arrived(&mut self, number: u64) {
         let Some(outstanding) = self.outstanding.remove(&number) else { return };
         self.again.remove(&number);
@@ -88,7 +89,7 @@ impl Link {
         }
     }
 
-    /// Handles a frame that arrives for the first time. Frames can overtake each other.
+    /// Handles a frame that arrives for the first time. Frames can arrive out of order.
     fn handle_frame(&mut self, frame: Frame) -> Result<(), &'static str> {
         match frame {
             Frame::Open { id, to } => self.handle_open(id, to),
@@ -131,7 +132,7 @@ impl Link {
             Inserted::Known => return Err("a connection is opened twice"),
             Inserted::TooFar => return Err("a connection's number is far ahead of all others"),
         }
-        // An honest client acknowledges the answers to earlier ones.
+        // A correct client acknowledges the answers to earlier requests.
         if self.control.len() >= MAX_CONTROL {
             return Err("more connections are opened than answers are acknowledged");
         }
@@ -150,8 +151,8 @@ impl Link {
         Ok(())
     }
 
-    /// Changes a connection that exists, or whose OPEN was overtaken. Frames that arrive after the end of their connection are
-    /// ignored.
+    /// Applies a change to a connection that exists, or whose OPEN has not arrived yet. Frames that arrive after the end of their
+    /// connection are ignored.
     fn with(
         &mut self,
         id: ConnectionId,
@@ -159,7 +160,7 @@ impl Link {
     ) -> Result<(), &'static str> {
         if !self.connections.contains_key(&id) {
             let is_over = match self.side {
-                RelaySide::Client if id.0 >= self.next_id => return Err("a connection that nobody opened"),
+                RelaySide::Client if id.0 >= self.next_id => return Err("a connection that was not opened"),
                 RelaySide::Client => true,
                 RelaySide::Relay => self.wanted.contains(id.0.into()),
             };
@@ -172,7 +173,7 @@ impl Link {
         let early = connection.receiving.early();
         change(connection)?;
         self.early = self.early + connection.receiving.early() - early;
-        // Each of them waits for a frame with a lower number.
+        // Each of these pieces waits for a frame with a lower number.
         if self.early as u64 > SPAN {
             return Err("more data is out of order than can be on its way");
         }
@@ -186,7 +187,7 @@ impl Link {
     }
 }
 
-/// What a feed carries can also come over any other pipe.
+/// Checks a frame of a feed. Frames that a feed may carry can also arrive over any other pipe.
 fn check_feed(side: RelaySide, frame: &Frame) -> Result<(), LinkError> {
     if side == RelaySide::Relay || !frame.is_numbered() {
         return Err(LinkError::Lie("a feed carries only numbered frames, to the client"));

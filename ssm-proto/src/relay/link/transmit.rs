@@ -1,4 +1,4 @@
-//! Frames to send, and the pipe that carries each.
+//! Frames to send, and the selection of the pipe that carries each frame.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use crate::relay::frame::{Frame, MAX_DATA};
 use crate::relay::pipe::Pipe;
 use crate::relay::{ConnectionId, LinkEvent, PipeId};
 
-/// Half of the frame size that is used with several slow pipes, so that all of them share the work.
+/// Half of the frame size that is used with several slow pipes. Small frames let all pipes share the data.
 const MIN_DATA: usize = 2 << 10;
 
 impl Link {
-    /// The next bytes to send, and their pipe. Call it until it returns `None`.
+    /// Returns the next bytes to send, and their pipe. Call this method until it returns `None`.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
         if let Some(due) = self.transmit_due(now) {
             return Some(due);
@@ -23,7 +23,7 @@ impl Link {
         let (number, frame) = self.next_frame()?;
         let pipe = self.pipes.get_mut(&id)?;
         pipe.send(now, number, frame.len());
-        // An acknowledgement shares the message.
+        // A pending acknowledgement is sent in the same message.
         Some((
             id,
             match pipe.take_ack(now) {
@@ -37,7 +37,7 @@ impl Link {
         ))
     }
 
-    /// The next frame that belongs to a pipe itself and is due.
+    /// Returns the next frame that belongs to a pipe itself and is due.
     fn transmit_due(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
         while let Some(id) = self.beginnings.pop_front() {
             if self.pipes.contains_key(&id) {
@@ -59,7 +59,7 @@ impl Link {
         Some((*id, Frame::Ack { position, held }.encode(0)))
     }
 
-    /// The pipe with room over which a frame arrives soonest.
+    /// Returns the pipe that may send and over which a frame would arrive soonest.
     fn best_pipe(&self) -> Option<PipeId> {
         let with_room = self.pipes.iter().filter(|(_, pipe)| pipe.has_room() && self.can_send(pipe));
         with_room.min_by_key(|(_, pipe)| pipe.load()).map(|(id, _)| *id)
@@ -90,7 +90,7 @@ impl Link {
         Some((number, frame))
     }
 
-    /// The next frame of the connection whose turn it is.
+    /// Returns the next frame of the connection whose turn it is.
     fn next_of_connections(&mut self, number: u64) -> Option<(ConnectionId, Bytes)> {
         let max = self.data_size();
         while let Some(id) = self.fresh.pop_front().or_else(|| self.busy.pop_front()) {
@@ -121,7 +121,8 @@ impl Link {
         None
     }
 
-    /// Over several slow pipes, bytes arrive sooner in small frames. Over a fast pipe, large frames cost less.
+    /// Returns the size of DATA frames. Over several slow pipes, small frames make data arrive sooner. Over a fast pipe, large
+    /// frames cost less.
     fn data_size(&self) -> usize {
         let slowest = self.pipes.values().map(|pipe| pipe.load().1).max().unwrap_or_default();
         if self.has_choice() && slowest > Duration::from_millis(2) { MIN_DATA * 2 } else { MAX_DATA }

@@ -1,18 +1,18 @@
-//! Sockets that systemd has opened for this process (socket activation): tunnels that listen on the same addresses take them over.
+//! Sockets that systemd has opened for this process (socket activation). Tunnels that listen on the same addresses use them.
 
 use std::sync::LazyLock;
 
 use listenfd::ListenFd;
 use ssm_forward::{ListenAddr, OpenListener};
 
-/// A socket, and where it listens.
+/// A socket from systemd, and the address on which it listens.
 #[derive(Debug)]
 struct Passed {
     address: ListenAddr,
     listener: OpenListener,
 }
 
-/// They are the process's, like standard input.
+/// The sockets from systemd. They belong to the process, like standard input, so there is one list per process.
 static PASSED: LazyLock<Vec<Passed>> = LazyLock::new(take);
 
 fn take() -> Vec<Passed> {
@@ -20,7 +20,7 @@ fn take() -> Vec<Passed> {
     (0..sockets.len()).filter_map(|index| passed(&mut sockets, index)).collect()
 }
 
-/// Sockets of other kinds are of no use here.
+/// Returns the socket at `index`, or `None` if it is not a TCP or Unix listener.
 fn passed(sockets: &mut ListenFd, index: usize) -> Option<Passed> {
     if let Ok(Some(listener)) = sockets.take_tcp_listener(index) {
         let address = ListenAddr::Tcp(listener.local_addr().ok()?);
@@ -31,19 +31,19 @@ fn passed(sockets: &mut ListenFd, index: usize) -> Option<Passed> {
     Some(Passed { address, listener: OpenListener::Unix(listener) })
 }
 
-/// Takes them. It has to be called before there are other threads: it changes the environment, so that no child takes them for its
-/// own.
+/// Receives the sockets from systemd. Must be called before other threads are started, because it removes the variables that
+/// announce the sockets from the environment. Otherwise a child process would use the sockets as its own.
 pub(crate) fn prepare() {
     LazyLock::force(&PASSED);
 }
 
-/// The socket that listens on an address, if there is one. It stays open when the caller closes it: connections wait until somebody
-/// takes it again.
+/// Returns a duplicate of the socket that listens on `address`, if there is one. The socket itself stays open when the caller
+/// closes the duplicate: new connections wait in its backlog until a caller requests it again.
 pub(crate) fn listener(address: &ListenAddr) -> Option<OpenListener> {
     PASSED.iter().find(|passed| passed.address == *address)?.listener.try_clone().ok()
 }
 
-/// Where the sockets listen.
+/// Returns the addresses on which the sockets listen.
 pub(crate) fn addresses() -> impl Iterator<Item = &'static ListenAddr> {
     PASSED.iter().map(|passed| &passed.address)
 }

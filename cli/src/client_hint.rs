@@ -11,18 +11,19 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::iam_auth::LoginFile;
 use crate::kubeconfig;
 
-/// The lines for one service, and the login file, which is kept up to date as long as this exists.
+/// The lines for one service, and its login file. Dropping this value removes the login file.
 pub(crate) struct ClientHint {
-    /// To be printed when the tunnel is ready.
+    /// Lines to print when the tunnel is ready.
     pub(crate) lines: Vec<String>,
-    /// With `--iam-auth`.
+    /// The login file; `None` without `--iam-auth`.
     pub(crate) login: Option<LoginFile>,
 }
 
-/// Prepares the client of `service`, whose tunnel listens on `local`.
+/// Prepares what a client of `service` needs. The tunnel listens on `local`.
 ///
 /// # Errors
-/// The requested files cannot be written, or do not fit the service.
+/// Returns an error if a requested file cannot be written, if the service does not support it, or if it is requested for a tunnel
+/// that listens on a Unix socket.
 pub(crate) async fn prepare(
     args: &TunnelArgs,
     aws: &Arc<AwsProvider>,
@@ -58,18 +59,19 @@ pub(crate) async fn prepare(
     Ok(ClientHint { lines, login })
 }
 
-/// Whether the client must be told which authorities to trust. The system does not trust those of RDS.
+/// Whether the client needs a CA bundle. The system's trust store does not contain the RDS CAs.
 fn needs_ca(service: &ServiceEndpoint) -> bool {
     matches!(family(&service.engine), Some(Family::MySql | Family::Postgres | Family::SqlServer | Family::MongoDb))
 }
 
+/// Returns the command line that downloads the CA bundle to `ca`.
 fn download(ca: &Path) -> String {
     let file = ca.display().to_string();
     let file = shlex::try_quote(&file).map_or_else(|_| file.clone(), Into::into);
     format!("curl --create-dirs -o {file} {RDS_CA_URL}")
 }
 
-/// `$XDG_DATA_HOME/aws-ssm-forward/rds-ca.pem`, by default below `~/.local/share`.
+/// Returns `$XDG_DATA_HOME/aws-ssm-forward/rds-ca.pem`. `$XDG_DATA_HOME` is `~/.local/share` by default.
 fn default_ca() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let data = set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")));

@@ -1,7 +1,7 @@
-//! The command line with which a service's own client uses the tunnel, ready to paste into a shell.
+//! The command line with which a service's usual client connects through the tunnel, ready to paste into a shell.
 //!
-//! The service's certificate names its real host, but the client connects to a local address. If the client can be told
-//! both, the command line keeps the certificate verified.
+//! The service's certificate names the service's real host, but the client connects to a local address. If the client has
+//! options for both, the command line sets them, so that the client still verifies the certificate.
 
 use std::path::Path;
 
@@ -14,15 +14,15 @@ pub(crate) struct LocalEnd<'a> {
     pub(crate) port: u16,
 }
 
-/// Where AWS publishes the certificate authorities of RDS.
+/// The URL at which AWS publishes the RDS CA bundle.
 pub(crate) const RDS_CA_URL: &str = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem";
 
-/// What a client gets in addition to the endpoint.
+/// Settings of a client in addition to the service's endpoint.
 pub(crate) struct Client<'a> {
     pub(crate) local: LocalEnd<'a>,
-    /// The file with the certificate authorities of RDS.
+    /// The file with the RDS CA bundle.
     pub(crate) ca: &'a Path,
-    /// The user, if one was named; otherwise the master user.
+    /// The user that the command line names; by default, the master user.
     pub(crate) user: Option<&'a str>,
     /// A file with the password for the engine's client.
     pub(crate) password_file: Option<&'a Path>,
@@ -30,7 +30,7 @@ pub(crate) struct Client<'a> {
     pub(crate) kubeconfig: Option<&'a Path>,
 }
 
-/// The command line; `None` for an engine without a common client.
+/// Returns the command line; `None` for an engine without a common client.
 pub(crate) fn command_line(service: &ServiceEndpoint, client: &Client<'_>) -> Option<String> {
     let words = match family(&service.engine)? {
         Family::MySql => mysql(service, client),
@@ -56,7 +56,7 @@ pub(crate) enum Family {
     Kubernetes,
 }
 
-/// The family of an engine as AWS names it, such as `aurora-mysql` or `sqlserver-ex`.
+/// Returns the family of an engine. `engine` is AWS's name of the engine, such as `aurora-mysql` or `sqlserver-ex`.
 pub(crate) fn family(engine: &str) -> Option<Family> {
     let has = |part: &str| engine.contains(part);
     Some(match engine {
@@ -64,7 +64,7 @@ pub(crate) fn family(engine: &str) -> Option<Family> {
         "kubernetes" => Family::Kubernetes,
         "docdb" => Family::MongoDb,
         "redis" | "valkey" => Family::Redis,
-        // The first version of Aurora used only this name.
+        // The first version of Aurora, compatible with MySQL, has only this name.
         "aurora" => Family::MySql,
         _ if has("mysql") || has("mariadb") => Family::MySql,
         _ if has("postgres") => Family::Postgres,
@@ -73,12 +73,12 @@ pub(crate) fn family(engine: &str) -> Option<Family> {
     })
 }
 
-/// The client compares the certificate's name with the host that it connects to, and no other name can be set. So the
-/// authority is verified, but the name is not. `loose-` makes the client of MariaDB ignore an option that only MySQL's
+/// Verifies the CA but not the host name, because the `mysql` client compares the certificate's name with the host that it
+/// connects to, and has no option for another name. `loose-` makes MariaDB's client ignore an option that only MySQL's client
 /// has.
 fn mysql(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     let mut words = vec!["mysql".to_owned()];
-    // It must be the first option.
+    // The clients accept this option only in the first place.
     words.extend(client.password_file.map(|file| format!("--defaults-extra-file={}", file.display())));
     words.extend([format!("--host={}", client.local.host), format!("--port={}", client.local.port)]);
     words.extend(["--protocol=tcp".to_owned(), format!("--ssl-ca={}", client.ca.display())]);
@@ -91,7 +91,7 @@ fn mysql(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     words
 }
 
-/// libpq has two options: `host` is verified, `hostaddr` is connected to.
+/// libpq has two options: it verifies the name in `host` and connects to the address in `hostaddr`.
 fn postgres(service: &ServiceEndpoint, client: &Client<'_>) -> String {
     let mut parts = vec![
         format!("host={}", service.host),
@@ -109,7 +109,7 @@ fn postgres(service: &ServiceEndpoint, client: &Client<'_>) -> String {
     }
 }
 
-/// A value of libpq's connection string.
+/// Quotes a value of libpq's connection string if necessary.
 fn quote_value(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~@+".contains(&byte);
     if !text.is_empty() && text.bytes().all(plain) {
@@ -128,7 +128,7 @@ fn redis(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     words
 }
 
-/// `sqlcmd` has no option for certificate authorities. Both of its implementations read OpenSSL's variable on Linux.
+/// `sqlcmd` has no option for a CA bundle. Both implementations of `sqlcmd` read OpenSSL's environment variable on Linux.
 fn sql_server(service: &ServiceEndpoint, client: &Client<'_>) -> String {
     let server = format!("tcp:{},{}", client.local.host, client.local.port);
     let mut words = vec!["sqlcmd".to_owned(), "-S".into(), server, "-N".into(), "-F".into(), service.host.clone()];
@@ -136,8 +136,8 @@ fn sql_server(service: &ServiceEndpoint, client: &Client<'_>) -> String {
     format!("SSL_CERT_FILE={} {}", join(&[client.ca.display().to_string()]), join(&words))
 }
 
-/// Its certificate cannot be compared with another name than the host's. So the authority is verified, but the name is
-/// not.
+/// Verifies the CA but not the host name, because `mongosh` can compare the certificate's name only with the host that it
+/// connects to.
 fn mongodb(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     let url = format!("mongodb://{}:{}/?directConnection=true&retryWrites=false", client.local.host, client.local.port);
     let mut words = vec!["mongosh".to_owned(), url, "--tls".into()];
@@ -151,7 +151,7 @@ fn curl(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     vec!["curl".into(), "--connect-to".into(), to, format!("https://{}/", service.host)]
 }
 
-/// Everything else comes from the current context, as for the cluster itself.
+/// Without `--kubeconfig`, the line overrides only the server. All other settings come from the user's current context.
 fn kubectl(service: &ServiceEndpoint, client: &Client<'_>) -> Vec<String> {
     if let Some(file) = client.kubeconfig {
         return vec!["kubectl".into(), format!("--kubeconfig={}", file.display()), "get".into(), "pods".into()];
@@ -164,7 +164,7 @@ fn user<'a>(service: &'a ServiceEndpoint, client: &Client<'a>) -> Option<&'a str
     client.user.or(service.user.as_deref())
 }
 
-/// The words for a shell; those without special characters are not quoted.
+/// Joins the words to a command line for a shell. Words without special characters are not quoted.
 fn join(words: &[String]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
     let quoted = words.iter().map(|word| match !word.is_empty() && word.bytes().all(plain) {

@@ -1,5 +1,5 @@
-//! Completion in the user's shell. The shell's script asks this program for candidates, so that the names of profiles
-//! and regions are current.
+//! Completion in the user's shell. The completion script of the shell runs this program to get the candidates, so that the names
+//! of profiles and regions are current.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,20 +17,20 @@ use crate::config::Config;
 use crate::untrusted;
 use crate::up;
 
-/// The shell's script sets it to the shell's name when it asks. clap's default, `COMPLETE`, may mean something else to
-/// other programs.
+/// The environment variable that the completion script sets to the shell's name when it requests candidates. clap's default,
+/// `COMPLETE`, may have another meaning for other programs.
 const VARIABLE: &str = "AWS_SSM_FORWARD_COMPLETE";
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
 
-/// Answers a request of the shell's script and ends the process, if this is one.
+/// If this process was started by a completion script, prints the candidates and exits.
 pub(crate) fn answer() {
     CompleteEnv::with_factory(Cli::command).shells(SHELLS).var(VARIABLE).bin(NAME).complete();
 }
 
-/// Writes the script for a shell on standard output.
+/// Writes the completion script for `shell` to standard output.
 ///
 /// # Errors
-/// The shell is not supported.
+/// Returns an error if the shell is not supported.
 pub(crate) fn print(shell: Shell) -> io::Result<()> {
     let shells = SHELLS;
     let completer = shells.completer(&shell.to_string()).ok_or(io::ErrorKind::Unsupported)?;
@@ -39,20 +39,20 @@ pub(crate) fn print(shell: Shell) -> io::Result<()> {
     if shell == Shell::Zsh {
         script.extend_from_slice(ZSH_FIRST_CALL.as_bytes());
     }
-    // The reader may already have enough.
+    // The reader may have closed the pipe, as `head` does. This is not an error.
     let _ = io::stdout().write_all(&script);
     Ok(())
 }
 
-/// A file of a package is loaded by the first completion, as the function `_aws-ssm-forward`. Without these lines, it would only
-/// define the completion, and offer nothing that time.
+/// zsh loads a packaged completion file at the first completion, as the function `_aws-ssm-forward`. Without these lines, the
+/// first call would only define the completion function and offer no candidates.
 const ZSH_FIRST_CALL: &str = r#"if [[ $funcstack[1] == _aws-ssm-forward ]]; then
     _clap_dynamic_completer_aws_ssm_forward "$@"
 fi
 "#;
 
-/// How the script calls this program: in the same way as it was called itself. A path is made absolute, because the
-/// shell changes its folder.
+/// Returns the name or path with which the script starts this program: the one with which this process was started. A path is
+/// made absolute, because the shell's current folder changes.
 fn program() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called);
@@ -62,8 +62,8 @@ fn program() -> String {
     }
 }
 
-/// bash. Unlike clap's implementation, it takes into account that bash splits words at `=` and `:`, and replaces only
-/// the part after them.
+/// Completion for bash. Unlike clap's implementation, it supports that bash splits words at `=` and `:` and replaces only the
+/// part after these characters.
 struct Bash;
 
 const BASH_SCRIPT: &str = r#"_aws_ssm_forward() {
@@ -120,7 +120,8 @@ impl EnvCompleter for Bash {
     }
 }
 
-/// The words as the user sees them, and the part of the last word that bash keeps when it inserts a candidate.
+/// Joins the pieces into which bash has split the words. Returns the words as the user typed them, and the part of the last word
+/// that bash keeps when it inserts a candidate.
 fn joined(pieces: &[OsString]) -> (Vec<OsString>, String) {
     let is_break =
         |piece: &OsString| !piece.is_empty() && piece.to_string_lossy().chars().all(|c| matches!(c, '=' | ':'));
@@ -143,14 +144,14 @@ fn joined(pieces: &[OsString]) -> (Vec<OsString>, String) {
     (words, kept)
 }
 
-/// The profiles of the AWS configuration files.
+/// Returns the profiles of the AWS configuration files.
 pub(crate) fn profiles() -> Vec<CompletionCandidate> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let names = runtime.map(|runtime| runtime.block_on(ssm_forward::profile_names())).unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// The tunnels of the configuration files, with where they lead.
+/// Returns the tunnels of the configuration files, with their destinations.
 pub(crate) fn tunnels() -> Vec<CompletionCandidate> {
     let config = config();
     let candidate =
@@ -158,7 +159,7 @@ pub(crate) fn tunnels() -> Vec<CompletionCandidate> {
     config.names().map(candidate).collect()
 }
 
-/// The tunnels and groups of the configuration files.
+/// Returns the tunnels and groups of the configuration files.
 pub(crate) fn tunnels_and_groups() -> Vec<CompletionCandidate> {
     let config = config();
     let candidate = |name: &str| {
@@ -170,20 +171,20 @@ pub(crate) fn tunnels_and_groups() -> Vec<CompletionCandidate> {
     all
 }
 
-/// The tunnels that are open, with where they listen.
+/// Returns the tunnels that are open, with their local addresses.
 pub(crate) fn open_tunnels() -> Vec<CompletionCandidate> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let open = runtime.map(|runtime| runtime.block_on(up::open_tunnels())).unwrap_or_default();
     open.into_iter().map(|(name, address)| CompletionCandidate::new(name).help(address.map(Into::into))).collect()
 }
 
-/// The configuration that the command line so far names. It is read without complaints: the command itself will tell them.
+/// Reads the configuration that the command line selects. Errors are not reported here: the command reports them when it runs.
 fn config() -> Config {
     let words: Vec<_> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
     Config::load(config_file(&joined(&words).0).as_deref()).unwrap_or_default()
 }
 
-/// The value of `--config`.
+/// Returns the value of `--config`.
 fn config_file(words: &[OsString]) -> Option<PathBuf> {
     words.iter().zip(words.iter().skip(1)).find_map(|(word, next)| match word.to_str()?.strip_prefix("--config")? {
         "" => Some(next.into()),
@@ -191,15 +192,16 @@ fn config_file(words: &[OsString]) -> Option<PathBuf> {
     })
 }
 
-/// Where look-ups are kept: in the user's cache folder (`$XDG_CACHE_HOME`, by default `~/.cache`), if there is one.
+/// Returns the cache for results of look-ups, in the user's cache folder (`$XDG_CACHE_HOME`, by default `~/.cache`). Returns
+/// `None` if neither this variable nor `HOME` is set.
 pub(crate) fn cache() -> Option<LookupCache> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
     Some(LookupCache::new(folder.join(NAME).join("lookups")))
 }
 
-/// Nodes, containers and services that were found within the last week. AWS is not asked: somebody waits at the
-/// terminal.
+/// Returns the nodes, containers and services that were found within the last week. They come from the cache: a request to AWS
+/// would take too long while the user waits for the completion.
 pub(crate) fn targets() -> Vec<CompletionCandidate> {
     let names = cache().map(|cache| cache.names()).unwrap_or_default();
     let candidate = |(name, places): (String, BTreeSet<String>)| {
@@ -209,18 +211,18 @@ pub(crate) fn targets() -> Vec<CompletionCandidate> {
     names.into_iter().filter(|(name, _)| !name.contains(char::is_control)).map(candidate).collect()
 }
 
-/// Nodes, containers and services, and tunnels.
+/// Returns the tunnels, and the nodes, containers and services of [`targets`].
 pub(crate) fn targets_and_tunnels() -> Vec<CompletionCandidate> {
     tunnels().into_iter().chain(targets()).collect()
 }
 
-/// The databases among [`targets`].
+/// Returns the databases among [`targets`].
 pub(crate) fn databases() -> Vec<CompletionCandidate> {
     let is_database = |name: &CompletionCandidate| name.get_value().to_string_lossy().starts_with("rds:");
     targets().into_iter().filter(is_database).collect()
 }
 
-/// AWS's regions.
+/// Returns all regions of AWS.
 pub(crate) fn regions() -> Vec<CompletionCandidate> {
     REGIONS.iter().map(CompletionCandidate::new).collect()
 }

@@ -1,4 +1,5 @@
-//! Opens one session for a command that works in it: `shell`, `exec`, `ssh-proxy`.
+//! Opens sessions for the commands that use a single session (`shell`, `exec`, `ssh-proxy`), and the configuration and AWS
+//! provider of the other commands.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stderr};
@@ -21,32 +22,34 @@ use crate::targets;
 use crate::terminal::{Asking, AtTerminal};
 use crate::{console, untrusted};
 
-/// A session, and its local Session Manager, if there is one.
+/// A session, and the local Session Manager with `--local`.
 pub(crate) struct Connection {
     pub(crate) session: Arc<Session>,
     manager: Option<LocalManager>,
 }
 
-/// How a command starts a session by default.
+/// The session that a command starts by default. The user's options can change it.
 pub(crate) struct Wanted<'a> {
     /// `None` with `--local`.
     pub(crate) target: Option<&'a str>,
-    /// `None`: the account's shell.
+    /// The document; `None` means the account's default document, a shell.
     pub(crate) document: Option<&'a str>,
-    /// Required by the command, with any document.
+    /// Parameters that the command requires, whatever the document is.
     pub(crate) parameters: Vec<(&'a str, String)>,
-    /// Accepted by the command's own document, and passed to another one if it defines them.
+    /// Parameters that the command's own document accepts. Another document gets those of them that it defines.
     pub(crate) offered: Vec<(&'a str, String)>,
+    /// Whether progress and messages of the session are suppressed.
     pub(crate) quiet: bool,
-    /// Do not even report the wait for a target.
+    /// Whether the message about waiting for the target is suppressed.
     pub(crate) waits_quietly: bool,
 }
 
 impl Connection {
-    /// Opens it, unless a signal arrives first.
+    /// Opens the session, unless a signal arrives first.
     ///
     /// # Errors
-    /// In one line, what went wrong and what to do. A granted session is terminated again.
+    /// Returns an error if the session cannot be opened or a signal arrives. A session that the API has already granted is
+    /// terminated.
     pub(crate) async fn open(
         wanted: Wanted<'_>,
         aws: &AwsArgs,
@@ -70,15 +73,15 @@ impl Connection {
         }
     }
 
-    /// Terminates the session.
+    /// Terminates the session and stops the local Session Manager.
     pub(crate) async fn close(self) {
         self.session.terminate().await;
         stop(self.manager).await;
     }
 }
 
-/// A policy with `ssm:SessionDocumentAccessCheck` refuses requests without a document name, even if the default
-/// document is allowed.
+/// Adds a hint to an access-denied error. A policy with `ssm:SessionDocumentAccessCheck` refuses requests without a document
+/// name, even if it allows the default document.
 fn naming_the_shell(failure: Failure) -> Failure {
     const HINT: &str = "if the policy checks the document (ssm:SessionDocumentAccessCheck), name it: --document-name \
                         SSM-SessionManagerRunShell";
@@ -88,12 +91,12 @@ fn naming_the_shell(failure: Failure) -> Failure {
     }
 }
 
-/// The failure of a command that was stopped before its session began.
+/// Returns the failure of a command that was stopped before its session started.
 pub(crate) fn stopped(cause: StopCause) -> Failure {
     Failure::new(cause.exit_code(), "stopped", "stopped before the session began")
 }
 
-/// Ends the local Session Manager, if there is one.
+/// Stops the local Session Manager, if there is one.
 pub(crate) async fn stop(manager: Option<LocalManager>) {
     if let Some(manager) = manager {
         manager.shutdown().await;
@@ -107,14 +110,14 @@ async fn open(
     session: &SessionArgs,
     manager: Option<&LocalManager>,
 ) -> Result<Arc<Session>, Failure> {
-    // Boxed, as the compiler bounds how deep futures are inside each other.
+    // Boxed, because the compiler limits how deep futures can be nested.
     let source = Box::pin(Source::find(target, aws, session, manager, wanted.quiet)).await?;
     let request = start_request(wanted.document, wanted.parameters.clone(), wanted.offered.clone(), session);
     let patience = session.wait_connected.unwrap_or_default();
     Box::pin(source.first(request, patience, wanted.waits_quietly)).await
 }
 
-/// Where the sessions of a command come from: a target that was found, and what the data channel needs.
+/// Starts the sessions of a command: the provider of the resolved target, and the configuration of the data channel.
 pub(crate) struct Source {
     provider: Arc<dyn SessionProvider>,
     config: SessionConfig,
@@ -124,10 +127,10 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Finds the target with the credentials of `aws`, or in the local Session Manager if there is one.
+    /// Looks up the target with the credentials of `aws`, or in the local Session Manager if there is one.
     ///
     /// # Errors
-    /// The configuration is not right, there are no credentials, or no node has the name.
+    /// Returns an error if the configuration is invalid, there are no credentials, or no node has the name.
     pub(crate) async fn find(
         target: &str,
         aws: &AwsArgs,
@@ -142,10 +145,11 @@ impl Source {
         Ok(Self { provider, config, target: target.to_owned(), person, quiet })
     }
 
-    /// Starts the first session, with a line for the person meanwhile; `patience` is for a node that is not connected yet.
+    /// Starts the first session and shows a progress line in the meantime. If the node is not connected, waits for it for at most
+    /// `patience`.
     ///
     /// # Errors
-    /// The API or the node refused, or it took too long.
+    /// Returns an error if the API or the node refuses the session, or if the start takes too long.
     pub(crate) async fn first(
         &self,
         request: StartRequest,
@@ -164,24 +168,24 @@ impl Source {
         let started = await_target(target, patience, waiting, || self.start(request.clone())).await;
         progress.clear();
         let session = started?;
-        self.person.is_taken();
+        self.person.set_taken();
         Ok(session)
     }
 
     /// Starts a session.
     ///
     /// # Errors
-    /// The API or the node refused, or it took too long.
+    /// Returns an error if the API or the node refuses the session, or if the start takes too long.
     pub(crate) async fn start(&self, request: StartRequest) -> Result<Arc<Session>, ForwardError> {
         let request = StartRequest { target: self.target.clone(), ..request };
         let quiet = self.quiet;
-        let notice = move |notice| tell(notice, quiet);
+        let notice = move |notice| show_notice(notice, quiet);
         Session::start(self.provider.clone(), &request, self.config.clone(), |_| {}, notice).await.map(Arc::new)
     }
 }
 
-/// The request. If another document is named, it gets only those parameters of the command's own document that it
-/// defines. Parameters that the user gives take precedence and are passed unchanged.
+/// Builds the request. If the user names another document, this document gets only those `offered` parameters that it defines.
+/// Parameters that the user sets take precedence and are passed unchanged.
 pub(crate) fn start_request(
     document: Option<&str>,
     parameters: Vec<(&str, String)>,
@@ -205,10 +209,10 @@ pub(crate) fn start_request(
     }
 }
 
-/// The provider of sessions to a target. Names are looked up.
+/// Returns the provider of sessions to a target. A name of a target is looked up.
 ///
 /// # Errors
-/// No node has the name, or none that is online.
+/// Returns an error if the target is invalid, no node has the name, or no such node is online.
 pub(crate) async fn named(
     aws: &Arc<AwsProvider>,
     target: &str,
@@ -223,10 +227,11 @@ pub(crate) async fn named(
     Ok(Arc::new(provider))
 }
 
-/// AWS's API, after the credentials were obtained with the help of `person`. With `--local`, the API of this process.
+/// Returns the AWS provider after it has obtained credentials; `person` answers its prompts, for example for an MFA code. With a
+/// local Session Manager, returns the provider of its API.
 ///
 /// # Errors
-/// The configuration is invalid, or there are no credentials.
+/// Returns an error if the configuration is invalid or there are no credentials.
 pub(crate) async fn aws_or_local(
     aws: &AwsArgs,
     manager: Option<&LocalManager>,
@@ -247,15 +252,16 @@ pub(crate) async fn aws_or_local(
     authenticated(config, if aws.refresh { cache.map(LookupCache::refresh) } else { cache }).await
 }
 
-/// AWS's API, for commands that look things up. They show what is true now.
+/// Returns the AWS provider for commands that only make look-ups. It ignores cached results, because these commands show the
+/// current state.
 ///
 /// # Errors
-/// As [`aws_or_local`].
+/// As for [`aws_or_local`].
 pub(crate) async fn aws(args: &LookupAwsArgs) -> Result<Arc<AwsProvider>, Failure> {
     authenticated(lookup_config(args), completion::cache().map(LookupCache::refresh)).await
 }
 
-/// The configuration of a command that looks things up.
+/// Returns the AWS configuration of a command that only makes look-ups.
 pub(crate) fn lookup_config(args: &LookupAwsArgs) -> AwsConfig {
     AwsConfig {
         profile: args.profile.clone(),
@@ -279,24 +285,24 @@ async fn authenticated(config: AwsConfig, cache: Option<LookupCache>) -> Result<
     Ok(Arc::new(provider))
 }
 
-/// The calls that terminate this process's sessions. The process waits for them before it ends.
+/// Returns the running API calls that terminate sessions of this process. The process waits for them before it exits.
 pub(crate) fn terminations() -> Terminations {
     static TERMINATIONS: LazyLock<Terminations> = LazyLock::new(Terminations::default);
     TERMINATIONS.clone()
 }
 
-/// The configuration of the data channel without access to the API.
+/// Returns the configuration of the data channel for a command without access to the API.
 pub(crate) fn plain_session_config() -> SessionConfig {
     let mut config = SessionConfig::default();
     config.terminations = terminations();
     config
 }
 
-/// The configuration of the data channel: `allowed` hosts may get the token, and `endpoint` replaces the stream URL's
-/// host.
+/// Returns the configuration of the data channel. The session token may also be sent to the hosts in `allowed`; `endpoint`
+/// replaces the host of the stream URL.
 ///
 /// # Errors
-/// The environment or the profile contains an invalid endpoint.
+/// Returns an error if the environment or the profile contains an invalid endpoint.
 pub(crate) fn session_config(
     provider: &AwsProvider,
     allowed: &[String],
@@ -314,18 +320,19 @@ pub(crate) fn session_config(
     Ok(config)
 }
 
-/// The settings of the Session Manager in this process for `--local`.
+/// Returns the settings of the local Session Manager that `--local` starts in this process.
 pub(crate) fn local_options(target: &str) -> local::Options {
     local::Options { target: target.into(), profile: LocalProfile::Fast, ..local::Options::default() }
 }
 
-/// [`local_options`] of a command that only forwards ports; a relay is started by a command on the node.
+/// [`local_options`] for a command that only forwards ports. With a relay, the node must also accept commands, because a command
+/// starts the relay.
 pub(crate) fn local_options_for_ports(target: &str, with_relay: bool) -> local::Options {
     local::Options { ports_only: !with_relay, ..local_options(target) }
 }
 
-/// Shows what a person at the terminal should know.
-fn tell(notice: SessionNotice, quiet: bool) {
+/// Prints those notices of a session that are of interest to the user.
+fn show_notice(notice: SessionNotice, quiet: bool) {
     let text = match notice {
         SessionNotice::Reconnecting { cause, attempt: 2, .. } => format!("reconnecting: {cause}"),
         SessionNotice::Message(text) => text,
@@ -336,7 +343,7 @@ fn tell(notice: SessionNotice, quiet: bool) {
     }
 }
 
-/// A line that is removed again.
+/// A progress line on the terminal that is removed afterwards.
 struct Progress {
     shown: bool,
 }

@@ -1,5 +1,5 @@
-//! Standard output and standard error, for everything except a session's data. A thread of its own writes to each, so
-//! that a stopped terminal (Ctrl-S) or a pipe that nobody reads never blocks other tasks.
+//! Standard output and standard error, for everything except a session's data. A dedicated thread writes to each of them, so
+//! that a stopped terminal (Ctrl-S) or a pipe without a reader never blocks other tasks.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use crate::terminal;
 
-/// Maximum number of queued bytes for a slow reader. Everything beyond it is dropped and counted.
+/// Queue limit in bytes, for a slow reader. Lines beyond this limit are dropped and counted.
 const QUEUE: usize = 1 << 20;
-/// Time limit for writing the last lines.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Timeout of [`flush`].
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static STDOUT: LazyLock<Console> = LazyLock::new(|| Console::start(write_stdout));
 static STDERR: LazyLock<Console> = LazyLock::new(|| Console::start(write_stderr));
 
-/// Writes this text to standard output unchanged.
+/// Writes `text` to standard output, without adding a line end.
 pub(crate) fn say(text: impl Into<String>) {
     STDOUT.push(text.into());
 }
 
-/// Writes this line to standard error.
+/// Writes `line` and a line end to standard error.
 pub(crate) fn note(line: &str) {
     STDERR.push(format!("{line}\n"));
 }
@@ -32,12 +32,12 @@ pub(crate) fn log(lines: String) {
     STDERR.push(lines);
 }
 
-/// Waits, with a time limit, until everything so far is written.
+/// Waits until everything that is queued is written, at most [`FLUSH_TIMEOUT`].
 pub(crate) fn flush() {
     let began = Instant::now();
     let written = [&STDOUT, &STDERR].map(|console| console.written());
     for written in written {
-        let _ = written.recv_timeout(LAST_WORDS.saturating_sub(began.elapsed()));
+        let _ = written.recv_timeout(FLUSH_TIMEOUT.saturating_sub(began.elapsed()));
     }
 }
 
@@ -51,7 +51,7 @@ fn write_stderr(text: &str) -> io::Result<()> {
     terminal::Stderr.write_all(text.as_bytes())
 }
 
-/// One of the two.
+/// The queue of standard output or of standard error. Its thread writes the queued items.
 struct Console {
     queue: Sender<Item>,
     backlog: Arc<Backlog>,
@@ -59,15 +59,15 @@ struct Console {
 
 #[derive(Default)]
 struct Backlog {
-    /// Bytes in the queue.
+    /// Number of bytes in the queue.
     bytes: AtomicUsize,
-    /// Number of texts that did not fit, since this was last reported.
+    /// Number of texts that were dropped since the last report.
     dropped: AtomicU64,
 }
 
 enum Item {
     Text(String),
-    /// Answered once everything before is written.
+    /// The thread sends an answer when it has written everything before this item.
     Flush(Sender<()>),
 }
 
@@ -86,12 +86,12 @@ impl Console {
             self.backlog.bytes.fetch_sub(length, Ordering::Relaxed);
             self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
-            // The thread lives as long as the process.
+            // Sending cannot fail, because the thread runs as long as the process.
             let _ = self.queue.send(Item::Text(text));
         }
     }
 
-    /// Receives once everything so far is written.
+    /// Returns a receiver that gets a message when everything that is queued is written.
     fn written(&self) -> Receiver<()> {
         let (done, written) = channel();
         let _ = self.queue.send(Item::Flush(done));
@@ -99,7 +99,7 @@ impl Console {
     }
 }
 
-/// If writing fails, there is no reader, so the error is ignored.
+/// The loop of the writer thread. An error of writing means that the output has no reader, so the error is ignored.
 fn write_all(items: &Receiver<Item>, backlog: &Backlog, write: fn(&str) -> io::Result<()>) {
     for item in items {
         match item {
@@ -107,7 +107,7 @@ fn write_all(items: &Receiver<Item>, backlog: &Backlog, write: fn(&str) -> io::R
                 let _ = write(&text);
                 backlog.bytes.fetch_sub(text.len(), Ordering::Relaxed);
                 if let dropped @ 1.. = backlog.dropped.swap(0, Ordering::Relaxed) {
-                    note(&format!("warning: {dropped} lines were dropped: nobody read the output"));
+                    note(&format!("warning: {dropped} lines were dropped, because the output was not read"));
                 }
             }
             Item::Flush(done) => drop(done.send(())),
@@ -142,6 +142,6 @@ mod tests {
         let written = WRITTEN.lock().unwrap().len();
         assert!((pushed / 3..=pushed / 3 + 2).contains(&written), "{written} of {pushed}");
         assert_eq!(written + dropped, pushed);
-        assert_eq!(console.backlog.dropped.load(Ordering::Relaxed), 0, "it was told");
+        assert_eq!(console.backlog.dropped.load(Ordering::Relaxed), 0, "the dropped lines were reported");
     }
 }

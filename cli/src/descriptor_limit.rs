@@ -1,4 +1,4 @@
-//! How many files this process may open.
+//! The limit on the number of open file descriptors of this process.
 
 use std::sync::OnceLock;
 
@@ -6,17 +6,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 static BEFORE: OnceLock<Option<u64>> = OnceLock::new();
 
-/// The limit with which this process was started: programs that it starts get that. `None` is no limit.
+/// Returns the limit with which this process was started, or `None` for no limit. Programs that this process starts get this
+/// limit.
 pub(crate) fn before() -> Option<u64> {
     BEFORE.get().copied().flatten()
 }
 
-/// Many systems let a program open 1024 files unless it asks for more, which it may: that limit is for programs that use
-/// select(2). Each connection is one file.
+/// Raises the limit, because each connection needs a descriptor. The usual soft limit is 1024, for the sake of programs that use
+/// select(2); a program may raise it up to the hard limit.
 pub(crate) fn raise() {
-    // More brings nothing, and programs that are started from here may close them one by one.
+    // A higher limit has no benefit, and some programs close all possible descriptors one by one when they start.
     const ENOUGH: u64 = 65_536;
-    /// What macOS takes where it says that there is no limit.
+    /// The highest value that macOS accepts although it reports no hard limit.
     const MACOS: u64 = 10_240;
     let limit = getrlimit(Resource::Nofile);
     let _ = BEFORE.set(limit.current);

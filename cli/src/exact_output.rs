@@ -1,48 +1,49 @@
 //! Commands whose output arrives byte for byte.
 //!
-//! The official agent passes a command's output through a UTF-8 filter. It keeps only one byte of each U+FFFD (EF BF
-//! BD), and drops an incomplete character at the end (SHELL-1). Therefore the output is escaped on the node in such a
-//! way that EF is never followed by BF, and it ends with the number of its bytes (SHELL-10).
+//! The official agent passes a command's output through a UTF-8 filter. The filter keeps only one byte of each U+FFFD (EF BF
+//! BD), and drops an incomplete character at the end (SHELL-1). Therefore a script on the node escapes the output in such a
+//! way that EF is never followed by BF, and appends the number of bytes of the output (SHELL-10).
 //!
-//! The escaping runs beside the command. The command replaces the shell that started both, so that its exit code, its
-//! signals and its end are its own.
+//! The escaping runs in separate processes. The command itself replaces the shell that started these processes (`exec`), so
+//! that its exit code and its signals are reported unchanged.
 
 use bytes::{Buf, Bytes};
 use ssm_forward::Output;
 
 /// The first byte of every code.
 const LEAD: u8 = 0xef;
-/// The second byte: the first byte itself, …
+/// Second byte of the code for a literal [`LEAD`] in the output.
 const LITERAL: u8 = 1;
-/// … the end of a piece (the newline before it does not belong to the output, because some versions of sed end every
-/// line with one), …
+/// Second byte of the end of a piece. The newline before this code does not belong to the output: some versions of sed end
+/// every line with a newline.
 const PIECE: u8 = 2;
-/// … the end of an output, followed by the number of its bytes and a newline, …
+/// Second byte of the end of an output. The output's length in bytes and a newline follow.
 const END: u8 = 3;
-/// … a piece of standard output or of standard error if both share a terminal, …
+/// Second byte of the beginning of a piece of standard output, if both outputs share a terminal.
 const STDOUT: u8 = 4;
+/// Second byte of the beginning of a piece of standard error, if both outputs share a terminal.
 const STDERR: u8 = 5;
-/// … or the command's exit code, followed by a newline.
+/// Second byte of the command's exit code. The exit code and a newline follow.
 const CODE: u8 = 6;
 
-/// A random text that does not occur in any output by chance.
+/// Returns a random text that does not occur in any output by chance.
 pub(crate) fn mark() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
-/// The common part of both scripts: the expression that escapes, and a folder for pipes.
+/// The common part of both scripts: sets the sed expression that escapes (`$r`) and creates a folder with two pipes (`$d`).
 const PREPARE: &str = r#"type sed dd mkfifo >/dev/null 2>&1&&r=$(printf 's/\357/\357\001/g')&&d=$(mktemp -d 2>/dev/null)&&mkfifo "$d/1" "$d/2" 2>/dev/null"#;
 
-/// Adds the number of bytes that dd reports for the piece in `$b`. Not every dd reports it; then the sum is not sent
-/// either.
+/// Adds the size of a piece to the sum in `$n`. `$b` contains dd's report. Some versions of dd do not report the size; then `?`
+/// is sent instead of the sum.
 const COUNT: &str = r#"b=${b##*out?};b=${b%% *};case $n$b in *[!0-9]*)n=?;;*)n=$((n+b));;esac;"#;
 
-/// The words that run `command` with these of its outputs escaped. Each output begins with `mark` and `1`, or with
-/// `mark` and `0` if the node lacks the required programs.
+/// Returns the words of a command line that runs `command` and escapes its `outputs`. Each of these outputs begins with `mark`
+/// and `1`, or with `mark` and `0` if the node lacks the required programs.
 pub(crate) fn wrap(mark: &str, outputs: &[Output], command: &[String]) -> Vec<String> {
-    // Each piece is the result of one read, so that nothing waits for more data. In the background both ignore Ctrl-C;
-    // they end when the last program that has the output ends. The subshells ensure that the command has no children
-    // that it did not start.
+    // Each piece is the result of one read, so that data is never held back until more arrives. The escaping processes run in
+    // the background, so they ignore Ctrl-C. They end when the last program that holds the output open ends. They are started
+    // from subshells, so that the command has no children that it did not start itself.
     let mut script = format!(
         r#"x(){{
 printf %s1 {mark} >&4;
@@ -72,11 +73,13 @@ done;
         .collect()
 }
 
-/// The line for a terminal's shell that runs `command`, a quoted command line. The command gets the `length` bytes that
-/// are typed after `mark` and `1`. Its outputs are escaped piece by piece as they arrive, and so is its exit code.
+/// Returns the line for the shell of a terminal that runs `command`, a quoted command line. The command's standard input is
+/// the `length` bytes that the terminal receives after it has printed `mark` and `1`. The command's outputs are escaped piece by
+/// piece as they arrive. The exit code follows, also as an escape code.
 pub(crate) fn wrap_on_terminal(mark: &str, length: usize, command: &str) -> String {
-    // A piece waits in a file for its turn: whoever has read the newline from the third pipe may write. Pipes and files
-    // are unlinked before the command begins, so that nothing is left behind however it ends.
+    // Both outputs share the terminal. The newline in the third pipe is a token: a loop stores its piece in a file until it has
+    // read the token, writes the piece, and returns the token. Pipes and files are unlinked before the command starts, so that
+    // they never remain on the node.
     let script = format!(
         r#"stty raw -echo -isig -opost;
 x(){{
@@ -107,19 +110,19 @@ head -c {length}|"#
     format!("{}{command}{end}", one_line(&script))
 }
 
-/// Session documents may not accept a command of several lines.
+/// Joins the lines of a script, because a session document may reject a command with several lines.
 fn one_line(script: &str) -> String {
     script.replace('\n', " ")
 }
 
-/// Decodes an escaped output, however it is split.
+/// Decodes an escaped output. The result does not depend on how the output is split.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     mark: Vec<u8>,
     state: DecoderState,
-    /// The output that the bytes belong to.
+    /// The output to which the next bytes belong.
     output: Output,
-    /// A newline that belongs to the output unless the end of a piece follows.
+    /// Whether a received newline is held back. It belongs to the output unless the end of a piece follows.
     newline: bool,
     totals: [Total; 2],
     code: Option<i64>,
@@ -127,42 +130,45 @@ pub(crate) struct Decoder {
 
 #[derive(Debug, PartialEq, Eq)]
 enum DecoderState {
-    /// Before the mark; what arrived so far.
+    /// Before the mark. Contains the bytes received so far.
     Waiting(Vec<u8>),
-    /// The node cannot escape: the output is unchanged.
+    /// The node lacks the programs to escape, so the output is not decoded.
     Plain,
+    /// In escaped output, outside of a code.
     Text,
     /// After the first byte of a code.
     Lead,
-    /// The number after this code.
+    /// In the number after a code. Contains the code and the digits received so far.
     Number(u8, Vec<u8>),
-    /// Something that the script never writes.
+    /// After a sequence that the script never writes.
     Wrong,
 }
 
-/// The number of bytes of one output.
+/// The length of one output.
 #[derive(Debug, Default)]
 struct Total {
-    came: u64,
+    /// Number of bytes received.
+    received: u64,
+    /// Whether the end of the output was received.
     ended: bool,
-    /// The node's count, if it can count.
+    /// Number of bytes sent, if the node reported it.
     sent: Option<u64>,
 }
 
-/// How an output arrived.
+/// Whether an output arrived completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Completely.
+    /// The output is complete and unchanged.
     Complete,
-    /// As the agent's filter left it.
+    /// The output was not escaped, so the agent's filter may have changed it.
     Plain,
-    /// The script did not even begin; this arrived instead.
+    /// The script did not start. Contains the text that arrived instead.
     NotBegun(String),
-    /// Bytes are missing, or differ from the command's.
+    /// Bytes are missing or were changed.
     Broken,
 }
 
-/// Maximum number of bytes kept of what arrives before the mark.
+/// Maximum number of bytes kept of the text before the mark.
 const MAX_NOISE: usize = 4096;
 
 impl Decoder {
@@ -178,20 +184,20 @@ impl Decoder {
         }
     }
 
-    /// Whether the mark arrived.
+    /// Whether the mark has arrived.
     pub(crate) fn has_begun(&self) -> bool {
         !matches!(self.state, DecoderState::Waiting(_))
     }
 
-    /// The exit code, if it is part of the output.
+    /// Returns the exit code, once it has arrived as part of the output.
     pub(crate) fn code(&self) -> Option<i64> {
         self.code
     }
 
-    /// How the output arrived.
+    /// Returns whether the output arrived completely.
     pub(crate) fn verdict(&self) -> Verdict {
-        let complete = |total: &Total| total.ended && total.sent.is_none_or(|sent| sent == total.came);
-        let all_or_nothing = |total: &Total| complete(total) || (total.came == 0 && !total.ended);
+        let complete = |total: &Total| total.ended && total.sent.is_none_or(|sent| sent == total.received);
+        let all_or_nothing = |total: &Total| complete(total) || (total.received == 0 && !total.ended);
         match &self.state {
             DecoderState::Waiting(noise) => {
                 let text = String::from_utf8_lossy(noise);
@@ -225,7 +231,7 @@ impl Decoder {
                 }
                 DecoderState::Lead => {
                     bytes.advance(1);
-                    self.state = self.follow(first, to);
+                    self.state = self.second_byte(first, to);
                 }
                 DecoderState::Number(_, digits) if first != b'\n' && digits.len() < 20 => {
                     digits.push(first);
@@ -258,15 +264,15 @@ impl Decoder {
             text.truncate(text.len() - 1);
             self.newline = true;
         }
-        self.give(text, to);
+        self.emit(text, to);
     }
 
-    /// The state after the first byte and this one.
-    fn follow(&mut self, byte: u8, to: &mut Vec<(Output, Bytes)>) -> DecoderState {
+    /// Handles the second byte of a code and returns the next state.
+    fn second_byte(&mut self, byte: u8, to: &mut Vec<(Output, Bytes)>) -> DecoderState {
         match byte {
             LITERAL => {
                 self.release_newline(to);
-                self.give(Bytes::from_static(&[LEAD]), to);
+                self.emit(Bytes::from_static(&[LEAD]), to);
             }
             PIECE => self.newline = false,
             STDOUT => self.output = Output::Stdout,
@@ -296,14 +302,14 @@ impl Decoder {
 
     fn release_newline(&mut self, to: &mut Vec<(Output, Bytes)>) {
         if std::mem::take(&mut self.newline) {
-            self.give(Bytes::from_static(b"\n"), to);
+            self.emit(Bytes::from_static(b"\n"), to);
         }
     }
 
-    fn give(&mut self, bytes: Bytes, to: &mut Vec<(Output, Bytes)>) {
+    fn emit(&mut self, bytes: Bytes, to: &mut Vec<(Output, Bytes)>) {
         if !bytes.is_empty() {
             let output = self.output;
-            self.total_mut(output).came += bytes.len() as u64;
+            self.total_mut(output).received += bytes.len() as u64;
             to.push((output, bytes));
         }
     }
@@ -329,7 +335,7 @@ mod tests {
         pieces.iter().filter(|(output, _)| *output == wanted).flat_map(|(_, bytes)| bytes.to_vec()).collect()
     }
 
-    /// The decoded output, if it arrives in pieces of this size.
+    /// Returns the decoded output if it arrives in pieces of this size.
     fn decoded(escaped: &[u8], size: usize) -> (Vec<(Output, Bytes)>, Decoder) {
         let (mut decoder, mut pieces) = (Decoder::new("MARK", Output::Stdout), Vec::new());
         escaped.chunks(size).for_each(|chunk| decoder.feed(Bytes::copy_from_slice(chunk), &mut pieces));

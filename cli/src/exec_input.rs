@@ -1,5 +1,5 @@
 //! `exec -i`: a command with standard input. Session Manager passes input only to commands on a terminal. Therefore the
-//! command runs on a raw terminal and gets exactly as many bytes as there are. Its outputs are escaped (see
+//! command runs on a raw terminal, and its standard input ends after the exact number of bytes. Its outputs are escaped (see
 //! [`crate::exact_output`]).
 
 use std::convert::Infallible;
@@ -21,18 +21,19 @@ pub(crate) struct Input {
     mark: String,
 }
 
-/// The far side must know the length before it begins, so all of it is kept in memory.
+/// Maximum size of the input in bytes. The node must know the length before the command starts, so the whole input is kept in
+/// memory.
 const MAX_INPUT: u64 = 256 << 20;
-/// Size of the pieces that are sent.
+/// Size in bytes of the pieces in which the input is sent.
 const PIECE: usize = 16 << 10;
-/// Maximum number of bytes taken at a time for a slow standard output.
+/// Maximum number of bytes read from the session at a time.
 const WRITE_SIZE: usize = 128 << 10;
 
 impl Input {
     /// Reads standard input to its end.
     ///
     /// # Errors
-    /// It cannot be read, or is larger than 256 MiB.
+    /// Returns an error if standard input cannot be read or is larger than 256 MiB.
     pub(crate) fn read() -> Result<Self, Failure> {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().take(MAX_INPUT + 1).read_to_end(&mut bytes);
@@ -44,15 +45,16 @@ impl Input {
         Ok(Self { bytes, mark: exact_output::mark() })
     }
 
-    /// The line for the far side's shell.
+    /// Returns the line for the shell on the node.
     pub(crate) fn script(&self, command: &str) -> String {
         exact_output::wrap_on_terminal(&self.mark, self.bytes.len(), command)
     }
 
-    /// Sends the input, shows the command's output as it arrives, and returns its exit code.
+    /// Sends the input, writes the command's output as it arrives, and returns the command's exit code.
     ///
     /// # Errors
-    /// The session ended before the command did, bytes of its outputs are missing, or an output cannot be written.
+    /// Returns an error if the session ends before the command does, bytes of the command's outputs are missing, or an output
+    /// cannot be written.
     pub(crate) async fn run(self, session: &Session, shutdown: &Shutdown) -> Result<ExitCode, Failure> {
         let stream = session.open_stream().await.map_err(|error| lost(error.to_string()))?;
         let sender = stream.sender();
@@ -72,7 +74,7 @@ impl Input {
     }
 }
 
-/// Shows the command's outputs until its exit code arrives.
+/// Writes the command's outputs until its exit code arrives.
 async fn show(mut stream: SessionStream, outputs: &mut SessionOutputs, begun: &Notify) -> Result<ExitCode, Failure> {
     let mut pieces = Vec::new();
     loop {

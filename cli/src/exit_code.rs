@@ -1,4 +1,4 @@
-//! Why the command ended: exit codes, and the one-line errors that lead to them.
+//! Exit codes, and the one-line errors that lead to them.
 
 use std::process::Termination;
 
@@ -9,23 +9,23 @@ use crate::{port_holder, untrusted};
 /// The exit codes of the command. They are part of its interface and listed in `docs/cli.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
-    /// Success, or it was stopped after it was ready.
+    /// Success, or the command was stopped after it was ready.
     Ok,
     /// `demo`: the received data differs from what was sent.
     Mismatch,
-    /// `doctor`: nothing failed, but something is to be looked at, or is not known.
+    /// `doctor`: no check failed, but a check has a warning, or its result is unknown.
     Doubtful,
     /// `cp`: a file could not be copied.
     NotCopied,
-    /// The command line is wrong.
+    /// The command line is invalid.
     Usage,
     /// The local socket cannot be opened.
     Listen,
-    /// Credentials, region or configuration.
+    /// Credentials, region or configuration are missing or invalid.
     Config,
-    /// The API refused or cannot be reached, or the target is not connected.
+    /// The API refused the request or cannot be reached, or the target is not connected.
     Api,
-    /// The data channel could not be opened, the agent refused, or it took too long.
+    /// The data channel could not be opened, the agent refused the session, or the start took too long.
     Channel,
     /// `--wait-ready`, `ssh-proxy`: the remote port does not accept connections.
     RemotePort,
@@ -35,24 +35,24 @@ pub(crate) enum ExitCode {
     Internal,
     /// Standard output, standard error or a file cannot be written.
     Output,
-    /// The reader of standard output is gone. Nothing is printed about it.
+    /// The reader of standard output has closed it. No error is printed.
     ReaderGone,
-    /// SIGHUP before it was ready.
+    /// SIGHUP before the command was ready.
     HangUp,
-    /// Ctrl-C (SIGINT) before it was ready.
+    /// Ctrl-C (SIGINT) before the command was ready.
     Interrupted,
-    /// SIGTERM before it was ready.
+    /// SIGTERM before the command was ready.
     Terminated,
-    /// `run`: the command is there but cannot be executed.
+    /// `run`: the command exists but cannot be executed.
     CommandNotExecutable,
-    /// `run`: there is no such command.
+    /// `run`: the command does not exist.
     CommandNotFound,
-    /// The command's own, on the node or here.
+    /// The exit code of the command that ran on the node, or on this machine (`run`).
     Remote(i64),
 }
 
 impl ExitCode {
-    /// The exit code of the process.
+    /// Returns the exit code of the process.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ok => 0,
@@ -68,12 +68,12 @@ impl ExitCode {
             Self::Output => 74,
             Self::CommandNotExecutable => 126,
             Self::CommandNotFound => 127,
-            // What a shell makes of SIGPIPE, which is how `cat` ends.
+            // The exit code that a shell reports for a program that SIGPIPE ended, such as `cat`.
             Self::ReaderGone => 141,
             Self::HangUp => 129,
             Self::Interrupted => 130,
             Self::Terminated => 143,
-            // Windows has larger ones, and some agents report -1. None of them must look like success.
+            // Exit codes of Windows can be larger, and some agents report -1. No failure may become 0, which is success.
             Self::Remote(code) => u8::try_from(code).unwrap_or(u8::MAX),
         }
     }
@@ -85,37 +85,37 @@ impl Termination for ExitCode {
     }
 }
 
-/// An error as it is reported: one line that says what is wrong and what to do, and the exit code.
+/// An error for the user: one line that states the problem and what to do, and the exit code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Failure {
-    /// Stable, in snake_case: the `kind` of the JSON event `error`.
+    /// The `kind` of the JSON event `error`, in snake_case. These names are a stable interface.
     pub(crate) kind: &'static str,
-    /// One line.
+    /// The error in one line.
     pub(crate) message: String,
     /// The exit code of the process.
     pub(crate) code: ExitCode,
-    /// For people, in place of `message`: several lines with an excerpt of a file.
+    /// The text for people in place of `message`: several lines with an excerpt of a file.
     pub(crate) excerpt: Option<String>,
 }
 
 impl Failure {
-    /// A failure of this kind. Line breaks in `message` become spaces, and invisible characters are escaped.
+    /// Creates a failure. Line breaks in `message` become spaces, and invisible characters are escaped.
     pub(crate) fn new(code: ExitCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { kind, message: untrusted::line(&one_line(&message.into())), code, excerpt: None }
     }
 
-    /// Shows people this instead; it has no characters that a terminal obeys.
+    /// Sets the text for people. `excerpt` must not contain control characters except line breaks.
     pub(crate) fn with_excerpt(self, excerpt: String) -> Self {
         Self { excerpt: Some(excerpt), ..self }
     }
 
-    /// What people are shown.
+    /// Returns the text for people: the excerpt if there is one, otherwise the message.
     pub(crate) fn shown(&self) -> &str {
         self.excerpt.as_deref().unwrap_or(&self.message)
     }
 
-    /// A bug in this program.
+    /// Creates the failure for a bug in this program.
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
         Self::new(ExitCode::Internal, "internal", format!("internal error: {what}; please report it"))
     }
@@ -164,7 +164,7 @@ impl From<ForwardError> for Failure {
     }
 }
 
-/// Why the local socket cannot be opened, and what to do.
+/// Returns the failure for a local socket that cannot be opened, with the reason and what to do.
 fn listen_failure(address: &str, source: &SystemError) -> Failure {
     use std::io::ErrorKind;
     let remedy = match source.kind() {

@@ -1,4 +1,4 @@
-//! Live figures of the forwards: rates from counters, and the Prometheus text of `--metrics`.
+//! Live figures of the forwards: rates that are computed from counters, and the Prometheus text of `--metrics`.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -17,15 +17,15 @@ use tokio::task::JoinSet;
 
 use crate::exit_code::{ExitCode, Failure};
 
-/// The figures of a forward at one time.
+/// The figures of a forward at one time. The rates are those of the last sampling interval.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) now: StatsSnapshot,
-    /// Bytes per second from local programs, recently.
+    /// Bytes per second from local programs.
     pub(crate) up: f64,
-    /// Bytes per second to local programs, recently.
+    /// Bytes per second to local programs.
     pub(crate) down: f64,
-    /// Messages sent per second, recently, as counted by the rate limit.
+    /// Messages sent per second, as counted by the rate limit.
     pub(crate) messages: f64,
 }
 
@@ -35,18 +35,19 @@ const TICK: Duration = Duration::from_secs(1);
 /// Pause after the system failed to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Reports the figures of each forward once a second, as long as it runs.
-pub(crate) async fn tell(look: impl Fn() -> Vec<StatsSnapshot>, report: impl Fn(Vec<Figures>)) {
+/// Takes a snapshot of each forward with `look` once a second and passes the figures to `report`. Never returns.
+pub(crate) async fn report_rates(look: impl Fn() -> Vec<StatsSnapshot>, report: impl Fn(Vec<Figures>)) {
     let mut meters: Vec<Meter> = Vec::new();
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        let (looks, at) = (look(), Instant::now());
-        meters.resize_with(looks.len(), || Meter::new(at));
-        report(meters.iter_mut().zip(looks).map(|(meter, now)| meter.look(now, at)).collect());
+        let (snapshots, at) = (look(), Instant::now());
+        meters.resize_with(snapshots.len(), || Meter::new(at));
+        report(meters.iter_mut().zip(snapshots).map(|(meter, now)| meter.sample(now, at)).collect());
     }
 }
 
+/// The previous sample of a forward.
 struct Meter {
     last: StatsSnapshot,
     at: Instant,
@@ -57,7 +58,7 @@ impl Meter {
         Self { last: StatsSnapshot::default(), at }
     }
 
-    fn look(&mut self, now: StatsSnapshot, at: Instant) -> Figures {
+    fn sample(&mut self, now: StatsSnapshot, at: Instant) -> Figures {
         let seconds = at.saturating_duration_since(self.at).as_secs_f64().max(1e-3);
         let rate = |now: u64, last: u64| now.saturating_sub(last) as f64 / seconds;
         let figures = Figures {
@@ -77,10 +78,10 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Listens.
+    /// Listens on `address`.
     ///
     /// # Errors
-    /// It cannot listen on the address.
+    /// Returns an error if the listener cannot be opened.
     pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Failure::new(ExitCode::Listen, "listen", format!("cannot serve metrics on {address}: {error}"))
@@ -88,13 +89,13 @@ impl Metrics {
         Ok(Self { listener })
     }
 
-    /// Serves the figures of these forwards, which are labelled with their `-L`.
+    /// Accepts connections and serves the metrics. `look` returns a snapshot of each forward, labelled with the text of its `-L`.
     pub(crate) async fn serve(self, look: impl Fn() -> Vec<(String, StatsSnapshot)> + Clone + Send + Sync + 'static) {
         let mut connections = JoinSet::new();
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
-                // For example too many open files, which is temporary.
+                // The error can be temporary, for example when too many files are open.
                 Err(error) => {
                     tracing::warn!(%error, "a connection for metrics could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -159,11 +160,11 @@ const METRICS: [Metric; 14] = [
     }),
 ];
 
-fn prometheus(looks: &[(String, StatsSnapshot)]) -> String {
+fn prometheus(snapshots: &[(String, StatsSnapshot)]) -> String {
     let mut text = String::new();
     for (name, kind, help, value) in METRICS {
         let _ = write!(text, "# HELP ssm_forward_{name} {help}\n# TYPE ssm_forward_{name} {kind}\n");
-        for (spec, snapshot) in looks {
+        for (spec, snapshot) in snapshots {
             let spec = spec.replace('\\', "\\\\").replace('"', "\\\"");
             let value = match value(snapshot) {
                 f64::INFINITY => "+Inf".into(),

@@ -1,4 +1,4 @@
-//! `forward`: every `-L` listens before the first session starts. The first failure, or a signal, ends them all.
+//! `forward`: all `-L` listen before the first session starts. The first failure, or a signal, ends all forwards.
 
 use tokio::task::JoinSet;
 
@@ -11,10 +11,10 @@ use crate::shutdown::Shutdown;
 use crate::tunnels::{self, Tunnels, command};
 use crate::{config, hosts};
 
-/// Runs the command. Its failures are reported through its own output.
+/// Runs the command. Failures are reported through the command's output, as text or JSON.
 ///
 /// # Errors
-/// If the signal handlers cannot be installed.
+/// Returns an error if the signal handlers cannot be installed.
 pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let style =
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         Err(failure) => return Ok(tunnels::fail(&failure, style, &shutdown).await),
     };
     let tunnel = named.as_ref().map_or(&args.tunnel, |named| &named.args);
-    // A password is asked for before anything else is shown.
+    // sudo may ask for a password, so the hosts file is opened before anything else is printed.
     let hosts = match args.names.hosts {
         true => tokio::select! {
             opened = HostsFile::open() => match opened {
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: &ForwardArgs, verbosity: Verbosity) -> Result<Exit
         let mut watching = JoinSet::new();
         let reporter = reporter.clone();
         let live = move || unnamed().into_iter().map(|(_, now)| now).collect();
-        watching.spawn(figures::tell(live, move |figures| reporter.figures(figures)));
+        watching.spawn(figures::report_rates(live, move |figures| reporter.figures(figures)));
         if let Some(metrics) = metrics {
             watching.spawn(metrics.serve(look));
         }

@@ -1,7 +1,7 @@
 //! IAM database authentication for a client that reads its password from a file.
 //!
-//! A token is a secret for 15 minutes. It is written to a file that only its user can read, never passed in an argument
-//! or a variable. It is renewed while the tunnel runs, and removed at the end.
+//! A token is a secret that is valid for 15 minutes. It is written to a file that only the user can read, and is never passed in
+//! an argument or an environment variable. The token is renewed while the tunnel runs. The file is removed at the end.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -34,19 +34,19 @@ struct Login {
     local_port: u16,
 }
 
-/// A token is replaced this long before it expires.
+/// Time before its expiry at which a token is renewed.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 /// Delay after a failure, and the minimum interval between two tokens.
 const RETRY: Duration = Duration::from_secs(30);
-/// Interval at which the clock is compared with the token's end. A timer for the whole time would not notice that the
-/// machine slept in the meantime.
-const LOOK: Duration = Duration::from_secs(10);
+/// Interval at which the clock is compared with the token's expiry time. A single timer for the whole time would be late after
+/// the machine was suspended.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl LoginFile {
-    /// Writes the first token.
+    /// Creates the file with the first token.
     ///
     /// # Errors
-    /// The database does not accept tokens, there are no credentials, or the file cannot be written.
+    /// Returns an error if the database does not accept tokens, there are no credentials, or the file cannot be written.
     pub(crate) async fn create(
         aws: Arc<AwsProvider>,
         service: ServiceEndpoint,
@@ -76,7 +76,7 @@ impl LoginFile {
         Ok(file)
     }
 
-    /// The file's path.
+    /// Returns the file's path.
     pub(crate) fn path(&self) -> PathBuf {
         let name = match self.login.family {
             Family::Postgres => "pgpass",
@@ -85,13 +85,13 @@ impl LoginFile {
         self.folder.path().join(name)
     }
 
-    /// Renews the token before it expires. Never returns. Errors are reported, and the renewal is tried again.
+    /// Renews the token before it expires. Never returns. Errors are reported with `warn`, and the renewal is retried.
     pub(crate) async fn renew(&mut self, warn: impl Fn(String)) {
-        let mut pause = LOOK;
+        let mut pause = CHECK_INTERVAL;
         loop {
             tokio::time::sleep(pause).await;
             if !is_due(self.expires, SystemTime::now()) {
-                pause = LOOK;
+                pause = CHECK_INTERVAL;
                 continue;
             }
             pause = RETRY;
@@ -105,7 +105,7 @@ impl LoginFile {
         }
     }
 
-    /// Replaces the file as a whole, so that a client never reads half of it.
+    /// Replaces the file atomically, so that a client never reads an incomplete file.
     fn write(&mut self, token: &DatabaseToken) -> io::Result<()> {
         let mut file = NamedTempFile::new_in(self.folder.path())?;
         file.write_all(self.login.text(token.as_str()).as_bytes())?;
@@ -115,7 +115,7 @@ impl LoginFile {
     }
 }
 
-/// Whether a token that ends at `expires` is to be replaced at `now`.
+/// Whether a token that expires at `expires` must be renewed at `now`.
 fn is_due(expires: SystemTime, now: SystemTime) -> bool {
     expires.duration_since(now).unwrap_or_default() <= MARGIN
 }
@@ -128,7 +128,8 @@ impl Login {
                 let part = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
                 format!("{}:{local_port}:*:{}:{}\n", part(host), part(user), part(token))
             }
-            // `loose-`: the client of MariaDB does not know the option. The token is sent unchanged, inside TLS.
+            // `loose-`, because MariaDB's client does not have this option. With the option, the token is sent in clear text
+            // inside TLS.
             _ => format!(
                 "[client]\nhost={local_host}\nport={local_port}\nprotocol=tcp\nuser=\"{}\"\npassword=\"{token}\"\n\
                  loose-enable-cleartext-plugin\n",
@@ -138,7 +139,7 @@ impl Login {
     }
 }
 
-/// A folder that only its user may enter.
+/// Creates a folder that only the user can access.
 fn private_folder() -> io::Result<TempDir> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_dir());
     let mut builder = tempfile::Builder::new();

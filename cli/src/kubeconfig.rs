@@ -10,13 +10,13 @@ use tempfile::NamedTempFile;
 use crate::client_line::LocalEnd;
 use crate::exit_code::{ExitCode, Failure};
 
-/// Marks the files that this command may replace.
+/// The context's name. It identifies the files that this command may replace.
 const CONTEXT: &str = "aws-ssm-forward";
 
-/// Writes it, readable only by its user. kubectl gets its token from the AWS CLI.
+/// Writes the kubeconfig to `path`. Only the user can read the file. kubectl gets its token from the AWS CLI.
 ///
 /// # Errors
-/// There is another file of that name, or it cannot be written.
+/// Returns an error if `path` is a file that this command did not write, or if the file cannot be written.
 pub(crate) fn write(path: &Path, service: &ServiceEndpoint, region: &str, local: LocalEnd<'_>) -> Result<(), Failure> {
     let failed =
         |why: String| Failure::new(ExitCode::Output, "kubeconfig", format!("--kubeconfig {}: {why}", path.display()));
@@ -37,7 +37,7 @@ fn is_ours(path: &Path) -> bool {
     config.get("current-context").and_then(Value::as_str) == Some(CONTEXT)
 }
 
-/// Every JSON document is also YAML.
+/// Returns the kubeconfig. It is written as JSON, because every JSON document is also YAML.
 fn config(service: &ServiceEndpoint, region: &str, local: LocalEnd<'_>) -> Value {
     let cluster = &service.spec.name;
     json!({

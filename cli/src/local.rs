@@ -1,4 +1,4 @@
-//! The local Session Manager: the command `local`, and what `--local` and `demo` start in this process.
+//! The local Session Manager: the command `local`, and the instance that `--local` and `demo` start in this process.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use crate::shutdown::Shutdown;
 /// The default managed node of a local Session Manager.
 pub(crate) const DEFAULT_TARGET: &str = "i-0123456789abcdef0";
 
-/// The same in every run.
+/// The credentials of `--insecure-credentials fixed`. They are the same in every run.
 const FIXED_KEY_ID: &str = "AKIALOCALLOCALLOCAL0";
 const FIXED_SECRET: &str = "local-session-manager-fixed-no-secret-00";
 
@@ -28,27 +28,27 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Options {
     /// Listening address.
     pub(crate) listen: SocketAddr,
-    /// The id of its node.
+    /// The id of the node.
     pub(crate) target: String,
-    /// Its other nodes.
+    /// Additional nodes.
     pub(crate) nodes: Vec<LocalTarget>,
-    /// How its agent behaves.
+    /// How the agent behaves.
     pub(crate) profile: LocalProfile,
-    /// The version that its agent reports.
+    /// The version that the agent reports.
     pub(crate) agent_version: Option<String>,
-    /// Names that only its agent resolves.
+    /// Host names that only the agent resolves.
     pub(crate) hosts: Vec<(String, IpAddr)>,
-    /// The containers of its ECS.
+    /// The containers of ECS tasks.
     pub(crate) ecs_containers: Vec<EcsContainer>,
     /// Session documents in addition to AWS's, or in place of them.
     pub(crate) documents: Vec<Document>,
     /// The key that encrypts shells and commands.
     pub(crate) kms_key: Option<String>,
-    /// Credentials that are not secret, instead of a random secret.
+    /// Credentials that are not secret; by default, the secret is random.
     pub(crate) insecure_credentials: Option<InsecureCredentials>,
-    /// No shells and no commands.
+    /// Whether shells and commands are refused.
     pub(crate) ports_only: bool,
-    /// The faults.
+    /// The injected faults.
     pub(crate) faults: Faults,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct LocalManager {
 }
 
 impl LocalManager {
-    /// Starts it.
+    /// Starts a local Session Manager.
     pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
         let mut target = LocalTarget::new(options.target);
         if let Some(version) = options.agent_version {
@@ -112,7 +112,7 @@ impl LocalManager {
         Ok(Self { local })
     }
 
-    /// The one of `--local`, if `is_wanted`.
+    /// Starts the local Session Manager of `--local`, if `is_wanted`.
     pub(crate) async fn start_if(is_wanted: bool, options: impl FnOnce() -> Options) -> Result<Option<Self>, Failure> {
         match is_wanted {
             true => Self::start(options()).await.map(Some),
@@ -120,7 +120,7 @@ impl LocalManager {
         }
     }
 
-    /// A provider of its sessions.
+    /// Returns a provider that uses this local Session Manager as AWS's API.
     pub(crate) async fn provider(&self) -> Result<AwsProvider, Failure> {
         let mut variables: BTreeMap<_, _> = self.local.environment().into_iter().collect();
         let mut variable = |name| variables.remove(name).unwrap_or_default();
@@ -140,7 +140,7 @@ impl LocalManager {
         Ok(AwsProvider::new(config).await?)
     }
 
-    /// Stops it, within five seconds.
+    /// Stops the local Session Manager. Waits for at most five seconds.
     pub(crate) async fn shutdown(self) {
         let _ = timeout(STOP_TIMEOUT, self.local.shutdown()).await;
     }
@@ -157,7 +157,7 @@ fn cannot_start(error: StartError) -> Failure {
 /// Runs the command `local` until it is stopped.
 ///
 /// # Errors
-/// If it cannot listen.
+/// Returns an error if the local Session Manager cannot be started.
 pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     let target = args.target.clone();
@@ -187,7 +187,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// A session document, as its file contains it.
+/// A session document from a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
     pub(crate) name: String,
@@ -195,7 +195,7 @@ pub(crate) struct Document {
     pub(crate) content: String,
 }
 
-/// A container in which commands can be executed.
+/// A container of ECS in which commands can be executed.
 #[derive(Clone, Debug)]
 pub(crate) struct EcsContainer {
     pub(crate) cluster: String,
@@ -204,7 +204,7 @@ pub(crate) struct EcsContainer {
     pub(crate) container: String,
 }
 
-/// The tasks of these containers, each with all its containers.
+/// Groups the containers by task.
 fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
     let mut tasks: BTreeMap<[String; 3], EcsTask> = BTreeMap::new();
     for (number, EcsContainer { cluster, service, task, container }) in containers.into_iter().enumerate() {
@@ -218,7 +218,7 @@ fn tasks(containers: Vec<EcsContainer>) -> Vec<EcsTask> {
 }
 
 fn warn(listen: SocketAddr, insecure: Option<InsecureCredentials>) {
-    let everybody = "everybody who can connect to this port can run commands as you";
+    let everybody = "so everybody who can connect to this port can run commands as you";
     match insecure {
         Some(InsecureCredentials::Fixed) => {
             console::note(&format!(
@@ -232,7 +232,7 @@ fn warn(listen: SocketAddr, insecure: Option<InsecureCredentials>) {
     }
     if !listen.ip().is_loopback() {
         console::note(
-            "warning: other machines can connect to this port, and the traffic is not encrypted: whoever can read it can \
+            "warning: other machines can connect to this port, and the traffic is not encrypted: anyone who can read it can \
              take over a session",
         );
     }
@@ -242,10 +242,10 @@ fn introduce(local: &Local, target: &str) {
     for (key, value) in local.environment() {
         console::say(format!("export {key}={value}\n"));
     }
-    // On a terminal the hint follows them.
+    // On a terminal, the hint must follow these lines.
     console::flush();
     console::note(&format!(
-        "The local Session Manager is ready. The lines above contain a secret of this run: whoever has it can run commands as \
+        "The local Session Manager is ready. The lines above contain a secret of this run: anyone who has it can run commands as \
          you.\nIn another terminal, after running these lines:\n  \
          aws-ssm-forward forward {target} -L 8080:80\n  \
          aws ssm start-session --target {target}\nCtrl-C stops it."

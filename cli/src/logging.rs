@@ -1,4 +1,4 @@
-//! The log on stderr, and the message of a panic.
+//! The log on stderr, and the panic hook.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -46,38 +46,39 @@ pub(crate) fn finish() {
 
 static LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
 
-/// Which lines are written: from each place in the code only a limited number per second, because a peer can cause any
-/// number of them.
+/// Limits the number of lines per second for each place in the code, because a peer can cause any number of lines.
 #[derive(Debug, Default)]
 struct Lines {
     places: Mutex<HashMap<Identifier, Place>>,
 }
 
-/// A place in the code that writes lines.
+/// The state of a place in the code that writes lines.
 #[derive(Debug)]
 struct Place {
-    /// Start of its current second.
+    /// Start of the current window.
     since: Instant,
-    /// Lines in that second.
+    /// Number of lines in the current window.
     lines: u64,
-    /// Number of suppressed lines, since this was last reported.
+    /// Number of lines that were suppressed since the last report.
     suppressed: u64,
 }
 
+/// Length of the window in which lines are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Maximum number of warnings and errors of one place per second.
 const MOST_WARNINGS: u64 = 10;
-/// The same for all other lines, which the user has requested.
+/// Maximum number of other lines of one place per second. They are written only if the user has requested them with `-v`.
 const MOST: u64 = 100;
 
 impl Lines {
-    /// Returns `None` if there were too many lines of this place; otherwise the text to be written before the line.
+    /// Decides whether a line is written. Returns `None` if its place has reached the limit; otherwise the text to write before
+    /// the line, which is empty or reports suppressed lines.
     fn admit(&self, from: &Metadata<'_>, now: Instant) -> Option<String> {
         let most = if *from.level() <= Level::WARN { MOST_WARNINGS } else { MOST };
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places.entry(from.callsite()).or_insert(Place { since: now, lines: 0, suppressed: 0 });
-        let is_over = now >= place.since + WINDOW;
-        if is_over {
+        let is_new_window = now >= place.since + WINDOW;
+        if is_new_window {
             (place.since, place.lines) = (now, 0);
         } else if place.lines >= most {
             place.suppressed += 1;
@@ -108,7 +109,7 @@ impl MakeWriter<'_> for ToConsole {
     }
 }
 
-/// One line, or none.
+/// Writes one line, after the text it contains. With `None`, the line is dropped.
 struct Line(Option<String>);
 
 impl io::Write for Line {
@@ -124,8 +125,9 @@ impl io::Write for Line {
     }
 }
 
-/// A panic restores the terminal and is reported in one line. `RUST_BACKTRACE` adds a backtrace.
-pub(crate) fn tell_panics_in_one_line() {
+/// Installs a panic hook that restores the terminal and reports the panic in one line. With `RUST_BACKTRACE`, the standard hook
+/// reports the panic.
+pub(crate) fn install_panic_hook() {
     let detailed = std::env::var_os("RUST_BACKTRACE").map(|_| std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {
         crate::terminal::restore();
@@ -159,7 +161,7 @@ mod tests {
         assert!(next[1..].iter().all(String::is_empty), "{next:?}");
     }
 
-    /// The metadata of a warning.
+    /// Returns the metadata of a warning.
     fn metadata() -> &'static Metadata<'static> {
         use tracing::Callsite as _;
         static WARNING: tracing::callsite::DefaultCallsite = tracing::callsite::DefaultCallsite::new(&METADATA);

@@ -60,12 +60,12 @@ use args::{Cli, Command, PluginAction};
 use exit_code::{ExitCode, Failure};
 
 fn main() -> ExitCode {
-    logging::tell_panics_in_one_line();
+    logging::install_panic_hook();
     if let Some(result) = run::become_command() {
-        return result.map_or_else(tell, |()| ExitCode::Ok);
+        return result.map_or_else(report, |()| ExitCode::Ok);
     }
     if let Some(result) = hosts::become_writer() {
-        return result.map_or_else(tell, |()| ExitCode::Ok);
+        return result.map_or_else(report, |()| ExitCode::Ok);
     }
     activation::prepare();
     keep_freed_memory();
@@ -78,14 +78,14 @@ fn main() -> ExitCode {
         logging::init(cli.verbosity);
         block_on(dispatch(cli))
     };
-    let code = result.unwrap_or_else(tell);
+    let code = result.unwrap_or_else(report);
     logging::finish();
     console::flush();
     code
 }
 
-/// Tells why this process ends.
-fn tell(failure: Failure) -> ExitCode {
+/// Prints the error with which the process ends, and returns the exit code.
+fn report(failure: Failure) -> ExitCode {
     if failure.code != ExitCode::ReaderGone {
         console::note(&format!("error: {}", failure.shown()));
         console::flush();
@@ -93,25 +93,26 @@ fn tell(failure: Failure) -> ExitCode {
     failure.code
 }
 
-/// glibc gives memory back as soon as 128 KiB at the end of a heap are free, and a fast download fetches it again page by page, a
-/// tenth of its CPU time. Once a larger piece was freed the bound is twice its size: mallopt(3), M_MMAP_THRESHOLD.
+/// Makes glibc keep freed memory. By default glibc returns memory to the system as soon as 128 KiB at the end of a heap are free. A
+/// fast download then requests the memory again page by page, which takes a tenth of its CPU time. After a larger block was freed,
+/// the threshold is twice the size of this block; see `M_MMAP_THRESHOLD` in mallopt(3).
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
 }
 
-/// Runs a command on a runtime of its own.
+/// Creates a runtime and runs a command on it.
 ///
 /// # Errors
-/// The command's error, or no runtime can be created.
+/// Returns the command's error, or an error if the runtime cannot be created.
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
     let result = runtime.block_on(async {
         let result = command.await;
-        // Sessions whose start was abandoned are terminated before the process ends.
+        // Sessions whose start was cancelled must be terminated before the process exits.
         connect::terminations().finished().await;
         result
     });
-    // A task that still blocks must not keep the process running.
+    // A task that blocks, such as a read from standard input, must not keep the process running.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }

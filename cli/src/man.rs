@@ -1,4 +1,4 @@
-//! `man`: writes the man pages, for packages. They are made from the same descriptions as the help.
+//! `man`: writes the man pages for packages. They are generated from the same descriptions as the help.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::exit_code::{ExitCode, Failure};
 /// Writes a page for each command into `folder`.
 ///
 /// # Errors
-/// A file cannot be written.
+/// Returns an error if a file cannot be written.
 pub(crate) fn write(folder: &Path) -> Result<ExitCode, Failure> {
     let mut command = in_full(Cli::command());
     command.build();
@@ -23,8 +23,8 @@ pub(crate) fn write(folder: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// The command with every option described. `clap_mangen` leaves out the description of an option that `-h` does not show
-/// if it has only a short one.
+/// Returns the command with `hide_short_help` removed from its options. For an option that `-h` does not show, `clap_mangen`
+/// leaves out the description if the option has only a short one.
 fn in_full(command: Command) -> Command {
     let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let command = command.mut_args(|option| option.hide_short_help(false));
@@ -38,7 +38,7 @@ fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
     let man = Man::new(command.clone());
     let mut page = Vec::new();
     man.render(&mut page)?;
-    // What stands after the help is always examples.
+    // The text after the help is always a list of examples.
     let page = String::from_utf8_lossy(&page).replace(".SH EXTRA\n", ".SH EXAMPLES\n");
     let page = page
         .replace(".SH EXAMPLES\nExamples:\n", ".SH EXAMPLES\n")

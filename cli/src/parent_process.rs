@@ -1,31 +1,31 @@
-//! The process that started this one, and whether this one must end with it.
+//! The parent process, and whether this process must end with it.
 //!
-//! The AWS CLI starts the plugin as a part of itself: if the CLI is killed, nobody else ends the session. A launcher
-//! that detaches the plugin (`setsid`, `nohup`, `&` in a script, a job of its own, Node's `detached`, Python's
-//! `start_new_session`) wants it to continue when the launcher is gone.
+//! The AWS CLI starts the plugin as a part of itself: if the CLI is killed, no other program ends the session. A launcher
+//! that detaches the plugin (`setsid`, `nohup`, `&` in a script, a separate job, Node's `detached`, Python's
+//! `start_new_session`) expects the plugin to continue when the launcher has ended.
 
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getppid};
 
-/// How often the parent is checked.
+/// Interval at which the parent is checked.
 const LOOK: Duration = Duration::from_secs(1);
 /// The bits of SIGHUP and SIGINT in a signal mask.
 const HANG_UP: u64 = 1;
 const INTERRUPT: u64 = 1 << 1;
 
-/// The process that started this one; `None` if it detached this one.
+/// The parent process; `None` if it detached this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parent(Option<Pid>);
 
 impl Parent {
-    /// Determines the parent. It matters which signals it made this process ignore, so this must be called before any
-    /// signal handler is installed.
+    /// Determines the parent. Must be called before any signal handler is installed, because the signals that the parent made
+    /// this process ignore show whether this process is detached.
     pub(crate) fn of_this_process() -> Self {
         Self(getppid().filter(|parent| !is_detached(*parent)))
     }
 
-    /// Completes when it is gone. Never completes if this process is detached.
+    /// Completes when the parent has ended. Never completes if this process is detached.
     pub(crate) async fn gone(self) {
         let Some(parent) = self.0 else { return std::future::pending().await };
         while getppid() == Some(parent) {
@@ -34,27 +34,29 @@ impl Parent {
     }
 }
 
-/// Whether a signal is ignored because whoever started this process wants that: SIGHUP, so that it outlives the terminal. It
-/// comes before any signal handler. Only Linux tells without unsafe code.
+/// Whether the parent made this process ignore `signal`; `nohup`, for example, makes it ignore SIGHUP, so that it outlives the
+/// terminal. Must be called before any signal handler is installed. Returns `false` on systems other than Linux, where this
+/// information is available only through `unsafe` code.
 pub(crate) fn ignores(signal: Signal) -> bool {
     u32::try_from(signal.as_raw() - 1).is_ok_and(|bit| ignored("self") >> bit & 1 != 0)
 }
 
-/// A launcher that detaches a process gives it a session or a process group of its own, or makes it ignore the signals
-/// that end a group. `nohup` makes it ignore SIGHUP, a shell's `&` without job control SIGINT. Signals that the parent
-/// ignores too were only inherited: the AWS CLI ignores SIGINT while the plugin runs, and may itself run under `nohup`.
+/// Whether `parent` detached this process. A launcher that detaches a process puts it into another session or process group, or
+/// makes it ignore the signals that end a group: `nohup` makes it ignore SIGHUP, and a shell's `&` without job control makes it
+/// ignore SIGINT. Signals that the parent ignores too do not count, because they were only inherited: the AWS CLI ignores SIGINT
+/// while the plugin runs, and may itself run under `nohup`.
 fn is_detached(parent: Pid) -> bool {
     let of_parent = parent.as_raw_nonzero().to_string();
     let ignores_more = ignored("self") & !ignored(&of_parent) & (HANG_UP | INTERRUPT) != 0;
     ignores_more || group("self") != group(&of_parent)
 }
 
-/// A process's group and session. Both are 0 if their leaders are not visible, as under `docker exec`, which the calls
-/// in `rustix` cannot represent.
+/// Returns a process's group and session. They are read from `/proc`, because they are 0 if their leaders are not visible, as
+/// under `docker exec`, and the calls of `rustix` cannot represent 0.
 #[cfg(target_os = "linux")]
 fn group(process: &str) -> Option<[String; 2]> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // After the name, which may contain anything: state, parent, group, session.
+    // The name in parentheses may contain any character. The fields after it are state, parent, group and session.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(2).map(str::to_owned);
     Some([fields.next()?, fields.next()?])
@@ -66,7 +68,7 @@ fn group(process: &str) -> Option<[Pid; 2]> {
     Some([rustix::process::getpgid(pid).ok()?, rustix::process::getsid(pid).ok()?])
 }
 
-/// The signals that a process ignores; none if the system does not tell.
+/// Returns the mask of the signals that a process ignores, or 0 if the system does not report it.
 fn ignored(process: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

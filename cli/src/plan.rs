@@ -1,4 +1,4 @@
-//! What a forward needs to know before it listens. Names are looked up once for all `-L`.
+//! Resolves the destinations of a forward before it listens. Names are looked up once for all `-L`.
 
 use std::sync::Arc;
 
@@ -15,22 +15,22 @@ use crate::targets;
 
 /// One `-L` after its names were looked up.
 pub(crate) struct Planned {
-    /// With the actual host and port.
+    /// The `-L`, with the actual host and port.
     pub(crate) spec: ForwardSpec,
-    /// The target for the first session.
+    /// The target of the first session.
     pub(crate) target: String,
-    /// Starts the sessions; looks names up again for each.
+    /// Starts the sessions. Looks up names again for each session.
     pub(crate) provider: Arc<dyn SessionProvider>,
-    /// The destination service, if one was named.
+    /// The destination service, if the `-L` names one.
     pub(crate) service: Option<ServiceEndpoint>,
-    /// What was found; `None` if nothing was looked up.
+    /// The result of the look-ups as a text; `None` if there were no look-ups.
     pub(crate) found: Option<String>,
 }
 
-/// Looks up everything that the command line names.
+/// Looks up all names on the command line.
 ///
 /// # Errors
-/// In one line: what does not exist, or may not be looked up.
+/// Returns an error if a name does not exist, or if the user is not allowed to look it up.
 pub(crate) async fn plan(
     args: &TunnelArgs,
     Requests { target, forwards }: Requests,
@@ -50,7 +50,7 @@ pub(crate) async fn plan(
     Ok(planned)
 }
 
-/// What the command line requests.
+/// The forwards that the command line requests.
 #[derive(Debug)]
 pub(crate) struct Requests {
     /// The node, if one is named.
@@ -58,10 +58,10 @@ pub(crate) struct Requests {
     forwards: Vec<ForwardRequest>,
 }
 
-/// Interprets the command line. A service in the place of the node is the destination.
+/// Interprets the command line. A service in the place of the node is a destination. Does not look up any names.
 ///
 /// # Errors
-/// Something is missing or contradictory, or the service would refuse it. Nothing is looked up yet.
+/// Returns an error if an argument is missing, if arguments contradict each other, or if AWS would refuse them.
 pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
     let usage = |text: &str| Failure::new(ExitCode::Usage, "usage", text);
     let mut requests = args.forwards.clone();
@@ -92,7 +92,7 @@ pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
                 format!("-L {} needs a managed node: name it as <TARGET> or with --target; see --help", spec.text);
             return Err(usage(&text));
         }
-        // A user's own document may accept more than AWS's.
+        // A custom document may accept host names that AWS's document rejects.
         if args.session.document_name.is_none() {
             spec.remote.check().map_err(|why| usage(&format!("-L '{}': {why}", spec.text)))?;
         }
@@ -125,13 +125,13 @@ async fn one(aws: &Arc<AwsProvider>, source: NodeSource, request: ForwardRequest
             return Err(Failure::internal(format!("{} was not looked up", forward.service)));
         }
     };
-    let found = tell(&destination);
+    let found = describe(&destination);
     let Destination { node, service, .. } = destination;
     Ok(Planned { spec, target: node, provider: Arc::new(provider), service, found })
 }
 
-/// What was found, in one line.
-fn tell(destination: &Destination) -> Option<String> {
+/// Describes the result of the look-ups in one line. Returns `None` if there were no look-ups.
+fn describe(destination: &Destination) -> Option<String> {
     let service = destination
         .service
         .as_ref()
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
 
-    /// The node, and the text of each forward.
+    /// Returns the node and the text of each forward.
     fn read(words: &[&str]) -> Result<(Option<String>, Vec<String>), String> {
         let cli = Cli::try_parse_from(["aws-ssm-forward", "forward"].iter().chain(words))
             .map_err(|error| error.to_string())?;

@@ -21,8 +21,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The process that listens on `address` (`ip:port`), if it can be found. Other users' processes can only be found by
-/// root.
+/// Returns the process that listens on `address` (`ip:port`), if it can be found. Only root can find the processes of other users.
 pub(crate) fn of(address: &str) -> Option<Holder> {
     let port = address.parse::<SocketAddr>().ok()?.port();
     let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
@@ -40,7 +39,7 @@ pub(crate) fn of(address: &str) -> Option<Holder> {
     })
 }
 
-/// Inodes of the sockets that listen on `port`, from the text of `/proc/net/tcp`.
+/// Returns the inodes of the sockets that listen on `port`. `table` is the text of `/proc/net/tcp`.
 fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     const LISTEN: &str = "0A";
     let inode = |line: &str| {

@@ -12,7 +12,7 @@ use crate::local::{self, LocalManager};
 use crate::terminal::AtTerminal;
 use crate::{console, untrusted};
 
-/// How a forwarder uses a relay, as the command line says.
+/// Returns the relay configuration for the options of the command line; `None` without a relay.
 pub(crate) fn config(args: &RelayArgs) -> Option<RelayConfig> {
     let ephemeral = match args.mode? {
         RelayMode::Keep => false,
@@ -25,7 +25,7 @@ pub(crate) fn config(args: &RelayArgs) -> Option<RelayConfig> {
 /// Runs `relay status` or `relay remove`.
 ///
 /// # Errors
-/// In one line, why the node can't be asked.
+/// Returns an error if the command on the node cannot be run.
 pub(crate) async fn run(action: RelayAction) -> Result<ExitCode, Failure> {
     let (RelayAction::Status(args) | RelayAction::Remove(args)) = &action;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);

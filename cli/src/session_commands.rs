@@ -14,10 +14,10 @@ use crate::shutdown::Shutdown;
 use crate::terminal_session::{self, Ended};
 use crate::{stdio, terminal};
 
-/// A shell on the node.
+/// Opens a shell on the node.
 ///
 /// # Errors
-/// In one line, what went wrong and what to do.
+/// Returns an error if the session cannot be started or is lost, or if standard output cannot be written.
 pub(crate) async fn shell(args: &NodeArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let (target, quiet) = (args.target.as_deref(), verbosity.quiet);
     let wanted =
@@ -32,32 +32,32 @@ pub(crate) async fn shell(args: &NodeArgs, verbosity: Verbosity) -> Result<ExitC
     terminal::restore();
     connection.close().await;
     match ended? {
-        Ended::Closed(text) => told(&text).map_or(Ok(ExitCode::Ok), Err),
+        Ended::Closed(text) => closing_error(&text).map_or(Ok(ExitCode::Ok), Err),
         Ended::Escaped => Ok(ExitCode::Ok),
         Ended::Stopped(cause) => Ok(cause.exit_code()),
     }
 }
 
-/// A command on the node, with its exit code.
+/// Runs a command on the node and returns its exit code.
 ///
 /// # Errors
-/// In one line, what went wrong and what to do.
+/// Returns an error if the session cannot be started or is lost, or if the command's output cannot be written or is incomplete.
 pub(crate) async fn exec(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     match (args.tty, args.stdin) {
-        // Like `-it` of docker and kubectl: a terminal always has an input.
+        // As with `-it` of docker and kubectl, a terminal always has an input.
         (true, _) => exec_on_terminal(args, verbosity).await,
         (false, true) => exec_with_input(args, verbosity).await,
         (false, false) => exec_without_input(args, verbosity).await,
     }
 }
 
-/// A command without input; its outputs are separate.
+/// Runs a command without input. Its standard output and standard error are separate.
 async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals_but_keys().map_err(Failure::internal)?;
     let mut outputs = SessionOutputs::plain()?;
     let words = words_of(&args.command);
-    let exact = outputs.not_for_a_person();
-    // Another document, or another command line, may not be able to run the script that is added here.
+    let exact = outputs.not_terminals();
+    // The script that is added here may not work with another document or with a parameter `command` of the user.
     let is_ours =
         args.session.document_name.is_none() && !args.session.parameters.iter().any(|(key, _)| key == "command");
     if !exact.is_empty() && is_ours {
@@ -69,7 +69,7 @@ async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<Exi
         match (outcome, verdict(&verdicts)) {
             // Without `sh` on the node, a program can still be run directly.
             (Outcome::Ended(_), Verdict::NotBegun(_)) if args.command.len() > 1 => {
-                tell("the node has no sh: bytes that are not text may be lost", verbosity);
+                warn("the node has no sh: bytes that are not text may be lost", verbosity);
                 outputs.expect_escaped(&mark, &[]);
             }
             (outcome, verdict) => return judge(outcome, verdict, verbosity),
@@ -81,12 +81,13 @@ async fn exec_without_input(args: &ExecArgs, verbosity: Verbosity) -> Result<Exi
 
 /// How a command without a terminal ended.
 enum Outcome {
-    /// With this exit code.
+    /// The command ended with this exit code.
     Ended(i64),
-    /// It was stopped from here.
+    /// This process was stopped before the command ended, and must end with this exit code.
     Stopped(ExitCode),
 }
 
+/// Runs a command line without a terminal and writes its outputs.
 async fn run_command(
     args: &ExecArgs,
     verbosity: Verbosity,
@@ -110,14 +111,14 @@ async fn run_command(
         (_, Some(code)) => Ok(Outcome::Ended(code)),
         (Ended::Stopped(cause), None) => Ok(Outcome::Stopped(cause.exit_code())),
         (Ended::Escaped, None) => Ok(Outcome::Stopped(ExitCode::Interrupted)),
-        (Ended::Closed(text), None) => Err(told(&text).unwrap_or_else(|| {
+        (Ended::Closed(text), None) => Err(closing_error(&text).unwrap_or_else(|| {
             let text = format!("the agent (version {version:?}) did not report how the command ended");
             Failure::new(ExitCode::SessionLost, "no_exit_code", text)
         })),
     }
 }
 
-/// The worst one.
+/// Returns the worst of the verdicts.
 fn verdict(verdicts: &[Verdict]) -> Verdict {
     let worst = verdicts.iter().max_by_key(|verdict| match verdict {
         Verdict::Complete => 0,
@@ -128,7 +129,7 @@ fn verdict(verdicts: &[Verdict]) -> Verdict {
     worst.cloned().unwrap_or(Verdict::Complete)
 }
 
-/// Uses the command's exit code, unless that means success although the output is incomplete.
+/// Returns the command's exit code. If the output is incomplete and the exit code is 0, returns an error instead.
 fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let code = match outcome {
         Outcome::Ended(code) => code,
@@ -138,7 +139,7 @@ fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<Exi
         Verdict::Complete => return Ok(ExitCode::Remote(code)),
         Verdict::Plain => {
             let text = "the node lacks sed, dd, mkfifo, mktemp or a place for temporary files: bytes that are not text may be lost";
-            tell(text, verbosity);
+            warn(text, verbosity);
             return Ok(ExitCode::Remote(code));
         }
         Verdict::NotBegun(noise) if noise.is_empty() => "the command did not start".to_owned(),
@@ -148,23 +149,23 @@ fn judge(outcome: Outcome, verdict: Verdict, verbosity: Verbosity) -> Result<Exi
     match code {
         0 => Err(Failure::new(ExitCode::SessionLost, "incomplete", missing)),
         code => {
-            tell(&missing, verbosity);
+            warn(&missing, verbosity);
             Ok(ExitCode::Remote(code))
         }
     }
 }
 
-/// A warning for the user.
-fn tell(text: &str, verbosity: Verbosity) {
+/// Prints a warning, unless `--quiet` is set.
+fn warn(text: &str, verbosity: Verbosity) {
     if !verbosity.quiet {
         let _ = writeln!(terminal::Stderr, "warning: {text}");
     }
 }
 
-/// A command on a terminal of the node.
+/// Runs a command on a terminal of the node.
 async fn exec_on_terminal(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let command = match args.command.as_slice() {
-        [line] => vec![speaking_first(line, terminal::size())],
+        [line] => vec![with_early_output(line, terminal::size())],
         words => words.to_vec(),
     };
     let wanted = Wanted {
@@ -186,12 +187,12 @@ async fn exec_on_terminal(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitC
         (_, Some(code)) => Ok(ExitCode::Remote(code)),
         (Ended::Stopped(cause), None) => Ok(cause.exit_code()),
         (Ended::Escaped, None) => Ok(ExitCode::Interrupted),
-        // On a terminal no agent reports how a command ended.
-        (Ended::Closed(text), None) => told(&text).map_or(Ok(ExitCode::Ok), Err),
+        // Agents do not report the exit code of a command on a terminal.
+        (Ended::Closed(text), None) => closing_error(&text).map_or(Ok(ExitCode::Ok), Err),
     }
 }
 
-/// A command that gets standard input.
+/// Runs a command with standard input.
 async fn exec_with_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let input = Input::read()?;
     let line = command_line(&words_of(&args.command))?;
@@ -210,17 +211,18 @@ async fn exec_with_input(args: &ExecArgs, verbosity: Verbosity) -> Result<ExitCo
     outcome
 }
 
-/// A connection to the node's SSH server on the standard streams.
+/// Connects the standard streams of this process to the node's SSH server.
 ///
 /// # Errors
-/// In one line, what went wrong and what to do.
+/// Returns an error if the session cannot be started or is lost, if the SSH server refuses the connection, or if standard output
+/// cannot be written.
 pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let wanted = Wanted {
         target: args.target.as_deref(),
         document: Some("AWS-StartSSHSession"),
         parameters: Vec::new(),
         offered: vec![("portNumber", args.port.to_string())],
-        // ssh has its own messages for the user.
+        // ssh prints its own messages for the user.
         quiet: true,
         waits_quietly: verbosity.quiet,
     };
@@ -231,29 +233,31 @@ pub(crate) async fn ssh_proxy(args: &SshProxyArgs, verbosity: Verbosity) -> Resu
     outcome.map(|()| ExitCode::Ok)
 }
 
-/// The agent's text about the end, if it is an error.
-fn told(text: &str) -> Option<Failure> {
+/// Returns an error with the agent's closing text, if this text is not empty.
+fn closing_error(text: &str) -> Option<Failure> {
     let text = text.trim();
     (!text.is_empty()).then(|| Failure::new(ExitCode::SessionLost, "session_ended", text))
 }
 
-/// Makes a line for a terminal's shell print something first. Without encryption such a session has no handshake: only
-/// the first output shows that it is ready. Until then it gets neither input nor the terminal's size.
-fn speaking_first(line: &str, size: TerminalSize) -> String {
+/// Returns a line for the shell of a terminal that prints a character before it runs `line`. Without encryption, such a session
+/// has no handshake, and only the first output shows that it is ready. Until then, the session gets neither input nor the
+/// terminal's size; therefore the line also sets the size.
+fn with_early_output(line: &str, size: TerminalSize) -> String {
     format!("stty rows {} cols {} 2>/dev/null; printf '\\r'; {line}", size.rows, size.cols)
 }
 
-/// One argument is a line for a shell, several are the words of a command, which gets exactly these. Agents start commands
-/// without a shell: they only split the line into words.
+/// Returns the words of the command. A single argument is a line for a shell. Several arguments are the words of the command and
+/// are passed unchanged. A shell must be named explicitly, because agents start commands without one: they only split the line
+/// into words.
 pub(crate) fn words_of(command: &[String]) -> Vec<String> {
     let shell = ["sh", "-c"].into_iter().filter(|_| command.len() == 1);
     shell.map(str::to_owned).chain(command.iter().cloned()).collect()
 }
 
-/// The words as a line that agents split into the same words.
+/// Joins the words to a line that agents split into the same words.
 ///
 /// # Errors
-/// A word has a NUL.
+/// Returns an error if a word contains a NUL character.
 pub(crate) fn command_line(words: &[String]) -> Result<String, Failure> {
     shlex::try_join(words.iter().map(String::as_str))
         .map_err(|error| Failure::new(ExitCode::Usage, "usage", format!("the command can't be quoted: {error}")))

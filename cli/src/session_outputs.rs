@@ -1,4 +1,4 @@
-//! Writes a session's outputs to those of this process, decoding escaped ones.
+//! Writes a session's outputs to the outputs of this process, and decodes escaped outputs.
 
 use bytes::Bytes;
 use ssm_forward::Output;
@@ -7,13 +7,14 @@ use crate::exact_output::{Decoder, Verdict};
 use crate::exit_code::Failure;
 use crate::writer::Writer;
 
-/// Both standard outputs, and the decoder of each.
+/// Standard output and standard error, each with a decoder if it is escaped.
 #[derive(Debug)]
 pub(crate) struct SessionOutputs {
     stdout: Sink,
     stderr: Sink,
-    /// Decoded data and its buffers.
+    /// Buffer for decoded data, kept to avoid allocations.
     decoded: Vec<(Output, Bytes)>,
+    /// Buffer for one batch of writes, kept to avoid allocations.
     batch: Vec<Bytes>,
 }
 
@@ -24,40 +25,40 @@ struct Sink {
 }
 
 impl SessionOutputs {
-    /// Without decoding.
+    /// Creates outputs without decoders.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// Returns an error if the process has no file descriptor left.
     pub(crate) fn plain() -> Result<Self, Failure> {
         let sink = |writer| Sink { writer, decoder: None };
         let (stdout, stderr) = (sink(Writer::stdout()?), sink(Writer::stderr()?));
         Ok(Self { stdout, stderr, decoded: Vec::new(), batch: Vec::new() })
     }
 
-    /// The outputs that go to a program or a file, where every byte matters.
-    pub(crate) fn not_for_a_person(&self) -> Vec<Output> {
+    /// Returns the outputs that go to a program or a file, where every byte matters.
+    pub(crate) fn not_terminals(&self) -> Vec<Output> {
         let both = [(Output::Stdout, &self.stdout), (Output::Stderr, &self.stderr)];
         both.into_iter().filter(|(_, sink)| !sink.writer.is_terminal()).map(|(output, _)| output).collect()
     }
 
-    /// From now on these outputs arrive escaped, after `mark`.
+    /// Sets which outputs arrive escaped, after `mark`.
     pub(crate) fn expect_escaped(&mut self, mark: &str, outputs: &[Output]) {
         for (output, sink) in [(Output::Stdout, &mut self.stdout), (Output::Stderr, &mut self.stderr)] {
             sink.decoder = outputs.contains(&output).then(|| Decoder::new(mark, output));
         }
     }
 
-    /// From now on both outputs arrive on standard output, as escaped by the script for terminals.
+    /// Sets that both outputs arrive on standard output, escaped by the script for terminals.
     pub(crate) fn expect_terminal(&mut self, mark: &str) {
         self.stdout.decoder = Some(Decoder::new(mark, Output::Stdout));
     }
 
-    /// The decoder of standard output, if it is escaped.
+    /// Returns the decoder of standard output, if this output is escaped.
     pub(crate) fn decoder(&self) -> Option<&Decoder> {
         self.stdout.decoder.as_ref()
     }
 
-    /// How the escaped outputs arrived.
+    /// Returns for each escaped output whether it arrived completely.
     pub(crate) fn verdicts(&self) -> impl Iterator<Item = Verdict> {
         [&self.stdout, &self.stderr].into_iter().filter_map(|sink| sink.decoder.as_ref()).map(Decoder::verdict)
     }
@@ -65,7 +66,7 @@ impl SessionOutputs {
     /// Writes received data. `pieces` is empty afterwards.
     ///
     /// # Errors
-    /// An output cannot be written.
+    /// Returns an error if an output cannot be written.
     pub(crate) async fn show(&mut self, pieces: &mut Vec<(Output, Bytes)>) -> Result<(), Failure> {
         for (output, bytes) in pieces.drain(..) {
             match &mut if output == Output::Stderr { &mut self.stderr } else { &mut self.stdout }.decoder {

@@ -1,4 +1,4 @@
-//! When to stop: Ctrl-C, SIGTERM, SIGHUP, a reader that is gone, or another forward that failed.
+//! Requests to stop: Ctrl-C, SIGTERM, SIGHUP, a closed standard output, or another forward that failed.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use crate::exit_code::ExitCode;
 use crate::parent_process::{self, Parent};
 
-/// Why the command must stop.
+/// The reason why the command must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopCause {
     /// Ctrl-C.
@@ -17,16 +17,16 @@ pub(crate) enum StopCause {
     Terminate,
     /// SIGHUP.
     HangUp,
-    /// Nobody reads stdout any more.
+    /// The reader of stdout has closed it.
     OutputClosed,
     /// Another forward of this command failed.
     Failed,
-    /// The command that used the tunnels has ended.
+    /// `run`: the command that used the tunnels has ended.
     CommandEnded,
 }
 
 impl StopCause {
-    /// The exit code if the command was not ready yet.
+    /// Returns the exit code for a command that was stopped before it was ready.
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             Self::Interrupt => ExitCode::Interrupted,
@@ -37,7 +37,7 @@ impl StopCause {
     }
 }
 
-/// Tells all tasks to stop, once. Clones share the state.
+/// A request that all tasks stop. The first cause is kept. Clones share the state.
 #[derive(Clone, Debug)]
 pub(crate) struct Shutdown {
     cause: Arc<watch::Sender<Option<StopCause>>>,
@@ -45,16 +45,16 @@ pub(crate) struct Shutdown {
 }
 
 impl Shutdown {
-    /// Creates one that only [`stop`](Self::stop) triggers. Must be called before any signal handler is installed:
+    /// Creates a request that only [`stop`](Self::stop) triggers. Must be called before any signal handler is installed, because
     /// handlers hide which signals the parent made this process ignore.
     pub(crate) fn new() -> Self {
         Self { cause: Arc::new(watch::Sender::new(None)), parent: Parent::of_this_process() }
     }
 
-    /// Creates one that the signals of this process trigger. A second signal ends the process immediately.
+    /// Creates a request that the signals of this process trigger. A second signal ends the process immediately.
     ///
     /// # Errors
-    /// If the system refuses the handlers.
+    /// Returns an error if the signal handlers cannot be installed.
     pub(crate) fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::new();
         let mut signals = Signals::install()?;
@@ -68,10 +68,10 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Creates one that SIGTERM and SIGHUP trigger, but no key, because keys are for the far side.
+    /// Creates a request that SIGTERM and SIGHUP trigger, but not Ctrl-C, because keys are sent to the remote command.
     ///
     /// # Errors
-    /// If the system refuses the handlers.
+    /// Returns an error if the signal handlers cannot be installed.
     pub(crate) fn on_signals_but_keys() -> std::io::Result<Self> {
         let shutdown = Self::new();
         let mut signals = Signals::install()?;
@@ -91,7 +91,7 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// From now on the next Ctrl-C ends the process immediately.
+    /// Makes the next Ctrl-C end the process immediately.
     pub(crate) fn end_on_interrupt(&self) {
         let interrupted = interrupted();
         tokio::spawn(async move {
@@ -101,8 +101,8 @@ impl Shutdown {
         });
     }
 
-    /// Stops when the process that started this one is gone, unless it detached this one. Ends when the task is
-    /// aborted.
+    /// Spawns a task that requests a stop when the parent process has ended, unless this process is detached. The returned handle
+    /// aborts the task.
     pub(crate) fn watch_parent(&self) -> AbortHandle {
         let this = self.clone();
         let watching = tokio::spawn(async move {
@@ -112,12 +112,12 @@ impl Shutdown {
         watching.abort_handle()
     }
 
-    /// Completes when the process that started this one is gone, unless it detached this one.
+    /// Completes when the parent process has ended. Never completes if this process is detached.
     pub(crate) async fn parent_gone(&self) {
         self.parent.gone().await;
     }
 
-    /// Asks all tasks to stop; the first cause is kept.
+    /// Requests that all tasks stop. The first cause is kept.
     pub(crate) fn stop(&self, cause: StopCause) {
         self.cause.send_if_modified(|current| {
             let is_first = current.is_none();
@@ -126,21 +126,21 @@ impl Shutdown {
         });
     }
 
-    /// The cause, if a stop was requested.
+    /// Returns the cause, if a stop was requested.
     pub(crate) fn cause(&self) -> Option<StopCause> {
         *self.cause.borrow()
     }
 
-    /// Completes when a stop is requested.
+    /// Waits until a stop is requested, and returns the cause.
     pub(crate) async fn requested(&self) -> StopCause {
         let mut cause = self.cause.subscribe();
         let found = cause.wait_for(Option::is_some).await.map(|cause| *cause);
-        // The sender is part of `self`, so it still exists.
+        // Waiting cannot fail, because the sender is part of `self`.
         found.ok().flatten().unwrap_or(StopCause::Failed)
     }
 }
 
-/// Completes with the next Ctrl-C after the call, even if it is polled later.
+/// Returns a future that completes at the first Ctrl-C after this call, even if the future is polled later.
 pub(crate) fn interrupted() -> impl Future<Output = ()> + Send + 'static {
     let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
     async move {
@@ -154,7 +154,7 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> + Send + 'static {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// `None` under nohup.
+    /// `None` if SIGHUP is ignored, as under nohup.
     hang_up: Option<tokio::signal::unix::Signal>,
 }
 

@@ -14,25 +14,25 @@ use parse::{parse_ends, parse_listen, split_service};
 /// The value of `-L` before names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ForwardRequest {
-    /// It contains the host and the port.
+    /// A `-L` that contains the port, and the host if it is not the node itself.
     Plain(ForwardSpec),
-    /// It names a service.
+    /// A `-L` that names a service.
     Service(ServiceForward),
 }
 
 /// A `-L` to a service by name: `[[bind:]port:]rds:NAME`, `unix:/path:rds:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceForward {
-    /// The local end; `None` means the service's own port on this machine if it is free, otherwise any.
+    /// The local address. `None` means the service's own port on loopback if it is free, otherwise any free port.
     pub(crate) listen: Option<ListenAddr>,
-    /// The far end.
+    /// The destination.
     pub(crate) service: ServiceSpec,
-    /// As it was written.
+    /// The original text.
     pub(crate) text: String,
 }
 
 impl ForwardRequest {
-    /// As it was written.
+    /// Returns the original text.
     pub(crate) fn text(&self) -> &str {
         match self {
             Self::Plain(spec) => &spec.text,
@@ -40,7 +40,7 @@ impl ForwardRequest {
         }
     }
 
-    /// The local end, if it is named.
+    /// Returns the local address, if the text contains one.
     pub(crate) fn listen(&self) -> Option<&ListenAddr> {
         match self {
             Self::Plain(spec) => Some(&spec.listen),
@@ -64,7 +64,7 @@ impl FromStr for ForwardRequest {
 }
 
 impl ServiceForward {
-    /// The forward to the service's current endpoint.
+    /// Returns the forward to the service's current endpoint.
     pub(crate) fn at(&self, endpoint: &ServiceEndpoint) -> ForwardSpec {
         let own = || ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, free_or_any(endpoint.port))));
         ForwardSpec {
@@ -75,7 +75,7 @@ impl ServiceForward {
     }
 }
 
-/// `port` if nobody listens on it, otherwise 0.
+/// Returns `port` if it is free on loopback, otherwise 0.
 fn free_or_any(port: u16) -> u16 {
     match std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => port,
@@ -83,23 +83,23 @@ fn free_or_any(port: u16) -> u16 {
     }
 }
 
-/// One `-L`: where to listen, and the destination.
+/// One `-L`: the local address and the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForwardSpec {
-    /// The local end.
+    /// The local address.
     pub(crate) listen: ListenAddr,
-    /// The far end.
+    /// The destination.
     pub(crate) remote: Remote,
-    /// As it was written.
+    /// The original text.
     pub(crate) text: String,
 }
 
-/// The far end, as seen from the managed node.
+/// A destination, as seen from the managed node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     /// A host that the node can reach; `None` is the node itself.
     pub(crate) host: Option<String>,
-    /// Its port.
+    /// The port of the host.
     pub(crate) port: u16,
 }
 
@@ -113,18 +113,18 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The session document for remote hosts accepts no shorter name.
+/// Minimum length of a host name that AWS's session document for remote hosts accepts.
 const MIN_HOST_LENGTH: usize = 3;
 
 impl Remote {
-    /// Rejects what the service's own documents reject, before a request is made.
+    /// Checks whether AWS's documents accept the destination, before a request is made.
     ///
     /// # Errors
-    /// The reason.
+    /// Returns the reason why they would reject it.
     pub(crate) fn check(&self) -> Result<(), String> {
         match &self.host {
             Some(host) if host.len() < MIN_HOST_LENGTH => Err(format!(
-                "the host '{host}' is too short: AWS's session document takes none below {MIN_HOST_LENGTH} characters; \
+                "the host '{host}' is too short: AWS's session document requires at least {MIN_HOST_LENGTH} characters; \
                  use its full name or its address"
             )),
             _ => Ok(()),
@@ -148,7 +148,7 @@ impl FromStr for ForwardSpec {
     }
 }
 
-/// Why a `-L` is rejected.
+/// The reason why a `-L` is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0}; expected [bind:]port:host:hostport, [bind:]port:hostport for the node itself, or unix:/path:host:hostport \
@@ -157,7 +157,7 @@ impl FromStr for ForwardSpec {
 pub(crate) struct SpecError(String);
 
 impl SpecError {
-    /// What is wrong, without what `-L` takes.
+    /// Returns the problem, without the list of forms that `-L` accepts.
     pub(crate) fn what(&self) -> &str {
         &self.0
     }
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(service("127.0.0.2:0:eks:prod"), (Some("127.0.0.2:0".into()), "eks:prod".into()));
         assert_eq!(service("[::1]:1:elasticache:c"), (Some("[::1]:1".into()), "elasticache:c".into()));
         assert_eq!(service("unix:/run/db.sock:rds:db"), (Some("/run/db.sock".into()), "rds:db".into()));
-        // A host with the name of a kind of service.
+        // A host whose name is the prefix of a service.
         let plain: ForwardRequest = "3306:rds:3306".parse().unwrap();
         assert!(matches!(plain, ForwardRequest::Plain(spec) if spec.remote.host.as_deref() == Some("rds")));
         for (text, what) in [
@@ -343,7 +343,8 @@ mod tests {
         crate::replay::corpus("forward_spec", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
     }
 
-    /// The spec says what was written; what it means, written plainly, means the same again; errors are one line.
+    /// Parses a text in three ways and returns a summary of the results. Checks that a request keeps the original text, and that
+    /// the plain form of a parsed forward parses to the same forward.
     fn what_becomes_of(text: &str) -> String {
         let request = match text.parse::<ForwardRequest>() {
             Ok(request) => {

@@ -1,4 +1,4 @@
-//! Connects the standard streams of this process to the far side, as ssh expects of a ProxyCommand.
+//! Connects the standard streams of this process to the remote port, as ssh expects of a ProxyCommand.
 
 use std::cell::Cell;
 use std::future::pending;
@@ -14,68 +14,71 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::shutdown::Shutdown;
 use crate::writer::Writer;
 
+/// Maximum number of bytes per read from standard input.
 const READ_SIZE: usize = 64 << 10;
-/// Maximum number of bytes taken at a time for a slow standard output.
+/// Maximum number of bytes read from the session at a time.
 const WRITE_SIZE: usize = 128 << 10;
 
-/// Passes bytes, and nothing else, until the far side has ended or a stop is requested. The end of standard input alone
-/// is no reason to stop, because the answer may still arrive.
+/// Passes data in both directions until the remote side has closed the connection or a stop is requested. Writes nothing else to
+/// standard output. Does not stop at the end of standard input, because the remaining answer may still arrive.
 ///
 /// # Errors
-/// The destination refused, the session is lost, the answer did not end, or standard output cannot be written.
+/// Returns an error if the destination refuses the connection, the session is lost, the answer does not end, or standard output
+/// cannot be written.
 pub(crate) async fn run(session: &Session, shutdown: &Shutdown, quiet: bool) -> Result<(), Failure> {
     let stream = session.open_stream().await.map_err(|error| failure(session, &error))?;
     let sender = stream.sender();
-    let heard = Cell::new(false);
-    // An ssh that goes to the background is a new process. Therefore the end of the parent matters only after the end
-    // of the input.
-    let left_alone = async {
+    let answered = Cell::new(false);
+    // When ssh goes to the background, it continues in a new process and the parent process ends. Therefore the end of the
+    // parent matters only after the end of the input.
+    let abandoned = async {
         send(&sender).await;
         shutdown.parent_gone().await;
     };
     tokio::select! {
-        received = receive(session, stream, &heard) => received,
-        () = left_alone => Ok(()),
-        () = tell_silence(session, &heard), if !quiet => Ok(()),
+        received = receive(session, stream, &answered) => received,
+        () = abandoned => Ok(()),
+        () = warn_if_unanswered(session, &answered), if !quiet => Ok(()),
         _ = shutdown.requested() => Ok(()),
     }
 }
 
-/// Writes the far side's data to standard output, until it ends.
-async fn receive(session: &Session, mut stream: SessionStream, heard: &Cell<bool>) -> Result<(), Failure> {
+/// Writes received data to standard output, until the remote side closes the connection. Sets `answered` when data arrives.
+async fn receive(session: &Session, mut stream: SessionStream, answered: &Cell<bool>) -> Result<(), Failure> {
     let mut output = Writer::stdout()?;
     let mut chunks = Vec::new();
     loop {
         match stream.read_chunks(&mut chunks, WRITE_SIZE).await {
             Ok(true) => {
-                heard.set(true);
+                answered.set(true);
                 output.write(&mut chunks).await?;
             }
-            Ok(false) => return complaint(session).await.map_or(Ok(()), Err),
+            Ok(false) => return closing_error(session).await.map_or(Ok(()), Err),
             Err(error) => return Err(failure(session, &error)),
         }
     }
 }
 
-/// Reports once that the far side does not respond, then does nothing more. If nothing listens on the port, the worker
-/// of some agents crashes, and a minute passes until the session ends.
-async fn tell_silence(session: &Session, heard: &Cell<bool>) {
-    const LOOK: Duration = Duration::from_secs(1);
-    const LOOKS: u32 = 3;
+/// Prints a warning if sent data is unacknowledged at three checks in a row. Never returns. If no server listens on the port,
+/// the worker process of some agents crashes, and the session ends only after a minute.
+async fn warn_if_unanswered(session: &Session, answered: &Cell<bool>) {
+    const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+    const CHECKS: u32 = 3;
     let mut unanswered = 0;
-    while unanswered < LOOKS && !heard.get() {
-        sleep(LOOK).await;
+    while unanswered < CHECKS && !answered.get() {
+        sleep(CHECK_INTERVAL).await;
         let waits = session.is_connected() && session.stats().channel.in_flight > 0;
         unanswered = if waits { unanswered + 1 } else { 0 };
     }
-    if !heard.get() {
-        console::note("aws-ssm-forward: no answer from the node yet: does a server listen on that port there?");
+    if !answered.get() {
+        console::note("aws-ssm-forward: no answer from the node yet: does a server listen on that port of the node?");
     }
     pending().await
 }
 
-/// The service's text about the end, if it is an error: an agent that cannot reach the port ends the session.
-async fn complaint(session: &Session) -> Option<Failure> {
+/// Returns an error with the service's closing text, if there is one. An agent that cannot reach the port closes the session with
+/// such a text.
+async fn closing_error(session: &Session) -> Option<Failure> {
     const MOMENT: Duration = Duration::from_secs(2);
     match timeout(MOMENT, session.closed()).await {
         Ok(CloseReason::Closed(text)) if !text.trim().is_empty() => {
@@ -85,6 +88,7 @@ async fn complaint(session: &Session) -> Option<Failure> {
     }
 }
 
+/// Sends standard input to its end.
 async fn send(sender: &StreamSender) {
     let mut input = stdin();
     let mut buffer = BytesMut::new();

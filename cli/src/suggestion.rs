@@ -1,16 +1,16 @@
 //! Suggestions after a typo.
 
-/// The candidate that is most similar to a word, if any is similar.
+/// Returns the candidate that is most similar to `word`, if one is similar enough.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The similarity that clap requires for its own suggestions.
-    const ALIKE: f64 = 0.7;
-    // Letters that changed places are one mistake, also in words that are too short for the measure.
-    let likeness = |candidate| match strsim::osa_distance(word, candidate) {
+    const MIN_SIMILARITY: f64 = 0.7;
+    // A distance of 1 (for example, two swapped letters) is one mistake. Jaro-Winkler rates it too low in short words.
+    let similarity = |candidate| match strsim::osa_distance(word, candidate) {
         0 | 1 if candidate.len() > 2 => 1.0,
         _ => strsim::jaro_winkler(word, candidate),
     };
-    let rated = candidates.into_iter().map(|candidate| (likeness(candidate), candidate));
-    let best = rated.filter(|(likeness, _)| *likeness > ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let rated = candidates.into_iter().map(|candidate| (similarity(candidate), candidate));
+    let best = rated.filter(|(similarity, _)| *similarity > MIN_SIMILARITY).max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.map(|(_, candidate)| candidate)
 }
 

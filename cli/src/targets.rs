@@ -1,4 +1,4 @@
-//! Determines the managed node. Names are looked up before the first session starts.
+//! Selects the managed node. Names are looked up before the first session starts.
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::output::awaiting;
 use crate::{console, untrusted};
 
-/// The node for the sessions of a command. With `any`, any online node of the name is used without asking.
+/// Returns the node for the sessions of a command. With `any`, any online node with the name is used without a question.
 ///
 /// # Errors
-/// There is no such node, none is online, or several are and nobody can choose one.
+/// Returns an error if no node has the name, if none of them is online, or if several are online and the user cannot be asked.
 pub(crate) async fn source(aws: &AwsProvider, spec: &TargetSpec, any: bool) -> Result<NodeSource, Failure> {
     if !spec.is_name() {
         return Ok(NodeSource::Fixed(spec.to_string()));
@@ -24,10 +24,11 @@ pub(crate) async fn source(aws: &AwsProvider, spec: &TargetSpec, any: bool) -> R
     if any || spec.means_any() { Ok(NodeSource::AnyOf(spec.clone())) } else { only_one(aws, spec).await }
 }
 
-/// Waits up to `patience` until a node of this name is online. A node that boots is not known at first.
+/// Waits up to `patience` until a node with this name is online. A node that is booting is at first not registered, so a name
+/// that is not found is not an error until then.
 ///
 /// # Errors
-/// There was none, or the lookup fails for another reason.
+/// Returns an error if no such node is online in time, or if the look-up fails for another reason.
 pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience: Duration) -> Result<(), Failure> {
     if patience.is_zero() || !spec.is_name() {
         return Ok(());
@@ -45,7 +46,7 @@ pub(crate) async fn await_online(aws: &AwsProvider, spec: &TargetSpec, patience:
     Ok(await_target(&name, patience, waiting, look).await?)
 }
 
-/// The only online node of the name, or the one that a person chooses.
+/// Returns the only online node with the name, or lets the user choose one of several.
 async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Failure> {
     let only = |nodes: &Vec<Node>| nodes.iter().filter(|node| node.online).count() == 1;
     let nodes = match aws.remembered_nodes(spec).await.filter(only) {
@@ -55,7 +56,7 @@ async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Fa
     let online: Vec<Node> = nodes.iter().filter(|node| node.online).cloned().collect();
     match online.as_slice() {
         [] => Err(aws.no_node(spec, &nodes).await.into()),
-        // If only one node has the name, each session uses the node that has it then.
+        // The name is kept instead of the id, so that each session uses the node that has the name at that time.
         [_] => Ok(NodeSource::AnyOf(spec.clone())),
         _ if stdin().is_terminal() && stderr().is_terminal() => choose(spec, online).await.map(NodeSource::Fixed),
         _ => {
@@ -72,7 +73,7 @@ async fn only_one(aws: &AwsProvider, spec: &TargetSpec) -> Result<NodeSource, Fa
     }
 }
 
-/// Lets the person at the terminal choose; typing filters the list.
+/// Lets the user choose a node at the terminal. Typing filters the list.
 async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> {
     let prompt = format!("{spec} names {} managed nodes; type to filter, Enter selects one", nodes.len());
     let lines: Vec<_> = nodes.iter().map(describe).collect();
@@ -92,7 +93,7 @@ async fn choose(spec: &TargetSpec, nodes: Vec<Node>) -> Result<String, Failure> 
     }
 }
 
-/// A node in one line.
+/// Describes a node in one line.
 fn describe(node: &Node) -> String {
     let agent = node.agent_version.as_deref().unwrap_or("unknown");
     untrusted::line(&format!("{node}, agent {agent}, {}", node.connection()))

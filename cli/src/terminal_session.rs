@@ -1,4 +1,4 @@
-//! Connects a shell or a command of the far side to the standard streams of this process.
+//! Connects a shell or a command on the node to the standard streams of this process.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -14,10 +14,10 @@ use crate::session_outputs::SessionOutputs;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::terminal::{self, Escapes, HELP, RawMode};
 
-/// How it ended.
+/// How a terminal session ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The far side has ended; the text says why, often nothing.
+    /// The remote side closed the session. Contains the closing text, which is often empty.
     Closed(String),
     /// `~.` was typed.
     Escaped,
@@ -25,10 +25,10 @@ pub(crate) enum Ended {
     Stopped(StopCause),
 }
 
-/// How the end of the input is passed to the far side's command.
+/// How the end of the input is passed to the remote command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// On a terminal, a character marks the end of the input: Ctrl-D.
+    /// On a terminal, the character of Ctrl-D marks the end of the input.
     Terminal { is_shell: bool },
     /// A command without a terminal has no input.
     None,
@@ -36,18 +36,19 @@ enum Input {
 
 /// Maximum number of bytes per read from standard input.
 const READ_SIZE: usize = 64 << 10;
-/// Maximum number of bytes taken at a time for a slow standard output.
+/// Maximum number of bytes read from the session at a time.
 const WRITE_SIZE: usize = 128 << 10;
-/// The character that ends a terminal's input.
+/// The character that marks the end of a terminal's input (Ctrl-D).
 const END_OF_INPUT: u8 = 4;
 
 /// The character of Ctrl-C.
 const INTERRUPT: u8 = 3;
 
-/// Connects the standard streams with the session's stream until one of them ends. A terminal is raw in the meantime.
+/// Connects the standard streams with the session's stream until the session ends or a stop is requested. In the meantime, the
+/// local terminal is in raw mode.
 ///
 /// # Errors
-/// The session is lost, or an output cannot be written.
+/// Returns an error if the session is lost or an output cannot be written.
 pub(crate) async fn run(
     session: &Session,
     shutdown: &Shutdown,
@@ -63,19 +64,20 @@ pub(crate) async fn run(
     let keys = Keys::install().map_err(Failure::internal)?;
     let interrupted = Cell::new(false);
     let _raw = if kind == Input::None { None } else { RawMode::enter() };
-    // Concurrently, and without a fixed order: much output, or a blocked reader, must not delay a key or a signal.
+    // All run concurrently and are polled in random order, so that neither large output nor a blocked reader delays a key or a
+    // signal.
     let ended = tokio::select! {
         ended = show(session, stream, outputs) => ended,
-        ended = type_in(&sender, kind, &interrupted) => Ok(ended),
-        ended = pass_on(session, &sender, keys, &interrupted) => Ok(ended),
+        ended = send_input(&sender, kind, &interrupted) => Ok(ended),
+        ended = send_keys(session, &sender, keys, &interrupted) => Ok(ended),
         cause = shutdown.requested() => Ok(Ended::Stopped(cause)),
     };
     shutdown.end_on_interrupt();
     ended
 }
 
-/// Passes standard input to the far side; completes if that ends the session.
-async fn type_in(sender: &StreamSender, kind: Input, interrupted: &Cell<bool>) -> Ended {
+/// Sends standard input to the remote side. Completes only if the input ends the session.
+async fn send_input(sender: &StreamSender, kind: Input, interrupted: &Cell<bool>) -> Ended {
     let Input::Terminal { is_shell } = kind else { return std::future::pending().await };
     let at_keyboard = terminal::has_keyboard();
     let mut escapes = Escapes::new(at_keyboard && is_shell);
@@ -95,33 +97,33 @@ async fn type_in(sender: &StreamSender, kind: Input, interrupted: &Cell<bool>) -
         if !typed.bytes.is_empty() {
             interrupted.set(false);
         }
-        let over = !typed.bytes.is_empty() && sender.write_chunk(typed.bytes.into()).await.is_err();
-        if over {
+        let is_closed = !typed.bytes.is_empty() && sender.write_chunk(typed.bytes.into()).await.is_err();
+        if is_closed {
             return std::future::pending().await;
         }
         if length == 0 {
             break;
         }
     }
-    // A raw terminal has no key for the end of input, so the terminal itself is gone.
+    // In raw mode, no key causes the end of input, so the terminal itself was closed.
     if at_keyboard {
         return Ended::Stopped(StopCause::HangUp);
     }
-    // The protocol has no message for the end of the input. Piped input ends like input from a keyboard.
+    // The protocol has no message for the end of the input. Therefore the characters are sent that a user would type.
     let end: &[u8] = match (last, is_shell) {
         (b'\n' | b'\r', _) => &[END_OF_INPUT],
         (_, true) => &[b'\n', END_OF_INPUT],
-        // The first one passes the unfinished line on, the second one is the end.
+        // The first character submits the unfinished line, the second one marks the end.
         (_, false) => &[END_OF_INPUT, END_OF_INPUT],
     };
     let _ = sender.write_chunk(Bytes::from_static(end)).await;
     std::future::pending().await
 }
 
-/// Passes keys and the window's size to the far side. Ctrl-C ends the session instead if the far side cannot be
-/// reached, or if nothing was typed since the last Ctrl-C, because the command may ignore it.
-async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys, interrupted: &Cell<bool>) -> Ended {
-    // Data that the far side does not accept yet must not block the next key.
+/// Sends signals of the keyboard and the window's size to the remote side. Ctrl-C ends the session instead if the node cannot be
+/// reached, or if nothing was typed since the last Ctrl-C, because the command may ignore Ctrl-C.
+async fn send_keys(session: &Session, sender: &StreamSender, mut keys: Keys, interrupted: &Cell<bool>) -> Ended {
+    // Keys that cannot be sent yet are kept here, so that a blocked write does not delay the handling of the next key.
     let mut unsent = Vec::new();
     loop {
         tokio::select! {
@@ -137,7 +139,7 @@ async fn pass_on(session: &Session, sender: &StreamSender, mut keys: Keys, inter
     }
 }
 
-/// Writes the far side's outputs to those of this process, until it has ended.
+/// Writes the remote outputs to the outputs of this process, until the session ends.
 async fn show(session: &Session, mut stream: SessionStream, outputs: &mut SessionOutputs) -> Result<Ended, Failure> {
     let mut pieces = Vec::new();
     loop {
@@ -149,7 +151,7 @@ async fn show(session: &Session, mut stream: SessionStream, outputs: &mut Sessio
     }
 }
 
-/// The reason arrives with the end of the stream, or a moment later.
+/// Waits for the closing text, which arrives with the end of the stream or a moment later.
 async fn closed(session: &Session) -> Ended {
     const MOMENT: Duration = Duration::from_secs(2);
     match tokio::time::timeout(MOMENT, session.closed()).await {
@@ -163,14 +165,15 @@ fn lost(session: &Session, error: &StreamError) -> Failure {
     Failure::new(crate::exit_code::ExitCode::SessionLost, "session_ended", reason)
 }
 
-/// Events of the keyboard and the window other than typing.
+/// An event of the keyboard or the window that arrives as a signal.
 enum Key {
-    /// The terminal has another size.
+    /// The size of the terminal has changed.
     Resized,
-    /// A signal, as the character that has the same effect on a terminal.
+    /// A key. Contains the character that has the same effect on a terminal.
     Signal(u8),
 }
 
+/// The signal handlers for [`Key`].
 struct Keys {
     window: Signal,
     interrupt: Signal,

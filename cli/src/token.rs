@@ -1,4 +1,4 @@
-//! `token`: a password for a database user, derived from AWS credentials.
+//! `token`: prints a temporary password for a database user, which is derived from AWS credentials.
 
 use ssm_forward::ServiceSpec;
 
@@ -10,7 +10,7 @@ use crate::writer;
 /// Prints the token for the database's real endpoint.
 ///
 /// # Errors
-/// In one line: the database does not exist, does not accept tokens, or there are no credentials.
+/// Returns an error if the database does not exist or does not accept tokens, or if there are no credentials.
 pub(crate) async fn run(args: &TokenArgs) -> Result<ExitCode, Failure> {
     let aws = connect::aws(&args.aws).await?;
     let service = aws.find_service(&args.database).await?;
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &TokenArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// If a database does not accept tokens, it would only report a wrong password.
+/// Returns an error if the database does not accept tokens. The database itself would only report a wrong password.
 pub(crate) fn require_iam(database: &ServiceSpec, enabled: bool) -> Result<(), Failure> {
     if enabled {
         return Ok(());

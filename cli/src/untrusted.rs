@@ -1,12 +1,11 @@
-//! Prepares text from outside for display. The far side, the API and the documents decide what it says, but they must
-//! not control the terminal.
+//! Prepares untrusted text for display. Such text comes from the node, the API and session documents, and must not control the
+//! terminal.
 
-/// Maximum number of characters of one text. Longer texts are cut.
+/// Maximum length of a text in characters. Longer texts are cut.
 const MAX: usize = 4096;
 
-/// The text as one line in which every character is visible. Control characters, line breaks, marks that change the
-/// direction of writing and characters without a width are escaped, such as `\u{202e}`. Visible characters are
-/// unchanged.
+/// Returns the text as one line in which every character is visible. Control characters, line breaks, marks that change the
+/// writing direction and characters without a width are escaped, such as `\u{202e}`. Visible characters are unchanged.
 pub(crate) fn line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MAX));
     let mut characters = text.chars();
@@ -18,14 +17,14 @@ pub(crate) fn line(text: &str) -> String {
     line
 }
 
-/// Like [`line()`], but line breaks are kept. All lines except the first are indented, so that none looks like one of
-/// this program's.
+/// Like [`line()`], but keeps line breaks. All lines except the first are indented, so that none of them looks like a line of
+/// this program.
 pub(crate) fn lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(line).collect();
     lines.join("\n  ")
 }
 
-/// A line of the log from its formatter: like [`line()`], but its end and the formatter's own colors are kept.
+/// Prepares a line of the log: like [`line()`], but keeps the line end and the colors of the log's formatter, and does not cut.
 pub(crate) fn log_line(text: &str) -> String {
     let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
     let mut shown = String::with_capacity(text.len() + end.len());
@@ -53,7 +52,7 @@ pub(crate) fn log_line(text: &str) -> String {
 fn show(character: char, line: &mut String) {
     match character {
         ' '..='~' => line.push(character),
-        // The standard library knows which characters are visible. After a letter, an accent need not be escaped.
+        // `escape_debug` decides which characters are visible. The preceding letter keeps it from escaping a combining accent.
         _ => line.extend(['a', character].iter().collect::<String>().escape_debug().skip(1)),
     }
 }

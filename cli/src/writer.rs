@@ -1,7 +1,7 @@
-//! The standard outputs of this process, for data from the far side.
+//! The standard outputs of this process, for data from the node.
 //!
-//! There is one writer for each, which writes one batch after the other, so that the order is kept and every error is
-//! seen. The system call runs on a thread that may block, so that a blocked reader does not delay signals.
+//! Each output has one writer. It writes one batch after the other, so that the order is kept and every error is reported.
+//! The system call runs on a thread that may block, so that a slow reader does not delay the handling of signals.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -15,28 +15,28 @@ use tokio::task::spawn_blocking;
 
 use crate::exit_code::{ExitCode, Failure};
 
-/// One standard output, or what takes its place.
+/// A standard output, or a file in its place.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// Without the line buffer of the standard library, which also hides some errors.
+    /// The output without the standard library's line buffer, which also hides some errors.
     file: Arc<File>,
     name: Cow<'static, str>,
     is_terminal: bool,
 }
 
 impl Writer {
-    /// Standard output.
+    /// Creates a writer for standard output.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// Returns an error if the process has no file descriptor left.
     pub(crate) fn stdout() -> Result<Self, Failure> {
         Self::new(io::stdout(), "standard output")
     }
 
-    /// Standard error.
+    /// Creates a writer for standard error.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// Returns an error if the process has no file descriptor left.
     pub(crate) fn stderr() -> Result<Self, Failure> {
         Self::new(io::stderr(), "standard error")
     }
@@ -47,17 +47,17 @@ impl Writer {
         Ok(Self { file: Arc::new(file.into()), name: name.into(), is_terminal })
     }
 
-    /// A file that takes bytes in their order, such as a device.
+    /// Creates a writer for a file that is written sequentially, such as a device.
     pub(crate) fn of(file: File, name: String) -> Self {
         Self { file: Arc::new(file), name: name.into(), is_terminal: false }
     }
 
-    /// Whether it is a terminal.
+    /// Whether the output is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Writes all of `chunks`, and returns when the system has accepted them. `chunks` is empty afterwards.
+    /// Writes all `chunks`, and returns when the system has accepted them. `chunks` is empty afterwards.
     ///
     /// # Errors
     /// As described for [`failure`].
@@ -86,7 +86,7 @@ fn write_all(mut file: &File, chunks: &[Bytes]) -> io::Result<()> {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(length) => IoSlice::advance_slices(&mut left, length),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // A parent process may have made the shared description non-blocking.
+            // The open file description is shared with other processes, and one of them may have made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
             }
@@ -106,12 +106,12 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     written.map_err(|error| failure("standard output", stdout.is_terminal(), &error))
 }
 
-/// Interprets an error of writing to a standard output. If the reader or the terminal is gone, the program ends
-/// quietly; everything else is reported.
+/// Converts an error of writing to an output into a failure. If the reader has closed the output, the program ends without a
+/// message.
 pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failure {
     const EIO: i32 = 5;
     match error.kind() {
-        ErrorKind::BrokenPipe => Failure::new(ExitCode::ReaderGone, "reader_gone", format!("nobody reads {name}")),
+        ErrorKind::BrokenPipe => Failure::new(ExitCode::ReaderGone, "reader_gone", format!("{name} has no reader")),
         _ if is_terminal && error.raw_os_error() == Some(EIO) => {
             Failure::new(ExitCode::HangUp, "stopped", "the terminal is gone")
         }
@@ -119,7 +119,7 @@ pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failu
     }
 }
 
-/// What an error of the system says, without its number.
+/// Returns the message of a system error without its number.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()

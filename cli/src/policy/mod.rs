@@ -12,12 +12,12 @@ use crate::{console, untrusted, writer};
 
 use statements::{Account, Wanted};
 
-/// Prints the policy on standard output, and how to restrict it further on standard error.
+/// Prints the policy on standard output, and notes on how to restrict it further on standard error.
 ///
 /// # Errors
-/// In one line: the account or the region is not known, or a target cannot be named in a policy.
+/// Returns an error if the account or the region is unknown, or if a policy cannot name a target.
 pub(crate) async fn run(args: &PolicyArgs) -> Result<ExitCode, Failure> {
-    // If the account is given and there are no databases to look up, no credentials are needed.
+    // Credentials are needed only if the account is not given, or if databases must be looked up.
     let aws = AwsProvider::new(connect::lookup_config(&args.aws)).await?;
     let account = match &args.account {
         Some(account) => account.clone(),
@@ -65,7 +65,8 @@ fn without_account(error: ssm_forward::ProviderError) -> Failure {
     Failure { message: format!("{}; or name the account with --account", failure.message), ..failure }
 }
 
-/// The id by which IAM names a database. If it cannot be looked up, the policy covers all databases of the account.
+/// Returns the id by which IAM identifies a database. Returns `None` if the look-up fails; the policy then covers all databases of
+/// the account.
 async fn resource_id(aws: &AwsProvider, spec: &ServiceSpec) -> Option<String> {
     match aws.find_service(spec).await {
         Ok(service) => service.resource_id,

@@ -1,4 +1,4 @@
-//! A policy as JSON, or as Terraform.
+//! Renders a policy as JSON or Terraform.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::statements::{Policy, Statement};
 
-/// The policy document, with a line break at its end.
+/// Returns the policy document as JSON, with a line break at its end.
 pub(super) fn json(policy: &Policy) -> String {
     let statements: Vec<Value> = policy.statements.iter().map(statement).collect();
     let document = json!({ "Version": "2012-10-17", "Statement": statements });
@@ -31,7 +31,7 @@ fn statement(statement: &Statement) -> Value {
     value
 }
 
-/// A data source in the format of `terraform fmt`, with the notes as comments.
+/// Returns a Terraform data source in the format of `terraform fmt`, with the notes as comments.
 pub(super) fn terraform(policy: &Policy) -> String {
     let mut text = String::new();
     for note in &policy.notes {
@@ -66,7 +66,7 @@ fn list<'a>(text: &mut String, name: &str, values: impl Iterator<Item = &'a str>
     text.push_str("    ]\n");
 }
 
-/// A string of HCL. A policy's own variables must not be interpreted by Terraform.
+/// Quotes a string for HCL. Variables of the policy are escaped, so that Terraform does not interpret them.
 fn quote(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
     format!("\"{escaped}\"")

@@ -30,18 +30,18 @@ impl Account {
         Self { partition, region: region.to_owned(), id }
     }
 
-    /// An ARN of this account and region.
+    /// Returns an ARN of this account and region.
     fn arn(&self, service: &str, resource: &str) -> String {
         format!("arn:{}:{service}:{}:{}:{resource}", self.partition, self.region, self.id)
     }
 
-    /// The ARN of a document that AWS owns.
+    /// Returns the ARN of a document that AWS owns.
     fn aws_document(&self, name: &str) -> String {
         format!("arn:{}:ssm:{}::document/{name}", self.partition, self.region)
     }
 }
 
-/// What the policy must allow.
+/// The targets and actions that the policy must allow.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) account: Account,
@@ -52,24 +52,24 @@ pub(super) struct Wanted {
     pub(super) exec: bool,
     pub(super) ssh: bool,
     pub(super) relay: bool,
-    /// Databases by their resource id, `None` for any, and the users to log in as.
+    /// Pairs of a database's resource id (`None` for any database) and the user to log in as.
     pub(super) database_users: Vec<(Option<String>, String)>,
 }
 
-/// A policy, and how it can be restricted further.
+/// A policy, and notes on how to restrict it further.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Policy {
     pub(super) statements: Vec<Statement>,
     pub(super) notes: Vec<String>,
 }
 
-/// One statement; all of them have the effect Allow.
+/// One statement. All statements have the effect Allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
     pub(super) sid: String,
     pub(super) actions: Vec<&'static str>,
     pub(super) resources: Vec<String>,
-    /// Operator, key and value.
+    /// The conditions, each with its operator, key and value.
     pub(super) conditions: Vec<(&'static str, String, String)>,
 }
 
@@ -87,7 +87,7 @@ impl Statement {
 /// Creates the policy.
 ///
 /// # Errors
-/// A target that IAM cannot name.
+/// Returns an error if IAM cannot name a target.
 pub(super) fn policy(wanted: &Wanted) -> Result<Policy, Failure> {
     let mut policy = Policy::default();
     start_on_nodes(wanted, &mut policy)?;
@@ -98,7 +98,7 @@ pub(super) fn policy(wanted: &Wanted) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// If StartSession's request names no document, this condition makes IAM check the default one.
+/// The condition that makes IAM check the default document too, if a StartSession request names no document.
 const DOCUMENT_CHECK: (&str, &str, &str) = ("BoolIfExists", "ssm:SessionDocumentAccessCheck", "true");
 
 fn start_on_nodes(wanted: &Wanted, policy: &mut Policy) -> Result<(), Failure> {
@@ -135,7 +135,7 @@ fn start_on_nodes(wanted: &Wanted, policy: &mut Policy) -> Result<(), Failure> {
             statement.when("StringEquals", format!("ssm:resourceTag/{key}"), value)
         });
         policy.statements.push(statement);
-        policy.notes.push(format!("whoever may change the tags of an instance decides whether {target} covers it"));
+        policy.notes.push(format!("anyone who can change the tags of an instance decides whether {target} covers it"));
     }
     if wanted.targets.is_empty() {
         by_id.insert(account.arn("ec2", "instance/*"));
@@ -199,14 +199,14 @@ fn start_with_documents(wanted: &Wanted, policy: &mut Policy) {
     }
 }
 
-/// A session's id begins with the name of its user: `aws:username` for IAM users, `aws:userid` for roles.
+/// Allows the user's own sessions. A session's id begins with its user: `aws:username` for IAM users, `aws:userid` for roles.
 fn own_sessions(wanted: &Wanted, policy: &mut Policy) {
     let own = ["${aws:username}", "${aws:userid}"].map(|who| wanted.account.arn("ssm", &format!("session/{who}-*")));
     let actions = ["ssm:ResumeSession", "ssm:TerminateSession", "ssmmessages:OpenDataChannel"];
     policy.statements.push(Statement::new("UseOwnSessions", &actions, own.to_vec()));
 }
 
-/// The calls that names need. List operations cannot be restricted to a resource.
+/// Allows the calls that look up names. List operations cannot be restricted to a resource.
 fn look_up(wanted: &Wanted, policy: &mut Policy) {
     let account = &wanted.account;
     let mut lists = Vec::new();

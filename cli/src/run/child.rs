@@ -1,5 +1,5 @@
-//! The command as a child process: in the group of this process, so that the terminal's keys reach it. It does not outlive
-//! this process.
+//! The command as a child process. It is in the process group of this process, so that the terminal's keys reach it. It ends when
+//! this process ends.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,25 +14,26 @@ use super::enter::{self, Entry};
 use super::program::Program;
 use crate::exit_code::{ExitCode, Failure};
 
-/// A command that runs.
+/// A running command.
 #[derive(Debug)]
 pub(crate) struct Child {
     handle: Handle,
     ended: oneshot::Receiver<ExitCode>,
 }
 
-/// Sends signals to the command while it lives. Clones are the same.
+/// Handle that sends signals to the command while it runs. Clones share the state.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
-    /// `None` once it has ended: its number may be another process's then.
+    /// The process id; `None` after the command has ended, because the system may assign the id to another process.
     pid: Arc<Mutex<Option<Pid>>>,
 }
 
 impl Child {
-    /// Starts the command. Call it on the main thread: the kernel ends the command when the thread that started it ends.
+    /// Starts the command. Must be called on the main thread, because the kernel ends the command when the thread that started it
+    /// ends.
     ///
     /// # Errors
-    /// The system cannot start the process.
+    /// Returns an error if the system cannot start the process.
     pub(crate) fn start(
         program: &Program,
         words: &[OsString],
@@ -47,28 +48,29 @@ impl Child {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::internal("a process without an id"))?;
         let handle = Handle { pid: Arc::new(Mutex::new(Some(pid))) };
-        let (tell, ended) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
         let waiting = handle.clone();
         std::thread::spawn(move || {
             let code = waiting.wait(pid).unwrap_or(ExitCode::Internal);
-            let _ = tell.send(code);
+            let _ = sender.send(code);
         });
         Ok(Self { handle, ended })
     }
 
-    /// For sending signals.
+    /// Returns a handle that sends signals to the command.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Completes with the exit code of the command. If a signal ended it, that is 128 plus the signal's number.
+    /// Waits until the command has ended, and returns its exit code. If a signal ended the command, the exit code is 128 plus the
+    /// signal's number.
     pub(crate) async fn ended(&mut self) -> ExitCode {
         (&mut self.ended).await.unwrap_or(ExitCode::Internal)
     }
 }
 
 impl Handle {
-    /// Sends a signal, if the command still lives.
+    /// Sends a signal, if the command is still running.
     pub(crate) fn send(&self, signal: Signal) {
         if let Some(pid) = *self.pid.lock().unwrap_or_else(PoisonError::into_inner) {
             let _ = kill_process(pid, signal);
@@ -87,23 +89,25 @@ impl Handle {
         loop {
             let status: WaitIdStatus = wait(WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT)?;
             if status.stopped() {
-                // This takes the report of the stop, which would come again. There is none if the command continues already.
+                // This call consumes the report of the stop; otherwise the next wait would return it again. There is no report if
+                // the command has already continued.
                 let report = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
                 if report.is_ok_and(|report| report.is_some()) {
-                    stop_too();
+                    suspend_with_command();
                 }
                 continue;
             }
-            // From here on, another process may get the number.
+            // The next wait releases the process id, and another process may get it.
             *self.pid.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return wait(WaitIdOptions::EXITED).map(exit_code);
         }
     }
 }
 
-/// At a terminal, the shell that started this process has to see that the job is stopped. Its `fg` sends SIGCONT to this process,
-/// which passes it to the command. Without a terminal, nobody would continue this process.
-fn stop_too() {
+/// Stops this process after the command was stopped, so that the shell that started this process sees a stopped job. The shell's
+/// `fg` sends SIGCONT to this process, which passes it to the command. Does nothing without a terminal, because then no shell would
+/// continue this process.
+fn suspend_with_command() {
     if has_terminal() {
         suspend();
     }

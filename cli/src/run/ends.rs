@@ -1,4 +1,4 @@
-//! The ends of the tunnels as the command sees them: their names, and the variables that lead there.
+//! The local ends of the tunnels as the command sees them: their names, and the environment variables that contain their addresses.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,24 +14,24 @@ use crate::tunnels::Tunnel;
 /// The local end of a tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct End {
-    /// What it is called in `{NAME.host}`; in variables it is in capitals.
+    /// The name in `{NAME.host}`. In environment variables it is in capitals.
     pub(crate) name: String,
-    /// Where clients connect: the host and the port, or the path of a Unix socket.
+    /// The address to which clients connect.
     pub(crate) at: Address,
-    /// The remote host's name, if it is not the node itself.
+    /// The remote host, if it is not the node itself.
     pub(crate) remote: Option<String>,
-    /// What speaks at the remote end, where that is known.
+    /// The kind of the remote service, if it is known.
     pub(crate) family: Option<Family>,
-    /// Its clients must use TLS.
+    /// Whether clients must use TLS.
     pub(crate) tls: bool,
-    /// Holds a password for the service's client.
+    /// The file that contains a password for the service's client.
     pub(crate) login_file: Option<PathBuf>,
 }
 
-/// Where clients connect.
+/// An address to which clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    /// A TCP port. `address` is that of `host`, which may be a name.
+    /// A TCP port. `host` may be a name; `address` is the IP address of `host`.
     Tcp { host: String, address: String, port: u16 },
     /// A Unix socket.
     Unix(PathBuf),
@@ -44,7 +44,7 @@ impl Default for Address {
 }
 
 impl End {
-    /// That of a tunnel. `names` lead to tunnels as the command sees them.
+    /// Returns the local end of a tunnel. `names` are the host names that the command resolves to addresses of tunnels.
     pub(crate) fn of(tunnel: &Tunnel, names: &[Name]) -> Self {
         let remote = &tunnel.spec().remote;
         let seen_as = remote.host.as_deref().map(|host| host.trim_end_matches('.'));
@@ -74,7 +74,7 @@ impl End {
         }
     }
 
-    /// `host:port`, or the path of the socket.
+    /// Returns `host:port`, or the path of the socket.
     pub(crate) fn addr(&self) -> String {
         match &self.at {
             Address::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
@@ -84,7 +84,8 @@ impl End {
     }
 }
 
-/// Where a proxy is in use, it must not be asked for these names: only this machine knows them.
+/// Returns `NO_PROXY` and `no_proxy` with `names` added, if a proxy is configured. A proxy cannot resolve these names to the
+/// tunnels, because only this machine knows these addresses.
 pub(crate) fn without_proxy(names: &[Name], variable: impl Fn(&str) -> Option<String>) -> BTreeMap<String, OsString> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
@@ -99,7 +100,8 @@ pub(crate) fn without_proxy(names: &[Name], variable: impl Fn(&str) -> Option<St
     both.into()
 }
 
-/// Gives each a name of its own: of those that share one, each gets its port behind it, or its place in the list.
+/// Makes the names unique. Ends with the same name get their remote port as a suffix. If this is not enough, they also get their
+/// position in the list.
 pub(crate) fn distinguish(ends: &mut [End], ports: &[u16]) {
     let is_shared = |ends: &[End], name: &str| ends.iter().filter(|end| end.name == name).count() > 1;
     let before = ends.to_vec();
@@ -112,7 +114,7 @@ pub(crate) fn distinguish(ends: &mut [End], ports: &[u16]) {
     }
 }
 
-/// A text as a name for variables, in lower case.
+/// Converts a text to a name for environment variables, in lower case.
 pub(crate) fn as_name(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
 }
@@ -126,8 +128,8 @@ fn family_of_port(port: u16) -> Option<Family> {
     }
 }
 
-/// The variables for the command. Where several tunnels want the same one, the first has it. `kubeconfig` is the file that
-/// was written for a cluster.
+/// Returns the environment variables for the command. If several tunnels set the same variable, the first one takes precedence.
+/// `kubeconfig` is the file that was written for a cluster.
 pub(crate) fn variables(
     ends: &[End],
     style: EnvStyle,
@@ -158,7 +160,7 @@ pub(crate) fn variables(
     variables
 }
 
-/// The variables that the clients of a database read themselves.
+/// Returns the variables that the usual clients of a database read.
 fn of_client(end: &End, style: EnvStyle, user: Option<&str>) -> Vec<(&'static str, OsString)> {
     let Address::Tcp { host, address, port } = &end.at else { return Vec::new() };
     let style = match (style, end.family) {
@@ -177,7 +179,7 @@ fn of_client(end: &End, style: EnvStyle, user: Option<&str>) -> Vec<(&'static st
             variables.push(("REDIS_URL", format!("{scheme}://{}", end.addr()).into()));
         }
         EnvStyle::PostgresLocal => variables.push(("PGHOST", host.into())),
-        // libpq takes both: PGHOST is the name that it verifies, PGHOSTADDR is where it connects.
+        // libpq verifies the certificate against PGHOST, and connects to PGHOSTADDR.
         EnvStyle::Postgres => match &end.remote {
             Some(remote) => variables.extend([("PGHOST", remote.into()), ("PGHOSTADDR", address.into())]),
             None => variables.push(("PGHOST", host.into())),

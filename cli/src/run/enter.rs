@@ -1,5 +1,6 @@
-//! What happens in the child before it becomes the command: this program starts itself, sets up what takes system calls, and
-//! replaces itself. A process of one thread can do what a closure between fork and exec could do with `unsafe` code only.
+//! The setup in the child process before it becomes the command. This program starts itself, makes the necessary system calls, and
+//! replaces itself with the command. A process with one thread can make these calls without `unsafe` code; a closure between fork
+//! and exec could not.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -15,33 +16,33 @@ use crate::descriptor_limit;
 use crate::exit_code::{ExitCode, Failure};
 use crate::hosts::Name;
 
-/// The first argument of such a process.
+/// The first argument that starts this program as such a child process.
 const WORD: &str = "__run";
 
-/// What is set up before the command begins.
+/// The setup before the command starts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// The process with which the command ends.
+    /// The id of the process with which the command ends.
     parent: i32,
-    /// It ends with SIGHUP, as a shell without its terminal does, instead of SIGTERM.
+    /// Whether the kernel then sends SIGHUP, as to a shell that has lost its terminal, instead of SIGTERM.
     hang_up: bool,
-    /// How many files the command may open unless it asks for more; this program has a limit of its own.
+    /// The soft limit on open files for the command. This program has raised its own limit.
     files: Option<u64>,
-    /// Names that lead to tunnels for the command alone.
+    /// Host names that only the command resolves to addresses of tunnels.
     names: Vec<Name>,
 }
 
 impl Entry {
-    /// For a command that ends with this process.
+    /// Creates the setup for a command that ends with this process.
     pub(crate) fn new(is_shell: bool, names: Vec<Name>) -> Self {
         Self { parent: Pid::as_raw(Some(getpid())), hang_up: is_shell, files: descriptor_limit::before(), names }
     }
 }
 
-/// Begins the command line that enters a program.
+/// Returns a command that sets up the child process and then becomes `program`. The caller adds the arguments of `program`.
 ///
 /// # Errors
-/// This program cannot be found.
+/// Returns an error if the executable of this process cannot be found.
 pub(super) fn command(program: &Program, entry: &Entry) -> io::Result<Command> {
     let mut command = this_program(entry)?;
     command.arg(&program.path).arg(&program.name);
@@ -49,17 +50,17 @@ pub(super) fn command(program: &Program, entry: &Entry) -> io::Result<Command> {
 }
 
 fn this_program(entry: &Entry) -> io::Result<Command> {
-    // This very file, even if it was replaced meanwhile.
+    // On Linux, this starts the file that is running, even if its path has been replaced in the meantime.
     let this = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
     let mut command = Command::new(this);
     command.arg0(env!("CARGO_PKG_NAME")).arg(WORD).arg(serde_json::to_string(entry)?);
     Ok(command)
 }
 
-/// Sees whether names can lead to tunnels for a command alone, before a session is started.
+/// Checks whether the system allows host names for a single command. This is checked before a session is started.
 ///
 /// # Errors
-/// The system does not allow it: what would.
+/// If not, returns an error that says what would allow it.
 pub(super) fn check() -> Result<(), Failure> {
     let name = Name { address: Ipv4Addr::LOCALHOST, name: "check.invalid".into() };
     let tried = this_program(&Entry::new(false, vec![name])).and_then(|mut command| command.output());
@@ -67,11 +68,12 @@ pub(super) fn check() -> Result<(), Failure> {
     if tried.status.success() {
         return Ok(());
     }
-    let told = String::from_utf8_lossy(&tried.stderr);
-    Err(Failure::new(ExitCode::Config, "namespace", told.trim().trim_start_matches("error: ")))
+    let reason = String::from_utf8_lossy(&tried.stderr);
+    Err(Failure::new(ExitCode::Config, "namespace", reason.trim().trim_start_matches("error: ")))
 }
 
-/// If this process was started to become a command: does so. `None` if it was not; `Ok` if it was only to see whether it could.
+/// Becomes the command, if this process was started for that; then it returns only after an error. Returns `None` if this process
+/// was not started for that, and `Ok` if it was started only to check whether the setup is possible.
 pub(crate) fn become_command() -> Option<Result<(), Failure>> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != WORD {
@@ -89,9 +91,9 @@ fn enter(entry: &OsStr, path: &OsStr, name: &OsStr, words: Vec<OsString>) -> Res
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: limit.maximum });
     }
     if !entry.names.is_empty() {
-        lead_to_tunnels(&entry.names)?;
+        enter_namespace(&entry.names)?;
     }
-    // A change of the user's rights would have undone it.
+    // This must come last, because a change of the user's credentials resets the signal.
     end_with_parent(&entry)?;
     if path.is_empty() {
         return Ok(());
@@ -105,17 +107,17 @@ fn enter(entry: &OsStr, path: &OsStr, name: &OsStr, words: Vec<OsString>) -> Res
 }
 
 #[cfg(target_os = "linux")]
-fn lead_to_tunnels(names: &[Name]) -> Result<(), Failure> {
+fn enter_namespace(names: &[Name]) -> Result<(), Failure> {
     super::namespace::enter(names)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn lead_to_tunnels(_: &[Name]) -> Result<(), Failure> {
+fn enter_namespace(_: &[Name]) -> Result<(), Failure> {
     let text = "--real-names works on Linux only; use {host} and {port} in the command";
     Err(Failure::new(ExitCode::Usage, "usage", text))
 }
 
-/// Has the system end the command when the process that started it is gone, however that ended.
+/// Makes the kernel end the command when the parent process ends for any reason.
 fn end_with_parent(entry: &Entry) -> Result<(), Failure> {
     #[cfg(target_os = "linux")]
     {
@@ -124,6 +126,6 @@ fn end_with_parent(entry: &Entry) -> Result<(), Failure> {
     }
     match getppid() {
         Some(parent) if Pid::as_raw(Some(parent)) == entry.parent => Ok(()),
-        _ => Err(Failure::new(ExitCode::Terminated, "stopped", "the process that started this command is gone")),
+        _ => Err(Failure::new(ExitCode::Terminated, "stopped", "the process that started this command has ended")),
     }
 }

@@ -1,4 +1,4 @@
-//! `run`: a command of this machine with tunnels that are ready when it begins and gone when it has ended.
+//! `run`: runs a command on this machine. Its tunnels are ready before the command starts and are closed when it has ended.
 
 mod child;
 mod ends;
@@ -31,22 +31,23 @@ use signals::SignalPassing;
 
 pub(crate) use enter::become_command;
 
-/// Runs the command; ends with its exit code.
+/// Runs the command and returns its exit code.
 ///
 /// # Errors
-/// There is no such command, or the signal handlers can't be installed. Failures of the tunnels are told through the output.
+/// Returns an error if the command does not exist, the configuration is invalid, or the signal handlers cannot be installed.
+/// Failures of the tunnels are reported through the output.
 pub(crate) async fn run(args: RunArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let folders = std::env::var_os("PATH");
     let program = match args.command.first() {
         Some(name) => Program::find(name, folders.as_deref())?,
         None => Program::shell(folders.as_deref())?,
     };
-    // A configuration's tunnel, or what the command line says.
+    // A tunnel of the configuration, or the tunnel that the command line describes.
     let (name, mut tunnel) = match config::of_forward(&args.tunnel)? {
         Some(named) => (Some(named.name), named.args),
         None => (None, args.tunnel),
     };
-    // The command must not find a port that nobody answers.
+    // The command must be able to connect immediately.
     tunnel.wait_ready = true;
     let shutdown = Shutdown::new();
     let signals = SignalPassing::install(&shutdown).map_err(Failure::internal)?;
@@ -57,12 +58,12 @@ pub(crate) async fn run(args: RunArgs, verbosity: Verbosity) -> Result<ExitCode,
     command(&tunnel, style, &shutdown, async |aws, planned, reporter| task.run(aws, planned, reporter).await).await
 }
 
-/// One run.
+/// One run of a command with its tunnels.
 struct Task<'a> {
-    /// The tunnel's, if it has one.
+    /// The name of the tunnel, if it comes from the configuration.
     name: Option<String>,
     tunnel: &'a TunnelArgs,
-    /// The command as it was written.
+    /// The command's words, with placeholders. Empty for the user's shell.
     words: Vec<OsString>,
     env: EnvStyle,
     real_names: bool,
@@ -114,7 +115,7 @@ impl Task<'_> {
         tokio::select! {
             code = child.ended() => {
                 self.shutdown.stop(StopCause::CommandEnded);
-                // What the command has done is what counts, not how the sessions end.
+                // The outcome is the command's, so errors of ending the sessions are ignored.
                 drop(serving.await);
                 Ok(code)
             }
@@ -126,13 +127,13 @@ impl Task<'_> {
         }
     }
 
-    /// Has the tunnels listen where their remote names will lead.
+    /// Assigns a loopback address to each remote host, on which its tunnels will listen. Returns the names with their addresses.
     fn real_names(&self, planned: &mut [Planned]) -> Result<Vec<Name>, Failure> {
         enter::check()?;
         hosts::assign(planned, "--real-names")
     }
 
-    /// Stopped before the command began.
+    /// Returns the exit code if `run` was stopped before the command started.
     fn stopped(&self) -> ExitCode {
         self.shutdown.cause().map_or(ExitCode::Ok, StopCause::exit_code)
     }

@@ -1,4 +1,4 @@
-//! Namespaces in which `/etc/hosts` has the real names of the tunnels, for the command alone and without root.
+//! Namespaces in which `/etc/hosts` maps the real host names to the tunnels. Only the command sees them. They work without root.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,16 +14,16 @@ use crate::hosts::{Name, files_first, with_names};
 
 const HOSTS: &str = "/etc/hosts";
 const SWITCH: &str = "/etc/nsswitch.conf";
-/// The cache of the C library: it would answer with what other programs see.
+/// The sockets of nscd. This cache of the C library would answer with the addresses outside of the namespace.
 const CACHES: [&str; 2] = ["/run/nscd/socket", "/var/run/nscd/socket"];
 
-/// Moves this process, which must have one thread, into namespaces where these names lead to the tunnels.
+/// Moves this process into namespaces in which `names` resolve to the tunnels. The process must have a single thread.
 ///
 /// # Errors
-/// The system does not allow it: what would, and what works without.
+/// If the system does not allow it, returns an error that says what would allow it, and what works without it.
 pub(super) fn enter(names: &[Name]) -> Result<(), Failure> {
     separate()?;
-    // What others mount is seen here, but not the other way round.
+    // Mounts of the system stay visible in this namespace, but mounts of this namespace are not visible outside.
     let recursive = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, recursive, None::<&str>).map_err(|error| refused("mount", error))?;
     let hosts = fs::read_to_string(HOSTS).map_err(|error| unreadable(HOSTS, &error))?;
@@ -37,15 +37,15 @@ pub(super) fn enter(names: &[Name]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Root needs no namespace of users. Others become root over what is theirs, so that they may mount there; their user and group
-/// keep their numbers, so that files belong to whom they did.
+/// Creates a mount namespace. Root needs nothing else. Other users also get a user namespace, in which they are allowed to mount.
+/// The ids of the user and the group stay the same, so that files have the same owners.
 fn separate() -> Result<(), Failure> {
     if unshare(CloneFlags::CLONE_NEWNS).is_ok() {
         return Ok(());
     }
     let (user, group) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|error| refused("unshare", error))?;
-    // Without this a group that was taken away from the user could be shed.
+    // The kernel requires this before gid_map: otherwise a process could drop a group that denies it access to files.
     for (file, text) in [
         ("setgroups", "deny".to_owned()),
         ("uid_map", format!("{user} {user} 1")),
@@ -56,7 +56,7 @@ fn separate() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts another text in the place of a file.
+/// Mounts a file with the content `text` over `path`.
 fn replace(path: &str, text: &str) -> Result<(), Failure> {
     let mut file = tempfile::Builder::new();
     file.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
@@ -65,7 +65,7 @@ fn replace(path: &str, text: &str) -> Result<(), Failure> {
         Ok(file)
     });
     let file = written.map_err(|error| unreadable(&std::env::temp_dir().display().to_string(), &error))?;
-    // Mounted, it needs no name any more.
+    // The temporary file may be deleted afterwards, because the mount keeps its content.
     bind(file.path(), path)
 }
 
@@ -96,7 +96,7 @@ fn is_filtered() -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
 }
 
-/// What would allow it.
+/// Returns a text that says what would allow the namespaces.
 fn remedy(setting: impl Fn(&str) -> Option<String>, is_filtered: bool) -> String {
     let is = |name: &str, value: &str| setting(name).is_some_and(|found| found == value);
     if is("kernel/unprivileged_userns_clone", "0") {
@@ -112,7 +112,7 @@ fn remedy(setting: impl Fn(&str) -> Option<String>, is_filtered: bool) -> String
     }
     if is_filtered {
         return "a container allows it with: docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined, or with a \
-                seccomp profile that has unshare and mount"
+                seccomp profile that allows unshare and mount"
             .into();
     }
     "run it as root, or outside of a chroot or container".into()

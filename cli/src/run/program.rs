@@ -1,4 +1,4 @@
-//! The program that a command line names, looked for before anything is started.
+//! Finds the program that a command line names, before any session is started.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use crate::exit_code::{ExitCode, Failure};
 /// A program that can be executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
-    /// Where it is.
+    /// The path of the file.
     pub(crate) path: PathBuf,
-    /// How it was named.
+    /// The name on the command line.
     pub(crate) name: OsString,
 }
 
 impl Program {
-    /// Finds a program as a shell does: a name with a slash is a path, any other is looked for in `folders`.
+    /// Finds a program as a shell does: a name with a slash is a path, any other name is searched in `folders`.
     ///
     /// # Errors
-    /// It is not there (exit code 127), or cannot be executed (126).
+    /// Returns an error if the program does not exist (exit code 127) or cannot be executed (126).
     pub(crate) fn find(name: &OsStr, folders: Option<&OsStr>) -> Result<Self, Failure> {
         let shown = Path::new(name).display();
         let candidates: Vec<PathBuf> = match name.as_encoded_bytes().contains(&b'/') {
             true => vec![name.into()],
-            // POSIX: an empty entry of PATH is the current folder.
+            // In POSIX, an empty entry of PATH is the current folder.
             false => std::env::split_paths(folders.unwrap_or_else(|| OsStr::new(DEFAULT_PATH)))
                 .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder })
                 .map(|folder| folder.join(name))
@@ -44,17 +44,17 @@ impl Program {
         }
     }
 
-    /// The shell of the person: `$SHELL`, or `/bin/sh`.
+    /// Finds the user's shell: `$SHELL`, or `/bin/sh`.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// As for [`Self::find`].
     pub(crate) fn shell(folders: Option<&OsStr>) -> Result<Self, Failure> {
         let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
         Self::find(shell.as_deref().unwrap_or_else(|| OsStr::new("/bin/sh")), folders)
     }
 }
 
-/// What `execvp` takes where there is no PATH.
+/// The folders in which `execvp` searches if `PATH` is not set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 fn not_found(text: String) -> Failure {

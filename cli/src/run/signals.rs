@@ -1,4 +1,4 @@
-//! Signals: before the command runs they end this process; then they are passed to the command.
+//! Signal handling of `run`: signals end this process before the command runs, and are passed to the command afterwards.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use super::child::{self, Handle};
 use crate::parent_process;
 use crate::shutdown::{Shutdown, StopCause};
 
-/// What is passed to the command.
+/// The signals that are passed to the command.
 const PASSED: [Signal; 9] = [
     Signal::INT,
     Signal::TERM,
@@ -24,24 +24,24 @@ const PASSED: [Signal; 9] = [
     Signal::TSTP,
     // The terminal sends it to a job in the background. Only the command reads from the terminal.
     Signal::TTIN,
-    // Whatever stopped the command, it continues when this process does.
+    // The command must continue when this process does, whatever stopped it.
     Signal::CONT,
 ];
 
-/// Passes signals to the command once it runs.
+/// Passes signals to the command after it has started.
 #[derive(Debug, Default)]
 pub(crate) struct SignalPassing {
     child: Arc<OnceLock<Handle>>,
 }
 
 impl SignalPassing {
-    /// Handles the signals of this process. Those that it ignored when it started stay ignored, also for the command.
+    /// Installs the signal handlers. Signals that were ignored when this process started stay ignored, also for the command.
     ///
     /// # Errors
-    /// The system refuses the handlers.
+    /// Returns an error if the signal handlers cannot be installed.
     pub(crate) fn install(shutdown: &Shutdown) -> io::Result<Self> {
-        // A command with a process group of its own, such as a shell, may own the terminal. Writing to it then must not stop
-        // this process.
+        // A command that creates its own process group, such as a shell, makes this process a background process of the terminal.
+        // SIGTTOU is blocked, so that writing to the terminal does not stop this process.
         SigSet::from_iter([nix::sys::signal::Signal::SIGTTOU]).thread_block()?;
         let this = Self::default();
         for number in PASSED.into_iter().filter(|&number| !parent_process::ignores(number)) {
@@ -52,7 +52,7 @@ impl SignalPassing {
                     match child.get() {
                         Some(_) if comes_from_terminal(number) => {}
                         Some(child) => child.send(number),
-                        None => before_the_command(number, &shutdown),
+                        None => handle_before_start(number, &shutdown),
                     }
                 }
             });
@@ -60,13 +60,14 @@ impl SignalPassing {
         Ok(this)
     }
 
-    /// From here on, signals are passed to this command.
+    /// Makes the handlers pass signals to this command.
     pub(crate) fn pass_to(&self, child: Handle) {
         let _ = self.child.set(child);
     }
 }
 
-fn before_the_command(number: Signal, shutdown: &Shutdown) {
+/// Handles a signal that arrives before the command has started.
+fn handle_before_start(number: Signal, shutdown: &Shutdown) {
     let cause = match number {
         Signal::TERM => StopCause::Terminate,
         Signal::HUP => StopCause::HangUp,
@@ -80,7 +81,7 @@ fn before_the_command(number: Signal, shutdown: &Shutdown) {
     shutdown.stop(cause);
 }
 
-/// Whether a signal comes from a key: then the terminal has also sent it to the command, which is in the same group.
+/// Whether the terminal has sent a signal. Then the command has received it too, because it is in the same process group.
 fn comes_from_terminal(number: Signal) -> bool {
     let is_key = matches!(number, Signal::INT | Signal::QUIT | Signal::TSTP | Signal::TTIN);
     is_key && File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))

@@ -6,10 +6,12 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use super::ends::{Address, End};
 use crate::exit_code::{ExitCode, Failure};
 
-/// Puts the places of the tunnels into a word. Braces that mean nothing here stay as they are; `{{host}}` is a literal `{host}`.
+/// Replaces the placeholders in a word with the addresses of the tunnels. Other braces are not changed. `{{host}}` stands for a
+/// literal `{host}`.
 ///
 /// # Errors
-/// It is not said which of several tunnels is meant, or a Unix socket has no host and port.
+/// Returns an error if a placeholder does not name one of several tunnels, if it requires the host or port of a Unix socket, or if
+/// there is no login file.
 pub(crate) fn fill(word: &OsStr, ends: &[End]) -> Result<OsString, Failure> {
     let mut rest = word.as_bytes();
     let mut filled = Vec::new();
@@ -24,7 +26,8 @@ pub(crate) fn fill(word: &OsStr, ends: &[End]) -> Result<OsString, Failure> {
     Ok(OsString::from_vec(filled))
 }
 
-/// What stands for the beginning of `text`, which is a brace, and how much of `text` that is.
+/// Reads a placeholder at the beginning of `text`, which starts with a brace. Returns the replacement and the number of bytes of
+/// `text` that it replaces.
 fn placeholder(text: &[u8], ends: &[End]) -> Result<(Vec<u8>, usize), Failure> {
     let plain = Ok((b"{".to_vec(), 1));
     let is_escaped = text.starts_with(b"{{");

@@ -1,4 +1,4 @@
-//! Which destinations may be reached.
+//! The lists that decide which destinations clients may reach.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,16 +6,16 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// A host and a port that a client asks for.
+/// A host and a port to which a client requests a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Destination {
-    /// A name in lower case without a dot at its end, or an address.
+    /// A host name in lower case without a trailing dot, or an IP address.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
 impl Destination {
-    /// A destination as it was asked for. `None` if that cannot be a host.
+    /// Creates a destination from a client's request. Returns `None` if `host` is not a valid host or `port` is 0.
     pub(crate) fn new(host: &str, port: u16) -> Option<Self> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
@@ -24,7 +24,8 @@ impl Destination {
     }
 }
 
-/// Whether some resolvers take a name for an address, such as `0xa9fea9fe`: the lists would not know which.
+/// Whether some resolvers interpret a name as an address, such as `0xa9fea9fe`. Such names are refused, because the lists cannot
+/// match the address.
 fn ends_in_number(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
     match last.strip_prefix("0x") {
@@ -42,7 +43,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Destinations in a list: a host, `*.DOMAIN`, an address, a network or `*`, each with a port or without.
+/// An entry of a list: a host, `*.DOMAIN`, an address, a network or `*`, each with or without a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
     hosts: Hosts,
@@ -53,7 +54,7 @@ pub(crate) struct Pattern {
 enum Hosts {
     All,
     One(String),
-    /// Of `*.DOMAIN`, with the dot.
+    /// The hosts of `*.DOMAIN`. Contains the domain with its leading dot.
     Below(String),
     Net(IpNet),
 }
@@ -108,19 +109,20 @@ impl Pattern {
     }
 }
 
-/// What may be reached, and what not.
+/// The lists of allowed and denied destinations.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Access {
     pub(crate) allow: Vec<Pattern>,
     pub(crate) deny: Vec<Pattern>,
 }
 
-/// Where a node's own credentials are served. A page in a browser may ask for anything.
+/// The destinations that serve the node's own credentials. They are protected, because any web page in a browser that uses the
+/// proxy can request any destination.
 const METADATA: [&str; 4] = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "instance-data.ec2.internal"];
 
 impl Access {
-    /// Whether a destination may be reached. `deny` takes precedence over `allow`. The addresses of the node's metadata may be
-    /// reached only if an entry of `allow` other than `*` matches them.
+    /// Whether clients may reach a destination. `deny` takes precedence over `allow`. The addresses of the node's metadata are
+    /// permitted only if an entry of `allow` other than `*` matches them.
     pub(crate) fn permits(&self, destination: &Destination) -> bool {
         let among = |list: &[Pattern]| list.iter().any(|pattern| pattern.matches(destination));
         let named = self.allow.iter().any(|pattern| pattern.hosts != Hosts::All && pattern.matches(destination));

@@ -1,5 +1,5 @@
-//! The destinations that have sessions: each has a forwarder of its own, started by its first connection and ended when it was
-//! idle for long enough.
+//! The destinations that have sessions. Each destination has its own forwarder, which the first connection starts and which ends
+//! after the idle timeout.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,27 +20,28 @@ use crate::shutdown::Shutdown;
 use crate::spec::{ForwardSpec, Remote};
 use crate::tunnels::start_request;
 
-/// A destination that could not be reached is not tried again within this time: each attempt costs a session.
+/// Time for which a failed destination is remembered. Within this time it is not tried again, because each attempt costs a
+/// session.
 const REMEMBERED: Duration = Duration::from_secs(3);
-/// So many first sessions are started at once: the API is throttled.
+/// Maximum number of first sessions that are started at the same time, because the API is throttled.
 const STARTS_AT_ONCE: usize = 4;
-/// How often it is looked whether a destination is idle.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval at which a destination is checked for being idle.
+const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// What is the same for all destinations.
+/// The settings that all destinations share.
 pub(super) struct Plan {
     pub(super) provider: Arc<dyn SessionProvider>,
     /// The managed node.
     pub(super) target: String,
     pub(super) session: SessionArgs,
     pub(super) config: ForwardConfig,
-    /// The sessions to a destination end after this time without a connection.
+    /// Idle timeout: the sessions to a destination end after this time without a connection.
     pub(super) idle: Duration,
-    /// How many destinations may have sessions.
+    /// Maximum number of destinations that have sessions.
     pub(super) max: usize,
 }
 
-/// See the module. Clones are the same.
+/// Handle to the set of destinations. Clones share the state.
 #[derive(Clone)]
 pub(super) struct Destinations {
     shared: Arc<Registry>,
@@ -57,19 +58,22 @@ struct Registry {
 struct Slots {
     slots: HashMap<Destination, Slot>,
     tasks: JoinSet<()>,
+    /// The number of the next slot.
     next: u64,
 }
 
-/// A destination.
+/// A destination that has sessions, or that failed recently.
 struct Slot {
+    /// Distinguishes this slot from an earlier or later slot of the same destination.
     number: u64,
     entrance: Entrance,
     stats: ForwardStats,
     readiness: watch::Receiver<Readiness>,
-    /// Connections that are about to be handed in.
+    /// Number of leases, that is, of connections that will be passed to the forwarder.
     leases: usize,
+    /// The time of the last use.
     used: Instant,
-    /// Ends its sessions.
+    /// Notified to end the sessions.
     retire: Arc<Notify>,
 }
 
@@ -95,7 +99,7 @@ impl Slot {
     }
 }
 
-/// A right to hand in one connection; the destination's sessions do not end meanwhile.
+/// Permission to pass one connection to a destination. The destination's sessions do not end while the lease exists.
 pub(super) struct Lease {
     shared: Arc<Registry>,
     destination: Destination,
@@ -104,10 +108,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Hands in a client's connection. When this completes, the connection is counted and keeps the sessions by itself.
+    /// Passes a client's connection to the forwarder. When this completes, the connection is counted as open, which keeps the
+    /// sessions alive without the lease.
     ///
     /// # Errors
-    /// The sessions are gone at this moment: the client sees a reset.
+    /// Returns an error if the sessions have just ended. The client's connection is reset.
     pub(super) async fn serve(&self, stream: TcpStream) -> Result<(), ForwardError> {
         self.entrance.hand_in(stream).await
     }
@@ -129,21 +134,21 @@ impl Destinations {
         Self { shared: Arc::new(Registry { plan, shutdown, starts, state: Mutex::default() }) }
     }
 
-    /// Waits until a destination accepts connections, and starts its first session if there is none.
+    /// Waits until a destination accepts connections. Starts its first session if necessary.
     ///
     /// # Errors
-    /// Why it does not.
+    /// Returns the reason why the destination does not accept connections.
     pub(super) async fn open(&self, destination: &Destination) -> Result<Lease, Refusal> {
         let (lease, mut readiness) = self.lease(destination)?;
         let found = readiness.wait_for(|readiness| !matches!(readiness, Readiness::Starting)).await;
         match found.as_deref() {
             Ok(Readiness::Ready) => Ok(lease),
             Ok(Readiness::Failed { refusal, .. }) => Err(refusal.clone()),
-            Ok(Readiness::Starting) | Err(_) => Err(Refusal::new(RefusalKind::Failed, "the command ends")),
+            Ok(Readiness::Starting) | Err(_) => Err(Refusal::new(RefusalKind::Failed, "the command is being stopped")),
         }
     }
 
-    /// Waits until all sessions have ended, after `shutdown` was asked to stop.
+    /// Waits until all sessions have ended, after a stop was requested.
     pub(super) async fn ended(&self) {
         let mut tasks = std::mem::take(&mut self.shared.lock().tasks);
         while tasks.join_next().await.is_some() {}
@@ -153,7 +158,7 @@ impl Destinations {
         let mut state = self.shared.lock();
         state.slots.retain(|_, slot| !slot.is_forgotten());
         if !state.slots.contains_key(destination) {
-            self.make_room(&mut state, destination)?;
+            self.free_slot(&mut state, destination)?;
             self.start(&mut state, destination);
         }
         let Some(slot) = state.slots.get_mut(destination) else {
@@ -169,8 +174,8 @@ impl Destinations {
         Ok((lease, slot.readiness.clone()))
     }
 
-    /// At the limit, the destination that was idle for longest has to go.
-    fn make_room(&self, state: &mut Slots, destination: &Destination) -> Result<(), Refusal> {
+    /// At the limit, removes the destination that was idle for the longest time.
+    fn free_slot(&self, state: &mut Slots, destination: &Destination) -> Result<(), Refusal> {
         let max = self.shared.plan.max;
         if state.slots.values().filter(|slot| !slot.is_failed()).count() < max {
             return Ok(());
@@ -194,42 +199,45 @@ impl Destinations {
         while state.tasks.try_join_next().is_some() {}
         let number = state.next;
         state.next += 1;
-        let (tell, readiness) = watch::channel(Readiness::Starting);
-        let tell = Arc::new(tell);
+        let (sender, readiness) = watch::channel(Readiness::Starting);
+        let sender = Arc::new(sender);
         let permit = Arc::new(Mutex::new(None));
         let plan = &self.shared.plan;
         let text = destination.to_string();
-        // Nobody listens for it: connections are handed in.
+        // The address is not used, because this forwarder does not listen: connections are passed to it directly.
         let listen = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
         let remote = Remote { host: Some(destination.host.clone()), port: destination.port };
         let spec = ForwardSpec { listen, remote, text };
         let (forwarder, entrance) =
             Forwarder::builder(plan.provider.clone(), start_request(&plan.target, &spec, &plan.session))
                 .config(plan.config.clone())
-                .on_event(on_event(destination.clone(), tell.clone(), permit.clone()))
+                .on_event(on_event(destination.clone(), sender.clone(), permit.clone()))
                 .hand_in();
         let retire = Arc::new(Notify::new());
         let (stats, used) = (forwarder.stats(), Instant::now());
         let slot = Slot { number, entrance, stats, readiness, leases: 0, used, retire: retire.clone() };
         state.slots.insert(destination.clone(), slot);
-        let keep = Keep { shared: self.shared.clone(), destination: destination.clone(), number, retire, tell, permit };
+        let keep =
+            Keep { shared: self.shared.clone(), destination: destination.clone(), number, retire, sender, permit };
         state.tasks.spawn(keep.run(forwarder));
     }
 }
 
+/// The permit to start a first session. It is released when the destination is ready or has failed.
 type Permit = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 
-/// What happens to a destination: clients are answered with it, the rest goes to the log.
+/// Returns the handler for the events of a destination's forwarder. It reports when the destination is ready, and logs the other
+/// events.
 fn on_event(
     destination: Destination,
-    tell: Arc<watch::Sender<Readiness>>,
+    sender: Arc<watch::Sender<Readiness>>,
     permit: Permit,
 ) -> impl Fn(ForwardEvent) + Send + Sync + 'static {
     move |event| match event {
         ForwardEvent::Ready { session_id, .. } => {
             tracing::info!(%destination, session_id, "ready");
             drop(permit.lock().unwrap_or_else(PoisonError::into_inner).take());
-            tell.send_replace(Readiness::Ready);
+            sender.send_replace(Readiness::Ready);
         }
         ForwardEvent::ConnectionClosed { error: Some(error), .. } => tracing::warn!(%destination, error, "connection"),
         ForwardEvent::Warning { text } => tracing::warn!(%destination, "{text}"),
@@ -240,13 +248,13 @@ fn on_event(
     }
 }
 
-/// Keeps the sessions to a destination.
+/// The task that runs the forwarder of a destination.
 struct Keep {
     shared: Arc<Registry>,
     destination: Destination,
     number: u64,
     retire: Arc<Notify>,
-    tell: Arc<watch::Sender<Readiness>>,
+    sender: Arc<watch::Sender<Readiness>>,
     permit: Permit,
 }
 
@@ -256,13 +264,13 @@ impl Keep {
         *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
         let ended = forwarder.run(self.until_unused()).await;
         drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let was_ready = matches!(*self.tell.borrow(), Readiness::Ready);
+        let was_ready = matches!(*self.sender.borrow(), Readiness::Ready);
         match ended {
             Err(error) if !was_ready => {
                 let refusal = Refusal::of(&error);
                 tracing::warn!(destination = %self.destination, "{}", refusal.text);
-                // It stays for a while, for those who ask again.
-                self.tell.send_replace(Readiness::Failed { refusal, at: Instant::now() });
+                // The slot is kept for a while, so that a client that tries again gets this answer immediately.
+                self.sender.send_replace(Readiness::Failed { refusal, at: Instant::now() });
             }
             ended => {
                 if let Err(error) = ended {
@@ -273,11 +281,11 @@ impl Keep {
         }
     }
 
-    /// Completes when the command ends, or the destination has to make room, or was idle for long enough.
+    /// Completes when a stop is requested, when the slot is needed for another destination, or after the idle timeout.
     async fn until_unused(&self) {
         let idle = async {
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(IDLE_CHECK).await;
                 let limit = self.shared.plan.idle;
                 if self.remove(|slot| slot.is_idle() && slot.used.elapsed() >= limit) {
                     tracing::info!(destination = %self.destination, "idle: the sessions end");
@@ -292,8 +300,8 @@ impl Keep {
         }
     }
 
-    /// Takes the destination from the list, so that no further connection is handed in, if `wanted`. One that is in use counts as
-    /// used until now.
+    /// Removes the destination if `wanted` returns `true`, so that it gets no more connections. Returns whether it was removed. If
+    /// the destination is in use, first sets the time of its last use to now.
     fn remove(&self, wanted: impl FnOnce(&Slot) -> bool) -> bool {
         let mut state = self.shared.lock();
         let Some(slot) = state.slots.get_mut(&self.destination).filter(|slot| slot.number == self.number) else {

@@ -1,4 +1,4 @@
-//! What a client says first. One port speaks SOCKS5, SOCKS4, SOCKS4a and HTTP: the first byte tells which.
+//! The request of a client. The same port accepts SOCKS5, SOCKS4, SOCKS4a and HTTP; the first byte identifies the protocol.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use super::access::Destination;
 use super::http::{self, Asked};
 use super::refusal::Refusal;
 
-/// A client that asks for a connection and waits for the answer.
+/// A client that has requested a connection and waits for the reply.
 pub(super) struct Request {
     pub(super) destination: Destination,
     protocol: Protocol,
@@ -27,20 +27,20 @@ enum Protocol {
     Http(TcpStream),
 }
 
-/// What replies name as the local end of the far connection: only the node knows that.
+/// The local address of the remote connection in replies. It is left unspecified, because only the node knows it.
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// A client says what it wants within this time.
+/// Timeout for a client to send its request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest user name or host of SOCKS4.
+/// Maximum length of a user name or a host in SOCKS4, in bytes.
 const MAX_STRING: usize = 255;
 
-/// Reads what a client asks for. `None` if that is answered already: it was a page, or cannot be done.
+/// Reads a client's request. Returns `None` if the request was already answered, because it was for the PAC file or was refused.
 ///
 /// # Errors
-/// It speaks none of the protocols, says nothing for too long, or is gone.
+/// Returns an error if the client uses none of the protocols, sends no complete request in time, or closes the connection.
 pub(super) async fn read(stream: TcpStream, pac: Option<&str>) -> io::Result<Option<Request>> {
-    let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not say what it wants");
+    let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "the client sent no complete request in time");
     timeout(PATIENCE, greet(stream, pac)).await.map_err(silent)?
 }
 
@@ -70,14 +70,14 @@ async fn socks5(stream: TcpStream) -> io::Result<Option<Request>> {
             return Ok(Some(Request { destination, protocol: Protocol::Socks5(protocol) }));
         }
         (Socks5Command::TCPConnect, None) => ReplyError::HostUnreachable,
-        // Sessions carry connections from here only, and no datagrams.
+        // BIND and UDP ASSOCIATE are not supported: sessions carry only TCP connections that are opened on this side.
         _ => ReplyError::CommandNotSupported,
     };
     protocol.reply_error(&refusal).await.map_err(failed)?;
     Ok(None)
 }
 
-/// Version, command, port, address, user. SOCKS4a has a name behind that, and then an address of 0.0.0.x.
+/// Reads a request of SOCKS4: version, command, port, address and user. In SOCKS4a, the address is 0.0.0.x and a host name follows.
 async fn socks4(mut stream: TcpStream) -> io::Result<Option<Request>> {
     let mut head = [0; 8];
     stream.read_exact(&mut head).await?;
@@ -100,7 +100,7 @@ async fn socks4(mut stream: TcpStream) -> io::Result<Option<Request>> {
 const SOCKS4_GRANTED: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
 const SOCKS4_REFUSED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
-/// Up to a zero byte.
+/// Reads a text up to a zero byte.
 async fn string(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     loop {
@@ -125,10 +125,10 @@ async fn http(mut stream: TcpStream, pac: Option<&str>) -> io::Result<Option<Req
 }
 
 impl Request {
-    /// Tells the client that it is connected.
+    /// Sends the client the reply that it is connected.
     ///
     /// # Errors
-    /// It is gone.
+    /// Returns an error if the client has closed the connection.
     pub(super) async fn grant(self) -> io::Result<TcpStream> {
         match self.protocol {
             Protocol::Socks5(protocol) => {
@@ -145,10 +145,10 @@ impl Request {
         }
     }
 
-    /// Tells the client why it is not.
+    /// Sends the client the reason why it is not connected.
     ///
     /// # Errors
-    /// It is gone.
+    /// Returns an error if the client has closed the connection.
     pub(super) async fn refuse(self, refusal: &Refusal) -> io::Result<()> {
         match self.protocol {
             Protocol::Socks5(protocol) => {
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    /// The beginnings of the protocols, and any bytes.
+    /// Generates beginnings of requests in these protocols, mixed with arbitrary bytes.
     fn greeting() -> impl Strategy<Value = Vec<u8>> {
         let part = prop_oneof![
             Just(vec![5, 1, 0]),
@@ -244,7 +244,7 @@ mod tests {
         crate::replay::corpus("socks_request", &seeds, 300, |input| what_becomes_of(input.to_vec()));
     }
 
-    /// Whatever a client says before it is silent, it is answered or refused, and what it asks for is a host.
+    /// Reads a request and returns a summary of the result. Checks that the destination of a request is a valid host.
     fn what_becomes_of(bytes: Vec<u8>) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         match runtime.block_on(read_from(bytes)) {

@@ -1,4 +1,4 @@
-//! The HTTP of a proxy: CONNECT, and the file with which browsers find it.
+//! The HTTP requests to the proxy: CONNECT, and the PAC file (`proxy.pac`) with which browsers find the proxy.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,25 +8,26 @@ use tokio::net::TcpStream;
 
 use super::access::Destination;
 
-/// Longest request line and headers.
+/// Maximum size of the request line and the headers, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const PAC: &str = "application/x-ns-proxy-autoconfig";
 
-/// What a client wants.
+/// The result of reading a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
+    /// The client requests a connection.
     Connect(Destination),
-    /// No connection: this is the answer.
+    /// The client gets this response, and no connection.
     Answered(String),
 }
 
-/// Reads a request line and headers, and not a byte more: what follows belongs to the destination.
+/// Reads the request line and the headers. Does not read beyond them, because the following bytes are for the destination.
 ///
 /// # Errors
-/// It is too long, or the client is gone.
+/// Returns an error if they are too long, or if the client closes the connection.
 pub(super) async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -38,7 +39,7 @@ pub(super) async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What a request asks for. `pac` is the file for browsers, if there is one.
+/// Interprets a request. `pac` is the PAC file, if there is one.
 pub(super) fn asked(head: &[u8], pac: Option<&str>) -> Asked {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -54,19 +55,21 @@ pub(super) fn asked(head: &[u8], pac: Option<&str>) -> Asked {
             Some(destination) => Asked::Connect(destination),
             None => refused("400 Bad Request", "CONNECT needs HOST:PORT"),
         },
-        // Under another name it is a page whose name was made to lead here: it must not learn the domains.
+        // With another host name, the request comes from a web page whose name was made to resolve to this machine (DNS
+        // rebinding). The page must not learn the domains.
         "GET" | "HEAD" if path == "/proxy.pac" && is_this_machine(host) => match pac {
             Some(pac) => Asked::Answered(answer("200 OK", PAC, pac)),
             None => refused("404 Not Found", "there is no proxy.pac; start the proxy with --pac DOMAIN"),
         },
         _ if path.starts_with('/') => refused("404 Not Found", "this is a proxy; its only page is /proxy.pac"),
-        _ => {
-            refused("501 Not Implemented", "this proxy takes CONNECT only; use it as socks5h://, or for https:// URLs")
-        }
+        _ => refused(
+            "501 Not Implemented",
+            "this proxy supports only CONNECT; use it as socks5h://, or for https:// URLs",
+        ),
     }
 }
 
-/// An answer after which the connection is closed.
+/// Returns a response after which the connection is closed.
 pub(super) fn answer(status: &str, kind: &str, text: &str) -> String {
     let text = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
     format!(
@@ -76,21 +79,21 @@ pub(super) fn answer(status: &str, kind: &str, text: &str) -> String {
     )
 }
 
-/// `HOST:PORT`, with an IPv6 address in brackets.
+/// Parses `HOST:PORT`, with an IPv6 address in brackets.
 fn authority(text: &str) -> Option<Destination> {
     let (host, port) = text.rsplit_once(':')?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     Destination::new(bare.unwrap_or(host), port.parse().ok()?)
 }
 
-/// Whether this is an address or `localhost`, with a port or without.
+/// Whether `host` is an IP address or `localhost`, with or without a port.
 fn is_this_machine(host: &str) -> bool {
     let name = if host.ends_with(']') { host } else { host.rsplit_once(':').map_or(host, |(name, _)| name) };
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-/// The file with which browsers use the proxy at `address` for these domains and what is below them, and for nothing else.
+/// Returns the PAC file with which browsers use the proxy at `address` only for these domains and their subdomains.
 pub(super) fn pac(domains: &[String], address: &str) -> String {
     let list: Vec<_> = domains.iter().map(|domain| domain.trim_matches('.').to_ascii_lowercase()).collect();
     let list = serde_json::to_string(&list).unwrap_or_default();
@@ -187,7 +190,8 @@ mod tests {
         crate::replay::corpus("http_request", &seeds, 5000, |input| what_becomes_of(input, Some("pacs")));
     }
 
-    /// Any head is a destination, which is written as it was asked for, or has an answer of HTTP.
+    /// Interprets a request and returns a summary of the result. Checks that the text form of a destination parses to the same
+    /// destination, and that a response is valid and contains the PAC file only if the request asks for it.
     fn what_becomes_of(head: &[u8], pac: Option<&str>) -> String {
         match asked(head, pac) {
             Asked::Connect(destination) => {

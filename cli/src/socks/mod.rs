@@ -1,4 +1,4 @@
-//! `socks`: one local port through which programs reach every host that the node reaches, by name.
+//! `socks`: a proxy on one local port, through which programs reach every host that the node reaches, by name.
 
 mod access;
 mod destinations;
@@ -30,18 +30,18 @@ use route::{Relayed, Route};
 
 pub(crate) use access::Pattern;
 
-/// How long the sessions may take to end.
+/// Time limit for ending the sessions.
 const GRACE: Duration = Duration::from_secs(5);
-/// The wait after an accept that failed, for lack of files say.
+/// Pause after the system failed to accept a connection, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the command until a signal ends it.
 ///
 /// # Errors
-/// In one line: the port can't be had, the node is not there, or there are no credentials.
+/// Returns an error if the port cannot be opened, the node does not exist or is not online, or there are no credentials.
 pub(crate) async fn run(args: &SocksArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
-    // Before anything is looked up: a port that is taken is the commonest mistake.
+    // The port is opened before any look-up, because a port that is already in use is the most common mistake.
     let listener = listen(args.listen)?;
     let target = args.target.as_deref().unwrap_or(local::DEFAULT_TARGET);
     let options = || connect::local_options_for_ports(target, relay::config(&args.relay).is_some());
@@ -63,7 +63,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     ssm_forward::bind_tcp(address).map_err(|error| failed(error).into())
 }
 
-/// Looks the node up.
+/// Looks up the node and returns the settings of the sessions.
 async fn plan(args: &SocksArgs, target: &str, manager: Option<&LocalManager>) -> Result<Plan, Failure> {
     let aws = connect::aws_or_local(&args.aws, manager, Arc::new(AtTerminal::new(false))).await?;
     let spec: TargetSpec = target.parse()?;
@@ -73,7 +73,7 @@ async fn plan(args: &SocksArgs, target: &str, manager: Option<&LocalManager>) ->
     let provider = NamedProvider::new(aws.clone(), source, None);
     let node = provider.find().await?.node;
     let mut config = ForwardConfig::default();
-    // A client is told whether its destination takes connections.
+    // The proxy replies to a client only after the destination has accepted or refused a connection.
     config.wait_ready = true;
     config.connect_timeout = args.connect_timeout;
     config.wait_connected = patience;
@@ -84,7 +84,7 @@ async fn plan(args: &SocksArgs, target: &str, manager: Option<&LocalManager>) ->
     Ok(Plan { provider: Arc::new(provider), target: node, session: args.session.clone(), config, idle: args.idle, max })
 }
 
-/// Serves clients until the command is asked to stop.
+/// Serves clients until a stop is requested or the relay fails.
 async fn serve(
     args: &SocksArgs,
     listener: TcpListener,
@@ -99,7 +99,7 @@ async fn serve(
         end(&route, verbosity).await;
         return Ok(cause.exit_code());
     }
-    tell(args, &node, &route, address, verbosity);
+    announce(args, &node, &route, address, verbosity);
     let proxy = Arc::new(Proxy {
         access: Access { allow: args.allow.clone(), deny: args.deny.clone() },
         pac: (!args.pac.is_empty()).then(|| http::pac(&args.pac, &reached_at(address).to_string())),
@@ -128,7 +128,7 @@ async fn serve(
             }
         }
     };
-    // Clients that still wait for an answer get none.
+    // Clients that still wait for a reply are disconnected without one.
     clients.shutdown().await;
     end(&proxy.route, verbosity).await;
     outcome
@@ -137,13 +137,11 @@ async fn serve(
 /// Waits until the sessions have ended, for a limited time.
 async fn end(route: &Route, verbosity: Verbosity) {
     if timeout(GRACE, route.ended()).await.is_err() && !verbosity.quiet {
-        console::note(
-            "warning: some sessions did not end in time; Session Manager ends them when they were idle for long",
-        );
+        console::note("warning: some sessions did not end in time; Session Manager ends them after its idle timeout");
     }
 }
 
-/// The relay if it is wanted and can be had, otherwise sessions for each destination.
+/// Starts the relay, if one is requested. Without a relay, or if it cannot be started, each destination gets its own sessions.
 async fn route(args: &SocksArgs, plan: Plan, shutdown: &Shutdown, verbosity: Verbosity) -> Route {
     if let Some(config) = relay::config(&args.relay) {
         match Relayed::start(&plan, config, shutdown.clone()).await {
@@ -158,8 +156,8 @@ async fn route(args: &SocksArgs, plan: Plan, shutdown: &Shutdown, verbosity: Ver
     Route::Sessions(Destinations::new(plan, shutdown.clone()))
 }
 
-/// What the person has to know.
-fn tell(args: &SocksArgs, node: &str, route: &Route, address: SocketAddr, verbosity: Verbosity) {
+/// Prints the address of the proxy, and warnings.
+fn announce(args: &SocksArgs, node: &str, route: &Route, address: SocketAddr, verbosity: Verbosity) {
     if verbosity.quiet {
         return;
     }
@@ -170,13 +168,13 @@ fn tell(args: &SocksArgs, node: &str, route: &Route, address: SocketAddr, verbos
     }
     if !address.ip().is_loopback() {
         console::note(&format!(
-            "warning: -D {address} accepts connections from other machines, without asking who they are: they reach \
+            "warning: -D {address} accepts connections from other machines, without authentication: they can reach \
              everything that the node reaches"
         ));
     }
 }
 
-/// Where programs of this machine reach it.
+/// Returns the address at which programs on this machine reach the proxy.
 fn reached_at(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
@@ -184,15 +182,16 @@ fn reached_at(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// What all clients share.
+/// The state that all clients share.
 struct Proxy {
     access: Access,
+    /// The PAC file, if there is one.
     pac: Option<String>,
     route: Route,
 }
 
 impl Proxy {
-    /// Serves a client, up to the moment when its connection is handed in.
+    /// Serves a client until its connection is passed to a forwarder or refused.
     async fn client(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let Some(request) = greeting::read(stream, self.pac.as_deref()).await? else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Why a client does not get its connection, in the words of each protocol.
+//! The reasons why a client gets no connection, and their codes in each protocol.
 
 use fast_socks5::ReplyError;
 use ssm_forward::RefusalKind as NodeRefusal;
@@ -6,28 +6,28 @@ use ssm_forward::{ForwardError, ProbeError, ProviderErrorKind, StreamError};
 
 use super::access::Destination;
 
-/// Why there is no connection.
+/// The reason why a client gets no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) kind: RefusalKind,
-    /// One line.
+    /// The reason in one line.
     pub(super) text: String,
 }
 
-/// See [`Refusal`].
+/// The kind of a [`Refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusalKind {
-    /// The lists do not permit it.
+    /// The lists do not permit the destination.
     NotAllowed,
     /// The destination refuses connections.
     Refused,
-    /// The node cannot resolve or reach the host, or is not there itself.
+    /// The node cannot resolve or reach the host, or the node itself is not connected.
     Unreachable,
-    /// Nobody answered.
+    /// The destination did not answer in time.
     TimedOut,
-    /// Too many destinations have sessions.
+    /// The limit on destinations or on connections is reached.
     Full,
-    /// No session can be had.
+    /// No session can be started, or an internal error.
     Failed,
 }
 
@@ -36,14 +36,14 @@ impl Refusal {
         Self { kind, text: text.into() }
     }
 
-    /// Of a destination that could not be reached.
+    /// Creates the refusal for a destination that could not be reached over its own sessions.
     pub(super) fn of(error: &ForwardError) -> Self {
         let kind = match error {
             ForwardError::TimedOut { .. } | ForwardError::RemoteRefused { source: ProbeError::TimedOut(_), .. } => {
                 RefusalKind::TimedOut
             }
             ForwardError::RemoteRefused { .. } => RefusalKind::Refused,
-            // What the agent says when it cannot resolve the name, or cannot connect.
+            // The agent reports these errors if it cannot resolve the name or cannot connect.
             ForwardError::Agent(_) | ForwardError::SessionEnded(_) => RefusalKind::Unreachable,
             ForwardError::Provider(error) if error.kind == ProviderErrorKind::NotConnected => RefusalKind::Unreachable,
             _ => RefusalKind::Failed,
@@ -51,7 +51,7 @@ impl Refusal {
         Self::new(kind, error.to_string())
     }
 
-    /// Of a destination to which the relay could not connect.
+    /// Creates the refusal for a destination to which the relay could not connect.
     pub(super) fn of_relay(destination: &Destination, error: &StreamError) -> Self {
         let StreamError::Unreachable { kind, why } = error else {
             return Self::new(RefusalKind::Failed, format!("{destination}: {error}"));
@@ -68,6 +68,7 @@ impl Refusal {
 }
 
 impl RefusalKind {
+    /// Returns the reply code of SOCKS5.
     pub(super) fn socks5(self) -> ReplyError {
         match self {
             Self::NotAllowed => ReplyError::ConnectionNotAllowed,
@@ -78,7 +79,7 @@ impl RefusalKind {
         }
     }
 
-    /// The status line of HTTP.
+    /// Returns the status code and text of HTTP.
     pub(super) fn http(self) -> &'static str {
         match self {
             Self::NotAllowed => "403 Forbidden",

@@ -1,4 +1,4 @@
-//! How connections get to their destinations: through a relay on the node, or over sessions of each destination.
+//! The route of connections to their destinations: through a relay on the node, or over separate sessions for each destination.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::refusal::{Refusal, RefusalKind};
 use crate::exit_code::Failure;
 use crate::shutdown::Shutdown;
 
-/// How the connections of this command get to their destinations. It is chosen once.
+/// The route of all connections of this command. It is chosen once, at the start.
 pub(super) enum Route {
     /// One relay on the node carries all connections.
     Relay(Relayed),
-    /// Each destination has sessions of its own.
+    /// Each destination has its own sessions.
     Sessions(Destinations),
 }
 
@@ -31,7 +31,7 @@ impl Route {
     /// Waits until a destination accepts a connection.
     ///
     /// # Errors
-    /// Why it does not.
+    /// Returns the reason why the destination does not accept it.
     pub(super) async fn open(&self, destination: &Destination) -> Result<Opened, Refusal> {
         match self {
             Self::Relay(relayed) => relayed.open(destination).await.map(Opened::Relay),
@@ -39,16 +39,16 @@ impl Route {
         }
     }
 
-    /// Completes if no destination can be reached any more.
+    /// Completes if the route fails as a whole, so that no destination can be reached.
     pub(super) async fn failure(&self) -> Failure {
         match self {
             Self::Relay(relayed) => failure(relayed.outcome.clone()).await,
-            // Each destination is tried again when it is wanted.
+            // Each destination fails on its own, and is tried again at the next request.
             Self::Sessions(_) => std::future::pending().await,
         }
     }
 
-    /// Waits until all sessions have ended, after the command was asked to stop.
+    /// Waits until all sessions have ended, after a stop was requested.
     pub(super) async fn ended(&self) {
         match self {
             Self::Relay(relayed) => relayed.ended().await,
@@ -58,10 +58,10 @@ impl Route {
 }
 
 impl Opened {
-    /// Carries a client's connection. Completes when the connection is counted and lives by itself.
+    /// Passes a client's connection to the forwarder. Completes when the forwarder has taken over the connection.
     ///
     /// # Errors
-    /// The sessions are gone at this moment: the client sees a reset.
+    /// Returns an error if the sessions have just ended. The client's connection is reset.
     pub(super) async fn serve(self, stream: TcpStream) -> Result<(), ForwardError> {
         match self {
             Self::Relay(dialed) => dialed.carry(stream).await,
@@ -70,21 +70,22 @@ impl Opened {
     }
 }
 
-/// How the relay's forwarder has ended. If the sender is gone, it panicked.
+/// The result of the relay's forwarder, once it has ended. If the sender was dropped without a result, the forwarder panicked.
 type Outcome = watch::Receiver<Option<Result<(), ForwardError>>>;
 
-/// All destinations over the sessions of one relay.
+/// The route through one relay.
 pub(super) struct Relayed {
     dialer: Dialer,
     outcome: Outcome,
+    /// Timeout for the connection to a destination.
     patience: Duration,
 }
 
 impl Relayed {
-    /// Starts the relay. It ends with the command.
+    /// Starts the relay. It runs until a stop is requested.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Returns the reason why the relay cannot be started.
     pub(super) async fn start(plan: &Plan, relay: RelayConfig, shutdown: Shutdown) -> Result<Self, String> {
         let patience = plan.config.connect_timeout;
         let reason = plan.session.reason.clone();
@@ -134,7 +135,7 @@ impl Relayed {
 async fn failure(mut outcome: Outcome) -> Failure {
     match outcome.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(Err(error))) => error.clone().into(),
-        // It has ended because the command was asked to stop.
+        // The forwarder has ended because a stop was requested.
         Ok(_) => std::future::pending().await,
         Err(_) => panicked(),
     }
@@ -144,7 +145,7 @@ fn panicked() -> Failure {
     Failure::internal("the relay's forwarder panicked")
 }
 
-/// What happens to the sessions goes to the log.
+/// Returns the handler for the events of the relay's forwarder. It reports when the relay is ready, and logs the other events.
 fn on_event(ready: oneshot::Sender<()>) -> impl Fn(ForwardEvent) + Send + Sync + 'static {
     let ready = std::sync::Mutex::new(Some(ready));
     move |event| match event {
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
     use crate::exit_code::ExitCode;
 
-    /// The failure that is known at once.
+    /// Returns the exit code of the failure, if the route has already failed.
     async fn known(outcome: &Outcome) -> Option<ExitCode> {
         tokio::select! {
             biased;

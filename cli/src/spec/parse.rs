@@ -1,4 +1,4 @@
-//! The parts of a `-L`: what is between the colons.
+//! Parses a `-L`, whose parts are separated by colons.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use ssm_forward::{ListenAddr, ProviderError, ServiceSpec};
 
 use super::{Remote, SpecError};
 
-/// Where the name of a service begins. If a plain number follows, it is a port, and the part before it is a host of
-/// that name.
+/// Splits a `-L` into the local address and the service. Returns `None` if the text does not contain a service. In `rds:3306`,
+/// `rds` is the name of a host, because a number follows.
 pub(super) fn split_service(text: &str) -> Option<(&str, Result<ServiceSpec, ProviderError>)> {
     let starts = std::iter::once(0).chain(text.match_indices(':').map(|(at, _)| at + 1));
     starts.filter_map(|at| text.split_at_checked(at)).find_map(|(listen, rest)| {
@@ -18,7 +18,7 @@ pub(super) fn split_service(text: &str) -> Option<(&str, Result<ServiceSpec, Pro
     })
 }
 
-/// The local end alone: `port`, `bind:port` or `unix:/path`.
+/// Parses a local address: `port`, `bind:port` or `unix:/path`.
 pub(super) fn parse_listen(text: &str) -> Result<ListenAddr, SpecError> {
     match text.strip_prefix("unix:") {
         Some("") => refuse("the path of the Unix socket is empty"),
@@ -27,7 +27,7 @@ pub(super) fn parse_listen(text: &str) -> Result<ListenAddr, SpecError> {
     }
 }
 
-/// `[bind:]port`.
+/// Parses `[bind:]port`. `too_many` is the error for more parts.
 fn parse_socket_addr(text: &str, too_many: &str) -> Result<SocketAddr, SpecError> {
     let parts = split(text)?;
     let (bind, port) = match parts.as_slice() {
@@ -38,7 +38,7 @@ fn parse_socket_addr(text: &str, too_many: &str) -> Result<SocketAddr, SpecError
     Ok(SocketAddr::new(bind, parse_port("local", port)?))
 }
 
-/// Both ends: `[bind:]port:host:hostport`, `[bind:]port:hostport`, `unix:/path:host:hostport`.
+/// Parses `[bind:]port:host:hostport`, `[bind:]port:hostport`, `unix:/path:host:hostport` or `unix:/path:hostport`.
 pub(super) fn parse_ends(text: &str) -> Result<(ListenAddr, Remote), SpecError> {
     let (listen, rest) = match text.strip_prefix("unix:") {
         Some(rest) => parse_unix(rest)?,
@@ -47,10 +47,10 @@ pub(super) fn parse_ends(text: &str) -> Result<(ListenAddr, Remote), SpecError> 
     Ok((listen, parse_remote(&rest)?))
 }
 
-/// `[bind:]port`, for listeners that are not forwards.
+/// Parses `[bind:]port`, for listeners that are not forwards.
 ///
 /// # Errors
-/// What is wrong, and what is expected.
+/// Returns a text with the problem and the accepted forms.
 pub(crate) fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
     parse_socket_addr(text, "it has too many parts").map_err(|SpecError(what)| {
         format!("{what}; expected [bind:]port, for example 9090 or 127.0.0.1:9090 (IPv6 addresses in brackets)")
@@ -61,7 +61,7 @@ fn refuse<T>(what: impl Into<String>) -> Result<T, SpecError> {
     Err(SpecError(what.into()))
 }
 
-/// `/path` and what follows it.
+/// Parses the path of a Unix socket. Returns the remaining parts too.
 fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     let Some((path, rest)) = text.split_once(':') else {
         return refuse("the remote port is missing after the socket's path");
@@ -72,7 +72,7 @@ fn parse_unix(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     Ok((ListenAddr::Unix(PathBuf::from(path)), split(rest)?))
 }
 
-/// `[bind:]port` and what follows it. The first part that is a number is the port; one part may be in front of it.
+/// Parses `[bind:]port`. Returns the remaining parts too. If the first part is not a number, it is the address to bind.
 fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     let mut parts = split(text)?;
     let has_bind = parts.len() > 1 && !parts.first().is_some_and(Part::is_number);
@@ -84,7 +84,7 @@ fn parse_tcp(text: &str) -> Result<(ListenAddr, Vec<Part<'_>>), SpecError> {
     Ok((ListenAddr::Tcp(SocketAddr::new(bind, port)), parts))
 }
 
-/// `hostport` or `host:hostport`.
+/// Parses `hostport` or `host:hostport`.
 fn parse_remote(parts: &[Part<'_>]) -> Result<Remote, SpecError> {
     let (host, port) = match parts {
         [port] => (None, *port),

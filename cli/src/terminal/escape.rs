@@ -1,6 +1,6 @@
 //! Escape sequences at the beginning of a line, like those of ssh (SHELL-8).
 
-/// Finds escape sequences in the input, across reads.
+/// Finds escape sequences in the input. A sequence may be split between two reads.
 #[derive(Debug)]
 pub(crate) struct Escapes {
     enabled: bool,
@@ -9,20 +9,22 @@ pub(crate) struct Escapes {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
+    /// Within a line.
     Line,
+    /// At the beginning of a line.
     Beginning,
-    /// A tilde at the beginning of a line is held back.
+    /// After a tilde at the beginning of a line. The tilde is held back.
     Tilde,
 }
 
 /// The result of processing input.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Typed {
-    /// For the far side.
+    /// The bytes to send.
     pub(crate) bytes: Vec<u8>,
-    /// `~.`: end the session.
+    /// Whether `~.` was typed, which ends the session.
     pub(crate) end: bool,
-    /// `~?`: show the help.
+    /// Whether `~?` was typed, which shows the help.
     pub(crate) help: bool,
 }
 
@@ -30,12 +32,12 @@ pub(crate) struct Typed {
 pub(crate) const HELP: &str = "\r\nSupported escape sequences:\r\n ~.  - end the session\r\n ~-  - ignore further escape sequences\r\n ~?  - this message\r\n ~~  - send the tilde\r\n(Escapes are recognized only right after the beginning of a line.)\r\n";
 
 impl Escapes {
-    /// `enabled` for a keyboard; other input is passed on unchanged.
+    /// Creates a filter. `enabled` is for input from a keyboard; other input is passed on unchanged.
     pub(crate) fn new(enabled: bool) -> Self {
         Self { enabled, at: At::Beginning }
     }
 
-    /// Processes input.
+    /// Processes input. The input after `~.` is dropped.
     pub(crate) fn feed(&mut self, input: &[u8]) -> Typed {
         let mut typed = Typed::default();
         for &byte in input {
@@ -75,7 +77,7 @@ impl Escapes {
 mod tests {
     use super::*;
 
-    /// The result does not depend on how the input is split.
+    /// Returns the result, and checks that it does not depend on how the input is split.
     fn typed(text: &str) -> (String, bool, bool) {
         let whole = run(&[text.as_bytes()]);
         for cut in 0..=text.len() {

@@ -1,4 +1,4 @@
-//! The local terminal. It is raw while a remote terminal is shown on it, and restored in every case.
+//! The local terminal. It is in raw mode while it shows a remote terminal, and is always restored afterwards, even after a panic.
 
 mod escape;
 mod person;
@@ -15,19 +15,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use ssm_forward::TerminalSize;
 
-/// The raw terminal and its previous settings. The panic hook needs it too and has no other access.
+/// The terminal in raw mode and its previous settings. It is static because the panic hook needs it too.
 static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
 fn before() -> MutexGuard<'static, Option<(OwnedFd, Termios)>> {
     BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The terminal is raw: every key goes to the far side, and nothing is translated. Dropping this restores the terminal.
+/// Keeps the terminal in raw mode: every key is sent to the node, and no character is translated. Dropping this value restores
+/// the terminal.
 #[derive(Debug)]
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// Makes the terminal raw. Returns `None` if standard input is not a terminal.
+    /// Sets raw mode. Returns `None` if standard input is not a terminal.
     pub(crate) fn enter() -> Option<Self> {
         Self::enter_on(stdin().as_fd().try_clone_to_owned().ok()?)
     }
@@ -49,16 +50,16 @@ impl Drop for RawMode {
     }
 }
 
-/// Restores the terminal, if it is raw or has a full-screen view.
+/// Restores the terminal, if it is in raw mode or shows a full-screen view.
 pub(crate) fn restore() {
     screen::restore();
     if let Some((terminal, cooked)) = before().take() {
-        // If the terminal is gone, there is nothing to restore.
+        // An error means that the terminal was closed, so it needs no restoring.
         let _ = tcsetattr(terminal, OptionalActions::Flush, &cooked);
     }
 }
 
-/// Standard error, for whole lines. On a raw terminal each line still begins at the left.
+/// Standard error, for whole lines. In raw mode, a carriage return is added to each line end.
 #[derive(Debug)]
 pub(crate) struct Stderr;
 
@@ -76,17 +77,18 @@ impl Write for Stderr {
     }
 }
 
-/// The size without a terminal: the same as the official client's, wide enough that no line of a log is wrapped.
+/// The size that is reported without a terminal. It is the same as the official client's, and wide enough that lines of a log are
+/// usually not wrapped.
 const NO_TERMINAL: TerminalSize = TerminalSize { cols: 300, rows: 100 };
 
-/// The terminal's size, from any of the standard streams that is one.
+/// Returns the terminal's size, from the first standard stream that is a terminal.
 pub(crate) fn size() -> TerminalSize {
     let size = [tcgetwinsize(stdout()), tcgetwinsize(stdin()), tcgetwinsize(stderr())];
     let known = size.into_iter().flatten().find(|size| size.ws_col > 0 && size.ws_row > 0);
     known.map_or(NO_TERMINAL, |size| TerminalSize { cols: size.ws_col.into(), rows: size.ws_row.into() })
 }
 
-/// Whether standard input is a keyboard.
+/// Whether standard input is a terminal.
 pub(crate) fn has_keyboard() -> bool {
     stdin().is_terminal()
 }
@@ -103,8 +105,8 @@ mod tests {
         let raw = RawMode::enter_on(pts.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_ne!(modes(), cooked);
         let previous = std::panic::take_hook();
-        crate::logging::tell_panics_in_one_line();
-        // This is not the thread that owns the guard, so only the hook can do it.
+        crate::logging::install_panic_hook();
+        // The panicking thread does not own the guard, so only the hook can restore the terminal.
         assert!(std::thread::spawn(|| panic!("on purpose")).join().is_err());
         std::panic::set_hook(previous);
         assert_eq!(modes(), cooked);

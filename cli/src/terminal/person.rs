@@ -1,4 +1,4 @@
-//! The person at the terminal, for credentials: enters the code of an MFA device, and is told what is waited for.
+//! Prompts and messages for the user while credentials are obtained, such as the prompt for the code of an MFA device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,38 +10,40 @@ use ssm_forward::Person;
 
 use super::{Stderr, before, restore};
 
-/// The person at the terminal of this process, who can be asked until a session uses the terminal.
+/// The user at the terminal of this process. Prompts are possible until a session uses the terminal.
 #[derive(Debug)]
 pub(crate) struct AtTerminal {
+    /// Whether only prompts are shown.
     quiet: bool,
+    /// Whether a session or another program uses the terminal.
     taken: AtomicBool,
 }
 
 impl AtTerminal {
-    /// `quiet`: only questions are shown.
+    /// Creates a user who can be asked. With `quiet`, only prompts are shown.
     pub(crate) fn new(quiet: bool) -> Self {
         Self { quiet, taken: AtomicBool::new(false) }
     }
 
-    /// Messages are shown, but nothing is asked, because the terminal belongs to another program.
+    /// Creates a user who is shown messages but no prompts, because another program uses the terminal.
     pub(crate) fn only_told() -> Self {
         Self { quiet: false, taken: AtomicBool::new(true) }
     }
 
-    /// From now on a session uses the terminal, or standard input.
-    pub(crate) fn is_taken(&self) {
+    /// Allows no more prompts, because a session uses the terminal or standard input from now on.
+    pub(crate) fn set_taken(&self) {
         self.taken.store(true, Ordering::Relaxed);
     }
 }
 
 impl Person for AtTerminal {
-    /// A process in the background would be stopped by its question.
+    /// Returns `false` in the background too, because the system stops a background process that reads from the terminal.
     fn can_answer(&self) -> bool {
         let in_foreground = || tcgetpgrp(terminal().ok()?).ok().map(|group| group == getpgrp());
         !self.taken.load(Ordering::Relaxed) && before().is_none() && in_foreground() == Some(true)
     }
 
-    /// Typed characters are not shown.
+    /// Prompts without echo: typed characters are not shown.
     fn ask(&self, question: &str) -> io::Result<String> {
         let mut terminal = terminal()?;
         write!(terminal, "{question}").and_then(|()| terminal.flush())?;
@@ -68,7 +70,7 @@ fn terminal() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/tty")
 }
 
-/// Restores the terminal when it is dropped: a question may be abandoned while it is open.
+/// Restores the terminal when it is dropped, because a prompt may be cancelled while it is open.
 pub(crate) struct Asking;
 
 impl Drop for Asking {

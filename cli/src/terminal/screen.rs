@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 
-/// Whether a view fills the terminal. A signal and a panic need to know it and have no other access.
+/// Whether a view fills the terminal. It is static because the signal handling and the panic hook need it too.
 static IS_SHOWN: Mutex<bool> = Mutex::new(false);
 
 fn is_shown() -> MutexGuard<'static, bool> {
     IS_SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How long the terminal may take to be restored: one that takes no output must not keep the process.
+/// Timeout for restoring the terminal. A terminal that accepts no output must not keep the process running.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The terminal belongs to a full-screen view. Dropping this restores the terminal.
+/// A full-screen view of the terminal. Dropping this value restores the terminal.
 #[derive(Debug)]
 pub(crate) struct Screen(pub(crate) DefaultTerminal);
 
 impl Screen {
-    /// Takes the terminal: it becomes raw and shows its alternate screen.
+    /// Sets raw mode and switches to the terminal's alternate screen.
     ///
     /// # Errors
-    /// The terminal cannot do that.
+    /// Returns an error if the terminal does not support this.
     pub(crate) fn enter() -> io::Result<Self> {
         *is_shown() = true;
         ratatui::try_init().map(Self).inspect_err(|_| restore())
@@ -37,7 +37,8 @@ impl Drop for Screen {
     }
 }
 
-/// Restores the terminal, if a view fills it. Waits if another thread is just doing so: the process may end right after.
+/// Restores the terminal, if a view fills it. If another thread is restoring it, waits until that is done, because the process may
+/// exit right after this call.
 pub(super) fn restore() {
     let mut is_shown = is_shown();
     if std::mem::take(&mut *is_shown) {
@@ -46,7 +47,7 @@ pub(super) fn restore() {
             ratatui::restore();
             let _ = done.send(());
         });
-        // No panic here: its hook restores the terminal too, and would wait for this.
+        // This must not panic: the panic hook calls this function too, and would deadlock.
         match thread {
             Ok(_) => drop(restored.recv_timeout(PATIENCE)),
             Err(_) => ratatui::restore(),

@@ -1,5 +1,4 @@
-//! The common part of all commands that open tunnels: names are looked up, the output is started, failures are
-//! reported.
+//! The common part of all commands that open tunnels: it looks up names, starts the output and reports failures.
 
 use std::sync::Arc;
 
@@ -16,10 +15,11 @@ use crate::relay;
 use crate::shutdown::Shutdown;
 use crate::terminal::AtTerminal;
 
-/// Looks up what the command line names, runs `serve` with the result, and reports its failure.
+/// Looks up the names on the command line, runs `serve` with the result, and reports a failure of either.
 ///
 /// # Errors
-/// `--local` cannot be started. Other failures are reported through the command's own output, and are its exit code.
+/// Returns an error if the local Session Manager of `--local` cannot be started. Other failures are reported through the command's
+/// output; their exit code is returned.
 pub(crate) async fn command<F>(
     args: &TunnelArgs,
     style: Style,
@@ -62,7 +62,7 @@ where
     Ok(code)
 }
 
-/// Tells, in the command's own way, a failure that comes before there is anything to open. Returns its exit code.
+/// Reports a failure before any tunnel is known, in the command's output format. Returns the failure's exit code.
 pub(crate) async fn fail(failure: &Failure, style: Style, shutdown: &Shutdown) -> ExitCode {
     let output = Output::start(style, Vec::new(), shutdown.clone());
     output.reporter().fail(None, failure);
@@ -70,7 +70,7 @@ pub(crate) async fn fail(failure: &Failure, style: Style, shutdown: &Shutdown) -
     failure.code
 }
 
-/// Looks up what the command line names.
+/// Looks up the names on the command line.
 async fn prepare(
     args: &TunnelArgs,
     requests: Result<Requests, Failure>,

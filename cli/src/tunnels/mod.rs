@@ -1,4 +1,4 @@
-//! Local listeners whose connections go through sessions: how every command opens, runs and ends its tunnels.
+//! Tunnels: local listeners whose connections go through sessions. All commands open, run and end their tunnels with this module.
 
 mod command;
 mod tunnel;
@@ -24,7 +24,7 @@ use crate::shutdown::{Shutdown, StopCause};
 /// Time limit for ending the sessions after a stop was requested.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What ended the command, and the index of the `-L` if it was one of them.
+/// The failure that ended the command, and the index of the `-L` that caused it, if it was one of them.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) forward: Option<usize>,
@@ -37,7 +37,7 @@ impl From<Failure> for Ended {
     }
 }
 
-/// The tunnels of one command line: all listen, none has a session yet.
+/// The tunnels of one command line. All of them listen; none has a session yet.
 pub(crate) struct Tunnels {
     tunnels: Vec<Tunnel>,
     reporter: Reporter,
@@ -47,7 +47,7 @@ impl Tunnels {
     /// Opens all listeners.
     ///
     /// # Errors
-    /// It cannot listen on an address, or a file for a client cannot be written.
+    /// Returns an error if a listener cannot be opened or a file for a client cannot be written.
     pub(crate) async fn bind(
         args: &TunnelArgs,
         aws: &Arc<AwsProvider>,
@@ -63,17 +63,17 @@ impl Tunnels {
         Ok(Self { tunnels, reporter: reporter.clone() })
     }
 
-    /// All tunnels.
+    /// Returns all tunnels.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Tunnel> {
         self.tunnels.iter()
     }
 
-    /// The live figures of each tunnel, with its `-L`.
+    /// Returns the live figures of each tunnel, with the text of its `-L`.
     pub(crate) fn stats(&self) -> Vec<(String, ForwardStats)> {
         self.iter().map(|tunnel| (tunnel.spec().text.clone(), tunnel.stats())).collect()
     }
 
-    /// Completes once all are ready.
+    /// Waits until all tunnels are ready.
     pub(crate) fn ready(&self) -> impl Future<Output = ()> + Send + use<> {
         let trackers = self.trackers();
         async move {
@@ -83,16 +83,17 @@ impl Tunnels {
         }
     }
 
-    /// Serves until all have ended: the first failure, or `shutdown`, ends them all. Tells whether all had been ready.
+    /// Serves until all tunnels have ended. The first failure, or `shutdown`, ends all of them. Returns whether all tunnels were
+    /// ready at some time.
     ///
     /// # Errors
-    /// The first failure.
+    /// Returns the first failure.
     pub(crate) async fn run(self, shutdown: &Shutdown) -> Result<bool, Ended> {
         let trackers = self.trackers();
         let several = self.tunnels.len() > 1;
         let runs = self.tunnels.into_iter().map(|tunnel| {
-            // If there are several -L, log lines say which one they are about. A span costs a little each time a task
-            // runs.
+            // With several -L, a span adds the -L to each line of the log. With one -L there is no span, because a span costs a
+            // little each time a task runs.
             let span = if several { tracing::warn_span!("forward", L = tunnel.spec().text) } else { Span::none() };
             tunnel.run(shutdown.clone(), span)
         });
@@ -106,7 +107,8 @@ impl Tunnels {
     }
 }
 
-/// Runs all until the last has ended. The first failure stops the others, which then have at most [`GRACE`].
+/// Runs all futures until the last one has ended. The first failure stops the others. After a stop was requested, waits for at most
+/// [`GRACE`].
 async fn supervise<F>(runs: impl Iterator<Item = F>, shutdown: &Shutdown) -> Result<(), Ended>
 where
     F: Future<Output = Result<(), Ended>> + Send + 'static,
@@ -138,7 +140,7 @@ fn warn_of_leftovers(trackers: &[Tracker], reporter: &Reporter) {
     }
 }
 
-/// Names a session that did not end in time, so that it can be terminated by hand.
+/// Prints a warning with the id of a session that did not end in time, so that the user can terminate it.
 pub(crate) fn warn_of_leftover(session_id: &str, reporter: &Reporter) {
     reporter.warn(format!(
         "session {session_id} did not end in time; end it with: aws ssm terminate-session --session-id {session_id}"

@@ -1,4 +1,4 @@
-//! One listening `-L`: its session's request, its forwarder, and what is known of it from its events.
+//! One listening `-L`: the request for its sessions, its forwarder, and the state that its events report.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use crate::shutdown::Shutdown;
 use crate::spec::{ForwardSpec, Remote};
 use crate::up::Phase;
 
-/// Time limit for terminating a session from here.
+/// Timeout for terminating the session of a forwarder that panicked.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One listening `-L`.
@@ -35,7 +35,7 @@ pub(crate) struct Tunnel {
     index: usize,
     spec: ForwardSpec,
     service: Option<ServiceEndpoint>,
-    /// With `--iam-auth`; it is renewed while the tunnel runs.
+    /// The login file of `--iam-auth`. It is renewed while the tunnel runs.
     login: Option<LoginFile>,
     forwarder: Forwarder,
     provider: Arc<dyn SessionProvider>,
@@ -44,11 +44,11 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Opens the listener, and prepares the client of its service. No session is started yet. `index` is the number of
-    /// the tunnel for `reporter`.
+    /// Opens the listener and prepares the client of the service. Does not start a session yet. `index` is the number of the tunnel
+    /// for `reporter`.
     ///
     /// # Errors
-    /// It cannot listen on the address, or a file for the client cannot be written.
+    /// Returns an error if the listener cannot be opened or a file for the client cannot be written.
     pub(crate) async fn bind(
         index: usize,
         args: &TunnelArgs,
@@ -69,12 +69,12 @@ impl Tunnel {
         let client = Arc::new(OnceLock::new());
         let forwarder = Forwarder::builder(provider.clone(), start_request(&target, &spec, &args.session))
             .config(config(args, session))
-            .on_event(tell(index, &tracker, reporter, &client));
+            .on_event(on_event(index, &tracker, reporter, &client));
         let forwarder = match activation::listener(&spec.listen) {
             Some(open) => forwarder.listener(open)?,
             None => forwarder.bind(spec.listen.clone()).await?,
         };
-        tracker.listens(forwarder.local_addr());
+        tracker.set_address(forwarder.local_addr());
         let mut login = None;
         if let Some(service) = &service {
             let hint = client_hint::prepare(args, aws, service, &forwarder.local_addr()).await?;
@@ -84,40 +84,40 @@ impl Tunnel {
         Ok(Self { index, spec, service, login, forwarder, provider, tracker, reporter: reporter.clone() })
     }
 
-    /// What it forwards.
+    /// Returns the local address and the destination.
     pub(crate) fn spec(&self) -> &ForwardSpec {
         &self.spec
     }
 
-    /// The service that it leads to, if one was named.
+    /// Returns the destination service, if the `-L` names one.
     pub(crate) fn service(&self) -> Option<&ServiceEndpoint> {
         self.service.as_ref()
     }
 
-    /// The file with which the service's client logs in, if `--iam-auth` made one.
+    /// Returns the path of the login file of `--iam-auth`.
     pub(crate) fn login_file(&self) -> Option<PathBuf> {
         self.login.as_ref().map(LoginFile::path)
     }
 
-    /// Where it listens, with the real port.
+    /// Returns the local address, with the actual port.
     pub(crate) fn local_addr(&self) -> LocalAddr {
         self.forwarder.local_addr()
     }
 
-    /// Live figures.
+    /// Returns the live figures.
     pub(crate) fn stats(&self) -> ForwardStats {
         self.forwarder.stats()
     }
 
-    /// What is known of it, also while it runs.
+    /// Returns a handle to the tunnel's state, which is updated while the tunnel runs.
     pub(crate) fn tracker(&self) -> Tracker {
         self.tracker.clone()
     }
 
-    /// Runs until it is stopped or fails. Its login file is renewed in the meantime, and removed at the end.
+    /// Runs until the tunnel is stopped or fails. Renews the login file in the meantime, and removes it at the end.
     ///
     /// # Errors
-    /// What ended it, except `shutdown`.
+    /// Returns the failure that ended the tunnel. A stop is not an error.
     pub(crate) async fn run(self, shutdown: Shutdown, span: Span) -> Result<(), Ended> {
         let stop = async move {
             shutdown.requested().await;
@@ -137,8 +137,9 @@ impl Tunnel {
     }
 }
 
-/// Records and reports an event; when the tunnel is ready, also the lines for the service's client.
-fn tell(
+/// Returns the handler for the events of a tunnel. It records and reports each event. When the tunnel is ready, it also prints the
+/// lines for the service's client.
+fn on_event(
     index: usize,
     tracker: &Tracker,
     reporter: &Reporter,
@@ -146,7 +147,7 @@ fn tell(
 ) -> impl Fn(ForwardEvent) + Send + Sync + use<> {
     let (tracker, reporter, client) = (tracker.clone(), reporter.clone(), client.clone());
     move |event| {
-        tracker.note(&event);
+        tracker.record(&event);
         let is_ready = matches!(event, ForwardEvent::Ready { .. });
         reporter.event(index, event);
         for line in client.get().into_iter().flatten().filter(|_| is_ready) {
@@ -173,14 +174,14 @@ fn config(args: &TunnelArgs, session: &SessionConfig) -> ForwardConfig {
     config
 }
 
-/// The document that fits the destination, or the one that the user names, and its parameters.
+/// Returns the request for a session, with the document for the destination, or the document that the user names.
 pub(crate) fn start_request(target: &str, spec: &ForwardSpec, session: &SessionArgs) -> StartRequest {
     let (document, host) = document(&spec.remote);
     let port = match &spec.listen {
         ListenAddr::Tcp(address) => address.port(),
         _ => 0,
     };
-    // A named document may need parameters that the default one can do without.
+    // A document that the user names may require parameters that are optional in AWS's document.
     let named = session.document_name.is_some();
     let own = [
         ("portNumber", Some(spec.remote.port.to_string())),
@@ -192,7 +193,8 @@ pub(crate) fn start_request(target: &str, spec: &ForwardSpec, session: &SessionA
     StartRequest { target: target.to_owned(), ..request }
 }
 
-/// For the node itself, by whatever name, there is a document that policies allow more often.
+/// Returns the document for a destination, and the host for its parameters. For the node itself, whatever its name in `-L`, returns
+/// a document that more policies allow.
 pub(crate) fn document(remote: &Remote) -> (&'static str, Option<String>) {
     match &remote.host {
         Some(host) if !is_node_itself(host) => ("AWS-StartPortForwardingSessionToRemoteHost", Some(host.clone())),
@@ -200,14 +202,13 @@ pub(crate) fn document(remote: &Remote) -> (&'static str, Option<String>) {
     }
 }
 
-/// Not the rest of 127.0.0.0/8: a service on 127.0.0.53 cannot be reached at `localhost`, which is what that document
-/// uses.
+/// Whether `host` means the node itself. Other addresses in 127.0.0.0/8 do not count: that document connects to `localhost`, which
+/// does not reach a service on 127.0.0.53, for example.
 fn is_node_itself(host: &str) -> bool {
     host.trim_end_matches('.').eq_ignore_ascii_case("localhost") || matches!(host, "127.0.0.1" | "::1")
 }
 
-/// Runs a forward on a task of its own. If it panicked, its session is terminated from here, because the forwarder
-/// could not do so.
+/// Runs a forward in a separate task. If the forward panics, terminates its session, because the forwarder could not do so.
 async fn contain(
     run: impl Future<Output = Result<(), ForwardError>> + Send + 'static,
     provider: &Arc<dyn SessionProvider>,
@@ -228,27 +229,27 @@ async fn contain(
     result.map_err(|_| Failure::internal("a forward panicked"))?.map_err(Failure::from)
 }
 
-/// What is known of a tunnel from its events. Clones share the state.
+/// Records the state of a tunnel from its events. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tracker {
     state: Arc<watch::Sender<TunnelState>>,
 }
 
-/// See [`Tracker`].
+/// The state of a tunnel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TunnelState {
-    /// The session that must be terminated.
+    /// The current session, which must be terminated at the end.
     pub(crate) session_id: Option<String>,
-    /// Whether it was ready once.
+    /// Whether the tunnel was ready at some time.
     pub(crate) was_ready: bool,
-    /// Where it is in its life.
+    /// The current phase.
     pub(crate) phase: Phase,
-    /// Where it listens.
+    /// The local address.
     pub(crate) address: Option<LocalAddr>,
 }
 
 impl Tracker {
-    fn note(&self, event: &ForwardEvent) {
+    fn record(&self, event: &ForwardEvent) {
         self.state.send_modify(|state| match event {
             ForwardEvent::Starting { .. } => state.phase = Phase::Starting,
             ForwardEvent::SessionStarted { session_id } | ForwardEvent::Restarted { session_id, .. } => {
@@ -260,7 +261,7 @@ impl Tracker {
             ForwardEvent::Ready { .. } => (state.was_ready, state.phase) = (true, Phase::Ready),
             ForwardEvent::Reconnected { .. } => state.phase = Phase::Ready,
             ForwardEvent::Reconnecting { .. } | ForwardEvent::Restarting { .. } => state.phase = Phase::Reconnecting,
-            // With no connection, the next one starts a new session.
+            // There are no connections, so a new session is started only for the next connection.
             ForwardEvent::SessionLost { connections: 0, .. } => state.phase = Phase::Waiting,
             ForwardEvent::SessionLost { .. } => state.phase = Phase::Reconnecting,
             ForwardEvent::Waiting { .. } => (state.session_id, state.phase) = (None, Phase::Waiting),
@@ -268,7 +269,7 @@ impl Tracker {
         });
     }
 
-    fn listens(&self, address: LocalAddr) {
+    fn set_address(&self, address: LocalAddr) {
         self.state.send_modify(|state| state.address = Some(address));
     }
 
@@ -276,19 +277,19 @@ impl Tracker {
         self.state.send_modify(|state| state.session_id = None);
     }
 
-    /// The present state.
+    /// Returns a snapshot of the state.
     pub(crate) fn state(&self) -> TunnelState {
         self.state.borrow().clone()
     }
 
-    /// Completes once the tunnel takes connections.
+    /// Waits until the tunnel accepts connections.
     pub(crate) async fn open(&self) {
         let _ = self.state.subscribe().wait_for(|state| state.phase.is_open()).await;
     }
 
-    /// Completes once the tunnel is ready.
+    /// Waits until the tunnel has been ready at some time.
     pub(crate) async fn ready(&self) {
-        // The sender is part of `self`, it can't be gone.
+        // Waiting cannot fail, because the sender is part of `self`.
         let _ = self.state.subscribe().wait_for(|state| state.was_ready).await;
     }
 }
@@ -373,7 +374,7 @@ mod tests {
         let terminated = Arc::new(Terminated::default());
         let provider: Arc<dyn SessionProvider> = terminated.clone();
         let tracker = Tracker::default();
-        tracker.note(&ForwardEvent::SessionStarted { session_id: "s-1".into() });
+        tracker.record(&ForwardEvent::SessionStarted { session_id: "s-1".into() });
         let failure = contain(async { panic!("on purpose") }, &provider, &tracker).await.unwrap_err();
         assert_eq!(failure.code, ExitCode::Internal);
         assert_eq!(*terminated.0.lock().unwrap(), ["s-1"]);

@@ -1,4 +1,4 @@
-//! `status`, `logs`, `down`, `restart` and `reload`: commands that speak to an `up`.
+//! `status`, `logs`, `down`, `restart` and `reload`: commands that send requests to a running `up`.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::args::{LogsArgs, OpenArgs, OutputFormat, StatusArgs};
 use crate::exit_code::{ExitCode, Failure};
 use crate::{console, untrusted};
 
-/// How long completion looks for open tunnels.
-const LOOK: Duration = Duration::from_secs(1);
+/// Timeout for finding the open tunnels for completion.
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The open tunnels and where they listen, for completion. None if that cannot be found out quickly.
+/// Returns the open tunnels and their local addresses, for completion. Returns an empty list after an error or the timeout.
 pub(crate) async fn open_tunnels() -> Vec<(String, Option<String>)> {
     let Ok(folder) = ControlFolder::open() else { return Vec::new() };
-    let asked = timeout(LOOK, Process::all(&folder)).await;
+    let asked = timeout(COMPLETION_TIMEOUT, Process::all(&folder)).await;
     let processes = asked.ok().and_then(Result::ok).unwrap_or_default();
     let tunnels = processes.into_iter().flat_map(|process| process.status.tunnels);
     tunnels.map(|tunnel| (tunnel.name, tunnel.address)).collect()
 }
 
-/// Prints how the tunnels are.
+/// Prints the state of the tunnels.
 ///
 /// # Errors
-/// A tunnel is not open, or its process does not answer.
+/// Returns an error if a named tunnel is not open or its process does not answer.
 pub(crate) async fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let processes = Process::all(&ControlFolder::open()?).await?;
     check(&args.open.names, &processes)?;
@@ -59,7 +59,7 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// The tunnels as lines.
+/// Returns the tunnels as a table with one line for each tunnel.
 pub(super) fn table(statuses: &[&Status]) -> String {
     let head = ["NAME", "STATE", "ADDRESS", "REMOTE", "CONNECTIONS", "UP", "DOWN", "ROUND TRIP"].map(str::to_owned);
     let row = |status: &&Status| {
@@ -100,7 +100,7 @@ pub(super) fn table(statuses: &[&Status]) -> String {
 /// Prints lines of the log.
 ///
 /// # Errors
-/// A tunnel is not open, or its process does not answer.
+/// Returns an error if a named tunnel is not open or its process does not answer.
 pub(crate) async fn logs(args: &LogsArgs) -> Result<ExitCode, Failure> {
     let processes = wanted(&args.open.names).await?;
     let mut reading = tokio::task::JoinSet::new();
@@ -120,32 +120,32 @@ pub(crate) async fn logs(args: &LogsArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// Closes tunnels; the process that has them ends with the last one.
+/// Closes tunnels. A process ends when its last tunnel is closed.
 ///
 /// # Errors
-/// A tunnel is not open, or its process does not answer.
+/// Returns an error if a named tunnel is not open or its process does not answer.
 pub(crate) async fn down(args: &OpenArgs) -> Result<ExitCode, Failure> {
-    tell(&args.names, |names| Request::Down { names }).await
+    send_all(&args.names, |names| Request::Down { names }).await
 }
 
 /// Closes tunnels and opens them again.
 ///
 /// # Errors
-/// A tunnel is not open, or its process does not answer.
+/// Returns an error if a named tunnel is not open or its process does not answer.
 pub(crate) async fn restart(args: &OpenArgs) -> Result<ExitCode, Failure> {
-    tell(&args.names, |names| Request::Restart { names }).await
+    send_all(&args.names, |names| Request::Restart { names }).await
 }
 
-/// Has all processes read the configuration again.
+/// Makes all processes read the configuration again.
 ///
 /// # Errors
-/// There is none, or the configuration is wrong.
+/// Returns an error if no process runs or the configuration is invalid.
 pub(crate) async fn reload() -> Result<ExitCode, Failure> {
-    tell(&[], |_| Request::Reload).await
+    send_all(&[], |_| Request::Reload).await
 }
 
-/// Sends a request to each process that has one of the tunnels, and prints the answers.
-async fn tell(names: &[String], request: impl Fn(Vec<String>) -> Request) -> Result<ExitCode, Failure> {
+/// Sends a request to each process that has one of the tunnels, and prints the answers. Empty `names` mean all tunnels.
+async fn send_all(names: &[String], request: impl Fn(Vec<String>) -> Request) -> Result<ExitCode, Failure> {
     for (process, names) in wanted(names).await? {
         let mut connection = process.ask(&request(names)).await?;
         match connection.receive().await {
@@ -164,7 +164,7 @@ async fn tell(names: &[String], request: impl Fn(Vec<String>) -> Request) -> Res
     Ok(ExitCode::Ok)
 }
 
-/// The processes that have the tunnels, each with the names of those that it has; no names stand for all.
+/// Returns the processes that have the tunnels, each with the names of its tunnels. Empty `names` mean all processes.
 async fn wanted(names: &[String]) -> Result<Vec<(Process, Vec<String>)>, Failure> {
     let processes = Process::all(&ControlFolder::open()?).await?;
     check(names, &processes)?;
@@ -178,7 +178,7 @@ async fn wanted(names: &[String]) -> Result<Vec<(Process, Vec<String>)>, Failure
     Ok(parts.filter(|(_, own)| names.is_empty() || !own.is_empty()).collect())
 }
 
-/// All names are of tunnels that are open.
+/// Checks that each name is the name of an open tunnel.
 fn check(names: &[String], processes: &[Process]) -> Result<(), Failure> {
     let open: Vec<_> =
         processes.iter().flat_map(|process| &process.status.tunnels).map(|tunnel| &*tunnel.name).collect();

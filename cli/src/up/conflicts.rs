@@ -1,4 +1,4 @@
-//! Tunnels that cannot be open at the same time, found before anything starts.
+//! Checks for conflicts between tunnels, before any tunnel is opened.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -11,10 +11,11 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::hosts;
 use crate::spec::ForwardRequest;
 
-/// No two of the tunnels listen on the same address. With `hosts`, tunnels to names get addresses of their own.
+/// Checks that no two of the tunnels listen on the same address. With `hosts`, each host name gets its own address, so that these
+/// tunnels do not conflict.
 ///
 /// # Errors
-/// Two do; both are named.
+/// Returns an error that names two tunnels with the same address.
 pub(super) fn check(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     let mut seen: Vec<(&str, &ListenAddr)> = Vec::new();
     for tunnel in tunnels {
@@ -31,10 +32,11 @@ pub(super) fn check(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nobody else listens where the tunnels will. With `hosts`, tunnels to names take addresses that are free.
+/// Checks that no other process listens on the addresses of the tunnels. With `hosts`, tunnels to host names are not checked,
+/// because they get free addresses.
 ///
 /// # Errors
-/// Somebody does.
+/// Returns an error if an address is in use.
 pub(super) fn check_free(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     for tunnel in tunnels {
         if let Some(listen @ ListenAddr::Tcp(address)) = listen(tunnel, hosts)
@@ -48,10 +50,10 @@ pub(super) fn check_free(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure>
     Ok(())
 }
 
-/// Each socket that systemd has opened is that of a tunnel: nobody would serve the others.
+/// Checks that each socket from systemd belongs to a tunnel. Connections of another socket would not be served.
 ///
 /// # Errors
-/// One is not.
+/// Returns an error that names the address of another socket.
 pub(super) fn check_passed(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     let mut addresses = activation::addresses();
     match addresses.find(|address| !tunnels.iter().any(|tunnel| listen(tunnel, hosts) == Some(address))) {
@@ -64,10 +66,10 @@ pub(super) fn check_passed(tunnels: &[Tunnel], hosts: bool) -> Result<(), Failur
     }
 }
 
-/// None of the tunnels is open in another process.
+/// Checks that none of the tunnels is open in another process.
 ///
 /// # Errors
-/// One is; the process is named.
+/// Returns an error that names such a tunnel and its process.
 pub(super) fn check_others(tunnels: &[Tunnel], others: &[Process]) -> Result<(), Failure> {
     for Tunnel { name, .. } in tunnels {
         if let Some(other) = others.iter().find(|other| other.has(name)) {
@@ -81,7 +83,7 @@ pub(super) fn check_others(tunnels: &[Tunnel], others: &[Process]) -> Result<(),
     Ok(())
 }
 
-/// Where a tunnel listens, unless that is decided later.
+/// Returns the local address of a tunnel; `None` if it is chosen later.
 fn listen(tunnel: &Tunnel, hosts: bool) -> Option<&ListenAddr> {
     let request = tunnel.args.forwards.first()?;
     let gets_name = match request {
@@ -100,7 +102,8 @@ fn collide(a: &ListenAddr, b: &ListenAddr) -> bool {
     }
 }
 
-/// Every address of the machine includes each of them; `[::]` includes those of IPv4 on most systems.
+/// Whether two addresses conflict on the same port. An unspecified address includes all addresses of its family; on most systems,
+/// `[::]` includes the IPv4 addresses too.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip())

@@ -1,4 +1,4 @@
-//! How commands speak to an `up`: over a Unix socket, one line of JSON each way.
+//! The control protocol between commands and an `up`: requests and answers are lines of JSON over a Unix socket.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,46 +14,46 @@ use super::folder::ControlFolder;
 use super::status::ProcessStatus;
 use crate::exit_code::{ExitCode, Failure};
 
-/// What a command asks for. No names: all tunnels.
+/// A request of a command. Empty `names` mean all tunnels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// How the tunnels are.
+    /// Return the state of the tunnels.
     Status,
-    /// Close these.
+    /// Close the tunnels.
     Down { names: Vec<String> },
-    /// Close these and open them again.
+    /// Close the tunnels and open them again.
     Restart { names: Vec<String> },
-    /// Read the configuration again, and change what changed there.
+    /// Read the configuration again, and apply its changes.
     Reload,
-    /// The last lines, and the next ones if they are followed.
+    /// Return the last lines of the log. With `follow`, also return new lines.
     Logs { names: Vec<String>, follow: bool },
 }
 
-/// What is answered.
+/// An answer to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(crate) enum Answer {
-    /// How the tunnels are.
+    /// The state of the tunnels.
     Status(ProcessStatus),
-    /// It is done; what was done, for people.
+    /// The request succeeded. Contains a description of the changes for the user.
     Done { text: String },
-    /// A line of the log. The last answer has none.
+    /// A line of the log. `None` in the last answer.
     Line { text: Option<String> },
-    /// It could not be done.
+    /// The request failed. Contains the reason.
     Refused { text: String },
 }
 
 /// Maximum length of a request and of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-/// A process that does not answer within this time is considered stopped.
+/// Timeout for an answer. A process that does not answer in time may have been stopped by a signal.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a process is refused whose answers are not understood.
-const OTHER_VERSION: &str = "is of another version of this command; end that process first";
+/// The reason for refusing a process that sends invalid answers.
+const OTHER_VERSION: &str = "belongs to another version of this command; end that process first";
 
-/// The socket of this process. Its file is removed on drop.
+/// The control socket of this process. Dropping this value removes the socket's file.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
@@ -61,10 +61,10 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Listens. No other user can connect, from the first moment on: the folder is private, and so is the socket.
+    /// Listens on `path`. Other users cannot connect at any time, because both the folder and the socket are private.
     ///
     /// # Errors
-    /// The system refuses it.
+    /// Returns an error if the socket cannot be opened.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let bound = UnixListener::bind(path);
@@ -74,7 +74,7 @@ impl Socket {
         Ok(socket)
     }
 
-    /// The next connection of the same user.
+    /// Waits for the next connection of the same user, and returns it.
     pub(crate) async fn accept(&self) -> Connection {
         loop {
             match self.listener.accept().await {
@@ -109,17 +109,17 @@ impl Connection {
     /// Sends a request or an answer.
     ///
     /// # Errors
-    /// The other end is gone.
+    /// Returns an error if the peer has closed the connection.
     pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_string(message)?;
         line.push('\n');
         self.stream.write_all(line.as_bytes()).await
     }
 
-    /// Receives one. `None`: the other end is done.
+    /// Receives a request or an answer. Returns `None` if the peer has closed the connection.
     ///
     /// # Errors
-    /// The other end is gone, or what it sends is not understood ([`io::ErrorKind::InvalidData`]).
+    /// Returns an error if the connection fails or the message is invalid ([`io::ErrorKind::InvalidData`]).
     pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(&mut self) -> io::Result<Option<T>> {
         let mut line = String::new();
         match (&mut self.stream).take(MAX_LINE).read_line(&mut line).await? {
@@ -129,19 +129,19 @@ impl Connection {
     }
 }
 
-/// A process that has tunnels open.
+/// A running `up` process.
 #[derive(Debug)]
 pub(crate) struct Process {
     path: PathBuf,
-    /// As it was when it was found.
+    /// Snapshot of the process's state from the time when it was found.
     pub(crate) status: ProcessStatus,
 }
 
 impl Process {
-    /// All of this user's. Sockets that dead processes left are removed.
+    /// Finds all `up` processes of this user. Removes the sockets of processes that have ended.
     ///
     /// # Errors
-    /// A socket is of another user, or its process does not answer.
+    /// Returns an error if a socket belongs to another user, or if a process does not answer or sends an invalid answer.
     pub(crate) async fn all(folder: &ControlFolder) -> Result<Vec<Self>, Failure> {
         let mut processes = Vec::new();
         for path in folder.sockets() {
@@ -156,7 +156,7 @@ impl Process {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
                     return Err(refused(&path, OTHER_VERSION));
                 }
-                // It ended just now.
+                // The process has just ended.
                 Ok(Ok(None) | Err(_)) => {}
                 Err(_) => return Err(refused(&path, "does not answer; its process may be stopped")),
             }
@@ -164,15 +164,15 @@ impl Process {
         Ok(processes)
     }
 
-    /// Whether it has a tunnel of this name.
+    /// Whether the process has a tunnel with this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.status.tunnels.iter().any(|tunnel| tunnel.name == name)
     }
 
-    /// Asks it for something.
+    /// Sends a request. Returns the connection, on which the answers arrive.
     ///
     /// # Errors
-    /// It is gone.
+    /// Returns an error if the process has ended.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Connection, Failure> {
         let gone = || refused(&self.path, "is closed: the process has ended");
         let mut connection = connect(&self.path).await?.ok_or_else(gone)?;
@@ -185,11 +185,11 @@ fn refused(path: &Path, why: &str) -> Failure {
     Failure::new(ExitCode::Config, "control", format!("the control socket {} {why}", path.display()))
 }
 
-/// `None`: nobody listens there any more; the file is removed.
+/// Connects to a control socket. If no process listens on it, removes the file and returns `None`.
 async fn connect(path: &Path) -> Result<Option<Connection>, Failure> {
     match UnixStream::connect(path).await {
         Ok(stream) if is_of_this_user(&stream) => Ok(Some(Connection { stream: BufReader::new(stream) })),
-        Ok(_) => Err(refused(path, "is another user's")),
+        Ok(_) => Err(refused(path, "belongs to another user")),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             let _ = std::fs::remove_file(path);
             Ok(None)

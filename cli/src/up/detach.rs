@@ -1,4 +1,4 @@
-//! `up -d`: starts the process in the background, and waits until its tunnels are open.
+//! `up -d`: starts an `up` process in the background, and waits until its tunnels are open.
 
 use std::io::{Read as _, Seek as _};
 use std::process::{Child, Command, Stdio};
@@ -14,13 +14,13 @@ use crate::config::Tunnel;
 use crate::console;
 use crate::exit_code::{ExitCode, Failure};
 
-/// How often the other process is asked.
+/// Interval at which the state of the other process is requested.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Runs the command.
+/// Runs the command. If the other process ends early, prints its errors and returns its exit code.
 ///
 /// # Errors
-/// The other process ended, or a tunnel is open already.
+/// Returns an error if a tunnel is already open or the process cannot be started.
 pub(super) async fn run(args: &UpArgs, verbosity: Verbosity, tunnels: &[Tunnel]) -> Result<ExitCode, Failure> {
     let folder = ControlFolder::open()?;
     conflicts::check_others(tunnels, &Process::all(&folder).await?)?;
@@ -54,14 +54,15 @@ fn start(args: &UpArgs, errors: std::fs::File) -> std::io::Result<Child> {
         command.arg("--hosts");
     }
     command.arg("--").args(&args.names);
-    // It leaves the terminal by itself: see `leave_the_terminal`.
+    // The process detaches itself from the terminal; see `leave_the_terminal`.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn()
 }
 
-/// In the process in the background: begins a session without a terminal. Neither Ctrl-C nor the terminal's end concerns it.
+/// Called in the background process: starts a new session (`setsid`) without a terminal, so that Ctrl-C and the end of the terminal
+/// do not affect the process.
 ///
 /// # Errors
-/// The process leads a process group: a shell with job control started it, not `up -d`.
+/// Returns an error if the process is the leader of a process group, because a shell with job control started it instead of `up -d`.
 pub(super) fn leave_the_terminal() -> Result<(), Failure> {
     rustix::process::setsid().map_err(|error| Failure::internal(format!("cannot leave the terminal: {error}")))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Where control sockets are: a folder that only its user may enter.
+//! The folder of the control sockets, which only the user can access.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -14,11 +14,11 @@ pub(crate) struct ControlFolder {
 }
 
 impl ControlFolder {
-    /// `aws-ssm-forward` in `$XDG_RUNTIME_DIR`, or a folder of the user's own in the temporary folder. It is made if it is
-    /// missing.
+    /// Opens `aws-ssm-forward` in `$XDG_RUNTIME_DIR`, or a folder in the temporary folder with the user's id in its name. Creates
+    /// the folder if it is missing.
     ///
     /// # Errors
-    /// It cannot be made, or others can enter it.
+    /// Returns an error if the folder cannot be created, or if other users own it or can access it.
     pub(crate) fn open() -> Result<Self, Failure> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
         let uid = rustix::process::geteuid().as_raw();
@@ -29,21 +29,21 @@ impl ControlFolder {
         Self::at(folder)
     }
 
-    /// This folder.
+    /// Opens or creates this folder.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As for [`Self::open`].
     pub(super) fn at(folder: PathBuf) -> Result<Self, Failure> {
         let this = Self { folder };
         let refused = |why: &str| this.refused(why);
         match DirBuilder::new().mode(0o700).create(&this.folder) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(refused(&format!("cannot be made: {error}"))),
+            Err(error) => return Err(refused(&format!("cannot be created: {error}"))),
         }
         let metadata = this.folder.symlink_metadata().map_err(|error| refused(&error.to_string()))?;
         if !metadata.is_dir() {
-            return Err(refused("is no folder; remove it"));
+            return Err(refused("is not a folder; remove it"));
         }
         if metadata.uid() != rustix::process::geteuid().as_raw() {
             return Err(refused("belongs to another user; set XDG_RUNTIME_DIR to a folder of your own"));
@@ -54,16 +54,16 @@ impl ControlFolder {
         Ok(this)
     }
 
-    /// The control socket of a process.
+    /// Returns the path of the control socket of a process.
     pub(crate) fn socket(&self, pid: u32) -> PathBuf {
         self.folder.join(format!("up-{pid}.sock"))
     }
 
-    /// Waits for the lock: only its holder checks which tunnels are open elsewhere, and then opens others. Dropping the file
-    /// releases it.
+    /// Waits for the lock. A process holds it while it checks which tunnels are open in other processes and opens its control
+    /// socket. Dropping the file releases the lock.
     ///
     /// # Errors
-    /// The file of the lock cannot be created or locked.
+    /// Returns an error if the lock file cannot be created or locked.
     pub(super) async fn lock(&self) -> Result<File, Failure> {
         let path = self.folder.join("lock");
         let lock = move || {
@@ -72,7 +72,7 @@ impl ControlFolder {
             io::Result::Ok(file)
         };
         let locked = tokio::task::spawn_blocking(lock).await.map_err(Failure::internal)?;
-        locked.map_err(|error| self.refused(&format!("has no lock: {error}")))
+        locked.map_err(|error| self.refused(&format!("cannot be locked: {error}")))
     }
 
     fn refused(&self, why: &str) -> Failure {
@@ -80,7 +80,7 @@ impl ControlFolder {
         Failure::new(ExitCode::Config, "control", text)
     }
 
-    /// The sockets that there are, of living processes and of dead ones.
+    /// Returns the paths of all sockets, including those of processes that have ended.
     pub(super) fn sockets(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut sockets: Vec<_> = entries.map(|entry| entry.path()).filter(|path| is_socket_name(path)).collect();
@@ -112,6 +112,6 @@ mod tests {
         assert!(failure.message.contains("can be entered by others"), "{failure}");
         let link = parent.path().join("link");
         std::os::unix::fs::symlink(&folder, &link).unwrap();
-        assert!(ControlFolder::at(link).unwrap_err().message.contains("is no folder"));
+        assert!(ControlFolder::at(link).unwrap_err().message.contains("is not a folder"));
     }
 }

@@ -1,4 +1,4 @@
-//! All tunnels of an `up`.
+//! Manages all tunnels of an `up`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ use super::{UpContext, conflicts};
 use crate::exit_code::{ExitCode, Failure};
 use crate::{config, suggestion};
 
-/// Keeps the tunnels, and changes which there are.
+/// The set of tunnels.
 pub(super) struct Manager {
     shared: Arc<UpContext>,
-    /// By their place in the output; a tunnel that was closed leaves a gap.
+    /// The tunnels by their index in the output; `None` for a tunnel that was closed.
     workers: Mutex<Vec<Option<Worker>>>,
-    /// Held while tunnels end or are replaced: changes come one after the other.
+    /// Held while tunnels are closed or replaced, so that only one such change happens at a time.
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -33,31 +33,31 @@ impl Manager {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How each tunnel is.
+    /// Returns the status of each tunnel.
     pub(super) fn statuses(&self) -> Vec<Status> {
         self.workers().iter().flatten().map(Worker::status).collect()
     }
 
-    /// How the process is.
+    /// Returns the status of the process with all its tunnels.
     pub(super) fn status(&self) -> ProcessStatus {
         let folder = std::env::current_dir().unwrap_or_default();
         ProcessStatus { pid: std::process::id(), folder: folder.display().to_string(), tunnels: self.statuses() }
     }
 
-    /// The live figures by place in the output.
+    /// Returns the live figures of each tunnel, by its index in the output.
     pub(super) fn figures(&self) -> Vec<StatsSnapshot> {
         self.workers().iter().map(|worker| worker.as_ref().map(Worker::figures).unwrap_or_default()).collect()
     }
 
-    /// The live figures by name.
+    /// Returns the live figures of each tunnel, with its name.
     pub(super) fn named_figures(&self) -> Vec<(String, StatsSnapshot)> {
         self.workers().iter().flatten().map(|worker| (worker.tunnel.name.clone(), worker.figures())).collect()
     }
 
-    /// Tells these tunnels something; all, if none is named. Returns their names.
+    /// Sends an order to the named tunnels, or to all tunnels if `names` is empty. Returns the names of these tunnels.
     ///
     /// # Errors
-    /// One is not open here.
+    /// Returns an error if a named tunnel is not open in this process.
     pub(super) fn order(&self, names: &[String], order: Order) -> Result<Vec<String>, Failure> {
         let workers = self.workers();
         let chosen = chosen(&workers, names)?;
@@ -67,10 +67,10 @@ impl Manager {
         Ok(chosen.into_iter().collect())
     }
 
-    /// Closes these tunnels; all, if none is named. Returns their names.
+    /// Closes the named tunnels, or all tunnels if `names` is empty. Returns the names of these tunnels.
     ///
     /// # Errors
-    /// One is not open here.
+    /// Returns an error if a named tunnel is not open in this process.
     pub(super) async fn close(&self, names: &[String]) -> Result<Vec<String>, Failure> {
         let _changing = self.changing.lock().await;
         let (chosen, closing) = {
@@ -85,16 +85,17 @@ impl Manager {
         Ok(chosen.into_iter().collect())
     }
 
-    /// Whether no tunnel is left, after the changes that are under way.
+    /// Waits for a change in progress, and returns whether no tunnels are left.
     pub(super) async fn is_empty(&self) -> bool {
         let _changing = self.changing.lock().await;
         self.workers().iter().all(Option::is_none)
     }
 
-    /// Opens, closes and replaces what is not as in `wanted`; the other tunnels notice nothing. Says what was done.
+    /// Opens, closes and replaces tunnels, so that the tunnels are those in `wanted`. Unchanged tunnels are not interrupted.
+    /// Returns a description of the changes.
     ///
     /// # Errors
-    /// What is wanted contradicts itself; then nothing is changed.
+    /// Returns an error if tunnels in `wanted` conflict with each other. Then nothing is changed.
     pub(super) async fn change_to(&self, wanted: Vec<config::Tunnel>) -> Result<String, Failure> {
         conflicts::check(&wanted, self.shared.hosts.is_some())?;
         let _changing = self.changing.lock().await;
@@ -107,7 +108,7 @@ impl Manager {
             (kept, gone)
         };
         let old: BTreeSet<String> = gone.iter().map(|worker| worker.tunnel.name.clone()).collect();
-        // First, because a new one may want the address of an old one.
+        // Old tunnels are closed first, because a new tunnel may use the address of an old one.
         let ends: JoinSet<()> = gone.into_iter().map(Worker::stop).collect();
         ends.join_all().await;
         let new: Vec<_> = wanted.into_iter().filter(|tunnel| !kept.contains(&tunnel.name)).collect();
@@ -131,7 +132,7 @@ impl Manager {
     }
 }
 
-/// The names, checked; all, if there are none.
+/// Checks the names and returns them. Returns all names if `names` is empty.
 fn chosen(workers: &[Option<Worker>], names: &[String]) -> Result<BTreeSet<String>, Failure> {
     let open: Vec<_> = workers.iter().flatten().map(|worker| worker.tunnel.name.as_str()).collect();
     for name in names {
@@ -143,14 +144,14 @@ fn chosen(workers: &[Option<Worker>], names: &[String]) -> Result<BTreeSet<Strin
     Ok(if names.is_empty() { all() } else { names.iter().cloned().collect() })
 }
 
-/// A tunnel is named that is not open.
+/// Returns the failure for a named tunnel that is not open.
 pub(super) fn not_open(name: &str, open: &[&str]) -> Failure {
     let text = match (open, suggestion::nearest(name, open.iter().copied())) {
         ([], _) => "no tunnels are open; `up` opens them".to_owned(),
         (open, Some(meant)) => {
-            format!("the tunnel `{name}` is not open; did you mean `{meant}`? Open are: {}", open.join(", "))
+            format!("the tunnel `{name}` is not open; did you mean `{meant}`? Open tunnels: {}", open.join(", "))
         }
-        (open, None) => format!("the tunnel `{name}` is not open; open are: {}", open.join(", ")),
+        (open, None) => format!("the tunnel `{name}` is not open; open tunnels: {}", open.join(", ")),
     };
     Failure::new(ExitCode::Usage, "not_found", text)
 }

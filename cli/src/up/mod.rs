@@ -1,5 +1,5 @@
-//! `up`: many tunnels of the configuration in one process, each restarted on its own; other commands speak to it over a
-//! socket.
+//! `up`: many tunnels of the configuration in one process. Each tunnel is restarted on its own. Other commands control the process
+//! over a socket.
 
 mod commands;
 mod conflicts;
@@ -39,22 +39,22 @@ use providers::Providers;
 use serve::Server;
 pub(crate) use status::Phase;
 
-/// What the tunnels of a process share.
+/// The state that the tunnels of a process share.
 struct UpContext {
     providers: Providers,
     reporter: Reporter,
     subjects: Arc<Subjects>,
-    /// With `--hosts`.
+    /// The hosts file, with `--hosts`.
     hosts: Option<HostsFile>,
 }
 
-/// How long the tunnels may take to end after the command was asked to stop.
+/// Time limit for closing the tunnels after a stop was requested.
 const GRACE: Duration = Duration::from_secs(6);
 
 /// Runs the command.
 ///
 /// # Errors
-/// The configuration is wrong, two tunnels contradict each other, or one is open already.
+/// Returns an error if the configuration is invalid, two tunnels conflict with each other, or a tunnel is already open.
 pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode, Failure> {
     if args.detached {
         detach::leave_the_terminal()?;
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
             return Err(failure);
         }
     };
-    // Several tunnels have no common line with a spinner.
+    // Logging is on, because a single progress line cannot show several tunnels.
     let style = Style { format: args.events.output, quiet: verbosity.quiet, logging: true, beside: false };
     let log = Arc::new(Log::default());
     let screen = if args.detached || views { Screen::Hidden } else { Screen::Lines };
@@ -97,7 +97,7 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     let mut serving = JoinSet::new();
     let looking = manager.clone();
     let reporter = output.reporter().clone();
-    serving.spawn(figures::tell(move || looking.figures(), move |figures| reporter.figures(figures)));
+    serving.spawn(figures::report_rates(move || looking.figures(), move |figures| reporter.figures(figures)));
     if let Some(metrics) = prepared.metrics {
         let looking = manager.clone();
         serving.spawn(metrics.serve(move || looking.named_figures()));
@@ -125,14 +125,14 @@ pub(crate) async fn run(args: &UpArgs, verbosity: Verbosity) -> Result<ExitCode,
     Ok(ExitCode::Ok)
 }
 
-/// What there is before the tunnels are opened.
+/// The resources that are opened before the tunnels.
 struct Prepared {
     metrics: Option<Metrics>,
     hosts: Option<HostsFile>,
     socket: Socket,
 }
 
-/// Checks that the tunnels can be opened, asks for the credentials if `asking`, and listens for other commands.
+/// Checks that the tunnels can be opened, obtains credentials from the providers in `asking`, and opens the control socket.
 async fn prepare(
     args: &UpArgs,
     tunnels: &[Tunnel],
@@ -140,7 +140,7 @@ async fn prepare(
     asking: Option<&Providers>,
 ) -> Result<Prepared, Failure> {
     conflicts::check_passed(tunnels, args.hosts.hosts)?;
-    // Before a person is asked for anything.
+    // The check comes before any prompt for the user. It is repeated below, with the lock.
     check(folder, tunnels, args.hosts.hosts).await?;
     let metrics = match args.events.metrics {
         Some(address) => Some(Metrics::bind(address).await?),
@@ -151,14 +151,14 @@ async fn prepare(
         false => None,
     };
     if let Some(providers) = asking {
-        // Questions come before the live view. A failure is reported by the tunnel that needs the credentials.
+        // Prompts must come before the live view. A failure is reported later, by the tunnel that needs the credentials.
         for tunnel in tunnels {
             let _ = providers.get(&tunnel.args.aws).await;
         }
     }
     let _lock = folder.lock().await?;
     check(folder, tunnels, args.hosts.hosts).await?;
-    // From here on, other commands expect answers.
+    // As soon as the socket exists, other commands send requests and wait for answers.
     let path = folder.socket(std::process::id());
     let socket = Socket::bind(&path).map_err(|error| {
         let text = format!("cannot listen on the control socket {}: {error}", path.display());
@@ -167,20 +167,20 @@ async fn prepare(
     Ok(Prepared { metrics, hosts, socket })
 }
 
-/// Checks that nobody else has these tunnels open, or their addresses.
+/// Checks that no other process has these tunnels open or uses their addresses.
 async fn check(folder: &ControlFolder, tunnels: &[Tunnel], hosts: bool) -> Result<(), Failure> {
     conflicts::check_others(tunnels, &Process::all(folder).await?)?;
     conflicts::check_free(tunnels, hosts)
 }
 
-/// Whether there is a terminal for the live view, and nothing else that wants to write on it.
+/// Whether a terminal is available for the live view, and no option requests other output on it.
 fn fits_the_view(args: &UpArgs, verbosity: Verbosity) -> bool {
     let is_terminal = stdin().is_terminal() && stdout().is_terminal() && stderr().is_terminal();
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     is_terminal && !is_dumb && args.events.output == OutputFormat::Text && !verbosity.quiet && verbosity.verbose == 0
 }
 
-/// The tunnels that the command line names.
+/// Returns the tunnels that the command line selects.
 fn selected(args: &UpArgs) -> Result<Vec<Tunnel>, Failure> {
     let tunnels = Config::load(args.config.config.as_deref())?.select(&args.names, &args.given)?;
     conflicts::check(&tunnels, args.hosts.hosts)?;

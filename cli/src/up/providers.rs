@@ -1,4 +1,5 @@
-//! AWS's API for the tunnels of a process: those of the same account and region share one, so that a person is asked once.
+//! The AWS providers for the tunnels of a process. Tunnels with the same profile, region and endpoint share a provider, so that the
+//! user is asked only once.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,30 +16,31 @@ use crate::exit_code::Failure;
 use crate::local::LocalManager;
 use crate::terminal::AtTerminal;
 
-/// Profile, region, endpoint and certificate authorities.
+/// Profile, region, endpoint and CA bundle.
 type Key = (Option<String>, Option<String>, Option<String>, Option<PathBuf>);
 
-/// The APIs by what they were asked for.
+/// The providers and the limits of sessions, cached by their settings.
 pub(super) struct Providers {
-    /// With `--local`.
+    /// The local Session Manager, with `--local`.
     manager: Option<LocalManager>,
     found: Mutex<HashMap<Key, Arc<AwsProvider>>>,
-    /// What is known of the sessions' ends; `None`: it may not be read. Without `with_limits`, it is not asked for.
+    /// The cached limits; an entry is `None` if the user is not allowed to read them. Without `with_limits`, there is no cache, and
+    /// limits are not read.
     limits: Option<Mutex<HashMap<Key, Option<Limits>>>>,
 }
 
 impl Providers {
-    /// `with_limits`: somebody looks at when sessions end.
+    /// Creates an empty cache. `with_limits` is for the live view, which shows when sessions end.
     pub(super) fn new(manager: Option<LocalManager>, with_limits: bool) -> Self {
         Self { manager, found: Mutex::default(), limits: with_limits.then(Mutex::default) }
     }
 
-    /// The API for a tunnel.
+    /// Returns the provider for a tunnel.
     ///
     /// # Errors
-    /// The configuration is wrong, or there are no credentials.
+    /// Returns an error if the configuration is invalid or there are no credentials.
     pub(super) async fn get(&self, args: &AwsArgs) -> Result<Arc<AwsProvider>, Failure> {
-        // While one looks, the others wait: they would ask the same.
+        // The lock is held during the look-up: other tunnels wait for its result instead of prompting the user again.
         let mut found = self.found.lock().await;
         let key = key(args);
         if let Some(provider) = found.get(&key) {
@@ -49,8 +51,8 @@ impl Providers {
         Ok(provider)
     }
 
-    /// When the service ends a tunnel's sessions, if that is known. The account's preferences are read once. After a
-    /// temporary failure, the next tunnel reads them again.
+    /// Returns the times after which the service ends a tunnel's sessions, if they are known. The account's preferences are read
+    /// once. After a temporary failure, the next tunnel reads them again.
     pub(super) async fn limits(&self, args: &AwsArgs, aws: &AwsProvider) -> Option<Limits> {
         let mut known = self.limits.as_ref()?.lock().await;
         let key = key(args);
@@ -58,20 +60,21 @@ impl Providers {
             return *limits;
         }
         let read = aws.preferences().await;
-        let lasts = lasts(&read);
+        let is_cacheable = is_cacheable(&read);
         let read = read.inspect_err(|error| tracing::debug!(%error, "the preferences are unknown"));
         let limits = read.ok().map(|preferences| Limits {
             idle_minutes: Some(preferences.idle_minutes_or_default()),
             max_minutes: preferences.max_minutes,
         });
-        if lasts {
+        if is_cacheable {
             known.insert(key, limits);
         }
         limits
     }
 
-    /// After a failure that may be due to the credentials, the next tunnel looks them up again, and reads the limits again.
-    pub(super) fn judge(&self, args: &AwsArgs, failure: &Failure) {
+    /// Removes the cached provider and limits after a failure that the credentials may have caused, so that the next tunnel looks
+    /// up both again.
+    pub(super) fn forget_after(&self, args: &AwsArgs, failure: &Failure) {
         if !is_about_credentials(failure) {
             return;
         }
@@ -83,14 +86,14 @@ impl Providers {
         }
     }
 
-    /// Ends what runs in this process.
+    /// Stops the local Session Manager, if there is one.
     pub(super) async fn close(&mut self) {
         connect::stop(self.manager.take()).await;
     }
 }
 
-/// Whether another call would probably have the same outcome.
-fn lasts(read: &Result<Preferences, ProviderError>) -> bool {
+/// Whether another call would probably have the same result.
+fn is_cacheable(read: &Result<Preferences, ProviderError>) -> bool {
     read.as_ref().map_or_else(|error| error.kind == ProviderErrorKind::AccessDenied, |_| true)
 }
 
@@ -105,7 +108,8 @@ mod tests {
     #[test]
     fn only_temporary_failures_are_forgotten() {
         let failed = |kind| Err(ProviderError { kind, message: String::new() });
-        assert!(lasts(&Ok(Preferences::default())) && lasts(&failed(ProviderErrorKind::AccessDenied)));
-        assert!(!lasts(&failed(ProviderErrorKind::Throttled)) && !lasts(&failed(ProviderErrorKind::Unreachable)));
+        assert!(is_cacheable(&Ok(Preferences::default())) && is_cacheable(&failed(ProviderErrorKind::AccessDenied)));
+        let is_temporary = |kind| !is_cacheable(&failed(kind));
+        assert!(is_temporary(ProviderErrorKind::Throttled) && is_temporary(ProviderErrorKind::Unreachable));
     }
 }

@@ -1,4 +1,4 @@
-//! Answers the commands that come over the control socket.
+//! Answers the requests that arrive on the control socket.
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::exit_code::Failure;
 use crate::output::{Log, names_one_of};
 use crate::shutdown::{Shutdown, StopCause};
 
-/// Reads the configuration again.
+/// Reads the configuration again and returns the selected tunnels.
 pub(super) type Select = Box<dyn Fn() -> Result<Vec<Tunnel>, Failure> + Send + Sync>;
 
-/// What the commands are about.
+/// The state that the requests need.
 pub(super) struct Server {
     pub(super) manager: Arc<Manager>,
     pub(super) log: Arc<Log>,
@@ -27,7 +27,7 @@ pub(super) struct Server {
     pub(super) shutdown: Shutdown,
 }
 
-/// Serves until it is dropped.
+/// Accepts connections and answers their requests. Never returns.
 pub(super) async fn serve(socket: Socket, server: Server) {
     let server = Arc::new(server);
     let mut connections = JoinSet::new();
@@ -46,6 +46,7 @@ pub(super) async fn serve(socket: Socket, server: Server) {
 }
 
 impl Server {
+    /// Answers one request. If it has closed the last tunnel, requests a stop of the process.
     async fn answer(&self, mut connection: Connection) -> io::Result<()> {
         let Some(request) = connection.receive::<Request>().await? else { return Ok(()) };
         let may_be_the_end = matches!(request, Request::Down { .. } | Request::Reload);
@@ -71,7 +72,7 @@ impl Server {
         sent
     }
 
-    /// Reads the configuration again. Tunnels that another process has open stay there.
+    /// Reads the configuration again and applies it. Tunnels that are open in another process are left to that process.
     async fn reload(&self) -> Result<String, Failure> {
         let wanted = (self.select)()?;
         let _lock = self.folder.lock().await?;
@@ -81,6 +82,7 @@ impl Server {
         self.manager.change_to(wanted.into_iter().filter(is_free).collect()).await
     }
 
+    /// Sends the lines of the log that concern `names`.
     async fn lines(&self, names: &[String], follow: bool, mut connection: Connection) -> io::Result<()> {
         let (lines, mut news) = self.log.read();
         let is_wanted = |line: &str| names.is_empty() || names_one_of(line, names);

@@ -1,33 +1,33 @@
-//! What is known of a tunnel that is open, as it goes over the control socket.
+//! The status of tunnels, as it is sent over the control socket.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Where a tunnel is in its life.
+/// The phase of a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// Names are looked up, or its first session starts.
+    /// Names are being looked up, or the first session is being started.
     #[default]
     Starting,
     /// Connections are served.
     Ready,
-    /// It listens; the next connection starts a session.
+    /// The tunnel listens, and the next connection starts a session.
     Waiting,
-    /// The data channel is being opened again.
+    /// The data channel is being reopened, or a lost session is being replaced.
     Reconnecting,
-    /// It failed, and is tried again.
+    /// The tunnel failed, and will be opened again.
     Retrying,
-    /// The user paused it.
+    /// The user has paused the tunnel.
     Paused,
-    /// It is being closed.
+    /// The tunnel is being closed.
     Stopping,
 }
 
 impl Phase {
-    /// Whether the tunnel takes connections.
+    /// Whether the tunnel accepts connections.
     pub(crate) fn is_open(self) -> bool {
         matches!(self, Self::Ready | Self::Waiting | Self::Reconnecting)
     }
@@ -47,61 +47,62 @@ impl fmt::Display for Phase {
     }
 }
 
-/// When the service ends a session, as the account's preferences say.
+/// The limits after which the service ends a session, from the account's preferences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    /// After so many minutes without data; `None`: never.
+    /// Idle timeout in minutes; `None` for no timeout.
     pub(crate) idle_minutes: Option<u32>,
-    /// After so many minutes in any case; `None`: never.
+    /// Maximum duration of a session in minutes; `None` for no limit.
     pub(crate) max_minutes: Option<u32>,
 }
 
-/// A tunnel of an `up`.
+/// The status of a tunnel of an `up`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
-    /// Its name.
+    /// The name of the tunnel.
     pub(crate) name: String,
-    /// Where it is in its life.
+    /// The current phase.
     pub(crate) state: Phase,
-    /// Where it listens, once that is known.
+    /// The local address, once it is known.
     pub(crate) address: Option<String>,
-    /// Where it leads.
+    /// The destination.
     pub(crate) remote: String,
     /// The managed node of the session.
     pub(crate) target: Option<String>,
-    /// The session, while there is one.
+    /// The current session, if there is one.
     pub(crate) session_id: Option<String>,
-    /// Why it failed, until it is open again.
+    /// The last failure, until the tunnel is open again.
     pub(crate) error: Option<String>,
-    /// When the credentials with which it was opened end, as in RFC 3339, if that is known.
+    /// Expiry time of the tunnel's credentials in the format of RFC 3339, if it is known.
     #[serde(default)]
     pub(crate) credentials_end: Option<String>,
-    /// When the service ends its sessions, if that is known.
+    /// The limits of the tunnel's sessions, if they are known.
     #[serde(default)]
     pub(crate) limits: Option<Limits>,
-    /// Whether a relay was requested. Connections through a relay outlive a session; the node may have none.
+    /// Whether a relay was requested. Connections through a relay outlive a session, but it is possible that the relay could not be
+    /// started.
     #[serde(default)]
     pub(crate) relay: bool,
-    /// How often it was started again.
+    /// How many times the tunnel was opened again.
     pub(crate) restarts: u64,
-    /// The live figures, by the names that `--metrics` has.
+    /// The live figures, with the names of the statistics in JSON events.
     pub(crate) figures: Map<String, Value>,
 }
 
 impl Status {
-    /// One of the figures; 0 if there is none.
+    /// Returns one of the figures; 0 if it does not exist.
     pub(crate) fn figure(&self, name: &str) -> u64 {
         self.figures.get(name).and_then(Value::as_u64).unwrap_or_default()
     }
 }
 
-/// All tunnels of a process.
+/// The status of an `up` process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ProcessStatus {
-    /// The process.
+    /// The process id.
     pub(crate) pid: u32,
-    /// Its folder: where it looked for the project's file.
+    /// The working folder, in which the process has searched for the project's configuration file.
     pub(crate) folder: String,
-    /// Its tunnels.
+    /// The tunnels of the process.
     pub(crate) tunnels: Vec<Status>,
 }

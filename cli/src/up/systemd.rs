@@ -1,4 +1,4 @@
-//! What systemd is told, where it started the process: that the tunnels are open, how they are, and that the process lives.
+//! Notifications for systemd, if it has started the process: readiness, a status line, and the watchdog.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use sd_notify::NotifyState;
 use super::manager::Manager;
 use super::status::{Phase, Status};
 
-/// How often the tunnels are looked at.
+/// Interval at which the state of the tunnels is checked.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Reports to systemd until it is dropped. Without systemd it ends at once.
+/// Sends notifications to systemd. Never returns, except if systemd has not started this process.
 pub(super) async fn notify(manager: Arc<Manager>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    let mut told = String::new();
+    let mut reported = String::new();
     let mut is_ready = false;
     let mut ticks = tokio::time::interval(TICK);
     loop {
@@ -24,25 +24,25 @@ pub(super) async fn notify(manager: Arc<Manager>) {
         let statuses = manager.statuses();
         let mut states = vec![NotifyState::Watchdog];
         let text = summary(&statuses);
-        // A tunnel that failed is tried again; it does not keep the others from being ready.
+        // A tunnel that failed does not delay readiness. It will be opened again.
         if !is_ready && statuses.iter().all(|status| status.state != Phase::Starting) {
             is_ready = true;
             states.push(NotifyState::Ready);
         }
-        if told != text {
-            told.clone_from(&text);
+        if reported != text {
+            reported.clone_from(&text);
             states.push(NotifyState::Status(&text));
         }
         let _ = sd_notify::notify(&states);
     }
 }
 
-/// Tells systemd that the end has begun.
+/// Notifies systemd that the process is stopping.
 pub(super) fn stopping() {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
 }
 
-/// One line for `systemctl status`.
+/// Returns the status line for `systemctl status`.
 fn summary(statuses: &[Status]) -> String {
     let open = statuses.iter().filter(|status| status.state.is_open()).count();
     let connections: u64 = statuses.iter().map(|status| status.figure("connections_open")).sum();

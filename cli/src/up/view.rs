@@ -1,4 +1,5 @@
-//! The live view of an `up` on a terminal: a table of the tunnels, the chosen one in detail, and the last lines.
+//! The live view of an `up` on a terminal: a table of the tunnels, the details of the selected tunnel, and the last lines of the
+//! log.
 
 mod draw;
 
@@ -16,17 +17,17 @@ use crate::output::Log;
 use crate::shutdown::{Shutdown, StopCause};
 use crate::terminal::Screen;
 
-/// How often the figures are looked at.
+/// Interval at which the figures are updated.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long the end of the process waits for the terminal.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+/// Time limit for ending the view, in case that the terminal accepts no output.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Shows the view until the process ends; the key `q` ends it.
+/// Shows the view until a stop is requested. The key `q` requests a stop.
 pub(super) async fn show(manager: Arc<Manager>, log: Arc<Log>, shutdown: Shutdown) {
     let (done, ended) = tokio::sync::oneshot::channel();
     let stop = shutdown.clone();
-    // A thread of its own: a terminal that is stopped (Ctrl-S) keeps nobody else waiting.
+    // A separate thread, so that a stopped terminal (Ctrl-S) does not block other tasks.
     std::thread::spawn(move || {
         let shown = Screen::enter().and_then(|mut screen| run(&mut screen.0, &manager, &log, &stop));
         if let Err(error) = shown {
@@ -36,21 +37,21 @@ pub(super) async fn show(manager: Arc<Manager>, log: Arc<Log>, shutdown: Shutdow
         let _ = done.send(());
     });
     shutdown.requested().await;
-    let _ = tokio::time::timeout(LAST_LOOK, ended).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
 }
 
 fn run(terminal: &mut ratatui::DefaultTerminal, manager: &Manager, log: &Log, shutdown: &Shutdown) -> io::Result<()> {
     let mut view = View::default();
     while shutdown.cause().is_none() {
-        view.look(manager.statuses(), log.read().0, Instant::now());
+        view.update(manager.statuses(), log.read().0, Instant::now());
         terminal.draw(|frame| draw::draw(frame, &view))?;
         let deadline = Instant::now() + TICK;
         while shutdown.cause().is_none() && event::poll(deadline.saturating_duration_since(Instant::now()))? {
             let Event::Key(key) = event::read()? else { break };
             match view.key(key) {
-                Some(Wish::Quit) => shutdown.stop(StopCause::Interrupt),
-                Some(Wish::Order(name, order)) => drop(manager.order(&[name], order)),
-                Some(Wish::Copy(text)) => copy(&text)?,
+                Some(Action::Quit) => shutdown.stop(StopCause::Interrupt),
+                Some(Action::Order(name, order)) => drop(manager.order(&[name], order)),
+                Some(Action::Copy(text)) => copy(&text)?,
                 None => {}
             }
             terminal.draw(|frame| draw::draw(frame, &view))?;
@@ -59,7 +60,7 @@ fn run(terminal: &mut ratatui::DefaultTerminal, manager: &Manager, log: &Log, sh
     Ok(())
 }
 
-/// Puts a text into the clipboard of the person's terminal, also over ssh: OSC 52.
+/// Copies a text to the clipboard of the user's terminal, with the escape sequence OSC 52. This works over ssh too.
 fn copy(text: &str) -> io::Result<()> {
     let encoded = base64::engine::general_purpose::STANDARD.encode(text);
     let mut stdout = io::stdout();
@@ -67,56 +68,63 @@ fn copy(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// What a key asks for.
+/// The action that a key requests.
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+enum Action {
     Quit,
     Order(String, Order),
     Copy(String),
 }
 
-/// What is shown.
+/// The content of the view.
 #[derive(Debug, Default)]
 struct View {
     rows: Vec<TunnelRow>,
+    /// The index of the selected tunnel.
     chosen: usize,
+    /// The last lines of the log.
     lines: Vec<String>,
-    /// What the last key did.
-    told: String,
-    looked: Option<Instant>,
+    /// The effect of the last key.
+    message: String,
+    /// The time of the last update.
+    updated: Option<Instant>,
 }
 
-/// One tunnel, with what it moved lately.
+/// One tunnel, with its rates since the previous update.
 #[derive(Clone, Debug, Default)]
 struct TunnelRow {
     status: Status,
+    /// Bytes per second from local programs.
     up: f64,
+    /// Bytes per second to local programs.
     down: f64,
+    /// Messages sent per second.
     messages: f64,
-    /// Bytes per second of both directions, the latest last.
+    /// Bytes per second of both directions, the latest value last.
     history: Vec<u64>,
 }
 
-/// Looks that the history keeps.
+/// Maximum number of values in the history.
 const HISTORY: usize = 60;
 
 impl View {
-    /// Takes the figures of this moment.
-    fn look(&mut self, statuses: Vec<Status>, lines: Vec<String>, at: Instant) {
-        let seconds = self.looked.map_or(0.0, |last| at.duration_since(last).as_secs_f64());
+    /// Updates the content with a snapshot that was taken at `at`.
+    fn update(&mut self, statuses: Vec<Status>, lines: Vec<String>, at: Instant) {
+        let seconds = self.updated.map_or(0.0, |last| at.duration_since(last).as_secs_f64());
         let before = std::mem::take(&mut self.rows);
         self.rows = statuses.into_iter().map(|status| row(status, &before, seconds)).collect();
         self.chosen = self.chosen.min(self.rows.len().saturating_sub(1));
-        (self.lines, self.looked) = (lines, Some(at));
+        (self.lines, self.updated) = (lines, Some(at));
     }
 
-    fn key(&mut self, key: KeyEvent) -> Option<Wish> {
+    /// Handles a key. Returns the action that it requests, if any.
+    fn key(&mut self, key: KeyEvent) -> Option<Action> {
         if key.kind == KeyEventKind::Release {
             return None;
         }
         let is_interrupt = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
         if is_interrupt || key.code == KeyCode::Char('q') {
-            return Some(Wish::Quit);
+            return Some(Action::Quit);
         }
         match key.code {
             KeyCode::Up | KeyCode::Char('k') => self.chosen = self.chosen.saturating_sub(1),
@@ -127,20 +135,20 @@ impl View {
         }
         let status = &self.rows.get(self.chosen)?.status;
         let name = status.name.clone();
-        let (told, wish) = match key.code {
-            KeyCode::Char('r') => (format!("restarting {name}"), Wish::Order(name, Order::Restart)),
+        let (message, action) = match key.code {
+            KeyCode::Char('r') => (format!("restarting {name}"), Action::Order(name, Order::Restart)),
             KeyCode::Char('p') if status.state == Phase::Paused => {
-                (format!("resuming {name}"), Wish::Order(name, Order::Pause))
+                (format!("resuming {name}"), Action::Order(name, Order::Pause))
             }
-            KeyCode::Char('p') => (format!("{name} is paused; p resumes it"), Wish::Order(name, Order::Pause)),
+            KeyCode::Char('p') => (format!("{name} is paused; p resumes it"), Action::Order(name, Order::Pause)),
             KeyCode::Char('c') => {
                 let address = status.address.clone()?;
-                (format!("copied {address}"), Wish::Copy(address))
+                (format!("copied {address}"), Action::Copy(address))
             }
             _ => return None,
         };
-        self.told = told;
-        Some(wish)
+        self.message = message;
+        Some(action)
     }
 }
 
@@ -178,7 +186,7 @@ mod tests {
     fn view() -> View {
         let mut view = View::default();
         let began = Instant::now();
-        let look = |bytes: u64| {
+        let statuses = |bytes: u64| {
             let figures = json!({ "bytes_down": bytes, "connections_open": 2, "round_trip_us": 4200, "messages_sent": bytes / 1024,
                                   "message_budget": 900, "retransmissions": 3, "sessions_connected": 1, "data_channel_age_s": 2535, "session_age_s": 9000 });
             let in_a_while = SystemTime::now() + Duration::from_secs(2 * 3600 + 90);
@@ -195,8 +203,8 @@ mod tests {
             ]
         };
         let lines = || vec!["2026-01-02T03:04:05.678Z orders-db: Forwarding".to_owned()];
-        view.look(look(0), lines(), began);
-        view.look(look(1 << 20), lines(), began + Duration::from_secs(1));
+        view.update(statuses(0), lines(), began);
+        view.update(statuses(1 << 20), lines(), began + Duration::from_secs(1));
         view
     }
 
@@ -237,14 +245,14 @@ mod tests {
         let text = shown(limits(Some(20), Some(160)), 0);
         assert!(text.contains("next close: the session in 10 min (maximum duration; resets connections)"), "{text}");
         assert!(text.contains("an idle session ends after 20 min"), "{text}");
-        // 150 minutes of it are over, and the data channel is closed before.
+        // The session is 150 minutes old, so its data channel is closed before the session.
         let text = shown(limits(None, Some(300)), 0);
         assert!(
             text.contains("next close: the data channel in about 17 min") && !text.contains("idle session"),
             "{text}"
         );
         assert!(!shown(limits(Some(20), None), 1).contains("idle session"));
-        // Connections through a relay move to another session. The node may have none, although one was requested.
+        // Connections through a relay move to another session. It is possible that no relay runs, although one was requested.
         view.rows[0].status.limits = Some(limits(None, Some(160)));
         view.rows[0].status.relay = true;
         let text = screen(&view, 120, 24);
@@ -255,11 +263,11 @@ mod tests {
     fn keys_choose_and_act_on_the_chosen_tunnel() {
         let mut view = view();
         let press = |view: &mut View, code| view.key(KeyEvent::new(code, KeyModifiers::NONE));
-        assert_eq!(press(&mut view, KeyCode::Char('c')), Some(Wish::Copy("127.0.0.1:5432".into())));
-        assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
+        assert_eq!(press(&mut view, KeyCode::Char('c')), Some(Action::Copy("127.0.0.1:5432".into())));
+        assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Action::Order("orders-db".into(), Order::Pause)));
         view.rows[0].status.state = Phase::Paused;
-        assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Wish::Order("orders-db".into(), Order::Pause)));
-        assert!(view.told.contains("resuming"));
+        assert_eq!(press(&mut view, KeyCode::Char('p')), Some(Action::Order("orders-db".into(), Order::Pause)));
+        assert!(view.message.contains("resuming"));
         assert_eq!(press(&mut view, KeyCode::Down), None);
         let shown = screen(&view, 120, 24);
         assert!(
@@ -267,9 +275,9 @@ mod tests {
             "{shown}"
         );
         assert_eq!(press(&mut view, KeyCode::Down), None);
-        assert_eq!(press(&mut view, KeyCode::Char('r')), Some(Wish::Order("web".into(), Order::Restart)));
-        assert_eq!(press(&mut view, KeyCode::Char('q')), Some(Wish::Quit));
-        assert_eq!(view.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Wish::Quit));
+        assert_eq!(press(&mut view, KeyCode::Char('r')), Some(Action::Order("web".into(), Order::Restart)));
+        assert_eq!(press(&mut view, KeyCode::Char('q')), Some(Action::Quit));
+        assert_eq!(view.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Action::Quit));
     }
 
     #[test]

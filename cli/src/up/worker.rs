@@ -1,4 +1,4 @@
-//! One tunnel of an `up`: it is opened, and opened again whenever it fails, until it is told otherwise.
+//! One tunnel of an `up`. It is opened, and opened again after each failure, until it is paused or stopped.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,27 +23,27 @@ use crate::shutdown::{Shutdown, StopCause};
 use crate::spec::{ForwardRequest, ForwardSpec, Remote};
 use crate::tunnels::{Tracker, Tunnel, warn_of_leftover};
 
-/// How long a tunnel may take to end its sessions.
+/// Time limit for ending the sessions of a tunnel.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A tunnel that lived at least this long is opened again at once when it fails.
+/// If a tunnel fails after at least this time, the backoff starts from the beginning.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// How often it is looked when the credentials end: they are renewed as they are used.
-const LOOK: Duration = Duration::from_secs(10);
+/// Interval at which the expiry time of the credentials is read. It changes, because credentials are renewed when they are used.
+const CREDENTIALS_CHECK: Duration = Duration::from_secs(10);
 
-/// What a tunnel is told.
+/// An order for a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// End its sessions, and open it again.
+    /// End the sessions, and open the tunnel again.
     Restart,
-    /// End its sessions, and do not listen; go on if it is paused already.
+    /// End the sessions, and stop listening. If the tunnel is already paused, open it again.
     Pause,
-    /// End.
+    /// End the tunnel.
     Stop,
 }
 
-/// A tunnel, as its manager sees it.
+/// The manager's handle to a tunnel.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) tunnel: Arc<config::Tunnel>,
@@ -52,10 +52,10 @@ pub(super) struct Worker {
     task: JoinHandle<()>,
 }
 
-/// What is known of a tunnel.
+/// The state of a tunnel.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// Where the tunnel is in its life, where its sessions do not say it.
+    /// The phase, if it does not follow from the state of the sessions.
     phase: Option<Phase>,
     error: Option<String>,
     target: Option<String>,
@@ -68,7 +68,7 @@ struct Known {
 }
 
 impl Worker {
-    /// Opens a tunnel. `index` is its place in the output.
+    /// Spawns a task that opens a tunnel. `index` is the tunnel's index in the output.
     pub(super) fn start(index: usize, tunnel: config::Tunnel, shared: Arc<UpContext>) -> Self {
         let tunnel = Arc::new(tunnel);
         shared.subjects.put(index, unplanned(&tunnel));
@@ -79,18 +79,19 @@ impl Worker {
         Self { tunnel, orders, known, task }
     }
 
+    /// Sends an order to the tunnel.
     pub(super) fn order(&self, order: Order) {
-        // Where the task is gone, there is nobody to obey.
+        // Sending fails only if the task has ended. Then the order is not needed.
         let _ = self.orders.send(order);
     }
 
-    /// Ends it.
+    /// Ends the tunnel and waits until it has ended.
     pub(super) async fn stop(self) {
         self.order(Order::Stop);
         let _ = self.task.await;
     }
 
-    /// How it is.
+    /// Returns the status.
     pub(super) fn status(&self) -> Status {
         let known = self.known.borrow().clone();
         let state = known.tracker.as_ref().map(Tracker::state).unwrap_or_default();
@@ -116,13 +117,13 @@ impl Worker {
         }
     }
 
-    /// The live figures.
+    /// Returns the live figures.
     pub(super) fn figures(&self) -> StatsSnapshot {
         self.known.borrow().stats.as_ref().map(ForwardStats::snapshot).unwrap_or_default()
     }
 }
 
-/// What the lines of a tunnel say before its names are looked up.
+/// Returns the description of a tunnel in the output before its names are looked up.
 fn unplanned(tunnel: &config::Tunnel) -> Subject {
     let spec = match tunnel.args.forwards.first() {
         Some(ForwardRequest::Plain(spec)) => spec.clone(),
@@ -163,7 +164,7 @@ impl Keeper {
                     self.wait_after(failure, backoff.next(), &mut orders).await
                 }
             };
-            // A failure is told until the tunnel is open, but not after an order.
+            // The error stays in the status until the tunnel is open, or until an order arrives.
             if order.is_some() {
                 self.known.send_modify(|known| known.error = None);
             }
@@ -183,7 +184,7 @@ impl Keeper {
         }
     }
 
-    /// Opens the tunnel, and serves until it fails or an order comes.
+    /// Opens the tunnel, and serves until it fails or an order arrives.
     async fn run_once(&self, orders: &mut UnboundedReceiver<Order>) -> Ended {
         let stop = Shutdown::new();
         let run = self.open(stop.clone());
@@ -203,6 +204,7 @@ impl Keeper {
         Ended::Ordered(Some(order))
     }
 
+    /// Opens the tunnel, and serves until it fails or is stopped.
     async fn open(&self, stop: Shutdown) -> Result<(), Failure> {
         let args = &self.tunnel.args;
         let aws = self.shared.providers.get(&args.aws).await?;
@@ -234,7 +236,8 @@ impl Keeper {
             };
             Ok((bound, entries))
         };
-        let (bound, _entries) = opened.await.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))?;
+        let forget = |failure: &Failure| self.shared.providers.forget_after(&args.aws, failure);
+        let (bound, _entries) = opened.await.inspect_err(forget)?;
         let tracker = bound.tracker();
         self.known.send_modify(|known| {
             known.tracker = Some(tracker.clone());
@@ -254,17 +257,17 @@ impl Keeper {
             loop {
                 let end = aws.credentials_end().await;
                 self.known.send_if_modified(|known| std::mem::replace(&mut known.credentials_end, end) != end);
-                sleep(LOOK).await;
+                sleep(CREDENTIALS_CHECK).await;
             }
         };
         let ended = tokio::select! {
             ended = bound.run(stop, span) => ended.map_err(|ended| ended.failure),
             ((), never) = async { tokio::join!(opening, look) } => never,
         };
-        ended.inspect_err(|failure| self.shared.providers.judge(&args.aws, failure))
+        ended.inspect_err(forget)
     }
 
-    /// Tells the failure, and waits before the next attempt, unless an order comes.
+    /// Reports the failure, and waits before the next attempt. An order ends the wait and is returned.
     async fn wait_after(
         &self,
         failure: Failure,
@@ -283,13 +286,12 @@ impl Keeper {
         }
     }
 
-    /// Waits for the next order.
+    /// Waits for the next order, which ends the pause.
     async fn pause(&self, orders: &mut UnboundedReceiver<Order>) -> Option<Order> {
         self.known.send_modify(|known| {
             known.phase = Some(Phase::Paused);
             (known.error, known.tracker) = (None, None);
         });
-        // Every order ends the pause.
         Some(orders.recv().await.unwrap_or(Order::Stop))
     }
 
@@ -301,14 +303,14 @@ impl Keeper {
     }
 }
 
-/// How one life of a tunnel ended.
+/// How one run of a tunnel ended.
 enum Ended {
-    /// `None`: by itself, without a failure.
+    /// By an order; `None` if the run ended without an order and without a failure.
     Ordered(Option<Order>),
     Failed(Failure),
 }
 
-/// The wait before the next attempt: it doubles, up to a minute.
+/// The delay before the next attempt. It doubles with each attempt, up to a minute.
 #[derive(Default)]
 struct Backoff {
     attempts: u32,
@@ -324,7 +326,7 @@ impl Backoff {
     }
 }
 
-/// Whether another attempt must look up the credentials again.
+/// Whether a failure may be caused by the credentials, so that the next attempt must look them up again.
 pub(super) fn is_about_credentials(failure: &Failure) -> bool {
     failure.code == ExitCode::Config || failure.kind == "access_denied"
 }

@@ -13,7 +13,7 @@ use super::{TunnelRow, View};
 use crate::untrusted;
 use crate::up::status::{Phase, Status};
 
-/// Columns of a tunnel's history.
+/// Width of the sparkline in columns.
 const SPARKS: u16 = 12;
 
 /// Draws everything.
@@ -30,7 +30,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     draw_details(frame, view, details);
     draw_lines(frame, view, lines);
     let help = "↑↓ choose  r restart  p pause  c copy address  q quit";
-    let text = if view.told.is_empty() { help.to_owned() } else { format!("{help}   {}", view.told) };
+    let text = if view.message.is_empty() { help.to_owned() } else { format!("{help}   {}", view.message) };
     frame.render_widget(Paragraph::new(text).style(Style::new().add_modifier(Modifier::DIM)), keys);
 }
 
@@ -94,7 +94,7 @@ fn rate(bytes: f64) -> String {
     format!("{}/s", ByteSize(bytes as u64).display().iec())
 }
 
-/// The history as bars, the latest at the right. The highest bar is the largest value that is shown.
+/// Returns the history as bars, the latest value at the right. The highest bar is the largest value in the shown part.
 fn sparkline(history: &[u64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let width = usize::from(SPARKS);
@@ -134,10 +134,10 @@ fn draw_details(frame: &mut Frame<'_>, view: &View, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(status.name.clone())), area);
 }
 
-/// After about this time the service closes a data channel. AWS does not promise it.
+/// Approximate time after which the service closes a data channel. AWS does not document it.
 const CHANNEL_LIFE: Duration = Duration::from_secs(3600);
 
-/// What the service closes next.
+/// Describes what the service closes next: the data channel or the session.
 fn next_close(status: &Status) -> Option<String> {
     if status.figure("sessions_connected") == 0 {
         return None;
@@ -157,7 +157,7 @@ fn next_close(status: &Status) -> Option<String> {
     })
 }
 
-/// When the service ends a session that is not used.
+/// Describes the idle timeout, if the session is idle.
 fn idle_end(status: &Status) -> Option<String> {
     let is_idle = status.figure("sessions_connected") > 0 && status.figure("connections_open") == 0;
     let idle = status.limits.filter(|_| is_idle)?.idle_minutes?;

@@ -1,4 +1,4 @@
-//! What passes the standard streams arrives byte for byte, or the program reports that it did not.
+//! Data on the standard streams arrives byte for byte; otherwise the program reports an error.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::{Cli, LocalManager, PATIENCE, TARGET, eventually};
 
-/// Bytes of all kinds, including everything that the agent's filter loses.
+/// Returns random bytes, including all sequences that the agent's filter loses.
 fn sample(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
@@ -29,14 +29,14 @@ fn command(args: &[&str], variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs it to its end, with a time limit.
+/// Waits until the process has ended, with a timeout.
 fn finish(child: Child) -> Output {
     let pid = child.id().to_string();
     let (sender, ended) = std::sync::mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
     ended.recv_timeout(PATIENCE * 2).unwrap_or_else(|_| {
         let _ = Command::new("kill").args(["-s", "KILL", &pid]).status();
-        panic!("it did not end")
+        panic!("the process did not end")
     })
 }
 
@@ -129,7 +129,7 @@ fn a_slow_reader_gets_the_tail() {
     }
 }
 
-/// Each of the outputs arrives when the command writes it: the command waits for the test before it continues.
+/// Each output arrives when the command writes it. The command waits for the test before it continues.
 #[test]
 fn output_comes_as_it_is_made() {
     for args in [&["exec", "--local", "--"][..], &["exec", "--local", "-i", "--"]] {
@@ -140,18 +140,18 @@ fn output_comes_as_it_is_made() {
         let mut child = command(&[args, &[&line]].concat(), &[]).spawn().unwrap();
         let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         for expected in ["a", "b", "c\n"] {
-            // What is written together may arrive in several pieces.
-            let mut made = vec![0; expected.len()];
-            if expected == "b" { stderr.read_exact(&mut made) } else { stdout.read_exact(&mut made) }.unwrap();
-            assert_eq!(String::from_utf8_lossy(&made), expected, "{args:?}");
-            eventually("the command goes on", || !go.exists());
+            // Data of a single write may arrive in several pieces.
+            let mut read = vec![0; expected.len()];
+            if expected == "b" { stderr.read_exact(&mut read) } else { stdout.read_exact(&mut read) }.unwrap();
+            assert_eq!(String::from_utf8_lossy(&read), expected, "{args:?}");
+            eventually("the command continues", || !go.exists());
             File::create(&go).unwrap();
         }
         assert_eq!(finish(child).status.code(), Some(0));
     }
 }
 
-/// Starts it with a full disk as its output, as the plugin if `plugin` is set.
+/// Runs the binary with `/dev/full` as its standard output, which behaves like a file on a full disk.
 fn to_a_full_disk(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let full = File::options().write(true).open("/dev/full").unwrap();
     finish(command(args, variables).stdout(full).spawn().unwrap())
@@ -161,8 +161,8 @@ fn to_a_full_disk(args: &[&str], variables: &[(&str, &str)]) -> Output {
 fn assert_told(output: &Output) {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(74), "{errors}");
-    let told: Vec<_> = errors.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(told, ["error: cannot write to standard output: No space left on device"], "{errors}");
+    let lines: Vec<_> = errors.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(lines, ["error: cannot write to standard output: No space left on device"], "{errors}");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_reader_that_is_gone_ends_it_quietly_as_cat() {
     eventually("the sessions are over", || manager.sessions("Active").is_empty());
 }
 
-/// A server that sends more than any buffer can hold to every client. Returns its port.
+/// Starts a server that sends data to every client without end. Returns its port.
 fn greeting_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -224,7 +224,7 @@ fn ctrl_c_twice_always_ends_it() {
         let cli = Cli::start(&["exec", TARGET, "--", line], &manager.variables());
         assert_eq!(cli.line(), "ready", "{line}");
         cli.signal("INT");
-        // They must be seen as two separate keys.
+        // The process must receive the signals separately.
         thread::sleep(Duration::from_millis(200));
         cli.signal("INT");
         assert_eq!(cli.end().code, 130, "{line}");

@@ -17,7 +17,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-/// Longer than anything here takes; reaching it is a failure.
+/// Timeout of every wait. It is longer than any correct run takes, so reaching it is a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The target of every test.
@@ -53,12 +53,12 @@ impl Cli {
         Self::start_with(args, variables, |command| command.stdin(Stdio::null()))
     }
 
-    /// The same under the name that the AWS CLI starts.
+    /// Starts the binary under the name with which the AWS CLI starts it.
     pub(crate) fn start_as_plugin(args: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start_with(args, variables, |command| command.arg0("session-manager-plugin").stdin(Stdio::null()))
     }
 
-    /// The same, where `prepare` can change how it is started.
+    /// Starts the binary. `finish` can change the command before it is started.
     pub(crate) fn start_with(
         args: &[&str],
         variables: &[(&str, &str)],
@@ -99,14 +99,14 @@ impl Cli {
         Self { pid, stdin, stdout, stderr, exit, exited: false, home }
     }
 
-    /// The next line of stdout.
+    /// Waits for the next line of stdout.
     pub(crate) fn line(&self) -> String {
         self.stdout.recv_timeout(PATIENCE).unwrap_or_else(|error| {
             panic!("no line on stdout ({error}); stderr: {:#?}", self.stderr.try_iter().collect::<Vec<_>>())
         })
     }
 
-    /// The next JSON event of this name; others before it are skipped.
+    /// Waits for the next JSON event with this name. Skips other events; fails at an error.
     pub(crate) fn event(&self, name: &str) -> Value {
         loop {
             let event: Value = serde_json::from_str(&self.line()).unwrap();
@@ -117,7 +117,7 @@ impl Cli {
         }
     }
 
-    /// The next line of stderr.
+    /// Waits for the next line of stderr.
     pub(crate) fn error_line(&self) -> String {
         self.stderr.recv_timeout(PATIENCE).expect("no line on stderr")
     }
@@ -127,7 +127,7 @@ impl Cli {
         assert!(Command::new("kill").args(["-s", name, &self.pid.to_string()]).status().unwrap().success());
     }
 
-    /// Waits for the end.
+    /// Waits until the process has ended. Returns its exit code and the remaining output.
     pub(crate) fn end(mut self) -> Ended {
         let code = match self.exit.recv_timeout(PATIENCE) {
             Ok(code) => code.expect("ended by a signal"),
@@ -146,13 +146,13 @@ impl Drop for Cli {
     }
 }
 
-/// Runs to the end.
+/// Runs the binary and waits until it has ended.
 pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
     Cli::start(args, variables).end()
 }
 
 impl Ended {
-    /// Asserts the exit code, and that stderr is one line with all of `parts`.
+    /// Asserts the exit code, and that stderr has exactly one error line, which contains all of `parts`.
     #[track_caller]
     pub(crate) fn assert_one_line(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, code, "{self:#?}");
@@ -183,7 +183,7 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
     }
 }
 
-/// The command `local` as a process of its own.
+/// The command `local` as a separate process.
 pub(crate) struct LocalManager {
     cli: Cli,
     args: Vec<String>,
@@ -195,17 +195,17 @@ impl LocalManager {
         Self::start_with(&[])
     }
 
-    /// With additional arguments of `local`.
+    /// Starts `local` with additional arguments.
     pub(crate) fn start_with(args: &[&str]) -> Self {
         Self::listen("127.0.0.1:0", args)
     }
 
-    /// One that can be restarted while clients use it: the next one has the same credentials.
+    /// Starts `local` with fixed credentials, so that it can be restarted while clients use it.
     pub(crate) fn start_restartable() -> Self {
         Self::start_with(&["--insecure-credentials", "fixed"])
     }
 
-    /// Kills it and starts another one at the same address, which does not know the sessions.
+    /// Kills the process and starts another one at the same address, which does not know the sessions.
     pub(crate) fn restart(&mut self) {
         self.kill();
         let (address, args) = (self.address().to_owned(), std::mem::take(&mut self.args));
@@ -213,17 +213,17 @@ impl LocalManager {
         *self = Self::listen(&address, &args);
     }
 
-    /// The next line of its stderr.
+    /// Waits for the next line of stderr.
     pub(crate) fn stderr_line(&self) -> String {
         self.cli.error_line()
     }
 
-    /// Its home folder, and so that of the node.
+    /// Returns the home folder of the process, which is also the home folder of the node.
     pub(crate) fn home(&self) -> &std::path::Path {
         self.cli.home.path()
     }
 
-    /// Kills it without notifying anybody.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.cli.signal("KILL");
         let _ = self.cli.exit.recv_timeout(PATIENCE);
@@ -244,12 +244,12 @@ impl LocalManager {
         Self { cli, args, variables }
     }
 
-    /// The environment variables for a client.
+    /// Returns the environment variables for a client.
     pub(crate) fn variables(&self) -> Vec<(&str, &str)> {
         self.variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
 
-    /// The URL of its API.
+    /// Returns the URL of the API.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address())
     }
@@ -259,14 +259,14 @@ impl LocalManager {
         url.strip_prefix("http://").unwrap().trim_end_matches('/')
     }
 
-    /// Calls the API, which must succeed.
+    /// Calls the API. The call must succeed.
     pub(crate) fn call(&self, operation: &str, body: &Value) -> Value {
         let (status, answer) = self.answer(operation, body);
         assert_eq!(status, 200, "{answer}");
         answer
     }
 
-    /// Calls the API. Returns the status and the body of its answer.
+    /// Calls the API. Returns the status and the body of the response.
     pub(crate) fn answer(&self, operation: &str, body: &Value) -> (u16, Value) {
         let target = format!("AmazonSSM.{operation}");
         let answer = self.send("POST", "/", &[("x-amz-target", &target)], &body.to_string());
@@ -276,14 +276,14 @@ impl LocalManager {
         (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}")))
     }
 
-    /// Replaces the faults in force.
+    /// Replaces the injected faults.
     pub(crate) fn set_faults(&self, faults: &[&str]) {
         let body = serde_json::json!({ "faults": faults }).to_string();
         let answer = self.send("PUT", "/faults", &[], &body);
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
-    /// Sends a signed request. Returns the whole answer.
+    /// Sends a signed request. Returns the whole response.
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
         let variables: BTreeMap<_, _> = self.variables().into_iter().collect();
         let (id, secret) = (variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]);
@@ -313,7 +313,7 @@ impl LocalManager {
         answer
     }
 
-    /// The ids of the sessions in this state: `Active` or `History`.
+    /// Returns the ids of the sessions in this state: `Active` or `History`.
     pub(crate) fn sessions(&self, state: &str) -> Vec<String> {
         let answer = self.call("DescribeSessions", &serde_json::json!({ "State": state }));
         let id = |session: &Value| session["SessionId"].as_str().unwrap().to_owned();
@@ -326,12 +326,12 @@ impl LocalManager {
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "it did not come to pass: {what}");
+        assert!(Instant::now() < deadline, "timeout while waiting for: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Connects, with timeouts for reads and writes.
+/// Connects, and sets timeouts for reads and writes.
 pub(crate) fn connect(address: &str) -> TcpStream {
     let address: SocketAddr = address.parse().unwrap();
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
@@ -340,7 +340,7 @@ pub(crate) fn connect(address: &str) -> TcpStream {
     stream
 }
 
-/// A server that sends back what it receives, until the end of the input. Returns its port.
+/// Starts a server that sends back all data that it receives. Returns its port.
 pub(crate) fn echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -348,7 +348,7 @@ pub(crate) fn echo_server() -> u16 {
     port
 }
 
-/// The same on an existing listener.
+/// Starts the server of [`echo_server`] on an existing listener.
 pub(crate) fn echo_on(listener: TcpListener) {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -361,7 +361,7 @@ pub(crate) fn echo_on(listener: TcpListener) {
     });
 }
 
-/// A port on which nothing listens, and nothing will: it is bound as long as the tests run.
+/// Returns a port on which no program listens. The port is bound as long as the tests run, so that no other program can use it.
 pub(crate) fn closed_port() -> u16 {
     static BOUND: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -371,22 +371,22 @@ pub(crate) fn closed_port() -> u16 {
     port
 }
 
-/// A port on which nothing listens yet. Another program may take it.
+/// Returns a port on which no program listens at this time. Another program may use it later.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The end of the status line, and the body; `None` never answers.
+/// The end of the status line, and the body. With `None`, the server never responds.
 type Answer = Option<(&'static str, String)>;
 
-/// An API with made-up answers.
+/// An API with made-up responses.
 pub(crate) struct FakeApi {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeApi {
-    /// `answer` gets the operation, and the server's address.
+    /// Starts the API. `answer` is called with the operation and the server's address.
     pub(crate) fn start(answer: impl Fn(&str, SocketAddr) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -405,7 +405,7 @@ impl FakeApi {
         format!("http://{}", self.address)
     }
 
-    /// The requested operations (or paths).
+    /// Returns the requested operations (or paths).
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
@@ -421,7 +421,7 @@ fn serve(
     while let Some(asked) = read_request(&mut reader) {
         seen.lock().unwrap().push(asked.clone());
         let Some((status, body)) = answer(&asked, address) else {
-            // Keeps the connection open until the client gives up.
+            // The connection stays open until the client closes it.
             let _ = std::io::copy(&mut reader, &mut std::io::sink());
             return;
         };

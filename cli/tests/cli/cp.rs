@@ -1,4 +1,5 @@
-//! `cp`: what it copies, says and ends with. `tests/real/copying.py` drives it through faults, and with other programs on the node.
+//! `cp`: the copied files, the output and the exit codes. `tests/real/copying.py` tests it with faults, and with other programs on
+//! the node.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +16,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Bytes of all kinds, and those that the agent's filter damages.
+/// Returns random bytes, followed by sequences that the agent's filter damages.
 fn sample(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();

@@ -27,7 +27,10 @@ fn it_stays_and_serves_its_page_until_a_signal() {
     };
     let page = get(&address, "/");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("text/html") && page.ends_with("</html>\n"), "{page}");
-    assert!(!page.contains("src=\"http") && !page.contains("href=\"http"), "the page needs something from elsewhere");
+    assert!(
+        !page.contains("src=\"http") && !page.contains("href=\"http"),
+        "the page loads something from another server"
+    );
     let stats = get(&address, "/stats.json");
     let stats: serde_json::Value = serde_json::from_str(stats.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(stats["local"], address);

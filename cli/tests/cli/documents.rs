@@ -1,4 +1,4 @@
-//! A user's own session documents, with a Session Manager that refuses undefined parameters as AWS's does.
+//! Custom session documents, with a Session Manager that refuses undefined parameters as AWS's does.
 
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -36,7 +36,7 @@ impl Drop for Manager {
     }
 }
 
-/// A document of port sessions.
+/// Returns a document for port sessions.
 fn document(parameters: &serde_json::Value, properties: &serde_json::Value) -> serde_json::Value {
     let mut properties = properties.clone();
     properties["type"] = "LocalPortForwarding".into();

@@ -1,5 +1,4 @@
-//! Invalid input and a faulty environment: each error is one line that says what is wrong and what to do, with its exit
-//! code.
+//! Invalid input and a faulty environment: each error is one line that states the problem and what to do, and has its exit code.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -11,7 +10,7 @@ fn forward<'a>(spec: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["forward", "--target", TARGET, "-L", spec], more].concat()
 }
 
-/// Environment with credentials, a region and this endpoint.
+/// Returns an environment with credentials, a region and this endpoint.
 fn at(url: &str) -> Vec<(&str, &str)> {
     [&CREDENTIALS[..], &[("AWS_ENDPOINT_URL", url)]].concat()
 }
@@ -183,7 +182,7 @@ fn a_signal_before_ready_has_its_own_exit_code() {
 fn wait_ready_finds_a_port_that_nobody_serves() {
     let spec = format!("0:{}", closed_port());
     run(&["forward", "--local", "--wait-ready", "-L", &spec], &[]).assert_one_line(7, &[]);
-    // An agent that does not multiplex.
+    // This version of the agent does not multiplex.
     let manager = LocalManager::start_with(&["--agent-version", "3.0.196.0"]);
     let ended = run(&forward(&spec, &["--wait-ready"]), &manager.variables());
     assert!(ended.stdout.is_empty(), "it was never ready: {ended:?}");
@@ -272,7 +271,7 @@ fn what_the_api_says_does_not_reach_the_terminal_as_it_is() {
 
 #[test]
 fn an_answer_without_an_end_is_given_up() {
-    // Far more than an answer contains, and then more, for as long as somebody reads.
+    // The server sends data without end, far more than a valid response contains.
     for head in ["content-length: 1073741824", "transfer-encoding: chunked"] {
         let url = endless(head);
         let variables = at(&url);
@@ -281,7 +280,7 @@ fn an_answer_without_an_end_is_given_up() {
     }
 }
 
-/// An API that answers without an end.
+/// Starts an API whose responses have no end. Returns its URL.
 fn endless(head: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! `exec`: a command's outputs, its exit code, and its end.
+//! `exec`: the outputs of a command, its exit code, and how it ends.
 
 use std::io::Write;
 use std::path::Path;
@@ -147,7 +147,6 @@ fn a_reader_that_takes_nothing_keeps_no_signal_waiting() {
         .spawn()
         .unwrap();
     let full = child.stdout.take().unwrap();
-    // Until the pipe is full, as seen by this process.
     eventually("the pipe is full", || rustix::io::ioctl_fionread(&full).is_ok_and(|waiting| waiting >= 60_000));
     assert!(
         std::process::Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success()
@@ -245,7 +244,7 @@ fn duplicates_are_re_acked_and_a_malformed_message_does_not_kill_the_reader() {
     }
 }
 
-/// As by a shell without job control, which starts background processes with ignored signals, and by `nohup`.
+/// Starts `exec --local` with ignored signals, as `nohup` does, and a shell without job control for a background process.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_command_ignores_no_signal_that_the_session_manager_was_started_to_ignore() {
@@ -258,6 +257,6 @@ fn a_command_ignores_no_signal_that_the_session_manager_was_started_to_ignore() 
         .unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     let ignored = u64::from_str_radix(stdout.trim().strip_prefix("SigIgn:\t").unwrap(), 16).unwrap();
-    // Higher signals are the C library's own.
+    // The higher signals are used by the C library.
     assert_eq!(ignored & 0x7fff_ffff, 0, "{output:?}");
 }

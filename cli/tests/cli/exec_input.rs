@@ -1,4 +1,4 @@
-//! `exec -i`: a command's input, output and exit code.
+//! `exec -i`: the input, the outputs and the exit code of a command.
 
 use std::io::Write;
 use std::process::Stdio;

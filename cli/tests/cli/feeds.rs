@@ -1,4 +1,4 @@
-//! `forward --relay`: downloads that also use command sessions.
+//! `forward --relay`: downloads that also use command sessions (feeds).
 
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -10,12 +10,12 @@ use crate::relay::{answering_server, ask, forward, payload};
 
 const DOCUMENT: &str = "AWS-StartNonInteractiveCommand";
 
-/// The pace of a real agent, which a download over one session cannot exceed.
+/// Starts `local` with the pace of a real agent, which limits a download over one session.
 fn slow_manager() -> LocalManager {
     LocalManager::start_with(&["--profile", "real"])
 }
 
-/// A download that takes some seconds over one session.
+/// Starts a download that would take some seconds over one session. The thread returns whether the answer is complete and correct.
 fn download(manager: &LocalManager, more: &[&str]) -> (Cli, JoinHandle<bool>) {
     let answer = payload(8_000_000);
     let (cli, address) =
@@ -24,7 +24,7 @@ fn download(manager: &LocalManager, more: &[&str]) -> (Cli, JoinHandle<bool>) {
     (cli, asking)
 }
 
-/// The command sessions of downloads in this state.
+/// Returns the ids of the command sessions in this state.
 fn command_sessions(manager: &LocalManager, state: &str) -> Vec<String> {
     let answer = manager.call("DescribeSessions", &json!({ "State": state }));
     let sessions = answer["Sessions"].as_array().unwrap().iter();
@@ -32,7 +32,7 @@ fn command_sessions(manager: &LocalManager, state: &str) -> Vec<String> {
     ours.map(|session| session["SessionId"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The processes on the node that copy from the relay: their numbers and arguments.
+/// Returns the processes on the node that copy data from the relay: their ids and arguments.
 fn programs(manager: &LocalManager) -> Vec<(String, Vec<String>)> {
     let is_ours = |process: &Path| {
         std::fs::read_link(process.join("exe")).is_ok_and(|program| program.starts_with(manager.home()))
@@ -46,7 +46,7 @@ fn programs(manager: &LocalManager) -> Vec<(String, Vec<String>)> {
     ours.filter(|(_, arguments)| arguments.first().is_some_and(|first| first == "feed")).collect()
 }
 
-/// Bytes that a process has written.
+/// Returns the number of bytes that a process has written.
 fn written(process: &str) -> u64 {
     let counters = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
     let line = counters.lines().find_map(|line| line.strip_prefix("wchar: "));
@@ -56,13 +56,13 @@ fn written(process: &str) -> u64 {
 #[test]
 fn a_download_uses_a_command_session_and_does_not_notice_its_loss() {
     let manager = slow_manager();
-    // The program's file is removed as soon as the relay runs.
+    // An ephemeral relay's file is removed as soon as the relay runs.
     let (cli, asking) = download(&manager, &["--relay=ephemeral"]);
     eventually("a program that copies", || !programs(&manager).is_empty());
     let [(process, arguments)] = programs(&manager).try_into().unwrap();
     let [_, port, nonce] = arguments.as_slice() else { panic!("{arguments:?}") };
     assert!(port.parse::<u16>().is_ok() && nonce.len() == 32, "no secret among them: {arguments:?}");
-    eventually("it carries data", || written(&process) > 300_000);
+    eventually("the program copies data", || written(&process) > 300_000);
     let [session] = command_sessions(&manager, "Active").try_into().unwrap();
     manager.call("TerminateSession", &json!({ "SessionId": session }));
     assert!(asking.join().unwrap(), "every byte, once, in order");
@@ -70,8 +70,8 @@ fn a_download_uses_a_command_session_and_does_not_notice_its_loss() {
     cli.signal("TERM");
     let ended = cli.end();
     assert_eq!(ended.code, 0);
-    let told = |text: &str| ended.stderr.iter().any(|line| line.contains(text));
-    assert!(told("also gets a command session") && told("is sent again"), "{:#?}", ended.stderr);
+    let logged = |text: &str| ended.stderr.iter().any(|line| line.contains(text));
+    assert!(logged("also gets a command session") && logged("is sent again"), "{:#?}", ended.stderr);
     let events = ended.stdout.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert!(!events.into_iter().any(|event| event["event"] == "warning"), "{:#?}", ended.stdout);
     assert_eq!(command_sessions(&manager, "Active"), Vec::<String>::new(), "none is left");
@@ -82,7 +82,7 @@ fn a_download_with_a_command_session_is_exact_whatever_happens_to_its_messages()
     let faults: [&[&str]; 4] = [
         &["drop,probability=0.01", "reorder,probability=0.05,by=5ms", "duplicate,nth=10"],
         &["corrupt,nth=100"],
-        // Of every session; a command session gets there first.
+        // Ends every session at its 5000th message. A command session is the first to reach it.
         &["end,nth=5000"],
         &["agent-away,after=3s,for=1s"],
     ];
@@ -106,7 +106,7 @@ fn where_the_document_is_denied_one_line_says_so_and_the_download_goes_on() {
     let manager = slow_manager();
     let faults = ["api,operation=StartSession,answer=forbidden,times=1"];
     let (cli, asking) = download(&manager, &[]);
-    // The tunnel has its only session by now.
+    // The tunnel has already started its only session, so the fault applies to the command session.
     manager.set_faults(&faults);
     let warning = cli.event("warning")["text"].as_str().unwrap().to_owned();
     assert!(warning.contains(DOCUMENT) && warning.contains("--relay-feeds=off"), "{warning}");
@@ -124,9 +124,9 @@ fn the_programs_that_copy_are_no_relays_in_the_list() {
     let manager = slow_manager();
     let (_cli, asking) = download(&manager, &[]);
     eventually("a program that copies", || !programs(&manager).is_empty());
-    let told = run(&["relay", "status", TARGET], &manager.variables());
-    assert_eq!((told.code, told.stdout.len()), (0, 2), "its file and its process: {told:#?}");
-    assert!(!programs(&manager).is_empty(), "it ran all the time");
+    let listed = run(&["relay", "status", TARGET], &manager.variables());
+    assert_eq!((listed.code, listed.stdout.len()), (0, 2), "the relay's file and process: {listed:#?}");
+    assert!(!programs(&manager).is_empty(), "the program ended too early");
     assert!(asking.join().unwrap());
 }
 

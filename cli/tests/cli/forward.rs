@@ -1,16 +1,16 @@
-//! Port forwarding: a local port whose connections reach the far end, and a session that ends with the command.
+//! Port forwarding: connections to the local port reach the destination, and the session ends with the command.
 
 use std::io::{Read, Write};
 
 use crate::common::{Cli, LocalManager, PATIENCE, TARGET, closed_port, connect, echo_server};
 use serde_json::Value;
 
-/// Sends these bytes and reads them back.
+/// Sends `bytes`, and asserts that the same bytes come back.
 fn assert_echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
     let mut back = vec![0; bytes.len()];
     stream.read_exact(&mut back).unwrap();
-    assert!(back == bytes, "what came back is not what was sent");
+    assert!(back == bytes, "the received bytes differ from the sent bytes");
 }
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -54,10 +54,10 @@ fn several_forwards_have_a_session_each() {
     ready.sort_by_key(|event| event["forward"].as_u64());
     assert_eq!(ready[1]["forward"], 1);
     let mut sessions = manager.sessions("Active");
-    let mut told: Vec<_> = ready.iter().map(|event| event["session_id"].as_str().unwrap().to_owned()).collect();
+    let mut reported: Vec<_> = ready.iter().map(|event| event["session_id"].as_str().unwrap().to_owned()).collect();
     sessions.sort();
-    told.sort();
-    assert_eq!(sessions, told);
+    reported.sort();
+    assert_eq!(sessions, reported);
     for event in &ready {
         assert_echo(&mut connect(event["address"].as_str().unwrap()), b"hello");
     }
@@ -142,7 +142,7 @@ fn a_bind_to_every_address_warns() {
     assert_eq!(cli.end().code, 0);
 }
 
-/// The lines on stderr of a run of `forward` with one connection.
+/// Runs `forward` with one connection, and returns the lines on stderr.
 fn log_of(verbosity: &str) -> Vec<String> {
     let manager = LocalManager::start();
     let spec = format!("0:{}", echo_server());

@@ -1,4 +1,4 @@
-//! No secret is in the output of any command, whatever fails, nor where other programs of this machine can look.
+//! No secret appears in the output of any command, whatever fails, nor in places that other programs on this machine can read.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::common::{Cli, Ended, FakeApi, LocalManager, TARGET, closed_port, connect, echo_server, eventually};
 use crate::secrets::Wiretap;
 
-/// Every secret of these tests contains it.
+/// A text that every secret of these tests contains.
 const HUSH: &str = "hush-";
 const KEY: &str = "hush-secret-access-key";
 const SESSION_TOKEN: &str = "hush-session-token";
@@ -21,7 +21,7 @@ const LS: &[&str] = &["ls"];
 const TOKEN: &[&str] = &["token", "--user", "app", "rds:orders"];
 const DOCTOR: &[&str] = &["doctor", TARGET];
 
-/// Each command that talks to AWS. What follows its name is where `-vvv` can stand.
+/// The commands that call AWS. `-vvv` is inserted after the first word.
 const COMMANDS: [&[&str]; 14] = [
     FORWARD,
     &["forward", "-t", TARGET, "-L", "0:80", "--relay"],
@@ -58,12 +58,13 @@ fn start(args: &[&str], variables: &[(&str, &str)]) -> Cli {
 
 #[track_caller]
 fn assert_silent(ended: &Ended, what: &str) {
-    let said = [ended.stdout.join("\n"), ended.stderr.join("\n")].concat();
-    assert!(!said.is_empty(), "{what} says nothing");
-    assert!(!said.contains(HUSH), "{what}: {said}");
+    let output = [ended.stdout.join("\n"), ended.stderr.join("\n")].concat();
+    assert!(!output.is_empty(), "{what} prints nothing");
+    assert!(!output.contains(HUSH), "{what}: {output}");
 }
 
-/// Answers to every call of an API, each with a secret where none belongs or the session cannot begin.
+/// Returns responses for every call of an API. Each response contains a secret in an unexpected place, or prevents the session from
+/// starting.
 fn failures() -> Vec<(&'static str, &'static str, String)> {
     let granted =
         |url: &str| json!({ "SessionId": "s-1", "TokenValue": "hush-stream-token", "StreamUrl": url }).to_string();
@@ -115,14 +116,14 @@ fn request_for_a_port() -> Value {
     })
 }
 
-/// The plugin gets the answer from its caller, and resumes the session with the same API.
+/// Runs the plugin. It gets the response from its caller, and resumes the session with the same API.
 fn plugin(api: &FakeApi, response: &str) -> Ended {
     let request = request_for_a_port();
     let (request, url) = (request.to_string(), api.url());
     Cli::start_as_plugin(&[response, "us-east-1", "StartSession", "", &request, &url], &keys(&url, &[])).end()
 }
 
-/// A SOCKS proxy starts its session for its first client, which waits for the answer.
+/// Runs a SOCKS proxy with one client. The proxy starts its session for this client.
 fn socks(api: &FakeApi) -> Ended {
     let cli = start(&["socks", TARGET, "-D", "0"], &keys(&api.url(), &[]));
     let listening = cli.line();
@@ -185,13 +186,13 @@ fn no_command_that_works_says_a_secret() {
     for args in commands {
         let ended = start(args, &keys(&tap.url, &[])).end();
         let tokens = tap.tokens();
-        let said = [ended.stdout.join("\n"), ended.stderr.join("\n")].concat();
-        assert!(!tokens.is_empty() && !tokens.iter().any(|token| said.contains(token)), "{args:?}: {said}");
+        let output = [ended.stdout.join("\n"), ended.stderr.join("\n")].concat();
+        assert!(!tokens.is_empty() && !tokens.iter().any(|token| output.contains(token)), "{args:?}: {output}");
         assert_silent(&ended, &format!("{args:?}"));
     }
 }
 
-/// What `up` and the commands that speak to it say: their output, the answers of its control socket, the lines that it keeps.
+/// Checks the output of `up` and of the commands that control it, the answers on the control socket, and the lines of the log.
 #[test]
 fn no_answer_of_up_says_a_secret() {
     let manager = LocalManager::start_with(&["--insecure-credentials", "any"]);
@@ -218,28 +219,28 @@ fn no_answer_of_up_says_a_secret() {
     });
     let asked: [&[&str]; 5] =
         [&["status", "-o", "json"], &["status"], &["restart", "works"], &["reload"], &["logs", "works", "fails"]];
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     for args in asked {
         let ended = start(args, &variables).end();
         assert_silent(&ended, &format!("{args:?}"));
-        said.extend(ended.stdout.into_iter().chain(ended.stderr));
+        output.extend(ended.stdout.into_iter().chain(ended.stderr));
     }
-    // The process in the background has a socket of its own, and what it says goes there.
+    // The background process has its own control socket. `logs` reads its log through this socket.
     let detached = start(&[&["up", "-d", "later"], &config[..]].concat(), &variables).end();
     assert_silent(&detached, "up -d");
-    said.extend(detached.stdout.into_iter().chain(detached.stderr));
-    said.extend(start(&["logs"], &variables).end().stdout);
+    output.extend(detached.stdout.into_iter().chain(detached.stderr));
+    output.extend(start(&["logs"], &variables).end().stdout);
     assert_silent(&start(&["down"], &variables).end(), "down");
     let ended = up.end();
     assert_silent(&ended, "up");
-    said.extend(ended.stdout.into_iter().chain(ended.stderr));
-    assert!(said.iter().any(|line| line.contains("fails") && line.contains("cannot reach")), "{said:?}");
-    let (tokens, said) = (tap.tokens(), said.join("\n"));
-    assert!(tokens.len() > 1 && said.contains("works"), "{said}");
-    assert!(!said.contains(HUSH) && !tokens.iter().any(|token| said.contains(token)), "{said}");
+    output.extend(ended.stdout.into_iter().chain(ended.stderr));
+    assert!(output.iter().any(|line| line.contains("fails") && line.contains("cannot reach")), "{output:?}");
+    let (tokens, output) = (tap.tokens(), output.join("\n"));
+    assert!(tokens.len() > 1 && output.contains("works"), "{output}");
+    assert!(!output.contains(HUSH) && !tokens.iter().any(|token| output.contains(token)), "{output}");
 }
 
-/// The arguments and the variables of a process, as every program of its user can read them.
+/// Returns the arguments and the environment variables of a process, which every program of the same user can read.
 #[cfg(target_os = "linux")]
 fn seen_from_outside(pid: u32) -> String {
     ["cmdline", "environ"]
@@ -271,7 +272,7 @@ fn other_programs_cannot_see_a_token_in_the_plugins_arguments_or_variables() {
     }
 }
 
-/// All memory of a process that can be written.
+/// Returns the writable memory of a process.
 #[cfg(target_os = "linux")]
 fn memory_of(pid: u32) -> Vec<u8> {
     use std::io::{Seek, SeekFrom};
@@ -295,8 +296,8 @@ fn count(memory: &[u8], text: &str) -> usize {
     memory.windows(text.len()).filter(|part| *part == text.as_bytes()).count()
 }
 
-/// What a core dump of an idle tunnel would contain. A session's token is used up; copies that libraries made of it for a
-/// request may be left in memory that was freed. The secret access key is needed: it is in the environment and in the SDK.
+/// Counts the secrets that a core dump of an idle tunnel would contain. The session's token is no longer needed, but libraries may
+/// have left copies in freed memory. The secret access key is still needed: it is in the environment and in the SDK.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_idle_tunnel_keeps_few_copies_of_its_secrets() {
@@ -309,7 +310,7 @@ fn an_idle_tunnel_keeps_few_copies_of_its_secrets() {
     drop(stream);
     cli.event("connection_closed");
     let memory = memory_of(cli.pid);
-    assert!(count(&memory, "AKIAEXAMPLE") > 0, "the memory is not read");
+    assert!(count(&memory, "AKIAEXAMPLE") > 0, "the memory could not be read");
     for secret in tap.tokens().iter().map(String::as_str).chain([KEY]) {
         let copies = count(&memory, secret);
         assert!(copies <= 3, "{copies} copies of a secret");

@@ -1,10 +1,10 @@
-//! `local`: its settings.
+//! The settings of `local`.
 
 use serde_json::json;
 
 use crate::common::{Cli, LocalManager, TARGET, run};
 
-/// A document with a fixed port: it defines no parameter.
+/// A document with a fixed port. It defines no parameters.
 const FIXED: &str = r#"{"schemaVersion": "1.0", "sessionType": "Port", "description": "the database",
     "properties": {"type": "LocalPortForwarding", "host": "db.internal", "portNumber": "3306"}}"#;
 
@@ -21,7 +21,7 @@ fn documents_come_from_files() {
     assert_eq!(got["Content"], FIXED);
     let start = |parameters| json!({ "Target": TARGET, "DocumentName": "My-Database", "Parameters": parameters });
     manager.call("StartSession", &start(json!({})));
-    // Like the service, it refuses what the document does not define.
+    // Like the service, it refuses parameters that the document does not define.
     let (status, answer) = manager.answer("StartSession", &start(json!({ "portNumber": ["3306"] })));
     assert_eq!((status, answer["__type"].as_str()), (400, Some("ParameterNotFound")), "{answer}");
 }
@@ -57,7 +57,7 @@ fn each_run_has_a_secret_of_its_own() {
     assert_eq!(run(&["exec", TARGET, "--", "exit 3"], &one.variables()).code, 3);
 }
 
-/// The credentials of one, the address of the other.
+/// Returns `variables` with the endpoint of `manager`.
 fn with_endpoint_of<'a>(manager: &'a LocalManager, variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let endpoint = manager.variables().into_iter().filter(|(name, _)| *name == "AWS_ENDPOINT_URL");
     variables.iter().copied().chain(endpoint).collect()

@@ -1,4 +1,4 @@
-//! Runs the real binary: what it does, what it prints, and its exit codes.
+//! Tests that run the real binary and check its behaviour, its output and its exit codes.
 
 #[cfg(test)]
 mod bytes;

@@ -1,5 +1,5 @@
-//! Under the name session-manager-plugin: what the AWS CLI and other callers rely on, and every fault of the official
-//! client that must not return.
+//! The binary under the name session-manager-plugin: the behaviour on which the AWS CLI and other callers rely, and the defects of
+//! the official client that it must not have.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Cli, Ended, LocalManager, TARGET, closed_port, connect, echo_server};
 
-/// Starts a session and returns what a caller passes on: the answer, as JSON.
+/// Starts a session. Returns the response as JSON, which a caller passes to the plugin.
 fn session(manager: &LocalManager, document: &str, parameters: &[(&str, String)]) -> Value {
     let parameters: serde_json::Map<_, _> =
         parameters.iter().map(|(name, value)| ((*name).to_owned(), json!([value]))).collect();
@@ -29,7 +29,7 @@ fn ssh_session(manager: &LocalManager, port: u16) -> Value {
     session(manager, "AWS-StartSSHSession", &[("portNumber", port.to_string())])
 }
 
-/// The arguments that the AWS CLI passes.
+/// Returns the arguments that the AWS CLI passes.
 fn arguments(session: &Value, endpoint: &str) -> Vec<String> {
     let request = json!({ "Target": TARGET, "DocumentName": "x", "Parameters": {} });
     [&session.to_string(), "us-east-1", "StartSession", "", &request.to_string(), endpoint].map(str::to_owned).into()
@@ -46,7 +46,7 @@ fn start_with(manager: &LocalManager, session: &Value, stdin: Stdio) -> Cli {
     Cli::start_with(&args, &manager.variables(), |command| command.arg0("session-manager-plugin").stdin(stdin))
 }
 
-/// Waits for the line with the port.
+/// Waits for the line with the port. Returns the local address.
 fn port_of(cli: &Cli, session: &Value) -> String {
     let id = session["SessionId"].as_str().unwrap();
     loop {
@@ -92,7 +92,8 @@ fn malformed_arguments_are_one_line_and_an_honest_exit_code() {
     }
 }
 
-/// The session was started already, and its token is enough: only a failure of the data channel ends it.
+/// The session is already started, and the plugin needs only its token. Therefore a missing profile is not an error; here the run
+/// fails only because of the data channel.
 #[test]
 fn a_profile_that_is_gone_is_one_warning() {
     let session = r#"{"SessionId":"s","StreamUrl":"ws://127.0.0.1:1/","TokenValue":"hush-hush"}"#;
@@ -134,7 +135,7 @@ fn where_there_is_one_session_who_waits_is_told_for_whom() {
     let mut stuck = connect(&address);
     let peer = stuck.local_addr().unwrap();
     let _other = connect(&address);
-    // The echo is not read.
+    // The client does not read the echoed data.
     stuck.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     while stuck.write_all(&[7; 65_536]).is_ok() {}
     let warning = cli.error_line();
@@ -163,14 +164,14 @@ fn the_session_may_come_in_any_variable_with_the_prefix_and_in_the_spelling_of_e
     stream.read_exact(&mut [0; 1]).unwrap();
     cli.signal("TERM");
     assert_eq!(cli.end().code, 0);
-    assert!(manager.sessions("Active").is_empty(), "the endpoint of ECS was taken for SSM's");
+    assert!(manager.sessions("Active").is_empty(), "the endpoint of ECS was used as the endpoint of SSM");
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn the_token_is_in_no_argument_and_no_variable_that_others_can_read() {
     let manager = LocalManager::start();
-    // Nearly as long as an argument may be: the answer's other members can have any size.
+    // The largest is near the length limit of an argument. Other members of the response can have any size.
     for padding in [0, 20 << 10, 100 << 10] {
         let mut session = port_session(&manager, echo_server());
         session["ResponseMetadata"] = "x".repeat(padding).into();
@@ -189,7 +190,7 @@ fn assert_token_is_hidden(manager: &LocalManager, session: &Value) {
         while !cli.line().starts_with("Starting session") {}
         for file in ["cmdline", "environ"] {
             let bytes = std::fs::read(format!("/proc/{}/{file}", cli.pid)).unwrap();
-            // If the session is given in an argument, the variable is not changed.
+            // If the session is passed in an argument, the plugin does not change the variable.
             let other = first == text && file == "environ";
             assert!(other || !String::from_utf8_lossy(&bytes).contains(token), "{file}");
         }
@@ -243,7 +244,7 @@ fn sigterm_ends_the_session() {
 #[test]
 fn exit_codes_tell_the_truth() {
     let manager = LocalManager::start();
-    // Closed by the service, which callers take for a normal end.
+    // The service closes the session. For callers, this is a normal end.
     let session = port_session(&manager, echo_server());
     let cli = start(&manager, &session);
     port_of(&cli, &session);
@@ -256,11 +257,11 @@ fn exit_codes_tell_the_truth() {
     wrong["TokenValue"] = "wrong".into();
     wrong["SessionId"] = "gone".into();
     assert_ne!(start(&manager, &wrong).end().code, 0);
-    // Nobody listens.
+    // No server listens on this port.
     let mut nowhere = port_session(&manager, echo_server());
     nowhere["StreamUrl"] = format!("ws://127.0.0.1:{}/", closed_port()).into();
     start(&manager, &nowhere).end().assert_one_line(6, &["cannot reach"]);
-    // A host that must not get the token.
+    // The token must not be sent to this host.
     let mut elsewhere = port_session(&manager, echo_server());
     elsewhere["StreamUrl"] = "wss://ssmmessages.example.com/v1/data-channel/x".into();
     start(&manager, &elsewhere)
@@ -273,7 +274,7 @@ fn a_lone_newline_in_a_tunnel_arrives_as_a_newline() {
     let manager = LocalManager::start();
     let session = ssh_session(&manager, echo_server());
     let mut cli = start_with(&manager, &session, Stdio::piped());
-    // The official client changes it into a carriage return.
+    // The official client changes a newline into a carriage return.
     cli.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     cli.stdin.as_mut().unwrap().flush().unwrap();
     assert_eq!([cli.line(), cli.line().split(':').next().unwrap().to_owned()], ["", "Starting session with SessionId"]);
@@ -380,7 +381,7 @@ fn what_was_replaced_survives_other_builds() {
     plugin(&["install", "--copy"]);
     let (copy, own) = (place.metadata().unwrap(), Path::new(env!("CARGO_BIN_EXE_aws-ssm-forward")).metadata().unwrap());
     assert_eq!((copy.len(), copy.mode()), (own.len(), own.mode()));
-    // Another build, as a copy and as a link to where it was before a rebuild.
+    // Another build: first a copy, then a link to a file that no longer exists, as after a rebuild.
     let mut other = std::fs::read(&place).unwrap();
     other.extend_from_slice(b"other");
     std::fs::write(&place, other).unwrap();
@@ -390,7 +391,7 @@ fn what_was_replaced_survives_other_builds() {
     assert!(plugin(&["install"]).contains("another build"));
     assert!(plugin(&["uninstall"]).contains("the previous file is restored"));
     assert_eq!(std::fs::read_to_string(&place).unwrap(), "the official one");
-    assert_eq!(dir.path().read_dir().unwrap().count(), 1, "nothing else stays in the folder");
+    assert_eq!(dir.path().read_dir().unwrap().count(), 1, "other files are left in the folder");
 }
 
 #[test]
@@ -398,7 +399,7 @@ fn stopped_while_it_opens_it_terminates_the_session_once() {
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
         let manager = LocalManager::start();
         let mut session = port_session(&manager, echo_server());
-        // Accepts the connection and never answers the upgrade.
+        // This server accepts the connection and never responds to the upgrade.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         session["StreamUrl"] = format!("ws://{}/", silent.local_addr().unwrap()).into();
         let cli = start(&manager, &session);
@@ -435,13 +436,13 @@ fn the_token_in_the_place_of_the_id_is_never_printed() {
     let passed = json!({ "streamUrl": session["StreamUrl"], "tokenValue": token, "sessionId": token }).to_string();
     let args = [&passed, "us-east-1", "StartSession"];
     let cli = Cli::start_as_plugin(&args, &manager.variables());
-    let mut said = vec![cli.line(), cli.line()];
-    assert_eq!(said[1], format!("Starting session with SessionId: {}", session["SessionId"].as_str().unwrap()));
+    let mut output = vec![cli.line(), cli.line()];
+    assert_eq!(output[1], format!("Starting session with SessionId: {}", session["SessionId"].as_str().unwrap()));
     port_of(&cli, &session);
     cli.signal("TERM");
     let ended = cli.end();
-    said.extend([ended.stdout, ended.stderr].concat());
-    assert!(!said.iter().any(|line| line.contains(token)), "the token was printed");
+    output.extend([ended.stdout, ended.stderr].concat());
+    assert!(!output.iter().any(|line| line.contains(token)), "the token was printed");
     assert!(manager.sessions("Active").is_empty(), "the session is left behind");
 }
 

@@ -1,4 +1,4 @@
-//! The plugin and the process that started it: it ends with the AWS CLI, and survives a launcher that detached it.
+//! The plugin and its parent process: the plugin ends with the AWS CLI, and continues after a launcher that detached it.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::common::{Cli, LocalManager, TARGET, connect, echo_server, eventually};
 
-/// Programs that start their arguments as a detached process, and wait to be killed.
+/// Programs that start their arguments as a detached process, and run until they are killed.
 const DETACHING: [&[&str]; 6] = [
     &["sh", "-c", r#"setsid "$0" "$@" & wait"#],
     &["sh", "-c", r#"nohup "$0" "$@" & wait"#],
@@ -31,7 +31,7 @@ signal.pause()",
     ],
 ];
 
-/// The same, but they end immediately.
+/// Programs that start their arguments as a detached process, and end immediately.
 const LEAVING: [&[&str]; 3] = [
     &["sh", "-c", r#"("$0" "$@" &)"#],
     &["bash", "-c", r#"setsid nohup "$0" "$@" & disown"#],
@@ -45,7 +45,7 @@ os.execv(sys.argv[1], sys.argv[1:])",
     ],
 ];
 
-/// The plugin under its name.
+/// A folder with the binary under the plugin's name.
 struct Plugin {
     directory: TempDir,
 }
@@ -62,7 +62,7 @@ impl Plugin {
         self.directory.path().join("session-manager-plugin").to_str().unwrap().to_owned()
     }
 
-    /// Makes `launcher` start it with a new port session.
+    /// Makes `launcher` start the plugin with a new port session.
     fn started_by(&self, launcher: &[&str], manager: &LocalManager) -> Launched {
         let parameters = json!({ "portNumber": [echo_server().to_string()] });
         let request =
@@ -76,7 +76,7 @@ impl Plugin {
     }
 }
 
-/// A ready plugin, and the process that launched it.
+/// A plugin that is ready, and the process that started it.
 struct Launched {
     session: Value,
     address: String,
@@ -101,7 +101,7 @@ fn is_installed(program: &str) -> bool {
     Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status().unwrap().success()
 }
 
-/// The plugin must end if its caller started it as a part of itself and is killed.
+/// Kills `caller`, and asserts that the plugin ends. The caller has started the plugin without detaching it.
 fn assert_ends_with_its_caller(caller: &[&str], plugin: &Plugin, manager: &LocalManager) {
     let launched = plugin.started_by(caller, manager);
     launched.cli.signal("KILL");
@@ -116,8 +116,8 @@ fn a_launcher_that_detaches_and_exits_leaves_the_tunnel() {
     let mut launched: Vec<_> = DETACHING.iter().filter(installed).map(|launcher| start(launcher)).collect();
     launched.iter().for_each(|(_, launched)| launched.cli.signal("KILL"));
     launched.extend(LEAVING.iter().filter(installed).map(|launcher| start(launcher)));
-    // A plugin that ends with its caller has checked for it in the meantime. It runs twice, because each process checks
-    // at its own times.
+    // Plugins check their parents at intervals. When a plugin has ended with its caller, the detached plugins have had time for a
+    // check too. This is done twice, because the checks of different processes are not synchronized.
     for _ in 0..2 {
         assert_ends_with_its_caller(&["sh", "-c", r#""$0" "$@"; true"#], &plugin, &manager);
     }
@@ -134,8 +134,7 @@ fn a_launcher_that_detaches_and_exits_leaves_the_tunnel() {
 #[test]
 fn a_caller_that_is_killed_takes_the_session_along() {
     let (manager, plugin) = (LocalManager::start(), Plugin::new());
-    // Like the AWS CLI, which ignores the keys' signals while the plugin runs; also if the CLI itself runs in the
-    // background.
+    // The AWS CLI ignores SIGINT while the plugin runs. It may itself run in the background.
     const AS_THE_AWS_CLI: &str = "import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); \
                                   subprocess.call(sys.argv[1:])";
     assert_ends_with_its_caller(&["sh", "-c", r#"trap "" INT HUP; "$0" "$@"; true"#], &plugin, &manager);

@@ -1,4 +1,4 @@
-//! Shells and commands under the name session-manager-plugin: the texts and exit codes that callers rely on.
+//! Shells and commands under the name session-manager-plugin: the texts and exit codes on which callers rely.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ const SHELL: &str = "SSM-SessionManagerRunShell";
 const INTERACTIVE: &str = "AWS-StartInteractiveCommand";
 const NON_INTERACTIVE: &str = "AWS-StartNonInteractiveCommand";
 
-/// Starts a session, and the plugin on it, as the AWS CLI does.
+/// Starts a session and the plugin for it, as the AWS CLI does. Returns the session's id too.
 fn start(manager: &LocalManager, document: &str, parameters: Value, more: &[(&str, &str)]) -> (Cli, String) {
     let request = json!({ "Target": TARGET, "DocumentName": document, "Parameters": parameters });
     let session = manager.call("StartSession", &request);
@@ -26,7 +26,7 @@ fn start(manager: &LocalManager, document: &str, parameters: Value, more: &[(&st
     (cli, id)
 }
 
-/// The texts that are printed before and after the far side's output.
+/// Returns the texts that are printed before and after the remote output.
 fn frame(id: &str) -> (String, String) {
     (format!("\nStarting session with SessionId: {id}\n"), format!("\n\nExiting session with sessionId: {id}.\n"))
 }
@@ -41,7 +41,7 @@ fn a_shell_says_exactly_what_callers_look_for() {
         let text = ended.stdout.join("\n");
         let (begin, end) = frame(&id);
         assert!(text.starts_with(&begin) && text.ends_with(&end) && text.contains("a2b"), "{text:?}");
-        // Session Manager does not report how a shell ended.
+        // Session Manager does not report the exit code of a shell.
         assert!(ended.code == 0 && ended.stderr.is_empty() && !text.contains("EXIT_CODE"), "{ended:?}");
     }
 }
@@ -68,7 +68,7 @@ fn the_exit_code_of_a_command_is_printed_and_taken_over_on_demand() {
         assert_eq!(ended.stdout.join("\n"), format!("{begin}out\nEXIT_CODE: 3{end}"));
         assert_eq!((ended.code, ended.stderr), (code, vec!["err".to_owned()]));
     }
-    // Without separate outputs no exit code is reported.
+    // Without separate outputs, the agent reports no exit code.
     let merged = json!({ "command": ["sh -c 'echo out; echo err >&2; exit 3'"] });
     let (cli, id) = start(&manager, NON_INTERACTIVE, merged, &[("AWS_SSM_FORWARD_EXIT_CODE", "remote")]);
     let ended = cli.end();
@@ -101,7 +101,7 @@ fn a_caller_of_old_passes_three_arguments() {
     assert!(ended.code == 0 && ended.stdout.iter().any(|line| line.contains("a2b")), "{ended:?}");
 }
 
-/// The request by which the plugin opens the data channel; nobody answers it.
+/// Runs the plugin and returns the request with which it opens the data channel. The request gets no response.
 fn upgrade(query: &str, variables: &[(&str, &str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/v1/data-channel/s-1{query}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! `forward --relay`: a program on the node, which is the local Session Manager's machine.
+//! `forward --relay`: the relay program on the node, which is here the machine of the local Session Manager.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Cli, LocalManager, TARGET, closed_port, connect, echo_server, eventually, run};
 
-/// A forward with a relay, and the address where it listens. No warning comes before it is ready.
+/// Starts a forward with a relay. Returns its local address too. Asserts that no warning is reported before it is ready.
 pub(crate) fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
     let (cli, address, warnings) = start(manager, port, &with_relay(more));
     assert!(warnings.is_empty(), "{warnings:#?}");
@@ -37,7 +37,7 @@ fn start(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String, Vec<
     }
 }
 
-/// Bytes that compress in part.
+/// Returns bytes of which only a part can be compressed.
 pub(crate) fn payload(length: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(7);
     let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length / 2).collect();
@@ -45,7 +45,7 @@ pub(crate) fn payload(length: usize) -> Vec<u8> {
     noise.iter().copied().chain(text).take(length).collect()
 }
 
-/// A server that reads to the end of the input, and only then answers with `answer` and what it has read.
+/// Starts a server that reads to the end of the input, and then sends `answer` and the input. Returns its port.
 pub(crate) fn answering_server(answer: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -76,7 +76,7 @@ fn programs(manager: &LocalManager) -> Vec<PathBuf> {
     std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |files| files.map(|file| file.unwrap().path()).collect())
 }
 
-/// The processes that run this program.
+/// Returns the ids of the processes that run this program.
 fn running(program: &Path) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
     let is_it = |path: &PathBuf| std::fs::read_link(path.join("exe")).is_ok_and(|exe| exe == program);
@@ -125,7 +125,7 @@ fn the_program_stays_private_and_is_used_again_and_a_damaged_one_is_replaced() {
     std::fs::remove_file(&program).unwrap();
     std::fs::write(&program, &good[..good.len() / 2]).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    // What a script that was killed has left: no process has this number.
+    // Temporary files that a killed script has left. No process has this id.
     for name in [program.with_extension("999999999"), program.with_file_name("try.999999999")] {
         std::fs::write(name, "").unwrap();
     }
@@ -171,7 +171,7 @@ fn a_pipe_that_the_agent_cannot_connect_is_tried_again_and_no_connection_notices
         stream.read_exact(&mut [0])
     };
     echo().unwrap();
-    // The agent's connections to the relay, not the relay's to the destination.
+    // The fault affects the agent's connections to the relay, not the relay's connections to the destination.
     manager.set_faults(&["fail-dial,times=2"]);
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
@@ -204,7 +204,7 @@ fn a_reset_by_the_destination_is_a_reset() {
     let mut stream = connect(&address);
     stream.write_all(b"x").unwrap();
     let mut served: TcpStream = listener.accept().unwrap().0;
-    // The relay has its connection by now.
+    // After this read, the relay is connected to the destination.
     served.read_exact(&mut [0]).unwrap();
     socket2::SockRef::from(&served).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(served);
@@ -254,7 +254,7 @@ fn while_it_cannot_be_started_again_the_tunnel_waits_and_does_not_begin_anew() {
     let [failed] = texts.try_into().unwrap();
     assert!(failed.contains("cannot be started again") && failed.contains("every 5 s"), "{failed}");
     stream.read_exact(&mut [0]).unwrap();
-    assert_eq!(running(&program).len(), 1, "it carries the connection");
+    assert_eq!(running(&program).len(), 1, "the relay carries the connection");
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_copy_that_is_cut_off_leaves_nothing() {
     manager.set_faults(&["rate,bytes=20000,direction=up"]);
     let spec = format!("0:127.0.0.1:{}", closed_port());
     let _cli = Cli::start(&["forward", "--target", TARGET, "-L", &spec, "--relay=ephemeral"], &manager.variables());
-    eventually("a part is there", || !programs(&manager).is_empty());
+    eventually("a part of the program is copied", || !programs(&manager).is_empty());
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
     }
@@ -308,11 +308,12 @@ fn an_ephemeral_one_leaves_nothing_and_others_can_be_listed_and_removed() {
 
     let (_cli, _) = forward(&manager, port, &[]);
     let [program] = programs(&manager).try_into().unwrap();
-    let told = run(&["relay", "status", TARGET], &manager.variables());
-    assert_eq!(told.code, 0, "{told:#?}");
+    let status = run(&["relay", "status", TARGET], &manager.variables());
+    assert_eq!(status.code, 0, "{status:#?}");
     let name = program.to_str().unwrap();
-    assert_eq!(told.stdout.iter().filter(|line| line.contains(name)).count(), 2, "its file and its process: {told:#?}");
-    assert_eq!(told.stdout.len(), 2, "those of other folders are not of this node: {told:#?}");
+    let lines = status.stdout.iter().filter(|line| line.contains(name));
+    assert_eq!(lines.count(), 2, "the relay's file and process: {status:#?}");
+    assert_eq!(status.stdout.len(), 2, "relays in other folders do not belong to this node: {status:#?}");
     let unknown = run(&["relay", "status", "nosuch"], &manager.variables());
     unknown.assert_one_line(5, &[r#"no managed node is named "nosuch" in "#]);
     assert_eq!(run(&["relay", "remove", TARGET], &manager.variables()).code, 0);

@@ -1,4 +1,4 @@
-//! A session that is permanently gone is replaced under the same listener.
+//! A session that has ended permanently is replaced. The listener stays the same.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -35,13 +35,13 @@ fn end(cli: Cli, manager: &LocalManager) {
 fn an_unused_session_is_replaced_when_the_next_connection_comes() {
     let manager = LocalManager::start();
     let (cli, ready) = start(&manager);
-    // Transfers something once, so that its end does not count as a refusal.
+    // Data is transferred first, so that the end of the session does not count as a refused connection.
     assert_echo(&mut open(&ready));
     cli.event("connection_closed");
     manager.call("TerminateSession", &json!({ "SessionId": ready["session_id"] }));
     let lost = cli.event("session_lost");
     assert_eq!((&lost["session_id"], &lost["connections"]), (&ready["session_id"], &0.into()));
-    assert!(manager.sessions("Active").is_empty(), "nobody needs a session");
+    assert!(manager.sessions("Active").is_empty(), "no session is needed without a connection");
     assert_echo(&mut open(&ready));
     let restarted = cli.event("restarted");
     assert_ne!(restarted["session_id"], ready["session_id"]);
@@ -81,7 +81,7 @@ fn a_session_manager_that_comes_back_is_found_again() {
     let (cli, ready) = start(&manager);
     assert_echo(&mut open(&ready));
     manager.restart();
-    // Waits until there is a session again.
+    // This connection waits until a new session is ready.
     assert_echo(&mut open(&ready));
     end(cli, &manager);
 }

@@ -1,4 +1,4 @@
-//! Tokens, credentials and session data are in no output at any verbosity.
+//! Tokens, credentials and session data do not appear in any output, at any verbosity.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ const SECRET_KEY: &str = "hush-secret-access-key";
 const SESSION_TOKEN: &str = "hush-session-token";
 const CONTENT: &str = "hush-content";
 
-/// A proxy between a command and the API that records the API's answers.
+/// A proxy between a command and the API that records the responses of the API.
 pub(crate) struct Wiretap {
     pub(crate) url: String,
     answers: Arc<Mutex<Vec<u8>>>,
@@ -39,7 +39,7 @@ impl Wiretap {
         Self { url, answers }
     }
 
-    /// The tokens that the API issued.
+    /// Returns the tokens that the API has issued.
     pub(crate) fn tokens(&self) -> Vec<String> {
         let answers = self.answers.lock().unwrap();
         let text = String::from_utf8_lossy(&answers);

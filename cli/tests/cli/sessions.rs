@@ -1,4 +1,4 @@
-//! Several sessions for one forward, and what is reported about them.
+//! Several sessions for one forward, and the events about them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::common::{Cli, LocalManager, TARGET, connect, echo_server, eventually, free_port};
 
-/// A forward that reports events, and its listening address.
+/// Starts a forward with JSON events. Returns its local address too.
 fn forward(manager: &LocalManager, port: u16, more: &[&str]) -> (Cli, String) {
     let spec = format!("0:{port}");
     let args = [&["forward", "--target", TARGET, "-L", &spec, "-o", "json"], more].concat();
@@ -25,7 +25,7 @@ fn echoes(stream: &mut TcpStream) -> std::io::Result<bool> {
     Ok(answer == *b"still there?")
 }
 
-/// A server that sends as much as anybody reads. Returns its port.
+/// Starts a server that sends data without end. Returns its port.
 fn source() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -102,23 +102,23 @@ fn at_the_limit_of_open_files_connections_wait_and_are_served_at_once_when_other
     let mut streams = many();
     let warning = cli.event("warning");
     assert!(warning["text"].as_str().unwrap().contains("limit of 64 open files"), "{warning}");
-    // Their streams are open, so each of them must be found to be gone.
+    // These connections have open streams on the node, so their ends must be detected.
     for stream in &mut streams[..20] {
         assert!(echoes(stream).unwrap());
     }
     drop(streams);
-    // No connection waits for the linger: each of the hundred frees its descriptor as soon as it is gone.
+    // The closed connections free their descriptors immediately, without the linger.
     let mut stream = connect(&address);
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(echoes(&mut stream).unwrap());
-    // The session has the descriptors that it needs to be resumed.
+    // At the limit, the session still has the descriptors that it needs to reconnect.
     let mut streams = many();
     manager.set_faults(&["bye,after=10ms"]);
     cli.event("reconnected");
     assert!(echoes(&mut streams[0]).unwrap());
     cli.signal("TERM");
     let ended = cli.end();
-    assert!(!ended.stdout.iter().any(|line| line.contains("open files")), "told once: {ended:?}");
+    assert!(!ended.stdout.iter().any(|line| line.contains("open files")), "the warning was repeated: {ended:?}");
 }
 
 #[test]

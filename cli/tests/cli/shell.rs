@@ -1,4 +1,4 @@
-//! `shell` as a person uses it: on a terminal, and without one.
+//! `shell` on a terminal, as a user runs it, and without a terminal.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes the far side compute a digest of the next `length` bytes.
+/// Makes the remote shell compute a digest of the next `length` bytes.
 fn digest_of_next(terminal: &mut Terminal, length: usize) {
     terminal.type_in(format!("stty raw -echo; echo re''ady; head -c {length} | sha256sum; stty sane\r"));
     terminal.expect("ready\n");
@@ -29,11 +29,11 @@ fn digest_of_next(terminal: &mut Terminal, length: usize) {
 #[test]
 fn a_command_is_answered_until_exit() {
     let mut terminal = shell();
-    assert!(!terminal.is_as_it_was(), "it is not raw");
+    assert!(!terminal.is_as_it_was(), "the terminal is not in raw mode");
     terminal.type_in("echo a$((1 + 1))b\r");
     terminal.expect("a2b\r\n");
     terminal.type_in("exit 3\r");
-    // Session Manager does not report a shell's own exit code.
+    // Session Manager does not report the exit code of a shell.
     assert_eq!(terminal.end(), 0);
 }
 
@@ -97,7 +97,7 @@ fn the_size_is_right_from_the_start_and_follows_the_window() {
     let mut terminal = shell();
     terminal.type_in("stty size\r");
     terminal.expect("33 101\r\n");
-    // No key is typed: the change of the window's size alone must be reported.
+    // The new size must be reported although no key is typed.
     terminal.type_in("sh -c 'trap \"stty size\" WINCH; echo re\"\"ady; while :; do sleep 0.05; done'\r");
     terminal.expect("ready\r\n");
     terminal.resize(20, 77);

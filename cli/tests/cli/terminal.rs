@@ -1,4 +1,4 @@
-//! The real binary on a real terminal, whose screen and keyboard are this test.
+//! Runs the real binary on a pseudoterminal. The test types the keys and reads the screen.
 
 use std::io::{Read, Write};
 use std::process::Child;
@@ -13,17 +13,17 @@ use tempfile::TempDir;
 
 use crate::common::{PATIENCE, eventually};
 
-/// The output so far, and a signal for those who wait for more.
+/// The output so far, and a condition variable that is notified when more output arrives.
 type Screen = Arc<(Mutex<Vec<u8>>, Condvar)>;
 
-/// A process on a terminal of its own. Dropping it hangs up.
+/// A process on its own pseudoterminal. Dropping this value kills the process.
 pub(crate) struct Terminal {
     pty: Arc<Pty>,
-    /// Keeps the terminal open after the end of the process.
+    /// Keeps the terminal open after the process has ended.
     _pts: std::os::fd::OwnedFd,
     child: Child,
     screen: Screen,
-    /// How much of it was already searched.
+    /// Length of the part of the screen that was already matched.
     seen: usize,
     cooked: Termios,
     _home: TempDir,
@@ -65,7 +65,7 @@ impl Terminal {
         (&*self.pty).write_all(keys.as_ref()).unwrap();
     }
 
-    /// Waits until this text is shown after what was waited for before. Returns the text in between.
+    /// Waits until `text` is shown after the previous match. Returns the text between the two matches.
     #[track_caller]
     pub(crate) fn expect(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -84,14 +84,14 @@ impl Terminal {
         }
     }
 
-    /// Waits for a shell's prompt.
+    /// Waits until the remote shell is ready.
     #[track_caller]
     pub(crate) fn expect_shell(&mut self) {
         self.type_in("PS1=; echo re''ady\r");
         self.expect("ready\r\n");
     }
 
-    /// Everything shown so far.
+    /// Returns all output so far.
     pub(crate) fn screen(&self) -> Vec<u8> {
         self.screen.0.lock().unwrap().clone()
     }
@@ -105,7 +105,7 @@ impl Terminal {
         assert!(status.unwrap().success());
     }
 
-    /// Waits for the end, and asserts that the terminal's settings were restored.
+    /// Waits until the process has ended, and asserts that the terminal's settings are restored. Returns the exit code.
     #[track_caller]
     pub(crate) fn end(mut self) -> i32 {
         let mut status = None;

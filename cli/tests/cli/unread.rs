@@ -1,4 +1,4 @@
-//! Output that nobody reads blocks nothing: neither data, nor signals, nor the end.
+//! Output without a reader blocks neither data, nor signals, nor the end of the process.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::TcpStream;
@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 
 use crate::common::{LocalManager, PATIENCE, TARGET, closed_port, connect, echo_on, eventually, free_port};
 
-/// A run of the binary whose output is a small pipe, which is read as far as the test wants.
+/// A run of the binary whose output is a small pipe. Only the test reads the pipe, one line at a time.
 struct Unread {
     child: Child,
     output: BufReader<PipeReader>,
-    /// Reading a pipe has no timeout: a watchdog ends the process if nothing arrives.
+    /// Kills the process after a timeout, because reads from a pipe have none.
     _watchdog: Sender<()>,
 }
 
 impl Unread {
-    /// `both`: standard error goes into the same pipe; otherwise it is discarded.
+    /// Starts the binary. With `both`, standard error goes to the same pipe; otherwise it is discarded.
     fn start(program: &str, args: &[&str], variables: &[(&str, &str)], both: bool) -> Self {
         let (reader, writer) = pipe().unwrap();
-        // One line at a time, so that this reader does not buffer what the process could not write.
+        // The reader has no buffer, so that it does not read more from the pipe than the test needs.
         let output = BufReader::with_capacity(1, reader);
         #[cfg(target_os = "linux")]
         rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -49,11 +49,11 @@ impl Unread {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "it ended");
+        assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the process has ended");
         line
     }
 
-    /// Sends a signal, and returns the exit code. Nobody reads in the meantime.
+    /// Sends a signal and waits until the process has ended. Does not read the output. Returns the exit code.
     fn end_by(mut self, signal: &str) -> i32 {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
@@ -75,7 +75,7 @@ impl Drop for Unread {
     }
 }
 
-/// Opens `times` connections, each of which is refused at the far end.
+/// Opens `times` connections. The destination refuses each of them.
 fn be_refused(address: &str, times: usize) {
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -100,10 +100,10 @@ fn assert_echo(address: &str) {
     assert_eq!(&back, b"still there");
 }
 
-/// More than the pipe, the queued lines and the queued events hold together.
+/// Number of refused connections. Their events exceed the capacity of the pipe and of the queues together.
 const REFUSALS: usize = 2800;
 
-/// A port that refuses connections until its socket listens.
+/// Returns a bound socket and its port, which refuses connections until the socket listens.
 fn refusing_port() -> (socket2::Socket, u16) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -149,15 +149,15 @@ fn what_was_not_told_is_counted_once_somebody_reads_again() {
     };
     be_refused(&address, REFUSALS);
     // Each connection is reported twice: when it is opened, and when it is closed.
-    let (mut told, mut dropped) = (0, 0);
-    while told + dropped < 2 * REFUSALS as u64 {
+    let (mut reported, mut dropped) = (0, 0);
+    while reported + dropped < 2 * REFUSALS as u64 {
         let event: Value = serde_json::from_str(&cli.line()).unwrap();
         match event["event"].as_str().unwrap() {
             "events_dropped" => dropped += event["count"].as_u64().unwrap(),
-            name => told += u64::from(name.starts_with("connection_")),
+            name => reported += u64::from(name.starts_with("connection_")),
         }
     }
-    assert!(dropped > 0 && told + dropped == 2 * REFUSALS as u64, "{told} told, {dropped} dropped");
+    assert!(dropped > 0 && reported + dropped == 2 * REFUSALS as u64, "{reported} reported, {dropped} dropped");
     assert_eq!(cli.end_by("TERM"), 0);
 }
 
@@ -178,7 +178,7 @@ fn a_plugin_whose_output_nobody_reads_goes_on_and_ends() {
             }
         };
         be_refused(&address, 200);
-        // Once more: it still informs the far end about each connection.
+        // The plugin must still forward connections: the destination refuses these too.
         be_refused(&address, 8);
         assert_eq!(cli.end_by(signal), 0, "{signal}");
         assert!(manager.sessions("Active").is_empty(), "{signal}");
@@ -187,7 +187,7 @@ fn a_plugin_whose_output_nobody_reads_goes_on_and_ends() {
 
 #[test]
 fn a_local_session_manager_whose_output_nobody_reads_serves_and_ends() {
-    // The pipe is full before anything is written.
+    // The pipe is full before the process writes to it.
     let (reader, mut writer) = pipe().unwrap();
     #[cfg(target_os = "linux")]
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();

@@ -1,4 +1,4 @@
-//! The command line: what is rejected, how, and what help there is.
+//! The command line: rejected arguments, their error messages, and the help.
 
 use crate::common::{CREDENTIALS, Cli, LocalManager, TARGET, echo_server, run};
 
@@ -72,7 +72,7 @@ fn a_target_that_is_none_is_refused_before_anything_is_asked() {
             &["exec", target, "--", "true"],
             &["ssh-proxy", target],
         ] {
-            // Without credentials and region, which would be the next errors.
+            // There are no credentials and no region, so a later check would report another error.
             let ended = run(args, &[]);
             ended.assert_one_line(2, &[]);
             let line = &ended.stderr[0];
@@ -105,14 +105,14 @@ fn the_target_of_forward_is_an_argument_or_an_option() {
     run(&both, &manager.variables()).assert_one_line(2, &["TARGET", "--target"]);
 }
 
-/// AWS's document has the pattern `{3,}`.
+/// The pattern of AWS's document requires at least 3 characters (`{3,}`).
 #[test]
 fn a_host_that_the_document_refuses_is_refused_before_anything_is_asked() {
     for host in ["a", "db"] {
         let spec = format!("0:{host}:80");
         let ended = run(&["forward", TARGET, "-L", &spec], &[]);
         ended.assert_one_line(2, &[&spec, &format!("'{host}' is too short"), "full name"]);
-        // A user's own document may accept it: here the missing region is the next error.
+        // A custom document may accept the host. Then the missing region is the error.
         run(&["forward", TARGET, "-L", &spec, "--document-name", "Mine"], &CREDENTIALS[..2])
             .assert_one_line(4, &["region"]);
     }
@@ -186,7 +186,7 @@ fn a_completion_script_whose_reader_goes_away_is_no_panic() {
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// All commands that `--help` lists.
+/// The commands that `--help` lists.
 const COMMANDS: [&str; 23] = [
     "forward",
     "up",

@@ -1,4 +1,4 @@
-//! `--wait-connected`: nodes that are still booting.
+//! `--wait-connected` with nodes that are still booting.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::common::{Cli, LocalManager, TARGET, connect, echo_server, run};
 
-/// A Session Manager whose node is not connected for the first seconds.
+/// Starts a Session Manager whose node connects only after 3 s.
 fn booting() -> LocalManager {
     LocalManager::start_with(&["--fault", "reboot,for=3s"])
 }
@@ -30,19 +30,19 @@ fn a_forward_waits_for_a_node_that_boots() {
 #[test]
 fn exec_and_ssh_proxy_wait_too_and_say_for_what() {
     let manager = booting();
-    let told = |line: &str| line.starts_with(&format!("Waiting up to 60 s for {TARGET} to connect: "));
+    let is_wait = |line: &str| line.starts_with(&format!("Waiting up to 60 s for {TARGET} to connect: "));
     let exec = Cli::start(&["exec", TARGET, "--wait-connected", "60", "--", "echo", "here"], &manager.variables());
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port().to_string();
     let args = ["ssh-proxy", TARGET, &port, "--wait-connected", "60"];
     let ssh = Cli::start_with(&args, &manager.variables(), |command| command.stdin(Stdio::piped()));
     let line = ssh.error_line();
-    assert!(told(&line), "{line}");
+    assert!(is_wait(&line), "{line}");
     server.accept().unwrap().0.write_all(b"SSH-2.0-test\n").unwrap();
     assert_eq!(ssh.line(), "SSH-2.0-test");
     let ended = exec.end();
     assert_eq!((ended.code, ended.stdout), (0, vec!["here".to_owned()]));
-    assert!(ended.stderr.len() == 1 && told(&ended.stderr[0]), "{:?}", ended.stderr);
+    assert!(ended.stderr.len() == 1 && is_wait(&ended.stderr[0]), "{:?}", ended.stderr);
     let quiet = booting();
     let ended = run(&["exec", TARGET, "-q", "--wait-connected", "60", "--", "echo", "here"], &quiet.variables());
     assert_eq!((ended.code, ended.stderr), (0, Vec::new()));

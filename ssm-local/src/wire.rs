@@ -3,6 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use ssm_proto::{MessageType, PayloadDigest, PayloadType};
 
+/// Position of the sequence number in a header.
+pub(crate) const SEQUENCE_NUMBER: std::ops::Range<usize> = 48..56;
+
 /// Returns the type in a message's header. The rest of the message is not checked.
 pub(crate) fn message_type(message: &[u8]) -> Option<MessageType> {
     let field = message.get(4..36)?;
@@ -16,6 +19,11 @@ pub(crate) fn is_data(message: &[u8]) -> bool {
     let payload_type = message.get(112..116).and_then(|field| field.try_into().ok()).map(u32::from_be_bytes);
     payload_type == Some(PayloadType::Output.into())
         && matches!(message_type(message), Some(MessageType::InputStreamData | MessageType::OutputStreamData))
+}
+
+/// Returns the sequence number in a message's header.
+pub(crate) fn sequence_number(message: &[u8]) -> Option<i64> {
+    message.get(SEQUENCE_NUMBER)?.try_into().ok().map(i64::from_be_bytes)
 }
 
 /// Returns a message in the full header form, with the correct digest of its payload.

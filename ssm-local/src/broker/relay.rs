@@ -4,6 +4,7 @@
 //! changes messages in transit belongs there.
 
 mod disturb;
+mod numbers;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -24,6 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use uuid::Uuid;
 
+use self::numbers::AgentNumbers;
 use super::BrokerSettings;
 use super::session::{BrokerSession, SessionState};
 use crate::agent::{self, AgentEnd, AgentSpec};
@@ -64,6 +66,7 @@ pub(super) struct Relay {
     /// Messages for the client that the WebSocket has not accepted yet.
     down: VecDeque<Bytes>,
     unflushed: bool,
+    numbers: AgentNumbers,
     faults: Option<Box<SessionFaults>>,
     faults_timer: Pin<Box<Sleep>>,
     idle_timeout: Duration,
@@ -95,6 +98,7 @@ impl Relay {
             up: VecDeque::new(),
             down: VecDeque::new(),
             unflushed: false,
+            numbers: AgentNumbers::default(),
             faults: None,
             faults_timer: Box::pin(sleep_until(now)),
             idle_timeout: settings.idle_timeout,
@@ -209,11 +213,18 @@ impl Relay {
     fn pass_up(&mut self, message: Bytes) {
         match message_type(&message) {
             Some(kind @ (MessageType::InputStreamData | MessageType::Acknowledge)) => {
-                if kind == MessageType::InputStreamData {
+                let is_data = kind == MessageType::InputStreamData;
+                if is_data {
                     self.last_data = Instant::now();
                 }
+                let is_new = is_data && self.numbers.is_new(&message);
+                let message = if is_data { self.numbers.to_agent(message) } else { message };
                 match &mut self.faults {
-                    Some(faults) => faults.pass(now(), Direction::Up, message, &mut self.up),
+                    Some(faults) => {
+                        if faults.pass(now(), Direction::Up, message, is_new, &mut self.up) {
+                            self.numbers.repeat_newest();
+                        }
+                    }
                     None => self.up.push_back(message),
                 }
             }
@@ -280,9 +291,14 @@ impl Relay {
         if data {
             self.last_data = Instant::now();
         }
-        if let Some(faults) = &mut self.faults {
-            for message in std::mem::take(&mut self.down) {
-                faults.pass(now(), Direction::Down, message, &mut self.down);
+        if self.faults.is_none() && !self.numbers.differ() {
+            return;
+        }
+        for message in std::mem::take(&mut self.down) {
+            let Some(message) = self.numbers.to_client(message) else { continue };
+            match &mut self.faults {
+                Some(faults) => drop(faults.pass(now(), Direction::Down, message, false, &mut self.down)),
+                None => self.down.push_back(message),
             }
         }
     }

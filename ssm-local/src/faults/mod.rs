@@ -159,7 +159,7 @@ pub enum Only {
 /// The effect of a fault.
 ///
 /// The effects from `Close` to `Stall`, from `PausePublication` to `End`, and on nodes (`RestartAgent`, `Reboot`) are events: they
-/// happen at a point in time. The effects from `Delay` to `Oversize` act on messages, the effects from `AgentVersion` to
+/// happen at a point in time. The effects from `Delay` to `ProcessTwice` act on messages, the effects from `AgentVersion` to
 /// `DeafDestination` act on agents, and `Api` acts on calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -220,6 +220,10 @@ pub enum Effect {
         /// Number of bytes.
         bytes: usize,
     },
+    /// The agent processes a message without acknowledging it, and processes its retransmission again. The official agent does
+    /// this when its WebSocket is reset during an upload (AGENT-8). Only the first transmission of a message from the client
+    /// is hit.
+    ProcessTwice,
     /// The service sends pause_publication although the other end is connected. [`Direction::Up`]: to the agent;
     /// [`Direction::Down`]: to the client.
     PausePublication,
@@ -320,7 +324,8 @@ impl Effect {
             | Self::Corrupt
             | Self::BadDigest
             | Self::BadHeader
-            | Self::Oversize { .. } => Actor::Message,
+            | Self::Oversize { .. }
+            | Self::ProcessTwice => Actor::Message,
             Self::Close { .. }
             | Self::Reset
             | Self::BlackHole
@@ -338,7 +343,7 @@ impl Effect {
 
     /// Returns the kind of messages that is affected by default.
     fn usual_only(&self) -> Only {
-        if matches!(self, Self::MessageLimit { .. }) { Only::Data } else { Only::Any }
+        if matches!(self, Self::MessageLimit { .. } | Self::ProcessTwice) { Only::Data } else { Only::Any }
     }
 
     /// Returns whether the effect happens at a point in time instead of acting on messages.

@@ -71,6 +71,8 @@ struct Parcel {
     late: bool,
     /// Whether the digest of the message does not match its payload.
     damaged: bool,
+    /// Whether the agent processes the message and its retransmission.
+    twice: bool,
 }
 
 impl SessionFaults {
@@ -101,13 +103,22 @@ impl SessionFaults {
         self.faults.push(Active { fault, schedule, phase: Phase::Off, meter });
     }
 
-    /// Passes a message on. Messages that arrive immediately are appended to `out`.
-    pub(crate) fn pass(&mut self, now: Instant, direction: Direction, message: Bytes, out: &mut VecDeque<Bytes>) {
+    /// Passes a message on. Messages that arrive immediately are appended to `out`. `is_new`: the client sends the message for the first
+    /// time. Returns whether the agent must process the retransmission of the message too.
+    pub(crate) fn pass(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        message: Bytes,
+        is_new: bool,
+        out: &mut VecDeque<Bytes>,
+    ) -> bool {
         let acknowledgement = message_type(&message) == Some(MessageType::Acknowledge);
         let line = if direction == Direction::Up { &mut self.up } else { &mut self.down };
-        let mut parcel = Parcel { message, copies: 1, due: now, late: false, damaged: false };
+        let mut parcel = Parcel { message, copies: 1, due: now, late: false, damaged: false, twice: false };
         for active in &mut self.faults {
-            if !active.fault.direction.covers(direction) || !active.fault.only.covers(acknowledgement) {
+            let covered = active.fault.direction.covers(direction) && active.fault.only.covers(acknowledgement);
+            if !covered || (active.fault.effect == Effect::ProcessTwice && !is_new) {
                 continue;
             }
             if active.fault.effect.actor() == Actor::Message {
@@ -129,6 +140,7 @@ impl SessionFaults {
             }
         }
         self.release(now, direction, out);
+        parcel.twice
     }
 
     /// Handles that the time has advanced. Messages that have arrived are appended to `up` and `down`.
@@ -273,6 +285,7 @@ impl Active {
                 parcel.damaged = true;
             }
             Effect::BadHeader => parcel.message = mangle::bad_header(&parcel.message, rng),
+            Effect::ProcessTwice => parcel.twice = true,
             Effect::Oversize { bytes } => parcel.message = mangle::oversize(&parcel.message, *bytes),
             _ => {}
         }

@@ -48,7 +48,7 @@ const PRESETS: [(&str, &str); 4] = [
     ("timed-out", "end,text=The session was idle for too long."),
 ];
 
-const EFFECTS: [&str; 26] = [
+const EFFECTS: [&str; 27] = [
     "close",
     "reset",
     "black-hole",
@@ -63,6 +63,7 @@ const EFFECTS: [&str; 26] = [
     "bad-digest",
     "bad-header",
     "oversize",
+    "process-twice",
     "pause-publication",
     "start-publication",
     "agent-away",
@@ -116,7 +117,8 @@ impl FromStr for Fault {
         let mut fault = Self::new(effect);
         fault.when = fields.when(fault.effect.actor())?;
         let directed = matches!(fault.effect, Effect::Stall | Effect::PausePublication | Effect::StartPublication);
-        let on_messages = fault.effect.actor() == Actor::Message;
+        // The direction and the kind of the messages that can be processed twice are fixed.
+        let on_messages = fault.effect.actor() == Actor::Message && fault.effect != Effect::ProcessTwice;
         if on_messages || directed {
             fault.direction = fields.name("direction", &DIRECTIONS)?.unwrap_or_default();
         }
@@ -188,6 +190,7 @@ impl Fields {
             "oversize" => Effect::Oversize {
                 bytes: self.value("bytes", "a number up to 4000000", size)?.unwrap_or(ssm_proto::MAX_PAYLOAD + 1),
             },
+            "process-twice" => Effect::ProcessTwice,
             "pause-publication" => Effect::PausePublication,
             "start-publication" => Effect::StartPublication,
             "agent-away" => Effect::AgentAway,
@@ -342,6 +345,7 @@ fn write_effect(effect: &Effect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Effect::BadDigest => f.write_str("bad-digest"),
         Effect::BadHeader => f.write_str("bad-header"),
         Effect::Oversize { bytes } => write!(f, "oversize,bytes={bytes}"),
+        Effect::ProcessTwice => f.write_str("process-twice"),
         Effect::PausePublication => f.write_str("pause-publication"),
         Effect::StartPublication => f.write_str("start-publication"),
         Effect::AgentAway => f.write_str("agent-away"),

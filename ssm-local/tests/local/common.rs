@@ -97,7 +97,7 @@ pub(crate) async fn closed_port() -> u16 {
 pub(crate) struct Channel {
     socket: WebSocketStream<TcpStream>,
     /// The number of the next message.
-    next: i64,
+    pub(crate) next: i64,
 }
 
 /// A received message, or the end of the WebSocket.

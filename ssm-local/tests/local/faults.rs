@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use ssm_local::{Local, LocalTarget, SessionState};
-use ssm_proto::{AgentMessage, DecodeError, MessageType, PayloadType};
+use ssm_proto::{Acknowledge, AgentMessage, DecodeError, MessageType, PayloadType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -191,6 +191,38 @@ fn data_of(mut frames: &[u8]) -> Vec<u8> {
         frames = behind;
     }
     data
+}
+
+#[tokio::test]
+async fn a_message_is_processed_twice_and_the_numbers_of_later_ones_stay_right() {
+    let local = faulty(&[]).await;
+    let (_, mut channel) = stream(&local).await;
+    channel.round_trip().await;
+    for data in [b"a", b"b"] {
+        control(&local, "process-twice", "").await;
+        let number = channel.next;
+        for acknowledged in [false, true] {
+            channel.send_numbered(number, PayloadType::Output, &frame(2, data)).await;
+            // The agent acknowledges a message before the echo can arrive.
+            let mut numbers = Vec::new();
+            loop {
+                let Incoming::Message(message) = channel.receive().await else { panic!("no message") };
+                if message.message_type() == MessageType::OutputStreamData {
+                    channel.acknowledge(&message).await;
+                    assert_eq!(message.payload(), frame(2, data), "the echo of each copy");
+                    break;
+                }
+                numbers.extend(Acknowledge::decode_number(message.payload()));
+            }
+            assert_eq!(numbers.contains(&number), acknowledged);
+        }
+        channel.next += 1;
+        channel.send_numbered(number, PayloadType::Output, &frame(2, data)).await;
+        assert!(channel.is_silent(A_WHILE).await, "the third copy is a duplicate");
+        // The number of the fault is remembered when the faults are replaced.
+        local.set_faults(ssm_local::Faults::new()).await;
+        channel.round_trip().await;
+    }
 }
 
 #[tokio::test]

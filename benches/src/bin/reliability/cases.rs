@@ -91,6 +91,8 @@ pub(crate) const CASES: &[Case] = &[
     exact(&["bad-digest,nth=100"]),
     exact(&["bad-header,nth=100"]),
     exact(&["oversize,only=data,nth=200,times=5"]),
+    // A connection must not receive bytes twice. Only a reset can prevent that (AGENT-8).
+    quick(reset(&["process-twice,nth=300"])),
     exact(&["pause-publication,direction=up,every=400ms", "start-publication,direction=up,after=600ms,every=400ms"]),
     exact(&[
         "pause-publication,direction=down,every=400ms",
@@ -143,6 +145,7 @@ pub(crate) const CASES: &[Case] = &[
     // Also while the relay is placed.
     relayed(from_the_start(exact(&["drop,probability=0.01", "reorder,probability=0.05,by=5ms", "duplicate,nth=10"]))),
     relayed(exact(&["corrupt,nth=100"])),
+    quick(relayed(exact(&["process-twice,nth=600,times=4"]))),
     relayed(exact(&[
         "pause-publication,direction=down,every=400ms",
         "start-publication,direction=down,after=600ms,every=400ms",

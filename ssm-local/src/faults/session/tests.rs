@@ -34,8 +34,8 @@ impl Bench {
     fn send(&mut self) {
         let up = message(MessageType::InputStreamData, self.departed);
         let down = message(MessageType::OutputStreamData, self.departed);
-        self.faults.pass(self.now, Direction::Up, up, &mut self.up);
-        self.faults.pass(self.now, Direction::Down, down, &mut self.down);
+        self.faults.pass(self.now, Direction::Up, up, true, &mut self.up);
+        self.faults.pass(self.now, Direction::Down, down, false, &mut self.down);
         self.departed += 1;
     }
 
@@ -125,17 +125,33 @@ fn probability_loses_about_as_many_and_always_the_same() {
 fn only_acknowledgements_are_dropped() {
     let mut bench = Bench::new(&["drop-acks"]);
     bench.send();
-    bench.faults.pass(bench.now, Direction::Up, message(MessageType::Acknowledge, 5), &mut bench.up);
+    bench.faults.pass(bench.now, Direction::Up, message(MessageType::Acknowledge, 5), false, &mut bench.up);
     assert_eq!(numbers(&bench.take().0), [0]);
     let mut bench = Bench::new(&["drop,only=data"]);
     bench.send();
-    bench.faults.pass(bench.now, Direction::Up, message(MessageType::Acknowledge, 5), &mut bench.up);
+    bench.faults.pass(bench.now, Direction::Up, message(MessageType::Acknowledge, 5), false, &mut bench.up);
     assert_eq!(numbers(&bench.take().0), [5]);
 }
 
 #[test]
 fn duplicates_arrive_twice() {
     assert_eq!(ten(&["duplicate,direction=down,nth=5"]), (ALL.into(), vec![0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 9]));
+}
+
+#[test]
+fn only_first_transmissions_from_the_client_are_processed_twice() {
+    let mut bench = Bench::new(&["process-twice,nth=2"]);
+    let mut pass = |direction, message_type, is_new| {
+        let message = message(message_type, 0);
+        bench.faults.pass(bench.now, direction, message, is_new, &mut bench.up)
+    };
+    let hits: Vec<bool> = (0..4).map(|_| pass(Direction::Up, MessageType::InputStreamData, true)).collect();
+    assert_eq!(hits, [false, true, false, true]);
+    for _ in 0..4 {
+        assert!(!pass(Direction::Up, MessageType::InputStreamData, false));
+        assert!(!pass(Direction::Up, MessageType::Acknowledge, false));
+        assert!(!pass(Direction::Down, MessageType::OutputStreamData, false));
+    }
 }
 
 #[test]

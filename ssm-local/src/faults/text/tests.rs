@@ -17,6 +17,7 @@ fn what_is_written_is_read_again() {
         "bad-digest,only=data",
         "bad-header,times=1",
         "oversize,bytes=2000000",
+        "process-twice,nth=100,times=2",
         "pause-publication,direction=up",
         "start-publication,direction=down,after=1h",
         "agent-away,for=1s",
@@ -78,6 +79,7 @@ fn mistakes_are_named() {
     assert_eq!(error("drop,often"), "drop has no key \"often\"");
     assert_eq!(error("drop,chance=1"), "drop has no key \"chance\"");
     assert_eq!(error("reset,direction=up"), "reset has no key \"direction\"");
+    assert_eq!(error("process-twice,direction=up"), "process-twice has no key \"direction\"");
     assert_eq!(error("reboot,nth=2"), "reboot has no key \"nth\"");
     assert_eq!(error("drop,probability=2"), "probability=\"2\": a number from 0 to 1 is expected");
     assert_eq!(error("close,every=0s"), "every=\"0s\": a duration above 0 is expected");

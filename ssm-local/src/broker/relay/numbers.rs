@@ -1,0 +1,134 @@
+//! The numbers of messages to the agent, which differ from the client's once the agent has processed a message twice.
+
+use bytes::{Bytes, BytesMut};
+use ssm_proto::{Acknowledge, AgentMessage};
+
+use crate::wire::{SEQUENCE_NUMBER, sequence_number};
+
+/// Translates message numbers between the client and the agent.
+///
+/// A message that is processed twice (`process-twice`) uses two of the agent's numbers. The acknowledgement of the first one
+/// is dropped, so that the client retransmits the message. The retransmission gets the second one.
+#[derive(Debug, Default)]
+pub(super) struct AgentNumbers {
+    /// The highest number that the client has sent.
+    highest: Option<i64>,
+    /// The client's numbers of the messages that are processed twice, in ascending order.
+    twice: Vec<i64>,
+}
+
+impl AgentNumbers {
+    /// Whether the client sends this data message for the first time.
+    pub(super) fn is_new(&mut self, message: &[u8]) -> bool {
+        let number = sequence_number(message);
+        let is_new = number > self.highest;
+        self.highest = self.highest.max(number);
+        is_new
+    }
+
+    /// The agent processes the newest message of the client twice.
+    pub(super) fn repeat_newest(&mut self) {
+        self.twice.extend(self.highest);
+    }
+
+    /// Whether the agent's numbers differ from the client's.
+    pub(super) fn differ(&self) -> bool {
+        !self.twice.is_empty()
+    }
+
+    /// Gives a data message from the client the agent's number.
+    pub(super) fn to_agent(&self, message: Bytes) -> Bytes {
+        let Some(number) = sequence_number(&message) else { return message };
+        match self.twice.iter().take_while(|twice| **twice <= number).count() {
+            0 => message,
+            shift => with_number(&message, number.saturating_add_unsigned(shift as u64)),
+        }
+    }
+
+    /// Gives an acknowledgement from the agent the client's number. Returns `None` if the client must not receive it. Other
+    /// messages are returned unchanged.
+    pub(super) fn to_client(&self, message: Bytes) -> Option<Bytes> {
+        if self.twice.is_empty() {
+            return Some(message);
+        }
+        let Ok(decoded) = AgentMessage::decode(message.clone()) else { return Some(message) };
+        let Some(ack) = Acknowledge::decode(decoded.payload()) else { return Some(message) };
+        let mut shift = 0;
+        for twice in &self.twice {
+            match ack.sequence_number.cmp(&twice.saturating_add(shift)) {
+                std::cmp::Ordering::Less => break,
+                std::cmp::Ordering::Equal => return None,
+                std::cmp::Ordering::Greater => shift += 1,
+            }
+        }
+        let ack = Acknowledge { sequence_number: ack.sequence_number.saturating_sub(shift), ..ack };
+        Some(ack.encode(decoded.header().created_date, decoded.message_id()))
+    }
+}
+
+/// The header is not part of the digest.
+fn with_number(message: &[u8], number: i64) -> Bytes {
+    let mut changed = BytesMut::from(message);
+    if let Some(field) = changed.get_mut(SEQUENCE_NUMBER) {
+        field.copy_from_slice(&number.to_be_bytes());
+    }
+    changed.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use ssm_proto::{Header, MessageBuf, MessageType};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn data(number: i64) -> Bytes {
+        let header =
+            Header { sequence_number: number, ..Header::new(MessageType::InputStreamData, 1, Uuid::from_u128(9)) };
+        header.seal(MessageBuf::from(b"payload".as_slice()))
+    }
+
+    fn ack(number: i64) -> Bytes {
+        let (message_type, message_id) = (MessageType::InputStreamData, Uuid::from_u128(9));
+        Acknowledge { message_type, message_id, sequence_number: number }.encode(1, Uuid::nil())
+    }
+
+    /// The numbers that the agent gets when the client sends these.
+    fn agent_s(numbers: &AgentNumbers, sent: std::ops::Range<i64>) -> Vec<i64> {
+        let number = |message: Bytes| AgentMessage::decode(message).unwrap().sequence_number();
+        sent.map(|sent| number(numbers.to_agent(data(sent)))).collect()
+    }
+
+    /// The numbers that the client is told when the agent acknowledges these.
+    fn client_s(numbers: &AgentNumbers, acknowledged: std::ops::Range<i64>) -> Vec<Option<i64>> {
+        let number = |ack: Bytes| Acknowledge::decode_number(AgentMessage::decode(ack).unwrap().payload());
+        acknowledged.map(|acknowledged| numbers.to_client(ack(acknowledged)).and_then(number)).collect()
+    }
+
+    #[test]
+    fn the_retransmission_of_a_message_is_the_agent_s_next_one_and_the_first_acknowledgement_is_dropped() {
+        let mut numbers = AgentNumbers::default();
+        for sent in 0..6 {
+            assert!(numbers.is_new(&data(sent)));
+            assert!(!numbers.is_new(&data(sent)), "a retransmission");
+            if [2, 3, 5].contains(&sent) {
+                // The first transmission has the number before the shift.
+                let shift = numbers.twice.len() as i64;
+                assert_eq!(agent_s(&numbers, sent..sent + 1), [sent + shift]);
+                numbers.repeat_newest();
+            }
+        }
+        assert!(numbers.differ());
+        assert_eq!(agent_s(&numbers, 0..8), [0, 1, 3, 5, 6, 8, 9, 10]);
+        let told = [Some(0), Some(1), None, Some(2), None, Some(3), Some(4), None, Some(5), Some(6)];
+        assert_eq!(client_s(&numbers, 0..10), told);
+        assert_eq!(numbers.to_client(data(4)), Some(data(4)), "no acknowledgement");
+    }
+
+    #[test]
+    fn without_the_fault_nothing_is_changed() {
+        let mut numbers = AgentNumbers::default();
+        assert!(numbers.is_new(&data(0)) && !numbers.differ());
+        assert_eq!((numbers.to_agent(data(7)), numbers.to_client(ack(7))), (data(7), Some(ack(7))));
+    }
+}

@@ -28,6 +28,7 @@ FAULTS = {
     ],
     "connections are reset": ["reset,nth=2500"],
     "bits are turned": ["corrupt,nth=700"],
+    "the agent processes messages twice": ["process-twice,probability=0.0003"],
     "sessions end": ["end,after=900ms,text=The session is over."],
 }
 

@@ -138,7 +138,8 @@ impl Node {
         let session = self.start_session("AWS-StartInteractiveCommand", line, false).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
         let sender = stream.sender();
-        let mut session = RequestSession { session, stream, sender, mark, buffer: Vec::new(), is_exact: false };
+        let mut session =
+            RequestSession { session, stream, sender, mark, requests: 0, buffer: Vec::new(), is_exact: false };
         session.begin().await?;
         Ok(session)
     }
@@ -237,8 +238,10 @@ pub(super) struct RequestSession {
     session: Arc<Session>,
     stream: SessionStream,
     sender: StreamSender,
-    /// The mark that precedes the first output of the script and each request.
+    /// The mark that precedes the first output of the script and, with the number of the request, each request.
     mark: String,
+    /// Number of requests that were sent.
+    requests: u64,
     /// Received bytes that were not yet parsed.
     buffer: Vec<u8>,
     /// Whether the script reads exactly the requested number of bytes.
@@ -305,9 +308,10 @@ impl RequestSession {
     }
 
     /// Sends a request, followed by `bytes`.
-    pub(super) async fn send(&self, request: &str, mut bytes: Bytes) -> Result<(), CopyError> {
+    pub(super) async fn send(&mut self, request: &str, mut bytes: Bytes) -> Result<(), CopyError> {
         const CHUNK: usize = 64 << 10;
-        let mut chunk = Bytes::from(format!("{} {request}\n", self.mark));
+        let mut chunk = Bytes::from(format!("{}.{} {request}\n", self.mark, self.requests));
+        self.requests += 1;
         loop {
             self.sender.write_chunk(chunk).await.map_err(|error| lost(&self.session, &error.to_string()))?;
             if bytes.is_empty() {

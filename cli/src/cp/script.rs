@@ -68,14 +68,18 @@ printf '\357\004done\n'"#;
 
 /// Reads requests from a raw terminal, one per line, and answers each with a line: `=` and a result, or `!` and a reason.
 ///
-/// Each request begins with the mark. A line without the mark is a part of a file: the agent has repeated a message (AGENT-8), so
-/// that the file's bytes end later than the script expects. The script then exits, so that a file's text is never executed as a
-/// request.
+/// Each request begins with the mark and its number. Another line is a part of a file, or a request that was executed already: the
+/// agent has processed a message twice (AGENT-8). The script then exits, so that a file's text is never executed as a request,
+/// and an answer is never taken for that of another request. `e` (empty) has no effect; its answer confirms the request before it.
+///
+/// Another program could put a link in the place of a partial file between a check and `dd`. GNU's `dd` refuses it then (`O`).
 ///
 /// `f` (finish) can arrive twice, if the session was lost before the answer arrived. At the second time, the partial file no longer
 /// exists, and the script compares the file itself. `q` compares a file with the digest and the length in `w`, or only with the
 /// length if the node has no tool for digests.
 const RECEIVE: &str = r#"stty raw -echo -isig -opost;
+O=oflag=nofollow;
+dd $O if=/dev/null of=/dev/null 2>/dev/null||O=;
 if dd bs=1 count=0 iflag=fullblock </dev/null >/dev/null 2>&1;then
 x(){ dd bs=$1 count=1 iflag=fullblock 2>/dev/null;};printf '%s1\n' MARK;
 else x(){ head -c $1;};printf '%s0\n' MARK;fi;
@@ -83,8 +87,10 @@ y(){ set -f;set -- $e;set +f;printf '!%s ;;\n' "$*";};
 z(){ printf '=%s\n' "$1";};
 q(){ h=;h <"$1";[ "$h" = "${w% *}" ]||{ [ "$h" = - ]&&[ $(stat -c %s "$1") = "${w#* }" ];};};
 v(){ case $1 in =*)chmod ${1#=} "$3";;*)if [ -f "$2" ]&&[ ! -L "$2" ];then chmod $(stat -c %a "$2") "$3";else chmod $(printf %o $((0$1&~0$k))) "$3";fi;;esac&&{ [ $4 = - ]||TZ=UTC0 touch -c -t $4 "$3";};};
+N=0;
 while read -r j c a b i l w;do
-[ "$j" = MARK ]||exit;
+[ "$j" = MARK.$N ]||exit;
+N=$((N+1));
 n "$b";
 g=$f;
 n "$a";
@@ -94,21 +100,22 @@ t) if [ -d "$f" ];then z d;elif [ -f "$f" ];then z f;elif [ -e "$f" ]||[ -L "$f"
 d) if [ -d "$f" ]&&[ ! -L "$f" ];then z old;elif e=$(mkdir -m $(printf %o $((0$i&~0$k|0700))) "$f" 2>&1);then z new;else y;fi;;
 o) e="$f is not a file of this user";
 if [ -L "$f" ];then y;
-elif (set -C;: >"$f") 2>/dev/null;then e=$(dd if=/dev/null of="$f" bs=1 seek=$i count=0 2>&1)&&z new||y;
+elif (set -C;: >"$f") 2>/dev/null;then e=$(dd if=/dev/null $O of="$f" bs=1 seek=$i count=0 2>&1)&&z new||y;
 elif [ ! -e "$f" ];then e=$( (set -C;: >"$f") 2>&1);y;
-elif [ -f "$f" ]&&[ -O "$f" ];then e=$(dd if=/dev/null of="$f" bs=1 seek=$i count=0 2>&1)&&z old||y;
+elif [ -f "$f" ]&&[ -O "$f" ];then e=$(dd if=/dev/null $O of="$f" bs=1 seek=$i count=0 2>&1)&&z old||y;
 else y;fi;;
 p) while [ $i -lt $l ];do h=$(dd bs=$u skip=$i count=1 <"$f" 2>/dev/null|{ h;printf %s "$h";});z $h;i=$((i+1));done;;
-w) if [ -L "$f" ];then x $l >/dev/null;e="$f is a link";y;elif e=$(x $l|dd ibs=65536 obs=$u seek=$i conv=notrunc of="$f" 2>&1);then z;else y;fi;;
+w) if [ -L "$f" ];then x $l >/dev/null;e="$f is a link";y;elif e=$(x $l|dd ibs=65536 obs=$u seek=$i conv=notrunc $O of="$f" 2>&1);then z;else y;fi;;
 f) if [ -L "$f" ];then e="$f is a link";y;
 elif [ ! -e "$f" ]&&[ -f "$g" ];then q "$g"&&z $h||{ e=differs;y;};
-elif ! e=$(dd if=/dev/null of="$f" conv=notrunc,fsync 2>&1);then y;
+elif ! e=$(dd if=/dev/null $O of="$f" conv=notrunc,fsync 2>&1);then y;
 elif ! q "$f";then e=differs;y;
 elif [ -d "$g" ];then e="$g is a directory";y;
 elif e=$({ v $i "$g" "$f" $l&&mv -f "$f" "$g";} 2>&1);then z $h;else y;fi;;
 l) if [ -d "$g" ]&&[ ! -L "$g" ];then e="$g is a directory";y;elif e=$(rm -f "$g" 2>&1&&ln -s -- "$f" "$g" 2>&1);then z;else y;fi;;
 m) if e=$(v $i "$f" "$f" $l 2>&1);then z;else y;fi;;
 r) rm -f "$f";z;;
+e) z;;
 esac;
 done"#;
 
@@ -162,12 +169,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_file_s_text_is_never_taken_for_a_request() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("precious");
-        std::fs::write(&file, "x").unwrap();
-        let path = word(file.as_os_str().as_bytes());
+    /// Runs the script with this input, and returns its answers.
+    fn answers(requests: &str) -> Vec<String> {
         let mut shell = Command::new("sh")
             .args(["-c", &receive("7mark")])
             .stdin(Stdio::piped())
@@ -175,12 +178,25 @@ mod tests {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let said = format!("7mark t {path}\nr {path}\n7mark t {path}\n");
         // The shell may exit before it has read everything.
-        drop(shell.stdin.take().unwrap().write_all(said.as_bytes()));
-        let output = shell.wait_with_output().unwrap();
-        let answers = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(answers.lines().skip(1).collect::<Vec<_>>(), ["=f"], "{answers}");
+        drop(shell.stdin.take().unwrap().write_all(requests.as_bytes()));
+        let output = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+        output.lines().skip(1).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_file_s_text_is_never_taken_for_a_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("precious");
+        std::fs::write(&file, "x").unwrap();
+        let path = word(file.as_os_str().as_bytes());
+        // Without the mark, with a wrong number, and a copy of a request.
+        for second in ["r", "7mark r", "7mark.0 r", "7mark.2 r", "7mark.0 t"] {
+            let requests = format!("7mark.0 t {path}\n{second} {path}\n7mark.1 t {path}\n");
+            assert_eq!(answers(&requests), ["=f"], "{second}");
+        }
         assert!(file.exists());
+        assert_eq!(answers(&format!("7mark.0 t {path}\n7mark.1 e x x\n7mark.2 r {path}\n")), ["=f", "=", "="]);
+        assert!(!file.exists());
     }
 }

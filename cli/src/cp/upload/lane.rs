@@ -18,12 +18,14 @@ use crate::exit_code::{ExitCode, Failure};
 pub(super) async fn lane(copy: Arc<Copy>, mut first: Option<RequestSession>) -> Result<(), CopyError> {
     let mut losses = Losses::default();
     loop {
-        let mut lane = Lane { copy: &copy, pending: VecDeque::new(), bytes: 0, moved: false };
+        let mut lane = Lane { copy: &copy, pending: VecDeque::new(), unconfirmed: None, bytes: 0, moved: false };
         let ended = lane.run(first.take()).await;
         if lane.moved {
             losses.reset();
         }
-        lane.pending.drain(..).rev().for_each(|pending| copy.put_back(Some(pending.job)));
+        let unanswered = lane.pending.drain(..).rev().filter_map(|pending| pending.job);
+        let unconfirmed = lane.unconfirmed.take().map(|answered| answered.job);
+        unanswered.chain(unconfirmed).for_each(|job| copy.put_back(Some(job)));
         match ended {
             Ok(()) => return Ok(()),
             Err(error) => losses.wait_for_retry(error).await?,
@@ -36,19 +38,36 @@ struct Lane<'a> {
     copy: &'a Arc<Copy>,
     /// Jobs whose requests were sent and not fully answered.
     pending: VecDeque<Pending>,
+    /// The last job that was fully answered. The agent can process a message twice (AGENT-8), so that a file has wrong bytes and the
+    /// script reads the rest of them as the next request. Then the session ends without another answer, and the job is repeated.
+    unconfirmed: Option<Answered>,
     /// Bytes of file data in flight.
     bytes: u64,
-    /// Whether a job was fully answered.
+    /// Whether a job was completed.
     moved: bool,
 }
 
 struct Pending {
-    job: Job,
+    /// `None`: an empty request, which confirms the job before it.
+    job: Option<Job>,
     length: u64,
     /// Number of answers to wait for.
     answers: usize,
     /// The first error among the answers.
     error: Option<String>,
+}
+
+struct Answered {
+    job: Job,
+    length: u64,
+    answer: Answer,
+}
+
+impl Answered {
+    /// Whether the answer needs no confirmation.
+    fn is_final(&self) -> bool {
+        self.answer.is_err() || !self.job.writes()
+    }
 }
 
 /// Maximum number of bytes in flight. Large enough that the node never waits for the next request.
@@ -67,12 +86,15 @@ impl Lane<'_> {
         loop {
             let has_space = self.pending.len() < session.window() && self.bytes < WINDOW;
             let job = match has_space {
-                true if self.pending.is_empty() => self.copy.until(|work| self.copy.take(work)).await,
+                true if self.pending.is_empty() && self.unconfirmed.is_none() => {
+                    self.copy.until(|work| self.copy.take(work)).await
+                }
                 true => self.copy.take(&mut self.copy.work()).flatten(),
                 false => None,
             };
             match job {
-                Some(job) => self.send(&session, job).await?,
+                Some(job) => self.send(&mut session, job).await?,
+                None if has_space && self.needs_confirmation() => self.send_empty(&mut session).await?,
                 None if self.pending.is_empty() => break,
                 None => self.answer(&mut session).await?,
             }
@@ -82,7 +104,7 @@ impl Lane<'_> {
     }
 
     /// Sends the requests of a job. The job is added to `pending` first, so that it returns to the queue if the session is lost.
-    async fn send(&mut self, session: &RequestSession, job: Job) -> Result<(), CopyError> {
+    async fn send(&mut self, session: &mut RequestSession, job: Job) -> Result<(), CopyError> {
         let prepared = self.prepare(job.clone()).await;
         let (requests, data) = match prepared {
             Ok(Some(prepared)) => prepared,
@@ -98,12 +120,25 @@ impl Lane<'_> {
         };
         let length = data.len() as u64;
         self.bytes += length;
-        self.pending.push_back(Pending { job, length, answers: requests.len(), error: None });
+        self.pending.push_back(Pending { job: Some(job), length, answers: requests.len(), error: None });
         let last = requests.len().saturating_sub(1);
         for (number, request) in requests.iter().enumerate() {
             session.send(request, if number == last { data.clone() } else { Bytes::new() }).await?;
         }
         Ok(())
+    }
+
+    /// Whether no request follows the last job, so that no answer would confirm it.
+    fn needs_confirmation(&self) -> bool {
+        match self.pending.back() {
+            Some(last) => last.job.as_ref().is_some_and(Job::writes),
+            None => self.unconfirmed.is_some(),
+        }
+    }
+
+    async fn send_empty(&mut self, session: &mut RequestSession) -> Result<(), CopyError> {
+        self.pending.push_back(Pending { job: None, length: 0, answers: 1, error: None });
+        session.send("e x x", Bytes::new()).await
     }
 
     /// Returns the requests of a job and the data that follows the last one; `None` if there is nothing to do.
@@ -177,8 +212,21 @@ impl Lane<'_> {
         }
         let Some(Pending { job, length, error, .. }) = self.pending.pop_front() else { return Ok(()) };
         self.bytes -= length;
+        if let Some(before) = self.unconfirmed.take() {
+            self.complete(before)?;
+        }
+        let Some(job) = job else { return Ok(()) };
+        let answered = Answered { job, length, answer: error.map_or(answer, Err) };
+        if answered.is_final() {
+            return self.complete(answered);
+        }
+        self.unconfirmed = Some(answered);
+        Ok(())
+    }
+
+    fn complete(&mut self, Answered { job, length, answer }: Answered) -> Result<(), CopyError> {
         self.moved = true;
-        let done = self.done(&job, length, error.map_or(answer, Err));
+        let done = self.done(&job, length, answer);
         self.copy.put_back(None);
         done
     }

@@ -269,6 +269,11 @@ async fn finish(
 }
 
 impl Job {
+    /// Whether it writes bytes of a file. [`Job::Finish`] compares all bytes instead.
+    fn writes(&self) -> bool {
+        !matches!(self, Self::Finish(_))
+    }
+
     fn file(&self) -> usize {
         match self {
             Self::Small(file) | Self::Finish(file) | Self::Piece { file, .. } | Self::Data { file, .. } => *file,

@@ -11,7 +11,6 @@
 //! arrived too. One probe is not enough: an agent that did not read for a while may have been blocked by a full window. It receives
 //! the acknowledgements that it waited for together with the first probe, so that the data that it held back arrives before its
 //! acknowledgement of the second probe.
-//! back arrives before its answer to the second one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

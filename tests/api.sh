@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Compares the public interfaces of the three libraries with the texts in tests/api/, so that no change of them goes unnoticed.
+# Compares the public interfaces of the three libraries with the texts in tests/api/, so that every change is noticed.
 #
-#     tests/api.sh            fails, with the difference, if they differ
+#     tests/api.sh            fails and prints the difference if they differ
 #     tests/api.sh --write    writes the texts
 #
-# Needs cargo-public-api (cargo install cargo-public-api --version 0.52.0 --locked). rustdoc's JSON is not stable yet: a stable
-# toolchain makes it with RUSTC_BOOTSTRAP, so that no nightly toolchain is needed. Version 0.52.0 reads the format of Rust 1.95.
-# The variable is set for rustdoc alone: set for cargo, it would have all dependencies built again.
+# Requires cargo-public-api (cargo install cargo-public-api --version 0.52.0 --locked). Version 0.52.0 reads the format of Rust 1.95.
+# rustdoc's JSON is not stable yet. With RUSTC_BOOTSTRAP a stable toolchain creates it, so that no nightly toolchain is needed. The
+# variable is set only for rustdoc, because with the variable cargo would build all dependencies again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +20,7 @@ case ${1:-} in
         ;;
 esac
 if ! command -v cargo-public-api >/dev/null; then
-    echo "there is no cargo-public-api; install it with: cargo install cargo-public-api --version 0.52.0 --locked" >&2
+    echo "cargo-public-api is not installed; install it with: cargo install cargo-public-api --version 0.52.0 --locked" >&2
     exit 1
 fi
 
@@ -44,7 +44,7 @@ for crate in ssm_proto ssm_forward ssm_local; do
     elif diff -u "$text" "$folder/$crate.txt"; then
         echo "ok    $text"
     else
-        echo "FAIL  $text: the interface has changed; if it is meant to, run tests/api.sh --write and describe it in CHANGELOG.md"
+        echo "FAIL  $text: the interface has changed; if the change is intended, run tests/api.sh --write and describe the change in CHANGELOG.md"
         status=1
     fi
 done

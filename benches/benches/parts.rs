@@ -1,4 +1,4 @@
-//! The parts of the forwarding path, compared with the digests alone, which are unavoidable.
+//! The parts of the forwarding path, compared with only the digests, which the protocol requires.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 const TARGET: &str = "i-0123456789abcdef0";
 const HOST: &str = "echo.internal";
 
-/// Keeps everything alive during the measurement.
+/// A running tunnel. Its fields keep all tasks running during the measurement.
 struct Tunnel {
     _local: Local,
     address: SocketAddr,
@@ -25,7 +25,7 @@ struct Tunnel {
 
 async fn tunnel() -> Tunnel {
     let echo = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-    let port = echo.local_addr().expect("it is bound").port();
+    let port = echo.local_addr().expect("the listener is bound").port();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = echo.accept().await {
             tokio::spawn(async move {
@@ -55,7 +55,7 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
         }),
         person: None,
     };
-    let provider = Arc::new(AwsProvider::new(config).await.expect("it is configured"));
+    let provider = Arc::new(AwsProvider::new(config).await.expect("credentials are configured"));
     let parameters = [("host", HOST.to_owned()), ("portNumber", port.to_string())];
     let request = StartRequest {
         target: TARGET.into(),
@@ -76,12 +76,12 @@ async fn forward(local: &Local, port: u16) -> SocketAddr {
     panic!("the forwarder ended before it was ready");
 }
 
-/// Sends all bytes of `out` and waits until they are back.
+/// Sends all bytes of `out` and waits until the echo has returned them.
 async fn there_and_back(stream: &mut TcpStream, out: &[u8], back: &mut [u8]) {
     let (mut read, mut write) = stream.split();
     let (sent, got) = tokio::join!(write.write_all(out), read.read_exact(back));
-    sent.expect("the tunnel takes it");
-    got.expect("the tunnel gives it back");
+    sent.expect("the tunnel accepts the bytes");
+    got.expect("the tunnel returns the bytes");
 }
 
 fn echoes(c: &mut Criterion) {
@@ -91,8 +91,8 @@ fn echoes(c: &mut Criterion) {
     for (name, size) in [("1 byte", 1), ("1 KiB", 1 << 10), ("1 MiB", 1 << 20)] {
         let (out, mut back) = (vec![7; size], vec![0; size]);
         group.throughput(Throughput::Bytes(size as u64)).sample_size(20);
-        let mut stream = runtime.block_on(TcpStream::connect(tunnel.address)).expect("it listens");
-        stream.set_nodelay(true).expect("it is open");
+        let mut stream = runtime.block_on(TcpStream::connect(tunnel.address)).expect("the forwarder listens");
+        stream.set_nodelay(true).expect("the connection is open");
         group.bench_function(name, |b| {
             b.iter(|| runtime.block_on(there_and_back(&mut stream, &out, &mut back)));
         });

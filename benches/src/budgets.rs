@@ -1,7 +1,7 @@
-//! `budgets`: instructions per run of each part, counted by valgrind. The numbers are the same on every machine,
-//! however busy it is.
+//! `budgets`: instructions per run of each part, counted by valgrind. The counts are the same on every machine and do
+//! not depend on its load.
 //!
-//! Only what a part needs beyond the digests counts, because the protocol demands the digests.
+//! The instructions for the digests are subtracted, because the protocol requires the digests.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use ssm_bench::work::{self, ACK_DIGEST, DIGEST, PARTS, Part};
 use crate::table::aligned;
 use crate::{Result, say};
 
-/// `budgets`.
+/// Arguments of `budgets`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Store the counted instructions as the new budgets.
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     file: PathBuf,
 }
 
-/// `part`.
+/// Arguments of `part`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PartArgs {
     /// The part's name.
@@ -35,7 +35,7 @@ pub(crate) struct PartArgs {
     count: usize,
 }
 
-/// Exceeding the budget by more than this is a failure. The difference between compiler versions is smaller.
+/// A part may exceed its budget by at most this fraction. The difference between compiler versions is smaller.
 const TOLERANCE: f64 = 0.03;
 /// For small parts, a difference of this many instructions is tolerated too.
 const SLACK: f64 = 10.0;
@@ -44,16 +44,19 @@ const COUNT: usize = 1000;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Budgets {
-    /// By part: instructions per run beyond the digests.
+    /// For each part: instructions per run without the digests.
     instructions: BTreeMap<String, u64>,
 }
 
-/// Runs one part. This is the process that runs under valgrind.
+/// Runs one part. The process with this function runs under valgrind.
 pub(crate) fn run_part(args: &PartArgs) -> Result<()> {
     if work::run(&args.name, args.size, args.count) { Ok(()) } else { Err(format!("no part {}", args.name).into()) }
 }
 
-/// Counts, compares, and fails if a part is over its budget.
+/// Counts the instructions and compares them with the budgets.
+///
+/// # Errors
+/// Returns an error if a part exceeds its budget.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let budgets = if args.update { Budgets::default() } else { read(args)? };
     let counter = Counter::new()?;
@@ -93,8 +96,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 const HEAD: &str = "\
-# Instructions per run of each part of the forwarding path, beyond the SHA-256 digests that the protocol demands, on x86-64.
-# `cargo run --release -p ssm-bench -- budgets` counts and compares, `budgets --update` writes this file.
+# Instructions per run of each part of the forwarding path, without the SHA-256 digests that the protocol requires, on x86-64.
+# `cargo run --release -p ssm-bench -- budgets` compares new counts with this file; `budgets --update` writes it.
 ";
 
 fn read(args: &Args) -> Result<Budgets> {
@@ -133,7 +136,8 @@ impl Counter {
         Ok(self.per_run(part, size, count)? - digests)
     }
 
-    /// The difference between `count` runs and twice as many, because both include the set-up.
+    /// Returns the instructions per run. Counts `count` and `2 * count` runs and uses the difference, because both
+    /// include the set-up.
     #[expect(clippy::cast_precision_loss, reason = "far below the range in which a float is exact")]
     fn per_run(&self, part: Part, size: usize, count: usize) -> Result<f64> {
         let (once, twice) = (self.total(part, size, count)?, self.total(part, size, 2 * count)?);

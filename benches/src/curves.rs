@@ -10,13 +10,13 @@ use crate::report::Summary;
 use crate::table::aligned;
 use crate::{Result, say};
 
-/// `curves`.
+/// Arguments of `curves`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Draw them into this file.
+    /// Draw the curves into this file.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Maximum number of streams; ten thousand take minutes.
+    /// Maximum number of streams; counting ten thousand takes minutes.
     #[arg(long, default_value_t = 10_000)]
     streams: usize,
 }
@@ -26,7 +26,7 @@ const SESSION_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Minimum number of messages that are counted. Each stream sends the same number.
 const MESSAGES: usize = 640;
 
-/// Counts, prints and draws.
+/// Counts the instructions, prints and draws them.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let counter = Counter::new()?;
     let streams: Vec<usize> = STREAM_COUNTS.into_iter().filter(|count| *count <= args.streams).collect();

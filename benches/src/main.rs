@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Any error, as text for a person.
+/// Any error; its text is for the user.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
@@ -42,16 +42,16 @@ enum Command {
     Show(report::ShowArgs),
     /// Write the figures of a comparison into the README.
     Readme(readme::Args),
-    /// The Session Manager that `compare` starts.
+    /// Run the Session Manager that `compare` starts.
     #[command(hide = true)]
     Serve(compare::ServeArgs),
-    /// The plain relay that `compare` starts.
+    /// Run the plain relay that `compare` starts.
     #[command(hide = true)]
     Hop(compare::HopArgs),
-    /// The limit program that `compare` starts.
+    /// Run the limit program that `compare` starts.
     #[command(hide = true)]
     Limit(compare::LimitArgs),
-    /// The program that `budgets` and `curves` run under valgrind.
+    /// Run one part; `budgets` and `curves` run this under valgrind.
     #[command(hide = true)]
     Part(budgets::PartArgs),
 }
@@ -86,6 +86,6 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// Prints a line on standard output.
 fn say(text: &str) {
-    // If the reader is gone, it has seen enough.
+    // A reader that has closed standard output is not an error.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

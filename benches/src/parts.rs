@@ -13,13 +13,14 @@ pub const HEADER: usize = 120;
 const ID: Uuid = Uuid::from_u128(0xdd01_e56b_ff48_483e_a508_b5f0_73f3_1b16);
 const DATE: u64 = 1_503_434_274_948;
 
-/// Bytes without a pattern.
+/// Pseudo-random bytes.
 pub fn payload() -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(1);
     (0..PAYLOAD).map(|_| rng.u8(..)).collect()
 }
 
-/// Encodes a message like the data channel does: payload into a fresh buffer, digest, header in front.
+/// Encodes a message as the data channel does: copies the payload into a new buffer, adds the digest, and writes the header before
+/// the payload.
 pub fn encode(payload: &[u8]) -> Bytes {
     let mut buf = MessageBuf::with_limit(PAYLOAD, payload.len());
     buf.put_slice(payload);

@@ -7,7 +7,7 @@ use crate::report::{Report, Summary};
 use crate::svg::{Anchor, COLOURS, Svg};
 use crate::table::{METRICS, Metric, figure, profile_title};
 
-/// Draws what was measured: `performance.svg`, and `performance-sessions.svg` if sessions were counted.
+/// Draws the figures: `performance.svg`, and `performance-sessions.svg` if the scenario "sessions" was measured.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("performance.svg"), bars(report))?;
@@ -22,7 +22,8 @@ const MARGIN: f64 = 24.0;
 const GAP: f64 = 32.0;
 const COLUMN: f64 = (WIDTH - 2.0 * MARGIN - GAP) / 2.0;
 
-/// The figures that are drawn, two in a row. Plain TCP is drawn only where its bar does not dwarf the others.
+/// The figures that are drawn, two in a row. Plain TCP and the relays are drawn only for times, because their bars are much longer
+/// than the others for throughput.
 const PANELS: &[(&str, &[[&str; 2]])] = &[
     (
         "fast",
@@ -77,7 +78,7 @@ const LABELS: f64 = 128.0;
 const VALUES: f64 = 58.0;
 const ROW: f64 = 19.0;
 
-/// Draws one figure of all clients. Returns the height.
+/// Draws one figure of all clients. Returns the height of the drawing.
 fn panel(svg: &mut Svg, report: &Report, profile: &str, metric: &Metric, x: f64, y: f64) -> f64 {
     let shown: Vec<(usize, &str, Summary)> = report
         .clients
@@ -114,7 +115,7 @@ fn panel(svg: &mut Svg, report: &Report, profile: &str, metric: &Metric, x: f64,
     top - y + 8.0
 }
 
-/// A client's name in a drawing.
+/// The client's name in drawings and in the README.
 pub(crate) fn short(client: &str) -> String {
     let (first, args) = client.split_once(' ').map_or((client, ""), |(first, args)| (first, args));
     let name = match first.split_once(':') {
@@ -160,7 +161,7 @@ fn sessions(report: &Report) -> Option<Chart> {
     })
 }
 
-/// Lines over a few positions.
+/// A chart: lines over a few positions.
 pub(crate) struct Chart {
     pub(crate) title: String,
     pub(crate) below: String,
@@ -169,7 +170,7 @@ pub(crate) struct Chart {
     pub(crate) series: Vec<Line>,
 }
 
-/// One line.
+/// One line of a chart.
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) colour: usize,
@@ -184,7 +185,7 @@ const NAMES: f64 = 140.0;
 /// Distance between two names.
 const LABEL: f64 = 15.0;
 
-/// Charts side by side.
+/// Draws charts side by side.
 pub(crate) fn charts(title: &str, charts: &[Chart]) -> String {
     let mut svg = Svg::new(WIDTH, title);
     svg.text("title", Anchor::Start, MARGIN, MARGIN + 14.0, title);
@@ -244,7 +245,7 @@ fn draw_chart(svg: &mut Svg, chart: &Chart, x: f64, y: f64, width: f64) {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, at least `value`.
+/// Returns the smallest value at least `value` that is 1, 2 or 5 times a power of ten.
 fn nice_step(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= value).unwrap_or(value)

@@ -1,4 +1,4 @@
-//! The cost of a message relative to its digest, which is unavoidable, measured in this process.
+//! The cost of a message relative to the cost of its digest, which the protocol requires. Measured in this process.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,12 +9,12 @@ use ssm_proto::AgentMessage;
 
 use crate::report::Report;
 
-/// Runs per measurement; few, so that most measurements are not interrupted.
+/// Runs per measurement. The number is small, so that the scheduler interrupts few measurements.
 const RUNS: u32 = 256;
-/// Measurements of each part, in turn; the median counts.
+/// Number of measurements of each part, in turn; the median is used.
 const ROUNDS: usize = 101;
 
-/// Adds `encode-ratio`, `decode-ratio` and `ack-ratio`, and nanoseconds of each, without a profile.
+/// Adds `encode-ratio`, `decode-ratio` and `ack-ratio`, and the time of each in nanoseconds, without a profile.
 pub(crate) fn measure(report: &mut Report) {
     let payload = parts::payload();
     let message = parts::encode(&payload);

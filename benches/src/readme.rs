@@ -1,4 +1,4 @@
-//! `readme`: the figures of a comparison, between the README's markers.
+//! `readme`: writes the figures of a comparison between the README's markers.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use crate::report::{Report, Summary};
 use crate::table::figure;
 use crate::{Result, targets};
 
-/// `readme`.
+/// Arguments of `readme`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The JSON file of a comparison.
+    /// JSON file of a comparison.
     #[arg(value_name = "FILE", default_value = "compare.json")]
     json: PathBuf,
     /// The file to change.
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 const BEGIN: &str = "<!-- figures -->";
 const END: &str = "<!-- /figures -->";
 
-/// Writes the section anew.
+/// Replaces the section between the markers.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let report = Report::read(&args.json)?;
     let text = std::fs::read_to_string(&args.readme)?;
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// `text` with the section between the markers; the second marker is added if it is missing.
+/// Returns `text` with `section` between the markers. The second marker is added if it is missing.
 fn replaced(text: &str, section: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let after = rest.split_once(END).map_or(rest, |(_, after)| after);
@@ -95,7 +95,7 @@ fn section(report: &Report, plot: &str) -> String {
     text
 }
 
-/// Another client's figure, and its ratio to ours.
+/// The cell of another client: its figure, and the ratio to our client's figure.
 fn cell(value: Option<Summary>, ours: Summary) -> String {
     match value {
         Some(value) => format!(" {} (× {}) |", figure(value.median), figure(value.median / ours.median)),

@@ -1,4 +1,4 @@
-//! The results of a comparison: samples by profile, client and figure. The JSON file contains this.
+//! The results of a comparison: samples by profile, client and figure. They are stored in the JSON file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::{Result, plot, say, table, targets};
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) settings: Settings,
-    /// As given; the others are compared with the first.
+    /// The clients as given on the command line. The others are compared with the first one.
     pub(crate) clients: Vec<String>,
     /// The versions that clients report.
     pub(crate) versions: BTreeMap<String, String>,
@@ -21,7 +21,7 @@ pub(crate) struct Report {
     pub(crate) failures: Vec<Failure>,
 }
 
-/// How it was measured.
+/// The settings of the measurement.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) repetitions: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Series {
     pub(crate) samples: Vec<f64>,
 }
 
-/// A run that gave no figure.
+/// A run that failed and returned no figure.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) profile: String,
@@ -77,7 +77,7 @@ impl Report {
         }
     }
 
-    /// Adds one sample of a measurement without a local agent; it counts as the first client's.
+    /// Adds one sample of a measurement without a local agent. It is stored for the first client.
     pub(crate) fn add_part(&mut self, metric: &str, value: f64) {
         let client = self.clients.first().cloned().unwrap_or_default();
         self.add("", &client, metric, value);
@@ -118,7 +118,7 @@ impl Summary {
     }
 }
 
-/// A quantile of sorted values; NaN if there are none.
+/// Returns a quantile of sorted values, or NaN if `sorted` is empty.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -130,7 +130,7 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// `show`.
+/// Arguments of `show`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
     /// The JSON file of a comparison.

@@ -1,4 +1,4 @@
-//! SVG drawings that are readable on light and dark pages, without the look of a plotting library.
+//! SVG drawings that are readable on light and dark pages.
 
 use std::fmt::Write as _;
 
@@ -77,7 +77,7 @@ impl Svg {
         self.put(&format!(r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="3.5"/>"#));
     }
 
-    /// The whole file.
+    /// Returns the SVG document.
     pub(crate) fn finish(self) -> String {
         let Self { width, height, title, body } = self;
         let height = height + 20.0;

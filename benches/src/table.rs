@@ -15,7 +15,7 @@ const fn metric(key: &'static str, name: &'static str, unit: &'static str, more_
     Metric { key, name, unit, more_is_better }
 }
 
-/// All figures of measurements with a local agent, in the order of display.
+/// All figures of measurements with a local agent, in display order.
 pub(crate) const METRICS: &[Metric] = &[
     metric("download-1", "download, 1 connection", "MB/s", true),
     metric("download-8", "download, 8 connections", "MB/s", true),
@@ -63,7 +63,7 @@ pub(crate) fn profile_title(profile: &str) -> &'static str {
     }
 }
 
-/// The whole comparison: per profile, a row for each figure and a column for each client.
+/// The table of the whole comparison: for each profile, a row for each figure and a column for each client.
 pub(crate) fn of(report: &Report) -> String {
     let settings = &report.settings;
     let mut text = format!(
@@ -118,7 +118,7 @@ fn spread(value: &Summary) -> String {
     format!("{} ({} - {})", figure(value.median), figure(value.least), figure(value.most))
 }
 
-/// Three significant digits.
+/// Formats a value with three significant digits.
 pub(crate) fn figure(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
@@ -129,7 +129,7 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-/// Columns as wide as their widest cell; the first aligned left, the others right.
+/// Formats rows with columns as wide as their widest cell; the first column is aligned left, the others right.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();

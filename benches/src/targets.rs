@@ -1,5 +1,5 @@
-//! The project's performance targets, and whether they are met. All compare values of one measurement, so that they
-//! depend little on how slow or busy a machine is.
+//! The project's performance targets, and whether they are met. Most targets compare values of one measurement, so
+//! that they depend little on the machine's speed and load.
 
 use crate::report::Report;
 use crate::table::{aligned, figure};
@@ -128,7 +128,7 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
     ]
 }
 
-/// As a table.
+/// Formats the targets as a table.
 pub(crate) fn table(report: &Report) -> String {
     let mut rows = vec![["target", "wanted", "measured", "", ""].map(str::to_owned).to_vec()];
     for target in of(report) {

@@ -1,4 +1,4 @@
-//! The parts as repeatable work, for counting instructions: the same for the same arguments, byte for byte.
+//! The parts of the forwarding path as repeatable work whose instructions are counted. The same arguments produce the same bytes.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::parts::{self, PAYLOAD};
 /// A part of the forwarding path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its name.
+    /// Name of the part on the command line.
     pub name: &'static str,
-    /// What one run does.
+    /// Description of one run.
     pub does: &'static str,
-    /// Number of unavoidable digests of 1 KiB per run.
+    /// Number of digests of 1 KiB per run that the protocol requires.
     pub digests: u32,
-    /// Number of unavoidable digests of an acknowledgement's JSON per run.
+    /// Number of digests of an acknowledgement's JSON per run that the protocol requires.
     pub ack_digests: u32,
 }
 
@@ -30,13 +30,13 @@ const fn part(name: &'static str, does: &'static str, digests: u32, ack_digests:
     Part { name, does, digests, ack_digests }
 }
 
-/// The digest of 1 KiB alone.
+/// Only the digest of 1 KiB.
 pub const DIGEST: Part = part("digest", "the SHA-256 of 1 KiB", 1, 0);
-/// The digest of an acknowledgement alone.
+/// Only the digest of an acknowledgement.
 pub const ACK_DIGEST: Part = part("ack-digest", "the SHA-256 of an acknowledgement's JSON", 0, 1);
-/// One message, when all of `size` streams of one session have data.
+/// One message while all of `size` streams of one session have data.
 pub const STREAMS: Part = part("streams", "a message of 1 KiB from stream to stream, both sides", 2, 2);
-/// One message, with `size` sessions in turn.
+/// One message of each of `size` sessions in turn.
 pub const SESSIONS: Part = part("sessions", "a message of 1 KiB, sessions in turn, both sides", 2, 2);
 
 /// The parts that have a budget.
@@ -50,7 +50,7 @@ pub const PARTS: &[Part] = &[
     STREAMS,
 ];
 
-/// Does a part's work `count` times over `size` streams or sessions; `false` if there is no such part.
+/// Runs a part `count` times over `size` streams or sessions. Returns `false` if the part does not exist.
 pub fn run(name: &str, size: usize, count: usize) -> bool {
     let payload = parts::payload();
     let message = parts::encode(&payload);
@@ -94,12 +94,12 @@ fn clock(now: Instant) -> Clock {
     Clock { start: now, unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// Every message is acknowledged immediately, so that each run does the same.
+/// Settings with which every message is acknowledged immediately, so that all runs do the same work.
 fn channel_config() -> ChannelConfig {
     ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() }
 }
 
-/// Data of one frame that fills a message. Every other message also ends with the first byte of the next frame (MUX-12).
+/// The data of one frame that fills a message. Every other message also ends with the first byte of the next frame (MUX-12).
 fn frame_data() -> Bytes {
     parts::payload().into_iter().take(PAYLOAD - 9).collect()
 }
@@ -123,12 +123,12 @@ impl Muxes {
     }
 
     fn step(&mut self) {
-        self.client.write(self.stream, self.data.clone()).expect("what was written before was sent");
+        self.client.write(self.stream, self.data.clone()).expect("the send queue is empty");
         while self.client.wants_transmit() {
             let mut buf = MessageBuf::with_limit(PAYLOAD, PAYLOAD);
             self.client.poll_transmit(&mut buf);
             let payload = Bytes::copy_from_slice(buf.payload());
-            self.agent.handle_input(self.now, payload).expect("the other side speaks smux");
+            self.agent.handle_input(self.now, payload).expect("the other side sends valid smux");
         }
         while self.agent.poll_event().is_some() {}
         while let Some(chunk) = self.agent.read(self.stream) {
@@ -159,7 +159,7 @@ impl Channels {
     fn step(&mut self) {
         let mut buf = MessageBuf::with_limit(PAYLOAD, PAYLOAD);
         buf.put_slice(&self.payload);
-        self.client.send(self.now, PayloadType::Output, buf).expect("what was sent before is acknowledged");
+        self.client.send(self.now, PayloadType::Output, buf).expect("earlier messages are acknowledged");
         carry(self.now, &mut self.client, &mut self.agent);
         while let Some(event) = self.agent.poll_event() {
             assert!(matches!(event, ChannelEvent::Payload { .. }), "{event:?}");
@@ -171,7 +171,7 @@ impl Channels {
 
 fn carry(now: Instant, from: &mut DataChannel, to: &mut DataChannel) {
     while let Some(message) = from.poll_transmit(now) {
-        to.handle_input(now, message).expect("the other side speaks the protocol");
+        to.handle_input(now, message).expect("the other side sends valid messages");
     }
 }
 
@@ -209,7 +209,7 @@ impl Ends {
     /// Every stream sends one message's data, and all of it is read.
     fn round(&mut self) {
         for stream in &self.streams {
-            self.client.write(*stream, self.data.clone()).expect("what was written before was sent");
+            self.client.write(*stream, self.data.clone()).expect("the send queue is empty");
         }
         self.carry();
         let mut read = 0;
@@ -227,12 +227,12 @@ impl Ends {
         let mut moved = true;
         while std::mem::take(&mut moved) {
             while let Some(message) = self.client.poll_transmit(now) {
-                self.agent.handle_input(now, message).expect("the client speaks the protocol");
+                self.agent.handle_input(now, message).expect("the client sends valid messages");
                 moved = true;
             }
             while self.agent.poll_event().is_some() {}
             while let Some(message) = self.agent.poll_transmit(now) {
-                self.client.handle_input(now, message).expect("the agent speaks the protocol");
+                self.client.handle_input(now, message).expect("the agent sends valid messages");
                 moved = true;
             }
             while self.client.poll_event().is_some() {}

@@ -1,5 +1,5 @@
-"""An AWS account for the tests: moto simulates the APIs, and the services in it are real servers with certificates for the
-names that moto gives them."""
+"""An AWS account for the tests: moto simulates the APIs, and the account's services are real servers with certificates for the
+names that moto returns."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ POSTGRES = Path("/usr/lib/postgresql")
 
 
 class Lab:
-    """The command's environment for AWS, and the authorities that its clients trust."""
+    """The command's environment variables for AWS, and the certificate authorities that the clients trust."""
 
     def __init__(self, aws, manager, certificates):
         self.aws = aws
@@ -126,12 +126,12 @@ class Aws:
         return [*of_rds, primary, kubernetes, self.domain]
 
     def hosts(self):
-        """Only the node resolves them."""
+        """Options with which only the node resolves the names."""
         return [word for name in self.names() for word in ("--host", f"{name}=127.0.0.1")]
 
 
 class Caches:
-    """ElastiCache: moto, and one serverless cache, which moto does not know."""
+    """ElastiCache: moto, and one serverless cache, which moto does not support."""
 
     def __init__(self, moto):
         class Handler(BaseHTTPRequestHandler):
@@ -168,7 +168,7 @@ class Caches:
 
 
 def serverless(wanted, is_here):
-    """The answer of DescribeServerlessCaches, in the form that botocore's model of ElastiCache describes."""
+    """The answer of DescribeServerlessCaches, according to botocore's model of ElastiCache."""
     if wanted not in (None, ["sessions"]) or (wanted and not is_here):
         error = "<Error><Type>Sender</Type><Code>ServerlessCacheNotFoundFault</Code><Message>not found</Message></Error>"
         return 404, f"<ErrorResponse>{error}</ErrorResponse>".encode()
@@ -202,7 +202,7 @@ class Certificates:
         return certificate
 
     def issue(self, *hosts):
-        """A key and a certificate for these hosts."""
+        """Returns the paths of a key and a certificate for these hosts."""
         key, request, certificate = (self.folder / f"server-{len(list(self.folder.iterdir()))}{end}" for end in (".key", ".csr", ".pem"))
         names = ",".join(f"DNS:{host}" for host in hosts)
         self.openssl("req", "-nodes", "-subj", "/CN=service", "-addext", f"subjectAltName={names}", *self.new_key(key), "-out", request)
@@ -220,7 +220,7 @@ class Certificates:
 
 
 def given_to(user, folder, files):
-    """Copies that only a server's own user can read."""
+    """Returns copies of the files that only the server's user can read."""
     copies = []
     for file in files:
         copy = folder / file.name
@@ -245,7 +245,7 @@ def MariaDbWithTls(folder, lab):
 
 @contextlib.contextmanager
 def Postgres(folder, lab, login=""):
-    """`login` is a line of pg_hba.conf that goes before the one that trusts everybody."""
+    """`login` is a line of pg_hba.conf before the line that trusts every client."""
     folder = folder / "postgres"
     folder.mkdir()
     user = None
@@ -311,7 +311,7 @@ class Https:
 
 @contextlib.contextmanager
 def Refusing():
-    """An API that allows nothing, with IAM's error texts."""
+    """An API that refuses every call, with IAM's error texts."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -341,7 +341,7 @@ def greeting(port):
 
 
 class Greeter:
-    """Says the same to each connection."""
+    """A server that sends the same text to each connection."""
 
     def __init__(self, text=b"hello"):
         self._text = text
@@ -357,7 +357,7 @@ class Greeter:
 
 
 class Relay:
-    """A TCP port that leads to the manager that was named last."""
+    """A TCP port that forwards to the manager that was set last."""
 
     def __enter__(self):
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -369,7 +369,7 @@ class Relay:
 
     def to(self, manager):
         self._target = int(manager.variables["AWS_ENDPOINT_URL"].rsplit(":", 1)[1])
-        # A connection that is kept for further calls leads to the other one.
+        # Connections that clients keep for further calls still lead to the previous manager.
         for end in self._open:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The AWS CLI and boto3 against `aws-ssm-forward local`, and against a tunnel that runs on it."""
+"""The AWS CLI and boto3 with `aws-ssm-forward local`, and with a tunnel through it."""
 
 import json
 import signal
@@ -28,13 +28,13 @@ def checks(suite):
         suite.check("boto3: each error has AWS's name", boto3_errors, api)
         suite.check("boto3: an unsigned call is refused", unsigned, variables)
         suite.check("aws: describe-instance-information --filters", cli_nodes, cli)
-        suite.check("aws: get-connection-status of a node that is not there", cli_connection_status, cli)
+        suite.check("aws: get-connection-status of a node that does not exist", cli_connection_status, cli)
         suite.check("aws: get-document and describe-document", cli_documents, cli)
         suite.check("aws: describe, resume and terminate a session of boto3's", cli_sessions, cli, api)
-        suite.check("aws: start-session without a plugin takes its session back", cli_start_session, cli)
+        suite.check("aws: start-session without a plugin terminates its session", cli_start_session, cli)
         suite.check("aws: each error is shown by its name", cli_errors, cli)
         suite.check("aws: terminate-session ends a tunnel that may not restart", cli_ends_tunnel, cli, variables)
-        suite.check("aws: after terminate-session a tunnel goes on in a new session", cli_interrupts_tunnel, cli, variables)
+        suite.check("aws: after terminate-session a tunnel continues in a new session", cli_interrupts_tunnel, cli, variables)
         suite.check("SIGTERM ends the command with exit code 0", lambda: manager.stop(signal.SIGTERM).ok())
 
 
@@ -75,7 +75,7 @@ def life_of_a_session(api):
     [ended] = api.describe_sessions(State="History", Filters=mine)["Sessions"]
     equal(ended["Status"], "Terminated")
     assert ended["StartDate"] <= ended["EndDate"]
-    # A session that is over cannot be resumed: the answer has no token.
+    # A session that has ended cannot be resumed: the answer has no token.
     assert "TokenValue" not in api.resume_session(SessionId=session)
 
 
@@ -117,7 +117,7 @@ def documents(api):
         equal({each["Name"] for each in described.get("Parameters", [])}, set(content.get("parameters", {})))
 
 
-# The request, and the name of the exception.
+# Each request, and the name of its exception.
 ERRORS = [
     ("start_session", {"Target": NO_TARGET}, "TargetNotConnected"),
     ("start_session", {"Target": TARGET, "DocumentName": "No-SuchDocument"}, "InvalidDocument"),
@@ -164,7 +164,7 @@ def boto3_errors(api):
 
 
 def class_of(name):
-    """An exception that is not in the service's model is reported as the general one."""
+    """Returns the class of an exception. One that is not in the service's model is reported as the general class."""
     return "ClientError" if name == "UnknownOperationException" else name
 
 
@@ -181,7 +181,7 @@ def unsigned(variables):
 
 
 class Cli:
-    """The AWS CLI, configured only by the lines that `local` printed."""
+    """The AWS CLI, configured only with the lines that `local` printed."""
 
     def __init__(self, variables):
         self.environment = clean_environment({**variables, "AWS_PAGER": "", "AWS_DEFAULT_OUTPUT": "json"})
@@ -220,7 +220,7 @@ def cli_sessions(cli, api):
 
 
 def cli_start_session(cli):
-    """The CLI itself terminates the session that nothing could serve."""
+    """The CLI itself terminates a session for which there is no plugin."""
     reason = "no plugin"
     ended = cli.run("start-session", "--target", TARGET, "--reason", reason, path="/nonexistent")
     assert ended.code != 0
@@ -254,7 +254,7 @@ def cli_ends_tunnel(cli, variables):
         session = ready["session_id"]
         find = ["describe-sessions", "--state", "Active", "--filters", f"key=SessionId,value={session}"]
         [told] = cli.ask(*find)["Sessions"]
-        # The service is the node's own.
+        # The service is on the node itself.
         equal((told["Status"], told["DocumentName"], told["Reason"]), ("Connected", "AWS-StartPortForwardingSession", "tunnel"))
         cli.ask("terminate-session", "--session-id", session)
         ended = tunnel.finish(20)
@@ -271,7 +271,7 @@ def cli_interrupts_tunnel(cli, variables):
         service.serves(ready["port"])
         find = ["describe-sessions", "--state", "Active", "--query", "Sessions[?Reason=='tunnel'].SessionId"]
         [session] = cli.ask(*find)
-        assert session != ready["session_id"], "the session that was terminated is active"
+        assert session != ready["session_id"], "the terminated session is still active"
 
 
 def tunnel_to(service, variables, *more):
@@ -292,7 +292,7 @@ class Echo:
         self.listener.close()
 
     def serves(self, tunnel_port):
-        """Data passes the tunnel in both directions."""
+        """Checks that data passes through the tunnel in both directions."""
         with socket.create_connection(("127.0.0.1", tunnel_port), timeout=30) as near, self.listener.accept()[0] as far:
             for end, other in ((near, far), (far, near)):
                 end.sendall(b"hello")

@@ -1,4 +1,4 @@
-"""The command reads what the AWS CLI reads: configuration files of every shape, compared with botocore's results."""
+"""The command reads configuration files as the AWS CLI does: files of every form, compared with botocore's results."""
 
 import http.server
 import json
@@ -24,7 +24,7 @@ def checks(suite):
         api.reader = reader
         for what, config, credentials, profile in CASES:
             suite.check(f"as botocore: {what}", compare, api, config, credentials, profile)
-        suite.check("as botocore: 150 files made up", made_up, api)
+        suite.check("as botocore: 150 generated files", made_up, api)
 
 
 def keys(name, region="eu-west-3", indent="", delimiter=" = "):
@@ -62,7 +62,7 @@ CASES = [
 
 
 def compare(api, config, credentials, profile):
-    """Both must sign with the same key for the same region. Returns False for files that botocore rejects."""
+    """Checks that both sign with the same key for the same region. Returns False for files that botocore rejects."""
     with files(config, credentials) as environment:
         expected = of_botocore(api.reader, environment, profile)
         if expected is None:
@@ -71,12 +71,12 @@ def compare(api, config, credentials, profile):
         command = [binary(), "exec", *options, "--endpoint-url", api.url, TARGET, "--", "true"]
         ended = run(command, env=clean_environment(environment))
         got = api.last()
-        assert got, f"no call of the API: {ended.stderr}; {config!r} {credentials!r}"
+        assert got, f"the API was not called: {ended.stderr}; {config!r} {credentials!r}"
         equal((config, credentials, profile, got), (config, credentials, profile, expected))
     return True
 
 
-# botocore reads the environment of its process, which the suites share: therefore it gets a process of its own.
+# botocore reads the environment of its process, which all suites share. Therefore it runs in a separate process.
 READER = """
 import json, os, re, sys
 import botocore.exceptions, botocore.session

@@ -1,5 +1,5 @@
-"""Third-party tools that start a session-manager-plugin: Ansible, aws-ssm-tools, aws-ssm-juggle. Each finds
-`aws-ssm-forward` instead of it, and `aws-ssm-forward local` instead of AWS."""
+"""Third-party tools that start a session-manager-plugin: Ansible, aws-ssm-tools, aws-ssm-juggle. Each tool uses
+`aws-ssm-forward` as the plugin, and `aws-ssm-forward local` instead of AWS."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from harness import SEARCH_PATH, TARGET, Child, Manager, Tool, binary, clean_env
 from services import Upper, asked
 from terminal import Terminal
 
-# Programs installed by pip are beside this Python.
+# Programs that pip installed are beside this Python.
 BESIDE = Path(sys.executable).parent
 PROGRAMS = ["ansible-playbook", "ec2-session", "ecs-session", "ec2-juggle", "ecs-juggle", "moto_server"]
 NEEDS = ["boto3", "aws", *PROGRAMS, "curl", "setsid"]
@@ -24,7 +24,7 @@ NEEDS = ["boto3", "aws", *PROGRAMS, "curl", "setsid"]
 CLUSTER, TASK, CONTAINER = "lab", "0123456789abcdef0123456789abcdef", "app"
 BUCKET = "files"
 FILE_BYTES = 300_000
-# How long the node is not connected.
+# Time in which the node is not connected, in seconds.
 REBOOT = "4s"
 
 
@@ -35,11 +35,11 @@ def checks(suite):
         cloud = stack.enter_context(Cloud())
         containers = ["--ecs-task", f"{CLUSTER}/web/{TASK}/{CONTAINER}"]
         caller = Caller(stack.enter_context(Manager(*containers)), cloud, plugins)
-        # Its node goes down.
+        # This check reboots its node.
         other = Caller(stack.enter_context(Manager()), cloud, plugins)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda each: suite.check(*each), all_checks(caller, other)))
-        suite.check("all sessions are gone", caller.has_ended)
+        suite.check("all sessions have ended", caller.has_ended)
 
 
 def all_checks(caller, other):
@@ -57,7 +57,7 @@ def all_checks(caller, other):
 
 
 class Cloud(Child):
-    """The services that this project does not provide: S3 for Ansible's files, EC2 for the names of nodes."""
+    """Services that the local Session Manager does not have: S3 for Ansible's files, EC2 for the names of nodes."""
 
     def __init__(self):
         self.port = free_port()
@@ -78,7 +78,7 @@ class Caller:
         self.variables = manager.variables
         self.cloud, self.plugins = cloud, plugins
         path = f"{plugins}:{BESIDE}:{SEARCH_PATH}"
-        # aws-ssm-juggle passes the profile `default` if it was given none.
+        # Without a profile, aws-ssm-juggle passes the profile `default`.
         config = plugins / "config"
         config.write_text("[default]\n")
         more = {"PATH": path, "AWS_CONFIG_FILE": str(config), "AWS_PAGER": "", "TERM": "xterm"}
@@ -98,11 +98,11 @@ class Caller:
         wait_until("the last session to end", lambda: not self.active(), 10)
 
     def play(self, tasks):
-        """Runs a playbook in a folder of its own; returns its output."""
+        """Runs a playbook in its own folder and returns the output."""
         with tempfile.TemporaryDirectory(prefix="tests-ansible-") as name:
             folder = Path(name)
             playbook = [{"hosts": "all", "gather_facts": False, "tasks": tasks(folder)}]
-            # JSON is YAML.
+            # JSON is also valid YAML.
             (folder / "play.yml").write_text(json.dumps(playbook))
             inventory = {"all": {"hosts": {"node": {"ansible_host": TARGET}}, "vars": self.connection(folder)}}
             (folder / "inventory.yml").write_text(json.dumps(inventory))
@@ -148,9 +148,9 @@ def ansible(caller):
 
 
 def ansible_reboot(caller):
-    """The node reboots while a playbook works on it, and a tunnel to it continues when the node is connected again.
+    """A node reboots during a playbook. A tunnel to the node continues when the node is connected again.
 
-    The module `reboot` itself cannot be used, because its connection ignores the end of a session."""
+    Ansible's module `reboot` cannot be used, because its connection ignores the end of a session."""
 
     def tasks(folder):
         reboot = folder / "reboot"
@@ -160,7 +160,7 @@ def ansible_reboot(caller):
         )
         reboot.chmod(0o700)
         return [
-            # Like shutdown, it outlives the session in which it was called.
+            # Like shutdown, this process outlives the session in which it was started.
             {"ansible.builtin.raw": f"(setsid {reboot} >/dev/null 2>&1 </dev/null &)"},
             {"ansible.builtin.wait_for": {"path": str(folder / "down")}, "delegate_to": "localhost", "vars": {"ansible_connection": "local"}},
             {"ansible.builtin.wait_for_connection": {"timeout": 60, "sleep": 1, "connect_timeout": 5}},
@@ -174,7 +174,7 @@ def ansible_reboot(caller):
             equal(asked(port, b"before"), b"BEFORE")
             contains(played(caller.play(tasks)), "failed=0", "back")
             tunnel.event("session_lost")
-            # A session that was lost while unused is started again with the next connection.
+            # A session that was lost while unused is replaced when the next connection arrives.
             equal(asked(port, b"after"), b"AFTER")
             tunnel.event("restarted")
             tunnel.stop().ok()
@@ -214,7 +214,7 @@ def juggle_port(caller, program, *which):
         with Child([BESIDE / program, *arguments], env=caller.environment) as juggle:
             wait_until("the port to be open", lambda: "Waiting for connections" in juggle.line())
             equal(asked(local, b"by juggle"), b"BY JUGGLE")
-            # It ignores the signals of the keyboard, so that the plugin gets them. The plugin notices that its parent is gone.
+            # juggle ignores the keyboard's signals and leaves them to the plugin, so it is killed. The plugin detects this.
             juggle.stop(signal.SIGKILL)
 
 

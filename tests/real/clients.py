@@ -1,4 +1,4 @@
-"""Third-party clients, in Rust and in Python, with `aws-ssm-forward local`: a test independent of this project's client."""
+"""Third-party clients, in Rust and in Python, with `aws-ssm-forward local`. These tests do not use this project's client."""
 
 import contextlib
 import hashlib
@@ -39,13 +39,13 @@ def all_checks(plain, encrypted):
 
 
 def bridge():
-    """The program that tests/real/bridge/build creates."""
+    """The path of the program that tests/real/bridge/build creates."""
     here = Path(__file__).resolve().parent
     return Path(subprocess.check_output([here / "bridge" / "build", "--path"], text=True).strip())
 
 
 def pyssm():
-    """Beside this Python."""
+    """The path of pyssm-client, beside this Python."""
     return Path(sys.executable).parent / "pyssm"
 
 
@@ -54,7 +54,7 @@ def bridge_shell(variables, encrypted):
         child.type("echo fo''und $(stty size); exit\r")
         child.process.stdin.close()
         ended = child.finish()
-    # The shell's prompt may come in front of it.
+    # The shell's prompt may precede the output.
     contains(ended.ok(), "found 40 120")
     contains(ended.stderr, f"encrypted: {encrypted}")
 
@@ -72,7 +72,7 @@ def bridge_forward(variables):
 
 def pyssm_exec(variables):
     command = [pyssm(), "exec", "--target", TARGET, "--command", "echo fo''und; exit 3"]
-    # It sends its command 0.1 s after it has connected, whether the session is ready or not, and does not send it again.
+    # The client sends its command once, 0.1 s after it has connected, even if the session is not ready yet.
     def ended_in_time():
         with contextlib.suppress(AssertionError):
             return run(command, limit=15, env=clean_environment(variables))
@@ -87,7 +87,7 @@ def pyssm_forward(variables):
         with Child(arguments, env=clean_environment(variables)) as child:
             listening = wait_until("pyssm to listen", lambda: re.search(r"on 127\.0\.0\.1:(\d+)", child.line()))
             with socket.create_connection(("127.0.0.1", int(listening[1])), timeout=PATIENCE) as stream:
-                # One after the other, because it handles messages concurrently, and mixes up data that is split into several.
+                # One request after the other, because the client handles messages concurrently and reorders data in several messages.
                 for number in range(REQUESTS):
                     request = f"request {number};".encode() * 50
                     stream.sendall(request)

@@ -1,4 +1,4 @@
-"""Completion in real shells: the user types, presses Tab, and sees the shell's result."""
+"""Completion in real shells: the test types, presses Tab, and checks the shell's result."""
 
 import shlex
 import sys
@@ -43,7 +43,7 @@ groups = ["shop"]
     "other.toml": '[tunnels.elsewhere]\ntarget = "i-1"\nremote = 80\n',
 }
 
-# What is typed, and words that must be offered; others may be offered too.
+# The typed text, and words that must be offered. Other words may be offered too.
 CASES = [
     ("", COMMANDS),
     ("forw", ["forward"]),
@@ -99,12 +99,12 @@ def check_all(suite, environment):
             suite.check(what, completes, ask, environment, typed, expected)
         suite.check(f"{shell} completes a value after '='", completes_after_equals, ask, environment)
         suite.check(f"{shell} completes the tunnels of --config", of_another_file, ask, environment)
-        suite.check(f"{shell} completes the tunnels that are open", open_tunnels, ask, environment)
-        suite.check(f"{shell} asks a program that is not in PATH by its path", not_in_path, ask, environment)
+        suite.check(f"{shell} completes open tunnels", open_tunnels, ask, environment)
+        suite.check(f"{shell} calls a program that is not in PATH by its path", not_in_path, ask, environment)
     for shell in ["bash", "zsh", "fish"]:
-        suite.check(f"{shell} completes for somebody at a terminal", at_a_terminal, shell, environment)
-    suite.check("files that can't be read are no noise", broken_files, environment)
-    suite.check("every region that botocore knows is offered", every_region, environment)
+        suite.check(f"{shell} completes for a user at a terminal", at_a_terminal, shell, environment)
+    suite.check("files that cannot be read cause no output", broken_files, environment)
+    suite.check("every region in botocore is offered", every_region, environment)
 
 
 def completes(ask, environment, typed, expected):
@@ -116,7 +116,7 @@ def completes(ask, environment, typed, expected):
 
 
 def names(offered):
-    """Options are offered too where anything may come."""
+    """Returns the offered words without options, which are also offered where any word is allowed."""
     return [word for word in offered if not word.startswith("-")]
 
 
@@ -132,7 +132,7 @@ def of_another_file(ask, environment):
 
 
 def open_tunnels(ask, environment):
-    """A lazy tunnel starts no session, and needs nothing of AWS."""
+    """Opens a lazy tunnel, which starts no session and needs no connection to AWS."""
     with harness.Tool("up", "orders", "--local", "-o", "json", env=environment) as up:
         up.event("waiting")
         for command in ["status", "logs", "down", "restart"]:
@@ -183,7 +183,7 @@ complete --do-complete "$argv[1]"
 
 def bash(environment, line, program="aws-ssm-forward"):
     done = run(["bash", "--norc", "-c", BASH, "bash", program, line], env=environment)
-    # bash gets words as they would be typed.
+    # bash receives words as they would be typed.
     return [shlex.split(word)[0] for word in words(done.ok())]
 
 
@@ -198,11 +198,11 @@ def fish(environment, line, program="aws-ssm-forward"):
 
 
 def words(shown):
-    """fish shows a description after a tab."""
+    """Returns the words without the descriptions, which fish prints after a tab."""
     return [line.split("\t")[0].strip() for line in shown.splitlines() if line.strip()]
 
 
-# How each shell is started without the user's own files, and what it reads before the script.
+# The command that starts each shell without the user's own files, and the lines that it reads before the script.
 AT_A_TERMINAL = {
     "bash": (["bash", "--norc", "-i"], "PS1='next> '; source <(aws-ssm-forward completions bash)"),
     "zsh": (["zsh", "-f", "-i"], "PS1='next> '; autoload -Uz compinit && compinit -u -D && source <(aws-ssm-forward completions zsh)"),
@@ -215,9 +215,9 @@ def at_a_terminal(shell, environment):
     with Terminal(start, {**environment, "TERM": "xterm"}, columns=200) as terminal:
         terminal.enter(f"{prepare}; echo pre''pared")
         terminal.expect("prepared")
-        # What is typed before the prompt may be lost.
+        # Text that is typed before the prompt may be lost.
         terminal.expect("next> ")
-        # The only candidate is completed; after Enter the command shows that it is complete.
+        # The only candidate is completed. After Enter, the command's result shows that the word is complete.
         terminal.type("aws-ssm-forward compl\tfis\t")
         terminal.enter("")
         terminal.expect("--command aws-ssm-forward")

@@ -1,4 +1,4 @@
-"""cp: files from a node and to it, byte for byte, whatever happens on the way and whatever tools the node has."""
+"""cp: copies from and to a node are exact, with every kind of failure on the way and every set of tools on the node."""
 
 import contextlib
 import hashlib
@@ -37,40 +37,40 @@ def checks(suite):
     with tempfile.TemporaryDirectory(prefix="tests-copy-") as name:
         folder = Folder(Path(name))
         with Node() as node:
-            suite.check("a tree of strange names goes down and up, with times, permissions and links", tree, folder, node)
+            suite.check("a tree of strange names is downloaded and uploaded, with times, permissions and links", tree, folder, node)
             suite.check("many small files", many, folder, node)
             suite.check("standard input and output", streams, folder, node)
-            suite.check("where things go, as with scp and rsync", destinations, folder, node)
-            suite.check("what can't be copied is one line", refusals, folder, node)
+            suite.check("destinations are those of scp and rsync", destinations, folder, node)
+            suite.check("a file that can't be copied is reported in one line", refusals, folder, node)
             suite.check("a link from the node is never followed", links, folder, node)
-            suite.check("zeros take no room on either side", sparse, folder, node)
-            suite.check("at a terminal there is a bar", bar, folder, node)
-        suite.check("a partial file of somebody else is not touched", planted, folder)
+            suite.check("zeros use no disk space on either side", sparse, folder, node)
+            suite.check("a terminal shows a progress bar", bar, folder, node)
+        suite.check("a partial file of another user is not changed", planted, folder)
         for what, faults in FAULTS.items():
             suite.check(f"exact, though {what}", faulty, folder, faults)
-        suite.check("killed in the middle: the next copy goes on, and repairs what is damaged", killed, folder)
-        suite.check("a disk that is full here", full_here, folder)
-        suite.check("a disk that is full there", full_there, folder)
+        suite.check("killed in the middle: the next copy continues, and repairs damaged pieces", killed, folder)
+        suite.check("a full disk on this machine", full_here, folder)
+        suite.check("a full disk on the node", full_there, folder)
         if os.geteuid() == 0:
-            suite.check("no permission here or there", no_permission, folder)
+            suite.check("no permission on this machine or on the node", no_permission, folder)
         suite.check("a container of ECS", container, folder)
-        suite.check("a node that lies about names writes nothing outside", hostile, folder)
-        suite.check("a node that lists a link in place of the source makes no link here", link_for_source, folder)
-        suite.check("what goes wrong before a session is lost is told", lost_after_trouble, folder)
+        suite.check("a node that sends false names writes nothing outside the destination", hostile, folder)
+        suite.check("a node that lists a link in place of the source creates no link on this machine", link_for_source, folder)
+        suite.check("an error before a session is lost is reported", lost_after_trouble, folder)
         for others in ({}, NO_DIGESTS):
             name = "without digests" if others else "with digests"
             suite.check(f"a session that is lost after the last step of an upload, {name}", lost_after_rename, folder, others)
         suite.check("a session that is lost before the digest of a stream", lost_before_digest, folder)
-        suite.check("a file that is longer than it was listed is not cut", grown, folder)
+        suite.check("a file that is longer than it was listed is not truncated", grown, folder)
         suite.check("only busybox on the node", with_tools, folder, {}, True)
-        suite.check("busybox without sha256sum: lengths only, and it is said", with_tools, folder, NO_DIGESTS, False)
+        suite.check("busybox without sha256sum: lengths only, with a warning", with_tools, folder, NO_DIGESTS, False)
         suite.check("a dd that can't read exactly", with_tools, folder, {"dd": NO_FULLBLOCK}, True)
         for tool in ("dd", "stat"):
             suite.check(f"a node without {tool}", lacking, folder, tool)
 
 
 class Folder:
-    """What is copied, and where to; each check has a place of its own."""
+    """The source and the destination of a copy; each check has its own folder."""
 
     def __init__(self, path):
         self.path = path
@@ -88,7 +88,7 @@ class Folder:
 
 
 def sample(length):
-    """Random bytes, and all that the agent's filter damages."""
+    """Returns random bytes, and all sequences that the agent's filter damages."""
     content = bytearray(random.Random(7).randbytes(length))
     for at in range(0, length - 6, 997):
         content[at : at + 6] = b"\xef\xbf\xbd\xef\xef\xbf"
@@ -117,7 +117,7 @@ def make_tree(tree):
 
 
 class Node(Tool):
-    """A local Session Manager, whose node has these programs."""
+    """A local Session Manager whose node has these programs."""
 
     def __init__(self, *args, path=SEARCH_PATH):
         super().__init__("local", "--target", TARGET, *args, env={"PATH": path})
@@ -142,7 +142,7 @@ def same(one, other):
 
 
 def attributes(tree):
-    """Permissions and times of all that is no link."""
+    """Permissions and times of all files and folders that are not links."""
     found = {}
     for path in sorted([tree, *tree.rglob("*")]):
         if not path.is_symlink():
@@ -200,19 +200,19 @@ def destinations(folder, node):
     for number, (source, destination) in enumerate(up):
         base = place / f"way {number}"
         base.mkdir()
-        # An existing directory takes the source, another name is its new one, and a slash means what is inside.
+        # A source is copied into an existing directory. Another name is its new name. A slash means the contents.
         node.cp("-r", source(place / "d"), destination(base)).ok()
         node.cp("-r", source(place / "d"), destination(base / "named")).ok()
         node.cp("-r", source(f"{place}/d/"), destination(base / "d")).ok()
         node.cp(source(place / "other"), source(place / "d/file"), destination(f"{base}/new/")).ok()
         found = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
         equal(found, ["d/file", "named/file", "new/file", "new/other"])
-        # A file that is there keeps its permissions, a new one gets those of its source but for the mask.
+        # An existing file keeps its permissions; a new file gets those of its source, reduced by the mask.
         (base / "d/file").chmod(0o604)
         (place / "other").chmod(0o666)
         node.cp(source(place / "other"), destination(base / "d/file")).ok()
         node.cp(source(place / "other"), destination(base / "fresh")).ok()
-        # So do directories.
+        # The same applies to directories.
         modes = [oct(stat.S_IMODE((base / name).stat().st_mode)) for name in ("d/file", "fresh", "new", "named")]
         equal(modes, ["0o604", *[oct(mode & ~mask()) for mode in (0o666, 0o777, (place / "d").stat().st_mode & 0o777)]])
         equal((base / "d/file").read_text(), "other")
@@ -251,7 +251,7 @@ def refusals(folder, node):
         equal(len(errors), 1)
         contains(errors[0], told)
     equal(sorted(path.name for path in place.iterdir()), ["d", "pipe"])
-    # Of several, the others are copied all the same.
+    # If one of several sources fails, the others are still copied.
     ended = node.cp(remote(place / "no"), remote(folder.tree / "program"), place / "d")
     equal((ended.code, (place / "d/program").exists()), (1, True))
 
@@ -282,11 +282,11 @@ def sparse(folder, node):
 
 
 def planted(folder):
-    # At the real agent's pace the partial file is there long enough to be seen.
+    # At the real agent's pace, the partial file exists long enough for the check.
     with Node("--profile", "real") as node:
         place = folder.place()
         (place / "precious").write_text("precious")
-        # Where the partial file will be is seen in a copy that does not end.
+        # An unfinished copy shows the name of the partial file.
         command = [binary(), "cp", "-", remote(place / "x")]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(node.variables))
         also_end(child)
@@ -305,14 +305,14 @@ def planted(folder):
 
 
 def part_of(folder, node, place, copy):
-    """The partial file of a copy that was killed."""
+    """Returns the partial file of a copy that was killed."""
     child = subprocess.Popen([binary(), "cp", "--sessions", "2", *copy], env=clean_environment(node.variables))
     also_end(child)
     wait_until("a partial file", lambda: [path for path in leftovers(place) if path.stat().st_blocks > 2048])
     child.kill()
     child.wait()
     equal((place / "big").exists(), False)
-    # What is on its way on the node still arrives.
+    # Data in transit still arrives on the node.
     [part] = leftovers(place)
     return part
 
@@ -340,7 +340,7 @@ def faulty(folder, faults):
 
 
 def killed(folder):
-    # The real agent's pace leaves time to kill it.
+    # The real agent's pace leaves time to kill the copy.
     with Node("--profile", "real") as node:
         for way in (lambda place: (remote(folder.big), place / "big"), lambda place: (folder.big, remote(place / "big"))):
             place = folder.place()
@@ -348,7 +348,7 @@ def killed(folder):
             with open(part, "r+b") as damaged:
                 damaged.seek(100)
                 damaged.write(b"damaged")
-            # The agent ends what the killed copy left.
+            # The agent ends the processes that the killed copy left.
             ended = wait_until("the next copy", lambda: (lambda it: it.code == 0 and it)(node.cp(*way(place))))
             contains(ended.stderr, "were already present", hashlib.sha256(folder.big.read_bytes()).hexdigest())
             same(folder.big, place / "big")
@@ -356,7 +356,7 @@ def killed(folder):
 
 
 def limited(command, env):
-    """Runs it where no file may be larger than 3 MB, and where that is an error and not the end."""
+    """Runs a command with a limit of 3 MB per file. Exceeding the limit is an error and does not kill the command."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -386,7 +386,7 @@ def full_there(folder):
 
 
 def small_disk(place, stack):
-    """A file system of 3 MB, where this may be made."""
+    """A file system of 3 MB, if the system allows its creation."""
     mounted = place / "disk"
     mounted.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", mounted], capture_output=True).returncode != 0:
@@ -417,11 +417,11 @@ def no_permission(folder):
 
 
 class Nobody(Node):
-    """A node whose sessions may do little."""
+    """A node whose sessions have few permissions."""
 
     def __init__(self):
         environment = clean_environment({"HOME": "/"})
-        # The build's folder may be closed to other users.
+        # Other users may have no access to the build's folder.
         self.folder = tempfile.TemporaryDirectory(prefix="tests-copying-")
         Path(self.folder.name).chmod(0o755)
         program = shutil.copy(binary(), self.folder.name)
@@ -440,7 +440,7 @@ def container(folder):
 
 
 def tools(folder, others):
-    """A directory with busybox alone, and other programs in the place of some of it; `None` takes one away."""
+    """A directory with only busybox. `others` replaces some of its programs; `None` removes one."""
     path = folder.place()
     run([shutil.which("busybox"), "--install", "-s", path], env=clean_environment()).ok()
     for name, script in others.items():
@@ -453,7 +453,7 @@ def tools(folder, others):
 
 NO_DIGESTS = {"sha256sum": None, "shasum": None, "openssl": None}
 NO_FULLBLOCK = '#!/bin/sh\ncase "$*" in *fullblock*) exit 1;; esac\nexec /usr/bin/busybox dd "$@"\n'
-# Each name leads out of the tree.
+# Each name refers to a place outside of the tree.
 LIAR = '#!/bin/sh\nfor name; do :; done\nprintf "%s81a4 5 0 %s/../../escaped\\n" "${2%%%f*}" "$name"\n'
 
 
@@ -489,7 +489,7 @@ def hostile(folder):
     equal([list((place / "here").iterdir()), (place / "escaped").exists()], [[], False])
 
 
-# It says that whatever it is asked for is a link.
+# This node reports every path as a link.
 LINK_LIAR = '#!/bin/sh\nfor name; do :; done\nprintf "a1ff 7 0 x%sL%s%sT/outside" "$m" "$name" "$m"\n'
 
 
@@ -503,7 +503,7 @@ def link_for_source(folder):
 
 
 def once(place):
-    """In a script: ends all processes of the session, the first time."""
+    """Returns script text that ends all processes of the session, the first time only."""
     mark = shlex.quote(str(place / "ended"))
     return f'[ -e {mark} ] || {{ : >{mark}; kill -9 0; }}\n'
 
@@ -514,7 +514,7 @@ def lost_after_trouble(folder):
     (place / "to").mkdir()
     (place / "from/a").write_text("short")
     (place / "from/b").write_text("last")
-    # The second file waits until the trouble with the first one has arrived here: nothing on the node tells that.
+    # The second file waits until the error of the first one has arrived at this machine, which the node cannot know.
     last = f'if [ "$text" = last ]; then sleep 1; {once(place)}fi\n'
     script = f'#!/bin/sh\ntext=$(/bin/cat)\n[ "$text" != short ] || exit\n{last}printf %s "$text"\n'
     with Node(path=tools(folder, {"cat": script})) as node:

@@ -1,4 +1,4 @@
-"""MariaDB as the private database, reached by its own clients through `forward --local`."""
+"""MariaDB as the private database. Its own clients connect through `forward --local`."""
 
 import base64
 import contextlib
@@ -46,14 +46,14 @@ def with_server(suite, server, folder):
             idle = pool.submit(stay_idle, through)
             suite.check("a query through the tunnel", query, through)
             suite.check("a query through a Unix socket", query, through_socket)
-            suite.check(f"{LOAD_BYTES // 10**6} MB come back as they were loaded", load_and_read, through, folder)
-            suite.check("a dump through the tunnel is the dump made at the server", dump, server, through)
+            suite.check(f"{LOAD_BYTES // 10**6} MB are read as they were loaded", load_and_read, through, folder)
+            suite.check("a dump through the tunnel equals a dump at the server", dump, server, through)
             suite.check(f"{CLIENTS} clients at the same time", crowd, server, through)
             suite.check("a server that closes first: its last words, then the end of the file", closed_first, port)
-            suite.check("a connection that the server kills fails at once, the next one works", killed, server, through)
-            suite.check("a refused port fails, and works when its server is up", refused_port, refused, closed)
+            suite.check("a connection that the server kills fails immediately, the next one works", killed, server, through)
+            suite.check("a refused port fails, and works when its server runs", refused_port, refused, closed)
             suite.check("an unknown host is named, and ends the command", unknown_host)
-            suite.check(f"a connection that was idle for {IDLE_SECONDS} s goes on", idle.result)
+            suite.check(f"a connection that was idle for {IDLE_SECONDS} s continues", idle.result)
         suite.check("SIGTERM ends the command with exit code 0", lambda: tunnel.stop().ok())
 
 
@@ -62,7 +62,7 @@ def query(client):
 
 
 def load_and_read(client, folder):
-    """Incompressible text, so that nothing on the way can shrink it."""
+    """Loads and reads incompressible text, so that compression on the path has no effect."""
     file = folder / "rows.tsv"
     rows = random.Random(1)
     with file.open("w") as out:
@@ -87,7 +87,7 @@ def dump(server, through):
 
 
 def crowd(server, client):
-    """All clients wait for a lock, so that they are connected at the same time."""
+    """Lets all clients wait for a lock, so that they are connected at the same time."""
     server.direct.ask("CREATE TABLE crowd (id INT PRIMARY KEY, connection BIGINT)")
     with Child(server.direct.arguments("--unbuffered"), stdin=subprocess.PIPE, env=server.direct.environment) as gate:
         gate.type("LOCK TABLES crowd WRITE; SELECT 'locked';")
@@ -105,7 +105,7 @@ def crowd(server, client):
 
 
 def closed_first(port):
-    """The server reports an answer that is not MySQL, and closes the connection."""
+    """The server reports input that is not MySQL, and closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as stream:
         contains(stream.recv(4096), b"MariaDB")
         stream.sendall(b"\x04\x00\x00\x01nope")
@@ -118,7 +118,7 @@ def killed(server, client):
         find = "SELECT id FROM information_schema.processlist WHERE info = 'SELECT SLEEP(600)'"
         server.direct.ask(f"KILL CONNECTION {wait_until('the query to run', lambda: server.direct.ask(find))}")
         ended = asleep.finish(10)
-    assert ended.code != 0, "the client did not notice"
+    assert ended.code != 0, "the client did not detect it"
     contains(ended.stderr, "ERROR")
     query(client)
 
@@ -136,7 +136,7 @@ def refused_port(tunnel_port, closed):
 
 
 def read_all(port):
-    """Returns what is received until the connection ends, in whichever way; if it does not end, the check fails."""
+    """Returns the data received until the connection ends in any way. Fails if the connection does not end."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
         try:
             return b"".join(iter(lambda: stream.recv(4096), b""))
@@ -151,7 +151,7 @@ def unknown_host():
 
 
 def stay_idle(client):
-    """The answers before and after come over the same connection."""
+    """Checks that the answers before and after the idle time use the same connection."""
     with client.start("--unbuffered", "--skip-reconnect", stdin=subprocess.PIPE) as asker:
         asker.type("SELECT CONNECTION_ID();")
         before = asker.line()
@@ -184,7 +184,7 @@ class Client:
 
 
 def digest(environment, arguments):
-    """SHA-256 of a program's output."""
+    """Returns the SHA-256 of a program's output."""
     sha = hashlib.sha256()
     program = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE)
     try:
@@ -197,7 +197,7 @@ def digest(environment, arguments):
 
 
 class Server:
-    """A MariaDB of its own: data in a temporary folder, a free port of 127.0.0.1, a socket."""
+    """A separate MariaDB: data in a temporary folder, a free port of 127.0.0.1, a socket."""
 
     password = "not-a-secret"
 
@@ -212,7 +212,7 @@ class Server:
             account = "mysql"
             for owned in [folder, data, temporary]:
                 shutil.chown(owned, account)
-        # A server that starts removes all temporary tables in its folder, also those of another server.
+        # A server that starts removes all temporary tables in its folder for temporary tables, even those of another server.
         environment = {"PATH": SEARCH_PATH, "TMPDIR": temporary}
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
         run([*install, "--skip-test-db"], limit=180, env=environment, user=account).ok()

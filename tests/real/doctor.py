@@ -1,4 +1,4 @@
-"""`doctor` against moto, `aws-ssm-forward local` and a real MariaDB, with one thing at a time that is wrong."""
+"""`doctor` with moto, `aws-ssm-forward local` and a real MariaDB. Each check has one fault."""
 
 import contextlib
 import json
@@ -25,13 +25,13 @@ def checks(suite):
         folder = Path(name)
         folder.chmod(0o755)
         place = Place(aws, folder)
-        suite.check("without a configuration, the region is what fails", unconfigured)
-        suite.check("files that are not understood are told", files, place)
+        suite.check("without a configuration, the check of the region fails", unconfigured)
+        suite.check("invalid configuration files are reported", files, place)
         with MariaDbWithTls(folder, place.lab(None)) as mariadb:
-            suite.check("all is well: MySQL greets, exit code 0, no session is left", well, place)
+            suite.check("no fault: MySQL greets, exit code 0, no session is left", well, place)
             suite.check("a node and a forward", forward, place)
             suite.check("no credentials", without_credentials, place)
-            suite.check("keys that AWS does not know", unknown_keys, place)
+            suite.check("access keys that are unknown to AWS", unknown_keys, place)
             suite.check("a wrong secret", wrong_secret, place)
             suite.check("a clock that is an hour ahead", skewed_clock, place)
             suite.check("a wrong region", wrong_region, place)
@@ -41,21 +41,21 @@ def checks(suite):
             suite.check("an agent that is too old", old_agent, place)
             suite.check("a call that is throttled", throttled, place)
             suite.check("a call that is denied, with the statement that allows it", denied, place)
-            suite.check("preferences that may not be read are unknown", unread_preferences, place)
+            suite.check("preferences without the permission to read them are unknown", unread_preferences, place)
             suite.check("preferences: a short idle time-out", short_timeouts, place)
             suite.check("preferences: a KMS key that cannot be used", unknown_key, place)
-            suite.check("preferences: a KMS key that can", known_key, place)
-            suite.check("a security group without the port; the printed command mends it", closed_group, place)
+            suite.check("preferences: a KMS key that can be used", known_key, place)
+            suite.check("a security group without the port; the printed command fixes it", closed_group, place)
             suite.check("a VPC endpoint that is missing", missing_endpoint, place)
-            suite.check("TLS that somebody else speaks, and a bundle that trusts them", intercepted, place)
-            suite.check("an API that nobody serves", nobody_there, place)
+            suite.check("TLS with an untrusted authority, and a CA bundle that contains it", intercepted, place)
+            suite.check("an API without a server", nobody_there, place)
             suite.check("--no-session starts none", no_session, place)
         suite.check("a port that is closed", closed_port, place)
-        suite.check("something else on the port", other_service, place)
+        suite.check("another service on the port", other_service, place)
 
 
 class Place:
-    """moto, certificates, and managers as they are needed."""
+    """moto, certificates, and local Session Managers as needed."""
 
     def __init__(self, aws, folder):
         self.aws, self.folder = aws, folder
@@ -72,15 +72,15 @@ class Place:
             yield self.lab(manager)
 
     def examine(self, *words, options=(), more=None):
-        """What `doctor` found in a world that is set up with these options of `local`."""
+        """Runs `doctor` with these options of `local`, and returns its report."""
         with self.manager(*options) as lab:
-            # Keys are the business of the local Session Manager.
+            # Only the local Session Manager checks the access keys.
             kms = {"AWS_ENDPOINT_URL_KMS": lab.variables["AWS_ENDPOINT_URL_SSM"]}
             return Report(*words, env={**lab.variables, **kms, **(more or {})})
 
 
 class Report:
-    """The JSON of one examination."""
+    """The JSON output of one run."""
 
     def __init__(self, *words, env, program=()):
         ended = run([*program, harness.binary(), "doctor", *words, "-o", "json"], env=harness.clean_environment(env))
@@ -90,13 +90,13 @@ class Report:
         equal(found["exit_code"], ended.code)
         self.checks = {check["check"]: check for check in found["checks"]}
         secret = env.get("AWS_SECRET_ACCESS_KEY")
-        assert not secret or secret not in self.text, "a secret is shown"
+        assert not secret or secret not in self.text, "a secret is printed"
 
     def status(self, name):
         return self.checks[name]["status"]
 
     def first(self, code, name, *parts):
-        """The first failure."""
+        """Returns the first failure."""
         failed = [check["check"] for check in self.checks.values() if check["status"] == "failed"]
         equal((self.code, failed[:1]), (code, [name]))
         return self.has(name, "failed", *parts)
@@ -144,7 +144,7 @@ def well(place):
         equal(ssm.describe_sessions(State="Active")["Sessions"], [])
         [session] = ssm.describe_sessions(State="History")["Sessions"]
         equal((session["Reason"], session["DocumentName"]), ("aws-ssm-forward doctor", "AWS-StartPortForwardingSessionToRemoteHost"))
-        # The same for a person.
+        # The same as text.
         told = Tool("doctor", DATABASE, env=variables).finish()
         equal(told.code, 0)
         contains(told.stdout, "ok       greeting", "MariaDB")
@@ -170,14 +170,14 @@ def unknown_keys(place):
 
 
 def wrong_secret(place):
-    """moto does not check signatures, the local Session Manager does."""
+    """moto does not check signatures; the local Session Manager does."""
     report = place.examine(DATABASE, more={"AWS_SECRET_ACCESS_KEY": "another-secret-that-is-wrong"})
     report.first(4, "target", "check the credentials")
 
 
 def skewed_clock(place):
     with place.manager() as lab:
-        # Only the clock on the wall is off.
+        # Only the wall clock is wrong.
         env = {**lab.variables, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         report = Report(DATABASE, env=env, program=["faketime", "-f", "+1h"])
     report.first(4, "clock", "s ahead", "timedatectl set-ntp true")
@@ -278,7 +278,7 @@ def missing_endpoint(place):
         report = place.examine(DATABASE)
         create = f"aws ec2 create-vpc-endpoint --vpc-id {place.aws.vpc}"
         report.has("vpc-endpoints", "warning", "none for ssmmessages", create, f"com.amazonaws.{REGION}.ssmmessages")
-        # Its security group does not accept the node's HTTPS either.
+        # The endpoint's security group does not accept the node's HTTPS either.
         report.has("vpc-endpoints", "warning", "does not let the node in", "--port 443")
         rule = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/16"}]}
         ec2.authorize_security_group_ingress(GroupId=place.aws.groups["db"], IpPermissions=[rule])
@@ -323,7 +323,7 @@ def other_service(place):
 
 
 def talk(server):
-    """Greets as no database does."""
+    """Sends a greeting that no database sends."""
     with contextlib.suppress(OSError):
         while True:
             connection, _ = server.accept()
@@ -349,7 +349,7 @@ def Answering(status, body, tls=None):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    # A client that refuses the certificate is no error here.
+    # A client that refuses the certificate is not an error here.
     server.handle_error = lambda *_: None
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

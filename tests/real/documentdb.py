@@ -1,5 +1,5 @@
-"""DocumentDB: mongosh with the printed command line, through a tunnel to a mock of MongoDB's protocol by MongoDB's own developers. moto
-has no DocumentDB, whose API is that of RDS: a cluster of another engine stands in for it."""
+"""DocumentDB: mongosh with the printed command line, through a tunnel to a mock of MongoDB's protocol from MongoDB's developers. moto
+has no DocumentDB. DocumentDB's API is that of RDS, so a cluster of another engine replaces it."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from harness import Child, Manager, contains, equal, run
 
 NEEDS = ["boto3", "moto", "openssl", "mongosh", "mockupdb"]
 
-# The mock answers every command so. The versions of the protocol are those of a recent server.
+# The mock's answer to every command. The protocol versions are those of a recent server.
 ANSWER = {"ok": 1, "isWritablePrimary": True, "helloOk": True, "minWireVersion": 0, "maxWireVersion": 21, "version": "5.0.0"}
 
 
@@ -33,7 +33,7 @@ def checks(suite):
                 lab = Lab(aws, manager, Certificates(Path(name)))
                 lab.variables["AWS_ENDPOINT_URL_RDS"] = api.url
                 with encrypted(api.port, mongo_port, lab.certificates.issue(api.host)):
-                    suite.check("mongosh by the printed command, with the authority verified", verified, lab)
+                    suite.check("mongosh with the printed command, with the authority verified", verified, lab)
                     suite.check("mongosh refuses another authority", refused, lab)
 
 
@@ -51,16 +51,16 @@ def refused(lab):
 
 
 def mongosh(command):
-    """The mock has no users."""
+    """Runs mongosh without a user, because the mock has no users."""
     script = "print('answered', db.runCommand({ping: 1}).ok)"
     command = command.replace(" --username admin", "").replace("?", "?serverSelectionTimeoutMS=45000&")
     arguments = f'{command} --norc --quiet --eval "{script}"'
-    # With a Node of its own: its driver needs a newer one than Debian has.
+    # mongosh has its own Node.js, because its driver needs a newer version than Debian's.
     path = f"{harness.CHECKS}/node_modules/.bin:{harness.SEARCH_PATH}"
     return run(["sh", "-c", arguments], env={"PATH": path, "HOME": os.environ["TESTS_HOME"], "LC_ALL": "C.UTF-8"})
 
 
-# In a process of its own: it uses select(2), which fails for descriptors from 1024 on, and the other suites open many.
+# The mock runs in a separate process: it uses select(2), which fails for descriptors from 1024 on, and other suites open many.
 MOCK = f"""
 import threading
 from mockupdb import MockupDB
@@ -117,7 +117,7 @@ class DocumentDb:
 
 @contextlib.contextmanager
 def encrypted(port, behind, certificate):
-    """TLS in front of a port. In one thread, because two threads must not use one TLS connection at the same time."""
+    """Serves TLS before a port. Uses one thread, because two threads must not use one TLS connection at the same time."""
     key, chain = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain, key)

@@ -1,4 +1,4 @@
-"""AWS's endpoints in every partition: ours and those that the installed botocore computes from its data."""
+"""AWS's endpoints in every partition: compares ours with those that the installed botocore computes from its data."""
 
 import functools
 import itertools
@@ -12,10 +12,10 @@ from harness import binary, clean_environment, contains, run
 
 NEEDS = ["boto3"]
 
-# Every connection fails before it begins, so that the error tells where it would have led.
+# Every connection fails before it begins, and the error names its destination.
 NOWHERE = {"HTTPS_PROXY": "none://x", "AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
 VARIANTS = list(itertools.product([False, True], repeat=2))
-# What calls a service first, by the name that boto3 has for it.
+# A command that calls each service first; the key is the service's name in boto3.
 COMMANDS = {
     "rds": ["ls", "rds"],
     "ecs": ["ls", "ecs"],
@@ -49,7 +49,7 @@ def same(command, service, regions):
 
 
 def of_botocore(service, region, fips, dual_stack):
-    """None where botocore knows none."""
+    """Returns botocore's endpoint, or None if botocore has none."""
     from botocore.exceptions import EndpointProviderError
 
     try:
@@ -60,7 +60,7 @@ def of_botocore(service, region, fips, dual_stack):
 
 @functools.cache
 def rules(service):
-    """What botocore's clients ask for the endpoint of each call."""
+    """Returns the provider that botocore's clients use to resolve the endpoint of each call."""
     from botocore.endpoint_provider import EndpointProvider
 
     return EndpointProvider(loader().load_service_model(service, "endpoint-rule-set-1"), loader().load_data("partitions"))
@@ -94,7 +94,7 @@ def stream_hosts(partitions):
 
 
 def opened(plugin, host, region):
-    """What the plugin says about a session whose data channel is at `host`."""
+    """Returns the plugin's output for a session whose data channel is at `host`."""
     session = {"SessionId": "s", "TokenValue": "t", "StreamUrl": f"wss://{host}/v1/data-channel/s?role=publish_subscribe"}
     request = json.dumps({"Target": "i-0123456789abcdef0"})
     command = [plugin, json.dumps(session), region, "StartSession", "", request]

@@ -15,7 +15,7 @@ POSTGRES = Path("/usr/lib/postgresql")
 
 def checks(suite):
     suite.check("ssm-proto decode: its own messages", decode)
-    suite.check("ssm-proto custom_transport: a line there and back", custom_transport)
+    suite.check("ssm-proto custom_transport: a line is sent and returned", custom_transport)
     suite.check("ssm-forward loopback: a tunnel in one process", loopback)
     suite.check("ssm-forward custom_provider: each call is logged", custom_provider)
     suite.check("ssm-forward postgres_in_process: a query over a stream", postgres_in_process)
@@ -54,7 +54,7 @@ def example(name, *args):
 
 @contextlib.contextmanager
 def postgres(folder):
-    """A server without passwords; only loopback reaches it."""
+    """A server without passwords, which listens only on loopback."""
     folder.chmod(0o755)
     programs = max(POSTGRES.iterdir(), key=lambda version: int(version.name)) / "bin"
     data = folder / "data"

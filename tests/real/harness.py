@@ -1,4 +1,4 @@
-"""The common part of the tests with real programs: child processes that never outlive them, and checks."""
+"""The common part of the tests with real programs: checks, and child processes that end with the tests."""
 
 import json
 import os
@@ -12,20 +12,20 @@ import time
 import traceback
 from pathlib import Path
 
-# Longer than any single step takes; reaching it is a failure.
+# Time limit of a single step, in seconds. A step that takes longer has failed.
 PATIENCE = 60
 
-# Servers are in folders that are only in root's PATH.
+# Servers are in folders that only root's PATH contains.
 SEARCH_PATH = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
 
 TARGET = "i-0123456789abcdef0"
 
-# The environment with the tools that check files for other programs; tests/real/venv creates it beside the one in use.
+# The Python environment with the tools that check files for other programs. tests/real/venv creates it beside the current one.
 CHECKS = Path(f"{sys.prefix}-checks")
 
 
 class Skipped(Exception):
-    """A check lacks something of this machine, and says what. In CI this is a failure."""
+    """A check cannot run because this machine lacks something; contains what. In CI this is a failure."""
 
 
 class Suite:
@@ -78,7 +78,7 @@ def contains(text, *parts):
 
 
 def wait_until(what, condition, limit=PATIENCE):
-    """Repeats the call until the result is true, and returns it."""
+    """Repeats the call until its result is true, and returns the result."""
     deadline = time.monotonic() + limit
     while True:
         answer = condition()
@@ -130,14 +130,14 @@ class Child:
         return "\n".join(self._errors)
 
     def line(self, limit=PATIENCE):
-        """The next line of stdout."""
+        """Waits for the next line of stdout and returns it."""
         try:
             return self._lines.get(timeout=limit)
         except queue.Empty:
             raise AssertionError(f"{self.args[0]}: no line within {limit} s; stderr: {self.stderr}") from None
 
     def lines_so_far(self, quiet=0.5):
-        """The lines of stdout until none has arrived for a while."""
+        """Returns the lines of stdout that arrive until none has arrived for `quiet` seconds."""
         lines = []
         try:
             while True:
@@ -151,7 +151,7 @@ class Child:
         self.process.stdin.flush()
 
     def finish(self, limit=PATIENCE):
-        """Waits for the end."""
+        """Waits until the process ends."""
         try:
             code = self.process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -188,13 +188,13 @@ class Ended:
 
 
 class Tool(Child):
-    """The command under test, with an environment of its own."""
+    """The command under test, with its own environment."""
 
     def __init__(self, *args, env=None):
         super().__init__([binary(), *args], env=clean_environment(env))
 
     def event(self, name, limit=PATIENCE):
-        """The next JSON event of this name; others before it are skipped."""
+        """Waits for the next JSON event of this name and returns it. Skips other events."""
         while True:
             event = json.loads(self.line(limit))
             if event["event"] == name:
@@ -226,12 +226,12 @@ def binary():
 
 
 def packages():
-    """The folder into which packaging/build puts what it makes."""
+    """The folder with the packages that packaging/build creates."""
     return binary().parents[1] / "packages"
 
 
 def aws_cli():
-    """The AWS CLI: the one beside this Python, otherwise the one in PATH."""
+    """The path of the AWS CLI: beside this Python, otherwise in PATH."""
     beside = Path(sys.executable).parent
     return shutil.which("aws", path=f"{beside}:{SEARCH_PATH}")
 

@@ -1,4 +1,4 @@
-"""`--hosts`: remote names that lead to tunnels on the whole machine. A mount namespace with its own /etc/hosts is the machine."""
+"""`--hosts`: remote names that resolve to tunnels on the whole machine. A mount namespace with its own /etc/hosts is the machine."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NOBODY = 65534
 ORIGINAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n# kept\n10.0.0.1 taken.example\n"
 ONE, TWO, TAKEN = "one.example", "two.example", "taken.example"
 
-# use_pty is what newer versions of sudo do by default.
+# use_pty is the default of newer versions of sudo.
 MAY = f"Defaults use_pty\n#{NOBODY} ALL=(root) NOPASSWD: ALL\n"
 MAY_NOT = "Defaults use_pty\nroot ALL=(ALL) ALL\n"
 
@@ -30,15 +30,15 @@ def checks(suite):
     known = [word for name in (ONE, TWO, TAKEN) for word in ("--host", f"{name}=127.0.0.1")]
     with tempfile.TemporaryDirectory(prefix="tests-hosts-") as name, Upper() as upper, Manager(*known) as manager:
         with Machine(Path(name), manager, upper.port) as machine:
-            suite.check("forward: the names lead to the tunnels, and are gone after it", forward, machine)
+            suite.check("forward: the names resolve to the tunnels, and are removed at the end", forward, machine)
             suite.check("forward on a terminal: Ctrl-C", on_terminal, machine)
-            suite.check("kill -9: the names go", killed, machine)
+            suite.check("kill -9: the names are removed", killed, machine)
             suite.check("if the writer was killed too: the next run removes them", all_killed, machine)
-            suite.check("a name with another entry is refused, and the file stays", taken, machine)
+            suite.check("a name with another entry is refused, and the file is unchanged", taken, machine)
             suite.check("up: tunnels on one port, each name with its tunnel", up, machine)
             suite.check("a user becomes root through sudo", through_sudo, machine)
             suite.check("a user's live view, with sudo", live, machine)
-            suite.check("a user who may not become root is told", no_sudo, machine)
+            suite.check("a user who may not become root gets an error", no_sudo, machine)
 
 
 class Machine:
@@ -86,7 +86,7 @@ class Machine:
         return child
 
     def asked(self):
-        """What programs of this machine get from the services under their names."""
+        """Returns the answers that programs on this machine get from the services under their names."""
         said = run([*self.within, sys.executable, "-c", NAMES, str(self.port)], env=clean_environment()).ok()
         lines = [line.split() for line in said.splitlines()]
         equal([(name, answer) for name, _, answer in lines], [(ONE, "WORD"), (TWO, "WORD")])
@@ -109,7 +109,7 @@ def forward(machine):
     assert text.startswith(ORIGINAL), text
     contains(text, f"{first} {ONE}\n{second} {TWO}\n")
     child.stop().ok()
-    # Not a moment later: it waits.
+    # The names are removed before the command has ended: it waits for this.
     equal(machine.hosts.read_text(), ORIGINAL)
     after = machine.hosts.stat()
     equal((after.st_ino, after.st_mode, after.st_uid), (before.st_ino, before.st_mode, before.st_uid))
@@ -159,7 +159,7 @@ def taken(machine):
 def up(machine):
     table = lambda name: f'[tunnels.{name}]\nremote = "{name}.example:{machine.port}"\n'  # noqa: E731
     machine.configuration.write_text(f'[defaults]\ntarget = "{TARGET}"\n' + table("one") + table("two"))
-    # Without --hosts both would listen at 127.0.0.1, where the service is.
+    # Without --hosts both tunnels would listen on 127.0.0.1, where the service listens.
     child = machine.start("up", "--config", machine.configuration, "-o", "json", "--hosts")
     seen = set()
     while seen != {"one", "two"}:

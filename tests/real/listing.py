@@ -1,4 +1,4 @@
-"""`ls` against moto: what it lists can be used as a name, on one page or several."""
+"""`ls` with moto: listed names can be used as targets; lists have one page or several."""
 
 import json
 import tempfile
@@ -29,13 +29,13 @@ def checks(suite):
             suite.check("ls eks lists clusters, from all pages", clusters, lab)
             suite.check("ls ecs lists containers, by names that exec accepts", containers, lab)
             for kind, words in KINDS.items():
-                suite.check(f"ls {kind} with nothing to list says where it asked", nothing, lab, kind, words)
+                suite.check(f"ls {kind} with an empty list names the region and the profile", nothing, lab, kind, words)
             for kind, permission in [("rds", "rds:DescribeDBClusters"), ("elasticache", "elasticache:DescribeReplicationGroups")]:
                 suite.check(f"ls {kind} that is denied names the permission", denied, lab, kind, permission)
 
 
 def listed(lab, kind):
-    """The rows by name; the table shows the same names."""
+    """Returns the rows by name, and checks that the table shows the same names."""
     rows = json.loads(run_tool(lab, "ls", kind, "-o", "json").ok())
     head, *lines = run_tool(lab, "ls", kind).ok().splitlines()
     equal(head.split(), ["NAME", "ENGINE", "STATUS", "ENDPOINT"])
@@ -71,7 +71,7 @@ def clusters(lab):
     host = lab.aws.kubernetes.removeprefix("https://").strip("/").lower()
     equal(listed(lab, "eks"), {"eks:prod": ("kubernetes", "active", f"{host}:443")})
     client = lab.aws.client("eks")
-    # A page has 100.
+    # A page has 100 clusters.
     for number in range(100):
         client.create_cluster(name=f"team{number}", roleArn="arn:aws:iam::123456789012:role/eks", resourcesVpcConfig={"subnetIds": lab.aws.subnets})
     rows = json.loads(run_tool(lab, "ls", "eks", "-o", "json").ok())

@@ -1,5 +1,5 @@
-"""`--iam-auth` with real databases: MariaDB and PostgreSQL take the token for the user's password, so that the printed command line
-logs in with what the tunnel wrote."""
+"""`--iam-auth` with real databases: MariaDB and PostgreSQL use the token as the user's password, so that the printed command line
+logs in with the file that the tunnel wrote."""
 
 import contextlib
 import copy
@@ -25,14 +25,14 @@ def checks(suite):
             lab = Lab(aws, manager, Certificates(folder))
             with MariaDbWithTls(folder, lab) as mariadb:
                 suite.check("MySQL: the printed command logs in with the token", mysql, lab, mariadb)
-                suite.check("run hands the login file over", handed_over, lab, mariadb)
+                suite.check("run passes the login file to the command", handed_over, lab, mariadb)
                 suite.check("the token is renewed before it expires, also after the machine slept", renewed, lab, folder)
                 for number in [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]:
                     suite.check(f"{number.name} removes the login file", removed, lab, number)
                 suite.check("a tunnel that fails leaves no login file", failed, lab)
             with Postgres(folder, lab, "hostssl all app 127.0.0.1/32 password"):
                 suite.check("PostgreSQL: the printed command logs in with the token, verify-full", postgres, lab)
-            suite.check("a database without IAM authentication is told, with the command that enables it", disabled, lab)
+            suite.check("a database without IAM authentication is reported, with the command that enables it", disabled, lab)
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def tunnel(lab, name="rds:example-db", **variables):
 
 
 class Login:
-    """A tunnel, the command that it printed, and its login file."""
+    """A tunnel, its printed command line, and its login file."""
 
     def __init__(self, tool):
         self.tool = tool
@@ -64,7 +64,7 @@ def mysql(lab, mariadb):
         contains(login.token, f"{lab.aws.database['Endpoint']['Address']}:", "/?Action=connect&DBUser=app&", "X-Amz-Expires=900")
         give_password(mariadb, login.token)
         said = shell(lab, f"{login.command} --execute='SELECT 6*7' --batch --skip-column-names").ok()
-        # The client of MariaDB says on stdout that it needs no option for clear text.
+        # MariaDB's client reports on stdout that it needs no option for clear text.
         equal(said.splitlines()[-1], "42")
         give_password(mariadb, "another")
         contains(shell(lab, f"{login.command} --execute='SELECT 1'").stderr, "Access denied")
@@ -77,7 +77,7 @@ def give_password(mariadb, password):
 
 
 def handed_over(lab, mariadb):
-    """The command sees a path, and the token neither in its arguments nor in its variables."""
+    """The command's arguments and variables contain the path of the login file, and not the token."""
     script = "cat {login_file}; echo; tr '\\0' '\\n' </proc/self/environ; tr '\\0' '\\n' </proc/$PPID/cmdline; echo {login_file}"
     ended = Tool("run", "rds:example-db", "--iam-auth", "app", "--", "sh", "-c", script, env=lab.variables).finish()
     said = ended.ok()
@@ -87,7 +87,7 @@ def handed_over(lab, mariadb):
 
 
 def renewed(lab, folder):
-    """The wall clock jumps, timers do not: so it is after the machine slept."""
+    """The wall clock jumps, but timers do not, as after the machine slept."""
     [library] = Path("/").glob(FAKETIME.removeprefix("/"))
     clock = folder / "clock"
     clock.write_text("+0")
@@ -110,7 +110,7 @@ def removed(lab, number):
 
 
 def failed(lab):
-    """Nothing may be left in the folder for temporary files."""
+    """No file may be left in the folder for temporary files."""
     with tempfile.TemporaryDirectory(prefix="tests-login-") as name:
         arguments = ["rds:example-db", "--iam-auth", "app", "-L", "1:2", "--target", "i-0123456789abcdef9"]
         ended = Tool("forward", *arguments, env={**lab.variables, "TMPDIR": name}).finish()

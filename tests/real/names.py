@@ -1,5 +1,5 @@
-"""Nodes and services by name: moto simulates AWS, `aws-ssm-forward local` Session Manager, the services are real, and each
-client is started with the command line that the tunnel prints."""
+"""Nodes and services by name: moto simulates AWS, `aws-ssm-forward local` simulates Session Manager, the services are real,
+and each client is started with the command line that the tunnel prints."""
 
 import json
 import re
@@ -19,7 +19,7 @@ NEEDS += ["kubectl", "curl", "checkov", "hcl-tools"]
 # Features of IAM that parliament's tables do not contain: a condition, and the resources of an action.
 NEWER = ["ssm:SessionDocumentAccessCheck for action ssm:StartSession", "ssmmessages:OpenDataChannel"]
 
-# For each kind of target and service, what its policy has to contain.
+# For each kind of target and service, the required content of its policy.
 POLICIES = {
     "i-0123456789abcdef0 --shell": ["instance/i-0123456789abcdef0"],
     "mi-0123456789abcdef0 --shell": ["managed-instance/mi-0123456789abcdef0"],
@@ -51,36 +51,36 @@ def targets(suite, lab):
     suite.check("ls lists nodes, as a table and as JSON", listed, lab)
     for target in ["local", "tag:Name=local", "127.0.0.1", lab.aws.node]:
         suite.check(f"exec on {target}", executed, lab, target)
-    suite.check("a name that nothing has is told, with region and what to do", no_name, lab)
-    suite.check("a name that nothing has yet is waited for", awaited, lab)
-    suite.check("an instance without an agent is told by its id", unmanaged, lab)
-    suite.check("a database that is not there is told", no_database, lab)
-    suite.check("what may not be looked up names the permission", denied, lab)
-    suite.check("a token is botocore's", token, lab)
+    suite.check("an unknown name is reported, with the region and the next step", no_name, lab)
+    suite.check("--wait-connected waits for a name that no node has yet", awaited, lab)
+    suite.check("an instance without an agent is reported with its id", unmanaged, lab)
+    suite.check("a database that does not exist is reported", no_database, lab)
+    suite.check("a denied lookup names the permission", denied, lab)
+    suite.check("a token equals botocore's", token, lab)
     suite.check("a policy passes parliament, as JSON and as Terraform", policies, lab)
-    suite.check("a policy cannot name an address, which is told with what to name instead", policy_of_address, lab)
+    suite.check("a policy cannot name an address; the error tells what to name instead", policy_of_address, lab)
     for arguments, parts in POLICIES.items():
         suite.check(f"policy {arguments}", policy, lab, arguments, parts)
 
 
 def with_services(suite, lab, folder):
     with MariaDbWithTls(folder, lab) as mariadb:
-        suite.check("rds: MySQL by the printed command, verified", mysql, lab, mariadb)
-        suite.check("rds: MySQL with another authority is refused", mysql_wrong_authority, lab, mariadb)
-        suite.check("rds: MySQL by its real name, verified", real_names.mysql, lab, mariadb)
-        suite.check("rds: a port that is taken is passed over", port_taken, lab)
-        suite.check("rds: a login file with a token, private, and gone at the end", login_file, lab)
+        suite.check("rds: MySQL with the printed command, verified", mysql, lab, mariadb)
+        suite.check("rds: MySQL with another certificate authority is refused", mysql_wrong_authority, lab, mariadb)
+        suite.check("rds: MySQL under its real name, verified", real_names.mysql, lab, mariadb)
+        suite.check("rds: a port in use is not chosen", port_taken, lab)
+        suite.check("rds: a private login file with a token, removed at the end", login_file, lab)
     with Postgres(folder, lab):
-        suite.check("rds: PostgreSQL by the printed command, verify-full", postgres, lab, "rds:reports", "Endpoint")
-        suite.check("rds: the readers of a cluster, verify-full", postgres, lab, "rds:reports:reader", "ReaderEndpoint")
-        suite.check("rds: PostgreSQL by its real name, verified", real_names.postgres, lab)
+        suite.check("rds: PostgreSQL with the printed command, verify-full", postgres, lab, "rds:reports", "Endpoint")
+        suite.check("rds: the reader endpoint of a cluster, verify-full", postgres, lab, "rds:reports:reader", "ReaderEndpoint")
+        suite.check("rds: PostgreSQL under its real name, verified", real_names.postgres, lab)
     with Redis(folder, lab):
-        suite.check("elasticache: by the printed command, over TLS", redis, lab)
+        suite.check("elasticache: with the printed command, over TLS", redis, lab)
     with Https(lab, "kubernetes", {"gitVersion": "v1.30.0", "major": "1", "minor": "30"}):
-        suite.check("eks: kubectl by the printed command and by --kubeconfig", kubernetes, lab, folder)
+        suite.check("eks: kubectl with the printed command and with --kubeconfig", kubernetes, lab, folder)
     with Https(lab, "opensearch", {"cluster_name": "logs"}):
-        suite.check("opensearch: curl by the printed command, verified", opensearch, lab)
-        suite.check("opensearch: curl by its real name, verified", real_names.https, lab)
+        suite.check("opensearch: curl with the printed command, verified", opensearch, lab)
+        suite.check("opensearch: curl under its real name, verified", real_names.https, lab)
 
 
 def listed(lab):
@@ -130,7 +130,7 @@ def denied(lab):
 
 
 def token(lab):
-    """Both sign with the present time, so only what does not depend on it is compared."""
+    """Compares the parts of both tokens that do not depend on the time of signing."""
     ours = run_tool(lab, "token", "rds:example-db", "--user", "app").ok().strip()
     host = lab.aws.database["Endpoint"]
     theirs = lab.aws.client("rds").generate_db_auth_token(host["Address"], host["Port"], "app")
@@ -162,7 +162,7 @@ def policy_of_address(lab):
 
 
 def lint(document):
-    """What parliament finds."""
+    """Returns parliament's findings."""
     script = "import sys, json; from parliament import analyze_policy_string as lint; "
     script += "print(json.dumps([str(finding) for finding in lint(sys.stdin.read()).findings]))"
     python = [harness.CHECKS / "bin/python", "-W", "ignore", "-c", script]
@@ -180,7 +180,7 @@ def policy(lab, arguments, parts):
 def mysql(lab, mariadb):
     with tunnel(lab, "rds:example-db") as client:
         contains(client.command, "--ssl-ca", "VERIFY_CA", "--user=admin")
-        # The client of MariaDB reads the password from its variable.
+        # MariaDB's client reads the password from a variable.
         command = client.command.replace(" --password", "") + " --execute='SELECT 6*7' --batch --skip-column-names"
         equal(shell(lab, command, MYSQL_PWD=mariadb.password).ok().strip(), "42")
 
@@ -196,7 +196,7 @@ def mysql_wrong_authority(lab, mariadb):
 def port_taken(lab):
     port = lab.aws.database["Endpoint"]["Port"]
     with tunnel(lab, "rds:example-db") as first, tunnel(lab, "rds:example-db") as second:
-        assert port not in (first.port, second.port), "the database itself has the port here"
+        assert port not in (first.port, second.port), "the database itself uses the port on this machine"
         assert first.port != second.port
 
 
@@ -233,7 +233,7 @@ def kubernetes(lab, folder):
         equal(config.stat().st_mode & 0o777, 0o600)
         [cluster] = json.loads(config.read_text())["clusters"]
         equal(cluster["cluster"]["server"], f"https://127.0.0.1:{client.port}")
-        # moto's authority has signed nothing, and nobody here has a token of EKS.
+        # moto's certificate authority has not signed the server's certificate, and there is no token of EKS.
         command = client.command.replace("get pods", f"--certificate-authority={lab.certificates.ca} --token=x version --output=json")
         contains(shell(lab, command).stdout, "v1.30.0")
     config.write_text("apiVersion: v1\n")

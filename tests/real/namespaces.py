@@ -1,4 +1,4 @@
-"""Bad networks: two network namespaces and a bad link between them; DNS that is slow or dead."""
+"""Bad networks: two network namespaces with a bad link between them; DNS that is slow or does not answer."""
 
 import contextlib
 import itertools
@@ -15,13 +15,13 @@ from harness import PATIENCE, TARGET, Child, binary, clean_environment, contains
 from wire import Wire
 from world import REGION, seeing
 
-# What half-open connections cost at most: a ping's interval, its time-out, and a new WebSocket.
+# Maximum time until a half-open connection is replaced: a ping's interval, its timeout, and a new WebSocket.
 NOTICED = 60
 BULK = 400_000
 
 
 def checks(suite, world):
-    """Skipped by name where namespaces can't be made."""
+    """If namespaces cannot be created, each check is skipped by its name."""
     slow_dns = [
         ("DNS that answers slowly", slow_names, world),
         ("DNS that does not answer is named within seconds", dead_names, world),
@@ -45,7 +45,7 @@ def checks(suite, world):
 
 
 def unavailable():
-    """Why there are no namespaces, if there are none."""
+    """Returns the reason why namespaces cannot be created, if any."""
     if not os.path.exists("/dev/net/tun"):
         return "there is no /dev/net/tun"
     name = f"probe-{os.getpid()}"
@@ -57,7 +57,7 @@ def unavailable():
 
 
 class Link:
-    """A client's namespace and the far side's, with the local Session Manager and a service in the latter."""
+    """The client's namespace and the remote namespace, which contains the local Session Manager and a service."""
 
     count = itertools.count()
 
@@ -106,7 +106,7 @@ class Link:
 
     @contextlib.contextmanager
     def tunnel(self):
-        """A forward whose socket can be reached from this namespace: a Unix socket."""
+        """Starts a forward with a Unix socket, which can be reached from this namespace."""
         with tempfile.TemporaryDirectory(prefix="tests-namespaces-") as folder:
             path = f"{folder}/tunnel.sock"
             spec = f"unix:{path}:127.0.0.1:7000"
@@ -117,7 +117,7 @@ class Link:
                 tool.stop().ok()
 
 
-# The service in the far namespace answers in capitals.
+# The service in the remote namespace answers in capitals.
 UPPER = """
 import socketserver
 class Upper(socketserver.StreamRequestHandler):
@@ -145,7 +145,7 @@ class Tunnel:
 
 
 def exchange(stream, data):
-    """Sends it and wants it back in capitals."""
+    """Sends data and checks that it is returned in capitals."""
     sender = threading.Thread(target=stream.sendall, args=(data,), daemon=True)
     sender.start()
     got = b""
@@ -181,7 +181,7 @@ def ipv6_only():
 
 
 def forgetting_nat():
-    """Packets of the connections of so far vanish, in both directions and without a word."""
+    """Packets of all existing connections are dropped, in both directions and without an error."""
     with Link() as link, link.tunnel() as tunnel, tunnel.connection() as stream:
         exchange(stream, b"before")
         link.wire.forget()
@@ -196,12 +196,12 @@ def new_address():
         link.address("add", "10.99.0.3", link.near)
         began = time.monotonic()
         exchange(stream, b"after the change")
-        # Faster than by the pings alone.
-        assert time.monotonic() - began < 20, "the change was not noticed"
+        # Faster than with only the pings.
+        assert time.monotonic() - began < 20, "the change was not detected"
 
 
 def container():
-    """The proxy would not answer; the credentials' service is at a link-local address."""
+    """The credentials' service has a link-local address, which is reached without the proxy; the proxy does not answer."""
     with Link() as link:
         link.sh(link.near, "ip addr add 169.254.170.2/32 dev lo")
         with link.child(link.near, ["python3", "-u", "-c", CREDENTIALS]) as server:
@@ -233,7 +233,7 @@ server.serve_forever()
 
 
 class Names:
-    """A DNS server that takes its time, or for ever."""
+    """A DNS server that answers late, or never."""
 
     def __init__(self, world, address, delay):
         self.delay = delay
@@ -252,7 +252,7 @@ class Names:
 
     @staticmethod
     def _answer(question):
-        """127.0.77.1 for each name; nothing for IPv6."""
+        """Answers 127.0.77.1 for each name, and no address for IPv6."""
         end = question.index(b"\0", 12) + 5
         is_a = question[end - 4 : end - 2] == b"\0\1"
         counts = bytes([0, 1, 0, int(is_a), 0, 0, 0, 0])

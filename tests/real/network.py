@@ -1,4 +1,4 @@
-"""Through the networks of companies: squid, SOCKS servers, proxies that intercept TLS, private names."""
+"""Company networks: squid, SOCKS servers, proxies that intercept TLS, private names."""
 
 import contextlib
 import hashlib
@@ -40,10 +40,10 @@ def checks(suite):
         ]:
             suite.check(f"{what}: a tunnel", tunnel, world, variables, proxy)
         for what, variables, parts in refusals(open_squid, squid, tls_squid, login_socks):
-            suite.check(f"{what}: refused in words", refused, world, variables, *parts)
+            suite.check(f"{what}: a clear error", refused, world, variables, *parts)
         namespaces.checks(suite, world)
         interceptor = stack.enter_context(Interceptor(world))
-        suite.check("mitmproxy: without its authority the error says who signed", intercepted, world, interceptor)
+        suite.check("mitmproxy: without its authority, the error names the certificate's issuer", intercepted, world, interceptor)
         for what, trust in trusts(world, interceptor).items():
             suite.check(f"mitmproxy: {what}: a command", trusted, world, interceptor, *trust)
         suite.check("mitmproxy: a tunnel", tunnel, world, intercepting(interceptor), interceptor)
@@ -56,7 +56,7 @@ def checks(suite):
 
 
 def refusals(open_squid, squid, tls_squid, socks):
-    """What goes wrong, and the parts of the error."""
+    """The failures, and the parts of their error messages."""
     wrong = "user:wrong-secret"
     for kind, proxy in [("squid", squid), ("squid over TLS", tls_squid), ("SOCKS", socks)]:
         named = f"the proxy {'localhost' if proxy is tls_squid else '127.0.0.1'}:{proxy.port} (HTTPS_PROXY)"
@@ -78,7 +78,7 @@ def tunnel(world, variables, proxy):
         equal(asked(tool.event("ready")["port"], BYTES), BYTES.upper())
         tool.stop().ok()
     if isinstance(proxy, Squid):
-        # A tunnel is logged when it ends.
+        # squid logs a tunnel when the tunnel ends.
         wait_until("squid's log", lambda: f"CONNECT {SSM}" in proxy.seen and f"CONNECT {MESSAGES}" in proxy.seen, 10)
 
 
@@ -93,7 +93,7 @@ def refused(world, variables, *parts):
 
 
 def no_proxy(world):
-    """What is reached directly needs the names; the proxy would not answer."""
+    """The hosts in NO_PROXY are reached directly; the proxy does not answer."""
     for excepted in [f"*.{REGION}.amazonaws.com", "a.example, AMAZONAWS.COM:443", "*"]:
         executed(world, {"HTTPS_PROXY": "http://127.0.0.1:1", "no_proxy": excepted}, sees_names=True)
 
@@ -117,7 +117,7 @@ def intercepted(world, interceptor):
 
 
 def trusts(world, interceptor):
-    """Every place that may name the authority: variables and options."""
+    """Every way to name the certificate authority: variables and options."""
     authority = str(interceptor.authority)
     profile = home(world, {"config": f"[default]\nca_bundle={authority}\n"})["HOME"]
     return {
@@ -160,7 +160,7 @@ def private(world, args, variables):
 
 
 def home(world, files):
-    """Variables that lead to AWS's files."""
+    """Returns variables that name AWS's configuration files."""
     folder = Path(tempfile.mkdtemp(dir=world.folder))
     for name, text in files.items():
         path = folder / ".aws" / name

@@ -1,4 +1,4 @@
-"""OpenSSH: a separate server on the node, and ssh, scp and sftp that reach it through Session Manager."""
+"""OpenSSH: a separate server on the node, and ssh, scp and sftp that connect through Session Manager."""
 
 import contextlib
 import hashlib
@@ -33,16 +33,16 @@ def checks(suite):
         ssh = Ssh(folder, server, manager.variables)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda each: suite.check(each[0], each[1], ssh), CHECKS))
-        # These checks look at the existing sessions.
+        # These checks examine the existing sessions.
         suite.check("ControlMaster: five sessions over one connection", shared_connection, ssh)
         suite.check("ControlPersist: ssh in the background keeps its session", in_the_background, ssh)
         suite.check("ssh is killed: the session ends", killed, ssh)
-        suite.check("all sessions are gone", none_is_left, ssh)
-        suite.check("ssh-proxy --local: no Session Manager but its own", embedded, Ssh(folder, server))
+        suite.check("all sessions have ended", none_is_left, ssh)
+        suite.check("ssh-proxy --local: only its own Session Manager", embedded, Ssh(folder, server))
 
 
 class Server:
-    """sshd for the user who runs this, with keys of its own."""
+    """sshd for the current user, with separate keys."""
 
     def __init__(self, folder):
         self.port = free_port()
@@ -64,7 +64,7 @@ class Server:
             MaxStartups 100
         """)
         if os.geteuid() == 0:
-            # The folder to which sshd confines itself before the login. Containers may lack it.
+            # sshd needs this folder for its confined process before the login. Containers may lack the folder.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.process = Child([which("sshd"), "-D", "-e", "-f", config], env=clean_environment())
         wait_until("sshd to listen", lambda: "Server listening" in self.process.stderr)
@@ -77,12 +77,12 @@ class Server:
 
 
 def which(program):
-    """sshd requires an absolute path."""
+    """Returns the absolute path of a program, as sshd requires."""
     return shutil.which(program, path=SEARCH_PATH)
 
 
 class Ssh:
-    """OpenSSH's clients, with a configuration of their own."""
+    """OpenSSH's clients, with their own configuration."""
 
     def __init__(self, folder, server, variables=None):
         self.folder = folder
@@ -95,7 +95,7 @@ class Ssh:
         self.through_plugin = self.configured("config-aws", f"env PATH={folder}:$PATH {by_aws}")
 
     def configured(self, name, proxy):
-        """Options that make any of the clients use this proxy."""
+        """Returns options with which each of the clients uses this proxy."""
         folder = self.folder
         host_key = (folder / "host_key.pub").read_text()
         (folder / "known_hosts").write_text(f"node {host_key}")
@@ -168,7 +168,7 @@ def sftp(ssh):
 
 
 def paste(ssh):
-    """Input into a terminal that reads at its own pace."""
+    """Sends much input to a terminal that reads slowly."""
     pasted = ssh.folder / "pasted"
     lines = [f"{number:04} {'grüße ' * 10}" for number in range(LINES)]
     with Terminal(["ssh", *ssh.direct, "-t", TARGET, f"echo ready; cat > {pasted}; echo do''ne"], ssh.environment) as terminal:
@@ -195,7 +195,7 @@ BODY = random.Random(7).randbytes(2_000_000)
 
 @contextlib.contextmanager
 def web():
-    """A web service; returns its port."""
+    """Starts a web service and returns its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -222,7 +222,7 @@ def fetched(ssh, *arguments):
 
 
 def shared_connection(ssh):
-    """Several sessions of ssh over one of Session Manager's."""
+    """Several ssh sessions over one session of Session Manager."""
     socket = ssh.folder / "control"
     through = ["-o", f"ControlPath={socket}", "-o", "ControlMaster=auto"]
     before = set(ssh.active())
@@ -239,14 +239,14 @@ def shared_connection(ssh):
 
 
 def in_the_background(ssh):
-    """An ssh that continues as a master is another process than the one that started the ProxyCommand."""
+    """With ControlPersist, ssh continues as a master, in another process than the one that started the ProxyCommand."""
     socket = ssh.folder / "background"
     through = ["-o", f"ControlPath={socket}", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"]
     before = set(ssh.active())
     equal(ssh.run(*through, TARGET, "echo first").ok(), "first")
     mine = set(ssh.active()) - before
     equal(len(mine), 1)
-    # Longer than the interval of checks for the parent.
+    # Longer than the interval in which the proxy checks its parent.
     time.sleep(3)
     equal(ssh.run(*through, TARGET, "echo second").ok(), "second")
     equal(set(ssh.active()) - before, mine)
@@ -255,7 +255,7 @@ def in_the_background(ssh):
 
 
 def killed(ssh):
-    """The proxy of a killed ssh notices this, and ends the session."""
+    """When ssh is killed, the proxy detects this and ends the session."""
     before = set(ssh.active())
     child = Child(["ssh", *ssh.direct, TARGET, "echo here; cat"], env=ssh.environment, stdin=subprocess.PIPE)
     equal(child.line(), "here")

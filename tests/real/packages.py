@@ -1,4 +1,4 @@
-"""The Debian package and the wheel: installed into fresh folders, and used there. packaging/build makes them."""
+"""The Debian package and the wheel, which packaging/build creates: installed into new folders, and used there."""
 
 import gzip
 import os
@@ -26,7 +26,7 @@ def checks(suite):
         suite.check("the Debian package: the command, and the plugin under its name", programs, debian.bin)
         suite.check("the Debian package: man pages, documents, licences", documents, debian.root / "usr/share")
         suite.check("the Debian package: bash, zsh and fish find its completions", debian.completions)
-        suite.check("the Debian package: Amazon's plugin goes first, until it is replaced; removing restores it", debian.beside_amazons)
+        suite.check("the Debian package: Amazon's plugin takes precedence until it is replaced; removal restores it", debian.beside_amazons)
         suite.check("the wheel is installed without an index", wheel.install)
         suite.check("the wheel: the command", runs, wheel.bin)
         suite.check("the wheel: man pages, completions, licences", wheel.documents)
@@ -66,7 +66,7 @@ class Debian:
         self.bin = self.root / "usr/bin"
 
     def dpkg(self, *arguments):
-        # The maintainer scripts run on this machine, in the folder that the variable DPKG_ROOT names to them.
+        # The maintainer scripts run on this machine, with the folder in the variable DPKG_ROOT.
         forced = ["--force-script-chrootless", "--force-not-root", "--force-depends"]
         return run(["dpkg", "--root", self.root, *forced, *arguments], env=dict(os.environ))
 
@@ -74,7 +74,7 @@ class Debian:
         [package] = packages().glob("*.deb")
         for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers", "usr/local/bin"]:
             (self.root / folder).mkdir(parents=True)
-        # As if the packages of this machine were installed there.
+        # Simulates that this machine's packages are installed there.
         shutil.copy("/var/lib/dpkg/status", self.root / "var/lib/dpkg/status")
         ended = self.dpkg("--install", package)
         ended.ok()
@@ -85,7 +85,7 @@ class Debian:
         share = f"/usr/share/doc/{NAME}"
         for path in ["copyright", "examples/systemd/tunnels.service", "examples/systemd/tunnels.socket", "docs/tunnels.md", "docs/config.schema.json"]:
             assert any(line.startswith(f"{share}/{path}") for line in listed), (path, listed)
-        # Nothing where other packages or the administrator have their files, and nothing that others can write.
+        # No file is in folders of other packages or of the administrator, and no file is writable for other users.
         assert not [path for path in listed if path.startswith(("/usr/local", "/etc", "/opt"))], listed
         for path in listed:
             path = self.root / path.lstrip("/")
@@ -97,7 +97,7 @@ class Debian:
         path = f"{self.bin}:{SEARCH_PATH}"
         environment = clean_environment({"HOME": str(home), "XDG_RUNTIME_DIR": str(home / "runtime"), "PATH": path, "TERM": "xterm"})
         share = self.root / "usr/share"
-        # What each shell does by itself with the files of a package.
+        # The steps with which each shell loads the completions of a package.
         for start, prepare in [
             (["bash", "--norc", "-i"], f"PS1='next> '; source {share}/bash-completion/completions/{NAME}"),
             (["zsh", "-f", "-i"], f"PS1='next> '; fpath=({share}/zsh/vendor-completions $fpath); autoload -Uz compinit && compinit -u -D"),
@@ -121,7 +121,7 @@ class Debian:
         contains(run([PLUGIN], env=environment).ok(), "plugin was installed successfully")
         self.dpkg("--remove", NAME).ok()
         equal(run([PLUGIN], env=environment).ok().strip(), "Amazon")
-        # With the last file, dpkg removes a folder.
+        # dpkg removes a folder with its last file.
         assert not self.bin.exists(), list(self.bin.iterdir())
         assert not (self.root / f"usr/share/doc/{NAME}").exists()
 
@@ -134,11 +134,11 @@ class Wheel:
     def install(self):
         [wheel] = packages().glob("*.whl")
         environment = clean_environment()
-        # With the pip of the tests: to install one of its own takes most of the time.
+        # The tests' pip is used, because installing a new one takes most of the time.
         run([sys.executable, "-m", "venv", "--without-pip", self.folder], env=environment).ok()
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.bin / "python"]
         run([*pip, "install", "--no-index", wheel], env=environment).ok()
-        # The plugin would go before Amazon's wherever the environment is active; `plugin install` puts it there on demand.
+        # The wheel has no plugin, which would take precedence over Amazon's in an active environment. `plugin install` adds it.
         assert not (self.bin / PLUGIN).exists()
         contains(run([*pip, "show", NAME], env=environment).ok(), f"Version: {version()}")
 
@@ -147,7 +147,7 @@ class Wheel:
         documents(share, compressed="")
         for path in [f"bash-completion/completions/{NAME}", f"zsh/site-functions/_{NAME}", f"fish/vendor_completions.d/{NAME}.fish"]:
             contains((share / path).read_text(), NAME)
-            # By its name, wherever the program is.
+            # The script calls the program by its name, without a folder.
             assert str(packages().parent) not in (share / path).read_text(), path
         [licences] = self.folder.glob("lib/python*/site-packages/aws_ssm_forward-*.dist-info/licenses")
         equal(sorted(path.name for path in licences.iterdir()), ["LICENSE-APACHE", "LICENSE-MIT"])

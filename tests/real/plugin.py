@@ -1,4 +1,4 @@
-"""The AWS CLI with `aws-ssm-forward` as its session-manager-plugin, and with `aws-ssm-forward local`."""
+"""The AWS CLI with `aws-ssm-forward` as its session-manager-plugin and with `aws-ssm-forward local`."""
 
 import base64
 import contextlib
@@ -20,7 +20,7 @@ NEEDS = ["boto3", "aws", "setsid"]
 
 PASTE_BYTES = 1_000_000
 STREAM_BYTES = 3_000_000
-# A host that only the node's side knows; see `--host`.
+# A host that only the node can resolve; see `--host`.
 HIDDEN = "db.internal"
 CLUSTER, TASK, CONTAINER = "lab", "0123456789abcdef0123456789abcdef", "app"
 PROMPT = r"[$#] "
@@ -34,7 +34,7 @@ def checks(suite):
         secret = Cli(stack.enter_context(Manager("--kms-key", "alias/lab")), folder)
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda each: suite.check(each[0], *each[1:]), all_checks(cli, secret)))
-        suite.check("all sessions are gone", none_is_left, cli, secret)
+        suite.check("all sessions have ended", none_is_left, cli, secret)
 
 
 def all_checks(cli, secret):
@@ -63,7 +63,7 @@ def all_checks(cli, secret):
 
 
 class Cli:
-    """The AWS CLI, which finds the plugin in a folder."""
+    """The AWS CLI, with the plugin in a folder of its PATH."""
 
     def __init__(self, manager, folder):
         path = f"{folder}:{SEARCH_PATH}"
@@ -85,7 +85,7 @@ class Cli:
         return Terminal([aws_cli(), *arguments], self.environment)
 
     def active(self):
-        """The ids of the active sessions."""
+        """Returns the ids of the active sessions."""
         return {session["SessionId"] for session in self.api.describe_sessions(State="Active")["Sessions"]}
 
 
@@ -94,7 +94,7 @@ def shell(cli):
         session = begun(terminal)
         terminal.enter("echo gr''üße-日本-$((6 * 7))")
         terminal.expect("grüße-日本-42\r\n")
-        # The program itself reports that it runs. Before it has the terminal, Ctrl-C would go to the shell and not end it.
+        # The program itself reports that it runs. Before it has the terminal, Ctrl-C would reach only the shell.
         terminal.enter("""sh -c 'echo asl""eep; exec sleep 100'""")
         terminal.expect("asleep\r\n")
         terminal.type(CTRL_C)
@@ -132,7 +132,7 @@ def paste(cli):
         begun(terminal)
         terminal.enter(f"echo go''es; head -c {len(lines)} | sha256sum")
         terminal.expect("goes\r\n")
-        # Enter on a keyboard is CR too.
+        # The Enter key also sends CR.
         terminal.type(lines.replace("\n", ENTER))
         terminal.expect(hashlib.sha256(lines.encode()).hexdigest())
         terminal.enter("exit")
@@ -191,7 +191,7 @@ def interactive_command(cli):
         equal(terminal.ended(), 0)
 
 
-# The document runs a program, not a line of a shell.
+# The document runs a program, not a shell command line.
 NOISY = "sh -c 'echo to stdout; echo to stderr >&2; exit 3'"
 
 
@@ -212,7 +212,7 @@ def separate_command(cli):
 
 
 def exit_code(cli):
-    """The AWS CLI exits with a code of its own, and prints the plugin's."""
+    """The AWS CLI exits with its own code, and prints the plugin's."""
     session = cli.start_session("AWS-StartNonInteractiveCommand", command=NOISY, separateOutputStream="true")
     ended = cli.run(*session, more={"AWS_SSM_FORWARD_EXIT_CODE": "remote"})
     contains(ended.stderr, "returned non-zero exit status 3")
@@ -258,7 +258,7 @@ def port_interrupted(cli):
 
 
 def port_cli_killed(cli):
-    """In the background or not, the AWS CLI is the plugin's caller: without the CLI nobody else would end the session."""
+    """The AWS CLI is the plugin's caller, also in the background. If the CLI was killed, no other program ends the session."""
     for launcher in [[], ["nohup"], ["setsid"]]:
         with Upper() as service:
             arguments = cli.start_session("AWS-StartPortForwardingSession", portNumber=str(service.port))
@@ -273,8 +273,8 @@ def port_cli_killed(cli):
 
 
 def ssh_stream(cli):
-    """The service waits for the end of its input, which cannot be passed on. The plugin must not wait forever, nor report
-    success, because more data could have followed. Everything that arrived must be written."""
+    """The service waits for the end of its input, which cannot be transmitted. The plugin must neither wait forever nor
+    report success, because more data could have followed. All received data must be written."""
     sent = random.Random(4).randbytes(STREAM_BYTES)
     with Upper() as service:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`run --real-names` with clients that verify the server's name, started with nothing but that name."""
+"""`run --real-names` with clients that verify the server's name, started with only that name."""
 
 from harness import Tool, contains, equal
 
@@ -8,7 +8,7 @@ def ran(lab, *arguments, **variables):
 
 
 def address_of(name):
-    """In a shell: the address to which the name leads. It is in no certificate."""
+    """Returns a shell expression for the address to which the name resolves. No certificate contains this address."""
     return f"$(getent hosts {name} | cut -d' ' -f1)"
 
 
@@ -26,7 +26,7 @@ def mysql(lab, mariadb):
 def postgres(lab):
     name, port = lab.aws.cluster["Endpoint"], lab.aws.cluster["Port"]
     settings = f"port={port} user=admin dbname=postgres sslmode=verify-full sslrootcert={lab.certificates.ca}"
-    # Without the variables of libpq, which would lead to the tunnel too.
+    # Without libpq's variables, which also contain the tunnel's address.
     options = ["rds:reports", "--real-names", "--env", "none", "--", "sh", "-c"]
     by = lambda host: ran(lab, *options, f"psql \"host={host} {settings}\" -At -c 'SELECT 6*7'")
     equal(by(name).ok().strip(), "42")

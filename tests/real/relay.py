@@ -1,4 +1,4 @@
-"""`forward --relay` with MariaDB's own programs, and `socks --relay`, on a node that is this machine."""
+"""`forward --relay` with MariaDB's own programs, and `socks --relay`. This machine is the node."""
 
 import os
 import re
@@ -27,11 +27,11 @@ def checks(suite):
             with_server(suite, server, manager, folder)
         with Manager() as manager, socks.Site() as site:
             lab = socks.Lab(manager, site, folder)
-            suite.check("socks: one session for all destinations, and each failure as the node saw it", dial, lab)
+            suite.check("socks: one session for all destinations, and each failure as it occurred on the node", dial, lab)
             suite.check("socks: a killed relay is started again for the next connection", dial_again, lab)
-            suite.check("socks: sessions that are lost for good end the command with their error", lost, lab)
+            suite.check("socks: permanently lost sessions end the command with their error", lost, lab)
             suite.check("socks: no session and no relay is left", lambda: equal((lab.active(), relays()), (0, [])))
-    suite.check("a node where no program may run: one line, and the tunnel works", no_program, "noexec")
+    suite.check("a node where no program can be executed: one line, and the tunnel works", no_program, "noexec")
     suite.check("a node whose disk is full: one line, and the tunnel works", no_program, "size=64k")
 
 
@@ -40,11 +40,11 @@ def with_server(suite, server, manager, folder):
     wanted = digest(server.direct.environment, ["mariadb-dump", *server.direct.where(), *DUMP])
     with Tunnel(manager, server.port, "--sessions", "8") as tunnel:
         through = Client(server, "--protocol=tcp", "--host=127.0.0.1", f"--port={tunnel.port}")
-        suite.check("a dump through eight sessions is the dump made at the server", dump, through, wanted)
+        suite.check("a dump through eight sessions equals a dump at the server", dump, through, wanted)
         suite.check("a dump whose sessions are ended one after the other", dump_while_sessions_end, through, wanted, manager, tunnel)
-        suite.check("a stranger at the relay's port gets nothing", stranger)
+        suite.check("another client at the relay's port gets no data", stranger)
         suite.check("a killed relay fails the dump, and the next one works", killed, through, wanted)
-    suite.check("no relay runs after its tunnel", lambda: wait_until("the relays to end", lambda: not relays()))
+    suite.check("no relay runs after its tunnel has ended", lambda: wait_until("the relays to end", lambda: not relays()))
 
 
 def dump(through, wanted):
@@ -57,12 +57,12 @@ def dump_while_sessions_end(through, wanted, manager, tunnel):
         dump(through, wanted)
     finally:
         faults(manager)
-    # It fails if there was none.
+    # The command fails if there was no relay.
     tunnel.event("session_lost")
 
 
 def faults(manager, *wanted):
-    """The control endpoint takes signed requests only: curl signs them."""
+    """Sets faults. The control endpoint accepts only signed requests; curl signs them."""
     variables = manager.variables
     body = '{"faults": [%s]}' % ", ".join(f'"{fault}"' for fault in wanted)
     key = f"{variables['AWS_ACCESS_KEY_ID']}:{variables['AWS_SECRET_ACCESS_KEY']}"
@@ -91,7 +91,7 @@ def killed(through, wanted):
     for pid in relays():
         os.kill(pid, signal.SIGKILL)
     program.communicate(timeout=60)
-    assert program.returncode != 0, "the dump took a part for the whole"
+    assert program.returncode != 0, "the dump did not detect that it is incomplete"
     dump(through, wanted)
 
 
@@ -105,7 +105,7 @@ def dial(lab):
                 contains(socks.fetch(lab, *way, host=host).ok(), "<title>private</title>")
         port = other.getsockname()[1]
         equal(socks.socks5(proxy, "localhost", port), 0)
-        # No answer is remembered: a later failure is told too.
+        # No answer is cached: a later failure is reported too.
         other.close()
         equal(socks.socks5(proxy, "localhost", port), 5)
         equal(socks.socks5(proxy, "localhost", closed), 5)
@@ -136,7 +136,7 @@ def lost(lab):
         faults(lab.manager, "api,operation=StartSession,answer=forbidden")
         try:
             signed.control(lab.manager.variables, "terminate", "text=Enough")
-            # A session is started when a connection needs it.
+            # A session is started when a connection needs one.
             with socket.create_connection(("127.0.0.1", proxy.port), 30) as stream:
                 stream.sendall(b"\x05\x01\x00\x05\x01\x00\x01\x7f\0\0\x01" + struct.pack(">H", lab.site.port))
                 ended = proxy.finish()
@@ -144,15 +144,15 @@ def lost(lab):
             faults(lab.manager)
         equal(ended.code, 5)
         contains(ended.stderr, "ssm:StartSession")
-    # Nobody could tell it to end.
+    # No client could end the relay.
     for pid in relays():
         os.kill(pid, signal.SIGKILL)
     wait_until("the relay to end", lambda: not relays())
 
 
 def no_program(option):
-    """A node of its own, where nothing but file systems with this option can be written."""
-    # They hide the folder in which the command may be.
+    """A separate node, where only file systems with this option are writable."""
+    # These file systems hide the folder of the command.
     mounts = "; ".join(f"mount -t tmpfs -o {option} none {place}" for place in ["/tmp", "/var/tmp", "/dev/shm"])
     script = f'exec 9<"$0"; {mounts}; exec /proc/self/fd/9 local'
     environment = clean_environment({"HOME": "/tmp/home"})
@@ -179,7 +179,7 @@ def no_program(option):
 
 
 def relays():
-    """The relays that this run's nodes started, without the programs that copy from them for a download."""
+    """Returns the relays that this run's nodes started, without the programs that copy a download from them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -193,7 +193,7 @@ def relays():
 
 
 def listening_port(pid):
-    """The port of 127.0.0.1 where a process listens."""
+    """Returns the port of 127.0.0.1 on which a process listens."""
     inodes = {re.sub(r"\D", "", os.readlink(link)) for link in Path(f"/proc/{pid}/fd").iterdir() if "socket" in os.readlink(link)}
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()

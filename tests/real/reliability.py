@@ -21,18 +21,18 @@ from signed import control
 
 NEEDS = ["boto3", "mariadbd", "mariadb-install-db", "mariadb", "sshd", "ssh-keygen", "scp"]
 
-# Longer than the tunnel needs to notice that it was stopped.
+# Longer than the tunnel needs to detect that it was stopped.
 STANDSTILL_SECONDS = 10
 ROWS = 4000
 FILE_BYTES = 50_000_000
-# Like AWS, which does this every hour.
+# The fault: AWS does this every hour.
 BYE = ["--fault", "bye,every=700ms"]
-# The same duration on machines of any speed.
+# The duration is the same on machines of any speed.
 BYE_BY_COUNT = ["--fault", "close,nth=6000"]
 
 
 def checks(suite):
-    suite.check("a service that is killed and comes back on its port is found again", killed_service)
+    suite.check("a service that is killed and started again on its port is reached again", killed_service)
     suite.check("a tunnel that was stopped while its path died recovers", standstill)
     with tempfile.TemporaryDirectory(prefix="tests-reliability-") as name:
         folder = Path(name)
@@ -44,7 +44,7 @@ def checks(suite):
 
 
 class Manager(Tool):
-    """`aws-ssm-forward local`, and what a client needs to find it."""
+    """`aws-ssm-forward local`, and the variables for its clients."""
 
     def __init__(self, *args):
         super().__init__("local", *args)
@@ -60,7 +60,7 @@ class Manager(Tool):
 
 @contextlib.contextmanager
 def echo():
-    """An echo service; returns its port."""
+    """Starts an echo service and returns its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve(stream):
@@ -75,7 +75,7 @@ def echo():
 
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
-        # Otherwise the thread that waits in accept would keep it open.
+        # Without the shutdown, the thread that waits in accept keeps the socket open.
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -88,13 +88,13 @@ def ask(stream, text):
     got = b""
     while len(got) < len(text):
         piece = stream.recv(len(text) - len(got))
-        assert piece, f"a clean end after {got!r}"
+        assert piece, f"a normal end after {got!r}"
         got += piece
     equal(got, text)
 
 
 def killed_service():
-    # The next one must accept the same credentials.
+    # The next Session Manager must accept the same credentials.
     arguments = ["--listen", f"127.0.0.1:{free_port()}", "--insecure-credentials", "fixed"]
     with echo() as service, Manager(*arguments) as manager, manager.forward(service) as tunnel:
         port = tunnel.event("ready")["port"]
@@ -103,7 +103,7 @@ def killed_service():
             manager.stop(signal.SIGKILL)
             tunnel.event("reconnecting")
             with connect(port) as waiting, Manager(*arguments):
-                # Its session is gone with the service, which must not look like the end of the data.
+                # The session ended with the Session Manager, which must not look like the end of the data.
                 try:
                     raise AssertionError(f"no reset, but {before.recv(1)!r}")
                 except ConnectionResetError:
@@ -127,7 +127,7 @@ def standstill():
             woken = time.monotonic()
             equal(stream.recv(9, socket.MSG_WAITALL), b"meanwhile")
             took = time.monotonic() - woken
-            # An immediate ping, and 10 s for its answer. Without the detection it would take 30 s more.
+            # An immediate ping, and 10 s for its answer. Without the detection, the recovery would take 30 s more.
             assert took < 20, f"{took:.1f} s"
         tunnel.event("reconnected")
         tunnel.stop().ok()
@@ -190,7 +190,7 @@ def sha256(path):
 
 
 class SshServer(Child):
-    """A separate sshd, for this user's key alone."""
+    """A separate sshd, which accepts only this user's key."""
 
     def __init__(self, folder):
         self.port, self.key = free_port(), folder / "key"
@@ -198,7 +198,7 @@ class SshServer(Child):
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], env={"PATH": SEARCH_PATH}).ok()
         (folder / "key.pub").rename(folder / "authorized_keys")
         if os.geteuid() == 0:
-            # The folder to which it confines itself before a login.
+            # sshd needs this folder for its confined process before a login.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         config = folder / "sshd_config"
         config.write_text(
@@ -206,7 +206,7 @@ class SshServer(Child):
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPidFile none\n"
             "Subsystem sftp internal-sftp\n"
         )
-        # It starts itself again for each connection, by its absolute path.
+        # sshd starts itself again for each connection, by its absolute path.
         program = next(path for place in SEARCH_PATH.split(":") if (path := Path(place) / "sshd").exists())
         super().__init__([program, "-D", "-e", "-f", config], env={"PATH": SEARCH_PATH})
         wait_until("sshd to start", lambda: "listening" in self.stderr)

@@ -1,4 +1,4 @@
-"""Look-ups that are kept on disk: who uses them, who does not, and what happens when they are out of date."""
+"""The cache of lookups on disk: which commands use it, which do not, and what happens when an entry is outdated."""
 
 import contextlib
 import os
@@ -17,18 +17,18 @@ NO_LOOK_UP = "api,operation=DescribeInstanceInformation,answer=forbidden"
 
 
 def checks(suite):
-    suite.check("a script asks once within a minute; --refresh and ls ask again", asked_once)
-    suite.check("one command asks once, with --refresh too", no_needless_call)
-    suite.check("another region, endpoint or account asks for itself", separate)
-    suite.check("only the user can read what is kept", private)
-    suite.check("a node that is gone is looked up again", gone)
-    suite.check("a name that got a second node since is still found, and --refresh tells", second_node)
-    suite.check("a database that moved is followed by the next session", failover)
-    suite.check("bash, zsh and fish complete what was found, without asking", completed)
+    suite.check("a script makes one lookup within a minute; --refresh and ls make another one", asked_once)
+    suite.check("one command makes one lookup, also with --refresh", no_needless_call)
+    suite.check("another region, endpoint or account has its own cache", separate)
+    suite.check("only the user can read the cache", private)
+    suite.check("a node that no longer exists is looked up again", gone)
+    suite.check("a cached name is used after a second node got the same name; --refresh reports both", second_node)
+    suite.check("the next session uses the new endpoint of a database", failover)
+    suite.check("bash, zsh and fish complete found names, without a call of the API", completed)
 
 
 class Home:
-    """A home directory of its own, so that nothing is known at first."""
+    """A separate home directory, whose cache is empty at first."""
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="tests-remembering-")
@@ -62,7 +62,7 @@ def asked_once():
 
 
 def no_needless_call():
-    """Every second question is refused."""
+    """Every second call is refused."""
     with Home() as home, Manager("--node", f"{FIRST},Name=web", "--fault", f"{NO_LOOK_UP},nth=2") as manager:
         home.run(manager, "exec", "tag:Name=web", "--refresh", "--", "true").ok()
         equal(home.run(manager, "exec", "tag:Name=web", "--refresh", "--", "true").code, 5)
@@ -91,7 +91,7 @@ def private():
         text = file.read_text()
         for name in ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"]:
             assert manager.variables.get(name, "none of these") not in text, name
-        # A file that others can write is not believed.
+        # A file that other users can write is not used.
         file.write_text(text.replace(FIRST, "i-0ee"))
         file.chmod(0o666)
         home.run(manager, "exec", "web", "--", "true").ok()
@@ -100,7 +100,7 @@ def private():
 
 @contextlib.contextmanager
 def two_managers(*nodes):
-    """One address; behind it is first the first manager."""
+    """Two managers behind one address, which leads to the first one at first."""
     options = ["--insecure-credentials", "fixed"]
     with Relay() as relay, Manager(*options, *nodes[0]) as first, Manager(*options, *nodes[1]) as second:
         relay.to(first)
@@ -123,7 +123,7 @@ def second_node():
         home.run_with(both, "exec", "web", "--", "true").ok()
         ended = home.run_with(both, "exec", "web", "--refresh", "--", "true")
         equal(ended.code, 2)
-        # That there were several is not believed without asking.
+        # The result that several nodes have the name is not cached.
         relay.to(first)
         home.run_with(both, "exec", "web", "--", "true").ok()
 
@@ -139,14 +139,14 @@ def failover():
                 move_database(aws, new.port)
                 control(manager.variables, "end", "status=failed,text=The instance is gone.")
                 wait_until("the new endpoint to answer", lambda: greeting(client.port) == b"new")
-            # The endpoint is not kept for the next command either.
+            # The endpoint is not cached for the next command either.
             move_database(aws, old.port)
             with tunnel(lab, "rds:example-db") as client:
                 equal(greeting(client.port), b"old")
 
 
 def move_database(aws, port):
-    """moto changes no endpoint of a database that exists."""
+    """Creates the database again, because moto cannot change the endpoint of an existing one."""
     rds = aws.client("rds")
     rds.delete_db_instance(DBInstanceIdentifier="example-db", SkipFinalSnapshot=True)
     rds.create_db_instance(
@@ -164,13 +164,13 @@ def completed():
             run_tool(lab, "exec", "batch", "--", "true").ok()
         (home.path / "bin").mkdir()
         (home.path / "bin/aws-ssm-forward").symlink_to(os.environ["AWS_SSM_FORWARD_BIN"])
-        # Nothing of AWS is in this environment, and nothing that could be asked runs.
+        # This environment has no AWS settings, and no API is running.
         environment = clean_environment({"HOME": str(home.path), "PATH": f"{home.path}/bin:{clean_environment()['PATH']}"})
         for shell in [completion.bash, completion.zsh, completion.fish]:
             equal(shell(environment, "aws-ssm-forward shell bat"), ["batch"])
             equal(shell(environment, "aws-ssm-forward exec i-0a"), [FIRST])
         equal(completion.fish(environment, "aws-ssm-forward forward rds:ex"), ["rds:example-db"])
         equal(completion.zsh(environment, "aws-ssm-forward forward rds:ex"), ["rds:example-db"])
-        # bash replaces only what follows the colon.
+        # bash replaces only the text after the colon.
         equal(completion.bash(environment, "aws-ssm-forward forward rds:ex"), ["example-db"])
         equal(sorted(completion.fish(environment, "aws-ssm-forward token r")), ["rds:example-db", "rds:reports"])

@@ -3,8 +3,8 @@
 
     tests/real/run.py [SUITE...]
 
-Each suite says which components it needs. One that lacks some is skipped, and they are named with the command that
-installs them; with CI=true in the environment a missing component is a failure.
+Each suite lists the components that it needs. If a component is missing, the suite is skipped, and a line names the
+component and the command that installs it. With CI=true in the environment a missing component is a failure.
 """
 
 import importlib
@@ -20,10 +20,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# The checkout stays clean.
+# Keeps the checkout clean.
 sys.dont_write_bytecode = True
 
-# Packages that pip installed for the tests are in an environment of their own.
+# The packages for the tests are in a separate Python environment.
 VENV = subprocess.run([Path(__file__).with_name("venv"), "--path"], check=True, capture_output=True, text=True)
 PYTHON = Path(VENV.stdout.strip()) / "bin/python"
 if PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
@@ -62,7 +62,7 @@ def main():
 
 
 def find_binary():
-    """The debug build that `cargo test` creates."""
+    """Returns the path of the debug build, which `cargo test` creates."""
     given = os.environ.get("AWS_SSM_FORWARD_BIN")
     if given:
         return Path(given).resolve()
@@ -70,7 +70,7 @@ def find_binary():
     metadata = subprocess.run(arguments, cwd=HERE, check=True, capture_output=True, text=True).stdout
     path = Path(json.loads(metadata)["target_directory"]) / "debug" / "aws-ssm-forward"
     if not path.exists():
-        sys.exit(f"error: {path} does not exist; `cargo build` makes it")
+        sys.exit(f"error: {path} does not exist; build it with `cargo build`")
     return path
 
 
@@ -81,7 +81,7 @@ def run_suites(names):
         lacking = [component for component in module.NEEDS if not present(component)]
         for component in lacking:
             verdict = "FAIL " if harness.in_ci() else "skip "
-            print(f"{verdict} {name}: there is no {component}; install it with: {INSTALL[component]}", flush=True)
+            print(f"{verdict} {name}: {component} is missing; install it with: {INSTALL[component]}", flush=True)
         if not lacking:
             suites.append((harness.Suite(name), module))
         elif harness.in_ci():
@@ -99,7 +99,7 @@ def run_suites(names):
 
 def run_suite(pair):
     suite, module = pair
-    # The code between the checks (servers, tunnels) may fail too.
+    # The code between the checks (servers, tunnels) can fail too.
     try:
         module.checks(suite)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`run`: a command that has its tunnels ready, on a terminal and off it, as root and as a plain user."""
+"""`run`: a command whose tunnels are ready, with and without a terminal, as root and as another user."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ NEEDS = ["setsid", "bash", "setpriv", "unshare"]
 CTRL_Z = "\x1a"
 NOBODY = 65534
 
-# Sends a word through the tunnel to the address in its arguments, and prints the answer.
+# A program that sends a word through the tunnel to the address in its arguments, and prints the answer.
 ASK = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as stream:
@@ -31,25 +31,25 @@ def checks(suite):
     hosts = ["one.example", "two.example"]
     with Upper() as service, Manager(*[word for host in hosts for word in ("--host", f"{host}=127.0.0.1")]) as manager:
         lab = Lab(service, manager)
-        suite.check("the words and the environment lead to a tunnel that answers", words, lab)
+        suite.check("the arguments and the environment contain the address of a tunnel that answers", words, lab)
         suite.check("several tunnels are named", several, lab)
         suite.check("a tunnel of the configuration has its own name", configured, lab)
-        suite.check("a pipe goes through, and nothing else is on standard output", pipe, lab)
+        suite.check("a pipe works, and standard output contains nothing else", pipe, lab)
         suite.check("the exit code is the command's, a signal's is 128 and more", exit_codes, lab)
-        suite.check("no command: 127, not executable: 126, and AWS is not asked", no_command)
+        suite.check("no command: 127, not executable: 126, and AWS is not called", no_command)
         suite.check("a remote port that refuses: 7, and the command does not run", refused, lab)
-        suite.check("signals are the command's", signals, lab)
-        suite.check("off a terminal: SIGTSTP stops the command, SIGCONT continues it", stopped_and_continued, lab)
+        suite.check("signals are forwarded to the command", signals, lab)
+        suite.check("without a terminal: SIGTSTP stops the command, SIGCONT continues it", stopped_and_continued, lab)
         suite.check("Ctrl-C before the command runs ends it with 130", stopped_early, lab)
         suite.check("kill -9 ends the command too", killed, lab)
-        suite.check("its sessions are over when it is", sessions_end, lab)
+        suite.check("the sessions end with the command", sessions_end, lab)
         suite.check("an ignored signal stays ignored for the command", ignored, lab)
         suite.check("on a terminal: Ctrl-C, Ctrl-Z, fg, the size of the window", terminal, lab)
-        suite.check("without a command: a shell with jobs of its own", own_shell, lab)
-        suite.check("real names: two hosts on one port, each at an address of its own", real_names, lab)
+        suite.check("without a command: a shell with job control", own_shell, lab)
+        suite.check("real names: two hosts on one port, each at its own address", real_names, lab)
         suite.check("real names without root: files keep their owner", real_names_of_a_user, lab)
         suite.check("real names end with kill -9 too", real_names_killed, lab)
-        suite.check("where namespaces are not allowed: what would allow it", no_namespaces, lab)
+        suite.check("where namespaces are not allowed: the error names the setting", no_namespaces, lab)
 
 
 class Lab:
@@ -112,7 +112,7 @@ def exit_codes(lab):
 
 
 def no_command():
-    # There are no credentials: AWS would be an error of its own.
+    # There are no credentials, so a call of AWS would be another error.
     with tempfile.NamedTemporaryFile() as file:
         for command, code, part in [("no-such-command", 127, "not found"), (file.name, 126, "not executable"), ("/", 126, "folder")]:
             ended = Tool("run", TARGET, "-L", "0:db.internal:1", "--", command).finish()
@@ -179,7 +179,7 @@ def stopped_early(lab):
 
 
 class Silent:
-    """An API that takes a request and never answers."""
+    """An API that accepts a request and never answers."""
 
     def __init__(self):
         import socket
@@ -233,7 +233,7 @@ def sessions_end(lab):
 
 
 def ignored(lab):
-    """As under nohup."""
+    """Ignores SIGHUP, as nohup does."""
     look = "grep SigIgn /proc/self/status"
     arguments = [harness.binary(), "run", TARGET, "-L", f"0:127.0.0.1:{lab.port}", "--", *look.split()]
     quoted = " ".join(map(str, arguments))
@@ -290,7 +290,7 @@ def own_shell(lab):
             person.expect("outer> ")
             person.enter(f"{harness.binary()} run {TARGET} -L 0:127.0.0.1:{lab.port}")
             person.expect("inner> ")
-            # Ctrl-C ends the job of the inner shell, and nothing else.
+            # Ctrl-C ends only the job of the inner shell.
             asleep = "sh -c 'echo asleep$((0)); exec sleep 600'"
             person.enter(asleep)
             person.expect("asleep0")
@@ -342,7 +342,7 @@ def real_names(lab):
 
 
 class AsNobody:
-    """The command for a user who may nothing, in a folder that this user owns."""
+    """The command for a user without permissions, in a folder that this user owns."""
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="tests-run-")
@@ -377,7 +377,7 @@ def real_names_of_a_user(lab):
         equal((number, owner, str(mark.stat().st_uid)), (mine, mine, mine))
         assert one.startswith("127.") and two.startswith("127.") and one.split()[0] != two.split()[0], (one, two)
         equal(int(capabilities.split()[1], 16), 0)
-        # Nothing of it is left in the folder for temporary files.
+        # No file is left in the folder for temporary files.
         equal([file.name for file in nobody.own.iterdir()], ["written"])
 
 
@@ -391,7 +391,7 @@ def real_names_killed(lab):
 
 
 def no_namespaces(lab):
-    """A user namespace in which no further one may be made stands for a system that allows none."""
+    """A user namespace in which no further one can be created simulates a system that does not allow namespaces."""
     with AsNobody() as nobody:
         forbid = "echo 0 >/proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin \"$@\""
         within = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", forbid, "sh"]

@@ -33,7 +33,7 @@ class Upper:
 
 
 def asked(port, data):
-    """The requested part of the answer."""
+    """Sends a request and returns the required part of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as stream:
         threading.Thread(target=stream.sendall, args=(data,), daemon=True).start()
         return stream.makefile("rb").read(len(data))

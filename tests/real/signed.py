@@ -1,4 +1,4 @@
-"""Requests to `aws-ssm-forward local` other than AWS's API, with the same signatures."""
+"""Signed requests to `aws-ssm-forward local` that are not part of AWS's API."""
 
 import urllib.request
 

@@ -1,4 +1,4 @@
-"""`socks`: one port for every destination, asked by curl, psql, a Redis Cluster client and a browser."""
+"""`socks`: one port for every destination, used by curl, psql, a Redis Cluster client and a browser."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from harness import SEARCH_PATH, TARGET, Child, Manager, Skipped, Tool, contains
 NEEDS = ["curl", "proxychains4", "postgres", "psql", "redis-server", "redis-cli", "node"]
 
 ASSETS = 120
-# Names and an address that only the node knows: the names are what a Redis Cluster says of its nodes.
+# Names and an address that only the node can reach. A Redis Cluster reports these names for its nodes.
 NODES = ["node1.internal", "node2.internal", "node3.internal"]
 ADDRESS = "10.99.0.1"
 
@@ -32,17 +32,17 @@ def checks(suite):
             with lab.proxy("--pac", "internal") as proxy:
                 suite.check("curl: SOCKS5 with remote names, SOCKS4a, CONNECT", curl, lab, proxy)
                 suite.check("curl: SOCKS5 and SOCKS4 with addresses", addresses, lab, proxy)
-                suite.check("refused, unknown and unsupported: the reply says which", replies, lab, proxy)
+                suite.check("refused, unknown and unsupported: the reply shows the reason", replies, lab, proxy)
                 suite.check("proxy.pac names the domains, for this machine only", pac, proxy)
-                suite.check("what speaks no protocol, or stops half-way, is let go", broken, lab, proxy)
+                suite.check("clients with another protocol, or that stop within a request, are disconnected", broken, lab, proxy)
                 suite.check("psql through proxychains", psql, lab, proxy)
-                suite.check("a Redis Cluster client follows to the nodes that it learns of", redis_cluster, lab, proxy)
+                suite.check("a Redis Cluster client connects to the cluster's other nodes", redis_cluster, lab, proxy)
                 suite.check(f"a browser loads a private page of {ASSETS} assets", browser, lab, proxy)
             suite.check("connections to a destination share its sessions", shared, lab)
             suite.check("allow and deny lists", access, lab)
-            suite.check("a limit of destinations: idle ones make room, else it is told", limit, lab)
+            suite.check("the limit of destinations: idle ones are removed, otherwise an error", limit, lab)
             suite.check("idle destinations lose their sessions, and get new ones", idle, lab)
-            suite.check("the port is taken: exit code 3; other addresses than loopback: a warning", listening, lab)
+            suite.check("the port is in use: exit code 3; other addresses than loopback: a warning", listening, lab)
             suite.check("SIGTERM ends the sessions", ends, lab)
 
 
@@ -73,7 +73,7 @@ class Proxy(Tool):
 
 
 class Site:
-    """A private web site: a page of many assets, of which each says that it was loaded."""
+    """A private web site: a page with many assets, each of which reports that it was loaded."""
 
     def __enter__(self):
         page = "".join(f'<script src="/asset/{number}.js"></script>' for number in range(ASSETS))
@@ -84,7 +84,7 @@ class Site:
 
             def do_GET(self):
                 is_asset = self.path.startswith("/asset/")
-                # Enough of a body that connections are in use at the same time.
+                # The body is large enough that several connections are used at the same time.
                 body = ("loaded++;" + " " * 20_000 if is_asset else page).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/javascript" if is_asset else "text/html")
@@ -96,7 +96,7 @@ class Site:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        # A proxy that is killed resets its connections.
+        # When a proxy is killed, its connections are reset.
         self.server.handle_error = lambda *_: None
         self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -127,7 +127,7 @@ def addresses(lab, proxy):
 
 
 def socks5(proxy, host, port, command=1):
-    """The code of the reply."""
+    """Returns the code of the reply."""
     with socket.create_connection(("127.0.0.1", proxy.port), 30) as stream:
         stream.sendall(b"\x05\x01\x00")
         equal(stream.recv(2), b"\x05\x00")
@@ -139,23 +139,23 @@ def replies(lab, proxy):
     closed = free_port()
     equal(socks5(proxy, "web.internal", lab.site.port), 0)
     equal(socks5(proxy, "web.internal", closed), 5)
-    # The agent does not say whether it was the name or the port.
+    # The agent does not report whether the name or the port was the cause.
     assert socks5(proxy, "no-such-host.invalid", 80) in (4, 5)
     equal(socks5(proxy, "web.internal", lab.site.port, command=2), 7)
     equal(socks5(proxy, "web.internal", lab.site.port, command=3), 7)
     for host, port, status in [("web.internal", closed, 502), ("no-such-host.invalid", 80, 502)]:
         ended = fetch(lab, "--proxy", f"http://{proxy.address}", "--proxytunnel", host=host, port=port)
         contains(ended.stderr, str(status))
-    # The plain way of HTTP is told what to do instead.
+    # For a plain HTTP request, the error names the alternative.
     contains(fetch(lab, "--proxy", f"http://{proxy.address}").ok(), "CONNECT only")
-    # As soon as somebody listens there, and the failure is forgotten.
+    # The connection succeeds when a server listens there and the failure is no longer remembered.
     with socket.create_server(("127.0.0.1", closed)):
         wait_until("the port to be reached", lambda: socks5(proxy, "web.internal", closed) == 0, 20)
 
 
 def shared(lab):
     before = lab.active()
-    # More sessions would be started if connections overlap, as they do on a busy machine.
+    # With more sessions, overlapping connections on a busy machine could start further sessions.
     with lab.proxy("--sessions", "1") as proxy:
         equal(socks5(proxy, "other.internal", lab.site.port), 0)
         for _ in range(10):
@@ -192,7 +192,7 @@ def broken(lab, proxy):
 
 
 def chained(lab, proxy, *command, env=None):
-    """A program that knows no proxy."""
+    """A program without a proxy setting."""
     configuration = lab.folder / "proxychains.conf"
     configuration.write_text(f"strict_chain\nproxy_dns\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 {proxy.port}\n")
     return run(["proxychains4", "-q", "-f", configuration, *command], env={"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", **(env or {})})
@@ -232,7 +232,7 @@ def redis_cluster(lab, proxy):
         run(["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"], env=environment).ok()
         for port in ports:
             wait_until("the cluster to be complete", lambda: "cluster_state:ok" in ask(port, "CLUSTER", "INFO").stdout)
-        # From here on they say of each other what clients of a private network see.
+        # From now on the nodes report each other's private names.
         for address, port in zip(NODES, ports):
             ask(port, "CONFIG", "SET", "cluster-announce-hostname", address).ok()
             ask(port, "CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname").ok()
@@ -240,7 +240,7 @@ def redis_cluster(lab, proxy):
         for port in ports:
             wait_until("the names to be known", lambda: learnt(port))
         client = lambda *words: chained(lab, proxy, "redis-cli", "-c", "-h", NODES[0], "-p", str(ports[0]), *words).ok().strip()
-        # Their slots are of three nodes.
+        # The slots of these keys belong to three nodes.
         for number in range(12):
             equal(client("SET", f"key:{number}", str(number)), "OK")
             equal(client("GET", f"key:{number}"), str(number))
@@ -248,7 +248,7 @@ def redis_cluster(lab, proxy):
         assert all(sizes) and sum(sizes) == 12, sizes
 
 
-# As root and without a network: it must neither look for updates nor for a sandbox.
+# The browser runs as root and without a network: it must not check for updates or use its sandbox.
 CHROMIUM = [
     *["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"],
     *["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"],

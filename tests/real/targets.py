@@ -1,4 +1,4 @@
-"""Nodes by name where it is not clear which one is meant: the prompt in a real terminal, errors, replacement of instances."""
+"""Ambiguous names of nodes: the prompt in a real terminal, errors, replacement of instances."""
 
 import os
 
@@ -15,15 +15,15 @@ NODES = ["--node", f"{FIRST},Name=web,Env=test", "--node", f"{SECOND},Name=web,E
 
 def checks(suite):
     with Manager(*NODES) as manager:
-        suite.check("a person picks one of several nodes, by typing a part of its id", picked, manager)
-        suite.check("a person picks none", none_picked, manager)
+        suite.check("a user chooses one of several nodes by typing a part of its id", picked, manager)
+        suite.check("a user chooses no node", none_picked, manager)
         suite.check("without a terminal, several nodes are an error that lists them", ambiguous, manager)
-        suite.check("--any takes one, always the same", any_node, manager)
-        suite.check("several tags have to match all", tags, manager)
-        suite.check("a node that is offline is told, with the time", offline, manager)
-        suite.check("a node that does not exist is told, with region and profile", absent, manager)
-    suite.check("a throttled look-up: call, region and profile", refused, "throttled", ["ThrottlingException", "later"])
-    suite.check("a denied look-up: call, region, profile and permission", refused, "forbidden", ["ssm:DescribeInstanceInformation"])
+        suite.check("--any chooses one, always the same", any_node, manager)
+        suite.check("a node must have all of several tags", tags, manager)
+        suite.check("an offline node is reported, with the time", offline, manager)
+        suite.check("a node that does not exist is reported, with region and profile", absent, manager)
+    suite.check("a throttled lookup: call, region and profile", refused, "throttled", ["ThrottlingException", "later"])
+    suite.check("a denied lookup: call, region, profile and permission", refused, "forbidden", ["ssm:DescribeInstanceInformation"])
     suite.check("an API that cannot be reached: call, region and profile", unreachable)
     suite.check("--any survives the replacement of its instance", replaced, ["worker", "--any"])
     suite.check("asg: survives the replacement of its instance", replaced, ["asg:workers"])
@@ -32,7 +32,7 @@ def checks(suite):
 def picked(manager):
     with Terminal([binary(), "exec", "web", "--", "echo done"], env=clean_environment(manager.variables), columns=120) as terminal:
         terminal.expect("web names 2 managed nodes")
-        # id, name, address, agent and connection of each
+        # Id, name, address, agent and connection of each node.
         terminal.expect(rf"{FIRST} \(web, 127\.0\.0\.1\), agent [0-9.]+, online")
         terminal.expect(SECOND)
         terminal.type("0bb")
@@ -99,7 +99,7 @@ def unreachable():
 
 
 def replaced(target):
-    """The API's address stays; behind it is first one node of the name, then another."""
+    """The API's address does not change. Behind it, first one node has the name, then another one."""
     options = ["--insecure-credentials", "fixed"]
     with Relay() as relay, Manager(*options, "--node", f"{SECOND},{WORKER}") as second:
         with Manager(*options, "--node", f"{FIRST},{WORKER}") as first:
@@ -122,7 +122,7 @@ def tool(manager, *arguments):
 
 
 def with_profile(manager, *arguments):
-    """The same, with region and credentials of a profile."""
+    """Runs the command with the region and credentials of a profile."""
     path = os.path.join(os.environ["TESTS_HOME"], "targets-config")
     variables = manager.variables
     with open(path, "w") as file:
@@ -135,7 +135,7 @@ def with_profile(manager, *arguments):
 
 
 def last_target(manager):
-    """Where the newest session went."""
+    """Returns the target of the newest session."""
     import boto3
 
     variables = manager.variables

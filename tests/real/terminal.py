@@ -1,4 +1,4 @@
-"""A terminal with a program on it, as a person in front of a screen would use it."""
+"""A terminal with a program, used as a user at a screen would use it."""
 
 import codecs
 import fcntl
@@ -13,15 +13,15 @@ from pathlib import Path
 
 from harness import PATIENCE, also_end, equal, wait_until
 
-# The shell in which the program is started: it owns the terminal, outlives the program (even if that is killed or gets
-# Ctrl-C), prints its exit code and remains, so that the state in which the program left the terminal can be checked.
+# The shell that starts the program. The shell owns the terminal and continues after the program has ended, even if the program
+# is killed or gets Ctrl-C. It prints the exit code, so that the state in which the program left the terminal can be checked.
 PARENT = f'trap : INT; "$@"; echo "ended: $?"; sleep {PATIENCE}'
 
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
 
 
 class Terminal:
-    """Input goes to the program; its output can be waited for."""
+    """Sends input to the program and waits for its output."""
 
     def __init__(self, args, env, rows=24, columns=80):
         self._screen, self._far = os.openpty()
@@ -42,7 +42,7 @@ class Terminal:
         self._reader.start()
 
     def _read(self):
-        # A character may arrive in two pieces.
+        # A character may arrive in two parts.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while True:
             try:
@@ -68,7 +68,7 @@ class Terminal:
         self.type(line + ENTER)
 
     def expect(self, pattern, limit=PATIENCE):
-        """Waits until this is shown after the previous match; returns the match."""
+        """Waits until the pattern is shown after the previous match; returns the match."""
         deadline = time.monotonic() + limit
         with self._news:
             while True:
@@ -85,12 +85,12 @@ class Terminal:
         return self._shown
 
     def program(self):
-        """The program's process id."""
+        """Returns the program's process id."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(wait_until("the program to start", lambda: children.read_text().split())[0])
 
     def ended(self):
-        """Waits for the program's end and for the terminal to be as before; returns the exit code."""
+        """Waits until the program has ended, checks that the terminal's settings are restored, and returns the exit code."""
         code = int(self.expect(r"ended: (\d+)")[1])
         try:
             wait_until("the terminal's settings to be as before", lambda: self.settings() == self._before, 10)
@@ -102,11 +102,11 @@ class Terminal:
         return self
 
     def __exit__(self, *_):
-        # This closes the terminal, and so ends everything that runs on it.
+        # This closes the terminal, and thus ends all programs that run on it.
         self.process.kill()
         self.process.wait()
         os.close(self._far)
-        # Only after reading has stopped, because the next terminal may get its number.
+        # The descriptor is closed only after reading has stopped, because the next terminal may get its number.
         self._reader.join(5)
         if not self._reader.is_alive():
             os.close(self._screen)

@@ -1,4 +1,4 @@
-"""Tunnels with names: the configuration files, `up` and the commands that speak to it, with curl at the local end."""
+"""Named tunnels: the configuration files, `up` and the commands that control it, with curl as the local program."""
 
 import base64
 import http.server
@@ -25,35 +25,35 @@ PAGE = b"a private page"
 
 NOBODY = 65534
 
-# What a program writes when it leaves the terminal's alternate screen.
+# The escape sequence with which a program leaves the terminal's alternate screen.
 LEAVE_SCREEN = r"\x1b\[\?1049l"
 
 
 def checks(suite):
     with tempfile.TemporaryDirectory(prefix="tests-tunnels-") as name, Service() as service:
         home = Home(Path(name), service.port)
-        suite.check("the schema and the reader take and refuse the same documents", schema, home)
-        suite.check("config init writes a file that config check takes, once", init, home)
-        suite.check("config init asks at a terminal, and takes only what config check takes", init_asks, home)
-        suite.check("a project's file is found upwards and merged with the user's", project, home)
-        suite.check("forward NAME is the tunnel of the file", forward_by_name, home)
+        suite.check("the schema and the reader accept and refuse the same documents", schema, home)
+        suite.check("config init writes a file that config check accepts, once", init, home)
+        suite.check("config init asks at a terminal, and accepts only answers that config check accepts", init_asks, home)
+        suite.check("a project's file is found in a parent folder and merged with the user's", project, home)
+        suite.check("forward NAME opens the tunnel of the file", forward_by_name, home)
         suite.check("a typo in a tunnel's name gets a suggestion", typo, home)
         suite.check("two tunnels on one address are refused before anything starts", conflict, home)
-        suite.check("up: many tunnels, one of which fails and ends no other", many, home)
-        suite.check("up: why a tunnel failed is told until it is open", told, home)
+        suite.check("up: many tunnels; one fails without an effect on the others", many, home)
+        suite.check("up: the reason of a tunnel's failure is shown until it is open", told, home)
         suite.check("up: a lazy tunnel has a session only while there are connections", lazy, home)
-        suite.check("up: the live view on a terminal, its keys, and the terminal as it was", live, home)
-        suite.check("up: when the credentials end", credentials, home)
-        suite.check("up: a signal before the live view ends it, and no other command waits for it", early_signal, home)
-        suite.check("up: a second signal ends it at once, and leaves the terminal as it was", second_signal, home)
+        suite.check("up: the live view on a terminal, its keys, and the restored terminal", live, home)
+        suite.check("up: when the credentials expire", credentials, home)
+        suite.check("up: a signal before the live view starts ends the command, and no other command waits for it", early_signal, home)
+        suite.check("up: a second signal ends it immediately, and the terminal is restored", second_signal, home)
         suite.check("up -d, status, logs, restart, reload, down", background, home)
-        suite.check("a second up says which process has the tunnel, and reload leaves it there", second, home)
+        suite.check("a second up names the process that has the tunnel, and reload leaves the tunnel there", second, home)
         suite.check("commands during a reload: each tunnel is open once, and the process stays", reloads, home)
-        suite.check("control sockets are the user's alone; stale ones are cleaned, a foreign folder is refused", private, home)
-        suite.check("`aws forward` is an alias that comes and goes", aws_alias, home)
-        suite.check("systemd takes the units of the documentation", unit, home)
-        suite.check("systemd listens, and starts it with the first connection", activated, home)
-        suite.check("systemd is told when the tunnels are open", systemd, home)
+        suite.check("only the user can access control sockets; stale ones are removed, another user's folder is refused", private, home)
+        suite.check("`aws forward` is added and removed as an alias", aws_alias, home)
+        suite.check("systemd accepts the units of the documentation", unit, home)
+        suite.check("systemd listens, and starts the service with the first connection", activated, home)
+        suite.check("up reports to systemd when the tunnels are open", systemd, home)
 
 
 class Service:
@@ -96,7 +96,7 @@ class Home:
         path.write_text(text)
 
     def tunnels(self, **tunnels):
-        """Tunnels to the service; a value is the rest of the table."""
+        """Returns the configuration of tunnels to the service; each value is the rest of the tunnel's table."""
         tables = [f'[tunnels.{name}]\nremote = {self.port}\n{rest}\n' for name, rest in tunnels.items()]
         self.write('[defaults]\ntarget = "i-0123456789abcdef0"\n' + "".join(tables))
 
@@ -120,7 +120,7 @@ def page(port):
     return run(["curl", "--silent", "--show-error", "--max-time", "20", f"http://127.0.0.1:{port}/"]).ok()
 
 
-# Documents, and whether they are right. Values are checked by the reader alone.
+# Documents, and whether they are valid. Only the reader checks values.
 DOCUMENTS = [
     ({}, True),
     ({"include": []}, True),
@@ -154,7 +154,7 @@ def schema(home):
         home.write(toml(document), path)
         ended = home.run("config", "check", "--config", path)
         equal((document, validator.is_valid(document), ended.code), (document, is_right, 0 if is_right else 4))
-    # Every key of the schema is one that the reader knows.
+    # The reader knows every key of the schema.
     keys = schema["properties"]["tunnels"]["additionalProperties"]["properties"]
     for key in keys:
         home.write(f"[tunnels.a]\nremote = 80\n\n[tunnels.b]\n{key} = [true]\n", path)
@@ -162,7 +162,7 @@ def schema(home):
 
 
 def toml(value):
-    """Enough of TOML: everything inline."""
+    """Converts a value to TOML, with inline tables only."""
 
     def inline(value):
         if isinstance(value, dict):
@@ -231,12 +231,12 @@ def init_asks(home):
     equal(checked.ok().strip(), f"db: unix:{folder}/s:db.internal:5432 through web")
 
 
-# Removes what was typed.
+# Removes the typed text.
 CLEAR = "\x7f" * 30
 
 
 def give(terminal, question, wrong, complaint, right):
-    """Answers a question, first with what is wrong."""
+    """Answers a question, first with an invalid answer."""
     terminal.expect(question)
     if complaint:
         terminal.enter(wrong)
@@ -267,7 +267,7 @@ def forward_by_name(home):
     home.tunnels(web="local = 0")
     with home.tool("forward", "web", "--local", "-o", "json") as tunnel:
         equal(page(tunnel.event("ready")["port"]), PAGE.decode())
-    # What the command line says goes before the file.
+    # The command line takes precedence over the file.
     home.tunnels(web='local = 0\nhold = "no"')
     with home.tool("forward", "web", "--local", "--hold", "5s", "-o", "json") as tunnel:
         tunnel.event("ready")
@@ -324,14 +324,14 @@ def many(home):
         contains(text, 'ssm_forward_sessions{forward="bad"} 0')
         status = home.status()
         equal([status[name]["state"] for name in ("one", "two")], ["ready", "ready"])
-        # It may just be tried again.
+        # The tunnel may be in a new attempt at this moment.
         assert status["bad"]["state"] in ("retrying", "starting"), status["bad"]
         contains(status["bad"]["error"], "No-Such-Document")
     equal(home.status(), {})
 
 
 class Refusal:
-    """An API that refuses every call, until it is told to answer none any more."""
+    """An API that refuses every call, until it is set to answer no more calls."""
 
     WHY = "on purpose"
 
@@ -390,7 +390,7 @@ def lazy(home):
         tool.event("waiting")
         equal(home.status()["web"]["session_id"], None)
         for _ in range(2):
-            # The session ends an idle time after the last connection.
+            # The session ends when the idle time has passed since the last connection.
             with socket.create_connection(("127.0.0.1", port)):
                 tool.event("ready")
                 assert home.status()["web"]["session_id"]
@@ -400,7 +400,7 @@ def lazy(home):
 
 
 def drawn(text):
-    """A pattern for words of the view: a blank that is there already is not written again."""
+    """Returns a pattern for words of the view, which does not write a blank again that is already on the screen."""
     return r"(?: |\x1b\[\d+;\d+H)".join(text.split())
 
 
@@ -473,17 +473,17 @@ def background(home):
     contains(home.run("up", "-d", "--local").ok(), "one", "ready", f"127.0.0.1:{one}")
     try:
         before = home.status()
-        # It has no terminal.
+        # The process in the background has no terminal.
         equal(os.getsid(before["one"]["pid"]), before["one"]["pid"])
         equal(page(one) + page(two), 2 * PAGE.decode())
         equal(home.run("logs", "one").ok().count("one: Forwarding"), 1)
         assert "two:" not in home.run("logs", "one").ok()
-        # A restart is a new session.
+        # A restart starts a new session.
         equal(home.run("restart", "one").ok(), "restarted: one")
         wait_until("a new session", lambda: home.status()["one"]["state"] == "ready" and home.status()["one"]["restarts"])
         assert home.status()["one"]["session_id"] != before["one"]["session_id"]
         equal(home.status()["two"]["session_id"], before["two"]["session_id"])
-        # Only what changed is touched.
+        # Only changed tunnels are restarted.
         home.tunnels(two=f"local = {two}", three=f"local = {three}")
         equal(home.run("reload").ok(), "opened: three; closed: one")
         wait_until("the new tunnel", lambda: home.status()["three"]["state"] == "ready")
@@ -517,7 +517,7 @@ def second(home):
             ended = home.run(*command)
             equal(ended.code, 3)
             contains(ended.stderr, f"the tunnel `one` is open already, in process {first.process.pid}")
-        # Another tunnel may be open in another process; the commands know both.
+        # Another tunnel may be open in another process; the commands control both processes.
         with home.tool("up", "two", "--local", "-o", "json") as other:
             other.event("ready")
             equal(sorted(home.status()), ["one", "two"])
@@ -546,7 +546,7 @@ def reloads(home):
         changes = itertools.count(1)
 
         def change(pool):
-            """Several reloads at once after the only tunnel has changed."""
+            """Runs several reloads at the same time after the only tunnel has changed."""
             tool.event("ready")
             home.tunnels(one=f'local = 0\nhold = "{next(changes)}s"')
             answers = [pool.submit(ask, "reload") for _ in range(3)]
@@ -558,7 +558,7 @@ def reloads(home):
             return found
 
         with ThreadPoolExecutor(3) as pool:
-            # While the tunnel is replaced, there is none.
+            # While the tunnel is replaced, no tunnel exists.
             wait_until("a command in between", lambda: any("no tunnels are open" in text for text in change(pool)))
         equal(tool.process.poll(), None)
 
@@ -640,14 +640,14 @@ def activated(home):
     with activate() as tool:
         wait_until("systemd to listen", path.exists)
         equal(home.status(), {})
-        # The connection that starts it is served, and so are others, after a restart too.
+        # The connection that starts the service works, and so do others, also after a restart.
         equal(page(port), PAGE.decode())
         by_path = lambda: run(["curl", "--silent", "--unix-socket", path, "http://web/"]).ok()  # noqa: E731
         equal(by_path(), PAGE.decode())
         equal(home.run("restart", "web", "socket").ok(), "restarted: socket, web")
         equal((page(port), by_path()), (PAGE.decode(), PAGE.decode()))
         tool.stop().ok()
-    # Who has made it removes it.
+    # The creator of the socket removes it.
     assert path.exists()
     path.unlink()
     with activate("web") as tool:

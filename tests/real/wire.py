@@ -1,6 +1,6 @@
-"""A link between two network namespaces that can be bad: it delays, loses, reorders and forgets packets.
+"""A link between two network namespaces that can delay, lose and reorder packets, and drop those of existing connections.
 
-netem would do much of it, but not every kernel has it; a pair of tun devices and this process in between do."""
+Not every kernel has netem. Therefore the link consists of a pair of tun devices, between which this process copies packets."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ IFF_TUN, IFF_NO_PI = 1, 0x1000
 
 
 class Wire:
-    """Carries IP packets from each of two tun devices to the other. Delays are in seconds, each way."""
+    """Carries IP packets from each of two tun devices to the other. Delays are in seconds, for each direction."""
 
     def __init__(self, names, delay=0.0, jitter=0.0, loss=0.0):
         self.delay, self.jitter, self.loss = delay, jitter, loss
@@ -36,7 +36,7 @@ class Wire:
             thread.start()
 
     def forget(self):
-        """Packets of all TCP connections of so far vanish from now on, without a word."""
+        """From now on, drops packets of all existing TCP connections without an error."""
         self._forgotten |= self._seen
 
     def _take(self, source, sink):
@@ -50,7 +50,7 @@ class Wire:
                 self._seen.add(flow)
                 if (flow and flow in self._forgotten) or self._random.random() < self.loss:
                     continue
-                # With jitter a packet may overtake the one before.
+                # With jitter a packet may overtake the previous one.
                 due = time.monotonic() + self.delay + self._random.random() * self.jitter
                 with self._news:
                     heapq.heappush(self._queue, (due, next(self._number), sink, packet))
@@ -73,8 +73,8 @@ class Wire:
             self._closed = True
             self._news.notify()
         os.eventfd_write(self._stop, 1)
-        # A closed descriptor's number is soon another file's. A thread that still read from it would take away what was
-        # meant for another test.
+        # The number of a closed descriptor is soon reused for another file. A thread that still read from it would read the
+        # data of another test.
         for thread in self._threads:
             thread.join()
         for end in [*self._ends, self._stop]:
@@ -82,14 +82,14 @@ class Wire:
 
 
 def device(name):
-    """A new tun device; what is written to it arrives there."""
+    """Creates a tun device. Packets that are written to the returned descriptor arrive there."""
     end = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     return end
 
 
 def tcp_flow(packet):
-    """The connection that a packet belongs to, whatever its direction; None if it is no TCP."""
+    """Returns the connection of a packet, independent of the direction, or None if it is not a TCP packet."""
     if packet[0] >> 4 == 4:
         start, protocol, addresses = (packet[0] & 15) * 4, packet[9], packet[12:20]
     else:

@@ -1,6 +1,6 @@
-"""A small world behind proxies: AWS's names with certificates of an authority of their own, a squid, a SOCKS server.
+"""A small network behind proxies: AWS's names with certificates of a test authority, squid, a SOCKS server.
 
-The names lead to an address of loopback, in the eyes of the programs that are started with `seeing`. Needs root."""
+For programs that are started with `seeing`, the names resolve to a loopback address. Requires root."""
 
 import contextlib
 import re
@@ -16,19 +16,19 @@ from harness import Child, clean_environment, run, wait_until
 
 REGION = "eu-west-1"
 SERVICES = ["ssm", "ssmmessages", "sts", "portal.sso", "kms", "ecs"]
-# As the endpoints of a private network are called.
+# Names as those of endpoints in a private network.
 PRIVATE_API, PRIVATE_STREAM = (f"vpce-0a1b-2c.{service}.{REGION}.vpce.amazonaws.com" for service in ("ssm", "ssmmessages"))
 NAMES = [*(f"{service}.{REGION}.amazonaws.com" for service in SERVICES), PRIVATE_API, PRIVATE_STREAM]
-# Where the names lead: the client's own rules about loopback know only the names.
+# The address of the names. The client's own rules for loopback only check the names.
 ADDRESS = "127.0.77.1"
-# In an environment of its own: it pins what others need newer.
+# mitmproxy has its own Python environment, because it pins packages that others need in newer versions.
 MITMDUMP = Path(f"{sys.prefix}-mitmproxy") / "bin/mitmdump"
 LOGIN = ("user", "pa ss:word")
 LOGIN_IN_URL = "user:pa%20ss%3Aword"
 
 
 def seeing(file, in_place_of="/etc/hosts"):
-    """What a command is prefixed with so that it alone sees another file in the place of the system's."""
+    """Returns the words before a command with which only this command sees another file in place of the system's."""
     return ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", file, in_place_of]
 
 
@@ -45,14 +45,14 @@ class World:
         self.variables = {
             **{name: manager.variables[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
             "AWS_REGION": REGION,
-            # The local manager says ws://127.0.0.1: this replaces it.
+            # Replaces ws://127.0.0.1, which the local Session Manager returns.
             "AWS_ENDPOINT_URL_SSMMESSAGES": f"https://ssmmessages.{REGION}.amazonaws.com",
             "AWS_CA_BUNDLE": str(self.authority.file),
         }
 
 
 class Authority:
-    """Signs certificates."""
+    """A certificate authority."""
 
     def __init__(self, folder, name):
         self.folder = Path(folder)
@@ -61,7 +61,7 @@ class Authority:
         openssl(*arguments, "-keyout", self._key, "-out", self.file)
 
     def certificate(self, stem, names):
-        """A PEM file with the certificate, the authority's and the key."""
+        """Returns a PEM file with the certificate, the authority's certificate and the key."""
         key, request, cert = (self.folder / f"{stem}.{part}" for part in ("key", "csr", "crt"))
         openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", f"/CN={stem}")
         extensions = self.folder / f"{stem}.ext"
@@ -79,8 +79,8 @@ def openssl(*arguments):
 
 
 class Front:
-    """Speaks TLS under AWS's names. Session Manager's calls go on to the local manager; the credentials' services give
-    the manager's credentials."""
+    """Serves TLS under AWS's names. Forwards the calls of Session Manager to the local Session Manager; the services for
+    credentials return its credentials."""
 
     def __init__(self, pem, manager):
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -88,7 +88,7 @@ class Front:
         url = manager.variables["AWS_ENDPOINT_URL"]
         self._manager = url.removeprefix("http://")
         self._keys = (manager.variables["AWS_ACCESS_KEY_ID"], manager.variables["AWS_SECRET_ACCESS_KEY"])
-        # The hosts that were asked.
+        # The hosts of the received requests.
         self.seen = []
         self._listener = socket.create_server((ADDRESS, 443))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -107,7 +107,7 @@ class Front:
             if "ssm" not in host:
                 client.sendall(answer(credentials(host, *self._keys)))
                 return
-            # The manager answers to loopback addresses only; one call each connection.
+            # The local Session Manager accepts only loopback addresses as Host. One call per connection.
             head = re.sub(r"(?im)^host: [^\r]*", f"host: {self._manager}", head)
             if "upgrade:" not in head.lower():
                 head = head.replace("\r\n", "\r\nconnection: close\r\n", 1)
@@ -136,7 +136,7 @@ def answer(body):
 
 
 def credentials(host, key, secret):
-    """What STS and IAM Identity Center answer."""
+    """The answers of STS and IAM Identity Center."""
     if host.startswith("sts."):
         inner = f"<AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>"
         inner += "<SessionToken>t</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration>"
@@ -145,7 +145,7 @@ def credentials(host, key, secret):
 
 
 def relay(one, other):
-    """Copies both ways until one side ends."""
+    """Copies in both directions until one side ends."""
 
     def copy(source, sink):
         with contextlib.suppress(OSError, ValueError):
@@ -162,7 +162,7 @@ def relay(one, other):
 
 
 class Squid(Child):
-    """squid, with or without a login, perhaps over TLS too; it refuses what is not AWS's."""
+    """squid, with or without a login, optionally over TLS. It refuses hosts other than AWS's."""
 
     def __init__(self, world, name, login=False, encrypted=False):
         self.folder = world.folder / f"squid-{name}"
@@ -199,7 +199,7 @@ class Squid(Child):
 
     @property
     def seen(self):
-        """The tunnels that were asked for."""
+        """The tunnels that clients requested."""
         return (self.folder / "access.log").read_text()
 
 
@@ -227,7 +227,7 @@ def listens(port):
 
 
 class Interceptor(Child):
-    """mitmproxy: it looks into TLS with certificates that an authority of its own signs."""
+    """mitmproxy: it intercepts TLS with certificates of its own authority."""
 
     def __init__(self, world):
         self.port = free_port()

@@ -1,5 +1,5 @@
-//! `bench-bridge TARGET HOST PORT`: a tunnel by the crate aws-ssm-bridge. It reports its listening address like the
-//! official client.
+//! `bench-bridge TARGET HOST PORT`: a tunnel with the crate aws-ssm-bridge. It prints its listening port in the official
+//! client's format.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
     let session = Arc::new(session);
     session.wait_ready().await?;
-    // The default of 100 connections is less than what is measured.
+    // The default limit of 100 connections is too small for the measurements.
     let config = PortForwardConfig { max_connections: 10_000, ..Default::default() };
     let forwarder = PortForwarder::bind(config).await?;
     println!("Port {} opened for sessionId {}.", forwarder.local_addr().port(), session.id());

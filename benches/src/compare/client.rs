@@ -1,4 +1,4 @@
-//! The compared clients, and how each is started.
+//! The clients that are compared, and how each is started.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::Result;
 /// A client as given on the command line: a kind, optionally the program's path, optionally further arguments.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    /// The name as given.
+    /// The name as given on the command line.
     pub(super) label: String,
     pub(super) kind: Kind,
     program: PathBuf,
@@ -26,24 +26,24 @@ pub(super) struct Client {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// This project's command: `forward`.
+    /// This project's command, with `forward`.
     Ours,
     /// Any program with the interface of AWS's session-manager-plugin.
     Plugin,
     /// The crate aws-ssm-bridge, through `benches/bridge`.
     Bridge,
-    /// A WebSocket with the digests and the acknowledgements: the upper limit of any client.
+    /// A WebSocket with only the digests and the acknowledgements: the upper limit of any client.
     Limit,
-    /// Two plain TCP relays in series: the processes that the data of a tunnel passes, without the tunnel.
+    /// Two plain TCP relays in series: as many processes on the path as with a tunnel, but no tunnel.
     Hops,
-    /// No tunnel at all.
+    /// No tunnel.
     Tcp,
 }
 
-/// A client that is ready.
+/// A client that is running and ready.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// Its local ports: one per session, unless it distributes connections itself.
+    /// The client's local ports: one per session, unless the client distributes connections itself.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) processes: Vec<Process>,
 }
@@ -69,8 +69,8 @@ impl FromStr for Client {
     }
 }
 
-/// Under `cargo run`, the command is built in the same way as this program. Otherwise an outdated binary could be
-/// measured.
+/// Builds this project's command with this program's profile if this program runs under `cargo run`, because otherwise
+/// an outdated binary could be measured.
 pub(super) async fn build_ours(clients: &[Client]) -> Result<()> {
     let ours = beside_this("aws-ssm-forward")?;
     if !clients.iter().any(|client| client.program == ours) {
@@ -91,13 +91,13 @@ pub(super) async fn build_ours(clients: &[Client]) -> Result<()> {
     }
 }
 
-/// Programs of the same build are in the same folder as this one.
+/// Returns the path of another program of the same build, which is in the same folder as this program.
 fn beside_this(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
 }
 
 impl Client {
-    /// The version that it reports.
+    /// Returns the version that the client reports.
     pub(super) async fn version(&self) -> Option<String> {
         let mut command = Command::new(&self.program);
         match self.kind {
@@ -110,23 +110,23 @@ impl Client {
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// Whether the agent's pace matters for it.
+    /// Whether the agent's pace affects the client.
     pub(super) fn has_agent(&self) -> bool {
         !matches!(self.kind, Kind::Limit | Kind::Hops | Kind::Tcp)
     }
 
-    /// Whether it uses a relay on the node.
+    /// Whether the client uses a relay on the node.
     pub(super) fn has_relay(&self) -> bool {
         self.kind == Kind::Ours && self.args.iter().any(|arg| arg == RELAY)
     }
 
-    /// The number of sessions that its arguments say.
+    /// The number of sessions in the client's arguments.
     fn sessions(&self) -> Option<usize> {
         let at = self.args.iter().position(|arg| arg == "--sessions")?;
         self.args.get(at + 1)?.parse().ok()
     }
 
-    /// Starts it with this many sessions, or with its own default.
+    /// Starts the client with this number of sessions, or with its own default.
     pub(super) async fn start(&self, place: &Place, profile: Profile, sessions: Option<usize>) -> Result<Running> {
         match self.kind {
             Kind::Ours => {
@@ -157,7 +157,7 @@ impl Client {
         profile: Profile,
         sessions: Option<usize>,
     ) -> Result<(Process, SocketAddr)> {
-        // A relay asks this machine for names, not the agent.
+        // A relay resolves names by this machine's resolver, not by the agent's.
         let host = if self.has_relay() { "127.0.0.1" } else { HOST };
         let forward = format!("0:{host}:{}", place.destination.address().port());
         let mut command = Command::new(&self.program);
@@ -168,14 +168,14 @@ impl Client {
         }
         command.args(&self.args);
         place.point(&mut command);
-        // A connection stays in its session, so no connection may be opened before all sessions exist.
+        // A connection stays in its session. Therefore no connection may be opened before all sessions exist.
         let (mut missing, mut address) = (self.sessions().or(sessions).unwrap_or(1), None);
         let (process, address) = Process::start(command, |line| {
             let event: Value = serde_json::from_str(line).ok()?;
             match event.get("event")?.as_str()? {
                 "session_started" => missing = missing.saturating_sub(1),
                 "ready" => address = event.get("address")?.as_str()?.parse().ok(),
-                // Without its relay it is another client.
+                // Without the relay, the figures would be those of another client.
                 "warning" if self.has_relay() => return Some(Err(event.get("text")?.as_str()?.to_owned())),
                 _ => {}
             }
@@ -188,7 +188,7 @@ impl Client {
     async fn start_plugin(&self, place: &Place) -> Result<(Process, SocketAddr)> {
         let session = place.start_session().await?;
         let mut command = Command::new(&self.program);
-        // Our own command checks the name that it was started with; others do not.
+        // Our own command has the plugin's interface only under the plugin's name.
         command.arg0(PLUGIN);
         let endpoint = place.endpoint();
         command.args([&session.answer, place.region(), "StartSession", "", &session.request, &endpoint]);
@@ -200,7 +200,7 @@ impl Client {
     async fn start_bridge(&self, place: &Place) -> Result<(Process, SocketAddr)> {
         if !self.program.exists() {
             let path = self.program.display();
-            return Err(format!("{path} is missing: build benches/bridge and name it, as bridge:PATH").into());
+            return Err(format!("{path} is missing: build benches/bridge and give its path as bridge:PATH").into());
         }
         let mut command = Command::new(&self.program);
         command.args([TARGET, HOST, &place.destination.address().port().to_string()]).args(&self.args);
@@ -224,19 +224,19 @@ async fn start_hops(place: &Place) -> Result<Running> {
 const RELAY: &str = "--relay";
 const PLUGIN: &str = "session-manager-plugin";
 
-/// The line that reports the port, in the official client's format.
+/// Parses the line that reports the port, in the official client's format.
 fn opened(line: &str) -> Option<SocketAddr> {
     let (port, _) = line.trim().strip_prefix("Port ")?.split_once(" opened")?;
     Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)))
 }
 
 impl Running {
-    /// CPU time of all its processes so far; `None` if there is none.
+    /// CPU time of all the client's processes so far; `None` if it has no process.
     pub(super) fn cpu(&self) -> Option<Duration> {
         self.sum(Process::cpu)
     }
 
-    /// Resident memory of all its processes, in bytes.
+    /// Resident memory of all the client's processes, in bytes.
     pub(super) fn resident(&self) -> Option<u64> {
         self.sum(Process::resident)
     }

@@ -1,5 +1,5 @@
 //! The destination of the tunnel: one port that sends, receives or echoes, depending on the connection's first byte.
-//! Both ends know the transferred bytes, so each can check what it receives.
+//! Both ends know the transferred bytes, so each end can check the bytes that it receives.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use crate::Result;
 
 /// Requests an endless download.
 pub(super) const DOWNLOAD: u8 = b'D';
-/// Requests an endless download of text, as a database's dump is.
+/// Requests an endless download of text like a database dump.
 pub(super) const DUMP: u8 = b'T';
-/// Announces an upload of which nothing is read.
+/// Announces an upload that the destination does not read.
 pub(super) const STUCK: u8 = b'S';
 /// Announces an endless upload.
 pub(super) const UPLOAD: u8 = b'U';
@@ -52,7 +52,7 @@ impl Destination {
         self.address
     }
 
-    /// Number of bytes that arrived through uploads.
+    /// Number of bytes received by uploads.
     pub(super) fn received(&self) -> u64 {
         self.counters.received.load(Ordering::Relaxed)
     }
@@ -75,7 +75,7 @@ async fn accept(listener: TcpListener, counters: Arc<Counters>) {
         while connections.try_join_next().is_some() {}
         if let Ok((stream, _)) = listener.accept().await {
             let counters = counters.clone();
-            // A client that disconnects ends its connection; that is not a failure.
+            // The disconnect of a client is not a failure.
             connections.spawn(async move { drop(serve(stream, &counters).await) });
         }
     }
@@ -119,7 +119,7 @@ pub(super) async fn send(stream: &mut TcpStream, mut known: Known) -> std::io::R
     }
 }
 
-/// Receives once. Returns `None` if the bytes are not those that were sent.
+/// Receives once. Returns `None` if the bytes differ from the sent bytes.
 pub(super) async fn receive(
     stream: &mut TcpStream,
     buffer: &mut [u8],
@@ -168,17 +168,17 @@ static TEXT: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 impl Known {
-    /// Bytes that look random.
+    /// Pseudo-random bytes.
     pub(super) fn noise() -> Self {
         Self { bytes: &NOISE, offset: 0 }
     }
 
-    /// Text that looks like a database's dump.
+    /// Text like a database dump.
     pub(super) fn dump() -> Self {
         Self { bytes: &TEXT, offset: 0 }
     }
 
-    /// The next `length` bytes, at most [`CHUNK`].
+    /// Returns the next `length` bytes, at most [`CHUNK`].
     pub(super) fn next(&mut self, length: usize) -> &'static [u8] {
         let bytes = self.bytes.get(self.offset..self.offset + length.min(CHUNK)).unwrap_or_default();
         self.offset = (self.offset + bytes.len()) % PERIOD;

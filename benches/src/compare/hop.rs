@@ -1,4 +1,4 @@
-//! A plain TCP relay in a process of its own: the cost of any program between two sockets.
+//! A plain TCP relay in a separate process: the minimum cost of a program between two sockets.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -6,10 +6,10 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::destination::CHUNK;
-use super::process::dismissed;
+use super::process::until_terminated;
 use crate::{Result, say};
 
-/// `hop`.
+/// Arguments of `hop`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HopArgs {
     /// The address to which connections are relayed.
@@ -17,13 +17,13 @@ pub(crate) struct HopArgs {
     to: SocketAddr,
 }
 
-/// The process.
+/// Runs the relay process.
 pub(crate) async fn hop(args: HopArgs) -> Result<()> {
     super::allow_many_files();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     say(&format!("Port {} opened", listener.local_addr()?.port()));
     tokio::select! {
-        ended = dismissed() => ended,
+        ended = until_terminated() => ended,
         failed = serve(listener, args.to) => failed,
     }
 }

@@ -1,6 +1,6 @@
-//! The limit program: what the protocol demands, and nothing else. Two ends of a WebSocket on loopback: one creates
-//! messages with their digests, the other decodes and acknowledges each. There is no multiplexer, no local socket and
-//! no retransmission.
+//! The limit program: only the work that the protocol requires. It has two ends of a WebSocket on loopback: one end
+//! creates messages with their digests, the other end decodes and acknowledges each message. There is no multiplexer,
+//! no local socket and no retransmission.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -19,17 +19,17 @@ use uuid::Uuid;
 use super::LimitArgs;
 use crate::{Result, say};
 
-/// Maximum number of unacknowledged bytes, and of messages. It is less than the sockets' buffers hold; otherwise the
-/// ends would wait for each other.
+/// Maximum number of unacknowledged bytes, and of messages. They are smaller than the sockets' buffers; otherwise both
+/// ends could wait for each other.
 const WINDOW_BYTES: usize = 4 << 20;
 const WINDOW: usize = 1000;
-/// Number of bytes collected before a system call.
+/// Number of bytes that are collected before a system call.
 const WRITE_BUFFER: usize = 128 << 10;
 
 /// The results.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Limit {
-    /// Acknowledged bytes of payload per second.
+    /// Acknowledged payload bytes per second.
     pub(super) bytes_per_second: f64,
     /// CPU seconds of both ends together per byte.
     pub(super) cpu_per_byte: f64,
@@ -37,7 +37,7 @@ pub(super) struct Limit {
     pub(super) round_trips: Vec<f64>,
 }
 
-/// Runs it in a process of its own, like the clients.
+/// Runs the limit program in a separate process, like the clients.
 pub(super) async fn measure(payload: usize, time: Duration) -> Result<Limit> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.args(["limit", "--payload", &payload.to_string(), "--millis", &time.as_millis().to_string()]);
@@ -45,7 +45,7 @@ pub(super) async fn measure(payload: usize, time: Duration) -> Result<Limit> {
     Ok(serde_json::from_slice(&output.stdout).map_err(|error| format!("the limit program failed: {error}"))?)
 }
 
-/// The process.
+/// The limit program's process.
 pub(crate) async fn limit(args: LimitArgs) -> Result<()> {
     let time = Duration::from_millis(args.millis);
     let (mut sender, receiver) = pair().await?;
@@ -162,10 +162,10 @@ fn seal(payload: &[u8], sequence_number: i64) -> Bytes {
 }
 
 fn binary(incoming: Incoming) -> Result<Bytes> {
-    Ok(incoming.ok_or("the other end went away")??.into_data())
+    Ok(incoming.ok_or("the other end closed the WebSocket")??.into_data())
 }
 
-/// 1 for an acknowledgement.
+/// Returns 1 if the message is an acknowledgement.
 fn opened_ack(incoming: Incoming) -> Result<i64> {
     let message = AgentMessage::decode(binary(incoming)?)?;
     Acknowledge::decode_number(message.payload()).map(|_| 1).ok_or_else(|| "an acknowledgement was expected".into())

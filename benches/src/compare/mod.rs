@@ -1,4 +1,4 @@
-//! `compare`: clients take turns at the same work against the same local Session Manager.
+//! `compare`: clients take turns with the same work against a local Session Manager.
 
 mod client;
 mod destination;
@@ -26,7 +26,7 @@ pub(crate) use hop::{HopArgs, hop};
 pub(crate) use limit::limit;
 pub(crate) use place::serve;
 
-/// `compare`.
+/// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A client: ours, plugin, bridge, limit, hops or tcp, optionally followed by a colon and a program, and by further
@@ -34,15 +34,15 @@ pub(crate) struct Args {
     ///
     /// `ours` is the command of this build, `plugin` the same through the interface of AWS's session-manager-plugin,
     /// `plugin:PATH` any program with that interface, `bridge` what benches/bridge builds, `limit` a bare WebSocket
-    /// with the digests and acknowledgements, `hops` two plain TCP relays, `tcp` no tunnel at all. The others are
+    /// with the digests and acknowledgements, `hops` two plain TCP relays, `tcp` no tunnel. The other clients are
     /// compared with the first one.
     #[arg(short, long = "client", value_name = "CLIENT", default_values = ["ours", "limit", "tcp"])]
     clients: Vec<String>,
     /// How the local Session Manager's agent behaves, and the network path to it.
     #[arg(short, long = "profile", value_enum, default_values_t = [Profile::Fast, Profile::Real, Profile::Aws])]
     profiles: Vec<Profile>,
-    /// Only scenarios whose names begin with this: startup, memory, latency, download, dump, upload, busy, active, slow,
-    /// stuck, sessions.
+    /// Run only scenarios whose names begin with this text: startup, memory, latency, download, dump, upload, busy,
+    /// active, slow, stuck, sessions.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Number of repetitions.
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Duration of each measurement in seconds.
     #[arg(short, long, default_value_t = 2.0, conflicts_with = "quick")]
     seconds: f64,
-    /// About a minute: three short repetitions, without the slow scenarios.
+    /// Run for about a minute: three short repetitions, without the slow scenarios.
     #[arg(long)]
     quick: bool,
     /// Delay between client and Session Manager in each direction; at least 20 ms with the profile aws.
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// times.
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<String>,
-    /// The shipped binary, for its size.
+    /// The release binary, whose size is reported.
     #[arg(long, value_name = "PATH", default_value = "target/dist/aws-ssm-forward")]
     dist: PathBuf,
     /// The file for the samples.
@@ -72,13 +72,13 @@ pub(crate) struct Args {
     plots: Option<PathBuf>,
 }
 
-/// `serve`.
+/// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// How the agent behaves.
     #[arg(long, value_enum)]
     profile: Profile,
-    /// Sessions may run commands, with the credentials of the environment only.
+    /// Allow sessions to run commands; only the credentials of the environment are accepted.
     #[arg(long)]
     commands: bool,
     /// The faults.
@@ -86,7 +86,7 @@ pub(crate) struct ServeArgs {
     faults: Vec<String>,
 }
 
-/// `limit`.
+/// Arguments of `limit`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LimitArgs {
     /// Bytes per message.
@@ -97,7 +97,7 @@ pub(crate) struct LimitArgs {
     millis: u64,
 }
 
-/// Adverse conditions for a client.
+/// Adverse conditions of the network path.
 #[derive(Debug)]
 struct Surroundings {
     /// Delay between client and Session Manager in each direction.
@@ -112,8 +112,8 @@ pub(crate) enum Profile {
     Fast,
     /// The real agent's pace: 1024 bytes, then a millisecond of sleep.
     Real,
-    /// What a user in AWS sees: the real agent's pace, 20 ms in each direction, and for our client the rate limit that
-    /// it uses with AWS.
+    /// The conditions of a user in AWS: the real agent's pace, 20 ms in each direction, and for our client the rate
+    /// limit that it uses with AWS.
     Aws,
 }
 
@@ -141,7 +141,7 @@ impl Profile {
         }
     }
 
-    /// What our client does by default with AWS, but not with this machine.
+    /// Arguments for the behaviour that our client has by default with AWS, but not with a local Session Manager.
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Fast | Self::Real => &[],
@@ -150,7 +150,7 @@ impl Profile {
     }
 }
 
-/// Runs the comparison, prints its table, writes its samples.
+/// Runs the comparison, prints its table and writes its samples.
 pub(crate) async fn run(args: Args) -> Result<()> {
     allow_many_files();
     let mut clients = args.clients.iter().map(|text| text.parse()).collect::<Result<Vec<Client>>>()?;
@@ -181,7 +181,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
                 }
             }
         }
-        // The order changes, so that no client is always the first after the pause or always follows the same client.
+        // The order of clients changes, so that no client is always the first or always follows the same client.
         clients.rotate_left(1);
     }
     std::fs::write(&args.json, serde_json::to_string_pretty(&report)?)?;
@@ -210,7 +210,7 @@ async fn measure(
     let began = Instant::now();
     let samples = match client.kind {
         Kind::Limit => scenario.run_limit(profile, time).await,
-        _ => in_a_place(client, profile, scenario, time, surroundings).await,
+        _ => run_scenario(client, profile, scenario, time, surroundings).await,
     };
     progress(&format!(
         "  {} {} {}: {:.1} s",
@@ -237,8 +237,9 @@ async fn measure(
     }
 }
 
-/// Everything is started anew for each run, so that runs do not influence each other.
-async fn in_a_place(
+/// Runs one scenario once. Starts a new Session Manager and a new client for each run, so that runs do not influence
+/// each other.
+async fn run_scenario(
     client: &Client,
     profile: Profile,
     scenario: Scenario,
@@ -249,10 +250,10 @@ async fn in_a_place(
     let samples = scenario.run(client, profile, &place, time).await;
     let corrupt = place.destination.is_corrupt();
     place.stop().await;
-    if corrupt { Err("the received data differs from what was sent".into()) } else { samples }
+    if corrupt { Err("the received data differs from the sent data".into()) } else { samples }
 }
 
-/// Both ends of a thousand connections are in this process.
+/// Raises the limit of descriptors, because both ends of a thousand connections are in this process.
 fn allow_many_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -260,7 +261,7 @@ fn allow_many_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// The command line, without the folders of this machine.
+/// Returns the command line, without the folders of this machine.
 fn command_line() -> String {
     let args = std::env::args().skip(1).map(|arg| without_folders(&arg));
     let quoted = args.map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { arg });

@@ -1,4 +1,4 @@
-//! The environment of a measurement: a Session Manager in a process of its own, a destination in this one, and
+//! The environment of a measurement: a Session Manager in a separate process, a destination in this process, and
 //! optionally a delay between client and Session Manager.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::destination::Destination;
-use super::process::{Process, dismissed};
+use super::process::{Process, until_terminated};
 use super::relay::Relay;
 use super::{Profile, ServeArgs, Surroundings};
 use crate::{Result, say};
@@ -30,9 +30,9 @@ pub(super) struct Place {
     environment: BTreeMap<String, String>,
     api: SocketAddr,
     manager: Process,
-    /// Where the node's programs may write.
+    /// Home folder of the node's programs.
     _home: TempDir,
-    /// Sessions may run commands.
+    /// Whether sessions may run commands.
     pub(super) commands: bool,
     _relay: Option<Relay>,
 }
@@ -49,7 +49,8 @@ pub(super) struct Started {
 }
 
 impl Place {
-    /// `commands`: sessions may run commands on the node, and the API wants its own credentials.
+    /// Starts the environment. With `commands`, sessions may run commands on the node, and the API requires its own
+    /// credentials.
     pub(super) async fn start(profile: Profile, surroundings: &Surroundings, commands: bool) -> Result<Self> {
         let destination = Destination::start().await?;
         let home = tempfile::tempdir()?;
@@ -70,7 +71,7 @@ impl Place {
         Ok(Self { destination, environment, api, manager, _home: home, commands, _relay: relay })
     }
 
-    /// Configures a client's process for this environment, and hides the configuration of this machine from it.
+    /// Configures a client's process for this environment, and hides this machine's configuration from the process.
     pub(super) fn point(&self, command: &mut Command) {
         for name in ["AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env_remove(name);
@@ -122,14 +123,14 @@ async fn call(api: SocketAddr, operation: &str, body: &str) -> Result<String> {
     stream.read_to_string(&mut answer).await?;
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") && body.starts_with('{') => Ok(body.to_owned()),
-        _ => Err(format!("{operation} was answered: {answer}").into()),
+        _ => Err(format!("{operation} failed: {answer}").into()),
     }
 }
 
-/// The other end of [`Place::start`].
+/// The Session Manager's process, which [`Place::start`] starts.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     super::allow_many_files();
-    // Freed memory is kept, as in the command `local`.
+    // The allocator keeps freed memory, as in the command `local`.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
     let faults = args.faults.iter().map(|fault| fault.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
     let faults = faults.into_iter().fold(Faults::new(), Faults::with);
@@ -138,7 +139,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let local = builder.faults(faults).host(HOST, [std::net::Ipv4Addr::LOCALHOST]).start().await?;
     let environment: BTreeMap<_, _> = local.environment().into_iter().collect();
     say(&json!(environment).to_string());
-    dismissed().await?;
+    until_terminated().await?;
     local.shutdown().await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Measured processes: their output, their resource use, and their end.
+//! Measured processes: output, resource use and termination.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::Result;
 
 /// Timeout for a process to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Time after SIGTERM until it is killed.
+/// Time after SIGTERM after which a process is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A child process that reported to be ready. Dropping it kills it.
+/// A child process that has reported that it is ready. It is killed on drop.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
     pid: u32,
-    /// Time from exec until it was ready.
+    /// Time from exec until the process was ready.
     pub(super) ready: Duration,
 }
 
@@ -46,7 +46,7 @@ impl Process {
         });
         let found = found.await.unwrap_or_else(|_| Err(format!("{name} is not ready within {PATIENCE:?}").into()))?;
         let ready = began.elapsed();
-        // Later output must not fill the pipe.
+        // Later output is read and discarded, so that the pipe does not fill up.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok((Self { child, pid, ready }, found))
     }
@@ -72,7 +72,7 @@ impl Process {
         line.trim().strip_suffix(" kB")?.parse().ok().map(|kilobytes: u64| kilobytes << 10)
     }
 
-    /// Asks it to end, and kills it if it does not.
+    /// Sends SIGTERM, and kills the process if it does not end.
     pub(super) async fn stop(mut self) {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
@@ -87,12 +87,12 @@ fn last_line(mut errors: std::fs::File) -> String {
     use std::io::{Read as _, Seek as _};
     let mut text = String::new();
     let _ = errors.rewind().and_then(|()| errors.read_to_string(&mut text));
-    text.lines().last().unwrap_or("it said nothing").to_owned()
+    text.lines().last().unwrap_or("it printed nothing").to_owned()
 }
 
-/// To be awaited in such a process: returns on SIGTERM, or when standard input ends, so that the process does not
-/// outlive its parent.
-pub(super) async fn dismissed() -> Result<()> {
+/// Waits until SIGTERM arrives or standard input ends. A measured process awaits this, so that it does not outlive its
+/// parent.
+pub(super) async fn until_terminated() -> Result<()> {
     let (mut terminate, mut stdin) = (signal(SignalKind::terminate())?, tokio::io::stdin());
     tokio::select! {
         _ = terminate.recv() => {}
@@ -101,8 +101,8 @@ pub(super) async fn dismissed() -> Result<()> {
     Ok(())
 }
 
-/// Uses the clock that the kernel keeps for every process, with nanosecond resolution. The ticks of `/proc` are too
-/// coarse for a client that sleeps most of the time.
+/// Returns the CPU time of a process from its kernel clock, which has nanosecond resolution. The ticks of `/proc` are
+/// too coarse for a client that sleeps most of the time.
 #[cfg(target_os = "linux")]
 fn cpu_of_process(pid: u32) -> Option<Duration> {
     let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?)).ok()?;

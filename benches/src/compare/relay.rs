@@ -1,4 +1,4 @@
-//! A longer path: TCP between client and Session Manager, delayed in each direction.
+//! A path with delay: a TCP relay between client and Session Manager that delays data in each direction.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::Result;
 /// Maximum number of chunks in transit, each at most 64 KiB.
 const ON_THE_WAY: usize = 4096;
 
-/// A running relay. Dropping it ends accepting connections.
+/// A running relay. It accepts no connections after it is dropped.
 #[derive(Debug)]
 pub(super) struct Relay {
     address: SocketAddr,
@@ -46,7 +46,8 @@ impl Drop for Relay {
     }
 }
 
-/// A listener whose address is as long as `other`'s text, so that it can replace it in an answer.
+/// Opens a listener whose address has as many characters as `other`, so that the address can replace `other` in an
+/// answer without a change of the answer's length.
 async fn same_length(other: SocketAddr) -> Result<TcpListener> {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -63,9 +64,10 @@ async fn join(client: TcpStream, to: SocketAddr, here: SocketAddr, delay: Durati
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     tokio::spawn(carry(client_reads, server_writes, delay, |chunk| chunk));
-    // The API's answer contains the Session Manager's own address for the data channel. That path would have no delay.
+    // The API's answer contains the Session Manager's own address for the data channel. It is replaced by the relay's
+    // address, because the direct path has no delay.
     let (from, to) = (to.to_string(), here.to_string());
-    // A client may ask for several sessions over one connection.
+    // A client may start several sessions over one connection.
     carry(server_reads, client_writes, delay, move |chunk| match chunk.starts_with(b"HTTP/") {
         true => replaced(&chunk, &from, &to),
         false => chunk,

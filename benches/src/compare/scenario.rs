@@ -18,35 +18,35 @@ use crate::report::quantile;
 /// One scenario.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Scenario {
-    /// From exec until ready.
+    /// Time from exec until ready.
     Startup,
-    /// Idle, and with this many idle connections.
+    /// Memory when idle, and with this number of idle connections.
     Memory(usize),
-    /// This many connections at the same time request a byte and get it, repeatedly.
+    /// This number of simultaneous connections repeatedly request and receive a byte.
     Active(usize),
     /// Round trip of one byte, on an open connection and on a new one.
     Latency,
-    /// This many connections transfer bytes as fast as they can.
+    /// This number of connections transfer bytes as fast as possible.
     Throughput(Direction, usize),
     /// Round trip of one byte beside a busy connection.
     Busy(Direction),
     /// Three downloads beside one whose program reads slowly.
     SlowReader,
-    /// Time to the first byte beside a destination and a program that do not read.
+    /// Time to the first byte while a destination and a program do not read.
     Stuck,
-    /// This many sessions with as many downloads.
+    /// This number of sessions, with one download each.
     Sessions(usize),
 }
 
-/// The name of a figure, and the figure.
+/// The name and the value of a figure.
 type Samples = Vec<(String, f64)>;
 
-/// The local agent's payload per message without an artificial limit, the same as in `ssm-local`.
+/// Payload per message of the local agent without an artificial limit, in bytes, as in `ssm-local`.
 const FAST_PAYLOAD: usize = 32 << 10;
-/// The payload per message of clients and of the real agent.
+/// Payload per message of clients and of the real agent, in bytes.
 const PAYLOAD: usize = 1024;
 const CONNECTIONS: usize = 1000;
-/// The slow reader reads a chunk, then sleeps: 0.6 MB/s.
+/// The slow reader's chunk in bytes, and its pause after each chunk: 0.6 MB/s.
 const SLOW: (usize, Duration) = (64 << 10, Duration::from_millis(100));
 
 /// Stop-and-go traffic takes longer to measure than other traffic.
@@ -88,21 +88,21 @@ impl Scenario {
         }
     }
 
-    /// Whether it is meaningful for such a client.
+    /// Whether the scenario is meaningful for a client of this kind.
     pub(super) fn suits(self, client: &Client) -> bool {
         match client.kind {
             Kind::Limit => matches!(self, Self::Throughput(_, 1)),
             Kind::Hops | Kind::Tcp => {
                 !matches!(self, Self::Startup | Self::Memory(_) | Self::Sessions(_) | Self::Stuck)
             }
-            // The number of sessions is one of its arguments.
+            // The number of sessions is one of the client's arguments.
             Kind::Ours if client.has_relay() => !matches!(self, Self::Sessions(_)),
-            // Without a relay, nothing gets past the stuck connections.
+            // Without a relay, the stuck connections block their session.
             Kind::Ours | Kind::Plugin | Kind::Bridge => !matches!(self, Self::Stuck),
         }
     }
 
-    /// Runs it.
+    /// Runs the scenario.
     pub(super) async fn run(self, client: &Client, profile: Profile, place: &Place, time: Duration) -> Result<Samples> {
         let sessions = if let Self::Sessions(count) = self { Some(count) } else { None };
         let running = client.start(place, profile, sessions).await?;
@@ -143,7 +143,7 @@ impl Scenario {
             Self::SlowReader => {
                 let mut bulk = bulk(running, Direction::Download, 3);
                 bulk.add_slow(address, SLOW.0, SLOW.1);
-                // Long enough to fill what the tunnel buffers for the slow one.
+                // Long enough to fill the tunnel's buffers for the slow reader.
                 wait_for_bytes(&mut bulk, place, Direction::Download).await?;
                 sleep(Duration::from_secs(1)).await;
                 let moved = moved(bulk, running, place, Direction::Download, time.max(SLOW_TIME)).await?;
@@ -152,7 +152,7 @@ impl Scenario {
                 Ok(samples)
             }
             Self::Sessions(count) => {
-                // By then all sessions are established, and have been observed to be idle.
+                // After this time all sessions are established and known to be idle.
                 sleep(Duration::from_secs(1)).await;
                 let bulk = bulk(running, Direction::Download, count);
                 let moved = moved(bulk, running, place, Direction::Download, time).await?;
@@ -161,7 +161,7 @@ impl Scenario {
         }
     }
 
-    /// The limit program's figures for it.
+    /// The limit program's figures for the scenario.
     pub(super) async fn run_limit(self, profile: Profile, time: Duration) -> Result<Samples> {
         let Self::Throughput(direction, _) = self else { return Ok(Vec::new()) };
         let payload = if (profile, direction) == (Profile::Fast, Direction::Download) { FAST_PAYLOAD } else { PAYLOAD };
@@ -189,7 +189,7 @@ fn word(direction: Direction) -> &'static str {
 async fn startup(running: &Running, place: &Place) -> Result<Samples> {
     let mut samples: Samples =
         running.processes.iter().map(|process| ("ready".into(), process.ready.as_secs_f64() * 1e3)).collect();
-    // An API that wants credentials is not called without.
+    // An API that requires credentials is not called without them.
     if !place.commands {
         samples.push(("api".into(), place.start_session().await?.elapsed.as_secs_f64() * 1e3));
     }
@@ -199,7 +199,7 @@ async fn startup(running: &Running, place: &Place) -> Result<Samples> {
 async fn stuck(address: SocketAddr, time: Duration) -> Result<Samples> {
     let mut bulk = Bulk::default();
     bulk.add_stuck(address);
-    // Long enough to fill what the tunnel buffers for them.
+    // Long enough to fill the tunnel's buffers for these connections.
     sleep(time.max(SLOW_TIME)).await;
     let times = first_bytes(address, time).await?;
     bulk.check()?;
@@ -219,7 +219,7 @@ async fn memory(running: &Running, connections: usize) -> Result<Samples> {
     Ok(samples)
 }
 
-/// The longest round trip of all connections reveals stalls.
+/// Round trips of many active connections. The longest one of all connections shows stalls.
 async fn active(address: SocketAddr, connections: usize, time: Duration) -> Result<Samples> {
     let mut asking: JoinSet<_> =
         open(address, connections).await?.into_iter().map(|stream| round_trips_on(stream, time)).collect();
@@ -239,7 +239,7 @@ async fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>>
     let mut open = Vec::new();
     for _ in 0..connections {
         opening.spawn(echo(address));
-        // The smallest backlog that a listener has.
+        // The smallest queue limit of a listener.
         if opening.len() == 64
             && let Some(stream) = opening.join_next().await
         {
@@ -252,7 +252,7 @@ async fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>>
     Ok(open)
 }
 
-/// By then, memory that was needed only at the start has been returned.
+/// Time after which memory that was needed only at the start has been freed.
 const SETTLE: Duration = Duration::from_millis(300);
 
 #[expect(clippy::cast_precision_loss, reason = "approximate figures for people")]
@@ -260,7 +260,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Connections distributed over all ports of the client.
+/// Opens connections that are distributed over all ports of the client.
 fn bulk(running: &Running, direction: Direction, connections: usize) -> Bulk {
     let mut bulk = Bulk::default();
     for address in running.addresses.iter().cycle().take(connections) {
@@ -269,7 +269,7 @@ fn bulk(running: &Running, direction: Direction, connections: usize) -> Bulk {
     bulk
 }
 
-/// What was transferred within a time.
+/// Bytes transferred within a time.
 struct Moved {
     bytes: f64,
     elapsed: Duration,
@@ -282,7 +282,7 @@ impl Moved {
     }
 }
 
-/// Counts where the bytes arrive, once they arrive steadily.
+/// Counts bytes at the receiving end, once they arrive steadily.
 async fn moved(
     mut bulk: Bulk,
     running: &Running,
@@ -307,7 +307,7 @@ async fn wait_for_bytes(bulk: &mut Bulk, place: &Place, direction: Direction) ->
     while arrived(bulk, place, direction) == 0 {
         bulk.check()?;
         if began.elapsed() > PATIENCE {
-            return Err("nothing arrives".into());
+            return Err("no data arrives".into());
         }
         sleep(Duration::from_millis(1)).await;
     }

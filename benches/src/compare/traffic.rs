@@ -1,5 +1,4 @@
-//! The local programs: they download, upload and request bytes through the client's port, and use nothing but that
-//! port.
+//! The local programs: they download, upload and request bytes, only through the client's port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::destination::{CHUNK, DOWNLOAD, DUMP, ECHO, Known, STUCK, UPLOAD, receive, send};
 use crate::Result;
 
-/// Timeout of everything that is waited for.
+/// Timeout of every wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A slow reader's receive buffer, in bytes.
@@ -24,7 +23,7 @@ const SMALL_BUFFER: u32 = 128 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
     Download,
-    /// Of text that compresses.
+    /// A download of text that compresses well.
     Dump,
     Upload,
 }
@@ -63,7 +62,7 @@ impl Bulk {
         let corrupt = self.corrupt.clone();
         self.tasks.spawn(async move {
             let socket = TcpSocket::new_v4()?;
-            // The default buffer grows to megabytes, and opens its window again in steps that take a slow reader
+            // The default buffer grows to megabytes, and reopens its window in steps for which a slow reader needs
             // seconds.
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
             let stream = socket.connect(address).await?;
@@ -85,15 +84,15 @@ impl Bulk {
         });
     }
 
-    /// Bytes received by downloads.
+    /// Number of bytes received by downloads.
     pub(super) fn downloaded(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Whether all connections are open and delivered the right bytes.
+    /// Checks that all connections are open and have delivered the right bytes.
     pub(super) fn check(&mut self) -> Result<()> {
         if self.corrupt.load(Ordering::Relaxed) {
-            return Err("the received data differs from what was sent".into());
+            return Err("the received data differs from the sent data".into());
         }
         match self.tasks.try_join_next() {
             Some(ended) => Err(format!("a connection ended: {ended:?}").into()),
@@ -129,7 +128,7 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A connection to the echo server, after its first byte came back.
+/// Opens a connection to the echo server, and waits until its first byte is received.
 pub(super) async fn echo(address: SocketAddr) -> Result<TcpStream> {
     let open = async {
         let mut stream = connect(address).await?;
@@ -147,12 +146,12 @@ async fn ask(stream: &mut TcpStream) -> Result<()> {
     }
 }
 
-/// Times of the echo of one byte, repeated for `time`, at least once; shortest first.
+/// Round-trip times of one byte, measured for `time`, at least once; shortest first.
 pub(super) async fn round_trips(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
     round_trips_on(echo(address).await?, time).await
 }
 
-/// The same on an open connection.
+/// Round-trip times on an open connection.
 pub(super) async fn round_trips_on(mut stream: TcpStream, time: Duration) -> Result<Vec<Duration>> {
     let mut laps = Laps::new(time);
     while laps.again() {
@@ -161,7 +160,7 @@ pub(super) async fn round_trips_on(mut stream: TcpStream, time: Duration) -> Res
     Ok(laps.sorted())
 }
 
-/// Times from opening a connection until its first byte comes back.
+/// Times from opening a connection until its first byte is received.
 pub(super) async fn first_bytes(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
     let mut laps = Laps::new(time);
     while laps.again() {
@@ -181,7 +180,7 @@ impl Laps {
         Self { end: Instant::now() + time, starts: Vec::new() }
     }
 
-    /// Ends a lap, if one has begun. Returns whether there is another one; there is always a first one.
+    /// Ends the current lap, if any. Returns whether another one follows; there is at least one lap.
     fn again(&mut self) -> bool {
         let now = Instant::now();
         self.starts.push(now);

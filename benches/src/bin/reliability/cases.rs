@@ -1,25 +1,25 @@
-//! The faults of `docs/faults.md`, and what a connection may see of each.
+//! The faults of `docs/faults.md`, and the effect that each may have on a connection.
 
 /// The possible effect of a fault on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expect {
-    /// None: it gets every byte.
+    /// No effect: the connection delivers every byte.
     Exact,
-    /// It ends with a reset: the session is gone, or the destination was never reached.
+    /// The connection ends with a reset: its session has ended, or its destination was never reached.
     Reset,
 }
 
 /// One row of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
-    /// The faults, in force together.
+    /// The faults, which are active at the same time.
     pub(crate) faults: &'static [&'static str],
     pub(crate) expect: Expect,
-    /// In force before the session starts, instead of once it is ready.
+    /// Whether the faults are active before the session starts, instead of when it is ready.
     pub(crate) from_the_start: bool,
-    /// Part of the quick run.
+    /// Whether the row is part of the quick run.
     pub(crate) quick: bool,
-    /// A relay carries the connections, over several sessions.
+    /// Whether a relay carries the connections, over several sessions.
     pub(crate) relay: bool,
 }
 
@@ -39,12 +39,12 @@ const fn from_the_start(case: Case) -> Case {
     Case { from_the_start: true, ..case }
 }
 
-/// Through a relay, a connection gets every byte even if sessions end.
+/// A row with a relay. With a relay, a connection delivers every byte even if sessions end.
 const fn relayed(case: Case) -> Case {
     Case { relay: true, expect: Expect::Exact, ..case }
 }
 
-/// All codes with which the service may close.
+/// All codes with which the service may close a WebSocket.
 const CODES: &[&str] = &[
     "close,after=100ms,code=1000",
     "close,after=300ms,code=1001",
@@ -60,7 +60,7 @@ const CODES: &[&str] = &[
     "close,after=2300ms,code=4001",
 ];
 
-/// Agents without multiplexing carry one connection at a time.
+/// The fault for an agent without multiplexing, which carries one connection at a time.
 pub(crate) const ONE_AT_A_TIME: &str = "agent-version,version=3.0.196.0";
 
 /// All rows, in the order of `docs/faults.md`.
@@ -111,7 +111,8 @@ pub(crate) const CASES: &[Case] = &[
     from_the_start(exact(&[ONE_AT_A_TIME])),
     from_the_start(exact(&["agent-version,version=3.1.1511.0"])),
     from_the_start(exact(&["agent-version,version=3.3.987.0"])),
-    // These agents report no end. It is detected after some seconds in which the data channel is connected.
+    // These agents do not report the end of a connection. It is detected after some seconds in which the data channel
+    // is connected.
     from_the_start(exact(&[ONE_AT_A_TIME, "bye,every=500ms,times=6", "drop,probability=0.01"])),
     from_the_start(exact(&["agent-version,version=3.1.1511.0", "bye,every=500ms", "drop,probability=0.01"])),
     exact(&["slow-dial,by=1s"]),
@@ -142,7 +143,7 @@ pub(crate) const CASES: &[Case] = &[
     relayed(exact(&["message-limit,limit=300,bear=1s"])),
     relayed(exact(&["delay,by=40ms,jitter=10ms"])),
     relayed(exact(&["rate,bytes=4000000"])),
-    // Also while the relay is placed.
+    // The faults are also active while the relay is placed.
     relayed(from_the_start(exact(&["drop,probability=0.01", "reorder,probability=0.05,by=5ms", "duplicate,nth=10"]))),
     relayed(exact(&["corrupt,nth=100"])),
     quick(relayed(exact(&["process-twice,nth=600,times=4"]))),
@@ -157,7 +158,7 @@ pub(crate) const CASES: &[Case] = &[
     relayed(exact(&["timed-out,after=700ms,times=4"])),
     relayed(exact(&["agent-away,after=300ms,for=7s"])),
     relayed(exact(&["agent-deaf,after=300ms,for=7s"])),
-    // The relay is not a child of the agent.
+    // The relay continues, because it is not a child of the agent.
     relayed(exact(&["restart-agent,after=700ms"])),
     relayed(from_the_start(exact(&["agent-version,version=3.1.1511.0"]))),
     relayed(exact(&["slow-dial,by=1s"])),

@@ -1,7 +1,7 @@
-//! Thousands of connections at the same time, and thousands one after the other, over sessions that the service recycles,
-//! with readers that are slow or stop and destinations that are stuck.
+//! The load test: thousands of connections at the same time, and thousands one after the other. The service closes the WebSockets
+//! of the sessions repeatedly. Some readers are slow or stop, and some destinations do not read.
 //!
-//! Each end is a process of its own, because a process has a limited number of descriptors: this one has the programs, `far`
+//! Each end is a separate process, because a process has a limited number of descriptors: this process runs the programs, `far`
 //! the service, `manager` the Session Manager with its agents, `client` the forwarder.
 
 mod parts;
@@ -26,19 +26,19 @@ pub(crate) use parts::{FarArgs, ManagerArgs, far, manager};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Connections at the same time
+    /// Number of simultaneous connections of the first load
     #[arg(long, default_value_t = 10_000)]
     connections: u32,
-    /// New connections a second, afterwards
+    /// New connections per second of the second load
     #[arg(long, default_value_t = 1000)]
     rate: u32,
-    /// Seconds of that
+    /// Duration of the second load in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Sessions
+    /// Number of sessions
     #[arg(long, default_value_t = 16)]
     sessions: u16,
-    /// Closes by the service while the connections are open
+    /// Number of closes by the service while the connections are open
     #[arg(long, default_value_t = 24)]
     recycles: u32,
     /// Write the table into this file
@@ -48,21 +48,21 @@ pub(crate) struct Args {
 
 const HEAD: &str = "| load | connections, exact at both ends | lost | wrong | data | time | client's memory before → peak → after | descriptors |\n\
                     |---|---|---|---|---|---|---|---|";
-/// A program that gets nothing for this long is stuck for ever.
+/// A program that receives nothing for this time counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Time for connections to be over at both ends and their memory to be given back.
+/// Time until connections have ended at both ends and their memory is freed.
 const REST: Duration = Duration::from_secs(5);
-/// The allocator keeps what many connections needed at the same time. A further load may not add more than this.
+/// Maximum growth of memory by the second load, in bytes. The allocator keeps the memory that many simultaneous connections needed.
 const MAX_GROWTH: u64 = 32 << 20;
 
-/// What became of a load's connections.
+/// The results of a load's connections.
 #[derive(Debug, Default)]
 struct Counts {
     exact: AtomicU64,
     lost: AtomicU64,
     wrong: AtomicU64,
     bytes: AtomicU64,
-    /// Why connections were lost or wrong, and how many for this reason.
+    /// The reasons why connections were lost or wrong, with the number of connections.
     reasons: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -90,7 +90,7 @@ impl Counts {
         *self.reasons.lock().unwrap_or_else(PoisonError::into_inner).entry(format!("{broken:?}")).or_default() += 1;
     }
 
-    /// A line for each reason, and what the system had to do with it.
+    /// Prints a line for each reason, and the number of full listener queues.
     fn explain(&self, overflows: u64) {
         let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         for (reason, count) in &*reasons {
@@ -102,11 +102,11 @@ impl Counts {
     }
 }
 
-/// A line of the table.
+/// One row of the table.
 struct Outcome {
     name: String,
     counts: Counts,
-    /// Connections that were exact at the service.
+    /// Number of connections that were exact at the service.
     served: u64,
     time: Duration,
     before: Usage,
@@ -143,13 +143,13 @@ impl Outcome {
     }
 }
 
-/// Runs both loads. Returns whether nothing was lost and the client is as it was before.
+/// Runs both loads. Returns whether no connection was lost and the client uses no more resources than before.
 ///
 /// # Errors
-/// If the set-up fails.
+/// Returns an error if the set-up fails.
 pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
     let mut parts = Parts::start(args.sessions).await?;
-    // The first connections make the sessions.
+    // The first connections start the sessions.
     load(&mut parts, "warm-up", 200, |parts, counts| Box::pin(crowd(parts, counts, 200, 0))).await?;
     let (connections, recycles) = (args.connections, args.recycles);
     let name = format!("{connections} connections over {} sessions, {recycles} recycles", args.sessions);
@@ -196,14 +196,14 @@ async fn load(
     Ok(outcome)
 }
 
-/// All at the same time: conversations, uploads and downloads, some of them read slowly, some not at all for a while.
+/// The first load: simultaneous conversations, uploads and downloads. Some are read slowly, some are not read for a while.
 async fn crowd(parts: &mut Parts, counts: &Arc<Counts>, connections: u32, recycles: u32) -> Result<(), SetupError> {
     let mut programs = JoinSet::new();
     for number in 0..connections {
         let (script, manner) = member(number);
         programs.spawn(program(parts.entrance, number, script, manner, counts.clone()));
         if number % 50 == 49 {
-            // A listener's queue has a length.
+            // The queue of a listener is limited.
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -217,11 +217,11 @@ async fn crowd(parts: &mut Parts, counts: &Arc<Counts>, connections: u32, recycl
     Ok(())
 }
 
-/// New ones at a rate, each short.
+/// The second load: short new connections at a rate.
 async fn stream(parts: &mut Parts, counts: &Arc<Counts>, rate: u32, seconds: u32) -> Result<(), SetupError> {
     let mut programs = JoinSet::new();
     let mut tick = interval(Duration::from_millis(10));
-    // If this process could not run for a while, the load takes longer, but never becomes thousands of connections at once.
+    // If this process gets no CPU time for a while, the load takes longer, but never opens thousands of connections at the same time.
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for number in 0..rate * seconds {
         if number % (rate / 100).max(1) == 0 {
@@ -236,22 +236,22 @@ async fn stream(parts: &mut Parts, counts: &Arc<Counts>, rate: u32, seconds: u32
 }
 
 async fn program(entrance: SocketAddr, number: u32, script: Script, manner: Manner, counts: Arc<Counts>) {
-    // Each address of this machine has ports of its own.
+    // Each address of this machine has its own ports.
     let from = Ipv4Addr::new(127, 0, 1, u8::try_from(number % 250 + 1).unwrap_or(1));
     let outcome = converse_from(Some(from), entrance, script, manner, &|_| {}).await;
     counts.count(&script, &outcome);
 }
 
-/// What the program with this number does.
+/// Returns the script of the program with this number.
 fn member(number: u32) -> (Script, Manner) {
     let talk = Script { seed: fastrand::u64(..), rounds: 40, up: 200, down: 600, burst: 600, pause: 1000, deaf: 0 };
     let slow = |every, time| Manner::Whole(Pauses { every, time: Duration::from_millis(time) });
     match number {
-        // A destination that reads nothing for a while.
+        // A destination that does not read for a while.
         _ if number % 500 == 1 => {
             (Script { rounds: 1, up: 200_000, down: 64, pause: 0, deaf: 5000, ..talk }, Manner::PROMPT)
         }
-        // A program that does not read for a while, and one that reads slowly all the time.
+        // A program that does not read for a while, and one that always reads slowly.
         _ if number % 500 == 2 => (Script { rounds: 1, up: 64, down: 400_000, pause: 0, ..talk }, slow(100_000, 5000)),
         _ if number % 100 == 3 => (Script { rounds: 1, up: 64, down: 100_000, pause: 0, ..talk }, slow(4000, 200)),
         _ if number % 10 == 4 => (Script { rounds: 1, up: 60_000, down: 64, burst: 2000, ..talk }, Manner::PROMPT),

@@ -1,4 +1,4 @@
-//! The result of a cell.
+//! The evaluation of a cell.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::service::Served;
 use crate::traffic::Program;
 use crate::tunnel::Tunnel;
 
-/// What a program sent before it left must arrive within this time.
+/// Time within which the data must arrive that a program sent before it closed its connection.
 const ARRIVAL: Duration = Duration::from_secs(45);
 
 /// The result of a cell.
@@ -21,7 +21,7 @@ const ARRIVAL: Duration = Duration::from_secs(45);
 pub(crate) enum Outcome {
     /// Every byte of every connection arrived.
     Exact,
-    /// This many connections were reset, and noticed it; the others got every byte.
+    /// This number of connections were reset, and their programs saw the reset; the others delivered every byte.
     Reset(usize),
     Fail(String),
 }
@@ -39,7 +39,7 @@ impl fmt::Display for Outcome {
 /// A program of a cell, and how its connection ended.
 pub(crate) type Ended = (Program, Result<(), Broken>);
 
-/// Compares what both ends of each connection saw with what the fault may do, and with what the forwarder reported.
+/// Compares the results at both ends of each connection with the allowed effect of the fault, and with the forwarder's events.
 pub(crate) async fn judge(case: &Case, tunnel: &Tunnel, ended: &[Ended]) -> Outcome {
     let mut resets = 0;
     for (program, end) in ended {
@@ -63,12 +63,12 @@ pub(crate) async fn judge(case: &Case, tunnel: &Tunnel, ended: &[Ended]) -> Outc
     }
 }
 
-/// The connection as the service saw it. What was in transit when the program left may still arrive.
+/// Waits for the connection's result at the service, because data in transit may still arrive after the program has closed.
 async fn served(tunnel: &Tunnel, program: &Program, end: &Result<(), Broken>) -> Option<Served> {
     let began = Instant::now();
     loop {
         let served = tunnel.service.served(program.script.seed);
-        // Interrupted connections may never have got so far.
+        // An interrupted connection may never have reached the service.
         if served.is_some() || end.is_err() || began.elapsed() > ARRIVAL {
             return served;
         }
@@ -79,7 +79,7 @@ async fn served(tunnel: &Tunnel, program: &Program, end: &Result<(), Broken>) ->
     }
 }
 
-/// What both ends of a connection agree on.
+/// The result on which both ends of a connection agree.
 enum Seen {
     Whole,
     Reset,
@@ -94,20 +94,20 @@ fn compare(case: &Case, program: &Program, end: &Result<(), Broken>, served: Opt
         (Err(broken), _) => Err(format!("{broken:?}")),
         (Ok(()), Manner::Whole(_)) => match served {
             Some(Served { end: Ok(()), .. }) => Ok(Seen::Whole),
-            other => Err(format!("the program got an end, the service {other:?}")),
+            other => Err(format!("the program saw a normal end, the service {other:?}")),
         },
         (Ok(()), Manner::Reset { .. }) => Ok(Seen::Whole),
         (Ok(()), Manner::Close) => match served {
             Some(served) if served.received == u64::from(program.script.up) => Ok(Seen::Whole),
-            // Nobody is left who could be told.
+            // The program has already closed, so it cannot see the reset.
             _ if case.expect == Expect::Reset => Ok(Seen::Reset),
-            other => Err(format!("the program left with everything sent, the service saw {other:?}")),
+            other => Err(format!("the program closed after it sent all data, the service saw {other:?}")),
         },
     }
 }
 
 fn errors(events: &[ForwardEvent]) -> Vec<String> {
-    let mut told: Vec<_> = events
+    let mut errors: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
             ForwardEvent::ConnectionClosed { error, .. } => error.clone(),
@@ -115,14 +115,14 @@ fn errors(events: &[ForwardEvent]) -> Vec<String> {
             _ => None,
         })
         .collect();
-    told.dedup();
-    told
+    errors.dedup();
+    errors
 }
 
-/// The events must match what happened: each connection's end and its bytes, each outage's end, each loss.
+/// Checks that the events match the results: each connection's end and its bytes, each outage's end, each loss.
 fn check_events(events: &[ForwardEvent], scripts: &[Script], resets: usize) -> Result<(), String> {
     let (mut opened, mut failed, mut lost) = (0, 0, 0);
-    // Of all sessions together; the events do not say which one they are about.
+    // The counts include all sessions, because the events do not name their session.
     let (mut outages, mut returns) = (0, 0);
     let mut whole = Vec::new();
     for event in events {
@@ -132,7 +132,7 @@ fn check_events(events: &[ForwardEvent], scripts: &[Script], resets: usize) -> R
             ForwardEvent::ConnectionClosed { bytes_up, bytes_down, .. } => whole.push((*bytes_up, *bytes_down)),
             ForwardEvent::Reconnecting { attempt: 1, .. } => outages += 1,
             ForwardEvent::Reconnected { .. } if returns == outages => {
-                return Err("reconnected without having been away".into());
+                return Err("reconnected without an outage".into());
             }
             ForwardEvent::Reconnected { .. } => returns += 1,
             ForwardEvent::SessionLost { connections, .. } => lost += connections,
@@ -144,15 +144,17 @@ fn check_events(events: &[ForwardEvent], scripts: &[Script], resets: usize) -> R
         match whole.iter().position(|bytes| *bytes == script.bytes()) {
             Some(at) => _ = whole.swap_remove(at),
             None if expected < scripts.len() => expected += 1,
-            None => return Err(format!("no connection is said to have carried {:?} bytes", script.bytes())),
+            None => return Err(format!("no event reports a connection with {:?} bytes", script.bytes())),
         }
     }
     match () {
         () if opened != events.iter().filter(|e| matches!(e, ForwardEvent::ConnectionClosed { .. })).count() => {
-            Err("not as many connections closed as opened".into())
+            Err("the numbers of closed and opened connections differ".into())
         }
-        () if failed < resets => Err(format!("{resets} connections were reset, {failed} are said to have failed")),
-        () if failed < lost => Err(format!("{lost} connections are said to be lost, {failed} failed")),
+        () if failed < resets => {
+            Err(format!("{resets} connections were reset, the events report {failed} failed ones"))
+        }
+        () if failed < lost => Err(format!("the events report {lost} lost connections and {failed} failed ones")),
         () => Ok(()),
     }
 }

@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 /// The script of one connection. In each round the program sends `up` bytes, then the service sends `down` bytes.
-/// Before the last answer the program ends its sending side; after it the service ends the connection.
+/// The program closes its sending side before the last answer; the service closes the connection after the last answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Script {
-    /// All bytes are derived from it; it also identifies the connection.
+    /// Seed of all bytes; it also identifies the connection.
     pub(crate) seed: u64,
     pub(crate) rounds: u32,
     pub(crate) up: u32,
@@ -21,15 +21,15 @@ pub(crate) struct Script {
     pub(crate) burst: u32,
     /// The pause in milliseconds, also between rounds.
     pub(crate) pause: u32,
-    /// How long the service reads nothing at first, in milliseconds.
+    /// Time at the start in which the service does not read, in milliseconds.
     pub(crate) deaf: u32,
 }
 
-/// The length of an encoded script, which is sent first.
+/// The length of an encoded script, which is sent first, in bytes.
 pub(crate) const HEADER: usize = 32;
 
 impl Script {
-    /// Number of bytes of a whole connection, in each direction.
+    /// Returns the number of bytes of a whole connection, for each direction.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let rounds = u64::from(self.rounds);
         (HEADER as u64 + rounds * u64::from(self.up), rounds * u64::from(self.down))
@@ -58,42 +58,42 @@ impl Script {
     }
 }
 
-/// Why a connection did not complete its script.
+/// The reason why a connection did not complete its script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// The program could not connect at all: the system's reason.
+    /// The program could not connect; contains the system's error.
     Unopened(String),
-    /// It was reset, and so reported that it is incomplete.
+    /// The connection was reset, so the program knows that data is missing.
     Reset,
-    /// A clean end came too early.
+    /// A normal end arrived before all data.
     CutShort(String),
-    /// Bytes that were not sent.
+    /// Other bytes arrived than those that were sent.
     Wrong(String),
 }
 
 impl Broken {
     pub(crate) fn io(error: &io::Error) -> Self {
         match error.kind() {
-            // A broken pipe only follows a clean end; a reset is reported as one.
+            // A broken pipe only follows a normal end; a reset is reported as a reset.
             ErrorKind::BrokenPipe => Self::CutShort("a clean end while sending".into()),
             _ => Self::Reset,
         }
     }
 }
 
-/// Called with the number of bytes that were just transferred.
+/// Callback with the number of bytes that were just transferred.
 pub(crate) type Progress<'a> = &'a (dyn Fn(usize) + Sync);
 
 /// Pauses of the reading end of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pauses {
-    /// After this many bytes each; 0 means never.
+    /// Number of bytes after which the reader pauses; 0 means never.
     pub(crate) every: usize,
-    /// The duration.
+    /// Duration of a pause.
     pub(crate) time: Duration,
 }
 
-/// Sends this many bytes of the pattern, with the script's pauses.
+/// Sends this number of bytes of the pattern, with the script's pauses.
 pub(crate) async fn send(
     stream: &mut TcpStream,
     pattern: &mut Pattern,
@@ -116,7 +116,7 @@ pub(crate) async fn send(
     Ok(())
 }
 
-/// Reads this many bytes, which must be those of the pattern.
+/// Reads this number of bytes, and compares them with the pattern.
 pub(crate) async fn expect(
     stream: &mut TcpStream,
     pattern: &mut Pattern,
@@ -168,7 +168,7 @@ impl Pattern {
         Self { seed, blocks: 0, block: Box::new([0; BLOCK]), used: BLOCK }
     }
 
-    /// The next bytes, at least one and at most `max`.
+    /// Returns the next bytes, at least one and at most `max`.
     pub(crate) fn take(&mut self, max: usize) -> &[u8] {
         if self.used == BLOCK {
             // The seeds of adjacent blocks and connections must be far apart.
@@ -182,7 +182,7 @@ impl Pattern {
         self.block.get(from..self.used).unwrap_or_default()
     }
 
-    /// Whether these are the next bytes.
+    /// Whether `bytes` are the next bytes of the pattern.
     fn matches(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let expected = self.take(bytes.len());

@@ -1,5 +1,5 @@
-//! Tests the guarantees of the tunnel over real sockets: `matrix` tries every fault with every kind of traffic, `soak`
-//! a day's closes of the service under load.
+//! Tests the guarantees of the tunnel over real sockets: `matrix` runs every fault with every kind of traffic, `soak`
+//! runs a day's closes of the service under load.
 
 mod cases;
 mod crowd;
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(about = "Put what the tunnel promises to the test")]
+#[command(about = "Test the guarantees of the tunnel")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -28,24 +28,24 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every fault with each kind of traffic
+    /// Run every fault with each kind of traffic
     Matrix(matrix::Args),
-    /// Many closes, sleeps and expired credentials under load
+    /// Run many closes, sleeps and expired credentials under load
     Soak(soak::Args),
-    /// Thousands of connections over recycled sessions
+    /// Run thousands of connections over sessions whose WebSockets are closed repeatedly
     Load(crowd::Args),
-    /// The service of `load`
+    /// Run the service of `load`
     #[command(hide = true)]
     Far(crowd::FarArgs),
-    /// The Session Manager of `load`
+    /// Run the Session Manager of `load`
     #[command(hide = true)]
     Manager(crowd::ManagerArgs),
-    /// Everything that a hostile service can send without end, and what it costs
+    /// Measure the cost of all floods that a hostile service can send
     Flood(flood::Args),
-    /// The process that `flood` floods
+    /// Run the client that `flood` floods
     #[command(hide = true)]
     Flooded(flood::ClientArgs),
-    /// The process that `soak` stops: a forwarder alone
+    /// Run only a forwarder; `soak` stops this process
     #[command(hide = true)]
     Client(soak::ClientArgs),
 }

@@ -1,4 +1,4 @@
-//! Every fault with every kind of traffic.
+//! Runs every fault with every kind of traffic.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::tunnel::{SetupError, Tunnel, config, relayed};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A few faults with a fast agent only
+    /// Run only a few faults, and only with a fast agent
     #[arg(long)]
     quick: bool,
-    /// Only faults whose text contains this
+    /// Run only faults whose text contains this
     #[arg(long)]
     only: Option<String>,
     /// Number of parallel cells
@@ -36,15 +36,15 @@ pub(crate) struct Args {
 
 /// A dead peer is detected within twice this time.
 const LIVENESS: Duration = Duration::from_secs(1);
-/// After this time a cell counts as hanging. Fifty connections one after the other take two to three minutes.
+/// Time after which a cell counts as hanging. Fifty connections one after the other take two to three minutes.
 const CELL_LIMIT: Duration = Duration::from_secs(300);
-/// After a fault, a new connection must work within this time.
+/// Time within which a new connection must work after a fault.
 const RECOVERY: Duration = Duration::from_secs(45);
 
-/// Runs the cells. Returns whether none failed.
+/// Runs the cells. Returns whether all succeeded.
 ///
 /// # Errors
-/// If the set-up fails.
+/// Returns an error if the set-up fails.
 pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
     let profiles: &[Profile] = if args.quick { &[Profile::Fast] } else { &[Profile::Fast, Profile::Real] };
     let wanted = |case: &&'static Case| {
@@ -121,7 +121,7 @@ async fn try_cell(case: &Case, load: Load, profile: Profile) -> Result<Outcome, 
     Ok(outcome)
 }
 
-/// Soon after a fault, a new connection must work.
+/// Checks that a new connection works soon after a fault.
 async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
     let began = Instant::now();
     loop {
@@ -136,9 +136,9 @@ async fn recover(tunnel: &Tunnel) -> Result<(), SetupError> {
     }
 }
 
-/// Without faults, no connection may stay open and no outage may continue.
+/// Checks that, without faults, no connection stays open and no outage continues.
 async fn settle(tunnel: &Tunnel, case: &Case) -> Result<(), SetupError> {
-    // These agents connect before there is a program.
+    // These agents connect to the destination before a program connects.
     let idle = usize::from(case.faults.contains(&ONE_AT_A_TIME));
     let began = Instant::now();
     loop {
@@ -149,7 +149,7 @@ async fn settle(tunnel: &Tunnel, case: &Case) -> Result<(), SetupError> {
         }
         if began.elapsed() > RECOVERY {
             return Err(format!(
-                "left open: {open} connections of programs that are gone, {served} at the service; an outage goes on: {away}"
+                "still open: {open} connections of ended programs, {served} at the service; an outage continues: {away}"
             )
             .into());
         }
@@ -173,7 +173,7 @@ fn name(case: &Case) -> String {
     relay.into_iter().chain(faults.iter().copied()).collect::<Vec<_>>().join(" ")
 }
 
-/// A Markdown table.
+/// Formats the results as a Markdown table.
 fn render(cases: &[&Case], table: &[[Vec<Outcome>; Load::ALL.len()]]) -> String {
     let heads: Vec<_> = Load::ALL.iter().map(ToString::to_string).collect();
     let mut text = format!("| faults | {} |\n|---|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
@@ -187,7 +187,7 @@ fn render(cases: &[&Case], table: &[[Vec<Outcome>; Load::ALL.len()]]) -> String 
     text
 }
 
-/// The worst of a cell's results.
+/// Returns the worst of a cell's results.
 fn render_cell(outcomes: &[Outcome]) -> String {
     let rank = |outcome: &&Outcome| match outcome {
         Outcome::Exact => 0,

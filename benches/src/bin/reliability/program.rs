@@ -1,4 +1,4 @@
-//! The programs at the near end: how they process the bytes of their scripts.
+//! The local programs, which run their scripts.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,16 +13,16 @@ use crate::load::{Broken, Pattern, Pauses, Progress, Script, expect, send};
 /// The behaviour of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// It follows the script, and pauses reading at times.
+    /// The program follows the script, and pauses reading at times.
     Whole(Pauses),
-    /// It resets the connection after reading this many bytes of the first answer.
+    /// The program resets the connection after reading this number of bytes of the first answer.
     Reset { after: u32 },
-    /// It closes the connection after sending its first part, without waiting for an answer.
+    /// The program closes the connection after sending its first part, without waiting for an answer.
     Close,
 }
 
 impl Manner {
-    /// It follows the script, and reads everything immediately.
+    /// The program follows the script, and reads all data immediately.
     pub(crate) const PROMPT: Self = Self::Whole(Pauses { every: 0, time: Duration::ZERO });
 
     /// Whether all bytes of the script must arrive.
@@ -31,7 +31,7 @@ impl Manner {
     }
 }
 
-/// The program's part of a script, over a new connection.
+/// Runs the program's part of a script, over a new connection.
 pub(crate) async fn converse(
     to: SocketAddr,
     script: Script,
@@ -41,7 +41,7 @@ pub(crate) async fn converse(
     converse_from(None, to, script, manner, progress).await
 }
 
-/// The same, from an address of this machine.
+/// The same, with a given local address.
 pub(crate) async fn converse_from(
     from: Option<Ipv4Addr>,
     to: SocketAddr,
@@ -50,7 +50,7 @@ pub(crate) async fn converse_from(
     progress: Progress<'_>,
 ) -> Result<(), Broken> {
     let mut stream = connect(from, to, manner).await.map_err(|error| match error.kind() {
-        // It can arrive before the program knows that it is connected.
+        // A reset can arrive before the program knows that it is connected.
         io::ErrorKind::ConnectionReset => Broken::Reset,
         _ => Broken::Unopened(error.to_string()),
     })?;
@@ -83,7 +83,7 @@ pub(crate) async fn converse_from(
     }
 }
 
-/// Data that a slow reader does not read must not be buffered by the system.
+/// Limits the system's receive buffer, so that the system does not buffer data that a slow reader has not read.
 const SLOW_BUFFER: u32 = 64 << 10;
 
 async fn connect(from: Option<Ipv4Addr>, to: SocketAddr, manner: Manner) -> io::Result<TcpStream> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::tunnel::SetupError;
 
-/// Prints a line, even if nobody reads it.
+/// Prints a line. A closed standard output is not an error.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
@@ -15,7 +15,7 @@ pub(crate) fn say_error(line: &str) {
     let _ = writeln!(std::io::stderr(), "error: {line}");
 }
 
-/// Puts `text` between `<!-- NAME -->` and `<!-- /NAME -->` of the file.
+/// Writes `text` between the marks `<!-- NAME -->` and `<!-- /NAME -->` of the file.
 pub(crate) fn write_between(file: &Path, name: &str, text: &str) -> Result<(), SetupError> {
     let before = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let after = replace(&before, name, text).ok_or_else(|| format!("{} has no marks {name}", file.display()))?;

@@ -1,4 +1,4 @@
-//! The private service at the far end.
+//! The private service at the remote end.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::load::{Broken, Pattern, Pauses, Script, expect, send};
 
-/// A connection as the service saw it.
+/// The result of a connection at the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Served {
     /// Number of bytes received after the script, all of them correct.
@@ -21,7 +21,7 @@ pub(crate) struct Served {
     pub(crate) end: Result<(), Broken>,
 }
 
-/// Follows scripts, and records how each connection ended.
+/// The service. It follows scripts, and records how each connection ended.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
@@ -51,18 +51,18 @@ impl Service {
         Ok(Self { address, kept, task })
     }
 
-    /// How the connection with this seed ended, once it is over. Each result can be taken once.
+    /// Returns the result of the connection with this seed, if it has ended. Each result is returned once.
     pub(crate) fn served(&self, seed: u64) -> Option<Served> {
         self.kept.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&seed)
     }
 
-    /// How many connections were exact since the last time.
+    /// Returns the number of connections that were exact since the last call.
     pub(crate) fn take_exact(&self) -> usize {
         let served = std::mem::take(&mut *self.kept.served.lock().unwrap_or_else(PoisonError::into_inner));
         served.values().filter(|served| served.end.is_ok()).count()
     }
 
-    /// Number of connections that are not over.
+    /// Number of open connections.
     pub(crate) fn open_connections(&self) -> usize {
         self.kept.open.load(Ordering::Acquire)
     }
@@ -77,7 +77,7 @@ impl Drop for Service {
 async fn serve_and_note(mut stream: TcpStream, kept: Arc<Kept>) {
     kept.open.fetch_add(1, Ordering::AcqRel);
     let served = serve(&mut stream).await;
-    // Before the other side sees the end of the connection.
+    // The result is recorded before the other side can see the end of the connection.
     kept.open.fetch_sub(1, Ordering::AcqRel);
     if let Some((seed, served)) = served {
         kept.served.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, served);

@@ -1,4 +1,4 @@
-//! A day of the service's hourly closes in a few minutes, under load, with sleeps, black holes and expired credentials.
+//! The soak test: the hourly closes of a day in a few minutes, under load, with sleeps, black holes and expired credentials.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub(crate) struct ClientArgs {
     endpoint_url: String,
     #[arg(long)]
     to: SocketAddr,
-    /// Sessions, and the usual linger; by default one, and a short one
+    /// Number of sessions, with the usual linger; by default one session with a short linger
     #[arg(long)]
     sessions: Option<u16>,
 }
@@ -59,7 +59,7 @@ const MAX_GROWTH: u64 = 8 << 20;
 /// Runs the soak test. Returns whether all guarantees were met.
 ///
 /// # Errors
-/// If the set-up fails.
+/// Returns an error if the set-up fails.
 pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
     let local = Local::builder().any_credentials().ports_only().start().await?;
     let service = Arc::new(Service::start().await?);
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
         sleep(pace).await;
         let (stall, memory) = (watcher.worst().as_secs_f32(), mebibytes(client.memory()?));
         say(&format!("{cycle} of {}: worst stall so far {stall:.2} s, memory {memory:.1} MiB", args.cycles));
-        // Each kind of fault has filled the buffers once.
+        // After this cycle, each kind of fault has filled the buffers once.
         if cycle == WARM_UP {
             memory_before = client.memory()?;
         }
@@ -107,29 +107,29 @@ const CONNECTIONS: u64 = 8;
 /// Number of cycles until each kind of fault has happened.
 const WARM_UP: u32 = 8;
 
-/// One of the service's closes, some of them with an additional fault.
+/// Runs one close of the service, in some cycles with an additional fault.
 async fn strike(cycle: u32, local: &Local, client: &Client, watcher: &Watcher) -> Result<(), SetupError> {
     let every = |cycles: u32| cycle.is_multiple_of(cycles);
     if every(6) {
-        // The path fails silently.
-        watcher.excuse(LIVENESS * 2);
+        // The path fails without an error.
+        watcher.allow_stall(LIVENESS * 2);
         local.strike("black-hole".parse()?).await?;
     } else if every(4) {
-        // The laptop's lid is closed. The service gives up in the meantime, and the path to it is gone when the machine
+        // A laptop sleeps. Meanwhile the service closes the connection, and the path to it does not work when the machine
         // wakes up.
-        watcher.excuse(SLEEP + if every(8) { LIVENESS * 2 } else { Duration::ZERO });
+        watcher.allow_stall(SLEEP + if every(8) { LIVENESS * 2 } else { Duration::ZERO });
         client.signal(Signal::STOP)?;
         local.strike(if every(8) { "black-hole" } else { "reset" }.parse()?).await?;
         sleep(SLEEP).await;
         client.signal(Signal::CONT)?;
     } else if every(3) {
-        // Somebody has to log in again first.
-        watcher.excuse(CREDENTIALS_AWAY);
+        // The credentials work again only after a new login.
+        watcher.allow_stall(CREDENTIALS_AWAY);
         let expired = format!("expired-credentials,operation=ResumeSession,for={}s", CREDENTIALS_AWAY.as_secs());
         local.set_faults(Faults::new().with(expired.parse()?)).await;
         local.strike("bye".parse()?).await?;
     } else {
-        watcher.excuse(Duration::ZERO);
+        watcher.allow_stall(Duration::ZERO);
         local.strike("bye".parse()?).await?;
     }
     Ok(())
@@ -155,7 +155,7 @@ impl Tally {
     }
 }
 
-/// One connection after the other, each lasting through several closes.
+/// Opens one connection after the other; each lasts through several closes.
 async fn program(
     number: u64,
     entrance: SocketAddr,
@@ -203,7 +203,7 @@ fn script(number: u64) -> Script {
     }
 }
 
-/// Knows until when no progress can be expected, and the worst stall beyond that.
+/// The time until which no progress can be expected, and the worst stall after it.
 #[derive(Debug)]
 struct Watcher(Mutex<(Instant, Duration)>);
 
@@ -212,8 +212,8 @@ impl Watcher {
         Self(Mutex::new((Instant::now(), Duration::ZERO)))
     }
 
-    /// The fault itself lasts this long from now on.
-    fn excuse(&self, fault: Duration) {
+    /// Does not count stalls within the duration of the fault, from now on.
+    fn allow_stall(&self, fault: Duration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Instant::now() + fault;
     }
 
@@ -279,7 +279,7 @@ impl Figures {
     }
 }
 
-/// The forwarder in a process of its own, so that it can be stopped and its memory measured.
+/// The forwarder in a separate process, so that it can be stopped and its memory can be measured.
 struct Client {
     process: Child,
     pid: Pid,
@@ -305,7 +305,7 @@ impl Client {
         Ok(kill_process(self.pid, signal)?)
     }
 
-    /// Its resident memory in bytes.
+    /// Returns the resident memory of the process in bytes.
     fn memory(&self) -> Result<u64, SetupError> {
         Ok(Usage::of(self.process.id().ok_or("the client ended")?)?.memory)
     }
@@ -326,10 +326,10 @@ fn of_sessions(sessions: Option<u16>) -> ForwardConfig {
     config
 }
 
-/// The process that is stopped: forwards until it is ended.
+/// The process that is stopped: forwards until its parent ends it.
 ///
 /// # Errors
-/// What ends it.
+/// Returns the error that ends the process.
 pub(crate) async fn client(args: ClientArgs) -> Result<(), SetupError> {
     let forwarder = Forwarder::builder(Arc::new(provider(&args.endpoint_url).await?), request(args.to))
         .config(of_sessions(args.sessions))

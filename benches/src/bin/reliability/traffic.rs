@@ -16,11 +16,11 @@ pub(crate) enum Load {
     Download,
     Idle,
     Crowd,
-    /// The program ends its sending side immediately; the answer arrives in pieces.
+    /// The program closes its sending side immediately; the answer arrives in pieces.
     HalfClosed,
-    /// One program reads slowly all the time, one pauses for longer than the linger.
+    /// One program always reads slowly, one pauses for longer than the linger.
     SlowReaders,
-    /// Some programs reset their connections, some leave without waiting for an answer, some do neither.
+    /// Some programs reset their connections, some close them without waiting for an answer, some do neither.
     HangUps,
 }
 
@@ -56,7 +56,7 @@ impl Load {
             }
             Self::HalfClosed => vec![prompt(Script { down: burst * 6, pause: 1200, ..bulk })],
             Self::SlowReaders => {
-                // Under the faults that cut it again and again, a real agent carries little more than 10 kB/s.
+                // Under faults that disconnect it repeatedly, a real agent carries little more than 10 kB/s.
                 let pieces = if profile == Profile::Real { 20 } else { 60 };
                 let long = Script { down: burst * pieces, pause: 0, ..bulk };
                 let slow = Pauses { every: 64 << 10, time: Duration::from_millis(20) };

@@ -1,4 +1,4 @@
-//! A whole tunnel in this process: a local Session Manager, a private service, a forwarder, and its events.
+//! A whole tunnel in this process: a local Session Manager, a private service, a forwarder and the forwarder's events.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::service::Service;
 
-/// A failure of the set-up, not of what is tested.
+/// A failure of the set-up, not of the tested code.
 pub(crate) type SetupError = Box<dyn Error + Send + Sync>;
 
 pub(crate) const TARGET: &str = "i-0123456789abcdef0";
@@ -26,7 +26,7 @@ pub(crate) const TARGET: &str = "i-0123456789abcdef0";
 /// Timeout for a start or a stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// A running tunnel.
 pub(crate) struct Tunnel {
     pub(crate) local: Local,
     pub(crate) service: Service,
@@ -39,10 +39,10 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Starts everything. Returns when connections are accepted.
+    /// Starts all parts. Returns when the forwarder accepts connections.
     pub(crate) async fn open(profile: Profile, faults: Faults, config: ForwardConfig) -> Result<Self, SetupError> {
         let builder = Local::builder().profile(profile).faults(faults);
-        // A relay is started by a command.
+        // The relay is started by a command.
         let builder = if config.relay.is_some() { builder } else { builder.ports_only() };
         let local = builder.start().await?;
         let service = Service::start().await?;
@@ -81,7 +81,7 @@ impl Tunnel {
         }
     }
 
-    /// Whether the forwarder ended although nobody stopped it.
+    /// Whether the forwarder has ended although it was not stopped.
     pub(crate) fn has_ended(&self) -> bool {
         self.running.is_finished()
     }
@@ -91,7 +91,7 @@ impl Tunnel {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops everything.
+    /// Stops all parts.
     pub(crate) async fn close(self) -> Result<(), SetupError> {
         let _ = self.stop.send(());
         timeout(PATIENCE, self.running).await.map_err(|_| "the forwarder does not stop")???;
@@ -100,7 +100,7 @@ impl Tunnel {
     }
 }
 
-/// Why the tunnel works without the relay that it should have.
+/// Returns the warning that the tunnel works without its relay, if there is one.
 fn without_relay(event: ForwardEvent) -> Option<String> {
     match event {
         ForwardEvent::Warning { text } => text.starts_with("no relay").then_some(text),
@@ -108,12 +108,12 @@ fn without_relay(event: ForwardEvent) -> Option<String> {
     }
 }
 
-/// The API of a local Session Manager that accepts any credentials.
+/// Returns the provider for a local Session Manager that accepts any credentials.
 pub(crate) async fn provider(endpoint_url: &str) -> Result<AwsProvider, SetupError> {
     provider_with(endpoint_url, "AKIALOCALLOCALLOCAL0", "any").await
 }
 
-/// The API of a local Session Manager with these credentials.
+/// Returns the provider for a local Session Manager with these credentials.
 async fn provider_with(endpoint_url: &str, key: &str, secret: &str) -> Result<AwsProvider, SetupError> {
     let credentials =
         AwsCredentials { access_key_id: key.into(), secret_access_key: secret.to_owned().into(), session_token: None };
@@ -128,7 +128,7 @@ async fn provider_with(endpoint_url: &str, key: &str, secret: &str) -> Result<Aw
     Ok(AwsProvider::new(config).await?)
 }
 
-/// A session to a port of the node itself.
+/// Request of a session to a port of the node itself.
 pub(crate) fn request(to: SocketAddr) -> StartRequest {
     StartRequest {
         target: TARGET.into(),
@@ -140,14 +140,14 @@ pub(crate) fn request(to: SocketAddr) -> StartRequest {
     }
 }
 
-/// Shorter than some outages and pauses, which must not count as silence of the far side.
+/// The linger. It is shorter than some outages and pauses, which must not count as silence of the remote side.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// Dead peers are detected within twice `interval`, and a half-closed connection's linger is short; everything else has
-/// its default.
+/// Settings with which dead peers are detected within twice `interval`, and the linger is short. All other settings
+/// are the defaults.
 pub(crate) fn config(interval: Duration) -> ForwardConfig {
     let mut config = ForwardConfig::default();
-    // The reported outages are compared with what happened to the one session.
+    // The reported outages are compared with those of the single session.
     config.pool.size = PoolSize::Fixed(1);
     config.linger = LINGER;
     config.session.liveness.ping_interval = interval;
@@ -155,7 +155,7 @@ pub(crate) fn config(interval: Duration) -> ForwardConfig {
     config
 }
 
-/// The same with a relay, and with sessions that share its work.
+/// The same settings with a relay, and with several sessions.
 pub(crate) fn relayed(mut config: ForwardConfig) -> ForwardConfig {
     config.pool.size = PoolSize::Fixed(4);
     config.relay = Some(RelayConfig { programs: PROGRAMS, ephemeral: true, feeds: true });

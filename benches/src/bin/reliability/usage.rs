@@ -1,29 +1,29 @@
-//! What a process uses, as Linux tells.
+//! A process's use of resources, from Linux's `/proc`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crate::tunnel::SetupError;
 
-/// Ticks per second of the times in `/proc/PID/stat`: the same on every Linux.
+/// Ticks per second of the times in `/proc/PID/stat`; the same on every Linux system.
 const TICKS: u64 = 100;
 
-/// A process at one moment.
+/// A process's use of resources at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// Resident memory in bytes.
     pub(crate) memory: u64,
-    /// The most that it ever was.
+    /// Maximum resident memory so far, in bytes.
     pub(crate) peak: u64,
-    /// The processor's time since the process began.
+    /// CPU time since the process began.
     pub(crate) cpu: Duration,
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub(crate) descriptors: usize,
 }
 
 impl Usage {
     /// # Errors
-    /// The process is gone, or this is not Linux.
+    /// Returns an error if the process has ended, or if the system is not Linux.
     pub(crate) fn of(process: u32) -> Result<Self, SetupError> {
         let folder = Path::new("/proc").join(process.to_string());
         let status = std::fs::read_to_string(folder.join("status"))?;
@@ -32,7 +32,7 @@ impl Usage {
             Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
         };
         let stat = std::fs::read_to_string(folder.join("stat"))?;
-        // The name, in parentheses, may contain spaces. Behind it, the 12th and 13th fields are the times.
+        // The name, in parentheses, may contain spaces. After it, the 12th and 13th fields are the times.
         let (_, fields) = stat.rsplit_once(')').ok_or("no fields in stat")?;
         let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
         let ticks = times.sum::<Result<u64, _>>()?;
@@ -45,7 +45,8 @@ impl Usage {
     }
 }
 
-/// How often a connection found the queue of a listener full, since this machine's network began. 0 if the system does not tell.
+/// Number of connections that found the queue of a listener full, since the machine's network started. Returns 0 if the system
+/// does not report it.
 pub(crate) fn queue_overflows() -> u64 {
     let counters = std::fs::read_to_string("/proc/net/netstat").unwrap_or_default();
     let mut lines = counters.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -54,7 +55,7 @@ pub(crate) fn queue_overflows() -> u64 {
     pairs.find_map(|(name, value)| (name == "ListenOverflows").then(|| value.parse().ok())?).unwrap_or(0)
 }
 
-/// For tables.
+/// Converts bytes to MiB, for tables.
 pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

@@ -1,5 +1,5 @@
-//! `bridge shell TARGET` joins a shell with standard input and output; `bridge forward TARGET PORT` prints a local port and
-//! forwards it until standard input ends. Region, credentials and endpoint come from the environment.
+//! `bridge shell TARGET` connects a shell with standard input and output. `bridge forward TARGET PORT` prints a local port and
+//! forwards it until standard input ends. Region, credentials and endpoint are read from the environment.
 
 use std::error::Error;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The processes of a load.
+//! The processes of the load test.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -18,7 +18,7 @@ use crate::usage::Usage;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The processes other than this one.
+/// The processes of a load, except the current one.
 pub(super) struct Parts {
     far: Part,
     manager: Part,
@@ -29,7 +29,7 @@ pub(super) struct Parts {
     watch: Option<JoinHandle<()>>,
 }
 
-/// A process that takes orders and answers, a line each.
+/// A process that receives commands and sends answers, one line each.
 struct Part {
     process: Child,
     orders: ChildStdin,
@@ -46,7 +46,7 @@ impl Part {
     }
 
     async fn answer(&mut self) -> Result<String, SetupError> {
-        let line = timeout(PATIENCE, self.answers.next_line()).await.map_err(|_| "a process says nothing")??;
+        let line = timeout(PATIENCE, self.answers.next_line()).await.map_err(|_| "a process does not answer")??;
         line.ok_or_else(|| "a process ended".into())
     }
 
@@ -73,12 +73,12 @@ impl Parts {
         Ok(Self { far, manager, client, entrance, most: Arc::default(), watch: None })
     }
 
-    /// What the client uses now.
+    /// The client's current use of resources.
     pub(super) fn usage(&self) -> Result<Usage, SetupError> {
         Usage::of(self.client.id()?)
     }
 
-    /// Looks again and again what the client uses.
+    /// Starts a task that samples the client's use of resources periodically. Replaces an earlier task.
     pub(super) fn watch(&mut self) {
         let Ok(id) = self.client.id() else { return };
         *self.most.lock().unwrap_or_else(PoisonError::into_inner) = Usage::default();
@@ -87,7 +87,7 @@ impl Parts {
             while let Ok(usage) = Usage::of(id) {
                 {
                     let mut most = most.lock().unwrap_or_else(PoisonError::into_inner);
-                    // The peak since the process began may be another load's.
+                    // The kernel's peak since the process began may come from an earlier load.
                     most.peak = most.peak.max(usage.memory);
                     most.descriptors = most.descriptors.max(usage.descriptors);
                 }
@@ -99,7 +99,7 @@ impl Parts {
         }
     }
 
-    /// The most that it used since then.
+    /// The maximum use since the last call of [`watch`](Self::watch).
     pub(super) fn most(&self) -> Usage {
         *self.most.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +108,7 @@ impl Parts {
         self.manager.ask(fault).await.map(drop)
     }
 
-    /// How many connections were exact at the service since the last time.
+    /// Number of connections whose bytes were exact at the service, since the last call.
     pub(super) async fn served(&mut self) -> Result<u64, SetupError> {
         Ok(self.far.ask("served").await?.parse()?)
     }
@@ -126,16 +126,16 @@ impl Parts {
 #[derive(Debug, clap::Args)]
 pub(crate) struct FarArgs {}
 
-/// The process with the service: says its address, and how many connections were exact when it is asked.
+/// The process with the service. Prints its address; then, for each command, the number of exact connections.
 ///
 /// # Errors
-/// What ends it.
+/// Returns the error that ends the process.
 pub(crate) async fn far(_: FarArgs) -> Result<(), SetupError> {
     let service = Service::start().await?;
     say(&service.address.to_string());
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     while orders.next_line().await?.is_some() {
-        // The programs are finished; the last connections are about to be.
+        // The programs have finished; the last connections end soon.
         let settled = async {
             while service.open_connections() > 0 {
                 sleep(Duration::from_millis(20)).await;
@@ -150,10 +150,10 @@ pub(crate) async fn far(_: FarArgs) -> Result<(), SetupError> {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ManagerArgs {}
 
-/// The process with the Session Manager: says its URL, and makes the faults happen that it is told.
+/// The process with the Session Manager. Prints its URL; then injects the fault of each command.
 ///
 /// # Errors
-/// What ends it.
+/// Returns the error that ends the process.
 pub(crate) async fn manager(_: ManagerArgs) -> Result<(), SetupError> {
     let local = Local::builder().any_credentials().ports_only().start().await?;
     say(&local.endpoint_url());

@@ -1,4 +1,4 @@
-//! What a hostile service sends.
+//! The messages that a hostile service sends.
 
 use bytes::Bytes;
 use ssm_proto::{Acknowledge, Header, MessageBuf, MessageType, PayloadType, StreamId, publication};
@@ -8,19 +8,19 @@ use uuid::Uuid;
 /// One kind of flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Frames that open streams, each another one.
+    /// Frames that each open a new stream.
     Syn,
     /// Frames that end streams which do not exist.
     Fin,
-    /// Frames that only keep alive.
+    /// Keep-alive frames.
     Nop,
     /// Data frames without data.
     EmptyFrames,
-    /// Data frames of one byte, for a stream that nobody reads: nine bytes each.
+    /// Data frames of one byte, for a stream without a reader: nine bytes each.
     TinyFrames,
-    /// The same, with each byte of the stream of frames in a message of its own.
+    /// The same frames, with each of their bytes in a separate message.
     OneByteMessages,
-    /// Data for a stream that nobody reads.
+    /// Data for a stream without a reader.
     Unread,
     /// WebSocket pings.
     Pings,
@@ -28,15 +28,15 @@ pub(crate) enum Kind {
     EmptyMessages,
     /// Acknowledgements of messages that were never sent.
     Acks,
-    /// The same message again and again.
+    /// The same message repeatedly.
     Duplicates,
-    /// Messages of one byte that are early, because one before them is missing.
+    /// Messages of one byte that are early, because an earlier message is missing.
     Early,
-    /// The same with full messages.
+    /// Early messages of full size.
     EarlyAndFull,
-    /// Words that the agent is away, and back.
+    /// Messages that the agent is disconnected, and connected again.
     Pauses,
-    /// Messages that are none.
+    /// Malformed messages.
     Malformed,
 }
 
@@ -79,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// The flood's message `count`, the first being 0. `next` is the agent's next number, `stream` the client's stream.
+    /// Returns the flood's message `count`, from 0. `next` is the agent's next number, `stream` the client's stream.
     pub(crate) fn message(self, count: i64, next: i64, stream: StreamId) -> Message {
         let in_order = |payload: &[u8]| numbered(next + count, payload);
         let number = u32::try_from(count & 0xffff_ffff).unwrap_or(0);
@@ -93,7 +93,7 @@ impl Kind {
             Self::Nop => in_order(&frame(3, 0, &[]).repeat(128)),
             Self::EmptyFrames => in_order(&frame(2, stream.0, &[]).repeat(128)),
             Self::TinyFrames => in_order(&frame(2, stream.0, &[7]).repeat(128)),
-            // One frame of the greatest length, whose data arrives byte by byte.
+            // One frame of the maximum length, whose data arrives byte by byte.
             Self::OneByteMessages if count % 65_536 == 0 => {
                 in_order(&[1, 2, 0xff, 0xff, stream.0.to_le_bytes()[0], 0, 0, 0])
             }
@@ -116,10 +116,10 @@ impl Kind {
     }
 }
 
-/// Frames in a message.
+/// Encodes frames in a message.
 const FRAMES: u32 = 128;
 
-/// A frame of smux's version 1.
+/// Encodes a frame of smux's version 1.
 fn frame(command: u8, stream: u32, data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(data.len()).unwrap_or(0).to_le_bytes();
     [&[1, command][..], &length, &stream.to_le_bytes(), data].concat()

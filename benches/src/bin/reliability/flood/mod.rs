@@ -1,5 +1,4 @@
-//! What a hostile service costs: a client in a process of its own, flooded over a WebSocket with everything that a peer can
-//! send without end.
+//! The cost of a hostile service: a client in a separate process is flooded over a WebSocket with each kind of message.
 
 mod kind;
 mod peer;
@@ -22,7 +21,7 @@ use peer::Peer;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Seconds of each flood
+    /// Duration of each flood in seconds
     #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// Write the table into this file
@@ -32,21 +31,21 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClientArgs {
-    /// The data channel's URL
+    /// URL of the data channel
     #[arg(long)]
     stream_url: Option<String>,
-    /// An API that answers without end
+    /// URL of an API with an endless answer
     #[arg(long)]
     endpoint_url: Option<String>,
 }
 
-/// No flood may take more memory than this beyond what the client has without it.
+/// Maximum memory that a flood may need in addition to the client's memory before, in bytes.
 const MOST_MEMORY: u64 = 64 << 20;
-/// Time to get over it.
+/// Time after a flood until memory is measured again.
 const REST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One line of the table.
+/// One row of the table.
 struct Outcome {
     name: &'static str,
     sent: u64,
@@ -56,10 +55,10 @@ struct Outcome {
     after: Usage,
 }
 
-/// Runs all floods. Returns whether the client kept its bounds.
+/// Runs all floods. Returns whether the client's memory stayed within the limit.
 ///
 /// # Errors
-/// If the set-up fails.
+/// Returns an error if the set-up fails.
 pub(crate) async fn run(args: Args) -> Result<bool, SetupError> {
     let mut outcomes = Vec::new();
     for kind in Kind::ALL {
@@ -119,7 +118,7 @@ async fn flood(kind: Kind, time: Duration) -> Result<Outcome, SetupError> {
     Ok(Outcome { name: kind.name(), sent, bytes, before, flooded, after })
 }
 
-/// StartSession's answer is a gibibyte.
+/// Runs a client whose StartSession answer has one gibibyte.
 async fn endless_answer() -> Result<Outcome, SetupError> {
     let (address, sent) = peer::endless_api().await?;
     let mut client = Client::start(&["--endpoint-url", &format!("http://{address}")])?;
@@ -149,7 +148,7 @@ impl Client {
     }
 
     async fn line(&mut self) -> Result<String, SetupError> {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.map_err(|_| "the client says nothing")??;
+        let line = timeout(PATIENCE, self.lines.next_line()).await.map_err(|_| "the client prints nothing")??;
         line.ok_or_else(|| "the client ended".into())
     }
 
@@ -158,10 +157,10 @@ impl Client {
     }
 }
 
-/// The flooded process: says a line when it is ready, and stays until it is ended.
+/// The flooded process. Prints a line when it is ready, and runs until its parent ends it.
 ///
 /// # Errors
-/// What ends it.
+/// Returns the error that ends the process.
 pub(crate) async fn client(args: ClientArgs) -> Result<(), SetupError> {
     let to = ([127, 0, 0, 1], 1).into();
     if let Some(endpoint_url) = args.endpoint_url {
@@ -179,7 +178,7 @@ pub(crate) async fn client(args: ClientArgs) -> Result<(), SetupError> {
     };
     let provider = Arc::new(TicketProvider::new(ticket, None));
     let session = Session::start(provider, &StartRequest::default(), SessionConfig::default(), |_| {}, |_| {}).await?;
-    // Nobody reads it.
+    // The stream has no reader.
     let stream = session.open_stream().await?;
     say("ready");
     session.closed().await;

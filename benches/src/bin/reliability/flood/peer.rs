@@ -1,4 +1,4 @@
-//! The hostile service, and an API whose answer has no end.
+//! The hostile service, and an API with an endless answer.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::tunnel::SetupError;
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// A service that waits for its client.
+/// A hostile service that waits for its client.
 pub(super) struct Peer {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-/// One whose client is ready and has opened a stream.
+/// A hostile service whose client is ready and has opened a stream.
 pub(super) struct Ready {
     to_client: SplitSink<Socket, Message>,
     /// The agent's next number.
@@ -45,7 +45,7 @@ impl Peer {
         format!("ws://{}/", self.address)
     }
 
-    /// Behaves until the client has opened a stream.
+    /// Behaves correctly until the client has opened a stream.
     pub(super) async fn shake_hands(self) -> Result<Ready, SetupError> {
         let (stream, _) = self.listener.accept().await?;
         let (mut to_client, mut from_client) = accept_async(stream).await?.split();
@@ -67,32 +67,32 @@ impl Peer {
             }
             let due = agent.poll_timeout().map_or(now + Duration::from_secs(1), |timeout| timeout.at);
             if let Ok(message) = timeout_at(due.into(), from_client.next()).await
-                && let Message::Binary(message) = message.ok_or("the client is gone")??
+                && let Message::Binary(message) = message.ok_or("the client has disconnected")??
             {
                 agent.handle_input(std::time::Instant::now(), message)?;
             }
         };
-        // Its acknowledgement is still owed, and not paid: the client retransmits, which is a part of the attack.
+        // The client's last message is never acknowledged, so the client retransmits it. This is a part of the attack.
         let next = i64::try_from(agent.stats().channel.messages_sent)?;
-        tokio::spawn(swallow(from_client));
+        tokio::spawn(discard(from_client));
         Ok(Ready { to_client, next, stream })
     }
 }
 
-/// What the client answers is read, as fast as it comes.
-async fn swallow(mut from_client: SplitStream<Socket>) {
+/// Reads and discards the client's answers as fast as they arrive.
+async fn discard(mut from_client: SplitStream<Socket>) {
     while let Some(Ok(_)) = from_client.next().await {}
 }
 
 impl Ready {
-    /// Floods until the time is over. Returns the number of messages and bytes that the client, or its socket, took.
+    /// Floods for the given time. Returns the number of messages and bytes that the client, or its socket, accepted.
     pub(super) async fn flood(&mut self, kind: Kind, time: Duration) -> (u64, u64) {
         let end = Instant::now() + time;
         let (mut sent, mut bytes) = (0, 0);
         for count in 0.. {
             let message = kind.message(count, self.next, self.stream);
             let length = message.len() as u64;
-            // A client that reads nothing ends the flood, too.
+            // If the client does not read, the deadline ends the flood.
             if !matches!(timeout_at(end, self.to_client.feed(message)).await, Ok(Ok(()))) || Instant::now() >= end {
                 break;
             }
@@ -103,7 +103,7 @@ impl Ready {
     }
 }
 
-/// An API whose every answer is a gibibyte. Returns how much of it was taken.
+/// Starts an API whose every answer is a gibibyte. Returns its address and the number of bytes that were accepted.
 pub(super) async fn endless_api() -> std::io::Result<(SocketAddr, Arc<AtomicU64>)> {
     const LENGTH: u64 = 1 << 30;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;

@@ -1,4 +1,4 @@
-//! What a service's client needs, prepared when the tunnel's local address is known.
+//! Prepares the command line and the files for the client of a service, when the tunnel's local address is known.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Opens sessions for the commands that use a single session (`shell`, `exec`, `ssh-proxy`), and the configuration and AWS
-//! provider of the other commands.
+//! Opens the session of the commands that use a single session (`shell`, `exec`, `ssh-proxy`). Also creates the AWS provider and
+//! the configuration of sessions for the other commands.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stderr};
@@ -30,7 +30,7 @@ pub(crate) struct Connection {
 
 /// The session that a command starts by default. The user's options can change it.
 pub(crate) struct Wanted<'a> {
-    /// `None` with `--local`.
+    /// The target; `None` with `--local`.
     pub(crate) target: Option<&'a str>,
     /// The document; `None` means the account's default document, a shell.
     pub(crate) document: Option<&'a str>,
@@ -68,7 +68,7 @@ impl Connection {
             Err(failure) => {
                 stop(manager).await;
                 let names_none = wanted.document.is_none() && session.document_name.is_none();
-                Err(if names_none { naming_the_shell(failure) } else { failure })
+                Err(if names_none { with_document_hint(failure) } else { failure })
             }
         }
     }
@@ -82,7 +82,7 @@ impl Connection {
 
 /// Adds a hint to an access-denied error. A policy with `ssm:SessionDocumentAccessCheck` refuses requests without a document
 /// name, even if it allows the default document.
-fn naming_the_shell(failure: Failure) -> Failure {
+fn with_document_hint(failure: Failure) -> Failure {
     const HINT: &str = "if the policy checks the document (ssm:SessionDocumentAccessCheck), name it: --document-name \
                         SSM-SessionManagerRunShell";
     match failure.kind {
@@ -93,7 +93,7 @@ fn naming_the_shell(failure: Failure) -> Failure {
 
 /// Returns the failure of a command that was stopped before its session started.
 pub(crate) fn stopped(cause: StopCause) -> Failure {
-    Failure::new(cause.exit_code(), "stopped", "stopped before the session began")
+    Failure::new(cause.exit_code(), "stopped", "stopped before the session started")
 }
 
 /// Stops the local Session Manager, if there is one.

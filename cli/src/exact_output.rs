@@ -1,4 +1,4 @@
-//! Commands whose output arrives byte for byte.
+//! Transfers the output of commands byte for byte.
 //!
 //! The official agent passes a command's output through a UTF-8 filter. The filter keeps only one byte of each U+FFFD (EF BF
 //! BD), and drops an incomplete character at the end (SHELL-1). Therefore a script on the node escapes the output in such a

@@ -15,7 +15,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::session_outputs::SessionOutputs;
 use crate::shutdown::Shutdown;
 
-/// The command's input, and the mark at the beginning of its output.
+/// The input of the command, and the mark that precedes its output.
 pub(crate) struct Input {
     bytes: Vec<u8>,
     mark: String,

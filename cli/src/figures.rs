@@ -146,8 +146,8 @@ const METRICS: [Metric; 14] = [
     ("round_trip_seconds", "gauge", "Smoothed time from a message to its acknowledgement.", |s| {
         s.round_trip_us as f64 / 1e6
     }),
-    ("reconnects_total", "counter", "WebSockets opened after a session's first.", |s| s.reconnects as f64),
-    ("sessions", "gauge", "Sessions that are ready now; 0 is down.", |s| s.sessions as f64),
+    ("reconnects_total", "counter", "Times that the WebSocket of a session was reopened.", |s| s.reconnects as f64),
+    ("sessions", "gauge", "Sessions that are ready now. 0 means that the forward is down.", |s| s.sessions as f64),
     ("sessions_connected", "gauge", "Ready sessions whose WebSocket is connected.", |s| s.sessions_connected as f64),
     ("data_channel_age_seconds", "gauge", "Time since the oldest of these WebSockets was connected.", |s| {
         s.data_channel_age_s as f64

@@ -35,7 +35,7 @@ pub(crate) fn init(verbosity: Verbosity) {
     tracing_subscriber::registry().with(lines).with(ours).init();
 }
 
-/// Reports suppressed lines that no other line followed.
+/// Reports the suppressed lines that were not reported yet, because no other line of the same place followed.
 pub(crate) fn finish() {
     let mut places = LINES.places.lock().unwrap_or_else(PoisonError::into_inner);
     let suppressed: u64 = places.values_mut().map(|place| std::mem::take(&mut place.suppressed)).sum();

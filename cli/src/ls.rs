@@ -1,4 +1,4 @@
-//! `ls`: what can be reached, so that nobody has to look it up in the console.
+//! `ls`: lists the nodes, services and containers that can be reached, as an alternative to the AWS console.
 
 use serde_json::{Value, json};
 use ssm_forward::{Node, RunningTask, ServiceKind, ServiceSummary};
@@ -11,7 +11,7 @@ use crate::{console, untrusted, writer};
 /// Prints the list.
 ///
 /// # Errors
-/// In one line, the API's error.
+/// Returns the API's error, or an error if standard output cannot be written.
 pub(crate) async fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
     let aws = connect::aws(&args.aws).await?;
     let services = async |kind| Ok::<_, Failure>(rows(&aws.list_services(kind).await?, &SERVICE_COLUMNS, service));
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// A table: the columns' names in JSON, and each row's cells.
+/// A table: the names of the columns as in JSON, and the cells of each row.
 struct Rows {
     columns: &'static [&'static str],
     rows: Vec<Vec<Value>>,
@@ -70,7 +70,7 @@ fn task(task: &RunningTask) -> [Value; 3] {
     [json!(task.spec.to_string()), json!(task.task), json!(task.connection)]
 }
 
-/// An array of objects.
+/// Returns the table as a JSON array of objects.
 fn json(rows: &Rows) -> String {
     let object = |row: &Vec<Value>| -> Value {
         rows.columns.iter().map(|column| (*column).to_owned()).zip(row.iter().cloned()).collect()
@@ -79,7 +79,7 @@ fn json(rows: &Rows) -> String {
     format!("{list:#}\n")
 }
 
-/// Columns as wide as their widest cell, separated by two spaces.
+/// Returns the table as text. Each column is as wide as its widest cell; columns are separated by two spaces.
 fn table(rows: &Rows) -> String {
     if rows.rows.is_empty() {
         return String::new();

@@ -14,7 +14,7 @@ use crate::exit_code::{ExitCode, Failure};
 /// # Errors
 /// Returns an error if a file cannot be written.
 pub(crate) fn write(folder: &Path) -> Result<ExitCode, Failure> {
-    let mut command = in_full(Cli::command());
+    let mut command = with_all_descriptions(Cli::command());
     command.build();
     let written = std::fs::create_dir_all(folder).and_then(|()| write_pages(&command, folder));
     written.map_err(|error| {
@@ -25,10 +25,10 @@ pub(crate) fn write(folder: &Path) -> Result<ExitCode, Failure> {
 
 /// Returns the command with `hide_short_help` removed from its options. For an option that `-h` does not show, `clap_mangen`
 /// leaves out the description if the option has only a short one.
-fn in_full(command: Command) -> Command {
+fn with_all_descriptions(command: Command) -> Command {
     let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let command = command.mut_args(|option| option.hide_short_help(false));
-    names.iter().fold(command, |command, name| command.mut_subcommand(name, in_full))
+    names.iter().fold(command, |command, name| command.mut_subcommand(name, with_all_descriptions))
 }
 
 fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {

@@ -45,7 +45,7 @@ pub(crate) async fn plan(
     };
     let mut planned = Vec::new();
     for request in forwards {
-        planned.push(one(aws, source.clone(), request).await?);
+        planned.push(plan_one(aws, source.clone(), request).await?);
     }
     Ok(planned)
 }
@@ -82,7 +82,7 @@ pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
     };
     if requests.is_empty() {
         return Err(usage(
-            "what to forward is missing: -L port:host:hostport, or a service such as rds:NAME; see --help",
+            "what to forward is missing: give -L port:host:hostport, or a service such as rds:NAME; see --help",
         ));
     }
     for request in &requests {
@@ -111,7 +111,8 @@ pub(crate) fn requests(args: &TunnelArgs) -> Result<Requests, Failure> {
     Ok(Requests { target, forwards: requests })
 }
 
-async fn one(aws: &Arc<AwsProvider>, source: NodeSource, request: ForwardRequest) -> Result<Planned, Failure> {
+/// Looks up the names of one forward.
+async fn plan_one(aws: &Arc<AwsProvider>, source: NodeSource, request: ForwardRequest) -> Result<Planned, Failure> {
     let service = match &request {
         ForwardRequest::Plain(_) => None,
         ForwardRequest::Service(forward) => Some(forward.service.clone()),

@@ -60,7 +60,7 @@ impl Writer {
     /// Writes all `chunks`, and returns when the system has accepted them. `chunks` is empty afterwards.
     ///
     /// # Errors
-    /// As described for [`failure`].
+    /// Returns an error if the output cannot be written; see [`failure`].
     pub(crate) async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), Failure> {
         if chunks.iter().all(Bytes::is_empty) {
             chunks.clear();
@@ -99,7 +99,7 @@ fn write_all(mut file: &File, chunks: &[Bytes]) -> io::Result<()> {
 /// Writes a complete result to standard output.
 ///
 /// # Errors
-/// As described for [`failure`].
+/// Returns an error if standard output cannot be written; see [`failure`].
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());

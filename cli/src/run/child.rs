@@ -77,7 +77,7 @@ impl Handle {
         }
     }
 
-    /// Waits until the command has ended. When the command stops, this process stops too.
+    /// Waits until the command has ended. When a signal stops the command, this process stops too.
     fn wait(&self, pid: Pid) -> io::Result<ExitCode> {
         let wait = |options| loop {
             match waitid(WaitId::Pid(pid), options) {

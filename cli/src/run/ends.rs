@@ -100,8 +100,8 @@ pub(crate) fn without_proxy(names: &[Name], variable: impl Fn(&str) -> Option<St
     both.into()
 }
 
-/// Makes the names unique. Ends with the same name get their remote port as a suffix. If this is not enough, they also get their
-/// position in the list.
+/// Makes the names unique. Local ends with the same name get the remote port as a suffix. If this is not enough, they also get
+/// their position in the list.
 pub(crate) fn distinguish(ends: &mut [End], ports: &[u16]) {
     let is_shared = |ends: &[End], name: &str| ends.iter().filter(|end| end.name == name).count() > 1;
     let before = ends.to_vec();

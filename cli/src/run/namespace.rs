@@ -22,7 +22,7 @@ const CACHES: [&str; 2] = ["/run/nscd/socket", "/var/run/nscd/socket"];
 /// # Errors
 /// If the system does not allow it, returns an error that says what would allow it, and what works without it.
 pub(super) fn enter(names: &[Name]) -> Result<(), Failure> {
-    separate()?;
+    create_namespaces()?;
     // Mounts of the system stay visible in this namespace, but mounts of this namespace are not visible outside.
     let recursive = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, recursive, None::<&str>).map_err(|error| refused("mount", error))?;
@@ -39,7 +39,7 @@ pub(super) fn enter(names: &[Name]) -> Result<(), Failure> {
 
 /// Creates a mount namespace. Root needs nothing else. Other users also get a user namespace, in which they are allowed to mount.
 /// The ids of the user and the group stay the same, so that files have the same owners.
-fn separate() -> Result<(), Failure> {
+fn create_namespaces() -> Result<(), Failure> {
     if unshare(CloneFlags::CLONE_NEWNS).is_ok() {
         return Ok(());
     }
@@ -91,7 +91,7 @@ fn failure(text: String) -> Failure {
     Failure::new(ExitCode::Config, "namespace", text)
 }
 
-/// Whether system calls are filtered, as containers do.
+/// Whether seccomp filters system calls, as in many containers.
 fn is_filtered() -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
 }

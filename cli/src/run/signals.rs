@@ -22,7 +22,7 @@ const PASSED: [Signal; 9] = [
     Signal::USR1,
     Signal::USR2,
     Signal::TSTP,
-    // The terminal sends it to a job in the background. Only the command reads from the terminal.
+    // The terminal sends SIGTTIN to a background job that reads from it. Only the command reads from the terminal.
     Signal::TTIN,
     // The command must continue when this process does, whatever stopped it.
     Signal::CONT,

@@ -164,7 +164,7 @@ fn announce(args: &SocksArgs, node: &str, route: &Route, address: SocketAddr, ve
     let relay = if matches!(route, Route::Relay(_)) { ", with a relay" } else { "" };
     console::say(untrusted::line(&format!("SOCKS5, SOCKS4a and HTTP proxy on {address} through {node}{relay}")) + "\n");
     if !args.pac.is_empty() {
-        console::say(format!("Browsers find it with http://{}/proxy.pac\n", reached_at(address)));
+        console::say(format!("PAC file for browsers: http://{}/proxy.pac\n", reached_at(address)));
     }
     if !address.ip().is_loopback() {
         console::note(&format!(

@@ -1,4 +1,4 @@
-//! A view that fills the terminal.
+//! A full-screen view on the terminal.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};

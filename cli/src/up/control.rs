@@ -225,7 +225,7 @@ mod tests {
         };
         let (processes, ()) = tokio::join!(Process::all(&folder), serve);
         assert_eq!(processes.unwrap().iter().map(|process| process.status.clone()).collect::<Vec<_>>(), [status]);
-        assert!(!folder.socket(1).exists(), "the stale one is still there");
+        assert!(!folder.socket(1).exists(), "the stale socket still exists");
         drop(socket);
         assert!(!folder.socket(2).exists());
     }

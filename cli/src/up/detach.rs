@@ -78,6 +78,6 @@ fn report(status: &ProcessStatus, verbosity: Verbosity) -> ExitCode {
         return ExitCode::Ok;
     }
     let (names, pid) = (failed.join(", "), status.pid);
-    console::note(&format!("warning: not open yet: {names}; process {pid} tries again; `logs` shows why"));
+    console::note(&format!("warning: not open yet: {names}; process {pid} will try again; `logs` shows the reason"));
     ExitCode::Channel
 }

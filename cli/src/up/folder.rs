@@ -59,8 +59,8 @@ impl ControlFolder {
         self.folder.join(format!("up-{pid}.sock"))
     }
 
-    /// Waits for the lock. A process holds it while it checks which tunnels are open in other processes and opens its control
-    /// socket. Dropping the file releases the lock.
+    /// Waits for the lock. A process holds the lock while it checks which tunnels are open in other processes and then opens its
+    /// control socket or further tunnels. Dropping the file releases the lock.
     ///
     /// # Errors
     /// Returns an error if the lock file cannot be created or locked.

@@ -22,7 +22,7 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    /// Opens tunnels.
+    /// Creates a manager and opens `tunnels`.
     pub(super) fn start(shared: Arc<UpContext>, tunnels: Vec<config::Tunnel>) -> Self {
         let workers = tunnels.into_iter().enumerate();
         let workers = workers.map(|(index, tunnel)| Some(Worker::start(index, tunnel, shared.clone()))).collect();

@@ -61,7 +61,7 @@ impl Providers {
         }
         let read = aws.preferences().await;
         let is_cacheable = is_cacheable(&read);
-        let read = read.inspect_err(|error| tracing::debug!(%error, "the preferences are unknown"));
+        let read = read.inspect_err(|error| tracing::debug!(%error, "the account's preferences cannot be read"));
         let limits = read.ok().map(|preferences| Limits {
             idle_minutes: Some(preferences.idle_minutes_or_default()),
             max_minutes: preferences.max_minutes,

@@ -202,7 +202,7 @@ fn a_reader_that_is_gone_ends_it_quietly_as_cat() {
         assert_eq!(output.status.code(), Some(141), "{args:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
     }
-    eventually("the sessions are over", || manager.sessions("Active").is_empty());
+    eventually("the sessions have ended", || manager.sessions("Active").is_empty());
 }
 
 /// Starts a server that sends data to every client without end. Returns its port.
@@ -229,7 +229,7 @@ fn ctrl_c_twice_always_ends_it() {
         cli.signal("INT");
         assert_eq!(cli.end().code, 130, "{line}");
     }
-    eventually("the sessions are over", || manager.sessions("Active").is_empty());
+    eventually("the sessions have ended", || manager.sessions("Active").is_empty());
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn ctrl_c_twice_ends_it_where_nobody_reads() {
     }
     let mut child = child;
     let mut status = None;
-    eventually("the end", || {
+    eventually("the end of the process", || {
         status = child.try_wait().unwrap();
         status.is_some()
     });

@@ -131,7 +131,9 @@ impl Cli {
     pub(crate) fn end(mut self) -> Ended {
         let code = match self.exit.recv_timeout(PATIENCE) {
             Ok(code) => code.expect("ended by a signal"),
-            Err(error) => panic!("it did not end ({error}); stderr: {:#?}", self.stderr.try_iter().collect::<Vec<_>>()),
+            Err(error) => {
+                panic!("the process did not end ({error}); stderr: {:#?}", self.stderr.try_iter().collect::<Vec<_>>())
+            }
         };
         self.exited = true;
         Ended { code, stdout: rest(&self.stdout), stderr: rest(&self.stderr) }

@@ -121,7 +121,7 @@ fn sigterm_ends_the_session_and_leaves_no_process() {
         cli.signal(signal);
         assert_eq!(cli.end().code, code, "{signal}");
         assert!(manager.sessions("Active").is_empty(), "{signal}");
-        eventually("the command is gone", || !is_alive(&pid));
+        eventually("the command has ended", || !is_alive(&pid));
     }
 }
 
@@ -134,8 +134,8 @@ fn a_reader_that_goes_away_ends_it() {
     let output = std::process::Command::new("sh").args(["-c", &script]).envs(variables).output().unwrap();
     let pid = String::from_utf8(output.stdout).unwrap();
     assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
-    eventually("the command is gone", || !is_alive(pid.trim()));
-    eventually("the session is over", || manager.sessions("Active").is_empty());
+    eventually("the command has ended", || !is_alive(pid.trim()));
+    eventually("the session has ended", || manager.sessions("Active").is_empty());
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_reader_that_takes_nothing_keeps_no_signal_waiting() {
         std::process::Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success()
     );
     let mut status = None;
-    eventually("the end", || {
+    eventually("the end of the process", || {
         status = child.try_wait().unwrap();
         status.is_some()
     });

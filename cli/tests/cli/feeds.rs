@@ -61,7 +61,7 @@ fn a_download_uses_a_command_session_and_does_not_notice_its_loss() {
     eventually("a program that copies", || !programs(&manager).is_empty());
     let [(process, arguments)] = programs(&manager).try_into().unwrap();
     let [_, port, nonce] = arguments.as_slice() else { panic!("{arguments:?}") };
-    assert!(port.parse::<u16>().is_ok() && nonce.len() == 32, "no secret among them: {arguments:?}");
+    assert!(port.parse::<u16>().is_ok() && nonce.len() == 32, "no secret among the arguments: {arguments:?}");
     eventually("the program copies data", || written(&process) > 300_000);
     let [session] = command_sessions(&manager, "Active").try_into().unwrap();
     manager.call("TerminateSession", &json!({ "SessionId": session }));
@@ -74,7 +74,7 @@ fn a_download_uses_a_command_session_and_does_not_notice_its_loss() {
     assert!(logged("also gets a command session") && logged("is sent again"), "{:#?}", ended.stderr);
     let events = ended.stdout.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert!(!events.into_iter().any(|event| event["event"] == "warning"), "{:#?}", ended.stdout);
-    assert_eq!(command_sessions(&manager, "Active"), Vec::<String>::new(), "none is left");
+    assert_eq!(command_sessions(&manager, "Active"), Vec::<String>::new(), "no command session is left");
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn exit_codes_tell_the_truth() {
     let ended = cli.end();
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stdout.iter().any(|line| line.starts_with("Exiting session with sessionId: ")), "{ended:?}");
-    // A token that does not open the channel.
+    // This token does not open the data channel.
     let mut wrong = port_session(&manager, echo_server());
     wrong["TokenValue"] = "wrong".into();
     wrong["SessionId"] = "gone".into();

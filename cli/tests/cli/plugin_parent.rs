@@ -105,7 +105,7 @@ fn is_installed(program: &str) -> bool {
 fn assert_ends_with_its_caller(caller: &[&str], plugin: &Plugin, manager: &LocalManager) {
     let launched = plugin.started_by(caller, manager);
     launched.cli.signal("KILL");
-    eventually(&format!("the session of {caller:?} is over"), || !launched.is_active(manager));
+    eventually(&format!("the session of {caller:?} has ended"), || !launched.is_active(manager));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn one_connection_is_carried_by_all_sessions_and_outlives_each_of_them() {
     });
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
-        assert_eq!(cli.event("session_lost")["connections"], 0, "the other sessions carry it on");
+        assert_eq!(cli.event("session_lost")["connections"], 0, "the other sessions carry the connection");
     }
     assert!(asking.join().unwrap() == [answer, question].concat(), "every byte, once, in order");
     cli.signal("TERM");
@@ -113,7 +113,7 @@ fn the_program_stays_private_and_is_used_again_and_a_damaged_one_is_replaced() {
     assert_eq!((mode(&program), mode(program.parent().unwrap())), (0o700, 0o700));
     let [process] = running(&program).try_into().unwrap();
     let arguments = std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap();
-    assert_eq!(arguments.split('\0').skip(1).collect::<Vec<_>>(), ["serve", ""], "no secret among them");
+    assert_eq!(arguments.split('\0').skip(1).collect::<Vec<_>>(), ["serve", ""], "no secret among the arguments");
     first.signal("TERM");
     assert_eq!(first.end().code, 0);
     eventually("the relay ends with its tunnel", || running(&program).is_empty());
@@ -121,7 +121,7 @@ fn the_program_stays_private_and_is_used_again_and_a_damaged_one_is_replaced() {
     let good = std::fs::read(&program).unwrap();
     let written = program.metadata().unwrap().modified().unwrap();
     drop(forward(&manager, port, &[]));
-    assert_eq!(program.metadata().unwrap().modified().unwrap(), written, "it is not copied again");
+    assert_eq!(program.metadata().unwrap().modified().unwrap(), written, "the program was copied again");
     std::fs::remove_file(&program).unwrap();
     std::fs::write(&program, &good[..good.len() / 2]).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
@@ -175,7 +175,7 @@ fn a_pipe_that_the_agent_cannot_connect_is_tried_again_and_no_connection_notices
     manager.set_faults(&["fail-dial,times=2"]);
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
-        eventually("another one", || {
+        eventually("another session", || {
             echo().unwrap();
             let active = manager.sessions("Active");
             active.len() == 2 && !active.contains(&session)
@@ -223,7 +223,7 @@ fn a_program_that_writes_on_after_the_destination_has_closed_sees_a_reset() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"answer");
-    eventually("the program is told", || stream.write_all(b"more").is_err());
+    eventually("a write of the program fails", || stream.write_all(b"more").is_err());
     let closed = cli.event("connection_closed").to_string();
     assert!(closed.contains("reset the connection"), "{closed}");
 }
@@ -281,7 +281,7 @@ fn a_copy_that_is_cut_off_leaves_nothing() {
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
     }
-    eventually("it is removed", || programs(&manager).is_empty());
+    eventually("the part is removed", || programs(&manager).is_empty());
 }
 
 #[test]
@@ -317,5 +317,5 @@ fn an_ephemeral_one_leaves_nothing_and_others_can_be_listed_and_removed() {
     let unknown = run(&["relay", "status", "nosuch"], &manager.variables());
     unknown.assert_one_line(5, &[r#"no managed node is named "nosuch" in "#]);
     assert_eq!(run(&["relay", "remove", TARGET], &manager.variables()).code, 0);
-    eventually("it is gone", || programs(&manager).is_empty() && running(&program).is_empty());
+    eventually("the relay and its file are removed", || programs(&manager).is_empty() && running(&program).is_empty());
 }

@@ -64,11 +64,11 @@ fn connections_are_spread_and_a_lost_session_takes_only_its_own_along() {
     let broken: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert_eq!(broken.len(), 1, "{outcomes:?}");
     assert!(matches!(broken[0].kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{broken:?}");
-    eventually("a session in its place", || manager.sessions("Active").len() == 3);
+    eventually("a replacement session", || manager.sessions("Active").len() == 3);
     assert!(echoes(&mut connect(&address)).unwrap());
     cli.signal("TERM");
     assert_eq!(cli.end().code, 0);
-    assert!(manager.sessions("Active").is_empty(), "all are terminated");
+    assert!(manager.sessions("Active").is_empty(), "all sessions are terminated");
 }
 
 #[test]

@@ -159,8 +159,8 @@ fn a_parent_that_is_killed_leaves_no_session_and_no_raw_terminal() {
     let parent = terminal.expect(".");
     terminal.expect_shell();
     assert!(std::process::Command::new("kill").args(["-s", "KILL", &parent]).status().unwrap().success());
-    eventually("the terminal is given back", || terminal.is_as_it_was());
-    eventually("the session is over", || manager.sessions("Active").is_empty());
+    eventually("the terminal is restored", || terminal.is_as_it_was());
+    eventually("the session has ended", || manager.sessions("Active").is_empty());
 }
 
 #[test]

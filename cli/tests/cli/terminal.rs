@@ -109,7 +109,7 @@ impl Terminal {
     #[track_caller]
     pub(crate) fn end(mut self) -> i32 {
         let mut status = None;
-        eventually("the end", || {
+        eventually("the end of the process", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });

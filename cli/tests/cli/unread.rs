@@ -62,7 +62,7 @@ impl Unread {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().expect("ended by a signal");
             }
-            assert!(Instant::now() < deadline, "{signal} does not end it");
+            assert!(Instant::now() < deadline, "{signal} does not end the process");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
@@ -198,6 +198,6 @@ fn a_local_session_manager_whose_output_nobody_reads_serves_and_ends() {
     command.args(["local", "--listen", &address]).stdin(Stdio::null());
     command.stderr(writer.try_clone().unwrap()).stdout(writer);
     let cli = Unread::spawn(command, BufReader::with_capacity(1, reader));
-    eventually("it listens", || TcpStream::connect(&address).is_ok());
+    eventually("the process listens", || TcpStream::connect(&address).is_ok());
     assert_eq!(cli.end_by("TERM"), 0);
 }

@@ -16,7 +16,7 @@ use crate::up::status::{Phase, Status};
 /// Width of the sparkline in columns.
 const SPARKS: u16 = 12;
 
-/// Draws everything.
+/// Draws the whole view.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let rows = u16::try_from(view.rows.len()).unwrap_or(u16::MAX);
     let parts = Layout::vertical([

@@ -93,7 +93,7 @@ fn enter(entry: &OsStr, path: &OsStr, name: &OsStr, words: Vec<OsString>) -> Res
     if !entry.names.is_empty() {
         enter_namespace(&entry.names)?;
     }
-    // This must come last, because a change of the user's credentials resets the signal.
+    // This must come after the namespaces, because entering a user namespace resets the signal.
     end_with_parent(&entry)?;
     if path.is_empty() {
         return Ok(());

@@ -162,7 +162,7 @@ pub(crate) struct Encryption {
 
 impl Encryption {
     /// Returns the agent's request for encryption to the client.
-    pub(crate) fn wish(&self) -> AgentKms {
+    pub(crate) fn agent_request(&self) -> AgentKms {
         AgentKms {
             key_id: self.key_id.clone(),
             challenge: Some(random()),

@@ -70,7 +70,7 @@ impl Window {
     }
 
     /// Returns whether one more message may be in flight.
-    pub(crate) fn has_room(&self, in_flight: usize) -> bool {
+    pub(crate) fn has_capacity(&self, in_flight: usize) -> bool {
         (in_flight as f64) < self.messages
     }
 
@@ -166,7 +166,7 @@ mod tests {
         let mut flight = std::collections::VecDeque::new();
         let (mut delivered, mut sum, mut longest) = (0_u32, Duration::ZERO, Duration::ZERO);
         while now < start + Duration::from_secs(30) {
-            while window.has_room(flight.len()) {
+            while window.has_capacity(flight.len()) {
                 free_at = free_at.max(now) + Duration::from_secs_f64(1.0 / per_second);
                 flight.push_back((now, free_at + delay));
                 sent += 1;
@@ -205,15 +205,15 @@ mod tests {
             window.handle_late(number, 10);
         }
         assert!(
-            window.has_room(31) && !window.has_room(32),
+            window.has_capacity(31) && !window.has_capacity(32),
             "timeouts of messages in flight at the same time count once"
         );
         for number in 10..20 {
             window.handle_late(number, number + 1);
         }
-        assert!(window.has_room(15) && !window.has_room(16));
+        assert!(window.has_capacity(15) && !window.has_capacity(16));
         let mut small = Window::new(4);
         small.handle_late(0, 1);
-        assert!(small.has_room(3) && !small.has_room(4), "the window never exceeds the configured maximum");
+        assert!(small.has_capacity(3) && !small.has_capacity(4), "the window never exceeds the configured maximum");
     }
 }

@@ -230,7 +230,7 @@ struct Replay {
     script_at: i64,
     refusing: bool,
     connected: bool,
-    heard: Vec<AgentMessage>,
+    received: Vec<AgentMessage>,
     messages: Vec<AgentMessage>,
     sent: Numbered,
     acks: Vec<Acknowledge>,
@@ -289,7 +289,7 @@ impl Replay {
             script_at: 0,
             refusing: false,
             connected: false,
-            heard: Vec::new(),
+            received: Vec::new(),
             messages: Vec::new(),
             sent: Numbered::new(),
             acks: Vec::new(),
@@ -312,17 +312,17 @@ impl Replay {
     }
 
     fn play(&mut self, line: &Value) {
-        let (own, heard, service, socket) = match self.side {
+        let (own, received, service, socket) = match self.side {
             Side::Client => ("c2a", "a2c", "s2c", "c2s"),
             Side::Agent => ("a2c", "c2a", "s2a", "a2s"),
         };
         let direction = line["dir"].as_str().unwrap();
-        if line["kind"] == "bin" && (direction == heard || direction == service) {
+        if line["kind"] == "bin" && (direction == received || direction == service) {
             // Messages that were recorded after this end had disconnected never reached it.
             if self.connected {
                 let bytes = Bytes::from(bytes_of(line));
                 self.session.handle_input(self.now, bytes.clone()).unwrap();
-                self.heard.push(AgentMessage::decode(bytes).unwrap());
+                self.received.push(AgentMessage::decode(bytes).unwrap());
             }
         } else if line["kind"] == "bin" && direction == own {
             self.act(AgentMessage::decode(bytes_of(line).into()).unwrap());
@@ -422,18 +422,18 @@ impl Replay {
         });
         assert_eq!(streams(&self.sent, mode), streams(&theirs.collect(), mode), "{name}: sent");
 
-        let heard = numbered(self.heard.iter().cloned());
-        for (id, stream) in &streams(&heard, mode) {
+        let received = numbered(self.received.iter().cloned());
+        for (id, stream) in &streams(&received, mode) {
             let read = self.read.get(id).map_or(&[][..], Vec::as_slice);
             assert_eq!(read, stream.data, "{name}: read from stream {id}");
             let over = [&self.finished, &self.refused, &self.left].iter().any(|streams| streams.contains(id));
             assert!(!stream.finished || over, "{name}: the end of stream {id} was not reported");
         }
-        let flags = heard.values().filter(|(kind, _)| *kind == PayloadType::Flag);
+        let flags = received.values().filter(|(kind, _)| *kind == PayloadType::Flag);
         let flags: Vec<_> = flags.map(|(_, payload)| PortFlag::decode(payload).unwrap()).collect();
         assert_eq!(self.terminated, flags.contains(&PortFlag::TerminateSession), "{name}");
         assert_eq!(!self.refused.is_empty(), flags.contains(&PortFlag::ConnectToPortError), "{name}");
-        assert_eq!(self.closed, closing_text(&self.heard), "{name}");
+        assert_eq!(self.closed, closing_text(&self.received), "{name}");
     }
 
     /// Our side must acknowledge at least the messages that the recorded side acknowledged, with the same number, type and id.
@@ -442,8 +442,8 @@ impl Replay {
         let ours: BTreeSet<_> = self.acks.iter().map(key).collect();
         let theirs: BTreeSet<_> = acks(recording.messages(self.side)).iter().map(key).collect();
         assert!(theirs.is_subset(&ours), "{name}: {theirs:?} but {ours:?}");
-        let heard = self.heard.iter().filter(|message| is_numbered(message));
-        assert_eq!(heard.map(|message| key(&Acknowledge::of(message))).collect::<BTreeSet<_>>(), ours, "{name}");
+        let received = self.received.iter().filter(|message| is_numbered(message));
+        assert_eq!(received.map(|message| key(&Acknowledge::of(message))).collect::<BTreeSet<_>>(), ours, "{name}");
     }
 
     /// Handshake bodies and flags must be the same, in the same order, except for times.
@@ -469,8 +469,8 @@ fn without_times(payload_type: PayloadType, payload: &[u8]) -> Value {
 }
 
 /// Returns the text of the last `channel_closed`.
-fn closing_text(heard: &[AgentMessage]) -> Option<String> {
-    let closed = heard.iter().rfind(|message| message.message_type() == MessageType::ChannelClosed)?;
+fn closing_text(received: &[AgentMessage]) -> Option<String> {
+    let closed = received.iter().rfind(|message| message.message_type() == MessageType::ChannelClosed)?;
     let body: Value = serde_json::from_slice(closed.payload()).unwrap();
     Some(body["Output"].as_str().unwrap_or_default().to_owned())
 }

@@ -72,7 +72,7 @@ impl Flow {
 
 /// The planned end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Ending {
     /// Both directions arrive completely.
     Whole,
     /// The agent cannot reach its destination.
@@ -85,7 +85,7 @@ enum Fate {
 struct Talk {
     up: Flow,
     down: Flow,
-    fate: Fate,
+    ending: Ending,
     /// Whether the planned end has happened.
     done: bool,
     /// The client's program reads nothing before this time.
@@ -94,16 +94,16 @@ struct Talk {
 
 impl Talk {
     fn random(rng: &mut Rng, bytes: usize) -> Self {
-        let fate = match rng.u8(..8) {
-            0 => Fate::Refused,
-            1 => Fate::Dropped { abandon: rng.bool() },
-            _ => Fate::Whole,
+        let ending = match rng.u8(..8) {
+            0 => Ending::Refused,
+            1 => Ending::Dropped { abandon: rng.bool() },
+            _ => Ending::Whole,
         };
         let (up, mut down) = (Flow::random(rng, bytes), Flow::random(rng, bytes));
         // The flag of a refusal does not name the stream. A stream with an empty answer between the flag and its FIN would be
         // considered the refused stream.
         down.bytes.push(7);
-        Self { up, down, fate, done: false, paused_until: None }
+        Self { up, down, ending, done: false, paused_until: None }
     }
 }
 
@@ -115,7 +115,7 @@ struct Plan {
     cuts: usize,
     /// Probability, in 1/200, that a side receives a notification that the other side is inactive or active. The notification need
     /// not be true.
-    rumours: usize,
+    notices: usize,
     head_only: bool,
     quirks: AgentQuirks,
     /// Maximum outage of a side, and maximum pause of a reader.
@@ -196,7 +196,7 @@ fn run(plan: &Plan) -> Duration {
             let side = if rng.bool() { Side::Client } else { Side::Agent };
             pair.cut(side, plan.outage.mul_f64(rng.f64()));
         }
-        if faulty && rng.usize(..200) < plan.rumours {
+        if faulty && rng.usize(..200) < plan.notices {
             let word = publication(rng.u8(..4) == 0, 1, uuid::Uuid::nil());
             let (now, end) = (pair.now, if rng.bool() { &mut pair.client } else { &mut pair.agent });
             end.session.handle_input(now, word).unwrap();
@@ -205,10 +205,10 @@ fn run(plan: &Plan) -> Duration {
             if faulty && rng.u8(..) == 0 {
                 talk.paused_until = Some(pair.now + plan.outage.mul_f64(rng.f64()));
             }
-            match talk.fate {
-                Fate::Whole => step(&mut rng, &mut pair, *id, talk),
-                Fate::Refused => refuse(&mut pair, *id, talk),
-                Fate::Dropped { abandon } => drop_somewhere(&mut rng, &mut pair, *id, talk, abandon),
+            match talk.ending {
+                Ending::Whole => step(&mut rng, &mut pair, *id, talk),
+                Ending::Refused => refuse(&mut pair, *id, talk),
+                Ending::Dropped { abandon } => drop_somewhere(&mut rng, &mut pair, *id, talk, abandon),
             }
         }
         if streams.values().all(|talk| talk.done) {
@@ -335,7 +335,7 @@ fn check_ends(pair: &mut Pair, streams: &BTreeMap<StreamId, Talk>) {
             _ => None,
         })
         .collect();
-    let wanted = streams.iter().filter(|(_, talk)| talk.fate == Fate::Refused).map(|(id, _)| *id);
+    let wanted = streams.iter().filter(|(_, talk)| talk.ending == Ending::Refused).map(|(id, _)| *id);
     assert_eq!(refused, wanted.collect(), "another stream was reported as refused");
     for end in [&pair.client, &pair.agent] {
         assert_eq!(end.session.stats().streams, 0, "streams remain");
@@ -360,9 +360,9 @@ fn plan_of(seed: u64) -> Plan {
         discard_for: Duration::from_micros(rng.u64(..4000)),
         refuse_for: Duration::from_millis(rng.u64(..300)),
     };
-    let (cuts, rumours) = (rng.usize(..10), rng.usize(..10));
+    let (cuts, notices) = (rng.usize(..10), rng.usize(..10));
     let outage = if rng.u8(..4) == 0 { LONG_OUTAGE } else { OUTAGE };
-    Plan { seed, link, cuts, rumours, head_only: rng.bool(), quirks, outage, streams: rng.usize(1..6), bytes: 20_000 }
+    Plan { seed, link, cuts, notices, head_only: rng.bool(), quirks, outage, streams: rng.usize(1..6), bytes: 20_000 }
 }
 
 /// `SEEDS` is the number of seeds; `SEED` runs a single one.
@@ -399,12 +399,12 @@ proptest! {
         reorder in 0.0..0.5f64,
         latency in 0u64..100,
         cuts in 0usize..20,
-        rumours in 0usize..20,
+        notices in 0usize..20,
         head_only in any::<bool>(),
         streams in 1usize..8,
     ) {
         let link = Link { latency: Duration::from_millis(latency), loss, duplicate, reorder, ..Link::default() };
-        run(&Plan { seed, link, cuts, rumours, head_only, quirks: AgentQuirks::default(), outage: OUTAGE, streams, bytes: 5000 });
+        run(&Plan { seed, link, cuts, notices, head_only, quirks: AgentQuirks::default(), outage: OUTAGE, streams, bytes: 5000 });
     }
 }
 

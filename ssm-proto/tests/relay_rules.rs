@@ -87,22 +87,26 @@ fn the_client_acknowledges_a_feed_at_once_and_again_when_a_pipe_is_lost() {
     for pipe in pipes {
         link.handle_input(now, pipe, &nothing_arrived()).unwrap();
     }
-    let said = |link: &mut Link, now| -> Vec<_> { std::iter::from_fn(|| link.poll_transmit(now)).collect() };
-    let acks =
-        |said: Vec<(PipeId, Bytes)>| -> Vec<_> { said.into_iter().filter(|(_, bytes)| bytes[0] == 11).collect() };
-    assert_eq!(acks(said(&mut link, now)).into_iter().map(|(_, ack)| ack).collect::<Vec<_>>(), [feed_ack(FEED, 0)]);
+    let transmitted = |link: &mut Link, now| -> Vec<_> { std::iter::from_fn(|| link.poll_transmit(now)).collect() };
+    let acks = |transmitted: Vec<(PipeId, Bytes)>| -> Vec<_> {
+        transmitted.into_iter().filter(|(_, bytes)| bytes[0] == 11).collect()
+    };
+    assert_eq!(
+        acks(transmitted(&mut link, now)).into_iter().map(|(_, ack)| ack).collect::<Vec<_>>(),
+        [feed_ack(FEED, 0)]
+    );
     link.handle_input(now, pipes[1], &data(0, 0, 100)).unwrap();
     link.handle_input(now, feed, &data(1, 100, 1000)).unwrap();
-    assert_eq!(acks(said(&mut link, now)), []);
+    assert_eq!(acks(transmitted(&mut link, now)), []);
     let later = link.poll_timeout().unwrap();
-    let [(over, ack)] = acks(said(&mut link, later)).try_into().unwrap();
+    let [(over, ack)] = acks(transmitted(&mut link, later)).try_into().unwrap();
     assert_eq!(
         (over, &ack[..]),
         (pipes[1], &feed_ack_held(1023, later - now)[..]),
         "over the pipe over which a frame arrived last"
     );
     link.lose_pipe(later, pipes[1]);
-    let [(over, again)] = acks(said(&mut link, later)).try_into().unwrap();
+    let [(over, again)] = acks(transmitted(&mut link, later)).try_into().unwrap();
     assert_eq!((over, again), (pipes[0], ack));
 }
 
@@ -272,9 +276,9 @@ fn goodbye_goes_over_every_pipe_also_over_those_that_come_later() {
     client.say_bye();
     client.lose_pipe(now, pipes.remove(0));
     pipes.push(client.add_pipe().unwrap());
-    let told: Vec<_> = std::iter::from_fn(|| client.poll_transmit(now)).collect();
-    let said = |what: Vec<u8>| pipes.iter().map(move |pipe| (*pipe, Bytes::from(what.clone())));
-    assert_eq!(told, said(nothing_arrived()).chain(said(frame(9, 0, &[]))).collect::<Vec<_>>());
+    let messages: Vec<_> = std::iter::from_fn(|| client.poll_transmit(now)).collect();
+    let on_each = |what: Vec<u8>| pipes.iter().map(move |pipe| (*pipe, Bytes::from(what.clone())));
+    assert_eq!(messages, on_each(nothing_arrived()).chain(on_each(frame(9, 0, &[]))).collect::<Vec<_>>());
 }
 
 #[test]

@@ -363,15 +363,16 @@ fn our_agent_sends_what_the_official_agent_sent() {
         };
         let replay = replay_agent(&capture, session_type, None);
         assert_eq!(comparable(replay.sent()), comparable(capture.payloads("a2c")), "{name}");
-        let said = capture.payloads("c2a").into_iter().filter(|(payload_type, _)| *payload_type == PayloadType::Output);
+        let input =
+            capture.payloads("c2a").into_iter().filter(|(payload_type, _)| *payload_type == PayloadType::Output);
         assert_eq!(
             replay.text(Output::Stdout).into_bytes(),
-            said.flat_map(|(_, input)| input).collect::<Vec<u8>>(),
+            input.flat_map(|(_, input)| input).collect::<Vec<u8>>(),
             "{name}"
         );
         let size = serde_json::from_slice(&capture.payload("c2a", PayloadType::Size)).unwrap();
         assert!(
-            replay.events.iter().any(|event| matches!(event, SessionEvent::Resized(told) if *told == size)),
+            replay.events.iter().any(|event| matches!(event, SessionEvent::Resized(reported) if *reported == size)),
             "{name}"
         );
         assert!(replay.failures().is_empty(), "{name}: {:?}", replay.failures());

@@ -74,7 +74,8 @@ fn is_number(word: &str) -> bool {
 /// Returns the sources and documents of the workspace.
 fn texts(root: &Path) -> Vec<PathBuf> {
     let mut texts = Vec::new();
-    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(|room| root.join(room)).filter(|room| room.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        FOLDERS.iter().map(|folder| root.join(folder)).filter(|folder| folder.is_dir()).collect();
     let top = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
     texts.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     while let Some(folder) = folders.pop() {

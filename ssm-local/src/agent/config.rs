@@ -34,7 +34,7 @@ fn config(spec: &AgentSpec, session_type: SessionType, is_paced: bool) -> AgentC
     let base = AgentConfig {
         agent_version: spec.agent_version.clone(),
         session_type,
-        kms: spec.encryption.as_ref().filter(|_| encrypted).map(|encryption| encryption.wish()),
+        kms: spec.encryption.as_ref().filter(|_| encrypted).map(|encryption| encryption.agent_request()),
         identity: spec.identity.clone(),
         // Official agents acknowledge immediately.
         channel: ChannelConfig { ack_delay: Duration::ZERO, ..ChannelConfig::default() },

@@ -18,7 +18,7 @@ use crate::wire::with_right_digest;
 
 /// An event that the driver reports to the owner of a session.
 #[derive(Debug)]
-pub(super) enum Happening {
+pub(super) enum DriverEvent {
     /// The handshake is complete.
     Ready(SessionMode),
     /// The client opened a stream.
@@ -37,14 +37,14 @@ pub(super) async fn run(
     shared: &SharedAgent,
     input: PipeReceiver,
     output: &PipeSender,
-    happenings: UnboundedSender<Happening>,
+    events: UnboundedSender<DriverEvent>,
 ) -> AgentResult {
     shared.lock().protocol.handle_connected(Instant::now().into_std());
     let mut driver = Driver {
         shared,
         input,
         output,
-        happenings,
+        events,
         inbox: VecDeque::new(),
         outbox: VecDeque::new(),
         timer: Box::pin(sleep_until(Instant::now())),
@@ -57,7 +57,7 @@ struct Driver<'a> {
     shared: &'a SharedAgent,
     input: PipeReceiver,
     output: &'a PipeSender,
-    happenings: UnboundedSender<Happening>,
+    events: UnboundedSender<DriverEvent>,
     inbox: VecDeque<Bytes>,
     outbox: VecDeque<Bytes>,
     timer: Pin<Box<Sleep>>,
@@ -75,12 +75,12 @@ impl Driver<'_> {
                 return Poll::Ready(AgentResult::default());
             };
             state.protocol.handle_timeout(now.into_std());
-            if let Some(result) = dispatch(&mut state, &self.happenings) {
+            if let Some(result) = dispatch(&mut state, &self.events) {
                 return Poll::Ready(result);
             }
             let sent = self.send(&mut state, cx, now);
             // Sending frees space in queues, which can cause events.
-            if let Some(result) = dispatch(&mut state, &self.happenings) {
+            if let Some(result) = dispatch(&mut state, &self.events) {
                 return Poll::Ready(result);
             }
             if state.is_settled() {
@@ -173,20 +173,20 @@ fn take(state: &mut AgentState, now: Instant, message: Bytes) -> Result<(), Deco
 }
 
 /// Passes the protocol's events to the owner of the session. Returns the result if one of the events ends the session.
-fn dispatch(state: &mut AgentState, happenings: &UnboundedSender<Happening>) -> Option<AgentResult> {
+fn dispatch(state: &mut AgentState, events: &UnboundedSender<DriverEvent>) -> Option<AgentResult> {
     while let Some(event) = state.protocol.poll_event() {
         // If the receiver was dropped, the session is about to end.
         let _ = match event {
-            SessionEvent::Ready(mode) => happenings.send(Happening::Ready(mode)),
-            SessionEvent::Opened(id) => happenings.send(Happening::Opened(id)),
+            SessionEvent::Ready(mode) => events.send(DriverEvent::Ready(mode)),
+            SessionEvent::Opened(id) => events.send(DriverEvent::Opened(id)),
             SessionEvent::Resized(size) => {
                 state.resize(size);
                 Ok(())
             }
             SessionEvent::DecryptNeeded(request, ciphertext) => {
-                happenings.send(Happening::DecryptNeeded(request, ciphertext))
+                events.send(DriverEvent::DecryptNeeded(request, ciphertext))
             }
-            SessionEvent::Terminated => happenings.send(Happening::Terminated),
+            SessionEvent::Terminated => events.send(DriverEvent::Terminated),
             SessionEvent::Readable(id) | SessionEvent::Finished(id) => {
                 state.wake_reader(id);
                 Ok(())

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::config;
 use super::connection;
 use super::destination::Destination;
-use super::driver::{self, Happening};
+use super::driver::{self, DriverEvent};
 use super::shared::{AgentStream, SharedAgent};
 use super::{AgentResult, AgentSpec, FAREWELL};
 use crate::Profile;
@@ -28,13 +28,13 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     let host = properties.host.clone().filter(|_| knows_hosts);
     let destination = Destination::resolve(&PortProperties { host, ..properties.clone() }, &spec.hosts);
     let shared = SharedAgent::new(config::protocol(&spec, SessionType::Port(properties), true));
-    let (happenings, mut seen) = mpsc::unbounded_channel();
+    let (events, mut seen) = mpsc::unbounded_channel();
     let mut port = Port::new(shared.clone(), destination, spec.profile, spec.faults);
-    let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
+    let mut driver = std::pin::pin!(driver::run(&shared, input, output, events));
     let result = loop {
         tokio::select! {
             result = &mut driver => return result,
-            Some(happening) = seen.recv() => if let Some(result) = port.handle(happening) { break result },
+            Some(event) = seen.recv() => if let Some(result) = port.handle(event) { break result },
             Some(Ok(ended)) = port.connections.join_next() => if let Some(result) = port.ended(ended) { break result },
         }
     };
@@ -78,37 +78,37 @@ impl Port {
         Self { shared, destination, dials, mode: None, faults, connections: JoinSet::new() }
     }
 
-    fn handle(&mut self, happening: Happening) -> Option<AgentResult> {
-        match happening {
-            Happening::Ready(mode) => {
+    fn handle(&mut self, event: DriverEvent) -> Option<AgentResult> {
+        match event {
+            DriverEvent::Ready(mode) => {
                 self.mode = Some(mode);
                 self.destination.as_ref().err().map(AgentResult::failed)
             }
-            Happening::Opened(id) => {
+            DriverEvent::Opened(id) => {
                 self.open(id);
                 None
             }
-            Happening::Terminated => Some(AgentResult::default()),
-            Happening::DecryptNeeded(..) => None,
+            DriverEvent::Terminated => Some(AgentResult::default()),
+            DriverEvent::DecryptNeeded(..) => None,
         }
     }
 
     fn open(&mut self, id: StreamId) {
         let Ok(destination) = self.destination.clone() else { return };
         let (stream, dials) = (AgentStream::new(self.shared.clone(), id), self.dials.clone());
-        let fate = self.faults.dial(Instant::now().into_std());
+        let dial = self.faults.dial(Instant::now().into_std());
         self.connections.spawn(async move {
             let dialled = {
                 let _turn = dials.acquire().await;
                 // Sleeping for a duration of zero could take a tick of the timer.
-                if !fate.delay.is_zero() {
-                    sleep(fate.delay).await;
+                if !dial.delay.is_zero() {
+                    sleep(dial.delay).await;
                 }
-                if fate.fails { Err(std::io::ErrorKind::TimedOut.into()) } else { destination.dial().await }
+                if dial.fails { Err(std::io::ErrorKind::TimedOut.into()) } else { destination.dial().await }
             };
             match dialled {
                 Ok(tcp) => {
-                    connection::serve(tcp, &stream, fate.deaf).await;
+                    connection::serve(tcp, &stream, dial.deaf).await;
                     stream.forget();
                     Ended::Served
                 }

@@ -51,7 +51,7 @@ pub(super) enum Command {
 /// Maximum number of messages in one direction before the other direction has its turn.
 const BATCH: usize = 64;
 /// After the end of the session, maximum time for the client to read the remaining messages.
-const GOODBYE: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state of one session's task.
 pub(super) struct Relay {
@@ -113,7 +113,7 @@ impl Relay {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.session.end(end.state, &end.output);
         tracing::info!(session_id = self.session.id, state = ?end.state, output = end.output, "session ended");
-        let _ = timeout(GOODBYE, self.say_goodbye(&end.output)).await;
+        let _ = timeout(END_TIMEOUT, self.send_end(&end.output)).await;
     }
 
     /// Passes messages on as far as possible. The directions are independent, so that neither waits for the other.
@@ -325,7 +325,7 @@ impl Relay {
     }
 
     /// Notifies both ends of the end, and gives the client time to read the message.
-    async fn say_goodbye(mut self, output: &str) {
+    async fn send_end(mut self, output: &str) {
         let (id, target) = (&self.session.id, &self.session.target);
         let closed = service_message(|date, uuid| ChannelClosed::encode(id, target, output, date, uuid));
         if let Some(agent) = &self.agent {

@@ -245,8 +245,11 @@ async fn the_inventory_tells_who_there_is() {
     assert_eq!(ids(filter("InstanceStatus", "NotEqual", "Active")).await, ["mi-1"]);
     assert_eq!(ids(filter("InstanceId", "BeginWith", "i-")).await, [TARGET]);
     let (_, answer) = call(&local, "GetInventory", json!({ "MaxResults": 1 })).await;
-    let told = &answer["Entities"][0]["Data"]["AWS:InstanceInformation"]["Content"][0];
-    assert_eq!((told["ComputerName"].as_str(), told["ResourceType"].as_str()), (Some("local"), Some("EC2Instance")));
+    let content = &answer["Entities"][0]["Data"]["AWS:InstanceInformation"]["Content"][0];
+    assert_eq!(
+        (content["ComputerName"].as_str(), content["ResourceType"].as_str()),
+        (Some("local"), Some("EC2Instance"))
+    );
     assert!(answer["NextToken"].is_string());
     let (_, refused) =
         call(&local, "GetInventory", json!({ "Filters": [{ "Key": "Color", "Values": ["red"] }] })).await;

@@ -106,13 +106,13 @@ async fn the_keys_for_signals_are_the_only_input() {
     let local = local().await;
     let trap = "echo started; trap \"echo interrupted; exit 4\" INT; trap \"echo quit; exit 5\" QUIT; \
                 while :; do sleep 0.05; done";
-    for (keys, said, code) in [("abc\nd\x03", "interrupted", 4), ("\x1a\x1c", "quit", 5)] {
+    for (keys, output, code) in [("abc\nd\x03", "interrupted", 4), ("\x1a\x1c", "quit", 5)] {
         let command = format!("sh -c '{trap}'");
         let (_, mut client) = Client::start(&local, SEPARATE, json!({ "command": [command] })).await;
         client.expect("started\n").await;
         client.type_in(keys);
         client.end().await;
-        assert_eq!((&*client.stdout, client.exit_code), (format!("{said}\n").as_bytes(), Some(code)));
+        assert_eq!((&*client.stdout, client.exit_code), (format!("{output}\n").as_bytes(), Some(code)));
     }
     let (_, mut client) =
         Client::start(&local, SEPARATE, json!({ "command": ["sh -c 'echo x; exec sleep 100'"] })).await;

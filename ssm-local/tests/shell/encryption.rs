@@ -41,8 +41,8 @@ async fn a_document_names_the_key() {
     assert!(shell.message.contains("KMS"));
 
     let (_, mut shell) = Client::start(&local, "Own-Unknown", json!({})).await;
-    let told = shell.end().await;
-    assert!(told.contains("NotFoundException"), "{told}");
+    let text = shell.end().await;
+    assert!(text.contains("NotFoundException"), "{text}");
     assert!(shell.failure.unwrap().contains("NotFoundException"));
 }
 
@@ -53,8 +53,8 @@ async fn an_agent_that_can_t_decrypt_the_data_key_fails_the_session() {
     for (fault, exception) in faults {
         let local = builder().encrypt_with("alias/lab").kms_fault(fault).start().await.unwrap();
         let (_, mut shell) = Client::start(&local, SHELL, json!({})).await;
-        let told = shell.end().await;
-        assert!(told.contains("Fetching data key failed") && told.contains(exception), "{told}");
+        let text = shell.end().await;
+        assert!(text.contains("Fetching data key failed") && text.contains(exception), "{text}");
         assert_eq!(ended(&local).await.state, SessionState::Failed);
     }
 }

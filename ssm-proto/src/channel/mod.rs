@@ -197,7 +197,7 @@ impl DataChannel {
         (self.paused.is_none() || self.inflight.span() == 0)
             && !(self.pacer.is_some() && self.inflight.has_unsent())
             && self.inflight.span() < self.config.window
-            && self.window.as_ref().is_none_or(|window| window.has_room(self.inflight.unacked()))
+            && self.window.as_ref().is_none_or(|window| window.has_capacity(self.inflight.unacked()))
             && self.inflight.unacked_bytes() < self.config.window_bytes
     }
 

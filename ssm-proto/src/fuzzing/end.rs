@@ -74,11 +74,11 @@ impl End {
         let place = place_of(output);
         let written = self.flow(id).written.get(place).copied().unwrap_or(0);
         let data: Bytes = (written..written + length).map(|at| byte_at(id, place, at)).collect();
-        let room = self.session.writable(id);
+        let capacity = self.session.writable(id);
         match self.session.write_output(id, output, data) {
             Ok(()) => self.flow(id).written.get_mut(place).into_iter().for_each(|written| *written += length),
             Err(WriteError::Full(data)) => {
-                assert!(room == 0 && data.len() == length, "a write was refused although the queue had capacity")
+                assert!(capacity == 0 && data.len() == length, "a write was refused although the queue had capacity")
             }
             Err(_) => {}
         }

@@ -19,7 +19,7 @@ use crate::relay::{
 pub fn relay_input(data: &[u8], now: Instant) {
     for side in [RelaySide::Client, RelaySide::Relay] {
         let _ = Greeting::new(side, RelaySecret::new([1; 32]), [2; 16]).handle_input(data);
-        [First::Nothing, First::Begin, First::Feed].into_iter().for_each(|first| give(side, data, now, first));
+        [First::Nothing, First::Begin, First::Feed].into_iter().for_each(|first| run_link(side, data, now, first));
     }
     let _ = Greeting::of_feed(RelaySecret::new([1; 32]), [2; 16]).handle_input(data);
     let mut decoded = Vec::new();
@@ -41,7 +41,7 @@ enum First {
 }
 
 /// Passes the fuzzer's bytes to a link.
-fn give(side: RelaySide, data: &[u8], now: Instant, first: First) {
+fn run_link(side: RelaySide, data: &[u8], now: Instant, first: First) {
     let mut link = Link::new(side, now);
     let mut pipe = link.add_pipe().expect("the link has no pipe yet");
     let feed = link.add_feed(now, FeedId([7; 16])).expect("the link has no feed yet");
@@ -54,7 +54,7 @@ fn give(side: RelaySide, data: &[u8], now: Instant, first: First) {
         pipe = feed;
     }
     let mut known: Vec<_> = Destination::new("db", 80).and_then(|to| link.open(to)).into_iter().collect();
-    let mut given = 0;
+    let mut read = 0;
     for piece in data.chunks(data.first().map_or(1, |byte| usize::from(*byte) + 1)) {
         if link.handle_input(now, pipe, piece).is_err() {
             break;
@@ -66,10 +66,10 @@ fn give(side: RelaySide, data: &[u8], now: Instant, first: First) {
             }
         }
         link.check();
-        given += known.iter().filter_map(|id| link.read(*id)).map(|chunk| chunk.len()).sum::<usize>();
+        read += known.iter().filter_map(|id| link.read(*id)).map(|chunk| chunk.len()).sum::<usize>();
         while link.poll_transmit(now).is_some() {}
     }
-    assert!(given <= data.len());
+    assert!(read <= data.len());
 }
 
 /// Two correct ends over pipes and feeds that are slow, end, and are added. For any order of operations, neither end reports a

@@ -80,7 +80,7 @@ impl Framer {
     }
 
     /// Returns how many more bytes of frames fit into the message.
-    pub(super) fn room(&self, message: &MessageBuf) -> usize {
+    pub(super) fn remaining(&self, message: &MessageBuf) -> usize {
         message.remaining().saturating_sub(usize::from(self.to_agent && !self.ahead))
     }
 

@@ -191,7 +191,7 @@ impl Mux {
         let stream =
             self.streams.get_mut(&id).filter(|stream| stream.local == LocalEnd::Open).ok_or(WriteError::Closed)?;
         if stream.send.len() >= limit {
-            stream.wants_room = true;
+            stream.write_refused = true;
             return Err(WriteError::Full(data));
         }
         if !data.is_empty() {
@@ -404,11 +404,11 @@ impl Mux {
 
     /// Fills `buf`, which must be empty, with as many frames of as many streams as fit.
     pub fn poll_transmit(&mut self, buf: &mut MessageBuf) {
-        if self.keep_alive_queued && self.framer.room(buf) >= FRAME_HEADER {
+        if self.keep_alive_queued && self.framer.remaining(buf) >= FRAME_HEADER {
             self.keep_alive_queued = false;
             self.framer.put_header(buf, FrameKind::Nop, StreamId(0), 0);
         }
-        while self.framer.room(buf) > FRAME_HEADER {
+        while self.framer.remaining(buf) > FRAME_HEADER {
             let Some(id) = self.fresh.pop_front().or_else(|| self.busy.pop_front()) else { break };
             let alone = self.fresh.is_empty() && self.busy.is_empty();
             match self.fill_from(id, buf, alone) {
@@ -440,18 +440,18 @@ impl Mux {
         }
         // A stream without competitors may fill the whole message.
         let allowance = if alone { usize::MAX } else { stream.deficit };
-        let room = self.framer.room(buf).saturating_sub(FRAME_HEADER);
-        let length = stream.send.len().min(allowance).min(room).min(MAX_FRAME_DATA);
+        let remaining = self.framer.remaining(buf).saturating_sub(FRAME_HEADER);
+        let length = stream.send.len().min(allowance).min(remaining).min(MAX_FRAME_DATA);
         if let Some(length) = u16::try_from(length).ok().filter(|length| *length > 0) {
             self.framer.put_header(buf, FrameKind::Psh, id, length);
             stream.send.copy_to(buf, usize::from(length));
         }
         stream.deficit = stream.deficit.saturating_sub(length);
-        if stream.wants_room && stream.send.len() <= self.config.send_queue / 2 {
-            stream.wants_room = false;
+        if stream.write_refused && stream.send.len() <= self.config.send_queue / 2 {
+            stream.write_refused = false;
             self.events.push_back(MuxEvent::Writable(id));
         }
-        if stream.send.is_empty() && stream.local == LocalEnd::Finishing && self.framer.room(buf) >= FRAME_HEADER {
+        if stream.send.is_empty() && stream.local == LocalEnd::Finishing && self.framer.remaining(buf) >= FRAME_HEADER {
             self.framer.put_header(buf, FrameKind::Fin, id, 0);
             stream.local = LocalEnd::Finished;
             // Like the peer's own library, the agent side forgets a stream when it sends FIN.

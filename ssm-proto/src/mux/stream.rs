@@ -71,7 +71,7 @@ pub(super) struct Stream {
     /// Whether received data is discarded, because the stream has no reader any more.
     pub(super) discard: bool,
     /// Whether a write was refused, so that the owner waits for space in the queue.
-    pub(super) wants_room: bool,
+    pub(super) write_refused: bool,
     pub(super) received_any: bool,
     /// Whether the reader has read all data and waits for more.
     pub(super) reader_waits: bool,
@@ -107,7 +107,7 @@ impl Stream {
             remote_finished: false,
             opening,
             discard: false,
-            wants_room: false,
+            write_refused: false,
             received_any: false,
             reader_waits: false,
             scheduled: false,

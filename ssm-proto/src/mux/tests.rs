@@ -208,13 +208,13 @@ fn an_abandoned_stream_still_sends_what_waits() {
 
 #[test]
 fn a_refusal_belongs_to_the_stream_that_it_was_said_of_also_once_that_is_forgotten() {
-    // The streams are dropped after and before their FIN is sent. Both FINs are sent before the agent's connection attempt fails.
-    for told in [true, false] {
+    // The refusal of the dropped stream arrives after its FIN was sent, when the stream is already forgotten, or before.
+    for fin_sent in [true, false] {
         let mut ends = Ends::new(MuxConfig::default());
         let [dropped, next, refused] = [ends.client.open(), ends.client.open(), ends.client.open()];
         ends.exchange();
         ends.client.abandon(dropped);
-        if told {
+        if fin_sent {
             ends.exchange();
         }
         ends.client.handle_refusal();
@@ -226,7 +226,7 @@ fn a_refusal_belongs_to_the_stream_that_it_was_said_of_also_once_that_is_forgott
         ends.agent.reset(refused);
         ends.exchange();
         let events: Vec<_> = std::iter::from_fn(|| ends.client.poll_event()).collect();
-        assert_eq!(events, [MuxEvent::Finished(next), MuxEvent::Refused(refused)], "{told}");
+        assert_eq!(events, [MuxEvent::Finished(next), MuxEvent::Refused(refused)], "{fin_sent}");
     }
 }
 

@@ -43,7 +43,7 @@ impl Sending {
         Self { limit: INITIAL_CREDIT, ..Self::default() }
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_capacity(&self) -> bool {
         self.waiting < SEND_BUFFER
     }
 

@@ -101,7 +101,7 @@ impl Pipe {
     }
 
     /// Returns when a numbered frame was last received over the pipe.
-    pub(super) fn heard(&self) -> Option<Instant> {
+    pub(super) fn last_received(&self) -> Option<Instant> {
         self.newest
     }
 
@@ -110,8 +110,8 @@ impl Pipe {
     }
 
     /// Returns whether another frame may be sent over the pipe.
-    pub(super) fn has_room(&self) -> bool {
-        self.begun && !self.suspect && self.window.has_room(units(self.in_flight()))
+    pub(super) fn has_capacity(&self) -> bool {
+        self.begun && !self.suspect && self.window.has_capacity(units(self.in_flight()))
     }
 
     /// Handles a received frame. Returns whether it is the first one, which must be HAVE.

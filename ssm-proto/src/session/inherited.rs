@@ -120,7 +120,7 @@ mod tests {
             while let Some(event) = client.poll_event() {
                 assert!(!matches!(event, SessionEvent::Failed(_)), "{event:?}");
                 if matches!(event, SessionEvent::SeemsUsed) {
-                    assert!(found.replace(*now - since).is_none(), "told twice");
+                    assert!(found.replace(*now - since).is_none(), "reported twice");
                 }
             }
             *now += STEP;

@@ -119,7 +119,7 @@ impl Lingers {
     }
 
     /// Handles that data arrived. From now on the limit of the silence is `limit`.
-    pub(super) fn heard(&mut self, id: StreamId, limit: Duration) {
+    pub(super) fn data_arrived(&mut self, id: StreamId, limit: Duration) {
         if let Some(linger) = self.streams.get_mut(&id) {
             (linger.limit, linger.reader_waits, linger.since) = (limit, false, None);
         }
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn unread_data_and_a_busy_reader_stop_the_clock() {
         let mut clock = Clock::new();
-        clock.lingers.heard(ID, LIMIT);
+        clock.lingers.data_arrived(ID, LIMIT);
         assert_eq!(clock.run(2, 90), None);
         assert_eq!(clock.lingers.poll_timeout(), None);
         clock.lingers.reader_waits(clock.at(90), ID);
@@ -357,7 +357,7 @@ mod tests {
         clock.lingers.probe_sent(clock.at(30), 8);
         clock.arrived = 8;
         assert!(clock.look(30, true).is_empty(), "one probe proves only that the path works now");
-        clock.lingers.heard(ID, LIMIT);
+        clock.lingers.data_arrived(ID, LIMIT);
         clock.lingers.reader_waits(clock.at(31), ID);
         assert_eq!(clock.run(32, 200), Some(64));
     }
@@ -369,7 +369,7 @@ mod tests {
             clock.look(second, true);
         }
         clock.lingers.probe_sent(clock.at(30), 8);
-        clock.lingers.heard(ID, LIMIT);
+        clock.lingers.data_arrived(ID, LIMIT);
         clock.arrived = 8;
         assert!(clock.look(30, true).is_empty());
         clock.lingers.end(ID);

@@ -537,7 +537,7 @@ impl Session {
             let event = match event {
                 MuxEvent::Opened(id) => SessionEvent::Opened(id),
                 MuxEvent::Readable(id) => {
-                    self.lingers.heard(id, self.carrier.linger(self.mux_config.linger));
+                    self.lingers.data_arrived(id, self.carrier.linger(self.mux_config.linger));
                     SessionEvent::Readable(id)
                 }
                 MuxEvent::Writable(id) => SessionEvent::Writable(id),

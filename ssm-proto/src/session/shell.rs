@@ -31,7 +31,7 @@ pub(super) struct Shell {
     /// Unread output in order; no queue is empty.
     receive: VecDeque<(Output, ReceiveQueue)>,
     receive_bytes: usize,
-    wants_room: bool,
+    write_refused: bool,
     finished: bool,
     remote_finished: bool,
     events: VecDeque<MuxEvent>,
@@ -62,7 +62,7 @@ impl Shell {
             send_bytes: 0,
             receive: VecDeque::new(),
             receive_bytes: 0,
-            wants_room: false,
+            write_refused: false,
             finished: false,
             remote_finished: false,
             events: VecDeque::new(),
@@ -128,7 +128,7 @@ impl Shell {
             return Err(WriteError::NoStderr);
         }
         if self.send_bytes >= self.send_queue {
-            self.wants_room = true;
+            self.write_refused = true;
             return Err(WriteError::Full(data));
         }
         if data.is_empty() {
@@ -244,8 +244,8 @@ impl Shell {
         if !matches!(self.send.front(), Some(Segment::Data(_, queue)) if !queue.is_empty()) {
             self.send.pop_front();
         }
-        if self.wants_room && self.send_bytes <= self.send_queue / 2 {
-            self.wants_room = false;
+        if self.write_refused && self.send_bytes <= self.send_queue / 2 {
+            self.write_refused = false;
             self.events.push_back(MuxEvent::Writable(STREAM));
         }
         self.end_if_done();

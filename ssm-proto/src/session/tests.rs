@@ -264,8 +264,11 @@ fn what_can_not_be_decrypted_fails_the_session_without_an_acknowledgement() {
             let bad = message(MessageType::OutputStreamData, number, PayloadType::Output, payload);
             ends.client.handle_input(ends.now, bad).unwrap();
         }
-        let told = events(&mut ends.client);
-        assert!(matches!(&told[..], [SessionEvent::Failed(error)] if error.to_string().contains(text)), "{told:?}");
+        let reported = events(&mut ends.client);
+        assert!(
+            matches!(&reported[..], [SessionEvent::Failed(error)] if error.to_string().contains(text)),
+            "{reported:?}"
+        );
         assert!(ends.client.poll_transmit(ends.now).is_none());
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Unmultiplexed {
     next: u32,
     send: ByteQueue,
     receive: ReceiveQueue,
-    wants_room: bool,
+    write_refused: bool,
     /// Whether data arrived after the last write.
     answered: bool,
     /// Whether the reader has read all data and waits for more.
@@ -87,7 +87,7 @@ impl Unmultiplexed {
             next: 1,
             send: ByteQueue::default(),
             receive: ReceiveQueue::default(),
-            wants_room: false,
+            write_refused: false,
             answered: false,
             reader_waits: false,
             finished: None,
@@ -194,7 +194,7 @@ impl Unmultiplexed {
             return Ok(());
         }
         if self.send.len() >= self.send_queue {
-            self.wants_room = true;
+            self.write_refused = true;
             return Err(WriteError::Full(data));
         }
         if !data.is_empty() {
@@ -313,7 +313,7 @@ impl Unmultiplexed {
         } else if let Some(id) = self.current.filter(|_| !self.remote_finished) {
             self.remote_finished = true;
             self.send.clear();
-            if std::mem::take(&mut self.wants_room) {
+            if std::mem::take(&mut self.write_refused) {
                 self.events.push_back(MuxEvent::Writable(id));
             }
             self.events.push_back(MuxEvent::Finished(id));
@@ -346,8 +346,8 @@ impl Unmultiplexed {
         if length > 0 {
             self.send.copy_to(buf, length);
         }
-        if self.wants_room && self.send.len() <= self.send_queue / 2 {
-            self.wants_room = false;
+        if self.write_refused && self.send.len() <= self.send_queue / 2 {
+            self.write_refused = false;
             self.events.extend(self.current.map(MuxEvent::Writable));
         }
         self.end_if_done();

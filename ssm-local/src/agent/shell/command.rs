@@ -118,8 +118,8 @@ fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
 }
 
 fn split(line: &str) -> Result<Command, String> {
-    let words = shlex::split(line).unwrap_or_default();
-    let Some((program, arguments)) = words.split_first() else {
+    let parts = shlex::split(line).unwrap_or_default();
+    let Some((program, arguments)) = parts.split_first() else {
         return Err(format!("Unable to start command: Failed to parse commands input: {line}"));
     };
     let mut command = Command::new(program);

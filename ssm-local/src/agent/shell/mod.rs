@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::config;
-use super::driver::{self, Happening};
+use super::driver::{self, DriverEvent};
 use super::shared::{AgentStream, SharedAgent};
 use super::{AgentResult, AgentSpec, FAREWELL};
 use crate::Profile;
@@ -37,13 +37,13 @@ pub(super) async fn serve(spec: AgentSpec, input: PipeReceiver, output: &PipeSen
     let shared = SharedAgent::new(config::protocol(&spec, session_type, program.is_paced()));
     shared.lock().set_refusing(program.has_terminal());
     let farewell = if spec.profile == Profile::Fast { PATIENT_FAREWELL } else { FAREWELL };
-    let (happenings, mut seen) = mpsc::unbounded_channel();
+    let (events, mut seen) = mpsc::unbounded_channel();
     let mut shell = Shell { shared: shared.clone(), program: Some(program), spec, running: JoinSet::new() };
-    let mut driver = std::pin::pin!(driver::run(&shared, input, output, happenings));
+    let mut driver = std::pin::pin!(driver::run(&shared, input, output, events));
     let result = loop {
         tokio::select! {
             result = &mut driver => return result,
-            Some(happening) = seen.recv() => if let Some(result) = shell.handle(happening) { break result },
+            Some(event) = seen.recv() => if let Some(result) = shell.handle(event) { break result },
             Some(ended) = shell.running.join_next() => {
                 break ended.unwrap_or_else(|_| AgentResult::failed("the agent's session worker crashed"));
             }
@@ -71,17 +71,17 @@ struct Shell {
 }
 
 impl Shell {
-    fn handle(&mut self, happening: Happening) -> Option<AgentResult> {
-        match happening {
-            Happening::Ready(_) => {}
-            Happening::Opened(id) => self.run(id),
-            Happening::DecryptNeeded(request, ciphertext) => {
+    fn handle(&mut self, event: DriverEvent) -> Option<AgentResult> {
+        match event {
+            DriverEvent::Ready(_) => {}
+            DriverEvent::Opened(id) => self.run(id),
+            DriverEvent::DecryptNeeded(request, ciphertext) => {
                 match self.spec.encryption.as_ref()?.decrypt(&ciphertext, &request.context) {
                     Ok(key) => self.shared.lock().provide_plaintext_key(&key),
                     Err(why) => return Some(AgentResult::failed(why)),
                 }
             }
-            Happening::Terminated => return Some(AgentResult::default()),
+            DriverEvent::Terminated => return Some(AgentResult::default()),
         }
         None
     }

@@ -43,7 +43,7 @@ pub(super) async fn run_merged(
     let group = process.group;
     tokio::select! {
         _ = process.wait() => {}
-        () = obey(group, stream, shared, profile) => {}
+        () = forward_signals(group, stream, shared, profile) => {}
     }
     pump(tokio::fs::File::from_std(reader), stream, Output::Stdout, "", profile).await;
     AgentResult::default()
@@ -78,7 +78,7 @@ pub(super) async fn run_separate(
     };
     let status = tokio::select! {
         status = run => status,
-        () = obey(group, stream, shared, profile) => None,
+        () = forward_signals(group, stream, shared, profile) => None,
     };
     // A program that was killed by a signal has no code; Go returns -1.
     stream.exit(status.and_then(|status| status.code()).unwrap_or(-1).into());
@@ -105,7 +105,7 @@ async fn report_failure(command: &Command, error: &io::Error, stream: &AgentStre
 }
 
 /// Watches the client's input for characters that cause signals (SHELL-5). Never returns.
-async fn obey(group: Pid, stream: &AgentStream, shared: &SharedAgent, profile: Profile) {
+async fn forward_signals(group: Pid, stream: &AgentStream, shared: &SharedAgent, profile: Profile) {
     let mut chunks: Vec<Bytes> = Vec::new();
     while stream.read(&mut chunks, usize::MAX).await {
         for chunk in chunks.drain(..) {
@@ -158,23 +158,23 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let Some(child) = self.child.take() else { return };
-        let dying = Dying { child, leader: self.group };
+        let terminating = Terminating { child, leader: self.group };
         // A stopped program handles SIGHUP only after SIGCONT.
-        dying.signal(&[Signal::HUP, Signal::CONT]);
+        terminating.signal(&[Signal::HUP, Signal::CONT]);
         // Waiting is only possible inside a runtime.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(dying.wait());
+            runtime.spawn(terminating.wait());
         }
     }
 }
 
 /// A program that received the first signals, and is killed when this value is dropped.
-struct Dying {
+struct Terminating {
     child: Child,
     leader: Pid,
 }
 
-impl Dying {
+impl Terminating {
     async fn wait(mut self) {
         let _ = timeout(GRACE, self.child.wait()).await;
     }
@@ -189,7 +189,7 @@ impl Dying {
     }
 }
 
-impl Drop for Dying {
+impl Drop for Terminating {
     fn drop(&mut self) {
         self.signal(&[Signal::KILL]);
     }

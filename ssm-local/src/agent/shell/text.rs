@@ -163,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_real_agent_loses_what_the_official_one_does() {
-        for (said, passes) in [
+        for (source, passes) in [
             (&b"text \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80"[..], &b"text \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80"[..]),
             (b"a\xef\xbf\xbdbcd", b"a\xefbcd"),
             (b"a\xef\xbf\xbd", b"a"),
@@ -174,12 +174,12 @@ mod tests {
             (b"cut \xe2\x82", b"cut "),
         ] {
             for size in [1024, 3, 1] {
-                let mut reader = Reader { source: said, pending: BytesMut::new(), size, profile: Profile::Real };
+                let mut reader = Reader { source, pending: BytesMut::new(), size, profile: Profile::Real };
                 let mut passed = Vec::new();
                 while let Some(chunk) = reader.next().await {
                     passed.extend_from_slice(&chunk);
                 }
-                assert_eq!(passed, passes, "{said:?} {size}");
+                assert_eq!(passed, passes, "{source:?} {size}");
             }
         }
     }

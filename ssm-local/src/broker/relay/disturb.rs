@@ -8,7 +8,7 @@ use ssm_proto::publication;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::{ClientSocket, End, GOODBYE, Relay, now, service_message};
+use super::{ClientSocket, END_TIMEOUT, End, Relay, now, service_message};
 use crate::broker::SessionState;
 use crate::faults::{Action, Direction, Fault, SessionFaults};
 
@@ -56,7 +56,7 @@ impl Relay {
             Action::Close { code, reason } => {
                 let frame = CloseFrame { code: code.into(), reason: reason.into() };
                 if let Some(client) = self.client.take() {
-                    tokio::spawn(timeout(GOODBYE, close(client, frame)));
+                    tokio::spawn(timeout(END_TIMEOUT, close(client, frame)));
                     self.disconnect(&"closed by a fault");
                 }
             }

@@ -55,7 +55,7 @@ impl Link {
     /// Returns the next acknowledgement of a feed. It is sent over the pipe over which a frame arrived last, because that pipe
     /// surely works.
     pub(super) fn next_feed_ack(&mut self, now: Instant) -> Option<(PipeId, Bytes)> {
-        let over = self.ordinary().max_by_key(|(_, pipe)| pipe.heard()).map(|(id, _)| *id)?;
+        let over = self.ordinary().max_by_key(|(_, pipe)| pipe.last_received()).map(|(id, _)| *id)?;
         for pipe in self.pipes.values_mut().filter(|pipe| pipe.ack_due().is_some_and(|due| due <= now)) {
             if let Some(feed) = pipe.feed()
                 && let Some((position, held)) = pipe.take_ack(now)

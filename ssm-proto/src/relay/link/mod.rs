@@ -136,7 +136,7 @@ pub struct Link {
     /// Whether this end has ended the link with BYE.
     is_leaving: bool,
     /// Pipes over which BYE must still be sent.
-    farewells: VecDeque<PipeId>,
+    bye_pending: VecDeque<PipeId>,
     frames: u64,
     repeated: u64,
     duplicates: u64,
@@ -166,7 +166,7 @@ impl Link {
             beginnings: VecDeque::new(),
             alone: Some(now),
             is_leaving: false,
-            farewells: VecDeque::new(),
+            bye_pending: VecDeque::new(),
             frames: 0,
             repeated: 0,
             duplicates: 0,
@@ -183,7 +183,7 @@ impl Link {
         let id = self.insert(Pipe::new());
         self.beginnings.push_back(id);
         if self.is_leaving {
-            self.farewells.push_back(id);
+            self.bye_pending.push_back(id);
         }
         self.alone = None;
         Some(id)
@@ -214,7 +214,7 @@ impl Link {
 
     /// Opens a connection. Data can be written before the relay has answered. Returns `None` if there are too many connections.
     pub fn open(&mut self, to: Destination) -> Option<ConnectionId> {
-        // The other end would end the link if the number of OPEN were too far ahead (RELAY-6).
+        // The relay ends the link if a connection's id is too far ahead (RELAY-6).
         let is_far_ahead = self.outstanding.len() as u64 > SPAN / 2 || self.control.len() >= MAX_CONTROL;
         if is_far_ahead || self.connections.len() >= MAX_CONNECTIONS {
             return None;
@@ -285,7 +285,7 @@ impl Link {
     /// Returns the chunk if the send buffer is full. Data that would have no receiver is dropped without an error.
     pub fn write(&mut self, id: ConnectionId, chunk: Bytes) -> Result<(), Bytes> {
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        if !connection.sending.has_room() {
+        if !connection.sending.has_capacity() {
             connection.sending.full = true;
             return Err(chunk);
         }
@@ -342,7 +342,7 @@ impl Link {
         self.control.clear();
         if !std::mem::replace(&mut self.is_leaving, true) {
             let pipes: Vec<PipeId> = self.ordinary().map(|(id, _)| *id).collect();
-            self.farewells.extend(pipes);
+            self.bye_pending.extend(pipes);
         }
     }
 

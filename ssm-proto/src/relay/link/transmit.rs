@@ -44,7 +44,7 @@ impl Link {
                 return Some((id, Frame::Have(self.received.numbers()).encode(0)));
             }
         }
-        while let Some(id) = self.farewells.pop_front() {
+        while let Some(id) = self.bye_pending.pop_front() {
             if self.pipes.contains_key(&id) {
                 return Some((id, Frame::Bye.encode(0)));
             }
@@ -61,8 +61,8 @@ impl Link {
 
     /// Returns the pipe that may send and over which a frame would arrive soonest.
     fn best_pipe(&self) -> Option<PipeId> {
-        let with_room = self.pipes.iter().filter(|(_, pipe)| pipe.has_room() && self.can_send(pipe));
-        with_room.min_by_key(|(_, pipe)| pipe.load()).map(|(id, _)| *id)
+        let available = self.pipes.iter().filter(|(_, pipe)| pipe.has_capacity() && self.can_send(pipe));
+        available.min_by_key(|(_, pipe)| pipe.load()).map(|(id, _)| *id)
     }
 
     fn next_frame(&mut self) -> Option<(u64, Bytes)> {
@@ -108,7 +108,7 @@ impl Link {
                 }
                 (None, Next::Nothing) => continue,
             };
-            if connection.sending.full && connection.sending.has_room() {
+            if connection.sending.full && connection.sending.has_capacity() {
                 connection.sending.full = false;
                 self.events.push_back(LinkEvent::Writable(id));
             }

@@ -77,7 +77,7 @@ impl Access {
             .to_str()
             .ok()
             .and_then(Claim::parse)
-            .ok_or_else(|| incomplete("the Authorization header is not that of an AWS4-HMAC-SHA256 signature"))?;
+            .ok_or_else(|| incomplete("the Authorization header does not contain an AWS4-HMAC-SHA256 signature"))?;
         if claim.access_key_id != self.key.access_key_id() {
             let text = "The security token included in the request is invalid.";
             return Err(ApiError::new("UnrecognizedClientException", text));

@@ -54,7 +54,9 @@ fn known_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Strin
     let text = String::deserialize(deserializer)?;
     match TYPES.contains(&text.as_str()) {
         true => Ok(text),
-        false => Err(serde::de::Error::custom(format!("there is no sessionType {text:?}: {}", TYPES.join(", ")))),
+        false => {
+            Err(serde::de::Error::custom(format!("unknown sessionType {text:?}; the types are: {}", TYPES.join(", "))))
+        }
     }
 }
 

@@ -51,7 +51,7 @@ fn a_feed_gets_nothing_before_its_first_acknowledgement_and_nothing_without_a_pi
 
 #[test]
 fn acknowledgements_of_feeds_that_have_ended_change_nothing_and_false_ones_end_the_link() {
-    let violation = "the other end broke the relay's protocol: ";
+    let violation = "the other end violated the relay's protocol: ";
     let outcome = |outcome: Result<(), LinkError>| outcome.map_err(|error| error.to_string().replace(violation, ""));
     let (mut link, [pipe, feed], now) = feeding();
     assert_eq!(link.handle_input(now, pipe, &feed_ack(FeedId([6; 16]), 1 << 40)), Ok(()));
@@ -157,7 +157,7 @@ fn lies_end_the_link_and_never_become_bytes() {
         (vec![data(1 << 40, 0, 1)], "a number far ahead of all others"),
         (vec![frame(1, 1, &[0, 0, 0, 0, 0, 80, b'x'])], "a connection is opened twice"),
         (vec![frame(1, 1, &[0xff, 0, 0, 0, 0, 80, b'x'])], "a connection's number is far ahead of all others"),
-        (vec![frame(1, 1, &[0, 0, 0, 1, 0, 0, b'x'])], "a frame of kind 1 with a field that has no meaning"),
+        (vec![frame(1, 1, &[0, 0, 0, 1, 0, 0, b'x'])], "a frame of kind 1 with an invalid field"),
         (vec![frame(77, 1, &[])], "a frame of the unknown kind 77"),
     ] {
         let (mut link, pipe, now) = liar();
@@ -176,7 +176,7 @@ fn a_pipe_begins_with_what_has_arrived() {
         link.handle_input(now, pipe, &first).map_err(|error| error.to_string())
     };
     assert_eq!(begun(nothing_arrived()), Ok(()));
-    let violation = "the other end broke the relay's protocol: ";
+    let violation = "the other end violated the relay's protocol: ";
     for first in [data(1, 0, 10), frame(8, 0, &[0; 12])] {
         assert_eq!(begun(first), Err(format!("{violation}a pipe does not begin with HAVE")));
     }
@@ -254,7 +254,7 @@ fn only_so_many_pieces_wait_for_their_turn() {
         }
         sent += 1;
     };
-    assert!(error.to_string().ends_with("more data is out of order than can be on its way"), "{error}");
+    assert!(error.to_string().ends_with("more data is out of order than can be in transit"), "{error}");
     assert_eq!(sent, 1 << 15);
 }
 

@@ -256,7 +256,7 @@ fn execute_command(broker: &Broker, input: Input) -> Outcome {
 fn choose<'a>(task: &'a EcsTask, name: Option<&str>) -> Result<&'a Container, ApiError> {
     match (name, task.containers()) {
         (None, [container]) => Ok(container),
-        (None, _) => Err(invalid("A container name is required: the task has not exactly one container.")),
+        (None, _) => Err(invalid("A container name is required: the task does not have exactly one container.")),
         (Some(name), containers) => containers
             .iter()
             .find(|container| container.name == name)

@@ -78,7 +78,7 @@ pub(super) fn describe(broker: &Broker, input: DescribeInput) -> Outcome {
 /// Keeps the targets whose key has one of the values.
 fn apply(found: &mut Vec<&LocalTarget>, key: &str, values: &[String]) -> Result<(), ApiError> {
     if values.is_empty() || values.len() > 100 {
-        return Err(ApiError::new("InvalidInstanceInformationFilterValue", "A filter takes from 1 to 100 values."));
+        return Err(ApiError::new("InvalidInstanceInformationFilterValue", "A filter accepts 1 to 100 values."));
     }
     if let Some(tag) = key.strip_prefix("tag:") {
         found.retain(|target| target.tags().get(tag).is_some_and(|value| values.contains(value)));

@@ -230,7 +230,7 @@ impl Active {
 
     /// Starts an event.
     fn begin(&mut self, now: Instant, actions: &mut VecDeque<Action>) {
-        tracing::debug!(fault = %self.fault, "a fault strikes");
+        tracing::debug!(fault = %self.fault, "a fault begins");
         let direction = self.fault.direction;
         match &self.fault.effect {
             Effect::Close { code, reason } => {

@@ -12,7 +12,7 @@ use super::{Actor, ApiAnswer, Direction, Effect, Fault, Only, TEN_YEARS, When};
 #[non_exhaustive]
 pub enum FaultError {
     /// The effect does not exist.
-    #[error("there is no fault {0:?}; there are: {names}", names = names())]
+    #[error("unknown fault {0:?}; the faults are: {names}", names = names())]
     Unknown(String),
     /// The effect acts on agents or on calls, so [`Local::strike`](crate::Local::strike) cannot apply it.
     #[error("{0} cannot happen at once; set it with the other faults (POST it to /faults)")]

@@ -488,7 +488,7 @@ async fn faults_are_read_set_added_and_removed_over_the_port() {
     assert_eq!(faults("POST", "fail-dial\n").await, (200, both.clone()));
     let (status, answer) = faults("POST", "explode").await;
     assert_eq!(status, 400);
-    assert!(answer["error"].as_str().unwrap().starts_with("there is no fault \"explode\""));
+    assert!(answer["error"].as_str().unwrap().starts_with("unknown fault \"explode\""));
     assert_eq!(faults("PUT", "{").await.0, 400);
     assert_eq!(faults("PATCH", "").await.0, 405);
     assert_eq!(faults("GET", "").await, (200, both));

@@ -179,7 +179,7 @@ impl std::fmt::Display for RelayFrameError {
         match self {
             Self::Kind(kind) => write!(f, "a frame of the unknown kind {kind}"),
             Self::Length(kind, length) => write!(f, "a frame of kind {kind} with {length} bytes"),
-            Self::Field(kind) => write!(f, "a frame of kind {kind} with a field that has no meaning"),
+            Self::Field(kind) => write!(f, "a frame of kind {kind} with an invalid field"),
         }
     }
 }

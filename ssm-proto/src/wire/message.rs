@@ -227,7 +227,7 @@ pub enum DecodeError {
         length: u32,
     },
     /// PayloadLength differs from the number of bytes that follow.
-    #[error("payload length field says {field}, message has {have}")]
+    #[error("payload length field is {field}, but the message has {have} bytes of payload")]
     PayloadLengthMismatch {
         /// The field's value.
         field: usize,

@@ -75,7 +75,7 @@ fn every_example_of_the_manual_is_read_and_every_effect_is_in_it() {
 #[test]
 fn mistakes_are_named() {
     let error = |text: &str| text.parse::<Fault>().unwrap_err().to_string();
-    assert!(error("explode").starts_with("there is no fault \"explode\"; there are: close, reset, "));
+    assert!(error("explode").starts_with("unknown fault \"explode\"; the faults are: close, reset, "));
     assert_eq!(error("drop,often"), "drop has no key \"often\"");
     assert_eq!(error("drop,chance=1"), "drop has no key \"chance\"");
     assert_eq!(error("reset,direction=up"), "reset has no key \"direction\"");

@@ -50,7 +50,7 @@ pub enum LinkError {
 
 impl std::fmt::Display for LinkError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the other end broke the relay's protocol: ")?;
+        f.write_str("the other end violated the relay's protocol: ")?;
         match self {
             Self::Frame(error) => error.fmt(f),
             Self::Lie(what) => f.write_str(what),

@@ -175,7 +175,7 @@ impl Link {
         self.early = self.early + connection.receiving.early() - early;
         // Each of these pieces waits for a frame with a lower number.
         if self.early as u64 > SPAN {
-            return Err("more data is out of order than can be on its way");
+            return Err("more data is out of order than can be in transit");
         }
         if connection.abandoned {
             self.drop_unread(id);

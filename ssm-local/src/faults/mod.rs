@@ -221,8 +221,8 @@ pub enum Effect {
         bytes: usize,
     },
     /// The agent processes a message without acknowledging it, and processes its retransmission again. The official agent does
-    /// this when its WebSocket is reset during an upload (AGENT-8). Only the first transmission of a message from the client
-    /// is hit.
+    /// this when its WebSocket is reset during an upload (AGENT-8). The fault acts only on the first transmission of a message from
+    /// the client.
     ProcessTwice,
     /// The service sends pause_publication although the other end is connected. [`Direction::Up`]: to the agent;
     /// [`Direction::Down`]: to the client.

@@ -103,8 +103,8 @@ impl SessionFaults {
         self.faults.push(Active { fault, schedule, phase: Phase::Off, meter });
     }
 
-    /// Passes a message on. Messages that arrive immediately are appended to `out`. `is_new`: the client sends the message for the first
-    /// time. Returns whether the agent must process the retransmission of the message too.
+    /// Passes a message on. Messages that arrive immediately are appended to `out`. `is_new`: the client sends the message for the
+    /// first time. Returns whether the agent must process the retransmission of the message too.
     pub(crate) fn pass(
         &mut self,
         now: Instant,

@@ -219,7 +219,7 @@ async fn a_message_is_processed_twice_and_the_numbers_of_later_ones_stay_right()
         channel.next += 1;
         channel.send_numbered(number, PayloadType::Output, &frame(2, data)).await;
         assert!(channel.is_silent(A_WHILE).await, "the third copy is a duplicate");
-        // The number of the fault is remembered when the faults are replaced.
+        // The changed numbers are kept when the faults are replaced.
         local.set_faults(ssm_local::Faults::new()).await;
         channel.round_trip().await;
     }

@@ -14,7 +14,7 @@ fn client_and_messages(count: usize) -> (DataChannel, Vec<Bytes>, Instant) {
     agent.handle_connected(now);
     let messages = (0..count).map(|_| {
         agent.send(now, PayloadType::Output, MessageBuf::from(b"x".as_slice())).expect("the window is open");
-        agent.poll_transmit(now).expect("it was sent")
+        agent.poll_transmit(now).expect("the message was sent")
     });
     let messages = messages.collect();
     (client, messages, now)

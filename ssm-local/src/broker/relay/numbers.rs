@@ -1,4 +1,4 @@
-//! The numbers of messages to the agent, which differ from the client's once the agent has processed a message twice.
+//! The numbers of messages to the agent. They differ from the client's numbers once the agent has processed a message twice.
 
 use bytes::{Bytes, BytesMut};
 use ssm_proto::{Acknowledge, AgentMessage};
@@ -7,8 +7,8 @@ use crate::wire::{SEQUENCE_NUMBER, sequence_number};
 
 /// Translates message numbers between the client and the agent.
 ///
-/// A message that is processed twice (`process-twice`) uses two of the agent's numbers. The acknowledgement of the first one
-/// is dropped, so that the client retransmits the message. The retransmission gets the second one.
+/// A message that is processed twice (`process-twice`) uses two of the agent's numbers. The acknowledgement of the first number is
+/// dropped, so that the client retransmits the message. The retransmission gets the second number.
 #[derive(Debug, Default)]
 pub(super) struct AgentNumbers {
     /// The highest number that the client has sent.
@@ -18,7 +18,7 @@ pub(super) struct AgentNumbers {
 }
 
 impl AgentNumbers {
-    /// Whether the client sends this data message for the first time.
+    /// Records a data message. Returns whether the client sends it for the first time.
     pub(super) fn is_new(&mut self, message: &[u8]) -> bool {
         let number = sequence_number(message);
         let is_new = number > self.highest;
@@ -26,17 +26,17 @@ impl AgentNumbers {
         is_new
     }
 
-    /// The agent processes the newest message of the client twice.
+    /// Records that the agent processes the newest message of the client twice.
     pub(super) fn repeat_newest(&mut self) {
         self.twice.extend(self.highest);
     }
 
-    /// Whether the agent's numbers differ from the client's.
+    /// Returns whether the agent's numbers differ from the client's.
     pub(super) fn differ(&self) -> bool {
         !self.twice.is_empty()
     }
 
-    /// Gives a data message from the client the agent's number.
+    /// Replaces the client's number in a data message by the agent's number.
     pub(super) fn to_agent(&self, message: Bytes) -> Bytes {
         let Some(number) = sequence_number(&message) else { return message };
         match self.twice.iter().take_while(|twice| **twice <= number).count() {
@@ -45,8 +45,8 @@ impl AgentNumbers {
         }
     }
 
-    /// Gives an acknowledgement from the agent the client's number. Returns `None` if the client must not receive it. Other
-    /// messages are returned unchanged.
+    /// Replaces the agent's number in an acknowledgement by the client's number. Returns `None` if the client must not receive the
+    /// acknowledgement. Other messages are returned unchanged.
     pub(super) fn to_client(&self, message: Bytes) -> Option<Bytes> {
         if self.twice.is_empty() {
             return Some(message);
@@ -66,7 +66,7 @@ impl AgentNumbers {
     }
 }
 
-/// The header is not part of the digest.
+/// Returns the message with this sequence number. The digest stays correct, because it does not cover the header.
 fn with_number(message: &[u8], number: i64) -> Bytes {
     let mut changed = BytesMut::from(message);
     if let Some(field) = changed.get_mut(SEQUENCE_NUMBER) {
@@ -93,13 +93,13 @@ mod tests {
         Acknowledge { message_type, message_id, sequence_number: number }.encode(1, Uuid::nil())
     }
 
-    /// The numbers that the agent gets when the client sends these.
+    /// Returns the agent's numbers of messages that the client sends with the numbers `sent`.
     fn agent_s(numbers: &AgentNumbers, sent: std::ops::Range<i64>) -> Vec<i64> {
         let number = |message: Bytes| AgentMessage::decode(message).unwrap().sequence_number();
         sent.map(|sent| number(numbers.to_agent(data(sent)))).collect()
     }
 
-    /// The numbers that the client is told when the agent acknowledges these.
+    /// Returns the numbers in the acknowledgements to the client when the agent acknowledges these numbers.
     fn client_s(numbers: &AgentNumbers, acknowledged: std::ops::Range<i64>) -> Vec<Option<i64>> {
         let number = |ack: Bytes| Acknowledge::decode_number(AgentMessage::decode(ack).unwrap().payload());
         acknowledged.map(|acknowledged| numbers.to_client(ack(acknowledged)).and_then(number)).collect()
@@ -120,9 +120,9 @@ mod tests {
         }
         assert!(numbers.differ());
         assert_eq!(agent_s(&numbers, 0..8), [0, 1, 3, 5, 6, 8, 9, 10]);
-        let told = [Some(0), Some(1), None, Some(2), None, Some(3), Some(4), None, Some(5), Some(6)];
-        assert_eq!(client_s(&numbers, 0..10), told);
-        assert_eq!(numbers.to_client(data(4)), Some(data(4)), "no acknowledgement");
+        let expected = [Some(0), Some(1), None, Some(2), None, Some(3), Some(4), None, Some(5), Some(6)];
+        assert_eq!(client_s(&numbers, 0..10), expected);
+        assert_eq!(numbers.to_client(data(4)), Some(data(4)), "a data message is returned unchanged");
     }
 
     #[test]

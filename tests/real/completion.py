@@ -149,7 +149,7 @@ BASH = r"""
 source <("$1" completions bash)
 line=$2
 function=$(complete -p aws-ssm-forward | sed "s/.* -F \([^ ]*\) .*/\1/")
-# Like readline, which splits the line at '=' and ':', these being words of their own.
+# Splits the line as readline does: '=' and ':' are separate words.
 split=${line//=/ = }
 read -ra words <<< "${split//:/ : }"
 [[ $line == *" " ]] && words+=("")
@@ -161,10 +161,10 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 ZSH = r"""
 compdef() { completer=$1 }
-# What the completion system would show; its argument is the name of an array of value:description.
+# Replaces the function that shows candidates. Its argument is the name of an array of value:description.
 _describe() {
     local -a all=("${(@P)3}")
-    # A colon of the value is escaped.
+    # A colon in the value is escaped.
     local colon=$'\1'
     all=("${(@)all//\\:/$colon}")
     all=("${(@)all%%:*}")

@@ -1,4 +1,4 @@
-"""The libraries' examples, run as their documentation says."""
+"""The libraries' examples, run as described in their documentation."""
 
 import contextlib
 import os

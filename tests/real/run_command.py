@@ -130,7 +130,7 @@ def refused(lab):
 
 TRAPS = """
 import os, signal, sys
-# Not with print: a signal may come while another one is told.
+# os.write instead of print, because a signal may arrive while another one is being printed.
 say = lambda word: os.write(1, word.encode() + b"\\n")
 def tell(number, _):
     say(signal.Signals(number).name)

@@ -25,7 +25,8 @@ pub(super) struct Attributes {
     pub(super) mode: u32,
     /// Time of modification, in seconds since 1970.
     pub(super) modified: i64,
-    /// Whether mode and time are set exactly (`-p`). Otherwise the umask applies.
+    /// Whether mode and time are set exactly (`-p`). Otherwise the time is not set, and the mode is that of the replaced file, or
+    /// is reduced by the umask.
     pub(super) exact: bool,
 }
 

@@ -23,7 +23,7 @@ h(){ h=-;[ -z "$s" ]||{ h=$($s)||h=;h=${h%% *};};};
 
 /// Lists its arguments. If `$2` is `R`, also lists everything below directories.
 ///
-/// Each record begins with the mark `m`, which no name contains, and a letter: `B` the begin of a source, `D` a directory without
+/// Each record begins with the mark `m`, which no name contains, and a letter: `B` the beginning of a source, `D` a directory without
 /// `R`, `E` the reason why a source cannot be copied, `S` mode, size, time and path, `U` the path of an unreadable entry, `L` the
 /// path of a link, `T` the target of that link.
 const LIST: &str = r#"export m=RECORD b="$1" R="$2";

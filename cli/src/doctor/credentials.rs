@@ -37,7 +37,7 @@ pub(super) async fn clock(facts: &mut Facts) -> Outcome {
         return Err(Finding::skipped("needs \"api\""));
     }
     let theirs = aws.api_time().await.map_err(|error| Finding::unreadable(&error, ""))?;
-    let finding = judge(SystemTime::now(), theirs);
+    let finding = compare(SystemTime::now(), theirs);
     if finding.status == super::Status::Failed(ExitCode::Config) {
         facts.signed_in = false;
     }
@@ -45,7 +45,7 @@ pub(super) async fn clock(facts: &mut Facts) -> Outcome {
 }
 
 /// Compares the clocks. The tolerance covers that `Date` headers have no fractions of a second, and the duration of the request.
-fn judge(ours: SystemTime, theirs: SystemTime) -> Finding {
+fn compare(ours: SystemTime, theirs: SystemTime) -> Finding {
     let (skew, word) = match ours.duration_since(theirs) {
         Ok(ahead) => (ahead, "ahead"),
         Err(behind) => (behind.duration(), "behind"),
@@ -98,10 +98,10 @@ mod tests {
             (90, Status::Warning, "90 s ahead"),
             (3600, Status::Failed(ExitCode::Config), "3600 s ahead"),
         ] {
-            let ahead = judge(theirs + Duration::from_secs(offset), theirs);
+            let ahead = compare(theirs + Duration::from_secs(offset), theirs);
             assert_eq!(ahead.status, status);
             assert!(ahead.saw.contains(word), "{}", ahead.saw);
-            let behind = judge(theirs - Duration::from_secs(offset), theirs);
+            let behind = compare(theirs - Duration::from_secs(offset), theirs);
             assert_eq!(behind.status, status);
         }
     }

@@ -96,7 +96,7 @@ impl Facts {
 
     /// Returns the id of the EC2 instance behind the target.
     pub(super) fn instance(&self) -> Result<&str, Finding> {
-        self.named()?;
+        self.check_node_is_named()?;
         match (&self.instance, &self.target) {
             (Some(instance), _) => Ok(instance),
             (None, Some(target)) => Err(Finding::skipped(format!("{target} is not an EC2 instance"))),
@@ -106,12 +106,12 @@ impl Facts {
 
     /// Returns the target for StartSession.
     pub(super) fn target(&self) -> Result<&str, Finding> {
-        self.named()?;
+        self.check_node_is_named()?;
         self.target.as_deref().ok_or_else(|| needs("target"))
     }
 
     /// Checks that the command line names a managed node or a service.
-    fn named(&self) -> Result<(), Finding> {
+    fn check_node_is_named(&self) -> Result<(), Finding> {
         let query = &self.query;
         let is_named = query.target.is_some() || query.service.is_some();
         if is_named { Ok(()) } else { Err(Finding::skipped("no managed node is named")) }

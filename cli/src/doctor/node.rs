@@ -49,14 +49,14 @@ pub(super) async fn target(facts: &mut Facts) -> Outcome {
             facts.target = Some(id.clone());
             Ok(Finding::unknown(format!("{id} is passed to Session Manager unchanged")))
         }
-        (Some(spec), _) => named(facts, &spec).await,
-        (None, Some(_)) => beside_service(facts).await,
+        (Some(spec), _) => find_named(facts, &spec).await,
+        (None, Some(_)) => find_in_vpc(facts).await,
         (None, None) => Err(Finding::skipped("no managed node is named")),
     }
 }
 
 /// Finds a node by its id, name or tag.
-async fn named(facts: &mut Facts, spec: &TargetSpec) -> Outcome {
+async fn find_named(facts: &mut Facts, spec: &TargetSpec) -> Outcome {
     let aws = facts.ssm()?;
     let nodes =
         aws.find_nodes(spec).await.map_err(|error| Finding::broken(error, "ssm:DescribeInstanceInformation"))?;
@@ -66,12 +66,12 @@ async fn named(facts: &mut Facts, spec: &TargetSpec) -> Outcome {
     let online = nodes.iter().filter(|node| node.online).count();
     let Some(node) = nodes.first().filter(|node| node.online) else {
         if let Some(node) = nodes.first() {
-            remember(facts, node);
+            store_node(facts, node);
         }
         let error = aws.no_node(spec, &nodes).await;
-        return Err(offline(Finding::broken(error, ""), facts));
+        return Err(with_offline_remedies(Finding::broken(error, ""), facts));
     };
-    remember(facts, node);
+    store_node(facts, node);
     facts.target = Some(node.id.clone());
     let saw = format!("{node} is online");
     match online {
@@ -84,25 +84,27 @@ async fn named(facts: &mut Facts, spec: &TargetSpec) -> Outcome {
 }
 
 /// Finds a node in the service's VPC, in the same way as `forward`.
-async fn beside_service(facts: &mut Facts) -> Outcome {
+async fn find_in_vpc(facts: &mut Facts) -> Outcome {
     let service = facts.service()?.spec.clone();
     let provider = NamedProvider::new(facts.ssm()?, NodeSource::InVpcOfService, Some(service.clone()));
-    let found =
-        provider.find().await.map_err(|error| offline(Finding::broken(error, "ec2:DescribeInstances"), facts))?;
+    let found = provider
+        .find()
+        .await
+        .map_err(|error| with_offline_remedies(Finding::broken(error, "ec2:DescribeInstances"), facts))?;
     let Some(node) = found.details else { return Err(Finding::unknown("which node was chosen is not known")) };
-    remember(facts, &node);
+    store_node(facts, &node);
     facts.target = Some(node.id.clone());
     Ok(Finding::fine(format!("{node} is online in the VPC of {service}")))
 }
 
 /// Stores the node in the facts.
-fn remember(facts: &mut Facts, node: &Node) {
+fn store_node(facts: &mut Facts, node: &Node) {
     facts.instance = Some(node.id.clone()).filter(|id| id.starts_with("i-"));
     facts.node = Some(node.clone());
 }
 
 /// Adds remedies for a node that is offline.
-fn offline(finding: Finding, facts: &Facts) -> Finding {
+fn with_offline_remedies(finding: Finding, facts: &Facts) -> Finding {
     let options = facts.options();
     let finding = finding.remedy(format!("list the nodes: aws-ssm-forward ls{options}"));
     match &facts.instance {

@@ -37,7 +37,7 @@ pub(super) async fn endpoints(facts: &mut Facts) -> Outcome {
     let mut problems: Vec<(String, String)> = Vec::new();
     for service in SERVICES {
         match found.iter().find(|endpoint| endpoint.service == service) {
-            None => problems.push((format!("there is none for {service}"), create(service))),
+            None => problems.push((format!("none for {service}"), create(service))),
             Some(endpoint) => problems.extend(problem_of(facts, endpoint, &place).await?),
         }
     }
@@ -107,7 +107,7 @@ pub(super) async fn security_groups(facts: &mut Facts) -> Outcome {
         (_, Verdict::Denied) => {
             let saw = format!("{theirs} of {} does not accept port {port} from the node ({ours})", service.spec);
             let remedy = their.zip(our).map(|(their, our)| ingress_command(their, port, our, &options));
-            let elsewhere = "the node is in another VPC: name one in the same VPC with --target".to_owned();
+            let elsewhere = "the node is in another VPC: select one in the same VPC with --target".to_owned();
             let elsewhere = Some(elsewhere).filter(|_| service.vpc.as_deref() != Some(&place.vpc));
             Err(Finding::failed(ExitCode::RemotePort, saw).remedies(remedy.into_iter().chain(elsewhere)))
         }

@@ -1,5 +1,5 @@
-//! The entries of a process in `/etc/hosts`: a block between two marks that identify the process. By the marks, entries are found
-//! whose process ended without removing them.
+//! The entries of a process in `/etc/hosts`: a block between two marks that identify the process. The marks also show which entries
+//! belong to a process that ended without removing them.
 
 use std::fmt;
 use std::fmt::Write as _;

@@ -23,14 +23,14 @@ pub(super) async fn lane(copy: Arc<Copy>, lanes: usize) -> Result<(), CopyError>
             return Ok(());
         }
         let before = items.len();
-        let mut run = Run { copy: &copy, buffer: Vec::new(), moved: false, unread: Vec::new() };
+        let mut run = Run { copy: &copy, buffer: Vec::new(), progressed: false, mismatched: Vec::new() };
         let ended = run.run(&mut items).await;
-        if run.moved || items.len() < before {
+        if run.progressed || items.len() < before {
             losses.reset();
         }
         if let Err(error) = ended {
             // The node's reasons follow at the end of a session, which was not reached.
-            for number in std::mem::take(&mut run.unread) {
+            for number in std::mem::take(&mut run.mismatched) {
                 if let Some(file) = copy.files.get(number) {
                     copy.give_up(number, changed(&file.path));
                 }
@@ -47,9 +47,9 @@ struct Run<'a> {
     /// Data of the current piece or small file.
     buffer: Vec<u8>,
     /// Whether a piece or a file was completed.
-    moved: bool,
+    progressed: bool,
     /// Files that differ from their listing, or that the node could not read.
-    unread: Vec<usize>,
+    mismatched: Vec<usize>,
 }
 
 impl Run<'_> {
@@ -92,7 +92,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The words that request an item from the script.
+    /// Returns the words that request an item from the script.
     fn operation(&self, item: &Item) -> Vec<String> {
         let (Item::Whole(file) | Item::Digest(file) | Item::Pieces { file, .. }) = item;
         let name = self.copy.files.get(*file).map(|file| word(file.path.bytes())).unwrap_or_default();
@@ -111,7 +111,7 @@ impl Run<'_> {
             return Ok(());
         }
         if piece.len() as u64 != file.length(index) {
-            self.unread.push(number);
+            self.mismatched.push(number);
             return Ok(());
         }
         let copy = self.copy.clone();
@@ -119,7 +119,7 @@ impl Run<'_> {
         if let Err(error) = written.map_err(internal)? {
             return self.copy.cannot_write(number, &error);
         }
-        self.moved = true;
+        self.progressed = true;
         self.copy.report.copied(file.length(index));
         if let Some(state) = self.copy.work().states.get_mut(number) {
             state.missing = state.missing.saturating_sub(1);
@@ -136,7 +136,7 @@ impl Run<'_> {
             digest => digest == digest::of_bytes(&content),
         };
         if !matches {
-            self.unread.push(number);
+            self.mismatched.push(number);
             return Ok(());
         }
         let (copy, attributes, told) = (self.copy.clone(), file.attributes, digest.clone());
@@ -159,7 +159,7 @@ impl Run<'_> {
     /// Handles the digest of a large file.
     async fn digest(&mut self, number: usize, digest: String) -> Result<(), CopyError> {
         if digest.is_empty() {
-            self.unread.push(number);
+            self.mismatched.push(number);
             return Ok(());
         }
         if let Some(state) = self.copy.work().states.get_mut(number) {
@@ -199,16 +199,16 @@ impl Run<'_> {
     }
 
     fn done(&mut self, number: usize, digest: &str) {
-        self.moved = true;
+        self.progressed = true;
         if let Some(state) = self.copy.work().states.get_mut(number) {
             (state.is_done, state.partial) = (true, None);
         }
         self.copy.report.finished(digest);
     }
 
-    /// Gives up the files in `unread`, each with the node's reason if there is one.
+    /// Gives up the files in `mismatched`, each with the node's reason if there is one.
     async fn explain(&mut self, output: &mut ScriptOutput) {
-        for number in std::mem::take(&mut self.unread) {
+        for number in std::mem::take(&mut self.mismatched) {
             let Some(file) = self.copy.files.get(number) else { continue };
             let failure = match output.read_error(file.path.bytes()).await {
                 Some(reason) => failed(format!("{}: {reason}", file.path.shown())),

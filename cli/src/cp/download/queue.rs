@@ -129,7 +129,7 @@ impl Copy {
         most.min(by_bytes.max(work.queue.len() / FILES).max(1))
     }
 
-    /// The number of bytes that an item transfers.
+    /// Returns the number of bytes that an item transfers.
     pub(super) fn bytes(&self, item: &Item) -> u64 {
         match item {
             Item::Whole(file) => self.files.get(*file).map_or(0, |file| file.size),

@@ -18,9 +18,9 @@ use crate::exit_code::{ExitCode, Failure};
 pub(super) async fn lane(copy: Arc<Copy>, mut first: Option<RequestSession>) -> Result<(), CopyError> {
     let mut losses = Losses::default();
     loop {
-        let mut lane = Lane { copy: &copy, pending: VecDeque::new(), unconfirmed: None, bytes: 0, moved: false };
+        let mut lane = Lane { copy: &copy, pending: VecDeque::new(), unconfirmed: None, bytes: 0, progressed: false };
         let ended = lane.run(first.take()).await;
-        if lane.moved {
+        if lane.progressed {
             losses.reset();
         }
         let unanswered = lane.pending.drain(..).rev().filter_map(|pending| pending.job);
@@ -44,7 +44,7 @@ struct Lane<'a> {
     /// Bytes of file data in flight.
     bytes: u64,
     /// Whether a job was completed.
-    moved: bool,
+    progressed: bool,
 }
 
 struct Pending {
@@ -75,7 +75,7 @@ const WINDOW: u64 = 2 * PIECE;
 
 impl Lane<'_> {
     async fn run(&mut self, first: Option<RequestSession>) -> Result<(), CopyError> {
-        // Does not start a session if the other lanes have taken all jobs.
+        // Starts no session if the other lanes have taken all jobs.
         if first.is_none() && self.copy.until(|work| self.copy.peek(work)).await {
             return Ok(());
         }
@@ -225,7 +225,7 @@ impl Lane<'_> {
     }
 
     fn complete(&mut self, Answered { job, length, answer }: Answered) -> Result<(), CopyError> {
-        self.moved = true;
+        self.progressed = true;
         let done = self.done(&job, length, answer);
         self.copy.put_back(None);
         done

@@ -201,7 +201,7 @@ def offline(place):
 
 def ambiguous(place):
     report = place.examine("web", options=["--node", "i-0aa,Name=web", "--node", "i-0bb,Name=web"])
-    report.has("target", "warning", "2 nodes", "--any")
+    report.has("target", "warning", "2 online nodes", "--any")
 
 
 def old_agent(place):

@@ -23,9 +23,9 @@ h(){ h=-;[ -z "$s" ]||{ h=$($s)||h=;h=${h%% *};};};
 
 /// Lists its arguments. If `$2` is `R`, also lists everything below directories.
 ///
-/// Each record begins with the mark `m`, which no name contains, and a letter: `B` the beginning of a source, `D` a directory without
-/// `R`, `E` the reason why a source cannot be copied, `S` mode, size, time and path, `U` the path of an unreadable entry, `L` the
-/// path of a link, `T` the target of that link.
+/// Each record begins with the mark `m`, which no name contains, and a letter: `B` the beginning of a source, `D` a directory
+/// without `R`, `E` the reason why a source cannot be copied, `S` mode, size, time and path, `U` the path of an unreadable entry,
+/// `L` the path of a link, `T` the target of that link.
 const LIST: &str = r#"export m=RECORD b="$1" R="$2";
 shift 2;
 for w do
@@ -68,11 +68,12 @@ printf '\357\004done\n'"#;
 
 /// Reads requests from a raw terminal, one per line, and answers each with a line: `=` and a result, or `!` and a reason.
 ///
-/// Each request begins with the mark and its number. Another line is a part of a file, or a request that was executed already: the
-/// agent has processed a message twice (AGENT-8). The script then exits, so that a file's text is never executed as a request,
-/// and an answer is never taken for that of another request. `e` (empty) has no effect; its answer confirms the request before it.
+/// Each request begins with the mark and its number. Any other line is a part of a file or a request that was already executed: the
+/// agent has processed a message twice (AGENT-8). The script then exits, so that a file's text is never executed as a request, and
+/// no answer is taken for the answer of another request. `e` (empty) has no effect; its answer confirms the request before it.
 ///
-/// Another program could put a link in the place of a partial file between a check and `dd`. GNU's `dd` refuses it then (`O`).
+/// Another program could put a link in the place of a partial file between a check and `dd`. GNU's `dd` refuses to write through
+/// such a link (`O`).
 ///
 /// `f` (finish) can arrive twice, if the session was lost before the answer arrived. At the second time, the partial file no longer
 /// exists, and the script compares the file itself. `q` compares a file with the digest and the length in `w`, or only with the

@@ -38,8 +38,9 @@ struct Lane<'a> {
     copy: &'a Arc<Copy>,
     /// Jobs whose requests were sent and not fully answered.
     pending: VecDeque<Pending>,
-    /// The last job that was fully answered. The agent can process a message twice (AGENT-8), so that a file has wrong bytes and the
-    /// script reads the rest of them as the next request. Then the session ends without another answer, and the job is repeated.
+    /// The last fully answered job, until the answer of the next request confirms it. The agent can process a message twice
+    /// (AGENT-8). Then the file has wrong bytes, and the script reads the rest of them as the next request. The session then ends
+    /// without another answer, and the job is repeated.
     unconfirmed: Option<Answered>,
     /// Bytes of file data in flight.
     bytes: u64,
@@ -47,8 +48,9 @@ struct Lane<'a> {
     progressed: bool,
 }
 
+/// The requests of a job that wait for answers.
 struct Pending {
-    /// `None`: an empty request, which confirms the job before it.
+    /// The job; `None` for an empty request, which confirms the job before it.
     job: Option<Job>,
     length: u64,
     /// Number of answers to wait for.
@@ -57,6 +59,7 @@ struct Pending {
     error: Option<String>,
 }
 
+/// A job with its answer.
 struct Answered {
     job: Job,
     length: u64,

@@ -269,7 +269,7 @@ async fn finish(
 }
 
 impl Job {
-    /// Whether it writes bytes of a file. [`Job::Finish`] compares all bytes instead.
+    /// Whether the job writes bytes of a file. [`Job::Finish`] compares all bytes instead.
     fn writes(&self) -> bool {
         !matches!(self, Self::Finish(_))
     }

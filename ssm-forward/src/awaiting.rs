@@ -28,7 +28,7 @@ where
     let mut waiting = Some(waiting);
     for attempt in 2.. {
         let error = match start().await {
-            Err(error) if !patience.is_zero() && can_pass(&error, waiting.is_none()) => error,
+            Err(error) if !patience.is_zero() && is_temporary(&error, waiting.is_none()) => error,
             done => return done,
         };
         let pause = PAUSES.delay(attempt);
@@ -45,7 +45,7 @@ where
 
 /// Whether to try again. Once the wait has begun, other temporary errors do not end it either, for example throttling by the API,
 /// or an agent that has disconnected again.
-fn can_pass(error: &ForwardError, waits: bool) -> bool {
+fn is_temporary(error: &ForwardError, waits: bool) -> bool {
     match error {
         ForwardError::Provider(error) => {
             error.kind == ProviderErrorKind::NotConnected || (waits && error.is_retryable())

@@ -67,7 +67,7 @@ pub enum ForwardEvent {
         cause: String,
         /// The attempt's number, from 1 since the data channel was lost.
         attempt: u32,
-        /// Delay before this attempt. The first attempt has a delay too if the last connection was short.
+        /// Delay before this attempt. The first attempt has a delay too if the last connection was short-lived.
         delay: Duration,
     },
     /// The data channel is connected again. No data was lost.
@@ -116,7 +116,7 @@ pub enum ForwardEvent {
         /// Why the last session ended or could not be started. `None` if there was no error.
         cause: Option<String>,
     },
-    /// A text for the user from the agent or the service.
+    /// A text from the agent for the user.
     Message {
         /// One or more lines.
         text: String,

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use crate::descriptors::{self, Lack};
+use crate::descriptors::{self, Shortage};
 use crate::dialer::Dials;
 use crate::listener::{Accepted, Listener};
 use crate::pool::{Blueprint, Caller, Pool};
@@ -173,7 +173,7 @@ impl Forwarder {
         self.stats.attach(pool.totals());
         let (ready, is_ready) = oneshot::channel();
         let on_ready = |session: &Session| {
-            self.tell_ready(since, session.id().to_owned(), session.agent_version());
+            self.emit_ready(since, session.id().to_owned(), session.agent_version());
             if self.config.keep_alive && session.mode() != Some(SessionMode::Mux) {
                 let version = session.agent_version();
                 let text = format!(
@@ -202,7 +202,7 @@ impl Forwarder {
         }
     }
 
-    fn tell_ready(&self, since: Instant, session_id: String, agent_version: String) {
+    fn emit_ready(&self, since: Instant, session_id: String, agent_version: String) {
         let (local, elapsed) = (self.local_addr.clone(), since.elapsed());
         self.emit(ForwardEvent::Ready { local, session_id, agent_version, elapsed });
     }
@@ -233,7 +233,7 @@ impl Forwarder {
     async fn serve(&self, route: Route, first: Option<Accepted>, mut stopped: oneshot::Receiver<()>) -> Infallible {
         let mut connections = JoinSet::new();
         let unanswered = Arc::new(Unanswered::new(self.request.destination(), self.config.answer_patience));
-        let mut lack = Lack::default();
+        let mut shortage = Shortage::default();
         let mut first = first.map(Ok);
         let mut accepts = true;
         loop {
@@ -251,12 +251,12 @@ impl Forwarder {
             };
             let is_last = match accepted {
                 Ok(accepted) => {
-                    let is_last = accepted.local.is_of_reserve();
+                    let is_last = accepted.local.is_in_reserve();
                     let run = self.connection(unanswered.clone(), route.clone(), accepted);
                     connections.spawn(run.in_current_span());
                     is_last
                 }
-                Err(error) if descriptors::is_lack(&error) => true,
+                Err(error) if descriptors::is_out_of_descriptors(&error) => true,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -264,15 +264,15 @@ impl Forwarder {
                 }
             };
             if is_last {
-                self.wait_for_room(&mut connections, &mut lack).await;
+                self.wait_for_room(&mut connections, &mut shortage).await;
             }
         }
     }
 
     /// Waits until descriptors for another connection are free. In the meantime, new connections wait in the listener's backlog.
-    async fn wait_for_room(&self, connections: &mut JoinSet<()>, lack: &mut Lack) {
+    async fn wait_for_room(&self, connections: &mut JoinSet<()>, shortage: &mut Shortage) {
         while !self.listener.has_room() {
-            if let Some(text) = lack.tell(self.stats.snapshot().connections_open) {
+            if let Some(text) = shortage.warning(self.stats.snapshot().connections_open) {
                 self.emit(ForwardEvent::Warning { text });
             }
             // Other parts of this process may close files too, so the check is repeated even if no connection ends.

@@ -9,10 +9,10 @@ pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
 /// Delays before the checks. The first check is immediate, so that a program that opens one connection after the other does not
 /// wait for it. The kernel may release the socket some microseconds later.
-const LOOKS: [Duration; 7] =
+const CHECK_DELAYS: [Duration; 7] =
     [Duration::ZERO, millis(1), millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
 /// Delay before each further check.
-const LAST: Duration = Duration::from_secs(10);
+const LAST_DELAY: Duration = Duration::from_secs(10);
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -41,7 +41,7 @@ impl Program {
     /// method never completes.
     pub(crate) async fn gone(self) {
         let Some((peer, ours)) = self.0 else { return std::future::pending().await };
-        for pause in LOOKS.into_iter().chain(std::iter::repeat(LAST)) {
+        for pause in CHECK_DELAYS.into_iter().chain(std::iter::repeat(LAST_DELAY)) {
             // A sleep of zero would take until the timer's next tick, one millisecond.
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -53,7 +53,7 @@ impl Program {
     }
 }
 
-/// Opens in advance what [`Program::gone`] needs, because later no descriptor may be free.
+/// Opens the netlink socket in advance, because no descriptor may be free when [`Program::gone`] needs it.
 pub(crate) fn prepare() {
     #[cfg(target_os = "linux")]
     table::prepare();

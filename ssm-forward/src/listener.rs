@@ -250,10 +250,10 @@ impl LocalStream {
     }
 
     /// Whether this connection uses a descriptor that is reserved for sessions.
-    pub(crate) fn is_of_reserve(&self) -> bool {
+    pub(crate) fn is_in_reserve(&self) -> bool {
         match self {
-            Self::Tcp(stream) => descriptors::is_of_reserve(stream),
-            Self::Unix(stream) => descriptors::is_of_reserve(stream),
+            Self::Tcp(stream) => descriptors::is_in_reserve(stream),
+            Self::Unix(stream) => descriptors::is_in_reserve(stream),
         }
     }
 
@@ -287,7 +287,7 @@ pub(crate) fn prepare(stream: &TcpStream) {
 /// only if it had sent data that was not read.
 fn reset_on_close(stream: &TcpStream, reset: bool) {
     if let Err(error) = SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)) {
-        tracing::debug!(%error, "the way of closing a connection cannot be set");
+        tracing::debug!(%error, "SO_LINGER cannot be set");
     }
 }
 

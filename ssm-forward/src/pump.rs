@@ -89,7 +89,7 @@ async fn both_ways(
                 program.gone().await;
                 Ok(())
             }
-            // The remote side has ended. Data from it is still delivered; data to it is discarded.
+            // The remote side has ended. Data from it is still delivered; data to it can no longer be sent.
             Err(PumpError::Stream(_)) => std::future::pending().await,
             Err(local) => Err(local),
         }

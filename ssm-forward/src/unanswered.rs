@@ -20,16 +20,16 @@ pub(crate) struct Unanswered {
     /// The destination, for messages.
     destination: String,
     patience: Duration,
-    told: Mutex<Told>,
+    told: Mutex<LastReport>,
     explained: AtomicBool,
 }
 
 /// The last report.
 #[derive(Debug, Default)]
-struct Told {
+struct LastReport {
     at: Option<Instant>,
     /// Number of connections since then that were not reported.
-    untold: u64,
+    unreported: u64,
 }
 
 impl Unanswered {
@@ -56,7 +56,7 @@ impl Unanswered {
                 return None;
             }
             if is_connected() {
-                return self.tell(connection, Instant::now());
+                return self.warning(connection, Instant::now());
             }
         }
     }
@@ -77,13 +77,13 @@ impl Unanswered {
         })
     }
 
-    fn tell(&self, connection: u64, now: Instant) -> Option<String> {
+    fn warning(&self, connection: u64, now: Instant) -> Option<String> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.at.is_some_and(|at| now < at + PAUSE) {
-            told.untold += 1;
+            told.unreported += 1;
             return None;
         }
-        let others = match std::mem::take(&mut told.untold) {
+        let others = match std::mem::take(&mut told.unreported) {
             0 => String::new(),
             1 => " (and one other since the last warning)".to_owned(),
             others => format!(" (and {others} others since the last warning)"),
@@ -139,10 +139,10 @@ mod tests {
     async fn many_silent_connections_are_one_warning_a_minute() {
         let unanswered = unanswered();
         let now = Instant::now();
-        let told: Vec<_> = (1..=100).filter_map(|connection| unanswered.tell(connection, now)).collect();
+        let told: Vec<_> = (1..=100).filter_map(|connection| unanswered.warning(connection, now)).collect();
         assert_eq!(told.len(), 1, "{told:?}");
-        let text = unanswered.tell(101, now + PAUSE).unwrap();
+        let text = unanswered.warning(101, now + PAUSE).unwrap();
         assert!(text.starts_with("connection 101 (and 99 others since the last warning) has had"), "{text}");
-        assert_eq!(unanswered.tell(102, now + PAUSE), None);
+        assert_eq!(unanswered.warning(102, now + PAUSE), None);
     }
 }

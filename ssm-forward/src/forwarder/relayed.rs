@@ -204,7 +204,7 @@ impl Forwarder {
                 }
             }
             if !is_ready.swap(true, Ordering::Relaxed) {
-                self.tell_ready(since, session_id, agent_version);
+                self.emit_ready(since, session_id, agent_version);
             }
             let _open = self.dials.as_ref().map(|dials| dials.open(pipes.clone()));
             let route = to.map_or(Route::Dialed, |to| Route::Relay(pipes.clone(), to));
@@ -233,7 +233,7 @@ impl Forwarder {
         };
         if let Served::Ended(_) = served {
             // The tasks of the feeds have been aborted, but may not be dropped yet.
-            pipes.feeds_over().await;
+            pipes.feeds_ended().await;
         }
         served
     }

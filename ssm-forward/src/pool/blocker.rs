@@ -11,7 +11,7 @@ use super::place::Place;
 use crate::session::StalledEnd;
 
 /// A session without progress for this time causes a warning.
-const TELL_AFTER: Duration = Duration::from_secs(5);
+const WARN_AFTER: Duration = Duration::from_secs(5);
 
 /// The connection that a stream belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ impl Place {
     pub(super) fn new_blocker(&mut self, now: Instant) -> Option<Blocker> {
         let session = self.session.as_ref().filter(|_| self.streams > 1)?;
         let stall = session.stall()?;
-        if now.into_std().saturating_duration_since(stall.since) < TELL_AFTER {
+        if now.into_std().saturating_duration_since(stall.since) < WARN_AFTER {
             return None;
         }
         let blocking = self.connections.get_mut(&session.culprit(stall)?).filter(|blocking| !blocking.told)?;

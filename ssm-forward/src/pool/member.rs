@@ -94,7 +94,7 @@ impl Member {
             session.terminate().await;
             let Some(reason) = reason else { return Ok(()) };
             tokio::select! {
-                goes_on = self.handle_end(&session, &reason, began, in_use) => if !goes_on? { return Ok(()) },
+                continues = self.handle_end(&session, &reason, began, in_use) => if !continues? { return Ok(()) },
                 () = shared.closing() => return Ok(()),
             }
         }
@@ -131,9 +131,9 @@ impl Member {
             if self.shared.leave_if_spare(self.number) {
                 return Ok(false);
             }
-            self.shared.sleeps(self.number, true);
+            self.shared.set_asleep(self.number, true);
             self.shared.wanted().await;
-            self.shared.sleeps(self.number, false);
+            self.shared.set_asleep(self.number, false);
         }
         self.wait(reason).await;
         Ok(true)
@@ -144,26 +144,27 @@ impl Member {
         loop {
             match self.start(false).await {
                 Ok(session) => {
-                    self.tell_of(&session);
+                    self.make_available(&session);
                     return Ok(Some(session));
                 }
                 Err(error) if self.shared.leave_if_spare(self.number) => {
                     tracing::warn!(%error, "no further session");
                     if self.shared.growth_failed() {
                         let target = &self.blueprint.request.target;
-                        let text =
-                            format!("no further session on {target} can be started, so connections share: {error}");
+                        let text = format!(
+                            "no further session on {target} can be started, so connections share the existing ones: {error}"
+                        );
                         self.emit(ForwardEvent::Warning { text });
                     }
                     return Ok(None);
                 }
-                Err(error) if can_pass(&error) => self.wait(error.to_string()).await,
+                Err(error) if is_temporary(&error) => self.wait(error.to_string()).await,
                 // As long as other sessions work, a failure of this one must not end them.
                 Err(error) if self.shared.lock().serves() => {
                     tracing::warn!(%error, "no further session");
-                    self.shared.sleeps(self.number, true);
+                    self.shared.set_asleep(self.number, true);
                     sleep(super::RETRY.max).await;
-                    self.shared.sleeps(self.number, false);
+                    self.shared.set_asleep(self.number, false);
                 }
                 Err(error) => return Err(error),
             }
@@ -171,7 +172,7 @@ impl Member {
     }
 
     /// Makes a new session available to connections, and reports why it was started.
-    fn tell_of(&mut self, session: &Arc<Session>) {
+    fn make_available(&mut self, session: &Arc<Session>) {
         let sessions = self.shared.ready(self.number, session.clone());
         let session_id = session.id().to_owned();
         match (self.outage.take(), self.blueprint.pool.size) {
@@ -252,7 +253,7 @@ fn is_unused(stats: &SessionStats) -> bool {
 
 /// Whether a later start may succeed with the same configuration: the target or the network becomes available again, or the user
 /// logs in again.
-fn can_pass(error: &ForwardError) -> bool {
+fn is_temporary(error: &ForwardError) -> bool {
     match error {
         ForwardError::Provider(error) => {
             error.is_retryable()

@@ -167,7 +167,7 @@ impl Pool {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while self.shared.lacks_a_member() {
+            while self.shared.needs_member() {
                 members.spawn(self.new_member().run().in_current_span());
             }
             tokio::select! {
@@ -175,14 +175,14 @@ impl Pool {
                     ended.map_err(|_| ForwardError::SessionEnded(CloseReason::Panicked))??;
                 }
                 () = self.shared.changed() => {}
-                () = self.shared.hungry() => {}
-                _ = ticks.tick() => self.look(),
+                () = self.shared.demand_changed() => {}
+                _ = ticks.tick() => self.check(),
             }
         }
     }
 
     /// Runs the periodic checks.
-    fn look(&self) {
+    fn check(&self) {
         self.shared.measure();
         if let PoolSize::Auto { .. } = self.blueprint.pool.size {
             self.shared.lock().retire_one(self.blueprint.pool.retire_after);
@@ -247,7 +247,7 @@ impl Pool {
         self.shared.demand()
     }
 
-    /// Whether every session is busy.
+    /// Whether there are sessions, and none of them is free.
     pub(crate) fn is_busy(&self) -> bool {
         self.shared.lock().is_busy()
     }

@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// Whether the member may accept connections soon.
-    pub(super) fn is_coming(&self) -> bool {
+    pub(super) fn may_become_ready(&self) -> bool {
         !self.asleep && !self.retiring && !self.takes_connections()
     }
 

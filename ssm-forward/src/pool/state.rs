@@ -20,7 +20,7 @@ pub(super) struct SharedPool {
     state: Mutex<PoolState>,
     changed: Notify,
     wanted: Notify,
-    hungry: Notify,
+    demand_changed: Notify,
     closing: Notify,
 }
 
@@ -44,9 +44,9 @@ pub(super) struct PoolState {
     /// Number of connections that wait for a session.
     waiting: usize,
     /// Number of measurements so far.
-    look: u64,
+    measurements: u64,
     /// When to start a further session again after an attempt that failed.
-    grows_again: Option<Instant>,
+    growth_retry_at: Option<Instant>,
     /// Totals of sessions that have ended.
     past: Totals,
     closing: bool,
@@ -59,7 +59,7 @@ impl SharedPool {
             state: Mutex::default(),
             changed: Notify::new(),
             wanted: Notify::new(),
-            hungry: Notify::new(),
+            demand_changed: Notify::new(),
             closing: Notify::new(),
         }
     }
@@ -84,7 +84,7 @@ impl SharedPool {
     pub(super) fn demand(self: &Arc<Self>) -> Demand {
         self.lock().waiting += 1;
         self.wanted.notify_waiters();
-        self.hungry.notify_one();
+        self.demand_changed.notify_one();
         Demand { shared: self.clone(), counts: true }
     }
 
@@ -100,8 +100,8 @@ impl SharedPool {
     }
 
     /// Completes when a further connection waits for a session.
-    pub(super) async fn hungry(&self) {
-        self.hungry.notified().await;
+    pub(super) async fn demand_changed(&self) {
+        self.demand_changed.notified().await;
     }
 
     /// Requests all members to terminate their sessions and to end.
@@ -135,10 +135,10 @@ impl SharedPool {
     ) -> Result<(Arc<Session>, StreamLease), Option<Condition>> {
         let mut state = self.lock();
         let (number, condition) = state.best().ok_or(None)?;
-        if state.is_better_to_come(condition, waited, self.limits) {
+        if state.should_wait(condition, waited, self.limits) {
             return Err(Some(condition));
         }
-        let look = state.look;
+        let measurement = state.measurements;
         let place = state.members.get_mut(&number).ok_or(None)?;
         let session = place.session.clone().ok_or(None)?;
         place.streams += 1;
@@ -147,12 +147,12 @@ impl SharedPool {
             state.waiting -= 1;
             met.counts = false;
         }
-        Ok((session.clone(), StreamLease { shared: self.clone(), number, session, look, stream: None }))
+        Ok((session.clone(), StreamLease { shared: self.clone(), number, session, measurement, stream: None }))
     }
 
     /// Whether another session must be started now.
-    pub(super) fn lacks_a_member(&self) -> bool {
-        self.lock().lacks_a_member(self.limits.size)
+    pub(super) fn needs_member(&self) -> bool {
+        self.lock().needs_member(self.limits.size)
     }
 
     pub(super) fn join(&self) -> (Number, Arc<Notify>) {
@@ -171,7 +171,7 @@ impl SharedPool {
         if let Some(place) = state.members.get_mut(&number) {
             place.begin(session);
         }
-        state.grows_again = None;
+        state.growth_retry_at = None;
         let sessions = state.members.values().filter(|place| place.session.is_some()).count();
         drop(state);
         self.changed.notify_waiters();
@@ -189,7 +189,7 @@ impl SharedPool {
         in_use
     }
 
-    pub(super) fn sleeps(&self, number: Number, asleep: bool) {
+    pub(super) fn set_asleep(&self, number: Number, asleep: bool) {
         if let Some(place) = self.lock().members.get_mut(&number) {
             place.asleep = asleep;
         }
@@ -211,7 +211,7 @@ impl SharedPool {
     /// Records that a further session could not be started. Returns whether this is the first failure since a session became ready.
     pub(super) fn growth_failed(&self) -> bool {
         let again = Instant::now() + GROWTH_PAUSE;
-        let is_first = self.lock().grows_again.replace(again).is_none();
+        let is_first = self.lock().growth_retry_at.replace(again).is_none();
         self.changed.notify_waiters();
         is_first
     }
@@ -224,7 +224,7 @@ impl SharedPool {
     pub(super) fn measure(&self) {
         let mut state = self.lock();
         let now = Instant::now();
-        state.look += 1;
+        state.measurements += 1;
         state.members.values_mut().for_each(|place| place.measure(now));
         let is_awaited = state.waiting > 0;
         drop(state);
@@ -245,21 +245,21 @@ impl PoolState {
     }
 
     /// Whether a connection that has waited for `waited` should continue to wait for a better session than one in this condition.
-    fn is_better_to_come(&self, best: Condition, waited: Duration, limits: Limits) -> bool {
+    fn should_wait(&self, best: Condition, waited: Duration, limits: Limits) -> bool {
         let grows = self.may_grow(limits.size) || self.members.values().any(Place::is_growing);
         match best {
             Condition::Free => false,
             Condition::Busy => waited < limits.share_after && grows,
-            Condition::Stuck => waited < limits.hold && (grows || self.members.values().any(Place::is_coming)),
+            Condition::Stuck => waited < limits.hold && (grows || self.members.values().any(Place::may_become_ready)),
         }
     }
 
     fn may_grow(&self, size: PoolSize) -> bool {
-        let is_pausing = self.grows_again.is_some_and(|at| Instant::now() < at);
+        let is_pausing = self.growth_retry_at.is_some_and(|at| Instant::now() < at);
         matches!(size, PoolSize::Auto { max } if self.members.len() < max) && !is_pausing
     }
 
-    fn lacks_a_member(&self, size: PoolSize) -> bool {
+    fn needs_member(&self, size: PoolSize) -> bool {
         let count = |of: fn(&Place) -> bool| self.members.values().filter(|place| of(place)).count();
         if self.closing || count(Place::is_starting) >= STARTS_AT_ONCE {
             return false;
@@ -353,7 +353,7 @@ impl Drop for Demand {
             self.shared.lock().waiting -= 1;
         }
         // This connection may have used the free session, so other waiting connections may need a new one.
-        self.shared.hungry.notify_one();
+        self.shared.demand_changed.notify_one();
     }
 }
 
@@ -363,7 +363,7 @@ pub(crate) struct StreamLease {
     number: Number,
     session: Arc<Session>,
     /// The number of measurements when the connection began.
-    look: u64,
+    measurement: u64,
     stream: Option<ssm_proto::StreamId>,
 }
 
@@ -384,7 +384,7 @@ impl Drop for StreamLease {
             return;
         }
         let mut state = self.shared.lock();
-        let age = usize::try_from(state.look - self.look).unwrap_or(usize::MAX);
+        let age = usize::try_from(state.measurements - self.measurement).unwrap_or(usize::MAX);
         if let Some(place) = state.members.get_mut(&self.number) {
             place.streams = place.streams.saturating_sub(1);
             place.idle_since = Instant::now();

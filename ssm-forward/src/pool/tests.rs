@@ -46,10 +46,10 @@ async fn the_demand_of_a_connection_ends_with_its_choice() {
     shared.ready(number, session(&local).await);
     let (_, _lease) = shared.choose(Duration::ZERO, &mut demand).ok().unwrap();
     assert!(demand.is_none());
-    assert!(!shared.lacks_a_member());
+    assert!(!shared.needs_member());
     // Another connection would have to share, so a new session is needed.
     let other = shared.demand();
-    assert!(shared.lacks_a_member());
+    assert!(shared.needs_member());
     drop(other);
-    assert!(!shared.lacks_a_member());
+    assert!(!shared.needs_member());
 }

@@ -90,10 +90,10 @@ impl NamedProvider {
         {
             return Ok((last.clone(), origin));
         }
-        self.ask_again().await.map(|found| (found, Origin::Aws))
+        self.look_up_again().await.map(|found| (found, Origin::Aws))
     }
 
-    async fn ask_again(&self) -> Result<Destination, ProviderError> {
+    async fn look_up_again(&self) -> Result<Destination, ProviderError> {
         let (found, _) = self.look_up(Origin::Aws).await?;
         self.found().last = Some(found.clone());
         Ok(found)
@@ -121,7 +121,7 @@ impl NamedProvider {
         let (node, origin) = match (cached, &self.source) {
             (Some(node), _) => (node, Origin::Cache),
             (None, NodeSource::AnyOf(spec)) => (self.aws.any_node(spec, previous).await?, Origin::Aws),
-            (None, _) => (self.node_beside(service.as_ref(), previous).await?, Origin::Aws),
+            (None, _) => (self.node_in_vpc(service.as_ref(), previous).await?, Origin::Aws),
         };
         Ok((Destination { node: node.id.clone(), details: Some(node), service }, origin))
     }
@@ -155,7 +155,7 @@ impl NamedProvider {
         Ok(SessionTicket { target: ticket.target.or(Some(node)), ..ticket })
     }
 
-    async fn node_beside(
+    async fn node_in_vpc(
         &self,
         service: Option<&ServiceEndpoint>,
         previous: Option<&str>,
@@ -200,7 +200,7 @@ impl SessionProvider for NamedProvider {
             match self.start_at(request, destination).await {
                 Err(refused) if origin == Origin::Cache && is_about_the_node(&refused) => {
                     tracing::info!(%refused, node, "the node is looked up again");
-                    let found = self.ask_again().await?;
+                    let found = self.look_up_again().await?;
                     if found.node == node { Err(refused) } else { self.start_at(request, found).await }
                 }
                 started => started,

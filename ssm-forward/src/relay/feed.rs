@@ -17,11 +17,11 @@ use crate::{ForwardError, Session, SessionConfig, SessionProvider, StartRequest,
 /// such a session.
 pub(crate) const DOCUMENT: &str = "AWS-StartNonInteractiveCommand";
 /// Timeout for the relay's greeting.
-const PATIENCE: Duration = Duration::from_secs(15);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
 /// Maximum number of bytes that are kept of the program's error output.
-const MAX_COMPLAINT: usize = 512;
+const MAX_ERROR_OUTPUT: usize = 512;
 
 /// The settings with which the feeds of one relay are started.
 pub(crate) struct FeedSource {
@@ -45,18 +45,18 @@ pub(super) enum FeedEnd {
     /// StartSession was refused, and a retry would not help.
     Denied(ForwardError),
     /// The feed could not be started, or ended by itself.
-    Cut(Service, FeedFailure),
+    Cut(Carried, FeedFailure),
 }
 
 /// The data that a feed has carried.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Service {
+pub(super) struct Carried {
     since: Option<Instant>,
     /// Number of bytes.
     pub(super) bytes: u64,
 }
 
-impl Service {
+impl Carried {
     /// Returns for how long the feed has carried data.
     pub(super) fn lasted(&self) -> Duration {
         self.since.map(|since| since.elapsed()).unwrap_or_default()
@@ -120,7 +120,7 @@ pub(super) async fn run(
 ) -> FeedEnd {
     let mut nonce = [0; 16];
     if let Err(error) = getrandom::fill(&mut nonce) {
-        return FeedEnd::Cut(Service::default(), error.into());
+        return FeedEnd::Cut(Carried::default(), error.into());
     }
     let mut stop = std::pin::pin!(stop);
     let request = source.request(nonce);
@@ -132,20 +132,20 @@ pub(super) async fn run(
     let session = match started {
         Ok(session) => session,
         Err(ForwardError::Provider(error)) if !error.is_retryable() => return FeedEnd::Denied(error.into()),
-        Err(error) => return FeedEnd::Cut(Service::default(), FeedFailure::NotStarted(error)),
+        Err(error) => return FeedEnd::Cut(Carried::default(), FeedFailure::NotStarted(error)),
     };
-    let mut service = Service::default();
+    let mut carried = Carried::default();
     let greeting = Greeting::of_feed(source.secret.clone(), nonce);
     let failure = tokio::select! {
         biased;
         () = stop => None,
-        failure = carry(shared, &session, greeting, &mut service, began) => Some(failure),
+        failure = carry(shared, &session, greeting, &mut carried, began) => Some(failure),
         () = disconnected(&session) => Some(FeedFailure::Disconnected),
     };
     session.terminate().await;
     match failure {
-        Some(failure) => FeedEnd::Cut(service, failure),
-        None => FeedEnd::Stopped(service.bytes),
+        Some(failure) => FeedEnd::Cut(carried, failure),
+        None => FeedEnd::Stopped(carried.bytes),
     }
 }
 
@@ -159,11 +159,11 @@ async fn carry(
     shared: &SharedLink,
     session: &Session,
     greeting: Greeting,
-    service: &mut Service,
+    carried: &mut Carried,
     began: impl FnOnce(),
 ) -> FeedFailure {
-    match try_carry(shared, session, greeting, service, began).await {
-        Ok(said) => FeedFailure::Ended(said),
+    match try_carry(shared, session, greeting, carried, began).await {
+        Ok(error_output) => FeedFailure::Ended(error_output),
         Err(failure) => failure,
     }
 }
@@ -172,11 +172,11 @@ async fn try_carry(
     shared: &SharedLink,
     session: &Session,
     mut greeting: Greeting,
-    service: &mut Service,
+    carried: &mut Carried,
     began: impl FnOnce(),
 ) -> Result<String, FeedFailure> {
     let mut output = ProgramOutput::open(session).await?;
-    let greeted = timeout(PATIENCE, async {
+    let greeted = timeout(GREETING_TIMEOUT, async {
         while !greeting.is_done() {
             let Some(bytes) = output.next().await? else { return Ok(false) };
             greeting.handle_input(&bytes)?;
@@ -184,20 +184,20 @@ async fn try_carry(
         Ok::<_, FeedFailure>(true)
     });
     if !greeted.await.map_err(|_| FeedFailure::Silent)?? {
-        return Ok(output.said());
+        return Ok(output.error_text());
     }
     let name = greeting.feed().ok_or(GreetingError::NotARelay)?;
     let id = shared.add_feed(name).ok_or(FeedFailure::TooMany)?;
     let _guard = Guard { shared, id };
     tracing::debug!(session = session.id(), feed = id.0, "a feed from the relay");
     began();
-    service.since = Some(Instant::now());
+    carried.since = Some(Instant::now());
     shared.handle_input(id, &[greeting.into_rest()])?;
     while let Some(bytes) = output.next().await? {
-        service.bytes += bytes.len() as u64;
+        carried.bytes += bytes.len() as u64;
         shared.handle_input(id, &[bytes])?;
     }
-    Ok(output.said())
+    Ok(output.error_text())
 }
 
 /// Removes the feed from the link when it is dropped.
@@ -217,13 +217,13 @@ struct ProgramOutput {
     stream: crate::SessionStream,
     decoder: FeedDecoder,
     pieces: Vec<(Output, Bytes)>,
-    complaint: Vec<u8>,
+    error_output: Vec<u8>,
 }
 
 impl ProgramOutput {
     async fn open(session: &Session) -> Result<Self, StreamError> {
         let stream = session.open_stream().await?;
-        Ok(Self { stream, decoder: FeedDecoder::default(), pieces: Vec::new(), complaint: Vec::new() })
+        Ok(Self { stream, decoder: FeedDecoder::default(), pieces: Vec::new(), error_output: Vec::new() })
     }
 
     /// Returns the next bytes of the feed, or `None` at the end.
@@ -237,8 +237,8 @@ impl ProgramOutput {
                 match output {
                     Output::Stdout => self.decoder.decode(&bytes, &mut decoded)?,
                     Output::Stderr => {
-                        let room = MAX_COMPLAINT - self.complaint.len();
-                        self.complaint.extend_from_slice(bytes.get(..room).unwrap_or(&bytes));
+                        let room = MAX_ERROR_OUTPUT - self.error_output.len();
+                        self.error_output.extend_from_slice(bytes.get(..room).unwrap_or(&bytes));
                     }
                 }
             }
@@ -247,8 +247,8 @@ impl ProgramOutput {
     }
 
     /// Returns the program's error output, after a colon.
-    fn said(&self) -> String {
-        let text = one_line(&String::from_utf8_lossy(&self.complaint));
+    fn error_text(&self) -> String {
+        let text = one_line(&String::from_utf8_lossy(&self.error_output));
         if text.is_empty() { text } else { format!(": {text}") }
     }
 }

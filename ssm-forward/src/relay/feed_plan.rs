@@ -37,23 +37,23 @@ pub(super) struct Sample {
     pub(super) is_busy: bool,
 }
 
-/// What the plan requests; see [`FeedPlan::look`].
+/// What the plan requests; see [`FeedPlan::update`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Wish {
+pub(super) enum PlanAction {
     Nothing,
     /// Start one more feed. The field is the current rate of downloads, in bytes per second.
     Start(f64),
     /// Keep the feeds. The fields are the rates without and with the latest feed, in bytes per second.
     Keep(f64, f64),
     /// End the latest feed, because it did not help. The rates are as in `Keep`. If it was the only feed, this counts as a failure.
-    EndOne(f64, f64, Option<Next>),
+    EndOne(f64, f64, Option<AfterFailure>),
     /// End all feeds, because there is no download.
     EndAll,
 }
 
 /// What happens after the failure of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum AfterFailure {
     /// Another feed can be started after this time.
     After(Duration),
     /// No further feed is started.
@@ -92,7 +92,7 @@ struct Trial {
 
 impl FeedPlan {
     /// Processes a measurement. It should be called about twice a second.
-    pub(super) fn look(&mut self, now: Instant, sample: Sample) -> Wish {
+    pub(super) fn update(&mut self, now: Instant, sample: Sample) -> PlanAction {
         let rate = self.rate(now, sample.bytes);
         let is_loaded = sample.pipes > 0 && rate >= LOAD * sample.pipes as f64;
         if is_loaded {
@@ -110,9 +110,9 @@ impl FeedPlan {
             None if self.wants_more(now) => {
                 self.feeds += 1;
                 self.trial = Some(Trial { before: rate, pipes: sample.pipes, since: None });
-                Wish::Start(rate)
+                PlanAction::Start(rate)
             }
-            None => Wish::Nothing,
+            None => PlanAction::Nothing,
         }
     }
 
@@ -127,10 +127,10 @@ impl FeedPlan {
         if seconds > 0.0 { bytes.saturating_sub(*before) as f64 / seconds } else { 0.0 }
     }
 
-    fn rest(&mut self) -> Wish {
+    fn rest(&mut self) -> PlanAction {
         (self.busy_since, self.trial, self.is_enough) = (None, None, false);
         let is_new = !std::mem::replace(&mut self.is_resting, true);
-        if is_new && self.feeds > 0 { Wish::EndAll } else { Wish::Nothing }
+        if is_new && self.feeds > 0 { PlanAction::EndAll } else { PlanAction::Nothing }
     }
 
     fn wants_more(&self, now: Instant) -> bool {
@@ -138,15 +138,15 @@ impl FeedPlan {
         is_allowed && self.feeds < MAX_FEEDS && self.busy_since.is_some_and(|since| since + BUSY_FOR <= now)
     }
 
-    fn judge(&mut self, now: Instant, trial: Trial, pipes: usize, rate: f64, is_loaded: bool) -> Wish {
-        let Some(since) = trial.since else { return Wish::Nothing };
+    fn judge(&mut self, now: Instant, trial: Trial, pipes: usize, rate: f64, is_loaded: bool) -> PlanAction {
+        let Some(since) = trial.since else { return PlanAction::Nothing };
         if !is_loaded {
             // The trial starts again when the download continues.
             self.trial = Some(Trial { since: Some(now), ..trial });
-            return Wish::Nothing;
+            return PlanAction::Nothing;
         }
         if now < since + TRIAL {
-            return Wish::Nothing;
+            return PlanAction::Nothing;
         }
         self.trial = None;
         // The pipes must be busy again for some time before the next feed.
@@ -154,11 +154,11 @@ impl FeedPlan {
         // The part of the rate that is due to additional pipes does not count as a gain of the feed.
         let before = trial.before * pipes.max(trial.pipes) as f64 / trial.pipes as f64;
         if rate >= before * GAIN {
-            return Wish::Keep(before, rate);
+            return PlanAction::Keep(before, rate);
         }
         self.is_enough = true;
         let next = (self.feeds == 1).then(|| self.fail(now));
-        Wish::EndOne(before, rate, next)
+        PlanAction::EndOne(before, rate, next)
     }
 
     /// Records that the latest feed carries data.
@@ -174,7 +174,7 @@ impl FeedPlan {
     }
 
     /// Records that a feed was refused, or was cut after it had lasted for `lasted`.
-    pub(super) fn cut(&mut self, now: Instant, lasted: Duration) -> Next {
+    pub(super) fn cut(&mut self, now: Instant, lasted: Duration) -> AfterFailure {
         self.ended();
         // If an older feed was cut, the latest feed keeps running without a trial, because the rate before the trial included the
         // feed that was cut.
@@ -185,15 +185,15 @@ impl FeedPlan {
         self.fail(now)
     }
 
-    fn fail(&mut self, now: Instant) -> Next {
+    fn fail(&mut self, now: Instant) -> AfterFailure {
         self.failures += 1;
         if self.failures >= MAX_FAILURES {
             self.is_over = true;
-            return Next::Never;
+            return AfterFailure::Never;
         }
         let pause = PAUSE * PAUSE_FACTOR.pow(self.failures - 1);
         self.not_before = Some(now + pause);
-        Next::After(pause)
+        AfterFailure::After(pause)
     }
 
     /// Records that feeds are not possible on this node.
@@ -223,7 +223,7 @@ mod tests {
         pace: u64,
         /// Maximum rate of the data's source, in bytes per second.
         source: u64,
-        wishes: Vec<Wish>,
+        actions: Vec<PlanAction>,
     }
 
     impl Run {
@@ -237,7 +237,7 @@ mod tests {
                 feeds: 0,
                 pace,
                 source: u64::MAX,
-                wishes: Vec::new(),
+                actions: Vec::new(),
             }
         }
 
@@ -249,26 +249,26 @@ mod tests {
                 let capacity = self.pipes as u64 * PACE + self.feeds as u64 * self.pace;
                 self.bytes += self.source.min(capacity) / 2;
                 let sample = Sample { bytes: self.bytes, pipes: self.pipes, is_busy: self.source >= capacity };
-                let wish = self.plan.look(self.now, sample);
-                let name = match wish {
-                    Wish::Nothing => continue,
-                    Wish::Start(_) => {
+                let action = self.plan.update(self.now, sample);
+                let name = match action {
+                    PlanAction::Nothing => continue,
+                    PlanAction::Start(_) => {
                         self.feeds += 1;
                         self.plan.began(self.now);
                         "start"
                     }
-                    Wish::Keep(..) => "keep",
-                    Wish::EndOne(..) => {
+                    PlanAction::Keep(..) => "keep",
+                    PlanAction::EndOne(..) => {
                         self.feeds -= 1;
                         self.plan.ended();
                         "end one"
                     }
-                    Wish::EndAll => {
+                    PlanAction::EndAll => {
                         (0..std::mem::take(&mut self.feeds)).for_each(|_| self.plan.ended());
                         "end all"
                     }
                 };
-                self.wishes.push(wish);
+                self.actions.push(action);
                 said.push(((self.now - began).as_secs_f64(), name));
             }
             said
@@ -278,7 +278,7 @@ mod tests {
             self.pass(seconds).into_iter().map(|(_, name)| name).collect()
         }
 
-        fn cut(&mut self, lasted: Duration) -> Next {
+        fn cut(&mut self, lasted: Duration) -> AfterFailure {
             self.feeds -= 1;
             self.plan.cut(self.now, lasted)
         }
@@ -293,7 +293,7 @@ mod tests {
             said.iter().map(|(_, name)| *name).collect::<Vec<_>>(),
             ["start", "keep", "start", "keep", "start", "keep"]
         );
-        let Wish::Keep(before, after) = run.wishes[1] else { panic!("{:?}", run.wishes) };
+        let PlanAction::Keep(before, after) = run.actions[1] else { panic!("{:?}", run.actions) };
         assert!(before < 2.9e6 && after > 12e6, "{before} {after}");
     }
 
@@ -343,11 +343,11 @@ mod tests {
     fn the_pause_after_a_cut_grows_until_none_is_started() {
         let mut run = Run::new(10_000_000);
         assert_eq!(run.names(3), ["start"]);
-        assert_eq!(run.cut(Duration::ZERO), Next::After(PAUSE));
+        assert_eq!(run.cut(Duration::ZERO), AfterFailure::After(PAUSE));
         assert_eq!((run.names(4), run.names(4)), (vec![], vec!["start"]));
-        assert_eq!(run.cut(Duration::ZERO), Next::After(PAUSE * 4));
+        assert_eq!(run.cut(Duration::ZERO), AfterFailure::After(PAUSE * 4));
         assert_eq!((run.names(19), run.names(4)), (vec![], vec!["start"]));
-        assert_eq!(run.cut(Duration::ZERO), Next::Never);
+        assert_eq!(run.cut(Duration::ZERO), AfterFailure::Never);
         assert_eq!(run.names(600), Vec::<&str>::new());
     }
 
@@ -357,7 +357,7 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(run.names(30)[0], "start");
             while run.feeds > 0 {
-                assert_eq!(run.cut(STABLE), Next::After(PAUSE));
+                assert_eq!(run.cut(STABLE), AfterFailure::After(PAUSE));
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::Instrument as _;
 
 use super::feed::{self, FeedEnd, FeedFailure, FeedSource};
-use super::feed_plan::{FeedPlan, MAX_FEEDS, Next, Sample, Wish};
+use super::feed_plan::{AfterFailure, FeedPlan, MAX_FEEDS, PlanAction, Sample};
 use super::shared::SharedLink;
 use crate::ForwardEvent;
 use crate::pool::Pool;
@@ -46,12 +46,12 @@ impl Feeds {
     }
 
     /// Whether no session of a feed exists any longer.
-    pub(super) fn are_over(&self) -> bool {
+    pub(super) fn have_ended(&self) -> bool {
         self.permits.available_permits() == MAX_FEEDS
     }
 
     /// Completes when no session of a feed exists any longer. If [`Feeds::keep`] does not run, the feeds must have been dropped.
-    pub(super) async fn over(&self) {
+    pub(super) async fn ended(&self) {
         drop(self.permits.acquire_many(u32::try_from(MAX_FEEDS).unwrap_or(u32::MAX)).await);
     }
 
@@ -87,17 +87,17 @@ impl Feeds {
                     let stats = shared.lock().link.stats();
                     let bytes = stats.received + stats.fed;
                     let sample = Sample { bytes, pipes: stats.pipes, is_busy: pool.is_busy() };
-                    let wish = plan.look(now, sample);
-                    self.fulfil(wish, &mut running, shared, &began);
+                    let action = plan.update(now, sample);
+                    self.execute(action, &mut running, shared, &began);
                 }
             }
         }
     }
 
-    fn fulfil(&self, wish: Wish, running: &mut Running, shared: &Arc<SharedLink>, began: &Arc<AtomicBool>) {
-        match wish {
-            Wish::Nothing => {}
-            Wish::Start(rate) => {
+    fn execute(&self, action: PlanAction, running: &mut Running, shared: &Arc<SharedLink>, began: &Arc<AtomicBool>) {
+        match action {
+            PlanAction::Nothing => {}
+            PlanAction::Start(rate) => {
                 tracing::info!(rate = rate_text(rate), "the download also gets a command session");
                 let (stop, stopped) = oneshot::channel::<()>();
                 running.stops.push(stop);
@@ -110,29 +110,34 @@ impl Feeds {
                 };
                 running.tasks.spawn(run.in_current_span());
             }
-            Wish::Keep(before, rate) => {
+            PlanAction::Keep(before, rate) => {
                 let count = running.stops.len();
-                tracing::info!(count, before = rate_text(before), rate = rate_text(rate), "a command session helps");
+                tracing::info!(
+                    count,
+                    before = rate_text(before),
+                    rate = rate_text(rate),
+                    "a command session makes the download faster"
+                );
             }
-            Wish::EndOne(before, rate, next) => {
+            PlanAction::EndOne(before, rate, next) => {
                 let then = match next {
                     None => String::new(),
-                    Some(Next::After(pause)) => format!("; none is started for {} s", pause.as_secs()),
-                    Some(Next::Never) => "; this relay gets no further one".into(),
+                    Some(AfterFailure::After(pause)) => format!("; none is started for {} s", pause.as_secs()),
+                    Some(AfterFailure::Never) => "; this relay gets no further one".into(),
                 };
                 let (before, rate) = (rate_text(before), rate_text(rate));
-                tracing::info!(before, rate, "a command session does not help, it ends{then}");
+                tracing::info!(before, rate, "a command session does not help and ends{then}");
                 running.stops.pop();
             }
-            Wish::EndAll => {
-                tracing::info!("there is no download: its command sessions end");
+            PlanAction::EndAll => {
+                tracing::info!("no download is active: the command sessions end");
                 running.stops.clear();
             }
         }
     }
 
     fn note(&self, plan: &mut FeedPlan, end: FeedEnd) {
-        let (service, failure) = match end {
+        let (carried, failure) = match end {
             FeedEnd::Stopped(bytes) => {
                 tracing::info!(bytes, "a command session of downloads has ended");
                 return plan.ended();
@@ -146,17 +151,17 @@ impl Feeds {
                 );
                 return (self.on_event)(ForwardEvent::Warning { text });
             }
-            FeedEnd::Cut(service, failure) => (service, failure),
+            FeedEnd::Cut(carried, failure) => (carried, failure),
         };
-        let bytes = service.bytes;
-        match plan.cut(Instant::now(), service.lasted()) {
-            Next::After(pause) => tracing::info!(
+        let bytes = carried.bytes;
+        match plan.cut(Instant::now(), carried.lasted()) {
+            AfterFailure::After(pause) => tracing::info!(
                 bytes,
                 cause = %failure,
                 pause_s = pause.as_secs(),
                 "a command session of downloads was lost; its unacknowledged data is sent again; none is started during the pause"
             ),
-            Next::Never => tracing::info!(
+            AfterFailure::Never => tracing::info!(
                 bytes,
                 cause = %failure,
                 "a command session of downloads was lost again; its unacknowledged data is sent again; this relay gets no \

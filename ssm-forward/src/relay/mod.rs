@@ -62,7 +62,7 @@ pub async fn relay_status(
     request: &StartRequest,
     session: &SessionConfig,
 ) -> Result<RelayReport, String> {
-    let lines = place::ask(&provider, request, session, &place::status_script()).await;
+    let lines = place::run_script(&provider, request, session, &place::status_script()).await;
     Ok(RelayReport { lines: lines.map_err(|error| error.0)? })
 }
 
@@ -75,6 +75,6 @@ pub async fn relay_remove(
     request: &StartRequest,
     session: &SessionConfig,
 ) -> Result<RelayReport, String> {
-    let lines = place::ask(&provider, request, session, &place::remove_script()).await;
+    let lines = place::run_script(&provider, request, session, &place::remove_script()).await;
     Ok(RelayReport { lines: lines.map_err(|error| error.0)? })
 }

@@ -11,9 +11,9 @@ use super::shared::SharedLink;
 use crate::{Session, SessionStream, StreamError};
 
 /// Timeout for the relay's greeting.
-const PATIENCE: Duration = Duration::from_secs(15);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Delay of the next pipe in a session that continues after its pipe has ended.
-const AGAIN: Duration = Duration::from_millis(500);
+const NEXT_PIPE_DELAY: Duration = Duration::from_millis(500);
 /// Maximum number of bytes per read.
 const READ_SIZE: usize = 128 << 10;
 
@@ -24,7 +24,7 @@ pub(super) enum PipeError {
     #[error(transparent)]
     Session(StreamError),
     /// The relay's port refused the connection, or the pipe ended before the relay's proof of the secret.
-    #[error("it does not run any more")]
+    #[error("it is no longer running")]
     Refused,
     #[error("{0}")]
     Greeting(#[from] GreetingError),
@@ -47,7 +47,7 @@ impl PipeError {
             Self::Link(_) => Duration::ZERO,
             // If the relay has ended, this should be detected soon.
             Self::Refused => Presence::DELAY,
-            Self::Greeting(_) | Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => AGAIN,
+            Self::Greeting(_) | Self::Session(_) | Self::Silent | Self::Random(_) | Self::TooMany => NEXT_PIPE_DELAY,
         }
     }
 
@@ -87,7 +87,7 @@ async fn try_run(
     secret: RelaySecret,
 ) -> Result<std::convert::Infallible, PipeError> {
     let mut stream = session.open_stream().await?;
-    let rest = timeout(PATIENCE, greet(&mut stream, secret)).await.map_err(|_| PipeError::Silent)??;
+    let rest = timeout(GREETING_TIMEOUT, greet(&mut stream, secret)).await.map_err(|_| PipeError::Silent)??;
     let (id, filled) = shared.add_pipe().ok_or(PipeError::TooMany)?;
     tracing::debug!(session = session.id(), pipe = id.0, "a pipe to the relay");
     let _guard = Guard { shared, id };

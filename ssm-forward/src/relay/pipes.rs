@@ -20,7 +20,7 @@ use crate::pool::{Demand, Pool};
 /// Interval of the check whether more sessions would help.
 const TICK: Duration = Duration::from_millis(500);
 /// Maximum time for the relay to receive the message that it is not needed any longer.
-const FAREWELL: Duration = Duration::from_secs(1);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All pipes to one relay, and the connections that they carry.
 pub(crate) struct Pipes {
@@ -84,19 +84,19 @@ impl Pipes {
             loop {
                 let mut changed = std::pin::pin!(self.shared.changed.notified());
                 changed.as_mut().enable();
-                if self.shared.lock().link.stats().pipes == 0 && self.feeds.as_ref().is_none_or(Feeds::are_over) {
+                if self.shared.lock().link.stats().pipes == 0 && self.feeds.as_ref().is_none_or(Feeds::have_ended) {
                     return;
                 }
                 changed.await;
             }
         };
-        let _ = timeout(FAREWELL, gone).await;
+        let _ = timeout(GOODBYE_TIMEOUT, gone).await;
     }
 
     /// Completes when no session of a feed exists any longer. [`Pipes::run`] must have been dropped.
-    pub(crate) async fn feeds_over(&self) {
+    pub(crate) async fn feeds_ended(&self) {
         if let Some(feeds) = &self.feeds {
-            feeds.over().await;
+            feeds.ended().await;
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Timeout for the exchange with the script, once its session is ready. Copying takes a second or two.
-const PATIENCE: Duration = Duration::from_secs(90);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The document of the session that starts the relay. It must be one with input, because the secret is sent as input.
 pub(crate) const DOCUMENT: &str = "AWS-StartInteractiveCommand";
 /// Maximum length of the node's output, in bytes.
@@ -59,10 +59,10 @@ pub(crate) async fn place(
     let script = script(&mark(), config);
     let started = await_target(&request.target, wait_connected, waiting, || start(provider, request, session, &script));
     let session = started.await.map_err(not_started)?;
-    let placing = converse(&session, &script, config);
-    let outcome = timeout(PATIENCE, placing)
+    let placing = run_start_script(&session, &script, config);
+    let outcome = timeout(SCRIPT_TIMEOUT, placing)
         .await
-        .unwrap_or_else(|_| Err(NotPlaced(format!("the node did not start it within {} s", PATIENCE.as_secs()))));
+        .unwrap_or_else(|_| Err(NotPlaced(format!("the node did not start it within {} s", SCRIPT_TIMEOUT.as_secs()))));
     session.terminate().await;
     outcome
 }
@@ -75,7 +75,7 @@ fn not_started(error: ForwardError) -> NotPlaced {
 ///
 /// # Errors
 /// Returns why the script could not be run.
-pub(crate) async fn ask(
+pub(crate) async fn run_script(
     provider: &Arc<dyn SessionProvider>,
     request: &StartRequest,
     session: &SessionConfig,
@@ -86,17 +86,21 @@ pub(crate) async fn ask(
     let session = start(provider, request, session, &script).await.map_err(not_started)?;
     let asking = async {
         let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
-        let mut node =
-            Node { sender: stream.sender(), stream, said: Said { mark: script.mark.clone(), text: String::new() } };
-        let mut said = Vec::new();
+        let mut node = Node {
+            sender: stream.sender(),
+            stream,
+            output: NodeOutput { mark: script.mark.clone(), text: String::new() },
+        };
+        let mut reports = Vec::new();
         loop {
-            match node.hear().await? {
-                (word, _) if word == "end" => return Ok(said),
-                (_, rest) => said.push(rest),
+            match node.next_report().await? {
+                (word, _) if word == "end" => return Ok(reports),
+                (_, rest) => reports.push(rest),
             }
         }
     };
-    let outcome = timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(NotPlaced("the node does not answer".into())));
+    let outcome =
+        timeout(SCRIPT_TIMEOUT, asking).await.unwrap_or_else(|_| Err(NotPlaced("the node does not answer".into())));
     session.terminate().await;
     outcome
 }
@@ -176,16 +180,16 @@ fn script(mark: &str, config: &RelayConfig) -> Script {
 struct Node {
     stream: SessionStream,
     sender: StreamSender,
-    said: Said,
+    output: NodeOutput,
 }
 
 /// The output of the node that has not been processed.
-struct Said {
+struct NodeOutput {
     mark: String,
     text: String,
 }
 
-impl Said {
+impl NodeOutput {
     /// Returns the next line that the script reports: a word, and the rest.
     fn next(&mut self) -> Result<Option<(String, String)>, NotPlaced> {
         while let Some((line, rest)) = self.text.split_once('\n') {
@@ -205,10 +209,10 @@ impl Said {
 
 impl Node {
     /// Waits for the next line that the script reports: a word, and the rest.
-    async fn hear(&mut self) -> Result<(String, String), NotPlaced> {
+    async fn next_report(&mut self) -> Result<(String, String), NotPlaced> {
         let mut pieces = Vec::new();
         loop {
-            if let Some(said) = self.said.next()? {
+            if let Some(said) = self.output.next()? {
                 return Ok(said);
             }
             match self.stream.read_outputs(&mut pieces, MAX_TEXT).await {
@@ -217,19 +221,19 @@ impl Node {
                 Err(error) => return Err(self.ended(&error.to_string())),
             }
             for (_, bytes) in pieces.drain(..) {
-                self.said.text += &String::from_utf8_lossy(&bytes);
+                self.output.text += &String::from_utf8_lossy(&bytes);
             }
         }
     }
 
     fn ended(&self, why: &str) -> NotPlaced {
-        NotPlaced(match self.said.text.trim() {
+        NotPlaced(match self.output.text.trim() {
             "" => format!("{why} before it was started"),
             said => format!("{why} before it was started; the node said: {}", one_line(said)),
         })
     }
 
-    async fn say(&self, bytes: Bytes) -> Result<(), NotPlaced> {
+    async fn send(&self, bytes: Bytes) -> Result<(), NotPlaced> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let piece = rest.split_to(PIECE.min(rest.len()));
@@ -239,27 +243,27 @@ impl Node {
     }
 }
 
-async fn converse(session: &Session, script: &Script, config: &RelayConfig) -> Result<Placed, NotPlaced> {
+async fn run_start_script(session: &Session, script: &Script, config: &RelayConfig) -> Result<Placed, NotPlaced> {
     let stream = session.open_stream().await.map_err(|error| NotPlaced(error.to_string()))?;
     let mut node =
-        Node { sender: stream.sender(), stream, said: Said { mark: script.mark.clone(), text: String::new() } };
+        Node { sender: stream.sender(), stream, output: NodeOutput { mark: script.mark.clone(), text: String::new() } };
     let mut program = Bytes::new();
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|error| NotPlaced(error.to_string()))?;
     let secret = RelaySecret::new(key);
     loop {
-        let (word, rest) = node.hear().await?;
+        let (word, rest) = node.next_report().await?;
         match word.as_str() {
             "need" => {
                 let fitting = config.programs.iter().find(|program| program.machine == rest);
                 program = Bytes::from_static(fitting.ok_or_else(|| NotPlaced(format!("no relay for {rest}")))?.gzip);
-                node.say(format!("{}\n", program.len()).into()).await?;
+                node.send(format!("{}\n", program.len()).into()).await?;
             }
             "send" => {
                 tracing::info!(bytes = program.len(), "the relay is copied to the node");
-                node.say(std::mem::take(&mut program)).await?;
+                node.send(std::mem::take(&mut program)).await?;
             }
-            "key" => node.say(format!("{} 0\n", *secret.to_hex()).into()).await?,
+            "key" => node.send(format!("{} 0\n", *secret.to_hex()).into()).await?,
             "started" => return started(&rest, secret),
             "no" => return Err(NotPlaced(one_line(&rest))),
             _ => {}
@@ -312,11 +316,11 @@ mod tests {
 
     #[test]
     fn a_line_of_the_node_has_a_length() {
-        let mut said = Said { mark: "MARK".into(), text: "noise\r\nMARK need x86_64\r\nhalf".into() };
-        assert_eq!(said.next().unwrap(), Some(("need".into(), "x86_64".into())));
-        assert_eq!(said.next().unwrap(), None);
-        said.text += &"x".repeat(MAX_TEXT);
-        assert_eq!(said.next().unwrap_err().0, "the output of the node is too long");
+        let mut output = NodeOutput { mark: "MARK".into(), text: "noise\r\nMARK need x86_64\r\nhalf".into() };
+        assert_eq!(output.next().unwrap(), Some(("need".into(), "x86_64".into())));
+        assert_eq!(output.next().unwrap(), None);
+        output.text += &"x".repeat(MAX_TEXT);
+        assert_eq!(output.next().unwrap_err().0, "the output of the node is too long");
     }
 
     const PROGRAMS: &[RelayProgram] = &[RelayProgram {

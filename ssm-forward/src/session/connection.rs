@@ -10,7 +10,7 @@ use ssm_proto::{ChannelStats, DecodeError, KeyRequest};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Instrument as _;
 
-use super::pace::Seldom;
+use super::pace::ReportLimit;
 use super::pulse::{Due, Pulse};
 use super::resume::bounded;
 use super::shared::{SessionState, SharedSession};
@@ -23,11 +23,11 @@ const READ_BATCH: usize = 64;
 /// Maximum number of messages that are passed to the WebSocket before the next ones are read.
 const WRITE_BATCH: usize = 32;
 /// Timeout for the last messages of a session.
-const GOODBYE: Duration = Duration::from_secs(1);
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a WebSocket ended.
 pub(super) enum Outcome {
-    Over(CloseReason),
+    Ended(CloseReason),
     Lost(TransportError),
 }
 
@@ -49,11 +49,11 @@ pub(super) struct Connection<'a> {
     timer: Pin<Box<Sleep>>,
     pulse: Pulse,
     /// Limits the log lines about messages that could not be decoded.
-    malformed: Seldom,
+    malformed: ReportLimit,
     /// Tasks that are woken as soon as the lock is released. The list is kept to reuse its memory.
     woken: Vec<Waker>,
     /// Since when the last messages are being sent, and why the session ended.
-    goodbye: Option<(Instant, CloseReason)>,
+    closing: Option<(Instant, CloseReason)>,
 }
 
 impl<'a> Connection<'a> {
@@ -73,22 +73,22 @@ impl<'a> Connection<'a> {
             notify,
             timer: Box::pin(sleep_until(now)),
             pulse,
-            malformed: Seldom::default(),
+            malformed: ReportLimit::default(),
             woken: Vec::new(),
-            goodbye: None,
+            closing: None,
         }
     }
 
     pub(super) async fn run(mut self) -> Outcome {
         let outcome = poll_fn(|cx| self.poll(cx)).await;
         // The first reason of the end is kept, whatever happens to the WebSocket in the meantime.
-        let outcome = match self.goodbye.take() {
-            Some((_, reason)) => Outcome::Over(reason),
+        let outcome = match self.closing.take() {
+            Some((_, reason)) => Outcome::Ended(reason),
             None => outcome,
         };
         self.shared.lock().set_connected(false);
-        if let Outcome::Over(_) = outcome {
-            let _ = tokio::time::timeout(GOODBYE, poll_fn(|cx| self.transport.poll_close(cx))).await;
+        if let Outcome::Ended(_) = outcome {
+            let _ = tokio::time::timeout(CLOSING_TIMEOUT, poll_fn(|cx| self.transport.poll_close(cx))).await;
         }
         outcome
     }
@@ -104,16 +104,16 @@ impl<'a> Connection<'a> {
             let read = match read {
                 Ok(progress) => progress,
                 // The last messages may contain the reason of the end.
-                Err(cause) => return Poll::Ready(ended.map_or(Outcome::Lost(cause), Outcome::Over)),
+                Err(cause) => return Poll::Ready(ended.map_or(Outcome::Lost(cause), Outcome::Ended)),
             };
             if let Some(reason) = ended {
-                self.goodbye.get_or_insert((now, reason));
+                self.closing.get_or_insert((now, reason));
             }
             let (sent, rest) = match self.send(cx, now) {
                 Ok(sent) => sent,
                 Err(error) => return Poll::Ready(Outcome::Lost(error)),
             };
-            if let Some(outcome) = self.end_after_goodbye(cx, now, &rest) {
+            if let Some(outcome) = self.end_when_sent(cx, now, &rest) {
                 return Poll::Ready(outcome);
             }
             match self.watch(cx, now, &rest) {
@@ -143,7 +143,7 @@ impl<'a> Connection<'a> {
             tokio::spawn(provide.in_current_span());
         }
         // A peer can cause any number of these log lines, so they are limited.
-        if let Some(more) = self.malformed.tell(now, malformed.len() as u64) {
+        if let Some(more) = self.malformed.record(now, malformed.len() as u64) {
             let error = malformed.last().map(ToString::to_string);
             tracing::warn!(error, more, "malformed messages dropped");
         }
@@ -213,7 +213,7 @@ impl<'a> Connection<'a> {
         };
         self.deliver(state);
         if let Some(reason) = ended {
-            self.goodbye.get_or_insert((now, reason));
+            self.closing.get_or_insert((now, reason));
         }
         if sent < WRITE_BATCH {
             let _ = self.transport.poll_flush(cx)?;
@@ -222,23 +222,23 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends queued messages after the end of the session, with a timeout. Returns the outcome when this is complete.
-    fn end_after_goodbye(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Option<Outcome> {
-        let (since, reason) = self.goodbye.as_ref()?;
+    fn end_when_sent(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Option<Outcome> {
+        let (since, reason) = self.closing.as_ref()?;
         let quiet = rest.is_idle && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));
-        let over = quiet || now >= *since + GOODBYE || matches!(reason, CloseReason::Closed(_));
-        over.then(|| Outcome::Over(reason.clone()))
+        let over = quiet || now >= *since + CLOSING_TIMEOUT || matches!(reason, CloseReason::Closed(_));
+        over.then(|| Outcome::Ended(reason.clone()))
     }
 
     /// Sends pings, detects silence, and sets the timer. Returns whether the timer has already fired.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Result<bool, TransportError> {
-        let Due { ping, next_look } = self.pulse.look(now, &rest.channel)?;
+        let Due { ping, next_check } = self.pulse.check(now, &rest.channel)?;
         if ping {
             tracing::trace!("ping");
             self.transport.start_ping()?;
             let _ = self.transport.poll_flush(cx)?;
         }
-        let goodbye = self.goodbye.as_ref().map(|(since, _)| *since + GOODBYE);
-        let at = [rest.timeout, goodbye].into_iter().flatten().fold(next_look, Instant::min);
+        let closing = self.closing.as_ref().map(|(since, _)| *since + CLOSING_TIMEOUT);
+        let at = [rest.timeout, closing].into_iter().flatten().fold(next_check, Instant::min);
         if self.timer.deadline() != at {
             self.timer.as_mut().reset(at);
         }

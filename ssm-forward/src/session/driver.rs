@@ -34,7 +34,7 @@ pub(super) async fn run(
         let (since, before) = (Instant::now(), shared.lock().progress());
         let connection = Connection::new(&shared, dialer.provider(), transport, config.liveness, &*notify);
         let cause = match connection.run().await {
-            Outcome::Over(reason) => break reason,
+            Outcome::Ended(reason) => break reason,
             Outcome::Lost(cause) => cause,
         };
         backoff.lost(since.elapsed(), shared.lock().progress() != before);
@@ -80,7 +80,7 @@ async fn reconnect(
                 notify(SessionNotice::Reconnected { outage: since.elapsed() });
                 return Ok(transport);
             }
-            Err(error) if error.is_passing() => cause = error.to_string(),
+            Err(error) if error.is_temporary() => cause = error.to_string(),
             Err(error) => return Err(CloseReason::Lost(error)),
         }
     }

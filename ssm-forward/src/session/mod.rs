@@ -51,8 +51,9 @@ pub enum SessionNotice {
         /// Duration of the outage.
         outage: Duration,
     },
-    /// Another client used the session before, so that its handshake is not repeated. A shell without output for some time looks
-    /// the same. Only reported if [`ClientConfig::inherited`](ssm_proto::ClientConfig::inherited) is set.
+    /// The agent is connected but does not begin the handshake, probably because another client used the session before. A shell
+    /// without a handshake that has no output for some time looks the same. Only reported if
+    /// [`ClientConfig::inherited`](ssm_proto::ClientConfig::inherited) is set.
     SeemsUsed,
     /// A text from the agent.
     Message(String),

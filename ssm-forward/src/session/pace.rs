@@ -8,22 +8,22 @@ use super::RetryPolicy;
 
 /// Limits a report to once a second, and counts the events that were not reported.
 #[derive(Debug, Default)]
-pub(super) struct Seldom {
-    told: Option<Instant>,
+pub(super) struct ReportLimit {
+    reported: Option<Instant>,
     suppressed: u64,
 }
 
-/// Minimum interval between reports of [`Seldom`].
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Minimum interval between reports of [`ReportLimit`].
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-impl Seldom {
+impl ReportLimit {
     /// Counts `times` more events. If they are to be reported now, returns how many earlier events were not reported.
-    pub(super) fn tell(&mut self, now: Instant, times: u64) -> Option<u64> {
+    pub(super) fn record(&mut self, now: Instant, times: u64) -> Option<u64> {
         self.suppressed += times;
-        if self.suppressed == 0 || self.told.is_some_and(|at| now < at + TELL_EVERY) {
+        if self.suppressed == 0 || self.reported.is_some_and(|at| now < at + REPORT_EVERY) {
             return None;
         }
-        self.told = Some(now);
+        self.reported = Some(now);
         Some(std::mem::take(&mut self.suppressed) - 1)
     }
 }
@@ -41,8 +41,8 @@ const STABLE: Duration = Duration::from_secs(5);
 /// A WebSocket that transferred data resets the delay after this shorter time. So a service that closes every few seconds is
 /// contacted again without a delay, but not more often than once in this time.
 const USEFUL: Duration = Duration::from_secs(1);
-/// After a WebSocket that transferred data but was shorter, the delay is at most the one of this attempt: 800 ms.
-const LIVELY: u32 = 4;
+/// After a WebSocket that transferred data but was too short-lived, the delay is at most the one of this attempt: 800 ms.
+const MAX_ATTEMPT_AFTER_DATA: u32 = 4;
 
 impl Backoff {
     pub(super) fn new(policy: RetryPolicy) -> Self {
@@ -54,7 +54,7 @@ impl Backoff {
         if lived >= STABLE || moved && lived >= USEFUL {
             self.attempts = 0;
         } else if moved {
-            self.attempts = self.attempts.min(LIVELY);
+            self.attempts = self.attempts.min(MAX_ATTEMPT_AFTER_DATA);
         }
     }
 
@@ -72,14 +72,14 @@ mod tests {
     #[test]
     fn what_a_peer_causes_is_told_once_a_second_and_the_rest_is_counted() {
         let start = Instant::now();
-        let mut seldom = Seldom::default();
-        assert_eq!(seldom.tell(start, 0), None);
-        assert_eq!(seldom.tell(start, 3), Some(2));
+        let mut limit = ReportLimit::default();
+        assert_eq!(limit.record(start, 0), None);
+        assert_eq!(limit.record(start, 3), Some(2));
         let told: Vec<_> =
-            (1..=2500).filter_map(|millis| seldom.tell(start + Duration::from_millis(millis), 10)).collect();
+            (1..=2500).filter_map(|millis| limit.record(start + Duration::from_millis(millis), 10)).collect();
         assert_eq!(told, [9999, 9999]);
-        assert_eq!(seldom.tell(start + Duration::from_secs(9), 0), Some(4999));
-        assert_eq!(seldom.tell(start + Duration::from_secs(19), 0), None);
+        assert_eq!(limit.record(start + Duration::from_secs(9), 0), Some(4999));
+        assert_eq!(limit.record(start + Duration::from_secs(19), 0), None);
     }
 
     #[test]

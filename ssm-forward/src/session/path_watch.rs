@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Interval of the checks. A check is cheap: two clocks and, for a socket to another machine, one query of the routing table.
-pub(super) const LOOK: Duration = Duration::from_secs(3);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// Minimum difference between the wall clock and the monotonic clock that counts as sleep. The monotonic clock stops while a
 /// machine sleeps, the wall clock does not. Smaller differences are clock corrections.
 const SLEPT: Duration = Duration::from_secs(5);
@@ -28,16 +28,16 @@ impl PathWatch {
     }
 
     /// Returns when to check next.
-    pub(super) fn next_look(&self) -> Instant {
-        self.seen + LOOK
+    pub(super) fn next_check(&self) -> Instant {
+        self.seen + CHECK_INTERVAL
     }
 
     /// Returns what changed since the last check, as text.
-    pub(super) fn look(&mut self, now: Instant) -> Option<&'static str> {
-        self.look_at(now, SystemTime::now(), source_address)
+    pub(super) fn check(&mut self, now: Instant) -> Option<&'static str> {
+        self.check_at(now, SystemTime::now(), source_address)
     }
 
-    fn look_at(
+    fn check_at(
         &mut self,
         now: Instant,
         wall: SystemTime,
@@ -50,7 +50,7 @@ impl PathWatch {
             return Some("this machine slept");
         }
         // The driver checks in time unless the process was stopped or a virtual machine was paused.
-        if lived > LOOK + SLEPT {
+        if lived > CHECK_INTERVAL + SLEPT {
             return Some("this process was stopped");
         }
         let (source, peer) = self.path.as_mut()?;
@@ -78,20 +78,27 @@ mod tests {
             ("192.0.2.1:5".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
         let mut path_watch = PathWatch { seen: now, wall, path: Some((Some(ours.ip()), peer)) };
         let at_home = |_| Some(ours.ip());
-        let later = now + LOOK;
-        assert_eq!(path_watch.look_at(later, wall + LOOK, at_home), None);
-        assert_eq!(path_watch.look_at(later + LOOK, wall + LOOK * 600, at_home), Some("this machine slept"));
-        assert_eq!(path_watch.look_at(later + LOOK * 2, wall + LOOK * 601, at_home), None);
-        let offline = path_watch.look_at(later + LOOK * 3, wall + LOOK * 602, |_| None);
+        let later = now + CHECK_INTERVAL;
+        assert_eq!(path_watch.check_at(later, wall + CHECK_INTERVAL, at_home), None);
+        assert_eq!(
+            path_watch.check_at(later + CHECK_INTERVAL, wall + CHECK_INTERVAL * 600, at_home),
+            Some("this machine slept")
+        );
+        assert_eq!(path_watch.check_at(later + CHECK_INTERVAL * 2, wall + CHECK_INTERVAL * 601, at_home), None);
+        let offline = path_watch.check_at(later + CHECK_INTERVAL * 3, wall + CHECK_INTERVAL * 602, |_| None);
         assert_eq!(offline, Some("the network changed"));
-        assert_eq!(path_watch.look_at(later + LOOK * 4, wall + LOOK * 603, |_| None), None, "it did so once");
-        let back = path_watch.look_at(later + LOOK * 5, wall + LOOK * 604, at_home);
+        assert_eq!(
+            path_watch.check_at(later + CHECK_INTERVAL * 4, wall + CHECK_INTERVAL * 603, |_| None),
+            None,
+            "it did so once"
+        );
+        let back = path_watch.check_at(later + CHECK_INTERVAL * 5, wall + CHECK_INTERVAL * 604, at_home);
         assert_eq!(back, Some("the network changed"));
-        let stopped = path_watch.look_at(later + LOOK * 9, wall + LOOK * 608, at_home);
+        let stopped = path_watch.check_at(later + CHECK_INTERVAL * 9, wall + CHECK_INTERVAL * 608, at_home);
         assert_eq!(stopped, Some("this process was stopped"));
-        let (later, wall) = (later + LOOK * 6, wall + LOOK * 6);
+        let (later, wall) = (later + CHECK_INTERVAL * 6, wall + CHECK_INTERVAL * 6);
         // If the clock is set back, this does not mean that the machine slept.
-        assert_eq!(path_watch.look_at(later + LOOK * 4, wall, at_home), None);
+        assert_eq!(path_watch.check_at(later + CHECK_INTERVAL * 4, wall, at_home), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) struct Due {
     /// Whether a ping must be sent now.
     pub(super) ping: bool,
     /// When to check next.
-    pub(super) next_look: Instant,
+    pub(super) next_check: Instant,
 }
 
 impl Pulse {
@@ -53,7 +53,7 @@ impl Pulse {
     ///
     /// # Errors
     /// [`TransportError::Silent`] if the WebSocket is lost.
-    pub(super) fn look(&mut self, now: Instant, stats: &ChannelStats) -> Result<Due, TransportError> {
+    pub(super) fn check(&mut self, now: Instant, stats: &ChannelStats) -> Result<Due, TransportError> {
         let pong_timeout = self.liveness.pong_timeout;
         let mut ping = self.suspects_path(now);
         if let Some(at) = self.pinged
@@ -74,17 +74,19 @@ impl Pulse {
             self.pinged = Some(now);
         }
         let heard = self.pinged.map_or(self.heard + self.liveness.ping_interval, |at| at + pong_timeout);
-        let path = Instant::from_std(self.path_watch.next_look());
-        let next_look = [Some(heard), Some(path), upstream].into_iter().flatten().min().unwrap_or(heard);
-        Ok(Due { ping, next_look })
+        let path = Instant::from_std(self.path_watch.next_check());
+        let next_check = [Some(heard), Some(path), upstream].into_iter().flatten().min().unwrap_or(heard);
+        Ok(Due { ping, next_check })
     }
 
     /// Whether the network path may have failed since the last check.
     fn suspects_path(&mut self, now: Instant) -> bool {
-        if now.into_std() < self.path_watch.next_look() {
+        if now.into_std() < self.path_watch.next_check() {
             return false;
         }
-        let Some(change) = self.path_watch.look(now.into_std()).filter(|_| self.pinged.is_none()) else { return false };
+        let Some(change) = self.path_watch.check(now.into_std()).filter(|_| self.pinged.is_none()) else {
+            return false;
+        };
         tracing::info!(change, "checking whether the service still responds");
         true
     }
@@ -106,9 +108,9 @@ mod tests {
         for second in 1..200 {
             let now = began + STEP * u32::try_from(second).unwrap_or_default();
             hears(second, &mut pulse, now);
-            match pulse.look(now, stats) {
-                Ok(Due { ping, next_look }) => {
-                    assert!(next_look > now);
+            match pulse.check(now, stats) {
+                Ok(Due { ping, next_check }) => {
+                    assert!(next_check > now);
                     pings.extend(ping.then_some(second));
                 }
                 Err(_) => return (pings, Some(second)),

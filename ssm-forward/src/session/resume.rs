@@ -16,7 +16,7 @@ use crate::{DialError, ProviderError, ProviderErrorKind, SessionProvider, Sessio
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// Delay before the second attempt. The first attempt is immediate, unless the lost WebSocket was short; then the delays
+    /// Delay before the second attempt. The first attempt is immediate, unless the lost WebSocket was short-lived; then the delays
     /// continue from the last one. Default: 100 ms.
     pub initial: Duration,
     /// Maximum delay. Default: 20 s.
@@ -52,7 +52,7 @@ pub(super) struct ChannelDialer {
 
 impl DialError {
     /// Whether a later attempt can succeed.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_temporary(&self) -> bool {
         match self {
             // The user can log in again while the tunnel waits.
             Self::Provider(error) => {

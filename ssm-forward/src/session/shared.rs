@@ -214,7 +214,7 @@ impl SharedSession {
                     state.fail_stream(id, StreamError::Silent { answered, silence });
                 }
                 SessionEvent::Finished(id) => {
-                    tracing::debug!(stream = ?id, "the far side ended the stream");
+                    tracing::debug!(stream = ?id, "the agent ended the stream");
                     state.with_stream(id, |stream, woken| {
                         stream.complete = true;
                         woken.extend(stream.waiting());

@@ -67,7 +67,7 @@ impl Stall {
         (now.saturating_duration_since(since) >= patience).then_some(Self { end: StalledEnd::Destination, since })
     }
 
-    /// The stream that causes the stall, as far as this end can tell.
+    /// The stream that causes the stall, as far as this end can determine it.
     pub(super) fn culprit(self, protocol: &Session) -> Option<StreamId> {
         match self.end {
             StalledEnd::Reader => protocol.slowest_reader(),

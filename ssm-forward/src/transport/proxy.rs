@@ -1,4 +1,4 @@
-//! Which hosts are reached through a proxy, and through which one.
+//! Decides which hosts are reached through a proxy, and through which one.
 
 mod except;
 mod tunnel;

@@ -371,7 +371,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_url_leads_the_token_elsewhere(text in crate::random_text::of_words(WORDS)) {
-            what_becomes_of(&text);
+            outcome_of(&text);
         }
     }
 
@@ -386,11 +386,11 @@ mod tests {
             b"wss://user:pass@localhost/",
             b"https://ssmmessages.cn-north-1.amazonaws.com.cn.evil.example/",
         ];
-        crate::replay::corpus("stream_url", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
+        crate::replay::corpus("stream_url", &seeds, 5000, |input| outcome_of(&String::from_utf8_lossy(input)));
     }
 
     /// Checks that for any URL, the token is sent only to this machine or, over TLS, to AWS. Returns a summary of the results.
-    fn what_becomes_of(text: &str) -> String {
+    fn outcome_of(text: &str) -> String {
         let url = match StreamUrl::parse(text, &StreamUrlPolicy::AwsOrLoopback) {
             Ok(url) => {
                 let host = url.host();

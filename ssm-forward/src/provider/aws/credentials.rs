@@ -94,7 +94,7 @@ impl CredentialsSource {
     pub(super) async fn current(&self) -> Result<Credentials, ProviderError> {
         let source = self.source().await?;
         let mut held = self.held.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.source == source && is_good(&held.credentials)) {
+        if let Some(held) = held.as_ref().filter(|held| held.source == source && is_valid(&held.credentials)) {
             return Ok(held.credentials.clone());
         }
         let credentials = self.fetcher.fetch(&source, &self.selected).await?;
@@ -115,12 +115,12 @@ impl CredentialsSource {
     ///
     /// # Errors
     /// Returns the same errors as [`CredentialsSource::current`], or an error if it takes too long.
-    pub(super) async fn at_hand(&self) -> Result<Option<Credentials>, ProviderError> {
+    pub(super) async fn quickly_available(&self) -> Result<Option<Credentials>, ProviderError> {
         let source = self.source().await?;
         if source.may_take_long() {
             let held = self.held.try_lock().ok();
             let held = held.as_deref().and_then(Option::as_ref);
-            let held = held.filter(|held| held.source == source && is_good(&held.credentials));
+            let held = held.filter(|held| held.source == source && is_valid(&held.credentials));
             return Ok(held.map(|held| held.credentials.clone()));
         }
         let seconds = SIGNING_TIMEOUT.as_secs();
@@ -138,7 +138,7 @@ impl CredentialsSource {
     }
 }
 
-pub(super) fn is_good(credentials: &Credentials) -> bool {
+pub(super) fn is_valid(credentials: &Credentials) -> bool {
     credentials.expiry().is_none_or(|end| end > SystemTime::now() + MARGIN)
 }
 
@@ -199,7 +199,7 @@ impl Fetcher {
     ) -> Result<Credentials, ProviderError> {
         let limit = SERVICE_TIMEOUT.as_secs();
         match timeout(SERVICE_TIMEOUT, provider.provide_credentials()).await {
-            Ok(Err(_)) if *source == Source::Metadata => Err(refused(none(selected))),
+            Ok(Err(_)) if *source == Source::Metadata => Err(refused(no_credentials(selected))),
             Ok(found) => found.map_err(|error| credentials_error(&error, source)),
             Err(_) => Err(refused(format!("AWS credentials from {} took longer than {limit} s", source.describe()))),
         }
@@ -256,7 +256,7 @@ const METADATA_ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 
 /// The error message if no source has credentials. The metadata service is the last source; its own error would not help on a
 /// machine that is not an instance.
-fn none(selected: &Selected) -> String {
+fn no_credentials(selected: &Selected) -> String {
     match selected {
         Selected::Explicit(name) => {
             let option = option(name);

@@ -11,7 +11,7 @@ use crate::{ProviderError, ProviderErrorKind, StartRequest};
 pub(super) type Parameters = BTreeMap<String, Vec<String>>;
 
 /// The parameters for the attempts to start a session.
-pub(super) struct Ways {
+pub(super) struct ParameterSets {
     pub(super) first: Parameters,
     /// The parameters of the second attempt, if the service refuses the first ones.
     pub(super) otherwise: Option<Parameters>,
@@ -20,12 +20,16 @@ pub(super) struct Ways {
 impl AwsProvider {
     /// Returns the requested parameters, and the offered parameters that the document defines. If the document cannot be read, the
     /// first attempt has all offered parameters, and the second attempt has none.
-    pub(super) async fn ways(&self, request: &StartRequest, credentials: &Credentials) -> Result<Ways, ProviderError> {
+    pub(super) async fn parameter_sets(
+        &self,
+        request: &StartRequest,
+        credentials: &Credentials,
+    ) -> Result<ParameterSets, ProviderError> {
         let asked = request.parameters.clone();
         let mut offered = request.offered.clone();
         offered.retain(|name, _| !asked.contains_key(name));
         let Some(document) = request.document.as_deref().filter(|_| !offered.is_empty()) else {
-            return Ok(Ways { first: asked, otherwise: None });
+            return Ok(ParameterSets { first: asked, otherwise: None });
         };
         let otherwise = match self.defined(document, credentials).await {
             Ok(defined) => {
@@ -40,7 +44,7 @@ impl AwsProvider {
             Err(error) if error.kind == ProviderErrorKind::Invalid => None,
             Err(error) => return Err(error),
         };
-        Ok(Ways { first: asked.into_iter().chain(offered).collect(), otherwise })
+        Ok(ParameterSets { first: asked.into_iter().chain(offered).collect(), otherwise })
     }
 
     /// Returns the names of the parameters that a session document defines.
@@ -61,7 +65,7 @@ impl AwsProvider {
 }
 
 /// Joins the errors of both attempts, because it is not known which attempt was the right one.
-pub(super) fn both(refused: &ProviderError, error: ProviderError) -> ProviderError {
+pub(super) fn both_refused(refused: &ProviderError, error: ProviderError) -> ProviderError {
     let message = format!("{}; with only the given parameters: {}", refused.message, error.message);
     ProviderError { message, ..error }
 }

@@ -128,7 +128,7 @@ impl AwsProvider {
     ///
     /// # Errors
     /// Returns an error if the cluster, service, task or container does not exist, if no task is running, if ECS Exec is not
-    /// enabled or its agent is not running, if the spec matches several containers, or if the API returns one.
+    /// enabled or its agent is not running, if the spec matches several containers, or if the API fails.
     pub async fn resolve_ecs(&self, spec: &EcsSpec) -> Result<EcsTarget, ProviderError> {
         let tasks = match &spec.task {
             Some(task) => self.describe(&spec.cluster, std::slice::from_ref(task)).await,

@@ -34,13 +34,13 @@ pub(super) async fn of_ssm(settings: &Settings) -> Result<String, ProviderError>
 pub(super) async fn of(service: Service, settings: &Settings) -> Result<String, ProviderError> {
     match settings.other_endpoint(service.id) {
         Some(endpoint) => Ok(endpoint),
-        None => beside(&own(settings).await?, service.name, settings),
+        None => sibling(&own(settings).await?, service.name, settings),
     }
 }
 
 /// Returns AWS's default URL of the data channels.
 pub(super) async fn of_channel(settings: &Settings) -> Result<String, ProviderError> {
-    beside(&own(settings).await?, "ssmmessages", settings)
+    sibling(&own(settings).await?, "ssmmessages", settings)
 }
 
 /// Returns AWS's default endpoint of SSM.
@@ -58,7 +58,7 @@ async fn own(settings: &Settings) -> Result<String, ProviderError> {
 
 /// Returns AWS's default endpoint of `name`, in the partition of its SSM endpoint: `https://ssm.REGION.SUFFIX` becomes
 /// `https://kms.REGION.SUFFIX`.
-fn beside(ssm: &str, name: &str, settings: &Settings) -> Result<String, ProviderError> {
+fn sibling(ssm: &str, name: &str, settings: &Settings) -> Result<String, ProviderError> {
     let region = &settings.region;
     let (_, suffix) = ssm
         .split_once(&format!(".{region}."))
@@ -99,7 +99,7 @@ mod tests {
         of(Service { id: "Any", name }, &settings).await.unwrap()
     }
 
-    /// The expected values are those of AWS's endpoint rules for KMS and ECS.
+    /// The expected values are the ones of AWS's endpoint rules for KMS and ECS.
     #[tokio::test]
     async fn each_partition_has_its_suffix() {
         for (name, region, fips, dual_stack, url) in [

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::errors::invalid;
 use super::http::is_loopback;
-use super::signed::{Service, SignedApi, malformed, not_asked};
+use super::signed::{Service, SignedApi, malformed, not_built};
 use super::{AwsProvider, ProviderError, ProviderErrorKind, called_by, endpoint};
 use crate::StreamEndpoint;
 
@@ -58,8 +58,8 @@ impl AwsProvider {
     /// Returns an error if SSM cannot be reached, or if its answer does not contain the time.
     pub async fn api_time(&self) -> Result<SystemTime, ProviderError> {
         const NAME: &str = "its time";
-        let request = Request::get("/").body(SdkBody::empty()).map_err(|error| not_asked(NAME, &error))?;
-        let request = HttpRequest::try_from(request).map_err(|error| not_asked(NAME, &error))?;
+        let request = Request::get("/").body(SdkBody::empty()).map_err(|error| not_built(NAME, &error))?;
+        let request = HttpRequest::try_from(request).map_err(|error| not_built(NAME, &error))?;
         let http = self.apis.http.clone();
         let api = SignedApi::at(SSM, self.endpoint.clone(), self.settings.region.clone(), http);
         api.invoke(NAME, request, String::new(), date).await

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::signed::{Service, malformed, not_asked};
+use super::signed::{Service, malformed, not_built};
 use super::{AwsProvider, ProviderError};
 
 /// A service that uses this protocol.
@@ -46,12 +46,12 @@ impl AwsProvider {
 }
 
 fn request(service: JsonService, name: &str, input: &impl Serialize) -> Result<Request<String>, ProviderError> {
-    let body = serde_json::to_string(input).map_err(|error| not_asked(name, &error))?;
+    let body = serde_json::to_string(input).map_err(|error| not_built(name, &error))?;
     Request::post("/")
         .header(CONTENT_TYPE, "application/x-amz-json-1.1")
         .header("x-amz-target", format!("{}.{name}", service.target))
         .body(body)
-        .map_err(|error| not_asked(name, &error))
+        .map_err(|error| not_built(name, &error))
 }
 
 /// Parses the answer of a successful or a failed call.
@@ -174,7 +174,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_answer_is_read_or_malformed(text in crate::random_text::of_words(WORDS), refused in proptest::prelude::any::<bool>()) {
-            what_becomes_of(&format!("{text}hush"), refused);
+            outcome_of(&format!("{text}hush"), refused);
         }
     }
 
@@ -191,13 +191,13 @@ mod tests {
         crate::replay::corpus("api_answer", &seeds, 5000, |input| {
             // The first byte of the input selects the HTTP status.
             let (refused, text) = input.split_first().map_or((false, input), |(first, rest)| (*first == b'r', rest));
-            what_becomes_of(&String::from_utf8_lossy(text), refused)
+            outcome_of(&String::from_utf8_lossy(text), refused)
         });
     }
 
     /// Checks that any answer is either read or reported as malformed, and that no error quotes it, because it may contain a
     /// secret.
-    fn what_becomes_of(text: &str, refused: bool) -> String {
+    fn outcome_of(text: &str, refused: bool) -> String {
         use aws_smithy_runtime_api::http::StatusCode;
 
         let status = StatusCode::try_from(if refused { 400_u16 } else { 200 }).unwrap();

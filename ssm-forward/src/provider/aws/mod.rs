@@ -69,10 +69,10 @@ use url::Url;
 
 use self::apis::Apis;
 use self::credentials::{CredentialsSource, Fetcher};
-use self::document::{Parameters, Ways};
+use self::document::{ParameterSets, Parameters};
 use self::errors::{Call, api_error};
 use self::files::Files;
-use self::person::Nobody;
+use self::person::LogOnly;
 use self::settings::Settings;
 use self::source::Selected;
 use super::{
@@ -147,7 +147,7 @@ pub struct AwsProvider {
     selected: Selected,
     endpoint: String,
     apis: Apis,
-    told_unsigned: AtomicBool,
+    warned_unsigned: AtomicBool,
     cache: Option<LookupCache>,
 }
 
@@ -213,12 +213,12 @@ impl AwsProvider {
         endpoint::check("the endpoint of SSM", &endpoint)?;
         let http = http::client(settings.ca_bundle.as_ref())?;
         let client = client(&settings, http.clone());
-        let person = config.person.unwrap_or_else(|| Arc::new(Nobody));
+        let person = config.person.unwrap_or_else(|| Arc::new(LogOnly));
         let apis = Apis { settings: settings.clone(), http };
         let fetcher = Fetcher { apis: apis.clone(), person, given };
         let credentials = CredentialsSource::new(selected.clone(), fetcher);
-        let told_unsigned = AtomicBool::new(false);
-        Ok(Self { client, credentials, settings, selected, endpoint, apis, told_unsigned, cache: None })
+        let warned_unsigned = AtomicBool::new(false);
+        Ok(Self { client, credentials, settings, selected, endpoint, apis, warned_unsigned, cache: None })
     }
 
     /// Gets credentials, so that later calls do not have to wait for the user.
@@ -235,11 +235,11 @@ impl AwsProvider {
             None => None,
         };
         let credentials = self.credentials.current().await?;
-        let Ways { first, otherwise } = self.ways(request, &credentials).await?;
+        let ParameterSets { first, otherwise } = self.parameter_sets(request, &credentials).await?;
         let start = |parameters| self.start_with(request, target.clone(), parameters);
         match (start(first).await, otherwise) {
             (Err(refused), Some(parameters)) if refused.kind == ProviderErrorKind::Invalid => {
-                start(parameters).await.map_err(|error| document::both(&refused, error))
+                start(parameters).await.map_err(|error| document::both_refused(&refused, error))
             }
             (done, _) => done,
         }
@@ -347,16 +347,16 @@ impl AwsProvider {
         if sigv4::is_presigned(url) {
             return HeaderMap::new();
         }
-        let signed = match self.credentials.at_hand().await {
+        let signed = match self.credentials.quickly_available().await {
             Ok(Some(credentials)) => self.signed(url, credentials),
             Ok(None) => {
-                tracing::debug!("the data channel is opened unsigned: credentials would take a while");
+                tracing::debug!("the data channel is opened unsigned: getting credentials may take long");
                 return HeaderMap::new();
             }
             Err(error) => Err(error.message),
         };
         signed.unwrap_or_else(|error| {
-            if !self.told_unsigned.swap(true, Ordering::Relaxed) {
+            if !self.warned_unsigned.swap(true, Ordering::Relaxed) {
                 let person = self.credentials.person();
                 person.tell(&format!("warning: the data channel is opened without a signature: {error}"));
             }
@@ -371,7 +371,7 @@ impl AwsProvider {
     }
 
     /// Signs the upgrade request, even if that takes long, because the service refused the unsigned request.
-    async fn sign_at_any_cost(&self, url: &Url) -> Result<HeaderMap, ProviderError> {
+    async fn sign_after_refusal(&self, url: &Url) -> Result<HeaderMap, ProviderError> {
         if sigv4::is_presigned(url) {
             return Ok(HeaderMap::new());
         }
@@ -413,7 +413,7 @@ impl SessionProvider for AwsProvider {
     }
 
     fn sign_refused_upgrade<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<HeaderMap, ProviderError>> {
-        Box::pin(self.sign_at_any_cost(url))
+        Box::pin(self.sign_after_refusal(url))
     }
 
     fn data_key<'a>(

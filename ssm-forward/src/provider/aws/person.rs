@@ -24,9 +24,9 @@ pub trait Person: Debug + Send + Sync {
 
 /// An implementation without a user. Messages are logged.
 #[derive(Debug)]
-pub(super) struct Nobody;
+pub(super) struct LogOnly;
 
-impl Person for Nobody {
+impl Person for LogOnly {
     fn can_answer(&self) -> bool {
         false
     }

@@ -22,7 +22,7 @@ use crate::{ProviderError, Secret};
 /// Timeout of the command. The user may have to find a security key and touch it.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Delay before the user is told what the program waits for.
-const MOMENT: Duration = Duration::from_secs(2);
+const NOTICE_DELAY: Duration = Duration::from_secs(2);
 /// Maximum length of the output, in bytes. Credentials are shorter.
 const MAX_OUTPUT: u64 = 64 << 10;
 
@@ -46,7 +46,7 @@ pub(super) async fn run(profile: &str, command: &str, person: &dyn Person) -> Re
     let mut ended = std::pin::pin!(timeout(TIMEOUT, running.output()));
     let ended = tokio::select! {
         ended = &mut ended => ended,
-        () = sleep(MOMENT) => {
+        () = sleep(NOTICE_DELAY) => {
             person.tell(&format!("waiting for the credential_process of the AWS profile {profile:?}"));
             ended.await
         }
@@ -90,8 +90,8 @@ impl Running {
     async fn output(&mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let mut child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
         let (output, errors) = (child.stdout().take(), child.stderr().take());
-        let output = spawn_blocking(move || all(output));
-        let errors = spawn_blocking(move || all(errors));
+        let output = spawn_blocking(move || read_all(output));
+        let errors = spawn_blocking(move || read_all(errors));
         let status = spawn_blocking(move || child.wait());
         let ended = (status.await??, output.await??, errors.await??);
         self.id = None;
@@ -122,7 +122,7 @@ fn needs_shell(command: &str) -> bool {
     command.contains(['$', '~', '`', '|', '&', ';', '<', '>', '(', '=', '*', '?'])
 }
 
-fn all(stream: Option<impl Read>) -> io::Result<Vec<u8>> {
+fn read_all(stream: Option<impl Read>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
         stream.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
@@ -198,7 +198,7 @@ mod tests {
     async fn the_terminal_is_out_of_reach_when_nobody_can_answer() {
         let prints = r#"echo '{"Version":1,"AccessKeyId":"'$(cat; readlink /proc/self/fd/0; cut -d\  -f6,7 /proc/$$/stat)'","SecretAccessKey":"x"}'"#;
         let command = format!("sh -c {}", quote(prints));
-        let credentials = run("dev", &command, &super::super::person::Nobody).await.unwrap();
+        let credentials = run("dev", &command, &super::super::person::LogOnly).await.unwrap();
         let id = credentials.access_key_id();
         let (stdin, session) = id.split_once(' ').unwrap();
         assert_eq!(stdin, "/dev/null");
@@ -210,9 +210,9 @@ mod tests {
 
     #[tokio::test]
     async fn output_without_an_end_is_read_to_a_bound() {
-        let taken = all(Some(io::repeat(b'x'))).unwrap();
+        let taken = read_all(Some(io::repeat(b'x'))).unwrap();
         assert_eq!(taken.len() as u64, MAX_OUTPUT);
-        let error = run("dev", "yes", &super::super::person::Nobody).await.unwrap_err();
+        let error = run("dev", "yes", &super::super::person::LogOnly).await.unwrap_err();
         assert!(error.message.len() < 1000, "{error}");
     }
 
@@ -224,7 +224,7 @@ mod tests {
         // The child of the command keeps the pipe open while it runs.
         let script = format!("exec 9>'{}'; touch '{}'; sleep 300 & wait", fifo.display(), started.display());
         let command = format!("sh -c {}", quote(&script));
-        let asked = tokio::spawn(async move { run("dev", &command, &super::super::person::Nobody).await.map(drop) });
+        let asked = tokio::spawn(async move { run("dev", &command, &super::super::person::LogOnly).await.map(drop) });
         // Opening the FIFO waits for the writer. Reading waits until the writer ends.
         let mut pipe = spawn_blocking(move || std::fs::File::open(fifo)).await.unwrap().unwrap();
         asked.abort();

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
-use super::signed::{Service, malformed, not_asked};
+use super::signed::{Service, malformed, not_built};
 use super::{AwsProvider, ProviderError};
 
 /// A service that uses this protocol.
@@ -69,7 +69,7 @@ pub(super) fn request(
     Request::post("/")
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
         .body(body)
-        .map_err(|error| not_asked(name, &error))
+        .map_err(|error| not_built(name, &error))
 }
 
 pub(super) fn read<O: DeserializeOwned>(response: &HttpResponse) -> Result<O, OrchestratorError<ErrorMetadata>> {

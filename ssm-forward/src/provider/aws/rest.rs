@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
-use super::signed::{Service, not_asked};
+use super::signed::{Service, not_built};
 use super::{AwsProvider, ProviderError, json};
 
 pub(super) const EKS: Service = Service { id: "EKS", name: "eks" };
@@ -53,7 +53,7 @@ impl AwsProvider {
             let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
             path = format!("{path}?{query}");
         }
-        let request = Request::get(path).body(String::new()).map_err(|error| not_asked(name, &error))?;
+        let request = Request::get(path).body(String::new()).map_err(|error| not_built(name, &error))?;
         let read = json::read::<O>;
         self.renewing(|credentials| api.send(name, request.clone(), credentials, self.credentials.remedy(), read)).await
     }

@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::credentials::{Fetcher, is_good};
+use super::credentials::{Fetcher, is_valid};
 use super::errors::credentials as refused;
 use super::query::{self, STS};
 use super::source::{Role, option};
@@ -25,7 +25,7 @@ pub(super) async fn cached(role: &Role) -> Option<Credentials> {
     let text = tokio::fs::read(path).await.ok()?;
     let cached: Cached = serde_json::from_slice(&text).ok()?;
     let credentials = cached.credentials.of(role, "cli cache").ok()?;
-    is_good(&credentials).then_some(credentials)
+    is_valid(&credentials).then_some(credentials)
 }
 
 #[derive(Deserialize)]

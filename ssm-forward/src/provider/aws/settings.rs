@@ -37,6 +37,8 @@ struct Endpoints {
 }
 
 impl Settings {
+    /// Collects the settings from the configuration, the environment and the profile.
+    ///
     /// # Errors
     /// Returns an error if there is no region, or if it is invalid.
     pub(super) fn new(config: &AwsConfig, files: &Files, selected: &Selected) -> Result<Self, ProviderError> {

@@ -128,8 +128,8 @@ impl SignedApi {
             let (url, service) = (&self.endpoint, self.service.name);
             invalid(format!("{name} could not be called: the endpoint {url:?} of {service}: {error}"))
         })?;
-        self.sign(&mut request, &endpoint, credentials, time).map_err(|error| not_asked(name, &error))?;
-        HttpRequest::try_from(request.map(SdkBody::from)).map_err(|error| not_asked(name, &error))
+        self.sign(&mut request, &endpoint, credentials, time).map_err(|error| not_built(name, &error))?;
+        HttpRequest::try_from(request.map(SdkBody::from)).map_err(|error| not_built(name, &error))
     }
 
     fn sign(
@@ -162,7 +162,7 @@ impl SignedApi {
 }
 
 /// The error for a request that could not be built.
-pub(super) fn not_asked(name: &str, error: &dyn std::fmt::Display) -> ProviderError {
+pub(super) fn not_built(name: &str, error: &dyn std::fmt::Display) -> ProviderError {
     invalid(format!("{name} could not be called: {error}"))
 }
 

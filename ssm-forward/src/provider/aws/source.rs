@@ -257,7 +257,7 @@ impl Chain<'_> {
         let named = profile.get("sso_session");
         let session = match named {
             Some(session) => self.files.sso_session(session).ok_or_else(|| {
-                wrong(
+                profile_error(
                     name,
                     &format!("names the sso_session {session:?}, but there is no section [sso-session {session}]"),
                 )
@@ -276,7 +276,7 @@ impl Chain<'_> {
 
     fn role(&mut self, name: &str, profile: &Profile, arn: &str) -> Result<Role, ProviderError> {
         if self.seen.iter().any(|seen| seen == name) {
-            return Err(wrong(name, "refers to itself by source_profile"));
+            return Err(profile_error(name, "refers to itself by source_profile"));
         }
         self.seen.push(name.to_owned());
         let text = |key: &str| profile.get(key).map(str::to_owned);
@@ -294,26 +294,26 @@ impl Chain<'_> {
     /// Returns the credentials with which the role of a profile is assumed.
     fn base(&mut self, name: &str, profile: &Profile) -> Result<Source, ProviderError> {
         match (profile.get("source_profile"), profile.get("credential_source")) {
-            (Some(_), Some(_)) => Err(wrong(name, "has both source_profile and credential_source: remove one of them")),
-            (None, None) => Err(wrong(name, "has a role_arn, but neither source_profile nor credential_source")),
+            (Some(_), Some(_)) => Err(profile_error(name, "has both source_profile and credential_source: remove one of them")),
+            (None, None) => Err(profile_error(name, "has a role_arn, but neither source_profile nor credential_source")),
             (None, Some(source)) => match source {
                 "Environment" => of_variables().ok_or_else(|| {
-                    wrong(name, "has credential_source = Environment, but AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set")
+                    profile_error(name, "has credential_source = Environment, but AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set")
                 }),
                 "EcsContainer" => Ok(Source::Container),
                 "Ec2InstanceMetadata" => Ok(Source::Metadata),
-                other => Err(wrong(
+                other => Err(profile_error(
                     name,
                     &format!("has the unknown credential_source {other:?}: it is Environment, EcsContainer or Ec2InstanceMetadata"),
                 )),
             },
             (Some(source), None) => {
-                let missing = || wrong(name, &format!("refers to the profile {source:?} (source_profile), which does not exist"));
+                let missing = || profile_error(name, &format!("refers to the profile {source:?} (source_profile), which does not exist"));
                 let base = self.files.profile(source).ok_or_else(missing)?;
                 let has_keys = base.get("aws_access_key_id").or_else(|| base.get("aws_secret_access_key")).is_some();
                 let found = if has_keys { self.own(source, base)? } else { self.of_profile(source)? };
                 found.ok_or_else(|| {
-                    wrong(name, &format!("refers to the profile {source:?} (source_profile), which has no credentials"))
+                    profile_error(name, &format!("refers to the profile {source:?} (source_profile), which has no credentials"))
                 })
             }
         }
@@ -333,10 +333,10 @@ fn keys(name: &str, profile: &Profile) -> Result<Source, ProviderError> {
 }
 
 fn required(name: &str, profile: &Profile, key: &str, because: &str) -> Result<String, ProviderError> {
-    let missing = || wrong(name, &format!("has {because}, but {key} is missing"));
+    let missing = || profile_error(name, &format!("has {because}, but {key} is missing"));
     profile.get(key).map(str::to_owned).ok_or_else(missing)
 }
 
-fn wrong(name: &str, what: &str) -> ProviderError {
+fn profile_error(name: &str, what: &str) -> ProviderError {
     refused(format!("the AWS profile {name:?} {what}; its files are {}", places()))
 }

@@ -35,8 +35,8 @@ impl fmt::Debug for DatabaseToken {
 
 /// Maximum time for which RDS accepts a token. If the credentials expire earlier, the token expires with them.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// The characters that botocore does not escape.
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The characters that botocore escapes: all except the unreserved ones of RFC 3986.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl AwsProvider {
     /// Returns a token with which `user` can log in to the RDS database at `service`. The token is signed locally, without a call
@@ -79,7 +79,7 @@ fn token(
         .build()
         .map_err(|error| error.to_string())?
         .into();
-    let user = utf8_percent_encode(user, UNRESERVED);
+    let user = utf8_percent_encode(user, ESCAPED);
     let url = format!("https://{host}/?Action=connect&DBUser={user}");
     let request = SignableRequest::new("GET", &url, [("host", host)].into_iter(), SignableBody::Bytes(&[]))
         .map_err(|error| error.to_string())?;
@@ -88,7 +88,7 @@ fn token(
     // The order is the one that botocore uses.
     query.sort_by_key(|(name, _)| (*name == "X-Amz-Signature", *name == "X-Amz-Security-Token", *name));
     let query: Vec<_> =
-        query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, UNRESERVED))).collect();
+        query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, ESCAPED))).collect();
     let text = Secret::new(format!("{host}/?Action=connect&DBUser={user}&{}", query.join("&")));
     let expires = credentials_end.map_or(now + LIFETIME, |end| end.min(now + LIFETIME));
     Ok(DatabaseToken { text, expires })

@@ -175,7 +175,7 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// The expected values are those of Python's `configparser`; `tests/real/aws_files.py` compares more of them.
+    /// The expected values are the ones of Python's `configparser`; `tests/real/aws_files.py` compares more of them.
     #[test]
     fn files_are_read_as_python_reads_them() {
         for (text, section, expected) in [
@@ -245,7 +245,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_file_is_read_or_a_line_is_named(text in crate::random_text::of_words(WORDS)) {
-            what_becomes_of(&text);
+            outcome_of(&text);
         }
     }
 
@@ -258,11 +258,11 @@ mod tests {
             b"[default]\ncredential_process = \"/opt/a b\" --x 'y z' \\\n",
             b"no section\n[open\n=\n",
         ];
-        crate::replay::corpus("aws_file", &seeds, 5000, |input| what_becomes_of(&String::from_utf8_lossy(input)));
+        crate::replay::corpus("aws_file", &seeds, 5000, |input| outcome_of(&String::from_utf8_lossy(input)));
     }
 
     /// Checks that a file is parsed, or that the error contains the number of one of its lines. Returns a summary of the results.
-    fn what_becomes_of(text: &str) -> String {
+    fn outcome_of(text: &str) -> String {
         let file = match parse(text) {
             Ok(file) => format!("{file:?}").replace('"', " "),
             Err(malformed) => {

@@ -145,14 +145,14 @@ pub struct ConfigurationFile {
 pub async fn configuration_files() -> Vec<ConfigurationFile> {
     let (config, credentials) = (config_file(), credentials_file());
     vec![
-        ConfigurationFile::look(config, is_of_config).await,
-        ConfigurationFile::look(credentials, is_of_credentials).await,
+        ConfigurationFile::check(config, is_config_profile).await,
+        ConfigurationFile::check(credentials, is_credentials_profile).await,
     ]
 }
 
 impl ConfigurationFile {
     /// `means` returns whether a section is a profile, or an error if AWS's tools ignore the section.
-    async fn look(path: PathBuf, means: fn(&str) -> Result<bool, String>) -> Self {
+    async fn check(path: PathBuf, means: fn(&str) -> Result<bool, String>) -> Self {
         let exists = tokio::fs::metadata(&path).await.is_ok_and(|metadata| metadata.is_file());
         let mut file = Self { path, exists, profiles: 0, ignored: Vec::new(), error: None };
         match sections(&file.path).await {
@@ -174,7 +174,7 @@ impl ConfigurationFile {
 ///
 /// # Errors
 /// Returns an error if AWS's tools ignore the section.
-fn is_of_config(section: &str) -> Result<bool, String> {
+fn is_config_profile(section: &str) -> Result<bool, String> {
     let words = words(section).unwrap_or_default();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["default"] | ["profile", _] => Ok(true),
@@ -184,8 +184,8 @@ fn is_of_config(section: &str) -> Result<bool, String> {
     }
 }
 
-/// Whether a section of the credentials file is a profile; see [`is_of_config`].
-fn is_of_credentials(section: &str) -> Result<bool, String> {
+/// Whether a section of the credentials file is a profile; see [`is_config_profile`].
+fn is_credentials_profile(section: &str) -> Result<bool, String> {
     match section.strip_prefix("profile ") {
         Some(name) => Err(format!("[{section}], which must be [{name}] in this file")),
         None => Ok(true),
@@ -300,15 +300,15 @@ mod tests {
     async fn sections_that_mean_nothing_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config");
-        let look = |means| ConfigurationFile::look(path.clone(), means);
-        assert!(!look(is_of_config).await.exists);
+        let look = |means| ConfigurationFile::check(path.clone(), means);
+        assert!(!look(is_config_profile).await.exists);
         std::fs::write(&path, "[default]\n[profile a]\n[staging]\n[sso-session s]\n[profile b c]\n").unwrap();
-        let file = look(is_of_config).await;
+        let file = look(is_config_profile).await;
         assert_eq!((file.exists, file.profiles, file.error), (true, 2, None));
         assert_eq!(file.ignored, ["[staging], which must be [profile staging] in this file", "[profile b c]"]);
-        assert_eq!(look(is_of_credentials).await.ignored.len(), 2);
+        assert_eq!(look(is_credentials_profile).await.ignored.len(), 2);
         std::fs::write(&path, "[default]\nnonsense\n").unwrap();
-        assert!(look(is_of_config).await.error.unwrap().contains("line 2"));
+        assert!(look(is_config_profile).await.error.unwrap().contains("line 2"));
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod run;
 mod session_commands;
 mod session_outputs;
 mod shutdown;
+mod silence;
 mod socks;
 mod spec;
 mod stdio;

@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use ssm_forward::TerminalSize;
+use ssm_forward::{Session, TerminalSize};
+use tokio::time::Instant;
 
 use crate::args::{ExecArgs, NodeArgs, SshProxyArgs, Verbosity};
 use crate::connect::{Connection, Wanted};
@@ -11,6 +12,7 @@ use crate::exec_input::Input;
 use crate::exit_code::{ExitCode, Failure};
 use crate::session_outputs::SessionOutputs;
 use crate::shutdown::Shutdown;
+use crate::silence::{self, Silence};
 use crate::terminal_session::{self, Ended};
 use crate::{stdio, terminal};
 
@@ -104,7 +106,10 @@ async fn run_command(
         waits_quietly: verbosity.quiet,
     };
     let connection = Connection::open(wanted, &args.aws, &args.session, shutdown).await?;
-    let ended = terminal_session::run(&connection.session, shutdown, outputs).await;
+    let ended = tokio::select! {
+        ended = terminal_session::run(&connection.session, shutdown, outputs) => ended,
+        () = warn_if_output_stops(&connection.session, verbosity) => unreachable!("it never ends"),
+    };
     let (code, version) = (connection.session.exit_code(), connection.session.agent_version());
     connection.close().await;
     match (ended?, code) {
@@ -116,6 +121,22 @@ async fn run_command(
             Failure::new(ExitCode::SessionLost, "no_exit_code", text)
         })),
     }
+}
+
+/// Warns if the agent has stopped reading the output of an active command (AGENT-9). Never completes, because the command may also be
+/// silent for another reason.
+async fn warn_if_output_stops(session: &Session, verbosity: Verbosity) {
+    let mut silence = Silence::new(Instant::now());
+    silence.detected(session).await;
+    if silence.was_active() {
+        let seconds = silence::LIMIT.as_secs();
+        let text = format!(
+            "no output for {seconds} s since the session was reconnected. If the command printed something while the session was \
+             disconnected, the agent has stopped reading its output, and the command waits. Press Ctrl-C to end it"
+        );
+        warn(&text, verbosity);
+    }
+    std::future::pending().await
 }
 
 /// Returns the worst of the verdicts.

@@ -13,7 +13,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from harness import SEARCH_PATH, TARGET, Tool, also_end, binary, clean_environment, contains, equal, run, wait_until
+from harness import PATIENCE, SEARCH_PATH, TARGET, Tool, also_end, binary, clean_environment, contains, equal, run, wait_until
+from signed import control
 from terminal import Terminal
 
 NEEDS = ["boto3", "busybox", "diff"]
@@ -49,6 +50,7 @@ def checks(suite):
         for what, faults in FAULTS.items():
             suite.check(f"exact, though {what}", faulty, folder, faults)
         suite.check("killed in the middle: the next copy continues, and repairs damaged pieces", killed, folder)
+        suite.check("the agent stops reading the output while the session is disconnected", output_stops, folder)
         suite.check("a full disk on this machine", full_here, folder)
         suite.check("a full disk on the node", full_there, folder)
         if os.geteuid() == 0:
@@ -302,6 +304,20 @@ def planted(folder):
             assert ended.code != 0, number
             equal((place / "precious").read_text(), "precious")
             part.unlink()
+
+
+def output_stops(folder):
+    place = folder.place()
+    with Node("--fault", "rate,bytes=4000000,direction=down") as node:
+        command = [binary(), "cp", "--sessions", "1", remote(folder.big), place / "big"]
+        child = subprocess.Popen(command, env=clean_environment(node.variables))
+        also_end(child)
+        wait_until("a partial file", lambda: [path for path in leftovers(place) if path.stat().st_blocks > 2048])
+        # Of the sessions that exist now, nothing arrives any more. New ones are not affected.
+        control(node.variables, "stall", "direction=down")
+        control(node.variables, "close")
+        equal(child.wait(PATIENCE), 0)
+    same(folder.big, place / "big")
 
 
 def part_of(folder, node, place, copy):

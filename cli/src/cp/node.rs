@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ssm_forward::{ForwardError, Output, Session, SessionStream, StreamSender};
+use tokio::time::Instant;
 
 use super::script;
 use super::wire::{Decoder, Event};
@@ -15,6 +16,7 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::local::{self, LocalManager};
 use crate::session_commands::{command_line, words_of};
 use crate::shutdown::{Shutdown, StopCause, interrupted};
+use crate::silence::Silence;
 use crate::{exact_output, untrusted};
 
 /// The target of a copy. Starts the sessions.
@@ -127,8 +129,8 @@ impl Node {
         let line = command_line(&words(&mark)).map_err(CopyError::Fatal)?;
         let session = self.start_session("AWS-StartNonInteractiveCommand", line, true).await?;
         let stream = session.open_stream().await.map_err(|error| lost(&session, &error.to_string()))?;
-        let decoder = Decoder::new(&mark);
-        Ok(ScriptOutput { session, stream, decoder, pieces: Vec::new(), stderr: Vec::new() })
+        let (decoder, silence) = (Decoder::new(&mark), Silence::new(Instant::now()));
+        Ok(ScriptOutput { session, stream, silence, decoder, pieces: Vec::new(), stderr: Vec::new() })
     }
 
     /// Starts the script that receives files.
@@ -167,6 +169,7 @@ fn lacks(tool: &str) -> CopyError {
 pub(super) struct ScriptOutput {
     session: Arc<Session>,
     stream: SessionStream,
+    silence: Silence,
     decoder: Decoder,
     /// Scratch buffer of `read`.
     pieces: Vec<(Output, Bytes)>,
@@ -193,7 +196,12 @@ impl ScriptOutput {
     }
 
     async fn read(&mut self) -> Result<bool, CopyError> {
-        let read = self.stream.read_outputs(&mut self.pieces, READ_SIZE).await;
+        let read = tokio::select! {
+            read = self.stream.read_outputs(&mut self.pieces, READ_SIZE) => read,
+            () = self.silence.detected(&self.session) => {
+                return Err(lost(&self.session, "the agent stopped reading the output when the session was disconnected"));
+            }
+        };
         for (output, bytes) in self.pieces.drain(..) {
             match output {
                 Output::Stderr if self.stderr.len() < MAX_STDERR => self.stderr.extend_from_slice(&bytes),

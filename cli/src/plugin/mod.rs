@@ -79,7 +79,7 @@ fn print(text: &str) {
     let _ = print_or_fail(text);
 }
 
-/// Like [`print`], but returns errors. For a text that is the whole output, or its end.
+/// Like [`print()`], but returns errors. For a text that is the whole output, or its end.
 fn print_or_fail(text: &str) -> Result<(), Failure> {
     let mut stdout = stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());

@@ -214,7 +214,7 @@ pub(crate) enum PluginAction {
         /// Copy this program instead of linking to it.
         #[arg(long)]
         copy: bool,
-        /// Only add an alias to the AWS CLI: `aws forward …` is then this program's forward.
+        /// Only add an alias to the AWS CLI, so that `aws forward …` runs this program's `forward`.
         #[arg(long, conflicts_with_all = ["dir", "copy"])]
         alias: bool,
     },

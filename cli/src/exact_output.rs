@@ -25,6 +25,11 @@ const STDOUT: u8 = 4;
 const STDERR: u8 = 5;
 /// Second byte of the command's exit code. The exit code and a newline follow.
 const CODE: u8 = 6;
+/// As [`CODE`], but other bytes than the mark followed the command's input.
+const CODE_OF_DAMAGED: u8 = 7;
+/// Second byte of the request to send the mark after the command's input. Full stops and a newline follow, because the agent's
+/// filter holds an incomplete character back until more output follows.
+const ASK: u8 = 8;
 
 /// Returns a random text that does not occur in any output by chance.
 pub(crate) fn mark() -> String {
@@ -76,6 +81,9 @@ done;
 /// Returns the line for the shell of a terminal that runs `command`, a quoted command line. The command's standard input is
 /// the `length` bytes that the terminal receives after it has printed `mark` and `1`. The command's outputs are escaped piece by
 /// piece as they arrive. The exit code follows, also as an escape code.
+///
+/// If all of the input was read, the script finally asks for the mark. If it receives other bytes, the agent has processed a
+/// message with a part of the input twice (AGENT-8), and these bytes are the rest of the input.
 pub(crate) fn wrap_on_terminal(mark: &str, length: usize, command: &str) -> String {
     // Both outputs share the terminal. The newline in the third pipe is a token: a loop stores its piece in a file until it has
     // read the token, writes the piece, and returns the token. Pipes and files are unlinked before the command starts, so that
@@ -97,17 +105,25 @@ echo >&7;
 done;
 }};
 {PREPARE}&&mkfifo "$d/7"||{{ rm -rf "$d";echo "the node lacks sed, dd, mkfifo, mktemp or a place for temporary files";exit;}};
-exec 7<>"$d/7" 8>"$d/8" 9>"$d/9";
+exec 4>"$d/4" 7<>"$d/7" 8>"$d/8" 9>"$d/9";
 echo >&7;
 x 8 4 <"$d/1" &
 x 9 5 <"$d/2" &
 exec 5>"$d/1" 6>"$d/2";
 rm -r "$d";
 printf %s1 {mark};
-head -c {length}|"#
+{{ head -c {length}&&echo >&4;}}|"#
     );
-    let end = r#" >&5 2>&6 5>&- 6>&- 7>&- 8>&- 9>&-;c=$?;exec 5>&- 6>&-;wait;printf '\357\006%s\n' $c"#;
-    format!("{}{command}{end}", one_line(&script))
+    let marked = mark.len();
+    let end = format!(
+        r#" >&5 2>&6 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-;
+c=$? i=6;
+exec 5>&- 6>&-;
+wait;
+if [ -s /proc/self/fd/4 ];then printf '\357\010....\n';[ "$(head -c {marked})" = {mark} ]||i=7;fi;
+printf "\357\00$i%s\n" $c"#
+    );
+    format!("{}{command}{}", one_line(&script), one_line(&end))
 }
 
 /// Joins the lines of a script, because a session document may reject a command with several lines.
@@ -126,6 +142,8 @@ pub(crate) struct Decoder {
     newline: bool,
     totals: [Total; 2],
     code: Option<i64>,
+    asks_for_mark: bool,
+    is_input_damaged: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -138,7 +156,7 @@ enum DecoderState {
     Text,
     /// After the first byte of a code.
     Lead,
-    /// In the number after a code. Contains the code and the digits received so far.
+    /// In the number or the text after a code. Contains the code and the characters received so far.
     Number(u8, Vec<u8>),
     /// After a sequence that the script never writes.
     Wrong,
@@ -181,6 +199,8 @@ impl Decoder {
             newline: false,
             totals: Default::default(),
             code: None,
+            asks_for_mark: false,
+            is_input_damaged: false,
         }
     }
 
@@ -192,6 +212,16 @@ impl Decoder {
     /// Returns the exit code, once it has arrived as part of the output.
     pub(crate) fn code(&self) -> Option<i64> {
         self.code
+    }
+
+    /// Whether the script waits for the mark after the command's input.
+    pub(crate) fn asks_for_mark(&self) -> bool {
+        self.asks_for_mark
+    }
+
+    /// Whether the command's input did not arrive as it was sent. Known together with the exit code.
+    pub(crate) fn is_input_damaged(&self) -> bool {
+        self.is_input_damaged
     }
 
     /// Returns whether the output arrived completely.
@@ -277,7 +307,7 @@ impl Decoder {
             PIECE => self.newline = false,
             STDOUT => self.output = Output::Stdout,
             STDERR => self.output = Output::Stderr,
-            END | CODE => {
+            END | CODE | CODE_OF_DAMAGED | ASK => {
                 self.newline = false;
                 return DecoderState::Number(byte, Vec::new());
             }
@@ -289,7 +319,10 @@ impl Decoder {
     fn number(&mut self, code: u8, digits: &[u8]) -> DecoderState {
         let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
         match (code, number) {
-            (CODE, Some(number)) => self.code = number.try_into().ok(),
+            (CODE | CODE_OF_DAMAGED, Some(number)) => {
+                (self.code, self.is_input_damaged) = (number.try_into().ok(), code == CODE_OF_DAMAGED);
+            }
+            (ASK, _) => self.asks_for_mark = true,
             (END, _) if number.is_some() || digits == b"?" => {
                 let output = self.output;
                 let total = self.total_mut(output);

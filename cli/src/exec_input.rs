@@ -60,29 +60,51 @@ impl Input {
         let sender = stream.sender();
         let mut outputs = SessionOutputs::plain()?;
         outputs.expect_terminal(&self.mark);
-        let begun = Notify::new();
+        let requests = Requests::default();
         let sending = async {
-            begun.notified().await;
+            requests.input.notified().await;
             send(&sender, self.bytes.into()).await;
+            requests.mark.notified().await;
+            send(&sender, self.mark.into()).await;
             pending::<Infallible>().await
         };
         tokio::select! {
-            ended = show(stream, &mut outputs, &begun) => ended,
+            ended = show(stream, &mut outputs, &requests) => ended,
             never = sending => match never {},
             cause = shutdown.requested() => Ok(cause.exit_code()),
         }
     }
 }
 
+/// What the script on the node waits for.
+#[derive(Default)]
+struct Requests {
+    /// The command's input.
+    input: Notify,
+    /// The mark after the input.
+    mark: Notify,
+}
+
 /// Writes the command's outputs until its exit code arrives.
-async fn show(mut stream: SessionStream, outputs: &mut SessionOutputs, begun: &Notify) -> Result<ExitCode, Failure> {
+async fn show(
+    mut stream: SessionStream,
+    outputs: &mut SessionOutputs,
+    requests: &Requests,
+) -> Result<ExitCode, Failure> {
     let mut pieces = Vec::new();
     loop {
         let read = stream.read_outputs(&mut pieces, WRITE_SIZE).await;
         outputs.show(&mut pieces).await?;
         let Some(decoder) = outputs.decoder() else { return Err(Failure::internal("no decoder")) };
         if decoder.has_begun() {
-            begun.notify_one();
+            requests.input.notify_one();
+        }
+        if decoder.asks_for_mark() {
+            requests.mark.notify_one();
+        }
+        if decoder.is_input_damaged() {
+            let text = "the command got a wrong input: the agent passed a part of it on twice; run the command again";
+            return Err(Failure::new(ExitCode::SessionLost, "incomplete", text));
         }
         let why = match (decoder.code(), read) {
             (Some(code), _) if decoder.verdict() == Verdict::Complete => return Ok(ExitCode::Remote(code)),

@@ -165,7 +165,7 @@ impl Reporter {
         self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
         // Logged once, because a script may intentionally read only up to the ready line.
         if !self.backlog.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!("events are not reported: the reader of the output is too slow, or gone");
+            tracing::warn!("events are not reported: the reader of the output is too slow, or has ended");
         }
     }
 

@@ -108,7 +108,7 @@ async fn run_command(
     let connection = Connection::open(wanted, &args.aws, &args.session, shutdown).await?;
     let ended = tokio::select! {
         ended = terminal_session::run(&connection.session, shutdown, outputs) => ended,
-        () = warn_if_output_stops(&connection.session, verbosity) => unreachable!("it never ends"),
+        () = warn_if_output_stops(&connection.session, verbosity) => unreachable!("the watch never ends"),
     };
     let (code, version) = (connection.session.exit_code(), connection.session.agent_version());
     connection.close().await;
@@ -127,15 +127,19 @@ async fn run_command(
 /// silent for another reason.
 async fn warn_if_output_stops(session: &Session, verbosity: Verbosity) {
     let mut silence = Silence::new(Instant::now());
-    silence.detected(session).await;
-    if silence.was_active() {
-        let seconds = silence::LIMIT.as_secs();
-        let text = format!(
-            "no output for {seconds} s since the session was reconnected. If the command printed something while the session was \
-             disconnected, the agent has stopped reading its output, and the command waits. Press Ctrl-C to end it"
-        );
-        warn(&text, verbosity);
+    loop {
+        silence.detected(session).await;
+        // An inactive command may be silent. A later reconnect can still stop its output.
+        if silence.was_active() {
+            break;
+        }
     }
+    let seconds = silence::LIMIT.as_secs();
+    let text = format!(
+        "no output for {seconds} s since the session was reconnected; if the command printed something while the session was \
+         disconnected, the agent no longer reads its output, and the command is blocked: press Ctrl-C to end it"
+    );
+    warn(&text, verbosity);
     std::future::pending().await
 }
 

@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep_until};
 
 /// Interval of the checks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Silence after a reconnect that shows that the agent has stopped.
+/// Silence after a reconnect from which the agent is assumed to have stopped reading. The command may also only be slow.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
-/// Number of messages after a reconnect that shows that the agent still reads. Fewer messages may be retransmissions of earlier
-/// output.
+/// Number of messages after a reconnect that shows that the agent still reads. Fewer messages may be output that the agent had read
+/// before the reconnect and sends only now.
 const PROOF: u64 = 2000;
 /// A command was active if it printed something within this time before the session was disconnected.
 const RECENT: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const RECENT: Duration = Duration::from_secs(5);
 pub(crate) struct Silence {
     last: Sample,
     last_message: Instant,
-    /// Number of messages that had been received at the last reconnect, while the watch lasts.
+    /// Number of messages that had been received at the last reconnect; `None` before a reconnect, and after [`PROOF`] messages.
     received_before: Option<u64>,
     was_active: bool,
     next_check: Instant,
@@ -34,7 +34,7 @@ struct Sample {
     reconnects: u64,
     /// Number of messages received so far.
     received: u64,
-    /// Whether this process has not read all of them. No others arrive then.
+    /// Whether this process has unread output. While it has, the absence of new messages proves nothing.
     has_unread: bool,
 }
 
@@ -71,7 +71,8 @@ impl Silence {
         self.next_check = now + INTERVAL;
         let last = std::mem::replace(&mut self.last, sample);
         if !sample.is_connected || sample.reconnects > last.reconnects {
-            if last.is_connected {
+            // Without a message since the previous reconnect, the previous result still holds.
+            if last.is_connected && self.received_before.is_none_or(|before| last.received > before) {
                 self.was_active = now.saturating_duration_since(self.last_message) <= RECENT;
             }
             (self.received_before, self.last_message) = (Some(sample.received), now);

@@ -113,7 +113,7 @@ pub(crate) fn failure(name: &str, is_terminal: bool, error: &io::Error) -> Failu
     match error.kind() {
         ErrorKind::BrokenPipe => Failure::new(ExitCode::ReaderGone, "reader_gone", format!("{name} has no reader")),
         _ if is_terminal && error.raw_os_error() == Some(EIO) => {
-            Failure::new(ExitCode::HangUp, "stopped", "the terminal is gone")
+            Failure::new(ExitCode::HangUp, "stopped", "the terminal was closed")
         }
         _ => Failure::new(ExitCode::Output, "output", format!("cannot write to {name}: {}", reason(error))),
     }

@@ -19,6 +19,6 @@ output "instance_id" {
 }
 
 output "database_host" {
-  description = "The database's host name, which only resolves to a reachable address inside the VPC."
+  description = "The database's host name. Only hosts in the VPC can reach the address to which it resolves."
   value       = aws_db_instance.this.address
 }

@@ -32,7 +32,7 @@ pub struct Local {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address cannot be listened on.
+    /// The local Session Manager cannot listen on the address.
     #[error("cannot listen on {address}: {cause}; choose another address, or port 0 for any free port")]
     Listen {
         /// The requested address.
@@ -298,7 +298,7 @@ impl LocalBuilder {
     /// Starts the local Session Manager.
     ///
     /// # Errors
-    /// Returns [`StartError::Listen`] if the address cannot be listened on, [`StartError::DuplicateTarget`] if two targets have the
+    /// Returns [`StartError::Listen`] if it cannot listen on the address, [`StartError::DuplicateTarget`] if two targets have the
     /// same id, and [`StartError::Document`] if a document is invalid.
     pub async fn start(mut self) -> Result<Local, StartError> {
         if self.targets.is_empty() {

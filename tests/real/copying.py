@@ -22,13 +22,13 @@ NEEDS = ["boto3", "busybox", "diff"]
 BIG_BYTES = 12_000_000
 FAULTS = {
     "the service closes the WebSocket": ["close,nth=1500"],
-    "messages are lost, come twice and overtake each other": [
+    "messages are lost, arrive twice and overtake each other": [
         "drop,probability=0.005",
         "duplicate,nth=50",
         "reorder,probability=0.01",
     ],
     "connections are reset": ["reset,nth=2500"],
-    "bits are turned": ["corrupt,nth=700"],
+    "bits are changed": ["corrupt,nth=700"],
     "the agent processes messages twice": ["process-twice,probability=0.0003"],
     "sessions end": ["end,after=900ms,text=The session is over."],
 }
@@ -313,7 +313,7 @@ def output_stops(folder):
         child = subprocess.Popen(command, env=clean_environment(node.variables))
         also_end(child)
         wait_until("a partial file", lambda: [path for path in leftovers(place) if path.stat().st_blocks > 2048])
-        # Of the sessions that exist now, nothing arrives any more. New ones are not affected.
+        # From now on, no data arrives from the existing sessions. New sessions are not affected.
         control(node.variables, "stall", "direction=down")
         control(node.variables, "close")
         equal(child.wait(PATIENCE), 0)

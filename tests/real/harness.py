@@ -25,7 +25,7 @@ CHECKS = Path(f"{sys.prefix}-checks")
 
 
 class Skipped(Exception):
-    """A check cannot run because this machine lacks something; contains what. In CI this is a failure."""
+    """A check cannot run because this machine lacks something. The text names what is missing. In CI this is a failure."""
 
 
 class Suite:

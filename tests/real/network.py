@@ -32,10 +32,10 @@ def checks(suite):
             ("squid: https_proxy goes before HTTPS_PROXY", open_squid, {"https_proxy": open_squid.url(), "HTTPS_PROXY": "http://127.0.0.1:1"}),
             ("squid: ALL_PROXY", open_squid, {"ALL_PROXY": open_squid.url(), "NO_PROXY": "10.0.0.0/8,.example"}),
             ("squid: with a login", squid, {"HTTPS_PROXY": squid.url(LOGIN_IN_URL)}),
-            ("squid: a login nobody asks for", open_squid, {"HTTPS_PROXY": open_squid.url(LOGIN_IN_URL)}),
+            ("squid: a login that is not required", open_squid, {"HTTPS_PROXY": open_squid.url(LOGIN_IN_URL)}),
             ("squid: over TLS, with a login", tls_squid, {"HTTPS_PROXY": tls_squid.url(LOGIN_IN_URL)}),
             ("SOCKS: socks5h", socks, {"ALL_PROXY": socks.url()}),
-            ("SOCKS: socks5, a login nobody asks for", socks, {"HTTPS_PROXY": socks.url(LOGIN_IN_URL, "socks5")}),
+            ("SOCKS: socks5, a login that is not required", socks, {"HTTPS_PROXY": socks.url(LOGIN_IN_URL, "socks5")}),
             ("SOCKS: with a login", login_socks, {"HTTPS_PROXY": login_socks.url(LOGIN_IN_URL)}),
         ]:
             suite.check(f"{what}: a tunnel", tunnel, world, variables, proxy)
@@ -64,7 +64,7 @@ def refusals(open_squid, squid, tls_squid, socks):
         yield f"{kind}: a wrong password", {"HTTPS_PROXY": proxy.url(wrong)}, [f"{named} refuses the user name or the password"]
     denied = {"HTTPS_PROXY": open_squid.url(), "AWS_ENDPOINT_URL_SSM": "https://ssm.corp.example"}
     yield "squid: a host that it does not allow", denied, ["does not allow a tunnel to ssm.corp.example:443 (HTTP 403)"]
-    yield "nobody there", {"all_proxy": "http://127.0.0.1:1"}, ["cannot reach the proxy 127.0.0.1:1 (all_proxy): Connection refused"]
+    yield "a proxy that does not exist", {"all_proxy": "http://127.0.0.1:1"}, ["cannot reach the proxy 127.0.0.1:1 (all_proxy): Connection refused"]
     yield "SOCKS at squid", {"HTTPS_PROXY": f"socks5://127.0.0.1:{open_squid.port}"}, ["did not answer a request for ssm.eu-west-1.amazonaws.com:443 within "]
 
 

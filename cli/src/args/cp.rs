@@ -40,7 +40,7 @@ pub(crate) struct CpArgs {
     /// Reason, shown in the session history.
     #[arg(long, value_name = "TEXT", hide_short_help = true, help_heading = "Session")]
     pub(crate) reason: Option<String>,
-    /// How long to wait for a node that is not connected yet, for example because it boots. Default: not at all.
+    /// How long to wait for a node that is not connected yet, for example because it is booting. Default: not at all.
     #[arg(
         long,
         value_name = "DURATION",

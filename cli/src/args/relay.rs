@@ -18,9 +18,9 @@ pub(crate) enum RelayMode {
 /// Whether downloads through a relay use command sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RelayFeeds {
-    /// If they are faster.
+    /// Use command sessions if they make a download faster.
     Auto,
-    /// Never.
+    /// Do not use command sessions.
     Off,
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct SessionArgs {
     /// Reason, shown in the session history.
     #[arg(long, value_name = "TEXT", hide_short_help = true)]
     pub(crate) reason: Option<String>,
-    /// How long to wait for a node that is not connected yet, for example because it boots. Default: not at all.
+    /// How long to wait for a node that is not connected yet, for example because it is booting. Default: not at all.
     #[arg(
         long,
         value_name = "DURATION",

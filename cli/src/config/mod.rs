@@ -87,6 +87,9 @@ impl Config {
     }
 
     /// Returns the tunnels of these names and groups, each once, or all tunnels if `wanted` is empty.
+    ///
+    /// # Errors
+    /// As for [`Self::tunnel`]. Also returns an error if there are no tunnels.
     pub(crate) fn select(&self, wanted: &[String], given: &[OsString]) -> Result<Vec<Tunnel>, Failure> {
         let mut names: Vec<&str> = Vec::new();
         for name in wanted {

@@ -1,5 +1,6 @@
 //! The files on the node, as its script lists them. The listing is not trusted.
 
+use super::lanes::Losses;
 use super::node::{CopyError, Node, failed};
 use super::place::RemotePath;
 use super::script;
@@ -35,8 +36,18 @@ pub(super) type Listed = Result<Vec<Entry>, Failure>;
 /// Maximum size of a listing in bytes. A listing of a million files is far smaller.
 const MAX_LISTING: usize = 512 << 20;
 
-/// Lists `sources` on the node.
+/// Lists `sources` on the node. A lost session is replaced.
 pub(super) async fn list(node: &Node, sources: &[RemotePath], recursive: bool) -> Result<Vec<Listed>, CopyError> {
+    let mut losses = Losses::default();
+    loop {
+        match list_once(node, sources, recursive).await {
+            Ok(listed) => return Ok(listed),
+            Err(error) => losses.wait_for_retry(error).await?,
+        }
+    }
+}
+
+async fn list_once(node: &Node, sources: &[RemotePath], recursive: bool) -> Result<Vec<Listed>, CopyError> {
     let mark = exact_output::mark();
     let paths = || sources.iter().map(RemotePath::bytes);
     let mut output = node.run(|begin| script::list(begin, &mark, recursive, paths())).await?;

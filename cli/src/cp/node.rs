@@ -199,7 +199,7 @@ impl ScriptOutput {
         let read = tokio::select! {
             read = self.stream.read_outputs(&mut self.pieces, READ_SIZE) => read,
             () = self.silence.detected(&self.session) => {
-                return Err(lost(&self.session, "the agent stopped reading the output when the session was disconnected"));
+                return Err(lost(&self.session, "no output since the session was reconnected; the agent may have stopped reading it"));
             }
         };
         for (output, bytes) in self.pieces.drain(..) {
@@ -260,8 +260,8 @@ pub(super) struct RequestSession {
 pub(super) type Answer = Result<String, String>;
 
 impl RequestSession {
-    /// Maximum number of requests in flight. Some versions of `head` read more bytes than requested; there, the next request has to
-    /// wait for the answer.
+    /// Maximum number of requests in flight. Some versions of `head` read more bytes than requested. With such a `head`, the next
+    /// request has to wait for the answer.
     pub(super) fn window(&self) -> usize {
         const SMALL_FILES: usize = 48;
         if self.is_exact { SMALL_FILES } else { 1 }
@@ -323,10 +323,16 @@ impl RequestSession {
         loop {
             self.sender.write_chunk(chunk).await.map_err(|error| lost(&self.session, &error.to_string()))?;
             if bytes.is_empty() {
-                return Ok(());
+                break;
             }
             chunk = bytes.split_to(CHUNK.min(bytes.len()));
         }
+        if self.is_exact && request.starts_with("w ") {
+            // Ends the data; see `t` in the script.
+            let end = Bytes::from_static(b".");
+            self.sender.write_chunk(end).await.map_err(|error| lost(&self.session, &error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Returns the next answer.

@@ -70,20 +70,22 @@ printf '\357\004done\n'"#;
 ///
 /// Each request begins with the mark and its number. Any other line is a part of a file or a request that was already executed: the
 /// agent has processed a message twice (AGENT-8). The script then exits, so that a file's text is never executed as a request, and
-/// no answer is taken for the answer of another request. `e` (empty) has no effect; its answer confirms the request before it.
+/// no answer is taken for the answer of another request. A full stop follows the data of `w` and is read exactly (`t`), because
+/// `read` ignores blanks and NUL bytes at the beginning of a line. `e` (empty) has no effect; its answer confirms the request
+/// before it.
 ///
 /// Another program could put a link in the place of a partial file between a check and `dd`. GNU's `dd` refuses to write through
 /// such a link (`O`).
 ///
-/// `f` (finish) can arrive twice, if the session was lost before the answer arrived. At the second time, the partial file no longer
-/// exists, and the script compares the file itself. `q` compares a file with the digest and the length in `w`, or only with the
+/// `f` (finish) can arrive twice, if the session was lost before the answer arrived. The second time, the partial file no longer
+/// exists, and the script compares the final file itself. `q` compares a file with the digest and the length in `w`, or only with the
 /// length if the node has no tool for digests.
 const RECEIVE: &str = r#"stty raw -echo -isig -opost;
 O=oflag=nofollow;
 dd $O if=/dev/null of=/dev/null 2>/dev/null||O=;
 if dd bs=1 count=0 iflag=fullblock </dev/null >/dev/null 2>&1;then
-x(){ dd bs=$1 count=1 iflag=fullblock 2>/dev/null;};printf '%s1\n' MARK;
-else x(){ head -c $1;};printf '%s0\n' MARK;fi;
+x(){ dd bs=$1 count=1 iflag=fullblock 2>/dev/null;};t(){ [ "$(x 1)" = . ]||exit;};printf '%s1\n' MARK;
+else x(){ head -c $1;};t(){ :;};printf '%s0\n' MARK;fi;
 y(){ set -f;set -- $e;set +f;printf '!%s ;;\n' "$*";};
 z(){ printf '=%s\n' "$1";};
 q(){ h=;h <"$1";[ "$h" = "${w% *}" ]||{ [ "$h" = - ]&&[ $(stat -c %s "$1") = "${w#* }" ];};};
@@ -106,7 +108,7 @@ elif [ ! -e "$f" ];then e=$( (set -C;: >"$f") 2>&1);y;
 elif [ -f "$f" ]&&[ -O "$f" ];then e=$(dd if=/dev/null $O of="$f" bs=1 seek=$i count=0 2>&1)&&z old||y;
 else y;fi;;
 p) while [ $i -lt $l ];do h=$(dd bs=$u skip=$i count=1 <"$f" 2>/dev/null|{ h;printf %s "$h";});z $h;i=$((i+1));done;;
-w) if [ -L "$f" ];then x $l >/dev/null;e="$f is a link";y;elif e=$(x $l|dd ibs=65536 obs=$u seek=$i conv=notrunc $O of="$f" 2>&1);then z;else y;fi;;
+w) if [ -L "$f" ];then x $l >/dev/null;t;e="$f is a link";y;elif e=$(x $l|dd ibs=65536 obs=$u seek=$i conv=notrunc $O of="$f" 2>&1);then t;z;else t;y;fi;;
 f) if [ -L "$f" ];then e="$f is a link";y;
 elif [ ! -e "$f" ]&&[ -f "$g" ];then q "$g"&&z $h||{ e=differs;y;};
 elif ! e=$(dd if=/dev/null $O of="$f" conv=notrunc,fsync 2>&1);then y;
@@ -197,6 +199,14 @@ mod tests {
             assert_eq!(answers(&requests), ["=f"], "{second}");
         }
         assert!(file.exists());
+        // A message of 16 bytes at the end of the data has arrived twice. `read` would ignore the rest.
+        for rest in ["\0", " ", "x"] {
+            let data = rest.repeat(64 + 16);
+            let part = format!("{path}.part");
+            let requests = format!("7mark.0 o {part} x 64\n7mark.1 w {part} x 0 64\n{data}.7mark.2 t {path}\n");
+            assert_eq!(answers(&requests), ["=new"], "{rest:?}");
+            std::fs::remove_file(folder.path().join("precious.part")).unwrap();
+        }
         assert_eq!(answers(&format!("7mark.0 t {path}\n7mark.1 e x x\n7mark.2 r {path}\n")), ["=f", "=", "="]);
         assert!(!file.exists());
     }

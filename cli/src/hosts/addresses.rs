@@ -94,7 +94,7 @@ pub(super) fn as_name(host: &str) -> Option<String> {
     (is_plain && !is_address && !name.is_empty() && name != "localhost").then_some(name)
 }
 
-/// Returns an address on which all these ports are free. The same name always gets the same address, unless that one is in use.
+/// Returns an address on which all these ports are free. The same name always gets the same address, unless a port is in use on it.
 fn free_address(name: &str, ports: &[u16]) -> Result<Ipv4Addr, Failure> {
     let mut last = None;
     for attempt in 0..ATTEMPTS {

@@ -82,7 +82,7 @@ pub(crate) fn uninstall(dir: Option<&Path>) -> Result<String, Failure> {
         return Ok(format!("{} was removed; there was no file before", place.display()));
     }
     fs::rename(&kept, &place).map_err(|error| failed(&kept, &error))?;
-    Ok(format!("{} was removed; the previous file is restored", place.display()))
+    Ok(format!("this program was removed from {}; the previous file is restored", place.display()))
 }
 
 /// Returns the folder: the requested one, otherwise the folder of the plugin in PATH, otherwise /usr/local/bin.

@@ -78,8 +78,8 @@ async fn key() {
     }
 }
 
-/// Returns the address to listen at. The document may choose any port. A path must be the requested one: otherwise, an attacker in
-/// the place of the node could choose a file of this machine, such as the socket of an SSH agent that is not running.
+/// Returns the address to listen at. The document may choose any port. A path must be the requested one: otherwise, an attacker who
+/// controls the node could choose a file of this machine, such as the socket of an SSH agent that is not running.
 fn listen_address(properties: &PortProperties, session_request: &SessionRequest) -> Result<ListenAddr, Failure> {
     let refused = |why: String| Failure::new(ExitCode::Channel, "agent", why);
     if properties.local_connection_type.as_deref() == Some("unix") {

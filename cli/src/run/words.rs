@@ -62,7 +62,7 @@ fn value(end: &End, part: &str) -> Result<Vec<u8>, Failure> {
 
 fn ambiguous(part: &str, ends: &[End]) -> Failure {
     let forms: Vec<_> = ends.iter().map(|end| format!("{{{}.{part}}}", end.name)).collect();
-    usage(format!("{{{part}}} is ambiguous with {} tunnels; write {}", ends.len(), forms.join(" or ")))
+    usage(format!("{{{part}}} is ambiguous, because there are {} tunnels; write {}", ends.len(), forms.join(" or ")))
 }
 
 fn usage(text: String) -> Failure {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::common::{Cli, Ended};
+use crate::common::{Cli, Ended, LocalManager, TARGET};
 
 fn exec(input: &[u8], command: &[&str]) -> Ended {
     let args = [&["exec", "--local", "-i", "--"], command].concat();
@@ -48,4 +48,24 @@ fn outputs_are_apart_and_the_exit_code_is_the_commands() {
     assert_eq!((words.code, words.stdout), (0, vec!["1".to_owned()]));
     let ignored = exec(&[b'x'; 300_000], &["true"]);
     assert_eq!(ignored.code, 0, "{ignored:?}");
+}
+
+/// A command that does not read all of its input is not concerned.
+#[test]
+fn an_input_of_which_the_agent_processes_a_part_twice_is_an_error() {
+    let manager = LocalManager::start();
+    let exec = |fault: &str, command: &str| {
+        manager.set_faults(&[fault]);
+        let args = ["exec", TARGET, "-i", "--", command];
+        let mut cli = Cli::start_with(&args, &manager.variables(), |command| command.stdin(Stdio::piped()));
+        cli.stdin.take().unwrap().write_all(&[b'x'; 50_000]).unwrap();
+        cli.end()
+    };
+    for nth in [20, 30, 45] {
+        let ended = exec(&format!("process-twice,nth={nth},times=1"), "wc -c; exit 3");
+        assert_eq!((ended.code, ended.stdout[0].trim()), (8, "50000"), "{nth}: {ended:?}");
+        assert!(ended.stderr.join(" ").contains("wrong input"), "{nth}: {ended:?}");
+    }
+    assert_eq!(exec("process-twice,nth=20,times=1", "true").code, 0);
+    assert_eq!(exec("duplicate,nth=10", "wc -c; exit 3").code, 3);
 }

@@ -145,7 +145,7 @@ impl NamedProvider {
         let leads_to_host = request.parameters.contains_key("host") || request.offered.contains_key("host");
         if let Some(service) = service.filter(|_| leads_to_host) {
             for (name, value) in [("host", service.host), ("portNumber", service.port.to_string())] {
-                // Parameters of a custom document are only offered, so that it gets the ones that it defines.
+                // For a custom document, the parameters are only offered, because it may not define them.
                 let is_offered = request.offered.contains_key(name);
                 let place = if is_offered { &mut request.offered } else { &mut request.parameters };
                 place.insert(name.to_owned(), vec![value]);

@@ -50,7 +50,8 @@ impl Feeds {
         self.permits.available_permits() == MAX_FEEDS
     }
 
-    /// Completes when no session of a feed exists any longer. If [`Feeds::keep`] does not run, the feeds must have been dropped.
+    /// Completes when no session of a feed exists any longer. If the future of [`Feeds::keep`] was dropped, its feeds are being
+    /// dropped too, and this method waits for that.
     pub(super) async fn ended(&self) {
         drop(self.permits.acquire_many(u32::try_from(MAX_FEEDS).unwrap_or(u32::MAX)).await);
     }

@@ -221,7 +221,8 @@ impl<'a> Connection<'a> {
         Ok((sent > 0, rest))
     }
 
-    /// Sends queued messages after the end of the session, with a timeout. Returns the outcome when this is complete.
+    /// Returns the outcome once the session is closing and all queued messages are sent, or after [`CLOSING_TIMEOUT`]. If the service
+    /// closed the session, returns it immediately.
     fn end_when_sent(&mut self, cx: &mut Context<'_>, now: Instant, rest: &Rest) -> Option<Outcome> {
         let (since, reason) = self.closing.as_ref()?;
         let quiet = rest.is_idle && matches!(self.transport.poll_flush(cx), Ok(Poll::Ready(())));

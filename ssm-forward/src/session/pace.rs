@@ -17,7 +17,8 @@ pub(super) struct ReportLimit {
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 impl ReportLimit {
-    /// Counts `times` more events. If they are to be reported now, returns how many earlier events were not reported.
+    /// Counts `times` more events. If an event is to be reported now, returns how many other events were not reported since the last
+    /// report, including events of this call.
     pub(super) fn record(&mut self, now: Instant, times: u64) -> Option<u64> {
         self.suppressed += times;
         if self.suppressed == 0 || self.reported.is_some_and(|at| now < at + REPORT_EVERY) {

@@ -281,7 +281,7 @@ fn lost(error: &std::io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("reset by the service".into()),
         ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Some(HUNG_UP.into()),
-        ErrorKind::TimedOut => Some("sent data is not acknowledged".into()),
+        ErrorKind::TimedOut => Some("TCP timeout, the other end does not respond".into()),
         _ => None,
     }
 }

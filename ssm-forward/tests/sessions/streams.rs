@@ -120,7 +120,7 @@ async fn where_connections_take_turns_the_next_begins_when_one_ends() {
         let mut one = session.open_stream().await.unwrap();
         for text in ["one", "two"] {
             one.write_all(text.as_bytes()).await.unwrap();
-            // The next stream is already waited for when this one ends.
+            // `open_stream` already waits for the next stream when this one ends.
             let (next, ()) = tokio::join!(session.open_stream(), async {
                 tokio::task::yield_now().await;
                 one.abandon();

@@ -295,7 +295,7 @@ impl Relay {
             return;
         }
         for message in std::mem::take(&mut self.down) {
-            let Some(message) = self.numbers.to_client(message) else { continue };
+            let Some(message) = self.numbers.ack_for_client(message) else { continue };
             match &mut self.faults {
                 Some(faults) => drop(faults.pass(now(), Direction::Down, message, false, &mut self.down)),
                 None => self.down.push_back(message),
@@ -324,7 +324,7 @@ impl Relay {
         }
     }
 
-    /// Notifies both ends of the end, and gives the client time to read the message.
+    /// Notifies the client and the agent that the session has ended, and gives the client time to read the notification.
     async fn send_end(mut self, output: &str) {
         let (id, target) = (&self.session.id, &self.session.target);
         let closed = service_message(|date, uuid| ChannelClosed::encode(id, target, output, date, uuid));

@@ -105,6 +105,7 @@ impl Fault {
 }
 
 /// The schedule of a fault.
+///
 /// A fault is active from `after` on, for the duration `lasts`, and again at each `every`. An event, such as a close, happens at
 /// the start of this period. An effect on messages or calls acts on those that arrive during the period. Times count from the
 /// session's first data channel, or from the time at which the faults were set if that is later. For the API and the nodes, times

@@ -140,8 +140,8 @@ async fn too_many_messages_cost_the_websocket() {
     let (_, mut channel) = stream(&local).await;
     let flood = async {
         loop {
-            // The number of this message never becomes the next one, so the agent does not answer and all messages go in one
-            // direction.
+            // The agent waits for a lower number and never delivers this message, so there is no echo, and nearly all messages go in
+            // one direction.
             channel.send_numbered(100, PayloadType::Output, &frame(2, b"x")).await;
             match timeout(Duration::from_millis(10), channel.receive()).await {
                 Ok(Incoming::Close(code, reason)) => return (code, reason),

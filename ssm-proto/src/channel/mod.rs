@@ -37,7 +37,7 @@ const HEAD_SCAN: Duration = Duration::from_millis(100);
 const QUICK_RTO: Duration = Duration::from_millis(30);
 /// Number of quick retransmissions before back-off begins.
 const QUICK_TRIES: u32 = 8;
-/// Maximum number of retransmissions per timeout while nothing is acknowledged.
+/// Maximum number of retransmissions while nothing is acknowledged. After that, there is one per timeout.
 const SILENT_BURST: usize = 32;
 /// Interval at which an inactive peer is probed with the oldest message. A probe is needed because the notification that the peer
 /// is active again may be lost. If no message is in flight, the next new message is sent as the probe.

@@ -24,7 +24,8 @@ impl Pace {
     }
 }
 
-/// When the service pauses or closes the channel, the rate is halved, down to a sixteenth. The rate recovers by a tenth each second.
+/// When the service pauses or closes the channel, the rate is halved, down to a sixteenth (`SLOWEST`). The rate recovers by a tenth
+/// each second.
 const SLOWEST: f64 = 16.0;
 const RECOVERY: f64 = 0.9;
 const RECOVERY_STEP: Duration = Duration::from_secs(1);

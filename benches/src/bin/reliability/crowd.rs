@@ -90,7 +90,7 @@ impl Counts {
         *self.reasons.lock().unwrap_or_else(PoisonError::into_inner).entry(format!("{broken:?}")).or_default() += 1;
     }
 
-    /// Prints a line for each reason, and the number of full listener queues.
+    /// Prints a line for each reason, and the number of connections that found a listener's queue full.
     fn explain(&self, overflows: u64) {
         let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         for (reason, count) in &*reasons {

@@ -39,8 +39,8 @@ struct Lane<'a> {
     /// Jobs whose requests were sent and not fully answered.
     pending: VecDeque<Pending>,
     /// The last fully answered job, until the answer of the next request confirms it. The agent can process a message twice
-    /// (AGENT-8). Then the file has wrong bytes, and the script reads the rest of them as the next request. The session then ends
-    /// without another answer, and the job is repeated.
+    /// (AGENT-8). Then the file has wrong bytes, and the last bytes of the job's data remain unread. The script reads them as the
+    /// next request and exits, so the session ends without another answer, and the job is repeated.
     unconfirmed: Option<Answered>,
     /// Bytes of file data in flight.
     bytes: u64,

@@ -269,7 +269,7 @@ async fn finish(
 }
 
 impl Job {
-    /// Whether the job writes bytes of a file. [`Job::Finish`] compares all bytes instead.
+    /// Whether the job writes bytes of a file. [`Job::Finish`] writes none, so its answer needs no confirmation.
     fn writes(&self) -> bool {
         !matches!(self, Self::Finish(_))
     }

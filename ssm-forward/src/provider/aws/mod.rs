@@ -335,7 +335,7 @@ impl AwsProvider {
             | ProviderErrorKind::Throttled
             | ProviderErrorKind::Unreachable
             | ProviderErrorKind::Service => {
-                let message = format!("{} (in {})", error.message, self.place());
+                let message = format!("{}; region: {}", error.message, self.place());
                 ProviderError { message, ..error }
             }
             _ => error,
@@ -350,7 +350,7 @@ impl AwsProvider {
         let signed = match self.credentials.quickly_available().await {
             Ok(Some(credentials)) => self.signed(url, credentials),
             Ok(None) => {
-                tracing::debug!("the data channel is opened unsigned: getting credentials may take long");
+                tracing::debug!("the data channel is opened unsigned: getting credentials may take a long time");
                 return HeaderMap::new();
             }
             Err(error) => Err(error.message),

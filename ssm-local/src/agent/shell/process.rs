@@ -38,7 +38,7 @@ pub(super) async fn run_merged(
             return AgentResult::failed("");
         }
     };
-    // The command holds references to the file, which are not needed any more.
+    // Closes the command's handles of the output file, which are not needed any longer.
     drop(command);
     let group = process.group;
     tokio::select! {

@@ -1,9 +1,9 @@
 //! The numbers of messages to the agent. They differ from the client's numbers once the agent has processed a message twice.
 
 use bytes::{Bytes, BytesMut};
-use ssm_proto::{Acknowledge, AgentMessage};
+use ssm_proto::{Acknowledge, AgentMessage, MessageType};
 
-use crate::wire::{SEQUENCE_NUMBER, sequence_number};
+use crate::wire::{SEQUENCE_NUMBER, message_type, sequence_number};
 
 /// Translates message numbers between the client and the agent.
 ///
@@ -13,8 +13,18 @@ use crate::wire::{SEQUENCE_NUMBER, sequence_number};
 pub(super) struct AgentNumbers {
     /// The highest number that the client has sent.
     highest: Option<i64>,
-    /// The client's numbers of the messages that are processed twice, in ascending order.
-    twice: Vec<i64>,
+    /// The messages that are processed twice, in ascending order.
+    twice: Vec<Twice>,
+}
+
+/// A message that is processed twice.
+#[derive(Debug)]
+struct Twice {
+    /// The client's number.
+    number: i64,
+    /// Whether the agent has acknowledged the first transmission. Until then, that transmission may have been lost or refused, so
+    /// retransmissions keep the first number.
+    accepted: bool,
 }
 
 impl AgentNumbers {
@@ -28,7 +38,7 @@ impl AgentNumbers {
 
     /// Records that the agent processes the newest message of the client twice.
     pub(super) fn repeat_newest(&mut self) {
-        self.twice.extend(self.highest);
+        self.twice.extend(self.highest.map(|number| Twice { number, accepted: false }));
     }
 
     /// Returns whether the agent's numbers differ from the client's.
@@ -39,7 +49,8 @@ impl AgentNumbers {
     /// Replaces the client's number in a data message by the agent's number.
     pub(super) fn to_agent(&self, message: Bytes) -> Bytes {
         let Some(number) = sequence_number(&message) else { return message };
-        match self.twice.iter().take_while(|twice| **twice <= number).count() {
+        let shifts = |twice: &&Twice| twice.number < number || (twice.number == number && twice.accepted);
+        match self.twice.iter().take_while(shifts).count() {
             0 => message,
             shift => with_number(&message, number.saturating_add_unsigned(shift as u64)),
         }
@@ -47,17 +58,20 @@ impl AgentNumbers {
 
     /// Replaces the agent's number in an acknowledgement by the client's number. Returns `None` if the client must not receive the
     /// acknowledgement. Other messages are returned unchanged.
-    pub(super) fn to_client(&self, message: Bytes) -> Option<Bytes> {
-        if self.twice.is_empty() {
+    pub(super) fn ack_for_client(&mut self, message: Bytes) -> Option<Bytes> {
+        if self.twice.is_empty() || message_type(&message) != Some(MessageType::Acknowledge) {
             return Some(message);
         }
         let Ok(decoded) = AgentMessage::decode(message.clone()) else { return Some(message) };
         let Some(ack) = Acknowledge::decode(decoded.payload()) else { return Some(message) };
         let mut shift = 0;
-        for twice in &self.twice {
-            match ack.sequence_number.cmp(&twice.saturating_add(shift)) {
+        for twice in &mut self.twice {
+            match ack.sequence_number.cmp(&twice.number.saturating_add(shift)) {
                 std::cmp::Ordering::Less => break,
-                std::cmp::Ordering::Equal => return None,
+                std::cmp::Ordering::Equal => {
+                    twice.accepted = true;
+                    return None;
+                }
                 std::cmp::Ordering::Greater => shift += 1,
             }
         }
@@ -77,7 +91,7 @@ fn with_number(message: &[u8], number: i64) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use ssm_proto::{Header, MessageBuf, MessageType};
+    use ssm_proto::{Header, MessageBuf};
     use uuid::Uuid;
 
     use super::*;
@@ -100,9 +114,9 @@ mod tests {
     }
 
     /// Returns the numbers in the acknowledgements to the client when the agent acknowledges these numbers.
-    fn client_s(numbers: &AgentNumbers, acknowledged: std::ops::Range<i64>) -> Vec<Option<i64>> {
+    fn client_s(numbers: &mut AgentNumbers, acknowledged: std::ops::Range<i64>) -> Vec<Option<i64>> {
         let number = |ack: Bytes| Acknowledge::decode_number(AgentMessage::decode(ack).unwrap().payload());
-        acknowledged.map(|acknowledged| numbers.to_client(ack(acknowledged)).and_then(number)).collect()
+        acknowledged.map(|acknowledged| numbers.ack_for_client(ack(acknowledged)).and_then(number)).collect()
     }
 
     #[test]
@@ -116,19 +130,21 @@ mod tests {
                 let shift = numbers.twice.len() as i64;
                 assert_eq!(agent_s(&numbers, sent..sent + 1), [sent + shift]);
                 numbers.repeat_newest();
+                assert_eq!(agent_s(&numbers, sent..sent + 1), [sent + shift], "the first transmission may be lost");
+                assert_eq!(numbers.ack_for_client(ack(sent + shift)), None);
             }
         }
         assert!(numbers.differ());
         assert_eq!(agent_s(&numbers, 0..8), [0, 1, 3, 5, 6, 8, 9, 10]);
         let expected = [Some(0), Some(1), None, Some(2), None, Some(3), Some(4), None, Some(5), Some(6)];
-        assert_eq!(client_s(&numbers, 0..10), expected);
-        assert_eq!(numbers.to_client(data(4)), Some(data(4)), "a data message is returned unchanged");
+        assert_eq!(client_s(&mut numbers, 0..10), expected);
+        assert_eq!(numbers.ack_for_client(data(4)), Some(data(4)), "a data message is returned unchanged");
     }
 
     #[test]
     fn without_the_fault_nothing_is_changed() {
         let mut numbers = AgentNumbers::default();
         assert!(numbers.is_new(&data(0)) && !numbers.differ());
-        assert_eq!((numbers.to_agent(data(7)), numbers.to_client(ack(7))), (data(7), Some(ack(7))));
+        assert_eq!((numbers.to_agent(data(7)), numbers.ack_for_client(ack(7))), (data(7), Some(ack(7))));
     }
 }

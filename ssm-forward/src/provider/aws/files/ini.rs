@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The keys of a section, in lower case, and their values. The lines of a multi-line value are joined by `
-/// `.
+/// The keys of a section, in lower case, and their values. The lines of a multi-line value are joined by `\n`.
 pub(super) type Keys = BTreeMap<String, String>;
 
 /// A line that is neither a section, nor a key, nor the continuation of a value.

@@ -278,6 +278,8 @@ fn a_copy_that_is_cut_off_leaves_nothing() {
     let spec = format!("0:127.0.0.1:{}", closed_port());
     let _cli = Cli::start(&["forward", "--target", TARGET, "-L", &spec, "--relay=ephemeral"], &manager.variables());
     eventually("a part of the program is copied", || !programs(&manager).is_empty());
+    // It is not copied again.
+    manager.set_faults(&["rate,bytes=20000,direction=up", "api,operation=StartSession,answer=forbidden"]);
     for session in manager.sessions("Active") {
         manager.call("TerminateSession", &json!({ "SessionId": session }));
     }

@@ -147,7 +147,7 @@ def replies(lab, proxy):
         ended = fetch(lab, "--proxy", f"http://{proxy.address}", "--proxytunnel", host=host, port=port)
         contains(ended.stderr, str(status))
     # For a plain HTTP request, the error names the alternative.
-    contains(fetch(lab, "--proxy", f"http://{proxy.address}").ok(), "CONNECT only")
+    contains(fetch(lab, "--proxy", f"http://{proxy.address}").ok(), "supports only CONNECT")
     # The connection succeeds when a server listens there and the failure is no longer remembered.
     with socket.create_server(("127.0.0.1", closed)):
         wait_until("the port to be reached", lambda: socks5(proxy, "web.internal", closed) == 0, 20)

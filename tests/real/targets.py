@@ -95,7 +95,7 @@ def unreachable():
         manager.variables["AWS_ENDPOINT_URL"] = "http://127.0.0.1:1"
         ended = with_profile(manager, "exec", "web", "--", "true")
     equal((ended.code, len(ended.stderr.splitlines())), (5, 1))
-    contains(ended.stderr, "cannot reach http://127.0.0.1:1 for DescribeInstanceInformation", 'in eu-west-3 (profile "staging")')
+    contains(ended.stderr, "cannot reach http://127.0.0.1:1 for DescribeInstanceInformation", 'region: eu-west-3 (profile "staging")')
 
 
 def replaced(target):

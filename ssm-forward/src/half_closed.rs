@@ -9,8 +9,8 @@ pub(crate) struct Program(Option<(SocketAddr, SocketAddr)>);
 
 /// Delays before the checks. The first check is immediate, so that a program that opens one connection after the other does not
 /// wait for it. The kernel may release the socket some microseconds later.
-const CHECK_DELAYS: [Duration; 7] =
-    [Duration::ZERO, millis(1), millis(20), millis(80), millis(400), Duration::from_secs(2), Duration::from_secs(10)];
+const CHECK_DELAYS: [Duration; 6] =
+    [Duration::ZERO, millis(1), millis(20), millis(80), millis(400), Duration::from_secs(2)];
 /// Delay before each further check.
 const LAST_DELAY: Duration = Duration::from_secs(10);
 
